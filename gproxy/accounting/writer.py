@@ -1,0 +1,210 @@
+"""Moves the journal into the database: one greenlet that wakes, one native thread that reads back and books.
+
+What is not in the database is on the disk, so an outage costs disk and no memory. Every row carries its unique id:
+booking a line twice adds nothing. A segment is deleted only after its rows are committed.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import gevent
+import orjson
+from gevent.event import Event
+from gevent.threadpool import ThreadPool
+
+from gproxy.accounting import journal as books
+from gproxy.accounting.journal import Journal, Line, Slot
+from gproxy.errors import Unavailable
+
+log = logging.getLogger(__name__)
+
+INTERVAL_S = 0.25
+RECOVERY_S = 2.0
+BATCH = 500
+MOST_BACKOFF_S = 2.0
+
+
+class Booking(NamedTuple):
+    """One finished call, and how far its segment has been read with it."""
+
+    row: dict
+    segment: str
+    end: int
+
+
+class Deed(Protocol):
+    """The store's deed: books a batch in one transaction, exactly once."""
+
+    def __call__(self, bookings: list[Booking]) -> None: ...
+
+
+class Reader:
+    """Joins `open` and `settled` lines over a slot's segments into rows."""
+
+    def __init__(self):
+        self._opens: dict[int, Line] = {}
+
+    def rows(self, path: Path, start: int, stop: int | None) -> Iterator[Booking]:
+        for line in books.read_lines(path, start, stop):
+            if (call := line.entry.get("o")) is not None:
+                self._opens[call] = line
+            elif opened := self._opens.pop(line.entry["s"], None):
+                yield Booking(_row(opened.entry, line.entry), line.segment, line.end)
+
+    def orphans(self) -> Iterator[Booking]:
+        """The calls of a dead process that never settled: failed, with the input estimate and no cost."""
+        for opened in self._opens.values():
+            settled = {"n": [opened.entry["e"], 0, 0, 0, 0, 0, 0], "x": "failed", "est": True}
+            yield Booking(_row(opened.entry, settled), opened.segment, opened.end)
+
+
+def _row(opened: dict, settled: dict) -> dict:
+    """A usage row, ready for the database."""
+    fresh, output, reasoning, read, written, five, hour = settled["n"]
+    return {
+        "trace_id": opened["o"],
+        "request_id": opened["rq"],
+        "at": opened["at"],
+        "provider_id": opened["p"],
+        "provider_channel": opened["c"],
+        "credential_id": opened["r"],
+        "user_id": opened["u"],
+        "user_key_id": opened["k"],
+        "operation": opened["op"],
+        "protocol": opened["pr"],
+        "model": opened["m"],
+        "end_user": opened.get("eu"),
+        "tag": opened.get("t"),
+        "input_tokens": fresh,
+        "output_tokens": output,
+        "reasoning_tokens": reasoning,
+        "cache_read_input_tokens": read,
+        "cache_creation_input_tokens": written + five + hour,
+        "cache_creation_input_tokens_5min": five,
+        "cache_creation_input_tokens_1h": hour,
+        "cost": settled.get("c", 0),
+        "price_source": settled.get("ps"),
+        "priced": settled.get("ps") is not None,
+        "estimated": settled.get("est", False),
+        "status": settled.get("st"),
+        "outcome": settled["x"],
+        "latency_ms": settled.get("l"),
+        "first_byte_ms": settled.get("f"),
+        "attempts": settled.get("a", 1),
+        "losses": orjson.dumps(settled.get("lo", [])).decode(),
+    }
+
+
+class Writer:
+    """Owned by one worker. `is_persisting` is False while the database does not take rows."""
+
+    def __init__(self, journal: Journal, root: Path, deed: Deed):
+        self.is_persisting = True
+        self._journal, self._root, self._deed = journal, root, deed
+        self._own = Reader()
+        self._read: dict[Path, int] = {}  # how far each own segment was read
+        self._pending: deque[list[Booking]] = deque()
+        self._inherited: list[Slot] = [journal.slot] if journal.slot.inherited else []
+        self._wake, self._stopping = Event(), False
+        self._thread = ThreadPool(1)
+        self._greenlet: gevent.Greenlet | None = None
+
+    def start(self) -> None:
+        self._greenlet = gevent.spawn(self._run)
+
+    def close(self, timeout_s: float) -> None:
+        """Books what is left and gives the slot back; what cannot be booked stays for the next process."""
+        self._stopping = True
+        self._wake.set()
+        if self._greenlet is not None:
+            self._greenlet.join(timeout_s)
+        with gevent.Timeout(timeout_s, False):
+            if self._attempt() and not self._journal.live:
+                self._journal.close()
+                books.give_back(self._journal.slot)
+
+    def _run(self) -> None:
+        pause, recovery = INTERVAL_S, 0.0
+        while not self._stopping:
+            self._wake.wait(pause)
+            recovery += pause
+            if recovery >= RECOVERY_S:
+                recovery = 0.0
+                self._inherited += self._dead_slots()
+            ok = self._attempt()
+            pause = INTERVAL_S if ok else min(MOST_BACKOFF_S, pause * 2)
+
+    def _attempt(self) -> bool:
+        """One round; tells whether everything written so far is booked."""
+        try:
+            self._journal.retry_unwritten()
+            known = (list(self._journal.segments), self._journal.end)
+            done = self._thread.apply(self._book_all, known)
+            for path in done:
+                self._journal.forget_segment(path)
+                self._read.pop(path, None)
+        except (Unavailable, OSError) as fault:
+            if self.is_persisting:
+                log.error("usage rows cannot be booked (%s); they stay in the journal", fault)
+            self.is_persisting = False
+            return False
+        if not self.is_persisting:
+            log.info("usage rows are booked again")
+        self.is_persisting = True
+        return True
+
+    def _dead_slots(self) -> list[Slot]:
+        """Slots of processes that are gone and have no successor yet."""
+        known = {slot.folder for slot in self._inherited} | {self._journal.slot.folder}
+        found = []
+        for folder in sorted(self._root.glob("[0-9]*")):
+            if folder not in known and (lock := books.try_lock(folder)) is not None:
+                found.append(Slot(int(folder.name), folder, lock, books.segments(folder)))
+        return found
+
+    # Below: in the native thread.
+
+    def _book_all(self, paths: list[Path], end: int) -> list[Path]:
+        """Books everything up to `end` of the newest segment; returns the segments that are not needed any more."""
+        while self._inherited:
+            self._book_inherited(self._inherited[0])
+            del self._inherited[0]
+        self._book_pending()
+        for path in paths:
+            stop = end if path == paths[-1] else None
+            bookings = self._own.rows(path, self._read.get(path, 0), stop)
+            while batch := list(islice(bookings, BATCH)):
+                self._read[path] = batch[-1].end
+                self._pending.append(batch)
+                self._book_pending()
+        return paths[:-1]
+
+    def _book_pending(self) -> None:
+        """A batch leaves memory only once it is committed."""
+        while self._pending:
+            self._deed(self._pending[0])
+            self._pending.popleft()
+
+    def _book_inherited(self, slot: Slot) -> None:
+        """Everything that a dead process left; from the start again when it fails in the middle."""
+        reader, count = Reader(), 0
+
+        def all_of_it() -> Iterator[Booking]:
+            for path in slot.inherited:
+                yield from reader.rows(path, 0, None)
+            yield from reader.orphans()
+
+        bookings = all_of_it()
+        while batch := list(islice(bookings, BATCH)):
+            self._deed(batch)
+            count += len(batch)
+        for path in slot.inherited:
+            path.unlink(missing_ok=True)
+        slot.inherited.clear()
+        if slot.folder != self._journal.slot.folder:
+            books.give_back(slot)
+        log.info("booked %d calls that a dead process left in slot %d", count, slot.number)

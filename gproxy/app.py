@@ -1,0 +1,67 @@
+"""The composition root of the web side: composes, does no I/O."""
+
+import re
+from decimal import Decimal
+
+import orjson
+from flask import Flask
+from flask.json.provider import JSONProvider
+from flask.sessions import SessionInterface
+
+from gproxy import protocols
+from gproxy.web import faults, health, llm, models, unbuilt
+from gproxy.web.admin import usages, user_keys
+
+_SLASHES = re.compile("/{2,}")
+
+
+class _Json(JSONProvider):
+    def dumps(self, obj, **kwargs) -> str:
+        return orjson.dumps(obj, _plain).decode()
+
+    def loads(self, text, **kwargs):
+        return orjson.loads(text)
+
+
+def _plain(value):
+    if isinstance(value, Decimal):
+        return float(value)
+    raise TypeError(type(value).__name__)
+
+
+class _NoSession(SessionInterface):
+    """Nothing here has a cookie session."""
+
+    def open_session(self, app, request):
+        return None
+
+
+class _App(Flask):
+    json_provider_class = _Json
+    session_interface = _NoSession()
+
+    def wsgi_app(self, environ, start_response):
+        """Doubled and trailing slashes do not make another path."""
+        path = environ["PATH_INFO"]
+        if "//" in path or (path.endswith("/") and len(path) > 1):
+            environ["PATH_INFO"] = _SLASHES.sub("/", path).rstrip("/") or "/"
+        return super().wsgi_app(environ, start_response)
+
+
+def create_app() -> Flask:
+    """The app with every route. It answers once a runtime stands in `app.extensions["gproxy"]`."""
+    app = _App("gproxy", static_folder=None)
+    app.url_map.merge_slashes = False
+    spoken = protocols.load()
+    for blueprint in (*llm.blueprints(spoken), *models.blueprints(spoken)):
+        app.register_blueprint(blueprint)
+    for blueprint in (health.blueprint, usages.blueprint, user_keys.blueprint, unbuilt.blueprint):
+        app.register_blueprint(blueprint)
+    faults.register(app, spoken)
+    return app
+
+
+def reserved_names(app: Flask) -> frozenset[str]:
+    """First path segments of our own: no provider can have such a name."""
+    rules = (rule.rule.split("/")[1] for rule in app.url_map.iter_rules())
+    return frozenset(name for name in rules if name and not name.startswith("<"))

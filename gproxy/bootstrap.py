@@ -1,0 +1,125 @@
+"""The first start fills an empty database: the seed, vendors' keys found in the environment, an administrator."""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from gproxy.accounting import prices
+from gproxy.admission.keys import digest, fingerprint
+from gproxy.channels.kind import Kind
+from gproxy.config import seed as documents
+from gproxy.config.keys import new_key
+from gproxy.settings import VENDOR_KEYS, Settings
+from gproxy.store import seeding
+
+ARGON2 = {"time_cost": 2, "memory_cost": 19_456, "parallelism": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What was generated and is shown once, on the first start."""
+
+    user: str
+    password: str | None
+    api_key: str | None
+
+
+def content(
+    settings: Settings, kinds: Mapping[str, Kind], reserved: frozenset[str]
+) -> tuple[seeding.Content, Told | None]:
+    """Everything that a first start stores, and what to tell the operator of it. Raises StartupError."""
+    file = settings.seed_path.name if settings.seed_path else "seed"
+    seed = documents.read(settings.seed, file, settings.environ, kinds, reserved)
+    found = seeding.Content(
+        enable_usage=seed["settings"].get("enable_usage", True),
+        provider_defaults_json=documents.settings_json(seed["settings"]),
+        providers=(*map(_provider, seed["providers"]), *_vendors(settings, seed)),
+        models=tuple(map(_model, seed["models"])),
+        aliases=tuple(map(_alias, seed["model_aliases"])),
+        users=tuple(map(_user, seed["users"])),
+        permissions=tuple((p["user_name"], p["provider_name"], p["model_pattern"]) for p in seed["permissions"]),
+    )
+    return _with_admin(found, settings)
+
+
+def _provider(row: dict) -> seeding.NewProvider:
+    credentials = tuple(
+        seeding.NewCredential(seeding.secret_json(c["api_key"]), c["name"], c["enabled"]) for c in row["credentials"]
+    )
+    settings = documents.settings_json(row["settings"])
+    return seeding.NewProvider(row["name"], row["channel"], row["label"], row["enabled"], settings, credentials)
+
+
+def _vendors(settings: Settings, seed: dict) -> list[seeding.NewProvider]:
+    """A provider for each vendor's key in the environment, as a reference: a new value needs only a restart."""
+    taken = {row["name"] for row in seed["providers"]}
+    return [
+        seeding.NewProvider(
+            f"{channel}-main",
+            channel,
+            None,
+            True,
+            "{}",
+            (seeding.NewCredential(seeding.secret_json(f"${{{variable}}}")),),
+        )
+        for variable, channel in VENDOR_KEYS.items()
+        if settings.environ.get(variable, "").strip() and f"{channel}-main" not in taken
+    ]
+
+
+def _model(row: dict) -> seeding.NewModel:
+    return seeding.NewModel(
+        row["provider_name"], row["model_id"], row["display_name"], row["enabled"], prices.document(row)
+    )
+
+
+def _alias(row: dict) -> seeding.NewAlias:
+    targets = tuple((target["provider_name"], target["model_id"]) for target in documents.targets(row))
+    return seeding.NewAlias(row["alias"], row["enabled"], targets)
+
+
+def _user(row: dict) -> seeding.NewUser:
+    keys = tuple(map(_key, row["keys"]))
+    return seeding.NewUser(row["name"], _hashed(row["password"]), row["enabled"], row["is_admin"], keys)
+
+
+def _key(row: dict) -> seeding.NewKey:
+    key_digest = row.get("api_key_digest") or digest(row["api_key"])
+    return seeding.NewKey(key_digest, fingerprint(key_digest), row["label"], row["enabled"], row["expires_at"])
+
+
+def _hashed(password: str | None) -> str | None:
+    """Argon2id; a value that is such a hash already stays. An empty password is none: no login with it."""
+    if not password:
+        return None
+    if password.startswith("$argon2"):
+        return password
+    from argon2 import PasswordHasher  # needed on a first start only
+
+    return PasswordHasher(**ARGON2).hash(password)
+
+
+def _with_admin(found: seeding.Content, settings: Settings) -> tuple[seeding.Content, Told | None]:
+    """Adds the admin that the environment names, or that a seed without any leaves out."""
+    is_asked = settings.admin_api_key is not None or settings.admin_password is not None
+    has_one = any(u.is_admin and u.enabled and any(k.enabled for k in u.keys) for u in found.users)
+    if has_one and not is_asked:
+        return found, None
+    name = settings.admin_user
+    key = settings.admin_api_key or new_key()
+    password = settings.admin_password or secrets.token_urlsafe(16)
+    key_digest = digest(key)
+    admin = next((user for user in found.users if user.name == name), None)
+    others = tuple(user for user in found.users if user is not admin)
+    keys = tuple(k for u in found.users for k in u.keys)
+    added = () if any(k.digest == key_digest for k in keys) else (seeding.NewKey(key_digest, fingerprint(key_digest)),)
+    kept = admin.password_hash if admin and admin.password_hash and settings.admin_password is None else None
+    made = seeding.NewUser(name, kept or _hashed(password), True, True, ((admin.keys if admin else ()) + added))
+    grant = (name, None, "*")
+    permissions = found.permissions if grant in found.permissions else (*found.permissions, grant)
+    told = Told(
+        name,
+        password if settings.admin_password is None and kept is None else None,
+        key if settings.admin_api_key is None else None,
+    )
+    return replace(found, users=(*others, made), permissions=permissions), told

@@ -1,0 +1,63 @@
+"""What a kind of upstream is: a name, a base URL and lanes per (operation, protocol)."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+GENERATE, STREAM, LIST_MODELS, GET_MODEL = "generate_content", "stream_generate_content", "model_list", "model_get"
+ANTHROPIC_VERSION = "2023-06-01"
+
+Auth = Callable[[str], dict[str, str]]
+
+
+def bearer(secret: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {secret}"}
+
+
+def x_api_key(secret: str) -> dict[str, str]:
+    return {"x-api-key": secret, "anthropic-version": ANTHROPIC_VERSION}
+
+
+def x_goog_api_key(secret: str) -> dict[str, str]:
+    """In the header, never in the URL: URLs end up in logs and error texts."""
+    return {"x-goog-api-key": secret}
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One way to an upstream: the path below the base URL (`{model}` is filled in) and the key's place."""
+
+    path: str
+    auth: Auth
+
+
+class Answers(Protocol):
+    """A channel that needs no upstream."""
+
+    def whole(self, protocol: str, model: str, body: bytes) -> bytes: ...
+
+    def stream(self, protocol: str, model: str, body: bytes) -> list[bytes]: ...
+
+    def models(self) -> list[dict]: ...
+
+
+@dataclass(frozen=True)
+class Kind:
+    """`protocol_lanes`: lanes that a `protocol` setting selects, by its value; only on `custom`."""
+
+    name: str
+    base_url: str | None
+    lanes: Mapping[tuple[str, str], Lane] = field(default_factory=dict)
+    protocol_lanes: Mapping[str, Mapping[tuple[str, str], Lane]] = field(default_factory=dict)
+    answers: Answers | None = None
+
+    def lane(self, operation: str, protocol: str, setting: str | None = None) -> Lane | None:
+        """The lane for this operation in this protocol, or None when the upstream does not speak it."""
+        return self._lanes(setting).get((operation, protocol))
+
+    def native(self, operation: str, setting: str | None = None) -> str | None:
+        """The protocol in which this upstream is asked for an operation that any client may want."""
+        return next((protocol for found, protocol in self._lanes(setting) if found == operation), None)
+
+    def _lanes(self, setting: str | None) -> Mapping[tuple[str, str], Lane]:
+        return self.protocol_lanes.get(setting, self.lanes) if setting else self.lanes

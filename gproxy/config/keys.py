@@ -1,0 +1,46 @@
+"""Documents about users' keys."""
+
+import secrets
+
+from marshmallow import Schema, fields
+from marshmallow.validate import Length, Range
+
+from gproxy.config.scope import Scope
+
+MOST_AT_ONCE = 1_000
+
+
+class KeyQuery(Schema):
+    user_id = Scope(fields.Integer(strict=True))
+
+
+class NewKey(Schema):
+    user_id = fields.Integer(strict=True, required=True)
+    label = fields.String(load_default=None, allow_none=True, validate=Length(max=256))
+
+
+class NewKeys(NewKey):
+    count = fields.Integer(strict=True, required=True, validate=Range(1, MOST_AT_ONCE))
+
+
+class KeySwitch(Schema):
+    id = fields.Integer(strict=True, required=True)
+    enabled = fields.Boolean(required=True, truthy={True}, falsy={False})
+
+
+class KeyId(Schema):
+    id = fields.Integer(strict=True, required=True)
+
+
+class IdList:
+    """A bare list of ids, with the `load` of a schema."""
+
+    _field = fields.List(fields.Integer(strict=True), validate=Length(min=1), required=True)
+
+    def load(self, value) -> list[int]:
+        return self._field.deserialize(value)
+
+
+def new_key() -> str:
+    """A fresh API key: 128 random bits."""
+    return f"sk-api01-{secrets.token_hex(16)}"

@@ -1,0 +1,295 @@
+"""Every table of a seed document as a marshmallow schema. An unknown table or key is a mistake, not a comment."""
+
+import re
+from datetime import UTC, datetime
+from decimal import Decimal
+from urllib.parse import urlsplit
+
+from marshmallow import Schema, ValidationError, fields, validates_schema
+from marshmallow.validate import Length, Range
+
+UNSUPPORTED = "not yet supported by this version; remove it"
+NEVER = "not part of gproxy; remove it"
+MOST_SECONDS = 86_400
+DIGEST = re.compile(r"[0-9a-f]{64}")
+REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+# What stands between visible ASCII characters cannot travel in a header.
+HEADER_SAFE = re.compile(r"[\x21-\x7e]+")
+HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+# Headers that carry keys, frame the message or belong to one connection.
+NEVER_FORWARDED = {
+    "authorization", "x-api-key", "x-goog-api-key", "cookie", "host", "content-length", "content-type",
+    "connection", "transfer-encoding", "te", "upgrade", "keep-alive", "proxy-authorization", "accept-encoding",
+    "expect",
+}  # fmt: skip
+
+
+class Text(fields.String):
+    """A text with something in it."""
+
+    def __init__(self, **kwargs):
+        super().__init__(validate=Length(1, 1024), **kwargs)
+
+
+class Switch(fields.Boolean):
+    """`true` or `false` and nothing that looks like them."""
+
+    def __init__(self, default: bool, **kwargs):
+        super().__init__(load_default=default, truthy={True}, falsy={False}, **kwargs)
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        if not isinstance(value, bool):
+            raise ValidationError("expected true or false")
+        return value
+
+
+class Seconds(fields.Field):
+    def _deserialize(self, value, attr, data, **kwargs):
+        is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+        if not is_number or not 0 < value <= MOST_SECONDS:
+            raise ValidationError(f"expected seconds, more than 0 and at most {MOST_SECONDS}")
+        return float(value)
+
+
+class Usd(fields.Field):
+    """Money as a number; kept as Decimal."""
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        is_number = isinstance(value, int | Decimal) and not isinstance(value, bool)
+        if not is_number or not Decimal(value).is_finite() or value < 0:
+            raise ValidationError("expected an amount in USD that is not negative")
+        return Decimal(value)
+
+
+class Instant(fields.Field):
+    """RFC 3339 with an offset, as a TOML date-time or as text. Loads to nanoseconds since the epoch."""
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        if isinstance(value, str):
+            try:
+                value = datetime.fromisoformat(value)
+            except ValueError:
+                value = None
+        if not isinstance(value, datetime) or value.tzinfo is None:
+            raise ValidationError("expected a date and time with offset, such as 2027-01-31T00:00:00Z")
+        return int(value.astimezone(UTC).timestamp()) * 1_000_000_000
+
+
+class Later(fields.Field):
+    """A field of the format whose feature is not there. A value that asks for nothing is accepted."""
+
+    def __init__(self, *neutral, refusal: str = UNSUPPORTED):
+        super().__init__(load_default=None)
+        self.neutral, self.refusal = neutral, refusal
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        if any(value is one or (isinstance(one, str | list | dict) and value == one) for one in self.neutral):
+            return None
+        raise ValidationError(self.refusal)
+
+
+class ProviderSettings(Schema):
+    base_url = fields.String()
+    protocol = fields.String()
+    forward_headers = fields.List(fields.String())
+    connect_timeout_s = Seconds()
+    first_byte_timeout_s = Seconds()
+    idle_timeout_s = Seconds()
+    total_timeout_s = Seconds()
+    write_timeout_s = Seconds()
+    on_disconnect = Later()
+    retry_timeouts = Later(False)
+    strict_translation = Later(False)
+    fetch_images = Later(False)
+    unpriced = Later()
+    assumed_output_tokens = Later()
+    stop_at_quota = Later()
+    early_heartbeat_s = Later()
+    user_agent = Later()
+    max_retries_on_429 = Later()
+    rotation_strategy = Later("round_robin")
+    rewrite_rules = Later([])
+    sanitize_rules = Later([])
+    cache_breakpoints = Later([])
+    enable_magic_cache = Later(False)
+    flatten_system_before_cache = Later(False)
+    extra_beta_headers = Later([])
+
+    @validates_schema
+    def _check(self, data, **kwargs):
+        problems = {}
+        if (url := data.get("base_url")) is not None:
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+                problems["base_url"] = ["expected http://host or https://host, with a path at most"]
+            elif parts.username or parts.password:
+                problems["base_url"] = ["must not hold a user or password; put the key into credentials"]
+        for name in data.get("forward_headers", ()):
+            if not HEADER_NAME.fullmatch(name) or name.lower() in NEVER_FORWARDED:
+                problems["forward_headers"] = [f"{name!r} is never forwarded"]
+        if problems:
+            raise ValidationError(problems)
+
+
+class Global(ProviderSettings):
+    """Process settings are checked where they are read; here they are only known."""
+
+    host = fields.Raw()
+    port = fields.Raw()
+    dsn = fields.Raw(allow_none=True)
+    data_dir = fields.Raw()
+    proxy = fields.Raw(allow_none=True)
+    spoof_emulation = Later(refusal=NEVER)
+    update_channel = Later(refusal=NEVER)
+    enable_usage = Switch(True)
+    enable_upstream_log = Later(False)
+    enable_upstream_log_body = Later(False)
+    enable_downstream_log = Later(False)
+    enable_downstream_log_body = Later(False)
+    base_url = Later()
+    protocol = Later()
+
+
+class Credential(Schema):
+    api_key = Text(required=True)
+    name = Text(allow_none=True, load_default=None)
+    enabled = Switch(True)
+    weight = Later()
+    rpm = Later()
+    concurrency = Later()
+
+    @validates_schema
+    def _check(self, data, **kwargs):
+        key = data.get("api_key")
+        if key is not None and not REFERENCE.fullmatch(key) and not HEADER_SAFE.fullmatch(key):
+            raise ValidationError(
+                {"api_key": ["holds a line break, blank or other character that no header can carry"]}
+            )
+
+
+class Provider(Schema):
+    name = Text(required=True)
+    channel = Text(required=True)
+    label = fields.String(allow_none=True, load_default=None)
+    enabled = Switch(True)
+    settings = fields.Nested(ProviderSettings, load_default=dict)
+    routing = Later({})
+    credentials = fields.List(fields.Nested(Credential), load_default=list)
+
+    @validates_schema
+    def _check(self, data, **kwargs):
+        name = data.get("name")
+        if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise ValidationError({"name": ["may hold letters, digits, `.`, `_` and `-`: it is a path segment"]})
+
+
+class Tier(Schema):
+    input_tokens_up_to = fields.Integer(strict=True, required=True, validate=Range(1, 2**53))
+    price_input_tokens = Usd()
+    price_output_tokens = Usd()
+    price_cache_read_input_tokens = Usd()
+    price_cache_creation_input_tokens = Usd()
+    price_cache_creation_input_tokens_5min = Usd()
+    price_cache_creation_input_tokens_1h = Usd()
+
+
+def tiers() -> fields.List:
+    return fields.List(fields.Nested(Tier))
+
+
+class Model(Schema):
+    provider_name = Text(required=True)
+    model_id = Text(required=True)
+    display_name = fields.String(allow_none=True, load_default=None)
+    enabled = Switch(True)
+    price_each_call = Usd(allow_none=True)
+    price_tiers = tiers()
+    flex_price_each_call = Usd(allow_none=True)
+    flex_price_tiers = tiers()
+    scale_price_each_call = Usd(allow_none=True)
+    scale_price_tiers = tiers()
+    priority_price_each_call = Usd(allow_none=True)
+    priority_price_tiers = tiers()
+
+    @validates_schema
+    def _check(self, data, **kwargs):
+        for name, found in data.items():
+            if name.endswith("price_tiers"):
+                bounds = [tier.get("input_tokens_up_to") for tier in found]
+                if len(set(bounds)) < len(bounds):
+                    raise ValidationError({name: ["two tiers have the same input_tokens_up_to"]})
+
+
+class Target(Schema):
+    provider_name = Text(required=True, data_key="provider")
+    model_id = Text(required=True, data_key="model")
+    tier = Later()
+    weight = Later()
+
+
+class Alias(Schema):
+    alias = Text(required=True)
+    provider_name = Text()
+    model_id = Text()
+    enabled = Switch(True)
+    targets = fields.List(fields.Nested(Target))
+
+    @validates_schema
+    def _check(self, data, **kwargs):
+        own = [name for name in ("provider_name", "model_id") if data.get(name) is not None]
+        if data.get("targets"):
+            if own:
+                raise ValidationError("give either provider_name and model_id, or targets")
+            if len(data["targets"]) > 1:
+                raise ValidationError({"targets": [f"a second target is {UNSUPPORTED}"]})
+        elif len(own) < 2:
+            raise ValidationError("give provider_name and model_id, or targets with provider and model")
+
+
+class Key(Schema):
+    api_key = Text()
+    api_key_digest = fields.String()
+    label = fields.String(allow_none=True, load_default=None)
+    enabled = Switch(True)
+    expires_at = Instant(allow_none=True, load_default=None)
+    budget = Later()
+    permissions = Later([])
+    rate_limits = Later([])
+
+    @validates_schema
+    def _check(self, data, **kwargs):
+        given = [name for name in ("api_key", "api_key_digest") if data.get(name) is not None]
+        if len(given) != 1:
+            raise ValidationError("give either api_key or api_key_digest")
+        if "api_key_digest" in given and not DIGEST.fullmatch(data["api_key_digest"]):
+            raise ValidationError({"api_key_digest": ["expected 64 lower-case hex digits"]})
+        if "api_key" in given and not HEADER_SAFE.fullmatch(data["api_key"]):
+            raise ValidationError(
+                {"api_key": ["holds a line break, blank or other character that no header can carry"]}
+            )
+
+
+class User(Schema):
+    name = Text(required=True)
+    password = fields.String(allow_none=True, load_default=None)
+    enabled = Switch(True)
+    is_admin = Switch(False)
+    keys = fields.List(fields.Nested(Key), load_default=list)
+
+
+class Permission(Schema):
+    user_name = Text(required=True)
+    provider_name = Text(allow_none=True, load_default=None)
+    model_pattern = Text(required=True)
+
+
+class Seed(Schema):
+    settings = fields.Nested(Global, data_key="global", load_default=dict)
+    providers = fields.List(fields.Nested(Provider), load_default=list)
+    models = fields.List(fields.Nested(Model), load_default=list)
+    model_aliases = fields.List(fields.Nested(Alias), load_default=list)
+    users = fields.List(fields.Nested(User), load_default=list)
+    permissions = fields.List(fields.Nested(Permission), load_default=list)
+    file_permissions = Later([])
+    rate_limits = Later([])
+    quotas = Later([])

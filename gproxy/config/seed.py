@@ -1,0 +1,221 @@
+"""A seed document to rows: filled from the environment, validated, cross-checked, all problems at once.
+
+Pure until the store takes the result: nothing is half imported.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
+
+from marshmallow import ValidationError
+
+from gproxy.config import schemas
+from gproxy.errors import StartupError
+
+ANYWHERE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+PROVIDER_SETTINGS = frozenset(schemas.ProviderSettings().fields) - {
+    name for name, field in schemas.ProviderSettings().fields.items() if isinstance(field, schemas.Later)
+}
+UNKNOWN = "Unknown field."
+
+
+def read(
+    document: dict,
+    file: str,
+    environ: Mapping[str, str],
+    channels: Mapping,
+    reserved: frozenset[str],
+) -> dict:
+    """The seed as validated plain values. Raises StartupError with every problem, its place and its remedy."""
+    problems: list[str] = []
+    filled = _filled(document, environ, file, problems, ())
+    try:
+        seed = schemas.Seed().load(filled)
+    except ValidationError as fault:
+        problems += _told(fault.messages, file, filled, schemas.Seed())
+        # What is left is still looked at, so that one start shows all there is to mend.
+        seed = _readable(fault.valid_data)
+    problems += _crossed(seed, file, channels, reserved)
+    if problems:
+        raise StartupError(list(dict.fromkeys(problems)))
+    return seed
+
+
+def _filled(value, environ: Mapping[str, str], file: str, problems: list[str], at: tuple):
+    """Every `${NAME}` taken from the environment, stripped; in a credential it stays a reference."""
+    if isinstance(value, dict):
+        return {k: _filled(v, environ, file, problems, (*at, k)) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_filled(v, environ, file, problems, (*at, i)) for i, v in enumerate(value)]
+    if not isinstance(value, str) or "${" not in value:
+        return value
+    if "credentials" in at and at[-1] == "api_key" and ANYWHERE.fullmatch(value):
+        return value
+
+    def look_up(match: re.Match) -> str:
+        if match[1] not in environ:
+            problems.append(
+                f"{_place(file, at)}: environment variable {match[1]} is not set; set it or write the value"
+            )
+        return environ.get(match[1], "").strip()
+
+    return ANYWHERE.sub(look_up, value)
+
+
+def _place(file: str, at: tuple) -> str:
+    """`gproxy.toml: providers[1].channel`, counted from 1."""
+    text = ""
+    for step in at:
+        text += f"[{step + 1}]" if isinstance(step, int) else f".{step}" if text else str(step)
+    return f"{file}: {text}"
+
+
+def _told(messages, file: str, document, schema, at: tuple = ()) -> Iterator[str]:
+    """marshmallow's tree of messages as lines."""
+    if isinstance(messages, list):
+        for message in messages:
+            yield f"{_place(file, at)}: {_remedied(str(message), at, schema)}"
+        return
+    for key, inner in messages.items():
+        if key == "_schema":
+            yield from _told(inner, file, document, schema, at)
+        elif isinstance(inner, list) and UNKNOWN in inner:
+            yield f"{_place(file, (*at, key))}: unknown {'key' if at else 'table'}{_meant(key, schema)}"
+        else:
+            yield from _told(inner, file, document, _inside(schema, key), (*at, key))
+
+
+def _inside(schema, key):
+    """The schema one step down, for suggestions."""
+    field = getattr(schema, "fields", {}).get(key) or next(
+        (f for f in getattr(schema, "fields", {}).values() if f.data_key == key), None
+    )
+    inner = getattr(field, "inner", field)
+    return getattr(inner, "schema", schema) if field is not None else schema
+
+
+def _meant(key: str, schema) -> str:
+    names = [field.data_key or name for name, field in getattr(schema, "fields", {}).items()]
+    close = get_close_matches(str(key), names, 1)
+    return f"; did you mean {close[0]!r}?" if close else "; remove it"
+
+
+def _remedied(message: str, at: tuple, schema) -> str:
+    return {
+        "Missing data for required field.": "missing; add it",
+        "Not a valid string.": "expected a text in quotes",
+        "Not a valid integer.": "expected a whole number",
+        "Not a valid list.": "expected a list",
+        "Invalid type.": "expected a table; write it as [[…]] or { … }",
+        "Invalid input type.": "expected a table; write it as [[…]] or { … }",
+        "Field may not be null.": "must have a value",
+    }.get(message, message)
+
+
+def _readable(valid) -> dict:
+    """The entries that can be cross-checked although others are wrong."""
+    tables = ("providers", "models", "model_aliases", "users", "permissions")
+    found = {"settings": {}}
+    for table in tables:
+        rows = valid.get(table) if isinstance(valid, dict) else None
+        found[table] = [row if isinstance(row, dict) else {} for row in rows or ()]
+    return found
+
+
+def _crossed(seed: dict, file: str, channels: Mapping, reserved: frozenset[str]) -> Iterator[str]:
+    """What only the whole document shows: duplicates, and names that nothing has."""
+    yield from _duplicates(seed["providers"], "providers", lambda row: row.get("name"), file, "name")
+    yield from _duplicates(seed["users"], "users", lambda row: row.get("name"), file, "name")
+    yield from _duplicates(seed["model_aliases"], "model_aliases", lambda row: row.get("alias"), file, "alias")
+    yield from _duplicates(seed["models"], "models", _model_key, file, "model_id")
+    yield from _duplicates(seed["permissions"], "permissions", _permission_key, file, "model_pattern")
+    keys = [
+        (f"users[{u + 1}].keys[{k + 1}]", key.get("api_key") or key.get("api_key_digest"))
+        for u, user in enumerate(seed["users"])
+        for k, key in enumerate(user.get("keys") or ())
+        if isinstance(key, dict)
+    ]
+    seen: dict[str, str] = {}
+    for place, value in keys:
+        if value is not None and value in seen:
+            yield f"{file}: {place}: the same key as {seen[value]}; a key belongs to one user"
+        seen.setdefault(value, place)
+    for i, provider in enumerate(seed["providers"]):
+        yield from _provider(provider, (f"{file}: providers[{i + 1}]"), channels, reserved)
+    yield from _names(seed, file)
+
+
+def _model_key(row: dict):
+    return (row.get("provider_name"), row["model_id"]) if row.get("model_id") else None
+
+
+def _permission_key(row: dict):
+    if not row.get("model_pattern"):
+        return None
+    return (row.get("user_name"), row.get("provider_name"), row["model_pattern"])
+
+
+def _duplicates(rows: list[dict], table: str, key: Callable, file: str, field: str) -> Iterator[str]:
+    first: dict = {}
+    for i, row in enumerate(rows):
+        if (value := key(row)) is None:
+            continue
+        if value in first:
+            yield f"{file}: {table}[{i + 1}].{field}: a duplicate of {table}[{first[value] + 1}]; remove one"
+        first.setdefault(value, i)
+
+
+def _provider(provider: dict, place: str, channels: Mapping, reserved: frozenset[str]) -> Iterator[str]:
+    name, channel = provider.get("name"), provider.get("channel")
+    settings = provider.get("settings") or {}
+    if name in reserved:
+        yield f"{place}.name: {name!r} is a path of gproxy's own; choose another"
+    if channel is None:
+        return
+    if channel not in channels:
+        close = get_close_matches(channel, channels, 1)
+        known = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(channels))}"
+        yield f"{place}.channel: unknown channel {channel!r}; {known}"
+        return
+    kind = channels[channel]
+    if kind.base_url is None and not settings.get("base_url"):
+        yield f"{place}.settings.base_url: missing; a {channel} provider needs the address of its host"
+    if (protocol := settings.get("protocol")) is not None and protocol not in kind.protocol_lanes:
+        known = ", ".join(kind.protocol_lanes) or "none: this channel knows its own"
+        yield f"{place}.settings.protocol: unknown protocol {protocol!r}; known: {known}"
+
+
+def _names(seed: dict, file: str) -> Iterator[str]:
+    providers = {row.get("name") for row in seed["providers"]}
+    users = {row.get("name") for row in seed["users"]}
+
+    def check(place: str, value: str | None, known: set, what: str) -> Iterator[str]:
+        if value is not None and value not in known:
+            close = get_close_matches(value, [name for name in known if name], 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"add a {what} of that name"
+            yield f"{file}: {place}: unknown {what} {value!r}; {hint}"
+
+    for i, row in enumerate(seed["models"]):
+        yield from check(f"models[{i + 1}].provider_name", row.get("provider_name"), providers, "provider")
+    for i, row in enumerate(seed["model_aliases"]):
+        for target in targets(row):
+            yield from check(f"model_aliases[{i + 1}].provider_name", target["provider_name"], providers, "provider")
+    for i, row in enumerate(seed["permissions"]):
+        yield from check(f"permissions[{i + 1}].user_name", row.get("user_name"), users, "user")
+        yield from check(f"permissions[{i + 1}].provider_name", row.get("provider_name"), providers, "provider")
+
+
+def targets(alias: dict) -> list[dict]:
+    """An alias's targets, in whichever of the two forms they were written."""
+    if rows := alias.get("targets"):
+        return [row for row in rows if isinstance(row, dict) and row.get("provider_name")]
+    if alias.get("provider_name") is None:
+        return []
+    return [{"provider_name": alias["provider_name"], "model_id": alias.get("model_id")}]
+
+
+def settings_json(settings: Mapping) -> str:
+    """The part of [global] or of a provider's settings that providers follow."""
+    kept = {name: settings[name] for name in sorted(settings) if name in PROVIDER_SETTINGS}
+    return json.dumps({name: value for name, value in kept.items() if value is not None})

@@ -1,0 +1,118 @@
+"""Everything a caller can be told, as one tree. No Flask and no HTTP library live here.
+
+GatewayError                      500 internal
+├── BadRequest                    400 invalid_request
+│   └── NoProviderPrefix          400 provider_prefix
+├── Unauthorized                  401 unauthorized
+├── Forbidden                     403 forbidden
+├── NotFound                      404 not_found
+├── MethodNotAllowed              405 method_not_allowed
+├── RequestTimeout                408 request_timeout
+├── TooLarge                      413 too_large
+├── Unprocessable                 422 invalid_request          (admin documents)
+├── Unsupported                   501 unsupported
+├── UpstreamError                 502 upstream_error
+│   └── UpstreamTimeout           504 upstream_timeout
+└── Unavailable                   503 unavailable
+    ├── NoCredential              503 no_credential
+    ├── Overloaded                503 overloaded
+    └── ShuttingDown              503 unavailable
+
+ClientGone stands apart: a caller that left is told nothing.
+"""
+
+
+class GatewayError(Exception):
+    """A failure with a stable code. `message` starts with the label that the documentation names."""
+
+    status = 500
+    code = "internal"
+    label = "internal"
+
+    def __init__(self, detail: str = "", *, headers: dict[str, str] | None = None):
+        self.message = f"{self.label}: {detail}" if detail else self.label
+        self.headers = headers or {}
+        super().__init__(self.message)
+
+
+class BadRequest(GatewayError):
+    status, code, label = 400, "invalid_request", "invalid_request"
+
+
+class NoProviderPrefix(BadRequest):
+    code, label = "provider_prefix", "provider prefix"
+
+
+class Unauthorized(GatewayError):
+    status, code, label = 401, "unauthorized", "unauthorized"
+
+
+class Forbidden(GatewayError):
+    status, code, label = 403, "forbidden", "forbidden"
+
+
+class NotFound(GatewayError):
+    status, code, label = 404, "not_found", "not_found"
+
+
+class MethodNotAllowed(GatewayError):
+    status, code, label = 405, "method_not_allowed", "method_not_allowed"
+
+
+class RequestTimeout(GatewayError):
+    status, code, label = 408, "request_timeout", "request_timeout"
+
+
+class TooLarge(GatewayError):
+    status, code, label = 413, "too_large", "too_large"
+
+
+class Unprocessable(GatewayError):
+    status, code, label = 422, "invalid_request", "invalid_request"
+
+
+class Unsupported(GatewayError):
+    status, code, label = 501, "unsupported", "unsupported"
+
+
+class UpstreamError(GatewayError):
+    """The upstream could not be reached, or broke off."""
+
+    status, code, label = 502, "upstream_error", "upstream_error"
+
+
+class UpstreamTimeout(UpstreamError):
+    status, code, label = 504, "upstream_timeout", "upstream_timeout"
+
+
+class Unavailable(GatewayError):
+    """Something of ours cannot be used now; the caller may come back."""
+
+    status, code, label = 503, "unavailable", "unavailable"
+
+    def __init__(self, detail: str = "", *, retry_after_s: int = 1):
+        super().__init__(detail, headers={"Retry-After": str(retry_after_s)})
+
+
+class NoCredential(Unavailable):
+    code, label = "no_credential", "no_credential"
+
+
+class Overloaded(Unavailable):
+    code, label = "overloaded", "overloaded"
+
+
+class ShuttingDown(Unavailable):
+    """The grace time of a stopping worker is over."""
+
+
+class ClientGone(BaseException):
+    """The caller closed its connection. Not an Exception, so that nothing in between mistakes it for a fault."""
+
+
+class StartupError(Exception):
+    """What stops a start: a list of problems, each naming its place and its remedy."""
+
+    def __init__(self, problems: list[str]):
+        self.problems = problems
+        super().__init__("\n".join(problems))

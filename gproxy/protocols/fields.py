@@ -1,0 +1,94 @@
+"""A JSON object as its top-level fields, each still the bytes that were sent.
+
+Exchanging one field leaves every other value as it was, byte for byte.
+"""
+
+import msgspec
+from msgspec import Raw
+
+from gproxy.errors import BadRequest
+
+_decode = msgspec.json.Decoder(dict[str, Raw]).decode
+_encode = msgspec.json.Encoder().encode
+_value = msgspec.json.decode
+
+Fields = dict[str, Raw]
+
+
+def split(body: bytes) -> Fields:
+    """The fields of a request body. Raises BadRequest when it is not one readable JSON object."""
+    try:
+        return _decode(body)
+    except msgspec.ValidationError:
+        raise BadRequest("the body must be a JSON object") from None
+    except msgspec.DecodeError as fault:
+        raise BadRequest(f"the body is not readable JSON: {fault}") from None
+    except RecursionError:
+        raise BadRequest("the body is nested too deeply") from None
+
+
+def find(body: bytes) -> Fields | None:
+    """The fields of an upstream's JSON object, or None when it is none."""
+    try:
+        return _decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def parsed(raw: Raw):
+    """A value of an upstream's object, which was found readable when the object was split."""
+    return _value(raw)
+
+
+def join(fields: Fields) -> bytes:
+    return _encode(fields)
+
+
+def value(fields: Fields, name: str):
+    """A field's value, None when it is absent. Raises BadRequest naming the field."""
+    raw = fields.get(name)
+    if raw is None:
+        return None
+    try:
+        return _value(raw)
+    except (msgspec.DecodeError, RecursionError) as fault:
+        raise BadRequest(f"{name}: not readable JSON: {fault}") from None
+
+
+def model(fields: Fields) -> str | None:
+    """The model that a body names, None when it names none. Raises BadRequest when it is no text."""
+    name = value(fields, "model")
+    if name is None:
+        return None
+    if not isinstance(name, str):
+        raise BadRequest(f"model: expected a string, got {type(name).__name__}")
+    return name.strip() or None
+
+
+def is_stream(fields: Fields) -> bool:
+    """Only the boolean `true` asks for a stream."""
+    raw = fields.get("stream")
+    return raw is not None and bytes(raw) == b"true"
+
+
+def text(fields: Fields, name: str) -> str | None:
+    """A field's value when it is a text, else None."""
+    found = value(fields, name)
+    return found if isinstance(found, str) else None
+
+
+def exchange(fields: Fields, name: str, raw: bytes) -> Fields:
+    """A copy with one value exchanged, in its old place."""
+    return {**fields, name: Raw(raw)}
+
+
+def quoted(text: str) -> bytes:
+    return _encode(text)
+
+
+def renamed(body: bytes, name: str, quoted_model: bytes) -> bytes:
+    """The object with the model name in `name` exchanged; the same bytes when it stands there already."""
+    fields = find(body)
+    if fields is None or name not in fields or bytes(fields[name]) == quoted_model:
+        return body
+    return join(exchange(fields, name, quoted_model))

@@ -1,0 +1,193 @@
+"""Gemini generateContent. https://ai.google.dev/api/generate-content"""
+
+import msgspec
+import orjson
+from msgspec import Raw
+
+from gproxy.protocols import fields, sse
+from gproxy.protocols.hub import Ask, ModelCard, Usage, count, part
+from gproxy.protocols.reading import Verdict
+
+NAME = "gemini"
+WIRE_NAME = "gemini"
+# The model and the action stand in the path; web cuts them out of `models/{model}:{action}`.
+ROUTES = ("models/{model}:generateContent", "models/{model}:streamGenerateContent")
+MODEL_FIELD = "modelVersion"
+LIST_QUERY = {"pageSize": "1000"}
+
+ABSENT = Raw()
+NULLS = (b"", b"null")
+UNFINISHED = (b"", b"null", b'"FINISH_REASON_UNSPECIFIED"', b'""')
+# https://cloud.google.com/apis/design/errors
+STATUSES = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    402: "RESOURCE_EXHAUSTED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    405: "INVALID_ARGUMENT",
+    408: "DEADLINE_EXCEEDED",
+    413: "INVALID_ARGUMENT",
+    429: "RESOURCE_EXHAUSTED",
+    499: "CANCELLED",
+    501: "UNIMPLEMENTED",
+    502: "UNAVAILABLE",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+
+
+def ask(body: bytes) -> Ask:
+    """What the body asks for; model and stream are told by the path. Raises BadRequest."""
+    found = fields.split(body)
+    return Ask(None, False, True, None, found)
+
+
+def outgoing(asked: Ask, body: bytes, model: str) -> bytes:
+    """The bytes as they are: the model goes into the URL."""
+    return body
+
+
+def read_whole(body: bytes) -> tuple[Usage | None, fields.Fields | None]:
+    """The usage of a whole reply, and its fields; no fields when it is not JSON."""
+    found = fields.find(body)
+    if found is None or bytes(found.get("usageMetadata", ABSENT)) in NULLS:
+        return None, found
+    return read_usage(part(fields.parsed(found["usageMetadata"]))), found
+
+
+def read_usage(usage: dict) -> Usage:
+    """Prompt counts include cached tokens; thoughts and tool-use prompts are counted beside and billed as well."""
+    prompt = count(usage.get("promptTokenCount")) + count(usage.get("toolUsePromptTokenCount"))
+    read = min(prompt, count(usage.get("cachedContentTokenCount")))
+    thoughts = count(usage.get("thoughtsTokenCount"))
+    return Usage(
+        input_tokens=prompt - read,
+        output_tokens=count(usage.get("candidatesTokenCount")) + thoughts,
+        reasoning_tokens=thoughts,
+        cache_read_tokens=read,
+    )
+
+
+def _error(status: int, code: str, message: str, request_id: str) -> bytes:
+    details = [
+        {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": code, "domain": "gproxy"},
+        {"@type": "type.googleapis.com/google.rpc.RequestInfo", "requestId": request_id},
+    ]
+    name = STATUSES.get(status, "INTERNAL")
+    return orjson.dumps({"error": {"code": status, "message": message, "status": name, "details": details}})
+
+
+def write_error(status: int, code: str, message: str, request_id: str) -> bytes:
+    return _error(status, code, message, request_id)
+
+
+def error_event(status: int, code: str, message: str, request_id: str, sequence: int = 0) -> bytes:
+    return sse.event(_error(status, code, message, request_id))
+
+
+class _Part(msgspec.Struct):
+    text: Raw = ABSENT
+    functionCall: Raw = ABSENT
+
+
+class _Content(msgspec.Struct):
+    parts: list[_Part] | None = None
+
+
+class _Candidate(msgspec.Struct):
+    index: int = 0
+    content: _Content | None = None
+    finishReason: Raw = ABSENT
+
+
+class _Chunk(msgspec.Struct):
+    candidates: list[_Candidate] | None = None
+    promptFeedback: Raw = ABSENT
+    usageMetadata: Raw = ABSENT
+    modelVersion: Raw = ABSENT
+    error: Raw = ABSENT
+
+
+_decode = msgspec.json.Decoder(_Chunk).decode
+
+
+class Stream:
+    """Reads one Gemini stream as it passes. `name` is the model name that the client shall see, as JSON."""
+
+    def __init__(self, name: bytes, asked: Ask):
+        self._name = name
+        self.usage: Usage | None = None
+        self.text_bytes = 0
+        self.has_failed = False
+        self._is_blocked = False
+        self._open: dict[int, bool] = {}
+
+    @property
+    def is_terminal(self) -> bool:
+        """Every candidate that was seen has its finishReason, or the prompt was blocked."""
+        return self._is_blocked or (bool(self._open) and not any(self._open.values()))
+
+    def see(self, data: bytes) -> tuple[bytes | None, Verdict]:
+        try:
+            chunk = _decode(data)
+        except msgspec.DecodeError:
+            return data, Verdict.GOES_ON
+        if bytes(chunk.error) not in NULLS:
+            self.has_failed = True
+            return data, Verdict.GOES_ON
+        for candidate in chunk.candidates or ():
+            self._look(candidate)
+        if bytes(chunk.promptFeedback) not in NULLS:
+            self._is_blocked = bool(part(fields.parsed(chunk.promptFeedback)).get("blockReason"))
+        has_usage = bytes(chunk.usageMetadata) not in NULLS
+        if has_usage:
+            self.usage = read_usage(part(fields.parsed(chunk.usageMetadata)))
+        passed = data
+        if chunk.modelVersion and bytes(chunk.modelVersion) != self._name:
+            passed = fields.renamed(data, "modelVersion", self._name)
+        return passed, Verdict.ENDS if has_usage and self.is_terminal else Verdict.GOES_ON
+
+    def _look(self, candidate: _Candidate) -> None:
+        if bytes(candidate.finishReason) not in UNFINISHED:
+            self._open[candidate.index] = False
+        elif candidate.index not in self._open:
+            self._open[candidate.index] = True
+        for piece in (candidate.content and candidate.content.parts) or ():
+            self.text_bytes += max(0, len(piece.text) - 2) + len(piece.functionCall)
+
+    def tail(self) -> bytes:
+        return b""
+
+
+def read_models(body: dict) -> list[ModelCard]:
+    cards = []
+    for item in body.get("models") or ():
+        if isinstance(item, dict) and isinstance(item.get("name"), str):
+            title = item.get("displayName")
+            cards.append(
+                ModelCard(
+                    id=item["name"].removeprefix("models/"),
+                    display_name=title if isinstance(title, str) else None,
+                    owned_by="google",
+                    raw=item,
+                    protocol=NAME,
+                )
+            )
+    return cards
+
+
+def next_page(body: dict) -> dict[str, str] | None:
+    """The query of the next page, None on the last."""
+    token = body.get("nextPageToken")
+    return {**LIST_QUERY, "pageToken": token} if isinstance(token, str) and token else None
+
+
+def write_model(card: ModelCard, name: str) -> dict:
+    raw = card.raw if card.protocol == NAME and card.raw else {}
+    known = {"displayName": card.display_name or name, "supportedGenerationMethods": ["generateContent"]}
+    return {**known, **raw, "name": f"models/{name}", "baseModelId": name}
+
+
+def write_models(cards: list[tuple[ModelCard, str]]) -> dict:
+    return {"models": [write_model(card, name) for card, name in cards]}

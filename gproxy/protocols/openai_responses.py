@@ -1,0 +1,101 @@
+"""OpenAI Responses. https://platform.openai.com/docs/api-reference/responses"""
+
+import msgspec
+import orjson
+from msgspec import Raw
+
+from gproxy.protocols import fields, sse
+from gproxy.protocols.hub import Ask, Usage
+from gproxy.protocols.openai import (  # noqa: F401 - verbs of this protocol
+    error,
+    next_page,
+    read_models,
+    read_usage,
+    write_error,
+    write_model,
+    write_models,
+)
+from gproxy.protocols.openai_chat import read_whole
+from gproxy.protocols.reading import Verdict
+
+NAME = "openai_responses"
+WIRE_NAME = "openai_response"
+ROUTES = ("responses",)
+MODEL_FIELD = "model"
+LIST_QUERY: dict[str, str] = {}
+
+ABSENT = Raw()
+NULLS = (b"", b"null")
+TERMINAL = frozenset(("response.completed", "response.incomplete", "response.failed"))
+
+
+def ask(body: bytes) -> Ask:
+    """What the body asks for. Raises BadRequest."""
+    found = fields.split(body)
+    return Ask(fields.model(found), fields.is_stream(found), True, fields.text(found, "user"), found)
+
+
+def outgoing(asked: Ask, body: bytes, model: str) -> bytes:
+    if asked.model == model:
+        return body
+    return fields.join(fields.exchange(asked.body, "model", fields.quoted(model)))
+
+
+def error_event(status: int, code: str, message: str, request_id: str, sequence: int = 0) -> bytes:
+    """The vendor's flat error event; its SDKs raise only where a nested `error` stands beside, as the vendor sends."""
+    inner = error(status, code, message, request_id)
+    flat = {"type": "error", "sequence_number": sequence, "code": code, "message": message, "param": None}
+    return sse.event(orjson.dumps({**flat, "error": inner}), "error")
+
+
+class _Event(msgspec.Struct):
+    type: str = ""
+    sequence_number: int = 0
+    response: Raw = ABSENT
+    delta: Raw = ABSENT
+
+
+_decode = msgspec.json.Decoder(_Event).decode
+
+
+class Stream:
+    """Reads one Responses stream as it passes. `name` is the model name that the client shall see, as JSON."""
+
+    def __init__(self, name: bytes, asked: Ask):
+        self._name = name
+        self.usage: Usage | None = None
+        self.text_bytes = 0
+        self.is_terminal = self.has_failed = False
+        self.sequence = 0
+
+    def see(self, data: bytes) -> tuple[bytes | None, Verdict]:
+        try:
+            event = _decode(data)
+        except msgspec.DecodeError:
+            return data, Verdict.GOES_ON
+        self.sequence = event.sequence_number + 1
+        if event.delta:
+            self.text_bytes += max(0, len(event.delta) - 2)
+        if event.type == "error":
+            self.has_failed = True
+        if not event.response or bytes(event.response) in NULLS:
+            return data, Verdict.GOES_ON
+        passed = self._read_response(data, event)
+        if event.type not in TERMINAL:
+            return passed, Verdict.GOES_ON
+        self.is_terminal = True
+        self.has_failed = event.type == "response.failed"
+        return passed, Verdict.ENDS
+
+    def _read_response(self, data: bytes, event: _Event) -> bytes:
+        usage, inner = read_whole(bytes(event.response))
+        self.usage = usage or self.usage
+        if not inner or "model" not in inner or bytes(inner["model"]) == self._name:
+            return data
+        outer = fields.find(data)
+        inner["model"] = Raw(self._name)
+        outer["response"] = Raw(fields.join(inner))
+        return fields.join(outer)
+
+    def tail(self) -> bytes:
+        return b""

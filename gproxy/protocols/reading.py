@@ -1,0 +1,11 @@
+"""What every reader of a passing stream says about an event that it saw."""
+
+from enum import Enum, auto
+
+
+class Verdict(Enum):
+    GOES_ON = auto()
+    # The terminal event and its usage were read: settle, then pass it on.
+    ENDS = auto()
+    # The upstream claims an end that is none.
+    CUT = auto()

@@ -1,0 +1,67 @@
+"""Server-sent events as bytes: cut a stream into events, look at an event's data, exchange it.
+
+https://html.spec.whatwg.org/multipage/server-sent-events.html: lines end with LF, CRLF or CR, a blank line ends
+an event.
+"""
+
+import re
+
+_LINE_END = rb"(?>\r\n|\n|\r)"
+_BOUNDARY = re.compile(_LINE_END + rb"(?:\r\n|\n|\r)")
+_LINES = re.compile(_LINE_END)
+# A boundary is at most four bytes long, so three of them may lie before the newest bytes.
+_OVERLAP = 3
+
+
+class TooLong(Exception):
+    """An event grew past the bound without ending."""
+
+
+class Splitter:
+    """Collects bytes and gives back whole events, each with the blank line that ends it."""
+
+    def __init__(self, most: int = 64 * 1024 * 1024):
+        self._tail = bytearray()
+        self._most = most
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The events that this chunk completes. Raises TooLong."""
+        if not self._tail and chunk.endswith(b"\n\n") and chunk.find(b"\n\n") == len(chunk) - 2 and b"\r" not in chunk:
+            return [chunk]
+        start = max(0, len(self._tail) - _OVERLAP)
+        self._tail += chunk
+        events, done = [], 0
+        for boundary in _BOUNDARY.finditer(self._tail, start):
+            events.append(bytes(self._tail[done : boundary.end()]))
+            done = boundary.end()
+        if done:
+            del self._tail[:done]
+        if len(self._tail) > self._most:
+            raise TooLong
+        return events
+
+    def rest(self) -> bytes:
+        """What came after the last whole event; an upstream may leave out the final blank line."""
+        return bytes(self._tail)
+
+
+def data_of(event: bytes) -> bytes | None:
+    """The event's data, or None for comments and events without any."""
+    start = 0 if event.startswith(b"data:") else event.find(b"\ndata:") + 1
+    if (start or event.startswith(b"data:")) and b"\r" not in event:
+        end = event.find(b"\n", start)
+        if end >= 0 and event.find(b"\ndata:", end) < 0:
+            return event[start + 5 : end].strip()
+    lines = [line[5:].removeprefix(b" ") for line in _LINES.split(event) if line.startswith(b"data:")]
+    return b"\n".join(lines).strip() if lines else None
+
+
+def with_data(event: bytes, data: bytes) -> bytes:
+    """The event with its data exchanged; every other line stays."""
+    kept = [line for line in _LINES.split(event) if line and not line.startswith(b"data:")]
+    return b"\n".join((*kept, b"data: " + data, b"", b""))
+
+
+def event(data: bytes, name: str | None = None) -> bytes:
+    head = f"event: {name}\n".encode() if name else b""
+    return head + b"data: " + data + b"\n\n"

@@ -1,0 +1,210 @@
+"""Model lists: what operators registered, merged with what each upstream says it offers.
+
+Upstreams are asked concurrently, each in its own protocol, and what they said is kept for a minute in each worker;
+permissions are applied afterwards. An upstream that fails takes nothing away from the rest of the list.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import gevent
+import orjson
+from gevent.event import AsyncResult
+
+from gproxy.admission.permissions import Rights
+from gproxy.channels.kind import GET_MODEL, LIST_MODELS
+from gproxy.errors import GatewayError, NotFound, UpstreamError
+from gproxy.protocols.hub import ModelCard
+from gproxy.relay import headers
+from gproxy.relay.pipeline import Relay, limits
+from gproxy.relay.presence import Presence
+from gproxy.routing import resolve
+from gproxy.store.snapshot import Caller, Provider, Snapshot
+from gproxy.upstream.client import Exchange, Limits
+
+log = logging.getLogger(__name__)
+
+FETCH_S = 5.0
+KEPT_S = 60.0
+# After a failure the upstream is asked again sooner.
+KEPT_AFTER_FAILURE_S = 10.0
+MOST_PAGES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    cards: tuple[ModelCard, ...]
+    until: float
+    provider: Provider  # a changed provider is asked anew
+
+
+@dataclass(slots=True)
+class Catalogue:
+    relay: Relay
+    clock: Callable[[], float] = time.monotonic
+    _kept: dict[int, _Kept] = field(default_factory=dict)
+    _asking: dict[int, AsyncResult] = field(default_factory=dict)
+
+    def aggregated(self, caller: Caller, snapshot: Snapshot) -> list[tuple[ModelCard, str]]:
+        """Everything the caller may use, under the names by which the aggregated paths know it, sorted."""
+        rights = Rights(caller)
+        providers = [p for p in snapshot.providers.values() if rights.may_enter(p.id)]
+        offers = self._offers(providers)
+        found = {
+            f"{provider.name}/{card.id}": card
+            for provider in providers
+            for card in self._models(snapshot, provider, offers[provider.id], rights)
+        }
+        found |= {card.id: card for card in self._aliases(snapshot, rights, None)}
+        return [(found[name], name) for name in sorted(found)]
+
+    def scoped(self, caller: Caller, snapshot: Snapshot, provider_name: str) -> list[tuple[ModelCard, str]]:
+        """The same of one provider, under bare names. Raises NotFound or Forbidden."""
+        rights = Rights(caller)
+        provider = self._enter(snapshot, provider_name, rights)
+        offers = self._offers([provider])
+        found = {card.id: card for card in self._models(snapshot, provider, offers[provider.id], rights)}
+        found |= {card.id: card for card in self._aliases(snapshot, rights, provider)}
+        return [(found[name], name) for name in sorted(found)]
+
+    def find(self, caller: Caller, snapshot: Snapshot, provider_name: str | None, sent: str) -> ModelCard:
+        """One model by any name that a list shows or a call accepts. Raises GatewayError."""
+        rights = Rights(caller)
+        if provider_name is None:
+            resolved = resolve.aggregated(snapshot, sent, rights)
+        else:
+            resolved = resolve.scoped(snapshot, provider_name, sent, rights)
+        if resolved.alias is not None:
+            return ModelCard(sent, owned_by=resolved.targets[0].provider.name)
+        provider, model = resolved.targets[0].provider, resolved.targets[0].model
+        known = self._models(snapshot, provider, self._offers([provider])[provider.id], rights)
+        if card := next((card for card in known if card.id == model), None):
+            return card
+        return self._ask_one(provider, model)
+
+    def _enter(self, snapshot: Snapshot, provider_name: str, rights: Rights) -> Provider:
+        provider = snapshot.providers.get(provider_name)
+        if provider is not None and rights.may_enter(provider.id):
+            return provider
+        if provider is None and any(grant.provider_id is None for grant in rights.caller.grants):
+            raise NotFound(f"there is no provider {provider_name!r}")
+        raise resolve.forbidden("*")
+
+    def _models(
+        self, snapshot: Snapshot, provider: Provider, offered: tuple[ModelCard, ...], rights: Rights
+    ) -> Iterator[ModelCard]:
+        """The provider's models that the caller may use; a registered row beats what the upstream says."""
+        cards = {card.id: card for card in offered}
+        for (provider_id, model_id), row in snapshot.models.items():
+            if provider_id != provider.id:
+                continue
+            if not row.enabled:
+                cards.pop(model_id, None)
+            elif row.display_name or model_id not in cards:
+                cards[model_id] = ModelCard(model_id, row.display_name, owned_by=provider.name)
+        return (card for card in cards.values() if rights.may_use(provider.id, card.id))
+
+    def _aliases(self, snapshot: Snapshot, rights: Rights, provider: Provider | None) -> Iterator[ModelCard]:
+        """Aliases that lead somewhere the caller may go; with a provider, to that one."""
+        for alias in snapshot.aliases.values():
+            for target in alias.targets:
+                home = snapshot.provider_by_id.get(target.provider_id)
+                row = snapshot.models.get((target.provider_id, target.model_id))
+                if home is None or (row is not None and not row.enabled) or (provider and home.id != provider.id):
+                    continue
+                if rights.may_use(home.id, alias.name):
+                    yield ModelCard(alias.name, owned_by=home.name)
+                    break
+
+    def _offers(self, providers: list[Provider]) -> dict[int, tuple[ModelCard, ...]]:
+        """What each upstream offers, all of them asked at once."""
+        waiting = {provider.id: gevent.spawn(self._offer, provider) for provider in providers}
+        return {provider_id: greenlet.get() for provider_id, greenlet in waiting.items()}
+
+    def _offer(self, provider: Provider) -> tuple[ModelCard, ...]:
+        kept = self._kept.get(provider.id)
+        if kept is not None and kept.provider == provider and kept.until > self.clock():
+            return kept.cards
+        if (asking := self._asking.get(provider.id)) is not None:
+            return asking.get()
+        asking = self._asking[provider.id] = AsyncResult()
+        cards, seconds = (), KEPT_AFTER_FAILURE_S
+        try:
+            with gevent.Timeout(FETCH_S, UpstreamError("the model list took too long")):
+                cards, seconds = tuple(self._fetch(provider)), KEPT_S
+        except GatewayError as fault:
+            log.warning("models of provider %s cannot be listed: %s", provider.name, fault.message)
+        finally:
+            self._kept[provider.id] = _Kept(cards, self.clock() + seconds, provider)
+            del self._asking[provider.id]
+            asking.set(cards)
+        return cards
+
+    def _fetch(self, provider: Provider) -> Iterator[ModelCard]:
+        kind = self.relay.kinds[provider.channel]
+        speaks = kind.native(LIST_MODELS, provider.settings.protocol)
+        if speaks is None:
+            return
+        protocol = self.relay.protocols[speaks]
+        if kind.answers:
+            yield from protocol.read_models({"data": kind.answers.models()})
+            return
+        if not provider.credentials:
+            return
+        query: dict[str, str] | None = protocol.LIST_QUERY
+        for _ in range(MOST_PAGES):
+            body = self._get(provider, LIST_MODELS, speaks, "", tuple(query.items()))
+            yield from protocol.read_models(body)
+            if (query := protocol.next_page(body)) is None:
+                return
+
+    def _ask_one(self, provider: Provider, model: str) -> ModelCard:
+        """A model that no list shows: the upstream knows whether it exists."""
+        kind = self.relay.kinds[provider.channel]
+        speaks = kind.native(GET_MODEL, provider.settings.protocol)
+        if speaks is None or kind.answers:
+            raise NotFound(f"there is no model {model!r} at provider {provider.name!r}")
+        with headers.naming(provider):
+            body = self._get(provider, GET_MODEL, speaks, model, ())
+        protocol = self.relay.protocols[speaks]
+        if isinstance(body.get("data"), dict):  # some imitators wrap it
+            body = body["data"]
+        cards = protocol.read_models({"data": [body], "models": [body]})
+        if not cards:
+            raise UpstreamError("the upstream's answer is no model")
+        return cards[0]
+
+    def _get(self, provider: Provider, operation: str, speaks: str, model: str, query: tuple) -> dict:
+        """One GET. Raises GatewayError, NotFound on the upstream's 404."""
+        credential = self.relay.credentials.next(provider)
+        kind, settings = self.relay.kinds[provider.channel], provider.settings
+        lane = kind.lane(operation, speaks, settings.protocol)
+        nobody = Presence(None)
+        exchange: Exchange = self.relay.upstream.send(
+            "GET",
+            settings.base_url or kind.base_url,
+            headers.path(lane.path, model, query),
+            lane.auth(credential.secret),
+            None,
+            _hurried(limits(settings)),
+            nobody,
+            credential.secret,
+        )
+        body = exchange.read(nobody)
+        if exchange.status == 404:
+            raise NotFound(f"there is no model {model!r} at provider {provider.name!r}")
+        if exchange.status != 200:
+            raise UpstreamError(f"the upstream answered {exchange.status}")
+        try:
+            parsed = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            parsed = None
+        if not isinstance(parsed, dict):
+            raise UpstreamError("the upstream's answer is not a JSON object")
+        return parsed
+
+
+def _hurried(given: Limits) -> Limits:
+    return Limits(min(given.connect_s, FETCH_S), FETCH_S, FETCH_S, FETCH_S)

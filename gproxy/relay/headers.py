@@ -1,0 +1,78 @@
+"""Which headers and query parameters pass, either way. Allow-lists: what is not named does not pass."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from urllib.parse import quote, urlencode
+
+from gproxy.accounting.cost import usd
+from gproxy.errors import GatewayError
+from gproxy.store.snapshot import Provider
+
+ALWAYS = ("idempotency-key", "accept-language", "traceparent", "tracestate")
+# A vendor's beta switches go to its own protocol only.
+BY_PROTOCOL = {
+    "openai_chat": ("openai-beta", *ALWAYS),
+    "openai_responses": ("openai-beta", *ALWAYS),
+    "anthropic": ("anthropic-beta", *ALWAYS),
+    "gemini": ALWAYS,
+}
+OURS_ALONE = ("key", "alt")
+BACK = frozenset(("retry-after", "retry-after-ms", "x-should-retry", "openai-processing-ms", "server-timing"))
+BACK_PREFIXES = ("x-ratelimit-", "anthropic-ratelimit-")
+UPSTREAM_REQUEST_IDS = ("x-request-id", "request-id")
+# nginx neither buffers nor compresses such an answer; a proxy must not change it.
+_UNBUFFERED = [("Cache-Control", "no-cache, no-transform"), ("X-Accel-Buffering", "no")]
+STREAMED = [("Content-Type", "text/event-stream; charset=utf-8"), *_UNBUFFERED]
+STREAMED_ARRAY = [("Content-Type", "application/json; charset=utf-8"), *_UNBUFFERED]
+
+
+def to_upstream(
+    protocol: str, forwarded: tuple[str, ...], header: Callable[[str], str | None], auth: dict[str, str]
+) -> dict[str, str]:
+    """What we mean to send, a few of the client's, and the credential last so that nothing replaces it."""
+    sent = {"Content-Type": "application/json"}
+    for name in (*BY_PROTOCOL[protocol], *forwarded):
+        if (value := header(name)) is not None:
+            sent[name] = value
+    for name in auth:
+        sent.pop(name.lower(), None)
+    return sent | auth
+
+
+def path(template: str, model: str, query: tuple[tuple[str, str], ...]) -> str:
+    """The path below the base URL. A model's own slashes stay: vendors have ids such as `models/x`."""
+    filled = template.replace("{model}", quote(model.removeprefix("models/"), safe="/:@"))
+    passed = [(name, value) for name, value in query if name not in OURS_ALONE]
+    if not passed:
+        return filled
+    return filled + ("&" if "?" in filled else "?") + urlencode(passed)
+
+
+def to_client(provider: Provider, exchange) -> list[tuple[str, str]]:
+    told = [("x-gproxy-provider", provider.name)]
+    for name, value in exchange.headers.items():
+        if name in BACK or name.startswith(BACK_PREFIXES):
+            told.append((name, value))
+        elif name in UPSTREAM_REQUEST_IDS:
+            told.append(("x-upstream-request-id", value))
+    return told
+
+
+def overhead(started: float, waited_s: float) -> tuple[str, str]:
+    """The time in gproxy until the headers are sent, without the wait for the upstream."""
+    return ("x-gproxy-overhead-ms", f"{max(0.0, time.perf_counter() - started - waited_s) * 1000:.2f}")
+
+
+def cost(nano: int) -> tuple[str, str]:
+    return ("x-gproxy-cost-usd", f"{usd(nano):.9f}")
+
+
+@contextmanager
+def naming(provider: Provider) -> Iterator[None]:
+    """An error from here on names the provider: the caller is permitted to know it."""
+    try:
+        yield
+    except GatewayError as fault:
+        fault.headers.setdefault("x-gproxy-provider", provider.name)
+        raise

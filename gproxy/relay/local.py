@@ -1,0 +1,34 @@
+"""An exchange with a channel that answers itself, in the shape of one with an upstream."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+
+from gproxy.channels.kind import Answers
+
+
+class Exchange:
+    status = 200
+    waited_s = 0.0
+
+    def __init__(self, answers: Answers, is_stream: bool, protocol: str, model: str, body: bytes):
+        self.is_stream = is_stream
+        self.headers = {"content-type": "text/event-stream" if is_stream else "application/json"}
+        if is_stream:
+            self._pieces = answers.stream(protocol, model, body)
+        else:
+            self._pieces = [answers.whole(protocol, model, body)]
+
+    def read(self, presence: AbstractContextManager) -> bytes:
+        return b"".join(self._pieces)
+
+    def chunks(self, presence: AbstractContextManager) -> Iterator[bytes]:
+        for piece in self._pieces:
+            with presence:
+                pass  # a caller that left, or a worker that stops, ends this stream as any other
+            yield piece
+
+    def hurry(self) -> None:
+        """Nothing is waited for here."""
+
+    def close(self) -> None:
+        """Nothing is open here."""

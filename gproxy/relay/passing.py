@@ -1,0 +1,148 @@
+"""A stream on its way through the same-dialect lane: each event leaves as it arrives, usage is read in passing."""
+
+from collections.abc import Iterator
+from types import ModuleType
+
+import orjson
+
+from gproxy.errors import ClientGone, GatewayError, UpstreamError
+from gproxy.protocols import sse
+from gproxy.protocols.hub import Ask, text_bytes
+from gproxy.protocols.reading import Verdict
+from gproxy.relay.presence import Presence
+from gproxy.relay.tally import Tally
+
+NO_END = "the upstream ended the stream before its end"
+
+
+def text_in(body: bytes) -> int:
+    """Bytes of text in a whole reply, for an estimate."""
+    return text_bytes(orjson.loads(body))
+
+
+class Passing:
+    """One stream. `frames()` are the bytes for the client; `close()` is the net for every end that it did not see."""
+
+    def __init__(self, protocol: ModuleType, name: bytes, asked: Ask, exchange, tally: Tally, presence: Presence, call):
+        self._protocol, self._exchange, self._tally, self._presence = protocol, exchange, tally, presence
+        self._request_id = call.request_id
+        self._status = exchange.status
+        self._reader = protocol.Stream(name, asked)
+        self._frame = _Array() if call.as_array else _Events()
+        self._has_ended = False
+
+    def frames(self) -> Iterator[bytes]:
+        splitter = sse.Splitter()
+        try:
+            for chunk in self._exchange.chunks(self._presence):
+                if frames := self._pass(splitter.feed(chunk)):
+                    yield frames
+                if self._reader.has_failed and self._tally.is_settled:
+                    break
+            if rest := splitter.rest().strip():
+                yield self._pass([rest + b"\n\n"])
+            yield from self._end()
+        except sse.TooLong:
+            yield self._broken(UpstreamError("the upstream sent an event without end"))
+        except GatewayError as fault:
+            yield self._broken(fault)
+        except ClientGone:
+            self.close()
+        self._has_ended = True
+
+    def _pass(self, events: list[bytes]) -> bytes:
+        """What these events are for the client. Settles before the last one is passed on."""
+        out = []
+        for event in events:
+            data = sse.data_of(event)
+            if data is None:
+                out.append(self._frame.comment(event))
+                continue
+            passed, verdict = self._reader.see(data)
+            if verdict is Verdict.CUT:
+                raise UpstreamError(NO_END)
+            if verdict is Verdict.ENDS:
+                self._settle()
+                self._exchange.hurry()
+            if passed is data:
+                out.append(self._frame.unchanged(event, data))
+            elif passed is not None:
+                out.append(self._frame.changed(event, passed))
+        self._tally.saw_first_byte()
+        return b"".join(out)
+
+    def _settle(self) -> None:
+        reader = self._reader
+        if reader.has_failed:
+            self._tally.broke(self._status, reader.usage, reader.text_bytes)
+        else:
+            self._tally.complete(self._status, reader.usage, reader.text_bytes)
+
+    def _end(self) -> Iterator[bytes]:
+        """The body is over: an end as the protocol ends, or an error in its place."""
+        if not self._reader.is_terminal and not self._reader.has_failed:
+            yield self._broken(UpstreamError(NO_END))
+            return
+        self._settle()
+        if tail := self._frame.end(b"" if self._reader.has_failed else self._reader.tail()):
+            yield tail
+
+    def _broken(self, fault: GatewayError) -> bytes:
+        """After the first byte: the protocol's own error event, unless the end was already told."""
+        reader = self._reader
+        if self._tally.is_settled or reader.is_terminal:
+            self._settle()
+            return self._frame.end(b"" if reader.has_failed else reader.tail())
+        self._tally.broke(fault.status, reader.usage, reader.text_bytes)
+        sequence = getattr(reader, "sequence", 0)
+        event = self._protocol.error_event(fault.status, fault.code, fault.message, self._request_id, sequence)
+        return self._frame.unchanged(event, sse.data_of(event)) + self._frame.end(b"")
+
+    def close(self) -> bool:
+        """Lets go of the upstream and settles. True when the client left before the end."""
+        self._presence.close()
+        self._exchange.close()
+        left = not self._tally.is_settled
+        if left:
+            self._tally.client_left(self._reader.usage, self._reader.text_bytes)
+        return left
+
+
+class _Events:
+    """Server-sent events, as they came."""
+
+    def comment(self, event: bytes) -> bytes:
+        return event
+
+    def unchanged(self, event: bytes, data: bytes) -> bytes:
+        return event
+
+    def changed(self, event: bytes, data: bytes) -> bytes:
+        return sse.with_data(event, data)
+
+    def end(self, tail: bytes) -> bytes:
+        return tail
+
+
+class _Array:
+    """Each event an element of one JSON array: what Gemini sends without `alt=sse`."""
+
+    def __init__(self):
+        self._is_first, self._is_closed = True, False
+
+    def comment(self, event: bytes) -> bytes:
+        return b""
+
+    def unchanged(self, event: bytes, data: bytes) -> bytes:
+        return self.changed(event, data)
+
+    def changed(self, event: bytes, data: bytes) -> bytes:
+        before = b"[" if self._is_first else b",\r\n"
+        self._is_first = False
+        return before + data
+
+    def end(self, tail: bytes) -> bytes:
+        if self._is_closed:
+            return b""
+        self._is_closed = True
+        return b"[]" if self._is_first else b"\n]"

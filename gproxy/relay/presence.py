@@ -1,0 +1,69 @@
+"""Whether the client is still there, while we wait for the upstream.
+
+A watcher looks at the client's socket; when it closes, ClientGone is thrown into the waiting greenlet, which closes
+the upstream. A stopping worker interrupts a call the same way. A half-closed client counts as gone.
+"""
+
+import socket
+from typing import Self
+
+import gevent
+from gevent import get_hub
+
+from gproxy.errors import ClientGone
+
+
+class Presence:
+    """One request's watch, as a context manager around each wait; outside of them nothing is ever thrown."""
+
+    __slots__ = ("_armed", "_fault", "_greenlet", "_sock", "_watcher")
+
+    def __init__(self, sock: socket.socket | None):
+        self._greenlet = gevent.getcurrent()
+        self._sock = getattr(sock, "_sock", sock)
+        self._armed, self._fault, self._watcher = False, None, None
+        if sock is not None:
+            self._watcher = get_hub().loop.io(sock.fileno(), 1)
+            self._watcher.start(self._look)
+
+    def _look(self) -> None:
+        """Runs in the hub: must not block."""
+        try:
+            seen = self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            seen = b""
+        # Stopped in both cases: the watcher would fire for ever on bytes that nobody reads.
+        self._watcher.stop()
+        if not seen:
+            self._interrupt(ClientGone())
+
+    def interrupt(self, fault: BaseException) -> None:
+        """Throws the fault into the waiting call, or into its next wait. From any greenlet."""
+        get_hub().loop.run_callback(self._interrupt, fault)
+
+    def _interrupt(self, fault: BaseException) -> None:
+        """Runs in the hub, so the greenlet is not running: armed means that it waits for the upstream."""
+        if self._fault is not None:
+            return
+        self._fault = fault
+        if self._armed:
+            self._armed = False
+            self._greenlet.throw(fault)
+
+    def __enter__(self) -> Self:
+        if self._fault is not None:
+            raise self._fault
+        self._armed = True
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._armed = False
+
+    def close(self) -> None:
+        """Ends the watch. Idempotent."""
+        if self._watcher is not None:
+            self._watcher.stop()
+            self._watcher.close()
+            self._watcher = None

@@ -1,0 +1,119 @@
+"""One call's books: opened before it is sent, settled exactly once before its end is told."""
+
+import time
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from gproxy.accounting import prices
+from gproxy.accounting.cost import cost
+from gproxy.accounting.journal import Journal
+from gproxy.protocols.hub import Usage
+
+# Bytes of text that a token stands for, where no count was told.
+BYTES_PER_TOKEN = 4
+CLIENT_GONE_STATUS = 499
+# What the client sends into the row is bounded, as every line of the journal is.
+MOST_TEXT = 128
+
+
+class Outcome(StrEnum):
+    COMPLETE = "complete"
+    PARTIAL = "partial"
+    FAILED = "failed"
+
+
+def estimate(size: int) -> int:
+    """Tokens that so many bytes of text are, rounded up."""
+    return -(-size // BYTES_PER_TOKEN)
+
+
+@dataclass(slots=True)
+class Tally:
+    """`started` is on the performance counter. After settlement `cost` is in nano-USD, None when unpriced."""
+
+    journal: Journal
+    call_id: int
+    price: prices.Found | None
+    input_estimate: int
+    started: float
+    attempts: int = 1
+    losses: list[str] = field(default_factory=list)
+    first_byte: float | None = None
+    cost: int | None = None
+    is_settled: bool = False
+
+    def open(self, entry: dict) -> None:
+        """Raises Unavailable when the journal cannot be written; then nothing is sent."""
+        for name in ("eu", "t"):
+            if entry.get(name):
+                entry[name] = entry[name][:MOST_TEXT]
+        self.journal.open({"o": self.call_id, "e": self.input_estimate, **entry})
+
+    def saw_first_byte(self) -> None:
+        if self.first_byte is None:
+            self.first_byte = time.perf_counter()
+
+    def complete(self, status: int, usage: Usage | None, text_bytes: int) -> None:
+        """The reply ended as its protocol ends; where the vendor told no usage, it is estimated."""
+        if usage is not None:
+            self._settle(Outcome.COMPLETE, status, usage)
+        else:
+            self._settle(Outcome.COMPLETE, status, self._delivered(None, text_bytes), estimated=True)
+
+    def broke(self, status: int, usage: Usage | None, text_bytes: int) -> None:
+        """The upstream failed: before any output that costs nothing, after it what was delivered."""
+        if text_bytes:
+            self._settle(Outcome.PARTIAL, status, self._delivered(usage, text_bytes), estimated=True)
+        else:
+            self._settle(Outcome.FAILED, status, Usage())
+
+    def client_left(self, usage: Usage | None, text_bytes: int) -> None:
+        """The client went away: its input, and what was delivered."""
+        self._settle(Outcome.PARTIAL, CLIENT_GONE_STATUS, self._delivered(usage, text_bytes), estimated=True)
+
+    def _delivered(self, usage: Usage | None, text_bytes: int) -> Usage:
+        seen = usage or Usage()
+        return Usage(
+            input_tokens=seen.input_tokens if seen.prompt_tokens else self.input_estimate,
+            output_tokens=max(seen.output_tokens, estimate(text_bytes)),
+            reasoning_tokens=seen.reasoning_tokens,
+            cache_read_tokens=seen.cache_read_tokens,
+            cache_write_tokens=seen.cache_write_tokens,
+            cache_write_5m_tokens=seen.cache_write_5m_tokens,
+            cache_write_1h_tokens=seen.cache_write_1h_tokens,
+        )
+
+    def _settle(self, outcome: Outcome, status: int, usage: Usage, estimated: bool = False) -> None:
+        if self.is_settled:
+            return
+        self.is_settled = True
+        is_free = outcome is Outcome.FAILED
+        if self.price is not None:
+            self.cost = 0 if is_free else cost(usage, self.price.price)
+        now = time.perf_counter()
+        entry = {
+            "s": self.call_id,
+            "x": outcome,
+            "st": status,
+            "n": [
+                usage.input_tokens,
+                usage.output_tokens,
+                usage.reasoning_tokens,
+                usage.cache_read_tokens,
+                usage.cache_write_tokens,
+                usage.cache_write_5m_tokens,
+                usage.cache_write_1h_tokens,
+            ],
+            "c": self.cost or 0,
+            "l": int((now - self.started) * 1000),
+            "a": self.attempts,
+        }
+        if self.price is not None:
+            entry["ps"] = self.price.source
+        if estimated:
+            entry["est"] = True
+        if self.first_byte is not None:
+            entry["f"] = int((self.first_byte - self.started) * 1000)
+        if self.losses:
+            entry["lo"] = self.losses
+        self.journal.settle(entry)

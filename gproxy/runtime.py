@@ -1,0 +1,244 @@
+"""Start and close of one process: store, state, snapshot, journal, relay. Used by workers and test fixtures alike."""
+
+import logging
+import ssl
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import certifi
+import gevent
+from gevent.threadpool import ThreadPool
+
+from gproxy import channels, logs, protocols
+from gproxy.accounting import journal as books
+from gproxy.accounting import prices
+from gproxy.accounting.journal import Ids, Journal
+from gproxy.accounting.writer import Writer
+from gproxy.admission import keys
+from gproxy.errors import GatewayError, StartupError, Unavailable
+from gproxy.relay.capacity import Capacity
+from gproxy.relay.catalogue import Catalogue
+from gproxy.relay.pipeline import Relay
+from gproxy.settings import PUBLISHED_KEY, Settings, is_loopback
+from gproxy.state.signal import Signal
+from gproxy.store import machines, seeding, snapshot, usages, users
+from gproxy.store.database import Database, prepare_folders
+from gproxy.store.sealing import Seal
+from gproxy.store.snapshot import Snapshot
+from gproxy.upstream.client import Client
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.5
+RELOAD_WAIT_S = 2.0
+# The thread that books usage gives the interpreter back this often, so that no stream waits for it.
+SWITCH_S = 0.0005
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What the master finds out once, before the workers."""
+
+    machine: int
+    seal: Seal | None
+
+
+def prepare(settings: Settings, fill: Callable[[Database], None]) -> Prepared:
+    """Migrates, and fills an empty database, once however many processes start. Raises StartupError."""
+    database = Database(settings.dsn, settings.data_dir)
+    prepare_folders(settings.data_dir, database.path)
+    try:
+        with database.alone():
+            for name in database.migrate():
+                log.info("applied migration %s", name)
+            if seeding.is_empty():
+                fill(database)
+            seal = seeding.seal_of(settings.secret_key)
+            if settings.secret_key:
+                seal = seeding.seal_all(database, settings.secret_key)
+            _refuse_published_key(settings)
+            machine, others = machines.register(database, settings.data_dir)
+    except StartupError:
+        raise
+    except Exception as fault:
+        log.debug("preparing the database failed", exc_info=fault)
+        raise StartupError([f"GPROXY_DSN: the database cannot be prepared: {_reason(fault)}"]) from None
+    if others:
+        log.warning("%d other machines work on this database; without Redis, limits hold per machine", others)
+    return Prepared(machine, seal)
+
+
+def _reason(fault: Exception) -> str:
+    """The first line of a database's complaint; drivers put the address there and never the password."""
+    return f"{type(fault).__name__}: {str(fault).strip().splitlines()[0] if str(fault).strip() else 'no reason given'}"
+
+
+def _refuse_published_key(settings: Settings) -> None:
+    if not is_loopback(settings.host) and users.key_exists(keys.digest(PUBLISHED_KEY)):
+        raise StartupError(
+            [
+                f"GPROXY_HOST: the database knows the published quick-start key {PUBLISHED_KEY}, which would be open "
+                f"to the network on {settings.host}; delete that key or listen on 127.0.0.1"
+            ]
+        )
+
+
+class Snapshots:
+    """The current snapshot of one process. Looking costs a memory read; a change is loaded once, off the hub."""
+
+    def __init__(self, settings: Settings, seal: Seal | None, database: Database, signal: Signal, thread: ThreadPool):
+        self._load = partial(self._load_all, database, settings, seal)
+        self._signal, self._thread = signal, thread
+        self._seen = -1
+        self._current: Snapshot | None = None
+        self._loading: gevent.Greenlet | None = None
+        self.is_current = False
+
+    def __call__(self) -> Snapshot:
+        """The snapshot for a request that starts now. Raises Unavailable before the first one is loaded."""
+        wanted = self._signal.look()
+        if wanted != self._seen and (self.is_current or self._current is None):
+            self._wait_for(wanted)
+        if self._current is None:
+            raise Unavailable("the configuration is not loaded yet")
+        return self._current
+
+    def _wait_for(self, wanted: int) -> None:
+        """Until what was signalled is in force: at most so long, then the old snapshot serves and readyz says so."""
+        with gevent.Timeout(RELOAD_WAIT_S, False):
+            while self._seen < wanted:
+                self.refresh()
+                if not self.is_current:
+                    return
+            return
+        self.is_current = False
+
+    def refresh(self) -> None:
+        """Loads what changed: after a signal, for changes of other machines, and again after a failure.
+
+        One reload at a time; whoever comes meanwhile waits for the same one.
+        """
+        if self._loading is None:
+            self._loading = gevent.spawn(self._reload)
+        self._loading.join()
+
+    @property
+    def is_loaded(self) -> bool:
+        return self._current is not None
+
+    def _reload(self) -> None:
+        seen = self._signal.look()
+        try:
+            self._current = self._thread.apply(self._load, (self._current,))
+            self._seen, self.is_current = seen, True
+        except Unavailable as fault:
+            if self.is_current or self._current is None:
+                log.error("the configuration cannot be reloaded: %s; the old one serves", fault)
+            self.is_current = False
+        finally:
+            self._loading = None
+
+    @staticmethod
+    def _load_all(database: Database, settings: Settings, seal: Seal | None, before: Snapshot | None) -> Snapshot:
+        loaded = database.run(snapshot.load, before, settings.environ, seal)
+        if loaded is not before:
+            logs.hide({c.secret for p in loaded.providers.values() for c in p.credentials if c.secret})
+        return loaded
+
+
+@dataclass
+class Runtime:
+    """One running process. Web finds it in `app.extensions["gproxy"]`."""
+
+    settings: Settings
+    database: Database
+    snapshots: Snapshots
+    signal: Signal
+    journal: Journal
+    writer: Writer
+    relay: Relay
+    catalogue: Catalogue
+    machine: int
+    thread: ThreadPool
+    _greenlets: list[gevent.Greenlet] = field(default_factory=list)
+
+    def ask(self, question: Callable, *args):
+        """The answer of a store question, off the hub. Raises Unavailable."""
+        return self.thread.apply(self.database.run, (question, *args))
+
+    def change(self, deed: Callable, *args):
+        """Runs a store deed and makes its change known to every worker before it returns. Raises Unavailable."""
+        result = self.thread.apply(self.database.run, (deed, self.database, *args))
+        self.signal.raise_()
+        return result
+
+    def readiness(self) -> dict:
+        """`serving`: calls are taken. `persisting`: usage reaches the database. `current`: no change waits."""
+        return {
+            "serving": self.snapshots.is_loaded and self.journal.is_writable,
+            "persisting": self.writer.is_persisting,
+            "current": self.snapshots.is_current,
+            "in_flight": self.relay.capacity.requests,
+        }
+
+    def tend(self) -> None:
+        """Looks for other machines' changes, and says that this machine is alive."""
+        told = time.monotonic()
+        while True:
+            gevent.sleep(POLL_S)
+            self.snapshots.refresh()
+            if not self.journal.is_writable:
+                self.journal.probe()
+            if time.monotonic() - told >= machines.SEEN_S:
+                told = time.monotonic()
+                try:
+                    self.thread.apply(self.database.run, (machines.seen, self.machine))
+                except GatewayError as fault:
+                    log.debug("the machine's sign of life was not stored: %s", fault)
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Books what is left and lets go of everything."""
+        for greenlet in self._greenlets:
+            greenlet.kill()
+        self.writer.close(timeout_s)
+        self.relay.upstream.close()
+        self.signal.close()
+
+
+def start(settings: Settings, prepared: Prepared) -> Runtime:
+    """Everything one process needs; after the fork, since nothing here may be shared."""
+    sys.setswitchinterval(SWITCH_S)
+    database = Database(settings.dsn, settings.data_dir)
+    signal = Signal(settings.data_dir / "signal")
+    thread = ThreadPool(2)
+    snapshots = Snapshots(settings, prepared.seal, database, signal, thread)
+    root = settings.data_dir / "journal"
+    slot = books.take_slot(root)
+    journal = Journal(slot)
+    writer = Writer(journal, root, lambda bookings: database.run(usages.book, database, bookings))
+    relay = Relay(
+        protocols=protocols.load(),
+        kinds=channels.load(),
+        snapshot=snapshots,
+        upstream=_client(settings),
+        journal=journal,
+        ids=Ids(prepared.machine, slot.number),
+        capacity=Capacity(settings.max_inflight, settings.max_inflight_bytes),
+    )
+    runtime = Runtime(
+        settings, database, snapshots, signal, journal, writer, relay, Catalogue(relay), prepared.machine, thread
+    )
+    prices.shipped()
+    writer.start()
+    snapshots.refresh()
+    runtime._greenlets.append(gevent.spawn(runtime.tend))
+    return runtime
+
+
+def _client(settings: Settings) -> Client:
+    # The operator's own bundle, by the name that OpenSSL knows, else the one that comes with requests.
+    tls = ssl.create_default_context(cafile=settings.environ.get("SSL_CERT_FILE") or certifi.where())
+    return Client(settings.proxy, tls, settings.max_inflight)

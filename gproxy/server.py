@@ -1,0 +1,193 @@
+"""gunicorn's side: the worker class, what its hooks call, and a start that fails with one clear line.
+
+Nothing here may be imported before gevent has patched; `gunicorn.conf.py` does that on its first line.
+"""
+
+import errno
+import logging
+import logging.config
+import os
+import socket
+import sys
+import time
+
+import gevent
+from gunicorn.glogging import Logger
+from gunicorn.workers.ggevent import GeventWorker
+
+from gproxy import bootstrap, channels, logs, runtime, settings
+from gproxy.app import reserved_names
+from gproxy.errors import ShuttingDown, StartupError
+from gproxy.runtime import Runtime
+from gproxy.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# After the grace time: calls are told, settled and booked before gunicorn kills the worker.
+CUT_S = 2.0
+BOOK_S = 5.0
+MARGIN_S = CUT_S + BOOK_S + 3.0
+QUICKSTART = "quickstart.toml"
+
+_prepared: runtime.Prepared | None = None
+_settings: Settings | None = None
+
+
+def load_settings() -> Settings:
+    """The settings of this start; on a mistake every problem on standard error, and the process ends."""
+    global _settings
+    try:
+        _settings = settings.load()
+    except StartupError as fault:
+        stop(fault)
+    return _settings
+
+
+def stop(fault: StartupError) -> None:
+    """Ends a start that cannot be. Exit status 3 is the one after which gunicorn does not try again."""
+    many = len(fault.problems) > 1
+    print(f"gproxy cannot start: {len(fault.problems)} problems" if many else "gproxy cannot start:", file=sys.stderr)
+    for problem in fault.problems:
+        print(f"  {problem}", file=sys.stderr)
+    sys.stderr.flush()
+    sys.exit(3)
+
+
+def on_starting(arbiter) -> None:
+    """In the master, once, before the socket is bound and workers are forked: the database is made ready."""
+    global _prepared
+    try:
+        _refuse_taken_port(arbiter)
+        _prepared = runtime.prepare(_settings, lambda database: _fill(arbiter.app.wsgi(), database))
+    except StartupError as fault:
+        stop(fault)
+
+
+def when_ready(arbiter) -> None:
+    """In the master: tells the operator where it is, and a first request if the quick start is what runs."""
+    address = f"http://{_settings.host}:{_settings.port}"
+    print(f"gproxy listens on {address}", flush=True)
+    if _settings.seed_path is not None and _settings.seed_path.name == QUICKSTART:
+        print(
+            f"  curl {address}/v1/chat/completions -H 'Authorization: Bearer {settings.PUBLISHED_KEY}' "
+            "-H 'Content-Type: application/json' "
+            '-d \'{"model": "demo/demo-1", "messages": [{"role": "user", "content": "Hello"}]}\'',
+            flush=True,
+        )
+
+
+def post_worker_init(worker) -> None:
+    """In the worker: patched, forked and with the app loaded, so everything can start."""
+    try:
+        running = runtime.start(_settings, _prepared)
+    except (StartupError, OSError, RuntimeError) as fault:
+        stop(fault if isinstance(fault, StartupError) else StartupError([f"a worker cannot start: {fault}"]))
+    worker.runtime = running
+    worker.app.wsgi().extensions["gproxy"] = running
+
+
+def worker_exit(arbiter, worker) -> None:
+    """In the worker, at its end: what is settled gets booked."""
+    running = getattr(worker, "runtime", None)
+    if running is not None:
+        running.close(BOOK_S)
+
+
+def _fill(app, database) -> None:
+    content, told = bootstrap.content(_settings, channels.load(), reserved_names(app))
+    bootstrap.seeding.fill(database, content)
+    if told is not None:
+        print("gproxy made an administrator; this is shown once:")
+        print(f"  user      {told.user}")
+        print(f"  password  {told.password or '(as given in GPROXY_ADMIN_PASSWORD or the seed)'}")
+        print(f"  API key   {told.api_key or '(as given in GPROXY_ADMIN_API_KEY)'}", flush=True)
+
+
+def _refuse_taken_port(arbiter) -> None:
+    """gunicorn would try for five seconds and then print a traceback's worth of retries."""
+    if arbiter.LISTENERS or "GUNICORN_FD" in os.environ or "LISTEN_FDS" in os.environ:
+        return
+    host, port = arbiter.cfg.address[0]
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), port))
+        except OSError as fault:
+            if fault.errno == errno.EADDRINUSE:
+                remedy = "another process listens there; choose another GPROXY_PORT"
+            else:
+                remedy = f"{fault.strerror}; choose another GPROXY_HOST or GPROXY_PORT"
+            raise StartupError([f"cannot listen on {host}:{port}: {remedy}"]) from None
+
+
+class GatewayWorker(GeventWorker):
+    """Drains before the arbiter's SIGKILL: running calls end within the grace time, the others are told and settled.
+
+    gunicorn's own worker waits as long as the arbiter does and is then killed without a hook, even when nothing but
+    an idle keep-alive connection is left.
+    """
+
+    runtime: "Runtime | None" = None
+
+    def run(self) -> None:
+        self._connections: dict[gevent.Greenlet, list] = {}  # greenlet -> [is idle, client socket]
+        gevent.spawn(self._drain)
+        super().run()
+
+    def handle(self, listener, client, addr) -> None:
+        greenlet = gevent.getcurrent()
+        self._connections[greenlet] = [True, client]
+        try:
+            super().handle(listener, client, addr)
+        finally:
+            del self._connections[greenlet]
+
+    def handle_request(self, listener_name, req, sock, addr) -> None:
+        state = self._connections[gevent.getcurrent()]
+        state[0] = False
+        try:
+            super().handle_request(listener_name, req, sock, addr)
+        except TimeoutError:
+            # The write stalled: this client reads no more. Its call was settled when the answer was closed.
+            raise StopIteration from None
+        if not self.alive:
+            raise StopIteration
+        state[0] = True
+
+    def _drain(self) -> None:
+        while self.alive:
+            gevent.sleep(0.1)
+        deadline = time.monotonic() + _settings.grace_s
+        while self._connections and time.monotonic() < deadline:
+            self._close_idle()
+            gevent.sleep(0.05)
+        if self._connections and self.runtime is not None:
+            count = self.runtime.relay.cut(ShuttingDown("this worker is stopping", retry_after_s=1))
+            log.warning("the grace time is over: %d running calls are ended", count)
+            deadline = time.monotonic() + CUT_S
+            while self._connections and time.monotonic() < deadline:
+                self._close_idle()
+                gevent.sleep(0.02)
+        gevent.killall(list(self._connections), block=True, timeout=1)
+
+    def _close_idle(self) -> None:
+        for is_idle, client in list(self._connections.values()):
+            if is_idle:
+                try:
+                    client._sock.shutdown(socket.SHUT_RD)
+                except OSError as fault:
+                    log.debug("an idle connection was closed by its client: %s", fault)
+
+
+class GatewayLogger(Logger):
+    """gunicorn's lines in our form. No access log: usage rows and nginx have what it would say."""
+
+    def setup(self, cfg) -> None:
+        logging.config.dictConfig(logs.config(_settings.log_level, _settings.log_format))
+
+    def access(self, resp, req, environ, request_time) -> None:
+        pass
+
+    def reopen_files(self) -> None:
+        """Standard error is not ours to reopen."""

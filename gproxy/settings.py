@@ -1,0 +1,216 @@
+"""Process settings: environment over the seed's [global] over defaults, read once into a frozen dataclass.
+
+This is the only file that reads the environment. All problems are reported together.
+"""
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from gproxy.errors import StartupError
+
+MIB = 1024 * 1024
+# Printed in the documentation, so it may open a door on this machine only.
+PUBLISHED_KEY = "sk-admin-1"
+VENDOR_KEYS = {"OPENAI_API_KEY": "openai", "ANTHROPIC_API_KEY": "anthropic", "GEMINI_API_KEY": "aistudio"}
+PROXY_SCHEMES = ("http", "https", "socks4", "socks5", "socks5h")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    host: str
+    port: int
+    workers: int
+    seed_path: Path | None
+    seed: dict  # the parsed seed document; empty without a seed file
+    data_dir: Path
+    dsn: str
+    proxy: str | None
+    trusted_proxies: tuple[str, ...]
+    admin_user: str
+    admin_password: str | None
+    admin_api_key: str | None
+    secret_key: str | None
+    max_body: int
+    max_file: int
+    grace_s: float
+    body_timeout_s: float
+    max_inflight: int
+    max_inflight_bytes: int
+    log_level: str
+    log_format: str
+    environ: Mapping[str, str]  # for "${NAME}" references and vendors' keys; never shown
+
+    def __repr__(self) -> str:
+        return f"Settings(host={self.host!r}, port={self.port}, data_dir={str(self.data_dir)!r})"
+
+
+def load(environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> Settings:
+    """Settings of this process. Raises StartupError with every problem found."""
+    environ = dict(os.environ if environ is None else environ)
+    reader = _Reader(environ)
+    seed_path = _seed_path(environ, cwd or Path.cwd(), reader.problems)
+    seed = _seed(seed_path, reader.problems)
+    reader.seed = seed.get("global") if isinstance(seed.get("global"), dict) else {}
+    reader.seed_name = seed_path.name if seed_path else ""
+    data_dir = Path(reader.text("GPROXY_DATA_DIR", "data_dir", "./data"))
+    settings = Settings(
+        host=reader.text("GPROXY_HOST", "host", "127.0.0.1"),
+        port=reader.number("GPROXY_PORT", "port", 8787, least=1, most=65535),
+        workers=reader.number("GPROXY_WORKERS", None, len(os.sched_getaffinity(0)), least=1, most=256),
+        seed_path=seed_path,
+        seed=seed,
+        data_dir=data_dir,
+        dsn=reader.dsn(data_dir),
+        proxy=reader.proxy(),
+        trusted_proxies=reader.networks(),
+        admin_user=reader.text("GPROXY_ADMIN_USER", None, "admin"),
+        admin_password=reader.optional("GPROXY_ADMIN_PASSWORD"),
+        admin_api_key=reader.optional("GPROXY_ADMIN_API_KEY"),
+        secret_key=reader.optional("DATABASE_SECRET_KEY"),
+        max_body=reader.number("GPROXY_MAX_BODY", None, 64 * MIB),
+        max_file=reader.number("GPROXY_MAX_FILE", None, 512 * MIB),
+        grace_s=reader.number("GPROXY_GRACE", None, 60, least=0, most=86_400),
+        body_timeout_s=reader.number("GPROXY_BODY_TIMEOUT", None, 60, most=86_400),
+        max_inflight=reader.number("GPROXY_MAX_INFLIGHT", None, 2_000),
+        max_inflight_bytes=reader.number("GPROXY_MAX_INFLIGHT_BYTES", None, 512 * MIB),
+        log_level=reader.one_of("GPROXY_LOG_LEVEL", ("debug", "info", "warning", "error"), "info"),
+        log_format=reader.one_of("GPROXY_LOG_FORMAT", ("text", "json"), "text"),
+        environ=environ,
+    )
+    if reader.optional("GPROXY_REDIS_URL"):
+        reader.problems.append("GPROXY_REDIS_URL: shared state over Redis is not yet supported; unset it")
+    _refuse_published_key(settings, reader.problems)
+    if reader.problems:
+        raise StartupError(reader.problems)
+    return settings
+
+
+class _Reader:
+    """Takes one setting after another and collects what is wrong with them."""
+
+    def __init__(self, environ: Mapping[str, str]):
+        self.environ, self.problems = environ, []
+        self.seed: dict = {}
+        self.seed_name = ""
+
+    def optional(self, name: str) -> str | None:
+        """An empty variable counts as unset; surrounding white space never belongs to a value."""
+        return self.environ.get(name, "").strip() or None
+
+    def _find(self, name: str, key: str | None):
+        if (value := self.optional(name)) is not None:
+            return value, name
+        if key and self.seed.get(key) is not None:
+            return self.seed[key], f"{self.seed_name}: global.{key}"
+        return None, name
+
+    def text(self, name: str, key: str | None, default: str) -> str:
+        value, place = self._find(name, key)
+        if value is None:
+            return default
+        if not isinstance(value, str) or not value.strip():
+            self.problems.append(f"{place}: expected a non-empty string, got {value!r}")
+            return default
+        return value.strip()
+
+    def number(self, name: str, key: str | None, default: int, least: int = 1, most: int = 2**53) -> int:
+        value, place = self._find(name, key)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not re.fullmatch(r"[0-9]+", str(value)) or not least <= int(value) <= most:
+            self.problems.append(f"{place}: expected a whole number from {least} to {most}, got {value!r}")
+            return default
+        return int(value)
+
+    def one_of(self, name: str, choices: tuple[str, ...], default: str) -> str:
+        value = (self.optional(name) or default).lower()
+        if value not in choices:
+            self.problems.append(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+        return value
+
+    def dsn(self, data_dir: Path) -> str:
+        value, place = self._find("GPROXY_DSN", "dsn")
+        if value is None:
+            return f"sqlite:///{data_dir / 'gproxy.db'}"
+        scheme = str(value).partition(":")[0]
+        if scheme in ("sqlite", "postgresql", "postgres"):
+            return str(value)
+        if scheme in ("mysql", "mysql+pool", "mariadb"):
+            remedy = "MySQL is not supported yet; use sqlite:///… or postgresql://…"
+        else:
+            remedy = "expected sqlite:///… or postgresql://…"
+        self.problems.append(f"{place}: unknown database {scheme!r}; {remedy}")
+        return ""
+
+    def proxy(self) -> str | None:
+        value, place = self._find("GPROXY_PROXY", "proxy")
+        if value is None:
+            return None
+        parts = urlsplit(str(value))
+        if parts.scheme not in PROXY_SCHEMES or not parts.hostname:
+            self.problems.append(f"{place}: expected {', '.join(PROXY_SCHEMES)} URL such as http://proxy:3128")
+        return str(value)
+
+    def networks(self) -> tuple[str, ...]:
+        names = (self.optional("GPROXY_TRUSTED_PROXIES") or "127.0.0.1,::1").split(",")
+        for name in names:
+            try:
+                ip_network(name.strip(), strict=False)
+            except ValueError:
+                self.problems.append(f"GPROXY_TRUSTED_PROXIES: {name.strip()!r} is neither an address nor a network")
+        return tuple(name.strip() for name in names)
+
+
+def _seed_path(environ: Mapping[str, str], cwd: Path, problems: list[str]) -> Path | None:
+    if name := environ.get("GPROXY_CONFIG", "").strip():
+        if (path := cwd / name).is_file():
+            return path
+        problems.append(f"GPROXY_CONFIG: no file {name!r}; give the path of a seed TOML or unset it")
+        return None
+    path = cwd / "gproxy.toml"
+    return path if path.is_file() else None
+
+
+def _seed(path: Path | None, problems: list[str]) -> dict:
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
+        problems.append(f"{path.name}: not readable as TOML: {fault}")
+    except OSError as fault:
+        problems.append(f"{path.name}: cannot be read: {fault.strerror}")
+    return {}
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _refuse_published_key(settings: Settings, problems: list[str]) -> None:
+    if is_loopback(settings.host):
+        return
+    keys = [
+        key.get("api_key")
+        for user in settings.seed.get("users") or ()
+        if isinstance(user, dict)
+        for key in user.get("keys") or ()
+        if isinstance(key, dict)
+    ]
+    if PUBLISHED_KEY in (*keys, settings.admin_api_key):
+        problems.append(
+            f"{PUBLISHED_KEY} is the published quick-start key and would be open to the network on "
+            f"{settings.host}; give the admin a key of your own or listen on 127.0.0.1"
+        )

@@ -1,0 +1,128 @@
+"""Opening the database, migrating it, and running a deed on a native thread.
+
+A connection lives for one deed. SQLite is C in our process and blocks whoever calls it, so a worker hands every
+deed to a native thread; the hub keeps serving.
+"""
+
+import fcntl
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
+
+import peewee as pw
+from playhouse.db_url import connect
+from playhouse.migrations import Runner
+
+from gproxy.errors import StartupError, Unavailable
+from gproxy.store import models
+
+log = logging.getLogger(__name__)
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+BUSY_TIMEOUT_S = 5
+PRAGMAS = {"journal_mode": "wal", "synchronous": "normal", "foreign_keys": 1, "busy_timeout": BUSY_TIMEOUT_S * 1000}
+# The same number on every machine: who holds it migrates and seeds.
+ADVISORY_LOCK = 0x6770726F7879
+FAULTS = (pw.PeeweeException, sqlite3.Error, OSError)
+
+
+class Database:
+    """One database of one process; safe to fork before the first deed, since no connection is kept."""
+
+    def __init__(self, dsn: str, data_dir: Path):
+        self.data_dir = data_dir
+        self.is_sqlite = dsn.startswith("sqlite")
+        self.path = _sqlite_path(dsn) if self.is_sqlite else None
+        self._db = _open(dsn, self.path)
+        models.proxy.initialize(self._db)
+
+    def run(self, deed: Callable, *args, **kwargs):
+        """The deed's result, inside one connection. Faults of the database become Unavailable."""
+        try:
+            with self._db.connection_context():
+                return deed(*args, **kwargs)
+        except FAULTS as fault:
+            # The text of a database fault may quote parameters, so only its kind is told.
+            log.warning("database: %s", type(fault).__name__)
+            raise Unavailable("the database cannot be used right now", retry_after_s=2) from fault
+
+    @contextmanager
+    def write(self) -> Iterator[None]:
+        """One writing transaction inside a deed; SQLite takes its write lock at the beginning."""
+        with self._db.atomic("IMMEDIATE") if self.is_sqlite else self._db.atomic():
+            yield
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keeps every other starting process out, on this machine and on others."""
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        with (self.data_dir / "start.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with self._db.connection_context():
+                if self.is_sqlite:
+                    yield
+                    return
+                self._db.execute_sql("SELECT pg_advisory_lock(%s)", (ADVISORY_LOCK,))
+                try:
+                    yield
+                finally:
+                    self._db.execute_sql("SELECT pg_advisory_unlock(%s)", (ADVISORY_LOCK,))
+
+    def migrate(self) -> list[str]:
+        """Applies what is pending, each in a transaction of its own, on SQLite after a backup. Returns the names."""
+        runner = Runner(self._db, str(MIGRATIONS))
+        done = []
+        for migration in runner.status():
+            if migration.applied or migration.path is None:
+                continue
+            self._backup(migration.name)
+            runner.up(migration.name)
+            done.append(migration.name)
+        return done
+
+    def _backup(self, before: str) -> None:
+        """A copy of a database that has something to lose; a fresh one has not."""
+        if not self.is_sqlite or not self._db.get_tables():
+            return
+        folder = self.data_dir / "backups"
+        folder.mkdir(exist_ok=True)
+        target = folder / f"gproxy-before-{before}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.db"
+        with sqlite3.connect(target) as copy:
+            self._db.connection().backup(copy)
+        copy.close()
+        log.info("backed up the database to %s before migration %s", target, before)
+
+
+def _sqlite_path(dsn: str) -> Path:
+    """`sqlite:///rel.db`, `sqlite:////abs.db`, and `sqlite://./data/gproxy.db?mode=rwc`."""
+    rest = dsn.partition("?")[0].removeprefix("sqlite:")
+    path = rest[3:] if rest.startswith("///") else rest[2:] if rest.startswith("//") else rest
+    return Path(path)
+
+
+def _open(dsn: str, path: Path | None) -> pw.Database:
+    if path is not None:
+        unknown = [name for name, _ in parse_qsl(urlsplit(dsn).query) if name != "mode"]
+        if not path.name or unknown:
+            raise StartupError([f"GPROXY_DSN: expected sqlite:///path/to/gproxy.db, got {dsn!r}"])
+        return pw.SqliteDatabase(str(path), pragmas=PRAGMAS, timeout=BUSY_TIMEOUT_S)
+    return connect(dsn, unquote_user=True, unquote_password=True, connect_timeout=BUSY_TIMEOUT_S)
+
+
+def prepare_folders(data_dir: Path, database_path: Path | None) -> None:
+    """Makes the folders and proves that they can be written. Raises StartupError naming folder and remedy."""
+    for folder in {data_dir, database_path.parent if database_path else data_dir}:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / f".probe-{os.getpid()}"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as fault:
+            raise StartupError(
+                [f"GPROXY_DATA_DIR: cannot write to {folder}: {fault.strerror}; make it writable or choose another"]
+            ) from fault

@@ -1,0 +1,172 @@
+"""Filling an empty database from a validated seed, in one transaction. Nothing is half imported."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gproxy.store import models as m
+from gproxy.store.database import Database
+from gproxy.store.sealing import Seal, known_seal, new_seal
+from gproxy.store.snapshot import bump
+
+
+@dataclass(frozen=True, slots=True)
+class NewCredential:
+    secret_json: str
+    name: str | None = None
+    enabled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class NewProvider:
+    name: str
+    channel: str
+    label: str | None
+    enabled: bool
+    settings_json: str
+    credentials: tuple[NewCredential, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NewModel:
+    provider: str
+    model_id: str
+    display_name: str | None
+    enabled: bool
+    pricing_json: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewAlias:
+    alias: str
+    enabled: bool
+    targets: tuple[tuple[str, str], ...]  # (provider, model)
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    digest: str
+    fingerprint: str
+    label: str | None = None
+    enabled: bool = True
+    expires_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewUser:
+    name: str
+    password_hash: str | None
+    enabled: bool
+    is_admin: bool
+    keys: tuple[NewKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Everything that a first start stores."""
+
+    enable_usage: bool
+    provider_defaults_json: str
+    providers: tuple[NewProvider, ...]
+    models: tuple[NewModel, ...]
+    aliases: tuple[NewAlias, ...]
+    users: tuple[NewUser, ...]
+    permissions: tuple[tuple[str, str | None, str], ...]  # (user, provider or any, pattern)
+
+
+def is_empty() -> bool:
+    return not m.GlobalSettings.select().exists()
+
+
+def fill(database: Database, content: Content) -> None:
+    """Stores the content of a first start."""
+    now = time.time_ns()
+    stamps = {"created_at": now, "updated_at": now}
+    with database.write():
+        m.GlobalSettings.create(
+            enable_usage=content.enable_usage, provider_defaults_json=content.provider_defaults_json, updated_at=now
+        )
+        providers: Mapping[str, int] = {}
+        for p in content.providers:
+            row = m.Provider.create(
+                name=p.name,
+                channel=p.channel,
+                label=p.label,
+                enabled=p.enabled,
+                settings_json=p.settings_json,
+                **stamps,
+            )
+            providers[p.name] = row.id
+            for c in p.credentials:
+                m.Credential.create(
+                    provider=row, name=c.name, kind=p.channel, secret_json=c.secret_json, enabled=c.enabled, **stamps
+                )
+        for model in content.models:
+            m.Model.create(
+                provider=providers[model.provider],
+                model_id=model.model_id,
+                display_name=model.display_name,
+                enabled=model.enabled,
+                pricing_json=model.pricing_json,
+                **stamps,
+            )
+        for alias in content.aliases:
+            row = m.ModelAlias.create(alias=alias.alias, enabled=alias.enabled, **stamps)
+            for provider, model_id in alias.targets:
+                m.AliasTarget.create(alias=row, provider=providers[provider], model_id=model_id)
+        users = _users(content.users, stamps)
+        for user, provider, pattern in content.permissions:
+            m.ModelPermission.create(
+                user=users[user],
+                provider=providers[provider] if provider else None,
+                model_pattern=pattern,
+                created_at=now,
+            )
+        bump("settings", "providers", "models", "aliases", "users")
+
+
+def _users(users: tuple[NewUser, ...], stamps: dict) -> dict[str, int]:
+    ids = {}
+    for user in users:
+        row = m.User.create(
+            name=user.name, password=user.password_hash, enabled=user.enabled, is_admin=user.is_admin, **stamps
+        )
+        ids[user.name] = row.id
+        for key in user.keys:
+            m.UserKey.create(
+                user=row,
+                api_key_digest=key.digest,
+                fingerprint=key.fingerprint,
+                label=key.label,
+                enabled=key.enabled,
+                expires_at=key.expires_at,
+                **stamps,
+            )
+    return ids
+
+
+def seal_of(secret: str | None) -> Seal | None:
+    """The seal of this database, None when it is not sealed. Raises StartupError on a missing or wrong key."""
+    row = m.GlobalSettings.select().first()
+    return known_seal(secret, row.seal_json) if row is not None and row.seal_json else None
+
+
+def seal_all(database: Database, secret: str) -> Seal:
+    """Seals a database that was open so far, and credentials that were added meanwhile in clear."""
+    with database.write():
+        row = m.GlobalSettings.select().first()
+        if row.seal_json:
+            seal = known_seal(secret, row.seal_json)
+        else:
+            seal, row.seal_json = new_seal(secret)
+            row.save()
+        for credential in m.Credential.select():
+            sealed = seal.close(seal.open(credential.secret_json))
+            if not credential.secret_json.startswith("sealed:"):
+                m.Credential.update(secret_json=sealed).where(m.Credential.id == credential.id).execute()
+    return seal
+
+
+def secret_json(api_key: str) -> str:
+    return json.dumps({"api_key": api_key})

@@ -1,0 +1,248 @@
+"""What a request needs to know, frozen at one revision. Types first, then the loading.
+
+A snapshot is passed as an argument and never changes; the next one shares the tables that did not.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+
+from gproxy.store import models as m
+from gproxy.store.sealing import Seal
+
+log = logging.getLogger(__name__)
+
+TABLES = ("settings", "providers", "models", "aliases", "users")
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderSettings:
+    """What an operator may set on a provider, or in [global] for all. Times in seconds."""
+
+    base_url: str | None = None
+    protocol: str | None = None
+    forward_headers: tuple[str, ...] = ()
+    connect_timeout_s: float = 10
+    first_byte_timeout_s: float = 300
+    idle_timeout_s: float = 120
+    total_timeout_s: float = 3600
+    write_timeout_s: float = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    id: int
+    provider_id: int
+    secret: str | None = field(repr=False)  # None: its environment variable is not set
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    id: int
+    name: str
+    channel: str
+    settings: ProviderSettings
+    credentials: tuple[Credential, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model that an operator registered. `pricing` is its price document as JSON text, or None."""
+
+    provider_id: int
+    model_id: str
+    display_name: str | None
+    enabled: bool
+    pricing: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    provider_id: int
+    model_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    name: str
+    targets: tuple[Target, ...]
+    pattern: re.Pattern | None  # only on an alias with a `*`
+
+    @property
+    def is_wildcard(self) -> bool:
+        return self.pattern is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """One permission row: models that match the pattern, on one provider or (None) on any."""
+
+    provider_id: int | None
+    matches: Callable[[str], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who a key belongs to. `expires_at` in seconds since the epoch."""
+
+    user_id: int
+    user_name: str
+    key_id: int
+    is_admin: bool
+    expires_at: float | None
+    grants: tuple[Grant, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    revisions: Mapping[str, int]
+    enable_usage: bool = True
+    provider_defaults: Mapping = field(default_factory=dict)
+    providers: Mapping[str, Provider] = field(default_factory=dict)  # enabled ones, by name
+    provider_by_id: Mapping[int, Provider] = field(default_factory=dict)
+    models: Mapping[tuple[int, str], Model] = field(default_factory=dict)
+    registered: Mapping[str, tuple[Model, ...]] = field(default_factory=dict)  # by model id
+    aliases: Mapping[str, Alias] = field(default_factory=dict)  # enabled ones, exact
+    wildcards: tuple[Alias, ...] = ()  # enabled ones, most specific first
+    callers: Mapping[str, Caller] = field(default_factory=dict)  # usable ones, by key digest
+
+
+def glob(pattern: str) -> re.Pattern:
+    """`*` is any run of characters (also of `/`), `?` is any one; all else is itself. Matches whole strings."""
+    parts = (".*" if c == "*" else "." if c == "?" else re.escape(c) for c in re.sub(r"\*+", "*", pattern))
+    return re.compile("".join(parts), re.DOTALL)
+
+
+def by_precedence(pattern: str) -> tuple[int, int, str]:
+    """Sort key: the most literal characters before the first wildcard, then the most literals."""
+    literals = [c for c in pattern if c not in "*?"]
+    return (-len(re.split(r"[*?]", pattern)[0]), -len(literals), pattern)
+
+
+def revisions() -> dict[str, int]:
+    """The revision of each table group, from the database."""
+    return {row.table: row.revision for row in m.Revision.select()}
+
+
+def bump(*tables: str) -> None:
+    """Marks tables as changed; belongs into the transaction that changes them."""
+    m.Revision.update(revision=m.Revision.revision + 1).where(m.Revision.table.in_(tables)).execute()
+
+
+def load(before: Snapshot | None, environ: Mapping[str, str], seal: Seal | None) -> Snapshot:
+    """The database as it is now. Only what changed since `before` is read; all of it in one transaction."""
+    with m.proxy.obj.atomic():
+        now = revisions()
+        if before is not None and before.revisions == now:
+            return before
+        old = before or Snapshot(revisions={})
+        changed = {table for table in TABLES if old.revisions.get(table) != now.get(table)}
+        parts: dict = {}
+        if "settings" in changed:
+            parts |= _settings()
+        if changed & {"settings", "providers"}:
+            defaults = parts.get("provider_defaults", old.provider_defaults)
+            parts |= _providers(defaults, environ, seal)
+        if "models" in changed:
+            parts |= _models()
+        if "aliases" in changed:
+            parts |= _aliases()
+        if "users" in changed:
+            parts |= _callers()
+        return replace(old, revisions=now, **parts)
+
+
+def _settings() -> dict:
+    row = m.GlobalSettings.select().first()
+    return {"enable_usage": row.enable_usage, "provider_defaults": json.loads(row.provider_defaults_json)}
+
+
+def _providers(defaults: Mapping, environ: Mapping[str, str], seal: Seal | None) -> dict:
+    credentials: dict[int, list[Credential]] = {}
+    for row in m.Credential.select().where(m.Credential.enabled).order_by(m.Credential.id):
+        secret = resolve_secret(row.secret_json, environ, seal)
+        if secret is None:
+            log.warning("credential %d: its environment variable is not set, so it is not used", row.id)
+        credentials.setdefault(row.provider_id, []).append(Credential(row.id, row.provider_id, secret))
+    known = {f.name for f in fields(ProviderSettings)}
+    found = []
+    for row in m.Provider.select().where(m.Provider.enabled).order_by(m.Provider.name):
+        given = {k: v for k, v in {**defaults, **json.loads(row.settings_json)}.items() if k in known}
+        given["forward_headers"] = tuple(given.get("forward_headers") or ())
+        settings = ProviderSettings(**given)
+        if settings.base_url:
+            settings = replace(settings, base_url=without_version(settings.base_url))
+        usable = tuple(c for c in credentials.get(row.id, ()) if c.secret is not None)
+        found.append(Provider(row.id, row.name, row.channel, settings, usable))
+    return {"providers": {p.name: p for p in found}, "provider_by_id": {p.id: p for p in found}}
+
+
+def without_version(base_url: str) -> str:
+    """The base without a trailing slash and version segment, to which our paths are appended."""
+    base = base_url.rstrip("/")
+    for version in ("/v1", "/v1beta"):
+        base = base.removesuffix(version)
+    return base.rstrip("/")
+
+
+def resolve_secret(secret_json: str, environ: Mapping[str, str], seal: Seal | None) -> str | None:
+    """The key itself. A stored `${NAME}` is looked up at every start, so that a new value needs only a restart."""
+    text = seal.open(secret_json) if seal else secret_json
+    key = json.loads(text)["api_key"]
+    if reference := re.fullmatch(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}", key):
+        return environ.get(reference[1], "").strip() or None
+    return key
+
+
+def _models() -> dict:
+    rows = [
+        Model(r.provider_id, r.model_id, r.display_name, r.enabled, r.pricing_json)
+        for r in m.Model.select().order_by(m.Model.id)
+    ]
+    registered: dict[str, list[Model]] = {}
+    for row in rows:
+        registered.setdefault(row.model_id, []).append(row)
+    return {
+        "models": {(row.provider_id, row.model_id): row for row in rows},
+        "registered": {name: tuple(found) for name, found in registered.items()},
+    }
+
+
+def _aliases() -> dict:
+    targets: dict[int, list[Target]] = {}
+    for row in m.AliasTarget.select().order_by(m.AliasTarget.tier, m.AliasTarget.id):
+        targets.setdefault(row.alias_id, []).append(Target(row.provider_id, row.model_id))
+    found = []
+    for row in m.ModelAlias.select().where(m.ModelAlias.enabled).order_by(m.ModelAlias.alias):
+        pattern = None
+        if "*" in row.alias:
+            pattern = re.compile("(.*)".join(re.escape(part) for part in row.alias.split("*")), re.DOTALL)
+        found.append(Alias(row.alias, tuple(targets.get(row.id, ())), pattern))
+    wildcards = sorted((a for a in found if a.is_wildcard), key=lambda a: by_precedence(a.name))
+    return {"aliases": {a.name: a for a in found if not a.is_wildcard}, "wildcards": tuple(wildcards)}
+
+
+def _callers() -> dict:
+    grants: dict[int, list[Grant]] = {}
+    for row in m.ModelPermission.select().where(m.ModelPermission.key.is_null()).order_by(m.ModelPermission.id):
+        grants.setdefault(row.user_id, []).append(Grant(row.provider_id, glob(row.model_pattern).fullmatch))
+    query = (
+        m.UserKey.select(m.UserKey, m.User)
+        .join(m.User)
+        .where(m.UserKey.enabled & m.User.enabled)
+        .order_by(m.UserKey.id)
+    )
+    callers = {}
+    for row in query:
+        expires_at = None if row.expires_at is None else row.expires_at / 1e9
+        callers[row.api_key_digest] = Caller(
+            user_id=row.user_id,
+            user_name=row.user.name,
+            key_id=row.id,
+            is_admin=row.user.is_admin,
+            expires_at=expires_at,
+            grants=tuple(grants.get(row.user_id, ())),
+        )
+    return {"callers": callers}

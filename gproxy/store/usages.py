@@ -1,0 +1,111 @@
+"""Usage rows: booking a batch exactly once, and asking for them."""
+
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import peewee as pw
+
+from gproxy.store import models as m
+from gproxy.store.database import Database
+
+MOST_ROWS = 10_000
+TOKENS = (
+    "input_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "cache_read_input_tokens",
+    "cache_creation_input_tokens",
+    "cache_creation_input_tokens_5min",
+    "cache_creation_input_tokens_1h",
+)
+FILTERS = {
+    "provider_id": m.Usage.provider_id,
+    "credential_id": m.Usage.credential_id,
+    "channel": m.Usage.provider_channel,
+    "model": m.Usage.model,
+    "user_id": m.Usage.user_id,
+    "user_key_id": m.Usage.user_key_id,
+}
+
+
+def book(database: Database, bookings: Iterable) -> None:
+    """Stores the rows of one batch in one transaction. A row that is there already stays as it is."""
+    now = time.time_ns()
+    with database.write():
+        if m.GlobalSettings.select(m.GlobalSettings.enable_usage).scalar():
+            rows = [{**booking.row, "created_at": now} for booking in bookings]
+            m.Usage.insert_many(rows).on_conflict_ignore().execute()
+        else:
+            _adjust(bookings, now)
+
+
+def _adjust(bookings: Iterable, now: int) -> None:
+    """Without usage rows: one adjustment per user and batch. How far each segment is booked tells a replay."""
+    segments = {booking.segment for booking in bookings}
+    marks = {row.segment: row.offset for row in m.JournalMark.select().where(m.JournalMark.segment.in_(segments))}
+    sums: dict[int, list[int]] = {}
+    reached: dict[str, int] = {}
+    for booking in bookings:
+        if booking.end <= marks.get(booking.segment, 0):
+            continue
+        reached[booking.segment] = max(reached.get(booking.segment, 0), booking.end)
+        entry = sums.setdefault(booking.row["user_id"], [0, 0])
+        entry[0] += booking.row["cost"]
+        entry[1] += 1
+    for user_id, (cost, requests) in sums.items():
+        m.Adjustment.insert(at=now, user_id=user_id, kind="usage", cost=cost, requests=requests).execute()
+    for segment, offset in reached.items():
+        m.JournalMark.insert(segment=segment, offset=offset).on_conflict(
+            conflict_target=[m.JournalMark.segment], update={m.JournalMark.offset: offset}
+        ).execute()
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """`cost` in nano-USD."""
+
+    count: int
+    unpriced: int
+    tokens: dict[str, int]
+    cost: int
+
+
+def _where(query: pw.Query, asked: dict) -> pw.Query:
+    for name, column in FILTERS.items():
+        if asked.get(name) is not None:
+            query = query.where(column.in_(asked[name]))
+    if (since := asked.get("from_unix_ms")) is not None:
+        query = query.where(m.Usage.at >= since * 1_000_000)
+    if (until := asked.get("to_unix_ms")) is not None:
+        query = query.where(m.Usage.at < (until + 1) * 1_000_000)
+    return query
+
+
+def query(asked: dict) -> list[dict]:
+    """The newest rows first, as plain values: time in nanoseconds, cost in nano-USD."""
+    found = _where(m.Usage.select(), asked).order_by(m.Usage.at.desc(), m.Usage.trace_id.desc())
+    if (before := asked.get("cursor_at_unix_ms")) is not None:
+        start, end = before * 1_000_000, (before + 1) * 1_000_000
+        older = m.Usage.at < start
+        if (trace_id := asked.get("cursor_trace_id")) is not None:
+            # Ids are ordered by time, so within the cursor's millisecond they decide.
+            older |= (m.Usage.at < end) & (m.Usage.trace_id < trace_id)
+        found = found.where(older)
+    limit = asked.get("limit")
+    found = found.limit(MOST_ROWS if limit is None else min(limit, MOST_ROWS)).offset(asked.get("offset") or 0)
+    rows = list(found.dicts())
+    for row in rows:
+        row["losses"] = json.loads(row["losses"])
+    return rows
+
+
+def summary(asked: dict) -> Sums:
+    """Sums over the same rows that `query` would list."""
+    columns = [pw.fn.COALESCE(pw.fn.SUM(getattr(m.Usage, name)), 0) for name in TOKENS]
+    unpriced = pw.fn.COALESCE(pw.fn.SUM(pw.Case(None, ((m.Usage.priced == False, 1),), 0)), 0)  # noqa: E712
+    cost = pw.fn.COALESCE(pw.fn.SUM(m.Usage.cost), 0)
+    row = _where(m.Usage.select(pw.fn.COUNT(m.Usage.trace_id), unpriced, cost, *columns), asked).tuples().get()
+    count, without, money, *tokens = (int(value) for value in row)
+    return Sums(count, without, dict(zip(TOKENS, tokens, strict=True)), money)

@@ -1,0 +1,68 @@
+"""Users' keys: deeds and questions. A key itself is never stored, only its digest and a fingerprint."""
+
+import time
+from dataclasses import dataclass
+
+from gproxy.errors import NotFound
+from gproxy.store import models as m
+from gproxy.store.database import Database
+from gproxy.store.snapshot import bump
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """`expires_at` in nanoseconds since the epoch."""
+
+    id: int
+    user_id: int
+    fingerprint: str
+    label: str | None
+    enabled: bool
+    expires_at: int | None
+
+
+def keys(user_ids: list[int] | None) -> list[Key]:
+    """The keys of these users, or of all."""
+    query = m.UserKey.select().order_by(m.UserKey.id)
+    if user_ids is not None:
+        query = query.where(m.UserKey.user.in_(user_ids))
+    return [Key(k.id, k.user_id, k.fingerprint, k.label, k.enabled, k.expires_at) for k in query]
+
+
+def add_keys(database: Database, user_id: int, digests: list[tuple[str, str]], label: str | None) -> list[int]:
+    """New keys from (digest, fingerprint) pairs; all or none. Returns their ids. Raises NotFound."""
+    now = time.time_ns()
+    with database.write():
+        if not m.User.select().where(m.User.id == user_id).exists():
+            raise NotFound(f"there is no user {user_id}")
+        ids = [
+            m.UserKey.create(
+                user=user_id, api_key_digest=digest, fingerprint=shown, label=label, created_at=now, updated_at=now
+            ).id
+            for digest, shown in digests
+        ]
+        bump("users")
+        return ids
+
+
+def enable_key(database: Database, key_id: int, enabled: bool) -> None:
+    """Switches a key on or off. Raises NotFound."""
+    with database.write():
+        change = m.UserKey.update(enabled=enabled, updated_at=time.time_ns()).where(m.UserKey.id == key_id)
+        if not change.execute():
+            raise NotFound(f"there is no key {key_id}")
+        bump("users")
+
+
+def delete_keys(database: Database, key_ids: list[int]) -> None:
+    """Deletes these keys; all or none. Raises NotFound."""
+    with database.write():
+        known = {row.id for row in m.UserKey.select(m.UserKey.id).where(m.UserKey.id.in_(key_ids))}
+        if missing := sorted(set(key_ids) - known):
+            raise NotFound(f"there is no key {', '.join(map(str, missing))}; nothing was deleted")
+        m.UserKey.delete().where(m.UserKey.id.in_(key_ids)).execute()
+        bump("users")
+
+
+def key_exists(digest: str) -> bool:
+    return m.UserKey.select().where(m.UserKey.api_key_digest == digest).exists()

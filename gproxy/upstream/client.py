@@ -1,0 +1,212 @@
+"""Prepared requests straight through a tuned requests adapter: one bounded pool per upstream, one shared TLS context.
+
+A session would merge environment proxies, netrc and cookies of other tenants into a call, at three times the cost.
+"""
+
+import http.client
+import socket
+import ssl
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+
+import gevent
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection
+from urllib3.util import Timeout
+
+from gproxy.errors import UpstreamError, UpstreamTimeout
+from gproxy.upstream import faults
+
+READ_BYTES = 65536
+MOST_REPLY_BYTES = 256 * 1024 * 1024
+# How long a stream that told its end may take to close its body, so that the connection can be used again.
+TAIL_S = 0.25
+POOLS = 256
+# Every so many reads that were ready at once, the other greenlets get their turn.
+READS_IN_A_ROW = 32
+
+
+class _Connection(HTTPConnection):
+    @property
+    def is_connected(self) -> bool:
+        """Whether an idle connection can be used: one peek, instead of a poll through the hub."""
+        if self.sock is None:
+            return False
+        raw = getattr(self.sock, "_sock", self.sock)
+        try:
+            raw.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False  # closed, or bytes that nobody asked for
+
+
+class _Adapter(HTTPAdapter):
+    """One upstream. What requests would look up for every call is decided once."""
+
+    def __init__(self, base_url: str, proxy: str | None, tls: ssl.SSLContext, size: int):
+        super().__init__(pool_maxsize=size)
+        parts = urllib3.util.parse_url(base_url)
+        manager = self.proxy_manager_for(proxy) if proxy else self.poolmanager
+        kwargs = {"ssl_context": tls, "cert_reqs": ssl.CERT_REQUIRED} if parts.scheme == "https" else {}
+        self._pool = manager.connection_from_host(parts.host, parts.port, parts.scheme, pool_kwargs=kwargs)
+        if parts.scheme == "http" and not proxy:
+            self._pool.ConnectionCls = _Connection
+        # An HTTP proxy wants the whole URL of a plain HTTP call in the request line.
+        is_absolute = proxy and proxy.startswith("http") and parts.scheme == "http"
+        self._prefix = base_url if is_absolute else (parts.path or "")
+        self._proxy_headers = self.proxy_headers(proxy) if is_absolute else {}
+
+    def get_connection_with_tls_context(self, request, verify, proxies=None, cert=None):
+        return self._pool
+
+    def cert_verify(self, conn, url, verify, cert):
+        """The pool's context verifies; requests would load the CA bundle again for every connection."""
+
+    def request_url(self, request, proxies):
+        return self._prefix + request.url
+
+    def add_headers(self, request, **kwargs):
+        request.headers.update(self._proxy_headers)
+
+    def build_response(self, req, resp):
+        """Status and the raw body are all that is looked at; no cookie jar, no charset guess."""
+        response = requests.Response()
+        response.status_code, response.raw, response.request = resp.status, resp, req
+        return response
+
+
+class Exchange:
+    """An upstream's answer as it comes in. `headers` have lower-case names."""
+
+    def __init__(self, raw: urllib3.HTTPResponse, status: int, limits: "Limits", deadline: float, secret: str):
+        self.status = status
+        self.headers = {name.lower(): value for name, value in raw.headers.items()}
+        self.waited_s = 0.0
+        self._raw, self._limits, self._deadline = raw, limits, deadline
+        self._secret = secret.encode() if secret else None
+        self._decode = "content-encoding" in self.headers
+        connection = getattr(raw, "_connection", None)
+        self._sock = connection.sock if connection is not None else None
+
+    @property
+    def is_stream(self) -> bool:
+        return self.headers.get("content-type", "").startswith("text/event-stream")
+
+    def read(self, presence: AbstractContextManager) -> bytes:
+        """The whole body. Raises UpstreamError, and what `presence` throws in."""
+        pieces, size = [], 0
+        for piece in self.chunks(presence):
+            pieces.append(piece)
+            size += len(piece)
+            if size > MOST_REPLY_BYTES:
+                self.close()
+                raise UpstreamError(f"the reply is larger than {MOST_REPLY_BYTES} bytes")
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def chunks(self, presence: AbstractContextManager) -> Iterator[bytes]:
+        """The body as it arrives. Raises UpstreamError, and what `presence` throws in."""
+        in_a_row = 0
+        while True:
+            self._set_timeout(self._limits.idle_s)
+            started = time.perf_counter()
+            with faults.mapped(), presence:
+                in_a_row += 1
+                if in_a_row >= READS_IN_A_ROW:
+                    in_a_row = 0
+                    gevent.sleep(0)
+                chunk = self._raw.read1(READ_BYTES, decode_content=self._decode)
+            self.waited_s += time.perf_counter() - started
+            if not chunk:
+                return
+            yield self._scrubbed(chunk)
+
+    def hurry(self) -> None:
+        """The stream told its end: what still belongs to it follows at once or not at all."""
+        self._limits = Limits(idle_s=TAIL_S)
+
+    def close(self) -> None:
+        """Closes the upstream's connection unless its body was read to the end."""
+        self._raw.close()
+
+    def _set_timeout(self, idle_s: float) -> None:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise UpstreamTimeout("the answer took longer than total_timeout_s")
+        if self._sock is not None:
+            self._sock.settimeout(min(idle_s, left))
+
+    def _scrubbed(self, chunk: bytes) -> bytes:
+        """An upstream that echoes our key does not tell it to the client."""
+        if self._secret and self._secret in chunk:
+            return chunk.replace(self._secret, b"*" * len(self._secret))
+        return chunk
+
+
+class Limits:
+    """Timeouts of one call, in seconds."""
+
+    __slots__ = ("connect_s", "first_byte_s", "idle_s", "total_s")
+
+    def __init__(self, connect_s: float = 10, first_byte_s: float = 300, idle_s: float = 120, total_s: float = 3600):
+        self.connect_s, self.first_byte_s, self.idle_s, self.total_s = connect_s, first_byte_s, idle_s, total_s
+
+
+class Client:
+    """All upstreams of one worker."""
+
+    def __init__(self, proxy: str | None, tls: ssl.SSLContext, pool_size: int):
+        self._proxy, self._tls, self._pool_size = proxy, tls, pool_size
+        self._adapters: dict[str, _Adapter] = {}
+
+    def send(
+        self,
+        method: str,
+        base_url: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        limits: Limits,
+        presence: AbstractContextManager,
+        secret: str,
+    ) -> Exchange:
+        """Sends one call and waits for the answer's head. Raises UpstreamError, and what `presence` throws in."""
+        request = requests.PreparedRequest()
+        request.method, request.url, request.body = method, path, body
+        request.headers = {"User-Agent": "gproxy", "Accept-Encoding": "identity", **headers}
+        if body is not None:
+            request.headers["Content-Length"] = str(len(body))
+        deadline = time.monotonic() + limits.total_s
+        waits = Timeout(connect=limits.connect_s, read=limits.first_byte_s)
+        # The library's timeouts run per system call; this one also ends a head that comes in byte by byte.
+        alarm = gevent.Timeout.start_new(min(limits.connect_s + limits.first_byte_s, limits.total_s))
+        try:
+            with faults.mapped(), presence:
+                response = self._adapter(base_url).send(request, stream=True, timeout=waits)
+        except gevent.Timeout as fault:
+            if fault is not alarm:
+                raise
+            raise UpstreamTimeout("no answer in time") from None
+        finally:
+            alarm.close()
+        return Exchange(response.raw, response.status_code, limits, deadline, secret)
+
+    def _adapter(self, base_url: str) -> _Adapter:
+        adapter = self._adapters.get(base_url)
+        if adapter is None:
+            if len(self._adapters) >= POOLS:
+                self._adapters.pop(next(iter(self._adapters))).close()
+            adapter = self._adapters[base_url] = _Adapter(base_url, self._proxy, self._tls, self._pool_size)
+        return adapter
+
+    def close(self) -> None:
+        for adapter in self._adapters.values():
+            adapter.close()
+
+
+# A vendor's list of models or rate-limit headers can pass http.client's default of 100 header lines.
+http.client._MAXHEADERS = 256

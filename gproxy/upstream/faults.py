@@ -1,0 +1,51 @@
+"""What the libraries below can raise, and what a caller is told instead.
+
+Their texts are never passed on: they quote URLs, and a refused header quotes its value, which is the key.
+"""
+
+import http.client
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import requests
+import urllib3
+
+from gproxy.errors import UpstreamError, UpstreamTimeout
+
+# Ordered: the first row whose class fits decides.
+FAULTS: tuple[tuple[type[BaseException], type[UpstreamError], str], ...] = (
+    (requests.exceptions.InvalidHeader, UpstreamError, "the credential holds a character that no header can carry"),
+    (requests.exceptions.ConnectTimeout, UpstreamTimeout, "no connection in time"),
+    (requests.exceptions.Timeout, UpstreamTimeout, "no answer in time"),
+    (urllib3.exceptions.TimeoutError, UpstreamTimeout, "no answer in time"),
+    (TimeoutError, UpstreamTimeout, "no answer in time"),
+    (requests.exceptions.SSLError, UpstreamError, "TLS failed"),
+    (urllib3.exceptions.SSLError, UpstreamError, "TLS failed"),
+    (requests.exceptions.ProxyError, UpstreamError, "the outbound proxy failed"),
+    (urllib3.exceptions.ProxyError, UpstreamError, "the outbound proxy failed"),
+    (requests.exceptions.ConnectionError, UpstreamError, "the connection failed"),
+    (urllib3.exceptions.DecodeError, UpstreamError, "the body cannot be decompressed"),
+    (requests.exceptions.RequestException, UpstreamError, "the request failed"),
+    (urllib3.exceptions.HTTPError, UpstreamError, "the connection broke"),
+    (http.client.HTTPException, UpstreamError, "the answer is not HTTP"),
+    # http.client refuses a header value with a line break, or one that is not Latin-1, with a plain ValueError.
+    (ValueError, UpstreamError, "the credential or a header holds a character that no header can carry"),
+    (OSError, UpstreamError, "the connection broke"),
+)
+
+
+def told(fault: BaseException) -> UpstreamError:
+    """Our error for a library's. The fault's own text stays inside."""
+    for foreign, ours, text in FAULTS:
+        if isinstance(fault, foreign):
+            return ours(text)
+    return UpstreamError("the upstream call failed")
+
+
+@contextmanager
+def mapped() -> Iterator[None]:
+    try:
+        yield
+    except tuple(foreign for foreign, _, _ in FAULTS) as fault:
+        # `from None`: the chained text would be printed with a traceback.
+        raise told(fault) from None

@@ -1,0 +1,1 @@
+"""Flask lives here and nowhere else: parse, call one thing, answer."""

@@ -1,0 +1,49 @@
+"""The admin API: one thin file per entity. JSON in, JSON out, an administrator's key."""
+
+import orjson
+from flask import Blueprint, request
+from marshmallow import ValidationError
+
+from gproxy.errors import Forbidden, Unprocessable
+from gproxy.web import inbound
+from gproxy.web.faults import runtime
+
+MOST_BODY = 50 * 1024 * 1024
+
+
+def guard() -> None:
+    """Lets administrators through. A key in the URL is refused: URLs end up in logs."""
+    caller, _ = runtime().relay.admit(inbound.key(request.environ, False))
+    if not caller.is_admin:
+        raise Forbidden("this needs an administrator's key")
+
+
+def guarded(name: str, import_name: str) -> Blueprint:
+    blueprint = Blueprint(name, import_name, url_prefix="/admin")
+    blueprint.before_request(guard)
+    return blueprint
+
+
+def document(schema):
+    """The request body through a marshmallow schema. Raises GatewayError naming each field that is wrong."""
+    running = runtime()
+    place = running.relay.capacity.enter()
+    try:
+        body = inbound.body(request.environ, MOST_BODY, running.settings.body_timeout_s, place)
+    finally:
+        place.leave()
+    try:
+        return schema.load(orjson.loads(body))
+    except orjson.JSONDecodeError as fault:
+        raise Unprocessable(f"the body is not readable JSON: {fault}") from None
+    except ValidationError as fault:
+        raise Unprocessable(_told(fault.messages)) from None
+
+
+def _told(messages: dict | list, place: str = "") -> str:
+    if isinstance(messages, list):
+        return f"{place or 'body'}: {' '.join(str(message) for message in messages)}"
+    inner = (
+        _told(value, f"{place}.{key}".strip(".") if key != "_schema" else place) for key, value in messages.items()
+    )
+    return "; ".join(inner)

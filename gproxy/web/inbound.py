@@ -1,0 +1,76 @@
+"""What a request brings: its key, its id and its body."""
+
+import re
+import secrets
+from urllib.parse import parse_qsl
+
+import gevent
+
+from gproxy.errors import BadRequest, RequestTimeout, TooLarge
+from gproxy.relay.capacity import Place
+
+PIECE_BYTES = 1024 * 1024
+_SANE_ID = re.compile(r"[A-Za-z0-9._:@-]{1,128}")
+_BEARER = ("Bearer ", "bearer ")
+
+
+def key(environ: dict, allows_query: bool) -> str | None:
+    """The first key that is not blank: Authorization, x-api-key, x-goog-api-key, and on LLM routes `?key=`."""
+    authorization = environ.get("HTTP_AUTHORIZATION", "")
+    if authorization.startswith(_BEARER) and (found := authorization[7:].strip()):
+        return found
+    for name in ("HTTP_X_API_KEY", "HTTP_X_GOOG_API_KEY"):
+        if found := environ.get(name, "").strip():
+            return found
+    if allows_query and "key=" in (text := environ.get("QUERY_STRING", "")):
+        return next((value.strip() for name, value in parse_qsl(text) if name == "key" and value.strip()), None)
+    return None
+
+
+def request_id(environ: dict) -> str:
+    """The client's, if it sent a sane one, else a new one."""
+    given = environ.get("HTTP_X_REQUEST_ID", "")
+    return given if given and _SANE_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
+
+
+def query(environ: dict) -> tuple[tuple[str, str], ...]:
+    text = environ.get("QUERY_STRING", "")
+    return tuple(parse_qsl(text, keep_blank_values=True)) if text else ()
+
+
+def body(environ: dict, most: int, timeout_s: float, place: Place) -> bytes:
+    """The whole body. Raises TooLarge, Overloaded, RequestTimeout, or BadRequest when it was cut off."""
+    length = environ.get("CONTENT_LENGTH")
+    declared = int(length) if length else None
+    if declared is not None:
+        if declared > most:
+            raise TooLarge(_too_large(most))
+        place.hold(declared)
+    with gevent.Timeout(timeout_s, RequestTimeout(f"the body did not arrive within {timeout_s:g} s")):
+        try:
+            if declared is not None:
+                data = environ["wsgi.input"].read(declared)
+            elif "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower():
+                data = _chunked(environ["wsgi.input"], most, place)
+            else:
+                data = b""
+        except OSError as fault:
+            raise BadRequest("the body was cut off") from fault
+    if declared is not None and len(data) < declared:
+        raise BadRequest(f"the body was cut off: {len(data)} of {declared} bytes arrived")
+    return data
+
+
+def _chunked(stream, most: int, place: Place) -> bytes:
+    pieces, size = [], 0
+    while piece := stream.read(PIECE_BYTES):
+        size += len(piece)
+        if size > most:
+            raise TooLarge(_too_large(most))
+        place.hold(len(piece))
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _too_large(most: int) -> str:
+    return f"the body is larger than {most} bytes; an operator can raise GPROXY_MAX_BODY"

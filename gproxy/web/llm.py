@@ -1,0 +1,168 @@
+"""The aggregated and the scoped blueprint, built from the protocols' own routes."""
+
+import time
+from collections.abc import Callable, Mapping
+from types import ModuleType
+
+from flask import Blueprint, Response, request
+
+from gproxy.errors import ClientGone, GatewayError, NotFound, Unsupported
+from gproxy.relay.pipeline import Call
+from gproxy.relay.presence import Presence
+from gproxy.web import inbound
+from gproxy.web.faults import CORS, PREFLIGHT, answer, internal, runtime
+
+VERSIONS = ("v1", "v1beta")
+# Routes of the contract whose operations come later: (route, methods, in whose shape they refuse).
+UNBUILT = (
+    ("responses/input_tokens", ("POST",), "openai_responses"),
+    ("responses/input_tokens/count", ("POST",), "openai_responses"),
+    ("responses/compact", ("POST",), "openai_responses"),
+    ("responses/<response_id>", ("GET", "DELETE"), "openai_responses"),
+    ("messages/count_tokens", ("POST",), "anthropic"),
+    ("embeddings", ("POST",), "openai_chat"),
+    ("completions", ("POST",), "openai_chat"),
+    ("moderations", ("POST",), "openai_chat"),
+    ("images/generations", ("POST",), "openai_chat"),
+    ("images/edits", ("POST",), "openai_chat"),
+    ("audio/speech", ("POST",), "openai_chat"),
+    ("audio/transcriptions", ("POST",), "openai_chat"),
+    ("files", ("GET", "POST"), None),
+    ("files/<file_id>", ("GET", "DELETE"), None),
+    ("files/<file_id>/content", ("GET",), None),
+)
+GEMINI_UNBUILT = ("countTokens", "embedContent", "batchEmbedContents")
+
+
+def blueprints(protocols: Mapping[str, ModuleType]) -> list[Blueprint]:
+    """Every generating route, below the root and below a provider's name."""
+    views: list[tuple[str, str, tuple[str, ...], Callable]] = []
+    for protocol in protocols.values():
+        for route in protocol.ROUTES:
+            if "{model}" not in route:
+                views.append((route, protocol.NAME, ("POST",), _speaks(protocol)))
+    for route, methods, shape in UNBUILT:
+        views.append((route, route, methods, _unbuilt(protocols, shape)))
+    views.append(("models/<path:target>", "gemini", ("POST",), _gemini(protocols["gemini"])))
+    found = []
+    for name, prefix in (("aggregated", ""), ("scoped", "/<provider>")):
+        blueprint = Blueprint(name, __name__)
+        for version in VERSIONS:
+            for route, endpoint, methods, view in views:
+                blueprint.add_url_rule(
+                    f"{prefix}/{version}/{route}",
+                    f"{version}:{endpoint}".replace(".", "_"),
+                    view,
+                    methods=[*methods, "OPTIONS"],
+                    provide_automatic_options=False,
+                )
+        found.append(blueprint)
+    return found
+
+
+def preflight() -> Response:
+    return Response(status=204, headers=PREFLIGHT)
+
+
+def guarded(protocol: ModuleType, view: Callable[[str], Response]) -> Response:
+    """The view's answer for a request id, or its fault in this protocol's shape."""
+    request_id = inbound.request_id(request.environ)
+    try:
+        return view(request_id)
+    except GatewayError as fault:
+        return answer(protocol, fault, request_id)
+    except ClientGone:
+        return Response(status=499)  # nobody reads it
+    except Exception as fault:  # noqa: BLE001 - the last net: logged whole, told as an id
+        return internal(protocol, fault, request_id)
+
+
+def _speaks(protocol: ModuleType) -> Callable:
+    def speak(provider: str | None = None) -> Response:
+        if request.method == "OPTIONS":
+            return preflight()
+        return guarded(protocol, lambda request_id: relay(protocol.NAME, request_id, provider=provider))
+
+    return speak
+
+
+def _gemini(protocol: ModuleType) -> Callable:
+    def act(target: str, provider: str | None = None) -> Response:
+        """`models/{model}:{action}`; a model's name may itself hold `/` and `:`."""
+        if request.method == "OPTIONS":
+            return preflight()
+        model, _, action = target.rpartition(":")
+
+        def view(request_id: str) -> Response:
+            if action in GEMINI_UNBUILT:
+                runtime().relay.admit(inbound.key(request.environ, True))
+                raise Unsupported(f"{action} is not supported by this version")
+            if action not in ("generateContent", "streamGenerateContent") or not model:
+                raise NotFound(f"there is no path {request.path!r}")
+            is_stream = action == "streamGenerateContent"
+            as_array = is_stream and request.args.get("alt", "").lower() != "sse"
+            return relay(
+                protocol.NAME, request_id, provider=provider, model=model, is_stream=is_stream, as_array=as_array
+            )
+
+        return guarded(protocol, view)
+
+    return act
+
+
+def _unbuilt(protocols: Mapping[str, ModuleType], shape: str | None) -> Callable:
+    def refuse(provider: str | None = None, **_) -> Response:
+        if request.method == "OPTIONS":
+            return preflight()
+        spoken = shape or ("anthropic" if "anthropic-version" in request.headers else "openai_chat")
+
+        def view(request_id: str) -> Response:
+            runtime().relay.admit(inbound.key(request.environ, True))
+            raise Unsupported(f"{request.path} is not supported by this version")
+
+        return guarded(protocols[spoken], view)
+
+    return refuse
+
+
+def relay(protocol: str, request_id: str, provider: str | None = None, **path) -> Response:
+    """One call through the relay, from its key to its answer."""
+    started = time.perf_counter()
+    environ, running = request.environ, runtime()
+    caller, snapshot = running.relay.admit(inbound.key(environ, True))
+    place = running.relay.capacity.enter()
+    try:
+        body = inbound.body(environ, running.settings.max_body, running.settings.body_timeout_s, place)
+        call = Call(
+            protocol=protocol,
+            body=body,
+            header=lambda name: environ.get(f"HTTP_{name.replace('-', '_').upper()}"),
+            query=inbound.query(environ),
+            request_id=request_id,
+            started=started,
+            provider=provider,
+            **path,
+        )
+        plan = running.relay.plan(call, caller, snapshot)
+        told = running.relay.run(plan, call, Presence(environ.get("gunicorn.socket")))
+    except BaseException:
+        place.leave()
+        raise
+    told.headers += (("x-request-id", request_id), *CORS)
+    response = Response(told.body, told.status, told.headers)
+    if isinstance(told.body, bytes):
+        place.leave()
+        return response
+    sock = environ.get("gunicorn.socket")
+    if sock is not None:
+        # A client that does not read holds an upstream: a stalled write ends as one that left.
+        sock.settimeout(plan.provider.settings.write_timeout_s)
+
+    def close() -> None:
+        if sock is not None:
+            sock.settimeout(None)
+        told.close()
+        place.leave()
+
+    response.call_on_close(close)
+    return response

@@ -1,0 +1,65 @@
+"""Model lists and gets, in three shapes."""
+
+from collections.abc import Callable, Mapping
+from types import ModuleType
+
+import orjson
+from flask import Blueprint, Response, request
+
+from gproxy.web import inbound
+from gproxy.web.faults import CORS, runtime
+from gproxy.web.llm import VERSIONS, guarded, preflight
+
+
+def blueprints(protocols: Mapping[str, ModuleType]) -> list[Blueprint]:
+    """`models` and `models/{id}`, below the root and below a provider's name."""
+    found = []
+    for name, prefix in (("models", ""), ("scoped_models", "/<provider>")):
+        blueprint = Blueprint(name, __name__)
+        for version in VERSIONS:
+            for route, view in (("models", _list), ("models/<path:model>", _get)):
+                blueprint.add_url_rule(
+                    f"{prefix}/{version}/{route}",
+                    f"{version}_{view.__name__}",
+                    _bound(view, version, protocols),
+                    methods=["GET", "OPTIONS"],
+                    provide_automatic_options=False,
+                )
+        found.append(blueprint)
+    return found
+
+
+def _bound(view: Callable, version: str, protocols: Mapping[str, ModuleType]) -> Callable:
+    def bound(**path) -> Response:
+        if request.method == "OPTIONS":
+            return preflight()
+        protocol = protocols[_shape(version)]
+        return guarded(protocol, lambda request_id: _json(view(protocol, **path), request_id))
+
+    return bound
+
+
+def _shape(version: str) -> str:
+    """/v1beta is always Gemini's; /v1 is Anthropic's iff its headers are sent; query parameters decide nothing."""
+    if version == "v1beta":
+        return "gemini"
+    is_anthropic = "anthropic-version" in request.headers or "x-api-key" in request.headers
+    return "anthropic" if is_anthropic else "openai_chat"
+
+
+def _list(protocol: ModuleType, provider: str | None = None) -> dict:
+    caller, snapshot = runtime().relay.admit(inbound.key(request.environ, True))
+    catalogue = runtime().catalogue
+    if provider is None:
+        return protocol.write_models(catalogue.aggregated(caller, snapshot))
+    return protocol.write_models(catalogue.scoped(caller, snapshot, provider))
+
+
+def _get(protocol: ModuleType, model: str, provider: str | None = None) -> dict:
+    caller, snapshot = runtime().relay.admit(inbound.key(request.environ, True))
+    return protocol.write_model(runtime().catalogue.find(caller, snapshot, provider, model), model)
+
+
+def _json(value: dict, request_id: str) -> Response:
+    headers = [("Content-Type", "application/json"), ("x-request-id", request_id), *CORS]
+    return Response(orjson.dumps(value), headers=headers)

@@ -1,0 +1,37 @@
+"""Routes of the contract that a later version fills: they say so, to whom they may."""
+
+from flask import Blueprint, request
+
+from gproxy.errors import Forbidden, Unsupported
+from gproxy.web import inbound
+from gproxy.web.faults import runtime
+
+blueprint = Blueprint("unbuilt", __name__)
+
+
+def _unsupported() -> Unsupported:
+    return Unsupported(f"{request.path} is not supported by this version")
+
+
+@blueprint.post("/login")
+@blueprint.get("/console")
+@blueprint.get("/console/<path:rest>")
+@blueprint.get("/openapi.json")
+def later(**_) -> None:
+    raise _unsupported()
+
+
+@blueprint.get("/me")
+@blueprint.route("/user/<path:rest>", methods=["GET", "POST"])
+def for_users(**_) -> None:
+    runtime().relay.admit(inbound.key(request.environ, False))
+    raise _unsupported()
+
+
+@blueprint.get("/metrics")
+@blueprint.route("/admin/<path:rest>", methods=["GET", "POST"])
+def for_admins(**_) -> None:
+    caller, _ = runtime().relay.admit(inbound.key(request.environ, False))
+    if not caller.is_admin:
+        raise Forbidden("this needs an administrator's key")
+    raise _unsupported()
