@@ -62,7 +62,7 @@ class Slot(NamedTuple):
 
 
 def take_slot(root: Path) -> Slot:
-    """A dead process's slot with what it left behind, else a new one. Raises OSError, or RuntimeError when none is free."""
+    """A dead process's slot with what it left behind, else a new one. Raises OSError, RuntimeError."""
     root.mkdir(parents=True, exist_ok=True)
     for number in range(SLOTS):
         folder = root / f"{number:03d}"

@@ -58,6 +58,8 @@ def data_of(event: bytes) -> bytes | None:
 
 def with_data(event: bytes, data: bytes) -> bytes:
     """The event with its data exchanged; every other line stays."""
+    if event.startswith(b"data:") and event.find(b"\n") == len(event) - 2:
+        return b"data: " + data + b"\n\n"
     kept = [line for line in _LINES.split(event) if line and not line.startswith(b"data:")]
     return b"\n".join((*kept, b"data: " + data, b"", b""))
 

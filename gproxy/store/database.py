@@ -10,7 +10,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
@@ -56,6 +56,11 @@ class Database:
         """One writing transaction inside a deed; SQLite takes its write lock at the beginning."""
         with self._db.atomic("IMMEDIATE") if self.is_sqlite else self._db.atomic():
             yield
+
+    def insert_all(self, sql: str, rows: list[tuple]) -> None:
+        """One statement for many rows, with `?` for each value, inside a deed's transaction."""
+        with closing(self._db.connection().cursor()) as cursor:
+            cursor.executemany(sql if self.is_sqlite else sql.replace("?", "%s"), rows)
 
     @contextmanager
     def alone(self) -> Iterator[None]:

@@ -4,12 +4,23 @@ import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import itemgetter
 
 import peewee as pw
 
 from gproxy.store import models as m
 from gproxy.store.database import Database
 
+COLUMNS = tuple(
+    field.column_name
+    for field in m.Usage._meta.sorted_fields
+    if field.name not in ("downstream_trace_id", "created_at")
+)
+pick = itemgetter(*COLUMNS)
+INSERT = (
+    f"INSERT INTO usages ({', '.join(COLUMNS)}, created_at) VALUES ({', '.join('?' * (len(COLUMNS) + 1))}) "
+    "ON CONFLICT (trace_id) DO NOTHING"
+)
 MOST_ROWS = 10_000
 TOKENS = (
     "input_tokens",
@@ -35,8 +46,8 @@ def book(database: Database, bookings: Iterable) -> None:
     now = time.time_ns()
     with database.write():
         if m.GlobalSettings.select(m.GlobalSettings.enable_usage).scalar():
-            rows = [{**booking.row, "created_at": now} for booking in bookings]
-            m.Usage.insert_many(rows).on_conflict_ignore().execute()
+            # The driver's own loop: the query builder would cost ten times as much for each row.
+            database.insert_all(INSERT, [(*pick(booking.row), now) for booking in bookings])
         else:
             _adjust(bookings, now)
 

@@ -19,6 +19,7 @@ from urllib3.util import Timeout
 
 from gproxy.errors import UpstreamError, UpstreamTimeout
 from gproxy.upstream import faults
+from gproxy.upstream.chunked import Chunked
 
 READ_BYTES = 65536
 MOST_REPLY_BYTES = 256 * 1024 * 1024
@@ -89,9 +90,13 @@ class Exchange:
         self.waited_s = 0.0
         self._raw, self._limits, self._deadline = raw, limits, deadline
         self._secret = secret.encode() if secret else None
-        self._decode = "content-encoding" in self.headers
-        connection = getattr(raw, "_connection", None)
+        connection = raw.connection
         self._sock = connection.sock if connection is not None else None
+        # Private names of http.client and urllib3, both pinned; without them the library reads the body itself.
+        inner = getattr(raw, "_fp", None)
+        file = getattr(inner, "fp", None)
+        is_plain = raw.chunked and "content-encoding" not in self.headers
+        self._chunked = Chunked(file) if is_plain and file is not None else None
 
     @property
     def is_stream(self) -> bool:
@@ -113,17 +118,34 @@ class Exchange:
         in_a_row = 0
         while True:
             self._set_timeout(self._limits.idle_s)
+            in_a_row += 1
+            if in_a_row >= READS_IN_A_ROW:
+                in_a_row = 0
+                gevent.sleep(0)
             started = time.perf_counter()
-            with faults.mapped(), presence:
-                in_a_row += 1
-                if in_a_row >= READS_IN_A_ROW:
-                    in_a_row = 0
-                    gevent.sleep(0)
-                chunk = self._raw.read1(READ_BYTES, decode_content=self._decode)
+            try:
+                with presence:
+                    chunk = self._read()
+            except faults.FOREIGN as fault:
+                raise faults.told(fault) from None
             self.waited_s += time.perf_counter() - started
             if not chunk:
                 return
-            yield self._scrubbed(chunk)
+            if self._secret and self._secret in chunk:
+                # An upstream that echoes our key does not tell it to the client.
+                chunk = chunk.replace(self._secret, b"*" * len(self._secret))
+            yield chunk
+
+    def _read(self) -> bytes:
+        """What has arrived of the body, at least one byte unless it is over."""
+        if self._chunked is None:
+            return self._raw.read1(READ_BYTES, decode_content=True)
+        chunk = self._chunked.read()
+        if not chunk:
+            # As http.client does at the end of a body: then the connection can be used again.
+            self._raw._fp._close_conn()
+            self._raw.release_conn()
+        return chunk
 
     def hurry(self) -> None:
         """The stream told its end: what still belongs to it follows at once or not at all."""
@@ -139,12 +161,6 @@ class Exchange:
             raise UpstreamTimeout("the answer took longer than total_timeout_s")
         if self._sock is not None:
             self._sock.settimeout(min(idle_s, left))
-
-    def _scrubbed(self, chunk: bytes) -> bytes:
-        """An upstream that echoes our key does not tell it to the client."""
-        if self._secret and self._secret in chunk:
-            return chunk.replace(self._secret, b"*" * len(self._secret))
-        return chunk
 
 
 class Limits:
@@ -185,8 +201,11 @@ class Client:
         # The library's timeouts run per system call; this one also ends a head that comes in byte by byte.
         alarm = gevent.Timeout.start_new(min(limits.connect_s + limits.first_byte_s, limits.total_s))
         try:
-            with faults.mapped(), presence:
+            with presence:
                 response = self._adapter(base_url).send(request, stream=True, timeout=waits)
+        except faults.FOREIGN as fault:
+            # `from None`: the chained text would be printed with a traceback.
+            raise faults.told(fault) from None
         except gevent.Timeout as fault:
             if fault is not alarm:
                 raise

@@ -4,8 +4,6 @@ Their texts are never passed on: they quote URLs, and a refused header quotes it
 """
 
 import http.client
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import requests
 import urllib3
@@ -42,10 +40,4 @@ def told(fault: BaseException) -> UpstreamError:
     return UpstreamError("the upstream call failed")
 
 
-@contextmanager
-def mapped() -> Iterator[None]:
-    try:
-        yield
-    except tuple(foreign for foreign, _, _ in FAULTS) as fault:
-        # `from None`: the chained text would be printed with a traceback.
-        raise told(fault) from None
+FOREIGN = tuple(foreign for foreign, _, _ in FAULTS)

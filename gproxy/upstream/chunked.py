@@ -1,0 +1,75 @@
+"""Chunked transfer coding (RFC 9112, 7.1), as many chunks at once as have arrived.
+
+The standard library hands out one chunk a call, and vendors send one event a chunk: under load most of a stream's
+cost would be in asking for the next one.
+"""
+
+import http.client
+from typing import BinaryIO
+
+READ_BYTES = 65536
+# A size line with its extensions, and all trailers together.
+MOST_LINE_BYTES = 8192
+
+
+class Chunked:
+    """A body in chunks, read from a buffered socket."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self._buffer = b""
+        self._left = 0  # of the chunk being read, with the line end behind it
+        self._is_in_trailers = self.is_done = False
+
+    def read(self) -> bytes:
+        """The next bytes of the body, empty at its end. Raises HTTPException on broken framing, OSError."""
+        while not self.is_done:
+            if data := self._decode():
+                return data
+            if self.is_done:
+                break
+            arrived = self._file.read1(READ_BYTES)
+            if not arrived:
+                raise http.client.IncompleteRead(b"")
+            self._buffer += arrived
+        return b""
+
+    def _decode(self) -> bytes:
+        """The data of everything that is in the buffer."""
+        buffer, at, pieces = self._buffer, 0, []
+        while True:
+            if self._left:
+                # The last two bytes of a chunk are its line end.
+                take = min(self._left, len(buffer) - at)
+                data = min(take, max(0, self._left - 2))
+                if data:
+                    pieces.append(buffer[at : at + data])
+                self._left -= take
+                at += take
+                if self._left:
+                    break
+                continue
+            end = buffer.find(b"\n", at)
+            if end < 0:
+                if len(buffer) - at > MOST_LINE_BYTES:
+                    raise http.client.LineTooLong("chunk size")
+                break
+            line, at = buffer[at:end].rstrip(b"\r"), end + 1
+            if self._is_in_trailers:
+                if not line:
+                    self.is_done = True
+                    break
+            elif size := self._size(line):
+                self._left = size + 2
+            else:
+                self._is_in_trailers = True
+        self._buffer = buffer[at:]
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    @staticmethod
+    def _size(line: bytes) -> int:
+        digits = line.partition(b";")[0].strip()
+        # int() would also take signs and underscores.
+        if not digits or not all(digit in b"0123456789abcdefABCDEF" for digit in digits) or len(digits) > 16:
+            raise http.client.HTTPException("broken chunk size")
+        return int(digits, 16)
