@@ -7,12 +7,16 @@ from datetime import UTC, datetime
 BLACK = "[redacted]"
 # Shorter ones would black out ordinary words.
 LEAST_SECRET = 6
-_secrets: set[str] = set()
+# Longest first, so that a secret that begins with another is blacked out whole. Exchanged, never changed.
+_secrets: tuple[str, ...] = ()
 
 
 def hide(secrets: set[str]) -> None:
-    """These texts never appear in a log line from now on."""
-    _secrets.update(secret for secret in secrets if len(secret) >= LEAST_SECRET)
+    """These texts never appear in a log line from now on, nor do they with quotes and backslashes escaped."""
+    global _secrets
+    long = {secret for secret in secrets if len(secret) >= LEAST_SECRET}
+    written = long | {json.dumps(secret)[1:-1] for secret in long} | {repr(secret)[1:-1] for secret in long}
+    _secrets = tuple(sorted(written.union(_secrets), key=len, reverse=True))
 
 
 def redacted(text: str) -> str:
@@ -42,11 +46,11 @@ class JsonFormatter(_Formatter):
             "level": record.levelname.lower(),
             "pid": record.process,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": redacted(record.getMessage()),
         }
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return redacted(json.dumps(line, ensure_ascii=False))
+            line["exception"] = redacted(self.formatException(record.exc_info))
+        return json.dumps(line, ensure_ascii=False)
 
 
 def config(level: str, style: str) -> dict:

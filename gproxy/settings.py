@@ -18,6 +18,7 @@ from gproxy.errors import StartupError
 MIB = 1024 * 1024
 # Printed in the documentation, so it may open a door on this machine only.
 PUBLISHED_KEY = "sk-admin-1"
+REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 VENDOR_KEYS = {"OPENAI_API_KEY": "openai", "ANTHROPIC_API_KEY": "anthropic", "GEMINI_API_KEY": "aistudio"}
 PROXY_SCHEMES = ("http", "https", "socks4", "socks5", "socks5h")
 
@@ -61,7 +62,7 @@ def load(environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> S
     reader.seed_name = seed_path.name if seed_path else ""
     data_dir = Path(reader.text("GPROXY_DATA_DIR", "data_dir", "./data"))
     settings = Settings(
-        host=reader.text("GPROXY_HOST", "host", "127.0.0.1"),
+        host=reader.text("GPROXY_HOST", "host", "127.0.0.1").strip("[]"),
         port=reader.number("GPROXY_PORT", "port", 8787, least=1, most=65535),
         workers=reader.number("GPROXY_WORKERS", None, len(os.sched_getaffinity(0)), least=1, most=256),
         seed_path=seed_path,
@@ -72,7 +73,7 @@ def load(environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> S
         trusted_proxies=reader.networks(),
         admin_user=reader.text("GPROXY_ADMIN_USER", None, "admin"),
         admin_password=reader.optional("GPROXY_ADMIN_PASSWORD"),
-        admin_api_key=reader.optional("GPROXY_ADMIN_API_KEY"),
+        admin_api_key=reader.api_key("GPROXY_ADMIN_API_KEY"),
         secret_key=reader.optional("DATABASE_SECRET_KEY"),
         max_body=reader.number("GPROXY_MAX_BODY", None, 64 * MIB),
         max_file=reader.number("GPROXY_MAX_FILE", None, 512 * MIB),
@@ -108,8 +109,24 @@ class _Reader:
         if (value := self.optional(name)) is not None:
             return value, name
         if key and self.seed.get(key) is not None:
-            return self.seed[key], f"{self.seed_name}: global.{key}"
+            place = f"{self.seed_name}: global.{key}"
+            return self._filled(self.seed[key], place), place
         return None, name
+
+    def _filled(self, value, place: str):
+        """A seed's text with every `${NAME}` taken from the environment."""
+        if not isinstance(value, str):
+            return value
+        if missing := [name for name in REFERENCE.findall(value) if name not in self.environ]:
+            self.problems.append(f"{place}: environment variable {missing[0]} is not set; set it or write the value")
+            return None
+        return REFERENCE.sub(lambda match: self.environ[match[1]].strip(), value)
+
+    def api_key(self, name: str) -> str | None:
+        value = self.optional(name)
+        if value is not None and not re.fullmatch(r"[\x21-\x7e]+", value):
+            self.problems.append(f"{name}: holds a blank or other character that no header can carry; mend the key")
+        return value
 
     def text(self, name: str, key: str | None, default: str) -> str:
         value, place = self._find(name, key)
@@ -124,7 +141,7 @@ class _Reader:
         value, place = self._find(name, key)
         if value is None:
             return default
-        if isinstance(value, bool) or not re.fullmatch(r"[0-9]+", str(value)) or not least <= int(value) <= most:
+        if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,16}", str(value)) or not least <= int(value) <= most:
             self.problems.append(f"{place}: expected a whole number from {least} to {most}, got {value!r}")
             return default
         return int(value)
@@ -140,7 +157,7 @@ class _Reader:
         if value is None:
             return f"sqlite:///{data_dir / 'gproxy.db'}"
         scheme = str(value).partition(":")[0]
-        if scheme in ("sqlite", "postgresql", "postgres"):
+        if scheme in ("sqlite", "postgresql", "postgres") and str(value).startswith(f"{scheme}://"):
             return str(value)
         if scheme in ("mysql", "mysql+pool", "mariadb"):
             remedy = "MySQL is not supported yet; use sqlite:///… or postgresql://…"
@@ -153,8 +170,12 @@ class _Reader:
         value, place = self._find("GPROXY_PROXY", "proxy")
         if value is None:
             return None
-        parts = urlsplit(str(value))
-        if parts.scheme not in PROXY_SCHEMES or not parts.hostname:
+        try:
+            parts = urlsplit(str(value))
+            is_proxy = parts.scheme in PROXY_SCHEMES and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            is_proxy = False
+        if not is_proxy:
             self.problems.append(f"{place}: expected {', '.join(PROXY_SCHEMES)} URL such as http://proxy:3128")
         return str(value)
 
@@ -162,7 +183,7 @@ class _Reader:
         names = (self.optional("GPROXY_TRUSTED_PROXIES") or "127.0.0.1,::1").split(",")
         for name in names:
             try:
-                ip_network(name.strip(), strict=False)
+                ip_network(name.strip())
             except ValueError:
                 self.problems.append(f"GPROXY_TRUSTED_PROXIES: {name.strip()!r} is neither an address nor a network")
         return tuple(name.strip() for name in names)
@@ -183,7 +204,7 @@ def _seed(path: Path | None, problems: list[str]) -> dict:
         return {}
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
+    except (ValueError, RecursionError) as fault:
         problems.append(f"{path.name}: not readable as TOML: {fault}")
     except OSError as fault:
         problems.append(f"{path.name}: cannot be read: {fault.strerror}")
@@ -202,15 +223,15 @@ def is_loopback(host: str) -> bool:
 def _refuse_published_key(settings: Settings, problems: list[str]) -> None:
     if is_loopback(settings.host):
         return
-    keys = [
-        key.get("api_key")
-        for user in settings.seed.get("users") or ()
-        if isinstance(user, dict)
-        for key in user.get("keys") or ()
-        if isinstance(key, dict)
-    ]
+    keys = [key.get("api_key") for user in _tables(settings.seed, "users") for key in _tables(user, "keys")]
     if PUBLISHED_KEY in (*keys, settings.admin_api_key):
         problems.append(
             f"{PUBLISHED_KEY} is the published quick-start key and would be open to the network on "
             f"{settings.host}; give the admin a key of your own or listen on 127.0.0.1"
         )
+
+
+def _tables(parent: dict, name: str) -> list[dict]:
+    """The tables of a list in a document that nobody has checked yet."""
+    rows = parent.get(name)
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []

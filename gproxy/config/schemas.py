@@ -1,20 +1,22 @@
 """Every table of a seed document as a marshmallow schema. An unknown table or key is a mistake, not a comment."""
 
 import re
-from datetime import UTC, datetime
+from collections.abc import Callable
+from datetime import datetime
 from decimal import Decimal
 from urllib.parse import urlsplit
 
 from marshmallow import Schema, ValidationError, fields, validates_schema
-from marshmallow.validate import Length, Range
+from marshmallow.validate import Length, Range, Regexp
+
+from gproxy.store.snapshot import HEADER_SAFE
 
 UNSUPPORTED = "not yet supported by this version; remove it"
 NEVER = "not part of gproxy; remove it"
 MOST_SECONDS = 86_400
-DIGEST = re.compile(r"[0-9a-f]{64}")
 REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-# What stands between visible ASCII characters cannot travel in a header.
-HEADER_SAFE = re.compile(r"[\x21-\x7e]+")
+UNSENDABLE = "holds a line break, blank or other character that no header can carry; mend the key"
+ADDRESS = re.compile(r"[^\s\x00-\x1f\x7f?#]+")
 HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 # Headers that carry keys, frame the message or belong to one connection.
 NEVER_FORWARDED = {
@@ -27,8 +29,32 @@ NEVER_FORWARDED = {
 class Text(fields.String):
     """A text with something in it."""
 
-    def __init__(self, **kwargs):
-        super().__init__(validate=Length(1, 1024), **kwargs)
+    def __init__(self, *checks: Callable, **kwargs):
+        super().__init__(validate=[Length(1, 1024, error="expected 1 to 1024 characters"), *checks], **kwargs)
+
+
+def header_safe(key: str) -> None:
+    """Refuses a key that no header can carry. The refusal does not show it."""
+    if not REFERENCE.fullmatch(key) and not HEADER_SAFE.fullmatch(key):
+        raise ValidationError(UNSENDABLE)
+
+
+def host_address(url: str) -> None:
+    """Refuses what is no http(s) address to which a path can be appended."""
+    try:
+        parts = urlsplit(url)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_address = False
+    if not is_address or not ADDRESS.fullmatch(url):
+        raise ValidationError("expected http://host or https://host, with a path at most")
+    if "@" in parts.netloc:
+        raise ValidationError("must not hold a user or password; put the key into credentials")
+
+
+def forwardable(name: str) -> None:
+    if not HEADER_NAME.fullmatch(name) or name.lower() in NEVER_FORWARDED:
+        raise ValidationError(f"{name!r} is never forwarded; remove it")
 
 
 class Switch(fields.Boolean):
@@ -46,7 +72,7 @@ class Switch(fields.Boolean):
 class Seconds(fields.Field):
     def _deserialize(self, value, attr, data, **kwargs):
         is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
-        if not is_number or not 0 < value <= MOST_SECONDS:
+        if not is_number or not Decimal(value).is_finite() or not 0 < value <= MOST_SECONDS:
             raise ValidationError(f"expected seconds, more than 0 and at most {MOST_SECONDS}")
         return float(value)
 
@@ -72,7 +98,10 @@ class Instant(fields.Field):
                 value = None
         if not isinstance(value, datetime) or value.tzinfo is None:
             raise ValidationError("expected a date and time with offset, such as 2027-01-31T00:00:00Z")
-        return int(value.astimezone(UTC).timestamp()) * 1_000_000_000
+        instant = int(value.timestamp()) * 1_000_000_000
+        if not 0 <= instant < 2**63:
+            raise ValidationError("expected a year from 1970 to 2261; remove it if the key never expires")
+        return instant
 
 
 class Later(fields.Field):
@@ -89,9 +118,9 @@ class Later(fields.Field):
 
 
 class ProviderSettings(Schema):
-    base_url = fields.String()
+    base_url = fields.String(validate=host_address)
     protocol = fields.String()
-    forward_headers = fields.List(fields.String())
+    forward_headers = fields.List(fields.String(validate=forwardable))
     connect_timeout_s = Seconds()
     first_byte_timeout_s = Seconds()
     idle_timeout_s = Seconds()
@@ -115,21 +144,6 @@ class ProviderSettings(Schema):
     flatten_system_before_cache = Later(False)
     extra_beta_headers = Later([])
 
-    @validates_schema
-    def _check(self, data, **kwargs):
-        problems = {}
-        if (url := data.get("base_url")) is not None:
-            parts = urlsplit(url)
-            if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-                problems["base_url"] = ["expected http://host or https://host, with a path at most"]
-            elif parts.username or parts.password:
-                problems["base_url"] = ["must not hold a user or password; put the key into credentials"]
-        for name in data.get("forward_headers", ()):
-            if not HEADER_NAME.fullmatch(name) or name.lower() in NEVER_FORWARDED:
-                problems["forward_headers"] = [f"{name!r} is never forwarded"]
-        if problems:
-            raise ValidationError(problems)
-
 
 class Global(ProviderSettings):
     """Process settings are checked where they are read; here they are only known."""
@@ -151,36 +165,27 @@ class Global(ProviderSettings):
 
 
 class Credential(Schema):
-    api_key = Text(required=True)
+    api_key = Text(header_safe, required=True)
     name = Text(allow_none=True, load_default=None)
     enabled = Switch(True)
     weight = Later()
     rpm = Later()
     concurrency = Later()
 
-    @validates_schema
-    def _check(self, data, **kwargs):
-        key = data.get("api_key")
-        if key is not None and not REFERENCE.fullmatch(key) and not HEADER_SAFE.fullmatch(key):
-            raise ValidationError(
-                {"api_key": ["holds a line break, blank or other character that no header can carry"]}
-            )
+
+PATH_SEGMENT = Regexp(
+    r"[A-Za-z0-9][A-Za-z0-9._-]*\Z", error="may hold letters, digits, `.`, `_` and `-`: it is a path segment"
+)
 
 
 class Provider(Schema):
-    name = Text(required=True)
+    name = Text(PATH_SEGMENT, required=True)
     channel = Text(required=True)
     label = fields.String(allow_none=True, load_default=None)
     enabled = Switch(True)
     settings = fields.Nested(ProviderSettings, load_default=dict)
     routing = Later({})
     credentials = fields.List(fields.Nested(Credential), load_default=list)
-
-    @validates_schema
-    def _check(self, data, **kwargs):
-        name = data.get("name")
-        if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-            raise ValidationError({"name": ["may hold letters, digits, `.`, `_` and `-`: it is a path segment"]})
 
 
 class Tier(Schema):
@@ -193,8 +198,14 @@ class Tier(Schema):
     price_cache_creation_input_tokens_1h = Usd()
 
 
+def bounds_differ(tiers: list[dict]) -> None:
+    bounds = [tier.get("input_tokens_up_to") for tier in tiers]
+    if len(set(bounds)) < len(bounds):
+        raise ValidationError("two tiers have the same input_tokens_up_to; remove one")
+
+
 def tiers() -> fields.List:
-    return fields.List(fields.Nested(Tier))
+    return fields.List(fields.Nested(Tier), validate=bounds_differ)
 
 
 class Model(Schema):
@@ -211,14 +222,6 @@ class Model(Schema):
     priority_price_each_call = Usd(allow_none=True)
     priority_price_tiers = tiers()
 
-    @validates_schema
-    def _check(self, data, **kwargs):
-        for name, found in data.items():
-            if name.endswith("price_tiers"):
-                bounds = [tier.get("input_tokens_up_to") for tier in found]
-                if len(set(bounds)) < len(bounds):
-                    raise ValidationError({name: ["two tiers have the same input_tokens_up_to"]})
-
 
 class Target(Schema):
     provider_name = Text(required=True, data_key="provider")
@@ -227,28 +230,31 @@ class Target(Schema):
     weight = Later()
 
 
+def given(original, *names: str) -> list[str]:
+    """Those of these keys that were written, whether their values are right or not."""
+    return [name for name in names if isinstance(original, dict) and original.get(name) is not None]
+
+
 class Alias(Schema):
     alias = Text(required=True)
     provider_name = Text()
     model_id = Text()
     enabled = Switch(True)
-    targets = fields.List(fields.Nested(Target))
+    targets = fields.List(fields.Nested(Target), validate=Length(max=1, error=f"a second target is {UNSUPPORTED}"))
 
-    @validates_schema
-    def _check(self, data, **kwargs):
-        own = [name for name in ("provider_name", "model_id") if data.get(name) is not None]
-        if data.get("targets"):
+    @validates_schema(pass_original=True, skip_on_field_errors=False)
+    def _check(self, data, original, **kwargs):
+        own = given(original, "provider_name", "model_id")
+        if given(original, "targets") and original["targets"] != []:
             if own:
                 raise ValidationError("give either provider_name and model_id, or targets")
-            if len(data["targets"]) > 1:
-                raise ValidationError({"targets": [f"a second target is {UNSUPPORTED}"]})
         elif len(own) < 2:
             raise ValidationError("give provider_name and model_id, or targets with provider and model")
 
 
 class Key(Schema):
-    api_key = Text()
-    api_key_digest = fields.String()
+    api_key = Text(header_safe)
+    api_key_digest = fields.String(validate=Regexp(r"[0-9a-f]{64}\Z", error="expected 64 lower-case hex digits"))
     label = fields.String(allow_none=True, load_default=None)
     enabled = Switch(True)
     expires_at = Instant(allow_none=True, load_default=None)
@@ -256,17 +262,10 @@ class Key(Schema):
     permissions = Later([])
     rate_limits = Later([])
 
-    @validates_schema
-    def _check(self, data, **kwargs):
-        given = [name for name in ("api_key", "api_key_digest") if data.get(name) is not None]
-        if len(given) != 1:
+    @validates_schema(pass_original=True, skip_on_field_errors=False)
+    def _check(self, data, original, **kwargs):
+        if len(given(original, "api_key", "api_key_digest")) != 1:
             raise ValidationError("give either api_key or api_key_digest")
-        if "api_key_digest" in given and not DIGEST.fullmatch(data["api_key_digest"]):
-            raise ValidationError({"api_key_digest": ["expected 64 lower-case hex digits"]})
-        if "api_key" in given and not HEADER_SAFE.fullmatch(data["api_key"]):
-            raise ValidationError(
-                {"api_key": ["holds a line break, blank or other character that no header can carry"]}
-            )
 
 
 class User(Schema):

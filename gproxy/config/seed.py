@@ -36,7 +36,7 @@ def read(
         problems += _told(fault.messages, file, filled, schemas.Seed())
         # What is left is still looked at, so that one start shows all there is to mend.
         seed = _readable(fault.valid_data)
-    problems += _crossed(seed, file, channels, reserved)
+    problems += _crossed(seed, filled, file, channels, reserved)
     if problems:
         raise StartupError(list(dict.fromkeys(problems)))
     return seed
@@ -50,7 +50,10 @@ def _filled(value, environ: Mapping[str, str], file: str, problems: list[str], a
         return [_filled(v, environ, file, problems, (*at, i)) for i, v in enumerate(value)]
     if not isinstance(value, str) or "${" not in value:
         return value
-    if "credentials" in at and at[-1] == "api_key" and ANYWHERE.fullmatch(value):
+    if "credentials" in at and at[-1] == "api_key" and (reference := ANYWHERE.fullmatch(value)):
+        now = environ.get(reference[1], "").strip()
+        if now and not schemas.HEADER_SAFE.fullmatch(now):
+            problems.append(f"{_place(file, at)}: environment variable {reference[1]} {schemas.UNSENDABLE}")
         return value
 
     def look_up(match: re.Match) -> str:
@@ -106,7 +109,7 @@ def _remedied(message: str, at: tuple, schema) -> str:
         "Missing data for required field.": "missing; add it",
         "Not a valid string.": "expected a text in quotes",
         "Not a valid integer.": "expected a whole number",
-        "Not a valid list.": "expected a list",
+        "Not a valid list.": "expected a list; write it as [[…]] or [ … ]",
         "Invalid type.": "expected a table; write it as [[…]] or { … }",
         "Invalid input type.": "expected a table; write it as [[…]] or { … }",
         "Field may not be null.": "must have a value",
@@ -123,7 +126,7 @@ def _readable(valid) -> dict:
     return found
 
 
-def _crossed(seed: dict, file: str, channels: Mapping, reserved: frozenset[str]) -> Iterator[str]:
+def _crossed(seed: dict, written: dict, file: str, channels: Mapping, reserved: frozenset[str]) -> Iterator[str]:
     """What only the whole document shows: duplicates, and names that nothing has."""
     yield from _duplicates(seed["providers"], "providers", lambda row: row.get("name"), file, "name")
     yield from _duplicates(seed["users"], "users", lambda row: row.get("name"), file, "name")
@@ -142,8 +145,8 @@ def _crossed(seed: dict, file: str, channels: Mapping, reserved: frozenset[str])
             yield f"{file}: {place}: the same key as {seen[value]}; a key belongs to one user"
         seen.setdefault(value, place)
     for i, provider in enumerate(seed["providers"]):
-        yield from _provider(provider, (f"{file}: providers[{i + 1}]"), channels, reserved)
-    yield from _names(seed, file)
+        yield from _provider(provider, f"{file}: providers[{i + 1}]", channels, reserved)
+    yield from _names(seed, written, file)
 
 
 def _model_key(row: dict):
@@ -186,24 +189,30 @@ def _provider(provider: dict, place: str, channels: Mapping, reserved: frozenset
         yield f"{place}.settings.protocol: unknown protocol {protocol!r}; known: {known}"
 
 
-def _names(seed: dict, file: str) -> Iterator[str]:
-    providers = {row.get("name") for row in seed["providers"]}
-    users = {row.get("name") for row in seed["users"]}
+def _names(seed: dict, written: dict, file: str) -> Iterator[str]:
+    # A name that is wrong in itself is known all the same, so that only its own place is told.
+    providers, users = _named(written.get("providers")), _named(written.get("users"))
 
     def check(place: str, value: str | None, known: set, what: str) -> Iterator[str]:
         if value is not None and value not in known:
-            close = get_close_matches(value, [name for name in known if name], 1)
+            close = get_close_matches(value, known, 1)
             hint = f"did you mean {close[0]!r}?" if close else f"add a {what} of that name"
             yield f"{file}: {place}: unknown {what} {value!r}; {hint}"
 
     for i, row in enumerate(seed["models"]):
         yield from check(f"models[{i + 1}].provider_name", row.get("provider_name"), providers, "provider")
     for i, row in enumerate(seed["model_aliases"]):
+        at = "targets[1].provider" if row.get("targets") else "provider_name"
         for target in targets(row):
-            yield from check(f"model_aliases[{i + 1}].provider_name", target["provider_name"], providers, "provider")
+            yield from check(f"model_aliases[{i + 1}].{at}", target["provider_name"], providers, "provider")
     for i, row in enumerate(seed["permissions"]):
         yield from check(f"permissions[{i + 1}].user_name", row.get("user_name"), users, "user")
         yield from check(f"permissions[{i + 1}].provider_name", row.get("provider_name"), providers, "provider")
+
+
+def _named(rows) -> set[str]:
+    names = [row.get("name") for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    return {name for name in names if isinstance(name, str)}
 
 
 def targets(alias: dict) -> list[dict]:

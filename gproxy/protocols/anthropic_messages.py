@@ -7,7 +7,8 @@ import orjson
 from msgspec import Raw
 
 from gproxy.protocols import fields, sse
-from gproxy.protocols.hub import Ask, ModelCard, Usage, count, part
+from gproxy.protocols.fields import ABSENT, NULLS
+from gproxy.protocols.hub import Ask, ModelCard, Usage, count, items, part
 from gproxy.protocols.reading import Verdict
 
 NAME = "anthropic"
@@ -16,8 +17,6 @@ ROUTES = ("messages",)
 MODEL_FIELD = "model"
 LIST_QUERY = {"limit": "1000"}
 
-ABSENT = Raw()
-NULLS = (b"", b"null")
 # https://docs.anthropic.com/en/api/errors
 ERROR_TYPES = {
     400: "invalid_request_error",
@@ -54,9 +53,8 @@ def outgoing(asked: Ask, body: bytes, model: str) -> bytes:
 def read_whole(body: bytes) -> tuple[Usage | None, fields.Fields | None]:
     """The usage of a whole reply, and its fields; no fields when it is not JSON."""
     found = fields.find(body)
-    if found is None or bytes(found.get("usage", ABSENT)) in NULLS:
-        return None, found
-    return read_usage(part(fields.parsed(found["usage"]))), found
+    usage = fields.inner(found.get("usage", ABSENT)) if found else None
+    return (read_usage(usage) if usage else None), found
 
 
 def read_usage(usage: dict, before: Usage | None = None) -> Usage:
@@ -73,11 +71,12 @@ def read_usage(usage: dict, before: Usage | None = None) -> Usage:
     written = usage.get("cache_creation_input_tokens")
     total = before.cache_creation_tokens if written is None else count(written)
     output = count(usage.get("output_tokens")) or before.output_tokens
-    thinking = part(usage.get("output_tokens_details"))
+    details = part(usage.get("output_tokens_details"))
+    thinking = count(details.get("thinking_tokens")) or before.reasoning_tokens
     return Usage(
         input_tokens=_latest(usage, "input_tokens", before.input_tokens),
         output_tokens=output,
-        reasoning_tokens=min(output, count(thinking.get("thinking_tokens") or thinking.get("reasoning_tokens"))),
+        reasoning_tokens=min(output, thinking),
         cache_read_tokens=_latest(usage, "cache_read_input_tokens", before.cache_read_tokens),
         cache_write_tokens=max(0, total - five - hour),
         cache_write_5m_tokens=five,
@@ -136,12 +135,12 @@ class Stream:
                 delta = _decode_delta(event.delta)
                 self.text_bytes += sum(max(0, len(t) - 2) for t in (delta.text, delta.thinking, delta.partial_json))
                 return data, Verdict.GOES_ON
-        except msgspec.DecodeError:
+        except fields.UNREADABLE:
             return data, Verdict.GOES_ON
         if event.type == "message_start":
             return self._read_start(data, event), Verdict.GOES_ON
-        if event.type == "message_delta" and bytes(event.usage) not in NULLS:
-            self.usage = read_usage(part(fields.parsed(event.usage)), self.usage)
+        if event.type == "message_delta" and (usage := fields.inner(event.usage)):
+            self.usage = read_usage(usage, self.usage)
         elif event.type == "error":
             self.has_failed = True
         elif event.type == "message_stop":
@@ -165,7 +164,7 @@ class Stream:
 
 def read_models(body: dict) -> list[ModelCard]:
     cards = []
-    for item in body.get("data") or ():
+    for item in items(body.get("data")):
         if isinstance(item, dict) and isinstance(item.get("id"), str):
             title = item.get("display_name")
             cards.append(
@@ -197,11 +196,16 @@ def next_page(body: dict) -> dict[str, str] | None:
 
 def write_model(card: ModelCard, name: str) -> dict:
     raw = card.raw if card.protocol == NAME and card.raw else {}
-    made = UNKNOWN_DATE
-    if card.created:
-        made = datetime.fromtimestamp(card.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     title = card.display_name or name
-    return {"display_name": title, "created_at": made, **raw, "type": "model", "id": name}
+    return {"display_name": title, "created_at": _date(card.created), **raw, "type": "model", "id": name}
+
+
+def _date(seconds: int | None) -> str:
+    """Some imitators of OpenAI count in milliseconds, which is past the last year there is."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if seconds else UNKNOWN_DATE
+    except (ValueError, OverflowError, OSError):
+        return UNKNOWN_DATE
 
 
 def write_models(cards: list[tuple[ModelCard, str]]) -> dict:

@@ -7,12 +7,19 @@ import msgspec
 from msgspec import Raw
 
 from gproxy.errors import BadRequest
+from gproxy.protocols.hub import part
 
 _decode = msgspec.json.Decoder(dict[str, Raw]).decode
 _encode = msgspec.json.Encoder().encode
 _value = msgspec.json.decode
 
 Fields = dict[str, Raw]
+ABSENT = Raw()
+NULLS = (b"", b"null")
+# What the decoder raises on bytes that are no readable JSON; UnicodeDecodeError is not one of its own.
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+# Names are matched against patterns and written into every row.
+MOST_NAME = 512
 
 
 def split(body: bytes) -> Fields:
@@ -23,6 +30,8 @@ def split(body: bytes) -> Fields:
         raise BadRequest("the body must be a JSON object") from None
     except msgspec.DecodeError as fault:
         raise BadRequest(f"the body is not readable JSON: {fault}") from None
+    except UnicodeDecodeError:
+        raise BadRequest("the body is not UTF-8") from None
     except RecursionError:
         raise BadRequest("the body is nested too deeply") from None
 
@@ -31,13 +40,21 @@ def find(body: bytes) -> Fields | None:
     """The fields of an upstream's JSON object, or None when it is none."""
     try:
         return _decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         return None
 
 
-def parsed(raw: Raw):
-    """A value of an upstream's object, which was found readable when the object was split."""
-    return _value(raw)
+def inner(raw: Raw) -> dict:
+    """An object inside an upstream's object, empty when it is none or cannot be read.
+
+    Splitting looks into neither texts nor numbers, so that a value may still turn out broken.
+    """
+    if bytes(raw) in NULLS:
+        return {}
+    try:
+        return part(_value(raw))
+    except UNREADABLE:
+        return {}
 
 
 def join(fields: Fields) -> bytes:
@@ -51,18 +68,20 @@ def value(fields: Fields, name: str):
         return None
     try:
         return _value(raw)
-    except (msgspec.DecodeError, RecursionError) as fault:
+    except UNREADABLE as fault:
         raise BadRequest(f"{name}: not readable JSON: {fault}") from None
 
 
 def model(fields: Fields) -> str | None:
-    """The model that a body names, None when it names none. Raises BadRequest when it is no text."""
+    """The model that a body names, None when it names none. Raises BadRequest when it is no name."""
     name = value(fields, "model")
     if name is None:
         return None
     if not isinstance(name, str):
         raise BadRequest(f"model: expected a string, got {type(name).__name__}")
-    return name.strip() or None
+    if len(name) > MOST_NAME:
+        raise BadRequest(f"model: longer than {MOST_NAME} characters")
+    return name if name.strip() else None
 
 
 def is_stream(fields: Fields) -> bool:

@@ -5,7 +5,8 @@ import orjson
 from msgspec import Raw
 
 from gproxy.protocols import fields, sse
-from gproxy.protocols.hub import Ask, ModelCard, Usage, count, part
+from gproxy.protocols.fields import ABSENT, NULLS
+from gproxy.protocols.hub import Ask, ModelCard, Usage, count, items, part
 from gproxy.protocols.reading import Verdict
 
 NAME = "gemini"
@@ -15,8 +16,6 @@ ROUTES = ("models/{model}:generateContent", "models/{model}:streamGenerateConten
 MODEL_FIELD = "modelVersion"
 LIST_QUERY = {"pageSize": "1000"}
 
-ABSENT = Raw()
-NULLS = (b"", b"null")
 UNFINISHED = (b"", b"null", b'"FINISH_REASON_UNSPECIFIED"', b'""')
 # https://cloud.google.com/apis/design/errors
 STATUSES = {
@@ -51,9 +50,8 @@ def outgoing(asked: Ask, body: bytes, model: str) -> bytes:
 def read_whole(body: bytes) -> tuple[Usage | None, fields.Fields | None]:
     """The usage of a whole reply, and its fields; no fields when it is not JSON."""
     found = fields.find(body)
-    if found is None or bytes(found.get("usageMetadata", ABSENT)) in NULLS:
-        return None, found
-    return read_usage(part(fields.parsed(found["usageMetadata"]))), found
+    usage = fields.inner(found.get("usageMetadata", ABSENT)) if found else None
+    return (read_usage(usage) if usage else None), found
 
 
 def read_usage(usage: dict) -> Usage:
@@ -131,22 +129,21 @@ class Stream:
     def see(self, data: bytes) -> tuple[bytes | None, Verdict]:
         try:
             chunk = _decode(data)
-        except msgspec.DecodeError:
+        except fields.UNREADABLE:
             return data, Verdict.GOES_ON
         if bytes(chunk.error) not in NULLS:
             self.has_failed = True
             return data, Verdict.GOES_ON
         for candidate in chunk.candidates or ():
             self._look(candidate)
-        if bytes(chunk.promptFeedback) not in NULLS:
-            self._is_blocked = bool(part(fields.parsed(chunk.promptFeedback)).get("blockReason"))
-        has_usage = bytes(chunk.usageMetadata) not in NULLS
-        if has_usage:
-            self.usage = read_usage(part(fields.parsed(chunk.usageMetadata)))
+        self._is_blocked |= bool(fields.inner(chunk.promptFeedback).get("blockReason"))
+        usage = fields.inner(chunk.usageMetadata)
+        if usage:
+            self.usage = read_usage(usage)
         passed = data
         if chunk.modelVersion and bytes(chunk.modelVersion) != self._name:
             passed = fields.renamed(data, "modelVersion", self._name)
-        return passed, Verdict.ENDS if has_usage and self.is_terminal else Verdict.GOES_ON
+        return passed, Verdict.ENDS if usage and self.is_terminal else Verdict.GOES_ON
 
     def _look(self, candidate: _Candidate) -> None:
         if bytes(candidate.finishReason) not in UNFINISHED:
@@ -162,7 +159,7 @@ class Stream:
 
 def read_models(body: dict) -> list[ModelCard]:
     cards = []
-    for item in body.get("models") or ():
+    for item in items(body.get("models")):
         if isinstance(item, dict) and isinstance(item.get("name"), str):
             title = item.get("displayName")
             cards.append(

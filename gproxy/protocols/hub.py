@@ -52,9 +52,18 @@ class ModelCard:
     protocol: str | None = None  # in whose shape `raw` is
 
 
+# Beyond any call; below it every sum and every price of one fits into 63 bits.
+MOST_TOKENS = 10**12
+
+
 def count(value: object) -> int:
-    """A token count off the wire: anything that is not a positive whole number counts as none."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    """A token count off the wire: anything that is no positive whole number, or no possible count, counts as none."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MOST_TOKENS else 0
+
+
+def items(value: object) -> list:
+    """A list off the wire, or an empty one in its place."""
+    return value if isinstance(value, list) else []
 
 
 def part(value: object) -> dict:

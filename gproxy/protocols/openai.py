@@ -5,7 +5,7 @@ https://platform.openai.com/docs/api-reference
 
 import orjson
 
-from gproxy.protocols.hub import ModelCard, Usage, count, part
+from gproxy.protocols.hub import ModelCard, Usage, count, items, part
 
 ERROR_TYPES = {
     400: "invalid_request_error",
@@ -50,7 +50,7 @@ def read_usage(usage: dict) -> Usage:
 def read_models(body: dict) -> list[ModelCard]:
     """A list as OpenAI and its imitators send it; some leave out everything but `id`."""
     cards = []
-    for item in body.get("data") or ():
+    for item in items(body.get("data")):
         if isinstance(item, dict) and isinstance(item.get("id"), str):
             name = item.get("name")
             cards.append(

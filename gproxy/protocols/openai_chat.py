@@ -5,6 +5,7 @@ import orjson
 from msgspec import Raw
 
 from gproxy.protocols import fields, sse
+from gproxy.protocols.fields import ABSENT, NULLS
 from gproxy.protocols.hub import Ask, Usage, part
 from gproxy.protocols.openai import (  # noqa: F401 - verbs of this protocol
     error,
@@ -23,8 +24,7 @@ ROUTES = ("chat/completions",)
 MODEL_FIELD = "model"
 LIST_QUERY: dict[str, str] = {}
 
-ABSENT = Raw()
-NULLS = (b"", b"null")
+UNFINISHED = (b"", b"null", b'""')
 
 
 def ask(body: bytes) -> Ask:
@@ -41,17 +41,16 @@ def outgoing(asked: Ask, body: bytes, model: str) -> bytes:
     if asked.model != model:
         found = fields.exchange(found, "model", fields.quoted(model))
     if asked.is_stream and not asked.wants_usage:
-        options = part(fields.value(found, "stream_options"))
-        found = fields.exchange(found, "stream_options", orjson.dumps({**options, "include_usage": True}))
+        options = fields.find(bytes(found.get("stream_options", ABSENT))) or {}
+        found = fields.exchange(found, "stream_options", fields.join(fields.exchange(options, "include_usage", b"true")))
     return body if found is asked.body else fields.join(found)
 
 
 def read_whole(body: bytes) -> tuple[Usage | None, fields.Fields | None]:
     """The usage of a whole reply, and its fields; no fields when it is not JSON."""
     found = fields.find(body)
-    if found is None or bytes(found.get("usage", ABSENT)) in NULLS:
-        return None, found
-    return read_usage(part(fields.parsed(found["usage"]))), found
+    usage = fields.inner(found.get("usage", ABSENT)) if found else None
+    return (read_usage(usage) if usage else None), found
 
 
 def error_event(status: int, code: str, message: str, request_id: str, sequence: int = 0) -> bytes:
@@ -101,25 +100,27 @@ class Stream:
     def see(self, data: bytes) -> tuple[bytes | None, Verdict]:
         if data.startswith(b"[DONE]"):
             self._is_done = True
-            return (data, Verdict.ENDS) if self.is_terminal and not self.has_failed else (None, Verdict.CUT)
+            if self.has_failed:
+                return None, Verdict.ENDS  # the error was passed, and nothing like a clean end follows it
+            return (data, Verdict.ENDS) if self.is_terminal else (None, Verdict.CUT)
         try:
             chunk = _decode(data)
-        except msgspec.DecodeError:
+        except fields.UNREADABLE:
             return data, Verdict.GOES_ON  # not ours to judge: unknown frames pass
         if chunk.error and bytes(chunk.error) not in NULLS:
             self.has_failed = True
-            return data, Verdict.GOES_ON
+            return self._for_client(data, chunk, has_usage=False), Verdict.GOES_ON
         for choice in chunk.choices or ():
             self._look(choice)
-        has_usage = bytes(chunk.usage) not in NULLS
-        if has_usage:
-            self.usage = read_usage(part(fields.parsed(chunk.usage)))
-        passed = self._for_client(data, chunk, has_usage)
-        ends = has_usage and not chunk.choices and bool(self._open) and self.is_terminal
+        usage = fields.inner(chunk.usage)
+        if usage:
+            self.usage = read_usage(usage)
+        passed = self._for_client(data, chunk, bool(usage))
+        ends = usage and not chunk.choices and bool(self._open) and self.is_terminal
         return passed, Verdict.ENDS if ends else Verdict.GOES_ON
 
     def _look(self, choice: _Choice) -> None:
-        if bytes(choice.finish_reason) not in NULLS:
+        if bytes(choice.finish_reason) not in UNFINISHED:
             self._open[choice.index] = False
         elif choice.index not in self._open:
             self._open[choice.index] = True

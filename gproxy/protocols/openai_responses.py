@@ -5,6 +5,7 @@ import orjson
 from msgspec import Raw
 
 from gproxy.protocols import fields, sse
+from gproxy.protocols.fields import ABSENT, NULLS
 from gproxy.protocols.hub import Ask, Usage
 from gproxy.protocols.openai import (  # noqa: F401 - verbs of this protocol
     error,
@@ -24,8 +25,6 @@ ROUTES = ("responses",)
 MODEL_FIELD = "model"
 LIST_QUERY: dict[str, str] = {}
 
-ABSENT = Raw()
-NULLS = (b"", b"null")
 TERMINAL = frozenset(("response.completed", "response.incomplete", "response.failed"))
 
 
@@ -71,9 +70,9 @@ class Stream:
     def see(self, data: bytes) -> tuple[bytes | None, Verdict]:
         try:
             event = _decode(data)
-        except msgspec.DecodeError:
+        except fields.UNREADABLE:
             return data, Verdict.GOES_ON
-        self.sequence = event.sequence_number + 1
+        self.sequence = max(self.sequence, event.sequence_number + 1)
         if event.delta:
             self.text_bytes += max(0, len(event.delta) - 2)
         if event.type == "error":

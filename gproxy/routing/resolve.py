@@ -4,11 +4,12 @@ Aggregated: an exact alias; `provider/model`; a name that exactly one usable pro
 Scoped: an alias to this provider; a model registered here; any other alias; the raw id.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Protocol
 
 from gproxy.errors import Forbidden, NoProviderPrefix, NotFound
-from gproxy.store.snapshot import Alias, Provider, Snapshot
+from gproxy.store.snapshot import Alias, Model, Provider, Snapshot
 
 
 class Rights(Protocol):
@@ -47,10 +48,10 @@ def aggregated(snapshot: Snapshot, sent: str, rights: Rights) -> Resolved:
         return _at(snapshot, provider, sent, rights)
     if alias := _wildcard(snapshot, sent):
         return _through(snapshot, alias, sent, rights)
+    if rows := _disabled(snapshot, sent):
+        raise _disabled_model(sent) if any(rights.may_use(row.provider_id, sent) for row in rows) else forbidden(sent)
     if slash:
         raise _unknown_provider(prefix, rest, rights)
-    if sent in snapshot.registered and not any(row.enabled for row in snapshot.registered[sent]):
-        raise NotFound(f"model {sent!r} is disabled")
     raise NoProviderPrefix(
         f"model {sent!r} is no alias; send it as `provider/{sent}`, define an alias of that name, "
         f"or use the provider's own path `/{{provider}}/v1`"
@@ -94,7 +95,7 @@ def _at(snapshot: Snapshot, provider: Provider, name: str, rights: Rights) -> Re
         raise forbidden(name)
     row = snapshot.models.get((provider.id, name))
     if row is not None and not row.enabled:
-        raise NotFound(f"model {name!r} is disabled")
+        raise _disabled_model(name)
     return Resolved(name, (Target(provider, name),))
 
 
@@ -103,6 +104,16 @@ def _registrar(snapshot: Snapshot, name: str, rights: Rights) -> Provider | None
     rows = [r for r in snapshot.registered.get(name, ()) if r.enabled and rights.may_enter(r.provider_id)]
     providers = [p for r in rows if (p := snapshot.provider_by_id.get(r.provider_id))]
     return providers[0] if len(providers) == 1 else None
+
+
+def _disabled(snapshot: Snapshot, name: str) -> list[Model]:
+    """The rows of a name that is registered, and nowhere enabled; a disabled provider's rows are absent."""
+    rows = [row for row in snapshot.registered.get(name, ()) if row.provider_id in snapshot.provider_by_id]
+    return [] if any(row.enabled for row in rows) else rows
+
+
+def _disabled_model(name: str) -> NotFound:
+    return NotFound(f"model {name!r} is disabled")
 
 
 def _wildcard(snapshot: Snapshot, name: str, provider: Provider | None = None) -> Alias | None:
@@ -136,6 +147,5 @@ def _filled(alias: Alias, model: str, name: str) -> str:
     """The target's `*` stands for what the alias's `*` matched."""
     if not alias.is_wildcard or "*" not in model:
         return model
-    for matched in alias.pattern.fullmatch(name).groups():
-        model = model.replace("*", matched, 1)
-    return model
+    matched = iter(alias.pattern.fullmatch(name).groups())
+    return re.sub(r"\*", lambda star: next(matched, "*"), model)

@@ -78,22 +78,22 @@ class Database:
                 finally:
                     self._db.execute_sql("SELECT pg_advisory_unlock(%s)", (ADVISORY_LOCK,))
 
-    def migrate(self) -> list[str]:
+    def migrate(self, folder: Path = MIGRATIONS) -> list[str]:
         """Applies what is pending, each in a transaction of its own, on SQLite after a backup. Returns the names."""
-        runner = Runner(self._db, str(MIGRATIONS))
+        runner = Runner(self._db, str(folder))
+        # A fresh database has nothing to lose.
+        has_data = self.is_sqlite and bool(self._db.get_tables())
         done = []
         for migration in runner.status():
             if migration.applied or migration.path is None:
                 continue
-            self._backup(migration.name)
+            if has_data:
+                self._backup(migration.name)
             runner.up(migration.name)
             done.append(migration.name)
         return done
 
     def _backup(self, before: str) -> None:
-        """A copy of a database that has something to lose; a fresh one has not."""
-        if not self.is_sqlite or not self._db.get_tables():
-            return
         folder = self.data_dir / "backups"
         folder.mkdir(exist_ok=True)
         target = folder / f"gproxy-before-{before}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.db"
@@ -113,10 +113,14 @@ def _sqlite_path(dsn: str) -> Path:
 def _open(dsn: str, path: Path | None) -> pw.Database:
     if path is not None:
         unknown = [name for name, _ in parse_qsl(urlsplit(dsn).query) if name != "mode"]
-        if not path.name or unknown:
+        if path.name in ("", ":memory:") or unknown:
             raise StartupError([f"GPROXY_DSN: expected sqlite:///path/to/gproxy.db, got {dsn!r}"])
         return pw.SqliteDatabase(str(path), pragmas=PRAGMAS, timeout=BUSY_TIMEOUT_S)
-    return connect(dsn, unquote_user=True, unquote_password=True, connect_timeout=BUSY_TIMEOUT_S)
+    try:
+        return connect(dsn, unquote_user=True, unquote_password=True, connect_timeout=BUSY_TIMEOUT_S)
+    except ValueError:
+        # What is wrong with it may be quoted from the password.
+        raise StartupError(["GPROXY_DSN: not readable; expected postgresql://user:password@host:5432/name"]) from None
 
 
 def prepare_folders(data_dir: Path, database_path: Path | None) -> None:

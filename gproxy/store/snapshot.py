@@ -14,6 +14,8 @@ from gproxy.store.sealing import Seal
 
 log = logging.getLogger(__name__)
 
+# What stands between visible ASCII characters cannot travel in a header.
+HEADER_SAFE = re.compile(r"[\x21-\x7e]+")
 TABLES = ("settings", "providers", "models", "aliases", "users")
 
 
@@ -35,7 +37,7 @@ class ProviderSettings:
 class Credential:
     id: int
     provider_id: int
-    secret: str | None = field(repr=False)  # None: its environment variable is not set
+    secret: str | None = field(repr=False)  # None: its environment variable holds no usable key
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +166,7 @@ def _providers(defaults: Mapping, environ: Mapping[str, str], seal: Seal | None)
     for row in m.Credential.select().where(m.Credential.enabled).order_by(m.Credential.id):
         secret = resolve_secret(row.secret_json, environ, seal)
         if secret is None:
-            log.warning("credential %d: its environment variable is not set, so it is not used", row.id)
+            log.warning("credential %d: its environment variable holds no usable key, so it is not used", row.id)
         credentials.setdefault(row.provider_id, []).append(Credential(row.id, row.provider_id, secret))
     known = {f.name for f in fields(ProviderSettings)}
     found = []
@@ -192,7 +194,8 @@ def resolve_secret(secret_json: str, environ: Mapping[str, str], seal: Seal | No
     text = seal.open(secret_json) if seal else secret_json
     key = json.loads(text)["api_key"]
     if reference := re.fullmatch(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}", key):
-        return environ.get(reference[1], "").strip() or None
+        found = environ.get(reference[1], "").strip()
+        return found if HEADER_SAFE.fullmatch(found) else None
     return key
 
 

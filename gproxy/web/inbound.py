@@ -1,5 +1,6 @@
 """What a request brings: its key, its id and its body."""
 
+import logging
 import re
 import secrets
 from urllib.parse import parse_qsl
@@ -8,6 +9,8 @@ import gevent
 
 from gproxy.errors import BadRequest, RequestTimeout, TooLarge
 from gproxy.relay.capacity import Place
+
+log = logging.getLogger(__name__)
 
 PIECE_BYTES = 1024 * 1024
 _SANE_ID = re.compile(r"[A-Za-z0-9._:@-]{1,128}")
@@ -59,6 +62,22 @@ def body(environ: dict, most: int, timeout_s: float, place: Place) -> bytes:
     if declared is not None and len(data) < declared:
         raise BadRequest(f"the body was cut off: {len(data)} of {declared} bytes arrived")
     return data
+
+
+def discard(environ: dict, most: int, timeout_s: float) -> None:
+    """Reads what a refused client still sends, within bounds, when its connection closes after the answer.
+
+    Closing on unread bytes resets the connection, and the client would see that instead of the answer. On a
+    connection that is kept the server does this before the next request.
+    """
+    if "close" not in environ.get("HTTP_CONNECTION", "").lower():
+        return
+    with gevent.Timeout(timeout_s, False):
+        try:
+            while most > 0 and (piece := environ["wsgi.input"].read(PIECE_BYTES)):
+                most -= len(piece)
+        except OSError as fault:
+            log.debug("a refused client left: %s", type(fault).__name__)
 
 
 def _chunked(stream, most: int, place: Place) -> bytes:

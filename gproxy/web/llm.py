@@ -6,12 +6,14 @@ from types import ModuleType
 
 from flask import Blueprint, Response, request
 
-from gproxy.errors import ClientGone, GatewayError, NotFound, Unsupported
+from gproxy.errors import ClientGone, GatewayError, NotFound, RequestTimeout, Unsupported
 from gproxy.relay.pipeline import Call
 from gproxy.relay.presence import Presence
 from gproxy.web import inbound
 from gproxy.web.faults import CORS, PREFLIGHT, answer, internal, runtime
 
+# What is read of a refused body, so that the refusal arrives.
+DISCARD_BYTES, DISCARD_S = 1024 * 1024 * 1024, 10.0
 VERSIONS = ("v1", "v1beta")
 # Routes of the contract whose operations come later: (route, methods, in whose shape they refuse).
 UNBUILT = (
@@ -70,6 +72,8 @@ def guarded(protocol: ModuleType, view: Callable[[str], Response]) -> Response:
     try:
         return view(request_id)
     except GatewayError as fault:
+        if not isinstance(fault, RequestTimeout):  # that one was waited for long enough
+            inbound.discard(request.environ, DISCARD_BYTES, DISCARD_S)
         return answer(protocol, fault, request_id)
     except ClientGone:
         return Response(status=499)  # nobody reads it

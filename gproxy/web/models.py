@@ -40,11 +40,15 @@ def _bound(view: Callable, version: str, protocols: Mapping[str, ModuleType]) ->
 
 
 def _shape(version: str) -> str:
-    """/v1beta is always Gemini's; /v1 is Anthropic's iff its headers are sent; query parameters decide nothing."""
+    """/v1beta is always Gemini's; /v1 is Anthropic's iff its headers are sent; query parameters decide nothing.
+
+    Google's SDK may be set to /v1 too and is known by its key header.
+    """
     if version == "v1beta":
         return "gemini"
-    is_anthropic = "anthropic-version" in request.headers or "x-api-key" in request.headers
-    return "anthropic" if is_anthropic else "openai_chat"
+    if "anthropic-version" in request.headers or "x-api-key" in request.headers:
+        return "anthropic"
+    return "gemini" if "x-goog-api-key" in request.headers else "openai_chat"
 
 
 def _list(protocol: ModuleType, provider: str | None = None) -> dict:

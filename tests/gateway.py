@@ -1,0 +1,281 @@
+"""A real gateway: gunicorn with real workers on a free port, as an operator starts it."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+ADMIN, DEV, OTHER = "sk-admin-1", "sk-dev-0002", "sk-other-0003"
+UPSTREAM_KEYS = ("sk-upstream-openai-aaaa", "sk-upstream-openai-bbbb", "sk-ant-upstream-cccc", "AIza-upstream-dddd")
+
+SEED = """
+[[providers]]
+name = "openai-main"
+channel = "openai"
+settings = {{ base_url = "{vendor}/v1", forward_headers = ["x-team"]{timeouts} }}
+credentials = [{{ api_key = "sk-upstream-openai-aaaa" }}, {{ api_key = "sk-upstream-openai-bbbb" }}]
+
+[[providers]]
+name = "anthropic-main"
+channel = "anthropic"
+settings = {{ base_url = "{vendor}"{timeouts} }}
+credentials = [{{ api_key = "sk-ant-upstream-cccc" }}]
+
+[[providers]]
+name = "vertex-main"
+channel = "aistudio"
+settings = {{ base_url = "{vendor}/v1beta/"{timeouts} }}
+credentials = [{{ api_key = "AIza-upstream-dddd" }}]
+
+[[providers]]
+name = "off"
+channel = "openai"
+enabled = false
+settings = {{ base_url = "{vendor}" }}
+credentials = [{{ api_key = "sk-upstream-openai-aaaa" }}]
+
+[[providers]]
+name = "keyless"
+channel = "groq"
+
+[[providers]]
+name = "unreachable"
+channel = "custom"
+settings = {{ base_url = "http://127.0.0.1:9" }}
+credentials = [{{ api_key = "sk-upstream-openai-aaaa" }}]
+
+[[providers]]
+name = "demo"
+channel = "demo"
+
+[[models]]
+provider_name = "openai-main"
+model_id = "gpt-4.1-mini"
+price_tiers = [{{ input_tokens_up_to = 100000000, price_input_tokens = 0.40, price_output_tokens = 1.60 }}]
+
+[[models]]
+provider_name = "openai-main"
+model_id = "default"
+price_tiers = [{{ input_tokens_up_to = 100000000, price_input_tokens = 0.40, price_output_tokens = 1.60 }}]
+
+[[models]]
+provider_name = "openai-main"
+model_id = "retired"
+enabled = false
+
+[[models]]
+provider_name = "anthropic-main"
+model_id = "default"
+price_tiers = [{{ input_tokens_up_to = 100000000, price_input_tokens = 3.00, price_output_tokens = 15.00 }}]
+
+[[models]]
+provider_name = "vertex-main"
+model_id = "default"
+price_tiers = [{{ input_tokens_up_to = 100000000, price_input_tokens = 0.10, price_output_tokens = 0.40 }}]
+
+[[model_aliases]]
+alias = "chat-default"
+provider_name = "openai-main"
+model_id = "gpt-4.1-mini"
+
+[[model_aliases]]
+alias = "fast-*"
+targets = [{{ provider = "openai-main", model = "gpt-*" }}]
+
+[[users]]
+name = "admin"
+is_admin = true
+keys = [{{ api_key = "sk-admin-1" }}]
+
+[[users]]
+name = "dev"
+keys = [
+  {{ api_key = "sk-dev-0002", label = "laptop" }},
+  {{ api_key = "sk-dev-disabled", enabled = false }},
+  {{ api_key = "sk-dev-expired", expires_at = 2020-01-01T00:00:00Z }},
+]
+
+[[users]]
+name = "gone"
+enabled = false
+keys = [{{ api_key = "sk-gone-0001" }}]
+
+[[users]]
+name = "other"
+keys = [{{ api_key = "sk-other-0003" }}]
+
+[[permissions]]
+user_name = "admin"
+model_pattern = "*"
+
+[[permissions]]
+user_name = "dev"
+provider_name = "openai-main"
+model_pattern = "gpt-*"
+
+[[permissions]]
+user_name = "dev"
+provider_name = "openai-main"
+model_pattern = "chat-*"
+
+[[permissions]]
+user_name = "other"
+model_pattern = "claude-*"
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Reply:
+    def __init__(self, status: int, headers, body: bytes):
+        self.status, self.headers, self.body = status, headers, body
+
+    @property
+    def json(self):
+        return json.loads(self.body)
+
+
+class Gateway:
+    """`log` is everything it printed."""
+
+    def __init__(self, folder: Path, seed: str, workers: int = 2, **env: str):
+        self.folder, self.data = folder, folder / "data"
+        self.port = free_port()
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "seed.toml").write_text(seed)
+        self.env = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("GPROXY_", "DATABASE_"))},
+            "GPROXY_CONFIG": str(folder / "seed.toml"),
+            "GPROXY_DATA_DIR": str(self.data),
+            "GPROXY_PORT": str(self.port),
+            "GPROXY_WORKERS": str(workers),
+            **env,
+        }
+        for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "http_proxy", "HTTP_PROXY"):
+            if name not in env:
+                self.env.pop(name, None)
+        self._log_path = folder / "log"
+        self.process: subprocess.Popen | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        return self._log_path.read_text()
+
+    def start(self, wait: bool = True) -> "Gateway":
+        with self._log_path.open("a") as log:
+            command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "wsgi:app"]
+            self.process = subprocess.Popen(command, cwd=ROOT, env=self.env, stdout=log, stderr=log)
+        if wait:
+            self.wait_until_ready()
+        return self
+
+    def wait_until_ready(self, timeout_s: float = 20) -> None:
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise AssertionError(f"the gateway ended with {self.process.returncode}:\n{self.log}")
+            try:
+                if self.get("/readyz").status == 200:
+                    return
+            except OSError:
+                pass
+            time.sleep(0.05)
+        raise AssertionError(f"not ready in {timeout_s} s:\n{self.log}")
+
+    def workers(self) -> list[int]:
+        found = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=False)
+        return [int(pid) for pid in found.stdout.split()]
+
+    def kill_worker(self) -> int:
+        """`kill -9` of the oldest worker."""
+        victim = min(self.workers())
+        os.kill(victim, signal.SIGKILL)
+        return victim
+
+    def stop(self, how: int = signal.SIGTERM, timeout_s: float = 30) -> int | None:
+        if self.process is None or self.process.poll() is not None:
+            return self.process.returncode if self.process else None
+        self.process.send_signal(how)
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            subprocess.run(["pkill", "-9", "-P", str(self.process.pid)], check=False)
+            self.process.kill()
+            self.process.wait(5)
+            raise
+
+    def request(
+        self, method: str, path: str, body=None, key: str | None = None, timeout_s: float = 30, **headers
+    ) -> Reply:
+        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        if key is not None:
+            sent["Authorization"] = f"Bearer {key}"
+        if data is not None:
+            sent.setdefault("Content-Type", "application/json")
+        asked = urllib.request.Request(self.url + path, data, sent, method=method)
+        try:
+            with urllib.request.urlopen(asked, timeout=timeout_s) as answer:
+                return Reply(answer.status, answer.headers, answer.read())
+        except urllib.error.HTTPError as fault:
+            with fault:
+                return Reply(fault.code, fault.headers, fault.read())
+
+    def get(self, path: str, key: str | None = None, **headers) -> Reply:
+        return self.request("GET", path, None, key, **headers)
+
+    def post(self, path: str, body=None, key: str | None = ADMIN, **headers) -> Reply:
+        return self.request("POST", path, {} if body is None else body, key, **headers)
+
+    def chat(self, model: str, key: str | None = ADMIN, **fields) -> Reply:
+        messages = [{"role": "user", "content": "Say hello."}]
+        return self.post("/v1/chat/completions", {"model": model, "messages": messages, **fields}, key)
+
+    def usages(self, **asked) -> list[dict]:
+        reply = self.post("/admin/usages/query", asked)
+        assert reply.status == 200, reply.body
+        return reply.json
+
+    def wait_rows(self, count: int, timeout_s: float = 15, **asked) -> list[dict]:
+        """The usage rows, once there are `count` of them. They must not become more."""
+        deadline = time.monotonic() + timeout_s
+        rows: list[dict] = []
+        while time.monotonic() < deadline:
+            try:
+                rows = self.usages(**asked)
+            except (OSError, AssertionError):
+                rows = []
+            if len(rows) >= count:
+                break
+            time.sleep(0.1)
+        assert len(rows) == count, f"{len(rows)} rows instead of {count}"
+        return rows
+
+    def rss_kib(self, pid: int) -> int:
+        """Proportional set size of a process."""
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        return int(re.search(r"^Pss:\s+(\d+)", text, re.MULTILINE)[1])
+
+    def everything_printed(self) -> str:
+        return self.log
+
+
+def seed(vendor_url: str, timeouts: str = "") -> str:
+    """The journeys' seed. `timeouts` are further provider settings, each after a comma."""
+    return SEED.format(vendor=vendor_url, timeouts=timeouts)

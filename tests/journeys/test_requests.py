@@ -1,0 +1,401 @@
+"""What passes through a gateway and what does not: names, fields, headers, keys, errors, bad input."""
+
+import json
+import socket
+import threading
+import time
+
+import pytest
+
+from tests.gateway import ADMIN, DEV, OTHER, UPSTREAM_KEYS
+from tests.vendor import answers, dumps, refuses, sends, streams, whole
+
+CHAT = "openai-main/gpt-4.1-mini"
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer sk-admin-1\r\n"
+
+
+def raw(gateway, data: bytes, timeout_s: float = 5, half_close: bool = False) -> bytes:
+    """Whatever comes back for these very bytes."""
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout_s) as sock:
+        sock.sendall(data)
+        if half_close:
+            sock.shutdown(socket.SHUT_WR)
+        got = b""
+        while piece := sock.recv(65536):
+            got += piece
+        return got
+
+
+def test_unknown_fields_survive_and_only_the_model_changes(gateway, vendor):
+    vendor.seen.clear()
+    content = b'"\\u00fc \\"model\\": \\"x\\""'
+    body = b'{"model" : "openai-main/gpt-4.1-mini", "x_new":{"a":[1.0, 2e3]}, "messages":[{"content":%s}]}' % content
+    assert gateway.post("/v1/chat/completions", body).status == 200
+    sent = vendor.asked("gpt-4.1-mini")[-1]
+    assert b'"x_new":{"a":[1.0, 2e3]}' in sent.body
+    assert content in sent.body
+    assert sent.path == "/v1/chat/completions"
+
+
+def test_a_body_that_needs_no_change_passes_byte_for_byte(gateway, vendor):
+    body = b'{ "model":"gpt-4.1-mini",  "messages":[ {"role":"user","content":"Hi"} ]}'
+    assert gateway.post("/openai-main/v1/chat/completions", body).status == 200
+    assert vendor.asked("gpt-4.1-mini")[-1].body == body
+
+
+def test_headers_and_query_pass_by_allow_list(gateway, vendor):
+    gateway.request(
+        "POST",
+        "/v1/chat/completions?key=sk-admin-1&alt=x&trace=on",
+        {"model": CHAT, "messages": []},
+        ADMIN,
+        traceparent="00-1-2-03",
+        x_team="blue",
+        Cookie="session=1",
+        anthropic_beta="b1",
+        openai_beta="b2",
+        x_stainless_lang="python",
+    )
+    sent = vendor.asked("gpt-4.1-mini")[-1]
+    assert sent.query == "trace=on"
+    assert (sent.headers["traceparent"], sent.headers["x-team"], sent.headers["openai-beta"]) == (
+        "00-1-2-03",
+        "blue",
+        "b2",
+    )
+    assert not {"cookie", "anthropic-beta", "x-stainless-lang", "x-forwarded-for"} & set(sent.headers)
+    assert sent.headers["user-agent"].startswith("gproxy")
+
+
+def test_the_answer_carries_its_headers(gateway):
+    reply = gateway.chat(CHAT, key=ADMIN)
+    told = {name.lower(): value for name, value in reply.headers.items()}
+    assert told["x-gproxy-provider"] == "openai-main"
+    assert told["x-upstream-request-id"] == "req_up"
+    assert told["x-gproxy-cost-usd"] == "0.000068800"  # 12 × 0.40 + 40 × 1.60 per million
+    assert 0 <= float(told["x-gproxy-overhead-ms"]) < 1000
+    assert told["access-control-allow-origin"] == "*"
+
+
+@pytest.mark.parametrize(("sent", "kept"), [("abc-123", True), ("a b", False), ("x" * 200, False)])
+def test_a_sane_request_id_is_kept(gateway, sent, kept):
+    reply = gateway.post("/v1/chat/completions", {"model": CHAT, "messages": []}, ADMIN, x_request_id=sent)
+    assert (reply.headers["x-request-id"] == sent) is kept
+    assert reply.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": f"Bearer {ADMIN}"},
+        {"Authorization": f"bearer {ADMIN}"},
+        {"x-api-key": ADMIN},
+        {"x-goog-api-key": ADMIN},
+        {"Authorization": "Bearer  ", "x-api-key": ADMIN},
+    ],
+)
+def test_every_key_location(gateway, headers):
+    body = {"model": CHAT, "messages": []}
+    assert gateway.request("POST", "/v1/chat/completions", body, None, **headers).status == 200
+
+
+def test_a_key_in_the_query_opens_llm_routes_only(gateway):
+    assert gateway.request("POST", f"/v1/chat/completions?key={ADMIN}", {"model": CHAT, "messages": []}).status == 200
+    assert gateway.request("POST", f"/admin/usages/summary?key={ADMIN}", {}).status == 401
+
+
+def test_one_text_for_every_reason_of_a_401(gateway):
+    keys = [None, "sk-unknown", "sk-dev-disabled", "sk-dev-expired", "sk-gone-0001", "a\nb".replace("\n", "%0A")]
+    replies = [gateway.chat(CHAT, key=key) for key in keys]
+    assert {reply.status for reply in replies} == {401}
+    assert len({reply.json["error"]["message"] for reply in replies}) == 1
+
+
+def test_a_client_key_with_a_newline_is_refused(gateway):
+    assert gateway.request("POST", "/v1/chat/completions?key=sk%0Aadmin", {"model": CHAT}).status == 401
+    split = b"Host: x\r\nConnection: close\r\nAuthorization: Bearer sk\n-admin: 1\r\n\r\n"
+    got = raw(gateway, b"POST /v1/chat/completions HTTP/1.1\r\n" + split)
+    assert got.startswith((b"HTTP/1.1 400", b"HTTP/1.1 401"))
+
+
+@pytest.mark.parametrize(
+    ("path", "model", "key", "status"),
+    [
+        ("/v1", "openai-main/gpt-4.1-mini", DEV, 200),
+        ("/v1", "chat-default", DEV, 200),
+        ("/v1", "gpt-4.1-mini", DEV, 200),  # one provider registered it
+        ("/v1", "fast-4.1-mini", ADMIN, 200),
+        ("/v1", "fast-4.1-mini", DEV, 403),  # an alias does not inherit its target's permission
+        ("/v1", "openai-main/o1", DEV, 403),
+        ("/v1", "anthropic-main/claude", DEV, 403),
+        ("/v1", "nowhere/claude-3", OTHER, 404),
+        ("/v1", "nowhere/gpt", DEV, 403),
+        ("/v1", "nowhere/gpt", ADMIN, 404),
+        ("/v1", "off/gpt", ADMIN, 404),
+        ("/v1", "openai-main/retired", ADMIN, 404),
+        ("/v1", "unprefixed", DEV, 400),
+        ("/openai-main/v1", "openai-main/gpt-4.1-mini", DEV, 200),
+        ("/openai-main/v1", "gpt-anything", DEV, 200),
+        ("/nowhere/v1", "gpt", DEV, 403),
+        ("/nowhere/v1", "gpt", ADMIN, 404),
+        ("/off/v1", "gpt", ADMIN, 404),
+        ("/v1", "keyless/llama", ADMIN, 503),
+        ("/v1", "anthropic-main/claude", ADMIN, 501),  # another protocol
+        ("/v1", "unreachable/m", ADMIN, 502),
+    ],
+)
+def test_which_model(gateway, path, model, key, status):
+    body = {"model": model, "messages": [{"role": "user", "content": "Hi"}]}
+    reply = gateway.post(f"{path}/chat/completions", body, key)
+    assert reply.status == status, reply.body
+    if status == 200:
+        assert reply.json["model"] == model
+
+
+def test_an_error_names_the_provider_only_once_permitted(gateway):
+    assert gateway.chat("unreachable/m").headers["x-gproxy-provider"] == "unreachable"
+    assert gateway.chat("anthropic-main/claude", key=DEV).headers["x-gproxy-provider"] is None
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b'{"model": ', "not readable JSON"),
+        (b"[1]", "must be a JSON object"),
+        (b"", "not readable JSON"),
+        (b"\xff\xfe", "not readable JSON"),
+        (b"{}", "model: missing"),
+        (b'{"model": 7}', "model: expected a string"),
+        (b'{"model": null}', "model: missing"),
+        (b'{"model": "x", "a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/messages"])
+def test_bad_bodies_are_told_what_is_wrong(gateway, path, body, told):
+    reply = gateway.post(path, body)
+    assert (reply.status, "invalid_request" in reply.json["error"]["message"]) == (400, True)
+    assert told in reply.json["error"]["message"]
+
+
+def test_errors_have_the_shape_of_their_protocol(gateway):
+    claude = gateway.post("/v1/messages", b"{").json
+    assert (claude["type"], claude["error"]["type"]) == ("error", "invalid_request_error")
+    gemini = gateway.post("/v1beta/models/vertex-main/g:generateContent", b"{").json
+    assert (gemini["error"]["code"], gemini["error"]["status"]) == (400, "INVALID_ARGUMENT")
+    assert gateway.get("/v1beta/nothing").json["error"]["status"] == "NOT_FOUND"
+    assert gateway.get("/nothing", anthropic_version="2023-06-01").json["type"] == "error"
+    assert gateway.get("/nothing").json["error"]["code"] == "not_found"
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/openai-main/v1/responses", "/v1/models"])
+def test_a_wrong_method_says_which_is_right(gateway, path):
+    reply = gateway.request("DELETE", path, None, ADMIN)
+    assert (reply.status, reply.json["error"]["code"]) == (405, "method_not_allowed")
+    assert ("GET" if path.endswith("models") else "POST") in reply.headers["Allow"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/embeddings"),
+        ("POST", "/openai-main/v1/images/edits"),
+        ("POST", "/v1/messages/count_tokens"),
+        ("POST", "/v1beta/models/vertex-main/g:countTokens"),
+        ("GET", "/v1/responses/resp_1"),
+        ("DELETE", "/v1/responses/resp_1"),
+        ("GET", "/v1/files"),
+        ("POST", "/admin/providers/query"),
+        ("GET", "/me"),
+        ("GET", "/metrics"),
+    ],
+)
+def test_routes_to_come_say_so_after_the_key(gateway, method, path):
+    body = {} if method == "POST" else None
+    assert gateway.request(method, path, body, ADMIN).status == 501
+    assert gateway.request(method, path, body).status == 401
+
+
+def test_slashes_do_not_make_another_path(gateway):
+    assert gateway.post("//v1//chat/completions/", {"model": CHAT, "messages": []}).status == 200
+
+
+def test_preflight_needs_no_key_and_cors_stands_on_llm_routes_only(gateway):
+    reply = gateway.request("OPTIONS", "/v1/chat/completions")
+    assert (reply.status, reply.headers["Access-Control-Allow-Origin"]) == (204, "*")
+    assert gateway.post("/admin/usages/summary").headers["Access-Control-Allow-Origin"] is None
+    assert gateway.chat(CHAT, key=None).headers["Access-Control-Allow-Origin"] == "*"
+
+
+def test_gemini_streams_an_array_without_alt(gateway):
+    path = "/v1beta/models/vertex-main/gemini-1.5-flash:streamGenerateContent"
+    body = {"contents": [{"parts": [{"text": "Hi"}]}]}
+    array = gateway.post(path, body)
+    assert array.headers["Content-Type"].startswith("application/json")
+    assert array.json[-1]["candidates"][0]["finishReason"] == "STOP"
+    events = gateway.post(f"{path}?alt=SSE", body)
+    assert events.headers["Content-Type"].startswith("text/event-stream")
+    assert [json.loads(line[6:]) for line in events.body.decode().splitlines() if line] == array.json
+
+
+def test_a_cut_gemini_array_is_still_json_and_ends_in_an_error(gateway, vendor):
+    vendor.scripts["cut-array"] = streams(2, "close")
+    reply = gateway.post("/v1beta/models/vertex-main/cut-array:streamGenerateContent", {"contents": []})
+    assert reply.json[-1]["error"]["message"].startswith("upstream_error")
+
+
+@pytest.mark.parametrize(
+    ("name", "script", "status", "label"),
+    [
+        ("redirects", answers(302, b"", {"Location": "http://127.0.0.1:1/"}), 502, "upstream_error"),
+        ("not-json", answers(200, b"<html>"), 502, "upstream_error"),
+        ("no-http", sends(b"SSH-2.0-OpenSSH\r\n\r\n", "close"), 502, "upstream_error"),
+        ("closes", sends("close"), 502, "upstream_error"),
+        ("resets", sends("reset"), 502, "upstream_error"),
+        ("half-head", sends(b"HTTP/1.1 200 OK\r\nContent-", "close"), 502, "upstream_error"),
+        ("short-body", sends(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", "close"), 502, "upstream_error"),
+        ("silent", sends("hang"), 504, "upstream_timeout"),
+        ("stalls", sends(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", "hang"), 504, "upstream_timeout"),
+        (
+            "broken-chunk",
+            sends(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{", "close"),
+            502,
+            "upstream_error",
+        ),
+    ],
+)
+def test_a_failing_upstream_is_told_as_what_it_is(gateway, vendor, name, script, status, label):
+    vendor.scripts[name] = script
+    reply = gateway.chat(f"openai-main/{name}")
+    assert (reply.status, reply.json["error"]["code"]) == (status, label), reply.body
+    row = gateway.wait_rows(1, model=name)[0]
+    assert (row["outcome"], row["status"], row["cost"], row["output_tokens"]) == ("failed", status, 0, 0)
+
+
+def test_a_stale_connection_costs_a_clear_error_at_most(gateway, vendor):
+    """The vendor closes kept connections; the next calls open new ones."""
+    vendor.scripts["then-closes"] = sends(
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}", "close"
+    )
+    assert [gateway.chat("openai-main/then-closes").status for _ in range(6)] == [200] * 6
+
+
+def test_an_upstreams_error_passes_byte_for_byte_in_streams_too(gateway, vendor):
+    vendor.scripts["teapot"] = refuses(418, "no coffee", {"x-ratelimit-remaining-requests": "3", "set-cookie": "a=b"})
+    for stream in (False, True):
+        reply = gateway.chat("openai-main/teapot", stream=stream)
+        assert (reply.status, reply.json["error"]["message"]) == (418, "no coffee")
+        assert reply.headers["x-ratelimit-remaining-requests"] == "3"
+        assert reply.headers["set-cookie"] is None
+
+
+def test_no_key_crosses_the_gateway(gateway, vendor):
+    """An upstream that echoes everything, errors included, still tells no key; and the client's goes nowhere."""
+
+    async def echo(seen, reader, writer):
+        told = {"error": {"message": f"bad key in {seen.headers}", "type": "x", "code": None}}
+        writer.write(
+            b"HTTP/1.1 401 No\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(dumps(told))
+        )
+        writer.write(dumps(told))
+
+    vendor.scripts["echo"] = echo
+    for _ in range(4):
+        reply = gateway.chat("openai-main/echo")
+        assert reply.status == 401
+        assert not any(key.encode() in reply.body for key in UPSTREAM_KEYS)
+    for seen in list(vendor.seen):
+        assert not any(key in f"{seen.headers}{seen.path}{seen.query}{seen.body}" for key in (ADMIN, DEV, OTHER))
+    for key in (*UPSTREAM_KEYS, ADMIN, DEV, OTHER):
+        assert key not in gateway.everything_printed()
+
+
+def test_credentials_take_turns(gateway, vendor):
+    vendor.seen.clear()
+    for _ in range(40):
+        gateway.chat("openai-main/turns")
+    used = {seen.headers["authorization"] for seen in vendor.asked("turns")}
+    assert used == {"Bearer sk-upstream-openai-aaaa", "Bearer sk-upstream-openai-bbbb"}
+
+
+def test_a_body_over_the_cap_is_413_and_the_connection_lives(gateway):
+    reply = gateway.post("/v1/chat/completions", b"x" * (70 * 1024 * 1024))
+    assert (reply.status, reply.json["error"]["code"]) == (413, "too_large")
+
+
+def test_a_chunked_body_over_the_cap_is_413(own_gateway):
+    small = own_gateway(GPROXY_MAX_BODY="1000", workers=1)
+    head = HEAD + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+    assert b" 413 " in raw(small, head + b"7d0\r\n" + b"x" * 2000 + b"\r\n0\r\n\r\n").split(b"\r\n")[0]
+
+
+def test_a_truncated_body_is_refused(gateway, vendor):
+    body = dumps({"model": "openai-main/truncated", "messages": []})
+    got = raw(gateway, HEAD + b"Content-Length: %d\r\n\r\n" % (len(body) + 5) + body, half_close=True)
+    assert b" 400 " in got.split(b"\r\n")[0]
+    assert b"cut off" in got
+    chunked = HEAD + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % (len(body) + 5) + body
+    assert b" 400 " in raw(gateway, chunked, half_close=True).split(b"\r\n")[0]
+    assert not vendor.asked("truncated")
+
+
+def test_a_slow_body_is_timed_out(own_gateway):
+    slow = own_gateway(GPROXY_BODY_TIMEOUT="1", workers=1)
+    head = HEAD + b"Content-Length: 100\r\nConnection: close\r\n\r\n{"
+    started = time.monotonic()
+    with socket.create_connection(("127.0.0.1", slow.port), 10) as sock:
+        sock.sendall(head)
+        got = sock.recv(65536)
+    assert b" 408 " in got.split(b"\r\n")[0]
+    assert time.monotonic() - started < 5
+
+
+def test_requests_and_bytes_in_flight_are_capped(own_gateway, vendor):
+    vendor.scripts["waits"] = sends(2.0, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+    small = own_gateway(GPROXY_MAX_INFLIGHT="3", GPROXY_MAX_INFLIGHT_BYTES="100000", workers=1)
+    statuses: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: statuses.append(small.chat("openai-main/waits").status)) for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.8)
+    full = small.chat("openai-main/waits")
+    assert (full.status, full.json["error"]["code"], full.headers["Retry-After"]) == (503, "overloaded", "1")
+    for thread in threads:
+        thread.join()
+    assert sorted(statuses) == [200] * 3 + [503] * 5
+    big = small.chat("openai-main/gpt-4.1-mini", padding="x" * 200_000)
+    assert (big.status, big.json["error"]["code"]) == (503, "overloaded")
+    assert small.chat("openai-main/gpt-4.1-mini").status == 200
+    assert small.get("/readyz").json["in_flight"] == 0
+
+
+def test_lists_survive_a_failing_upstream(gateway, vendor):
+    assert whole("openai_chat", "x")["model"] == "x"
+    listed = {model["id"] for model in gateway.get("/v1/models", ADMIN).json["data"]}
+    assert "openai-main/gpt-4.1-mini" in listed
+    assert not any(name.startswith(("unreachable/", "off/")) for name in listed)
+    assert "openai-main/retired" not in listed
+
+
+def test_lists_show_what_a_user_may_use(gateway):
+    assert [m["id"] for m in gateway.get("/v1/models", DEV).json["data"]] == [
+        "chat-default",
+        "openai-main/gpt-4.1-mini",
+    ]
+    assert [m["id"] for m in gateway.get("/v1/models", OTHER).json["data"]] == [
+        "anthropic-main/claude-3-5-sonnet-latest"
+    ]
+    assert gateway.get("/v1/models/openai-main/gpt-4.1-mini", OTHER).status == 403
+    assert gateway.get("/openai-main/v1/models", DEV).json["data"][0]["id"] == "chat-default"
+
+
+def test_shapes_of_lists_are_decided_by_headers_and_version(gateway):
+    assert gateway.get("/v1/models?limit=5&pageSize=2&after_id=x", ADMIN).json["object"] == "list"
+    assert gateway.get("/v1/models", ADMIN, anthropic_version="2023-06-01").json["has_more"] is False
+    assert gateway.get("/v1/models", None, x_api_key=ADMIN).json["data"][0]["type"] == "model"
+    assert "models" in gateway.get("/v1beta/models", ADMIN).json
+    assert "models" in gateway.get("/vertex-main/v1beta/models", ADMIN).json
+    # a vendor's own fields survive in its own shape
+    flash = gateway.get("/v1beta/models/vertex-main/gemini-1.5-flash", ADMIN).json
+    assert (flash["name"], flash["inputTokenLimit"]) == ("models/vertex-main/gemini-1.5-flash", 1000)
