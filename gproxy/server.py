@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 import time
+from dataclasses import dataclass
 
 import gevent
 from gunicorn.glogging import Logger
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 CUT_S = 2.0
 BOOK_S = 5.0
 MARGIN_S = CUT_S + BOOK_S + 3.0
+# How long a new or just used connection may take to send its next request while the worker stops.
+QUIET_S = 1.0
 QUICKSTART = "quickstart.toml"
 
 _prepared: runtime.Prepared | None = None
@@ -131,21 +134,21 @@ class GatewayWorker(GeventWorker):
     runtime: "Runtime | None" = None
 
     def run(self) -> None:
-        self._connections: dict[gevent.Greenlet, list] = {}  # greenlet -> [is idle, client socket]
+        self._connections: dict[gevent.Greenlet, _Connection] = {}
         gevent.spawn(self._drain)
         super().run()
 
     def handle(self, listener, client, addr) -> None:
         greenlet = gevent.getcurrent()
-        self._connections[greenlet] = [True, client]
+        self._connections[greenlet] = _Connection(client, time.monotonic())
         try:
             super().handle(listener, client, addr)
         finally:
             del self._connections[greenlet]
 
     def handle_request(self, listener_name, req, sock, addr) -> None:
-        state = self._connections[gevent.getcurrent()]
-        state[0] = False
+        connection = self._connections[gevent.getcurrent()]
+        connection.is_idle = False
         try:
             super().handle_request(listener_name, req, sock, addr)
         except TimeoutError:
@@ -153,7 +156,7 @@ class GatewayWorker(GeventWorker):
             raise StopIteration from None
         if not self.alive:
             raise StopIteration
-        state[0] = True
+        connection.is_idle, connection.since = True, time.monotonic()
 
     def _drain(self) -> None:
         while self.alive:
@@ -172,12 +175,30 @@ class GatewayWorker(GeventWorker):
         gevent.killall(list(self._connections), block=True, timeout=1)
 
     def _close_idle(self) -> None:
-        for is_idle, client in list(self._connections.values()):
-            if is_idle:
+        for connection in list(self._connections.values()):
+            if connection.is_quiet():
                 try:
-                    client._sock.shutdown(socket.SHUT_RD)
+                    connection.client._sock.shutdown(socket.SHUT_RD)
                 except OSError as fault:
                     log.debug("an idle connection was closed by its client: %s", fault)
+
+
+@dataclass(slots=True)
+class _Connection:
+    """A client's connection: whether it is between requests, and since when."""
+
+    client: socket.socket
+    since: float
+    is_idle: bool = True
+
+    def is_quiet(self) -> bool:
+        """Whether nothing is on its way. A request that is just coming in would be taken for one whose client left."""
+        if not self.is_idle or time.monotonic() - self.since < QUIET_S:
+            return False
+        try:
+            return not self.client._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except OSError:  # nothing there, or broken
+            return True
 
 
 class GatewayLogger(Logger):

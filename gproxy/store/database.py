@@ -62,11 +62,19 @@ class Database:
         with closing(self._db.connection().cursor()) as cursor:
             cursor.executemany(sql if self.is_sqlite else sql.replace("?", "%s"), rows)
 
+    def forget_overwritten(self) -> None:
+        """Leaves nothing in SQLite's file and its log of what was overwritten or deleted; outside a transaction."""
+        if self.is_sqlite:
+            self._db.execute_sql("VACUUM")
+            self._db.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Keeps every other starting process out, on this machine and on others."""
         self.data_dir.mkdir(parents=True, exist_ok=True)
-        with (self.data_dir / "start.lock").open("w") as lock:
+        # Beside the database: gateways with data directories of their own may share one file.
+        path = self.path.with_name(f"{self.path.name}.lock") if self.path else self.data_dir / "start.lock"
+        with path.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             with self._db.connection_context():
                 if self.is_sqlite:

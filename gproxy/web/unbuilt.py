@@ -29,7 +29,9 @@ def for_users(**_) -> None:
 
 
 @blueprint.get("/metrics")
-@blueprint.route("/admin/<path:rest>", methods=["GET", "POST"])
+@blueprint.get("/admin/health")
+@blueprint.get("/admin/global-settings")
+@blueprint.post("/admin/<path:rest>")
 def for_admins(**_) -> None:
     caller, _ = runtime().relay.admit(inbound.key(request.environ, False))
     if not caller.is_admin:
