@@ -9,6 +9,7 @@ from gproxy.admission.keys import digest, fingerprint
 from gproxy.channels.kind import Kind
 from gproxy.config import seed as documents
 from gproxy.config.keys import new_key
+from gproxy.errors import StartupError
 from gproxy.settings import VENDOR_KEYS, Settings
 from gproxy.store import seeding
 
@@ -30,6 +31,7 @@ def content(
     """Everything that a first start stores, and what to tell the operator of it. Raises StartupError."""
     file = settings.seed_path.name if settings.seed_path else "seed"
     seed = documents.read(settings.seed, file, settings.environ, kinds, reserved)
+    _refuse_shared_keys(seed["users"], file)
     found = seeding.Content(
         enable_usage=seed["settings"].get("enable_usage", True),
         provider_defaults_json=documents.settings_json(seed["settings"]),
@@ -88,6 +90,19 @@ def _key(row: dict) -> seeding.NewKey:
     return seeding.NewKey(key_digest, fingerprint(key_digest), row["label"], row["enabled"], row["expires_at"])
 
 
+def _refuse_shared_keys(users: list[dict], file: str) -> None:
+    """The same key as `api_key` here and as `api_key_digest` there."""
+    first: dict[str, str] = {}
+    problems = []
+    for u, user in enumerate(users):
+        for k, row in enumerate(user["keys"]):
+            place = f"users[{u + 1}].keys[{k + 1}]"
+            if (other := first.setdefault(_key(row).digest, place)) != place:
+                problems.append(f"{file}: {place}: the same key as {other}; a key belongs to one user")
+    if problems:
+        raise StartupError(problems)
+
+
 def _hashed(password: str | None) -> str | None:
     """Argon2id; a value that is such a hash already stays. An empty password is none: no login with it."""
     if not password:
@@ -111,10 +126,17 @@ def _with_admin(found: seeding.Content, settings: Settings) -> tuple[seeding.Con
     key_digest = digest(key)
     admin = next((user for user in found.users if user.name == name), None)
     others = tuple(user for user in found.users if user is not admin)
-    keys = tuple(k for u in found.users for k in u.keys)
-    added = () if any(k.digest == key_digest for k in keys) else (seeding.NewKey(key_digest, fingerprint(key_digest)),)
+    owner = next((u.name for u in found.users for k in u.keys if k.digest == key_digest), None)
+    if owner not in (None, name):
+        raise StartupError(
+            [f"GPROXY_ADMIN_API_KEY: it is user {owner!r}'s key in the seed; choose another for {name!r}"]
+        )
+    own = admin.keys if admin else ()
+    keys = tuple(replace(k, enabled=True) if k.digest == key_digest else k for k in own)
+    if owner is None:
+        keys += (seeding.NewKey(key_digest, fingerprint(key_digest)),)
     kept = admin.password_hash if admin and admin.password_hash and settings.admin_password is None else None
-    made = seeding.NewUser(name, kept or _hashed(password), True, True, ((admin.keys if admin else ()) + added))
+    made = seeding.NewUser(name, kept or _hashed(password), True, True, keys)
     grant = (name, None, "*")
     permissions = found.permissions if grant in found.permissions else (*found.permissions, grant)
     told = Told(

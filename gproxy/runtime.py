@@ -10,7 +10,6 @@ from functools import partial
 
 import certifi
 import gevent
-from gevent.threadpool import ThreadPool
 
 from gproxy import channels, logs, protocols
 from gproxy.accounting import journal as books
@@ -28,6 +27,7 @@ from gproxy.store import machines, seeding, snapshot, usages, users
 from gproxy.store.database import Database, prepare_folders
 from gproxy.store.sealing import Seal
 from gproxy.store.snapshot import Snapshot
+from gproxy.threads import Threads
 from gproxy.upstream.client import Client
 
 log = logging.getLogger(__name__)
@@ -89,9 +89,9 @@ def _refuse_published_key(settings: Settings) -> None:
 class Snapshots:
     """The current snapshot of one process. Looking costs a memory read; a change is loaded once, off the hub."""
 
-    def __init__(self, settings: Settings, seal: Seal | None, database: Database, signal: Signal, thread: ThreadPool):
+    def __init__(self, settings: Settings, seal: Seal | None, database: Database, signal: Signal, threads: Threads):
         self._load = partial(self._load_all, database, settings, seal)
-        self._signal, self._thread = signal, thread
+        self._signal, self._threads = signal, threads
         self._seen = -1
         self._current: Snapshot | None = None
         self._loading: gevent.Greenlet | None = None
@@ -132,7 +132,7 @@ class Snapshots:
     def _reload(self) -> None:
         seen = self._signal.look()
         try:
-            self._current = self._thread.apply(self._load, (self._current,))
+            self._current = self._threads.run(self._load, self._current)
             self._seen, self.is_current = seen, True
         except Unavailable as fault:
             if self.is_current or self._current is None:
@@ -162,16 +162,16 @@ class Runtime:
     relay: Relay
     catalogue: Catalogue
     machine: int
-    thread: ThreadPool
+    threads: Threads
     _greenlets: list[gevent.Greenlet] = field(default_factory=list)
 
     def ask(self, question: Callable, *args):
         """The answer of a store question, off the hub. Raises Unavailable."""
-        return self.thread.apply(self.database.run, (question, *args))
+        return self.threads.run(self.database.run, question, *args)
 
     def change(self, deed: Callable, *args):
         """Runs a store deed and makes its change known to every worker before it returns. Raises Unavailable."""
-        result = self.thread.apply(self.database.run, (deed, self.database, *args))
+        result = self.threads.run(self.database.run, deed, self.database, *args)
         self.signal.raise_()
         return result
 
@@ -195,7 +195,7 @@ class Runtime:
             if time.monotonic() - told >= machines.SEEN_S:
                 told = time.monotonic()
                 try:
-                    self.thread.apply(self.database.run, (machines.seen, self.machine))
+                    self.threads.run(self.database.run, machines.seen, self.machine)
                 except GatewayError as fault:
                     log.debug("the machine's sign of life was not stored: %s", fault)
 
@@ -213,12 +213,12 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
     sys.setswitchinterval(SWITCH_S)
     database = Database(settings.dsn, settings.data_dir)
     signal = Signal(settings.data_dir / "signal")
-    thread = ThreadPool(2)
-    snapshots = Snapshots(settings, prepared.seal, database, signal, thread)
+    threads = Threads(2)
+    snapshots = Snapshots(settings, prepared.seal, database, signal, threads)
     root = settings.data_dir / "journal"
     slot = books.take_slot(root)
     journal = Journal(slot)
-    writer = Writer(journal, root, lambda bookings: database.run(usages.book, database, bookings))
+    writer = Writer(journal, root, lambda bookings: database.run(usages.book, database, bookings), Threads(1))
     relay = Relay(
         protocols=protocols.load(),
         kinds=channels.load(),
@@ -229,7 +229,7 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
         capacity=Capacity(settings.max_inflight, settings.max_inflight_bytes),
     )
     runtime = Runtime(
-        settings, database, snapshots, signal, journal, writer, relay, Catalogue(relay), prepared.machine, thread
+        settings, database, snapshots, signal, journal, writer, relay, Catalogue(relay), prepared.machine, threads
     )
     prices.shipped()
     writer.start()

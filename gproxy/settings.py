@@ -203,7 +203,7 @@ def _seed(path: Path | None, problems: list[str]) -> dict:
     if path is None:
         return {}
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"), parse_float=Decimal)
     except (ValueError, RecursionError) as fault:
         problems.append(f"{path.name}: not readable as TOML: {fault}")
     except OSError as fault:
@@ -223,7 +223,8 @@ def is_loopback(host: str) -> bool:
 def _refuse_published_key(settings: Settings, problems: list[str]) -> None:
     if is_loopback(settings.host):
         return
-    keys = [key.get("api_key") for user in _tables(settings.seed, "users") for key in _tables(user, "keys")]
+    written = [str(key.get("api_key")) for user in _tables(settings.seed, "users") for key in _tables(user, "keys")]
+    keys = [REFERENCE.sub(lambda match: settings.environ.get(match[1], "").strip(), key) for key in written]
     if PUBLISHED_KEY in (*keys, settings.admin_api_key):
         problems.append(
             f"{PUBLISHED_KEY} is the published quick-start key and would be open to the network on "

@@ -25,6 +25,7 @@ class Load:
     gateway: Gateway
     model: str
     statuses: Counter = field(default_factory=Counter)
+    refusals: list[bytes] = field(default_factory=list)
     ended: Counter = field(default_factory=Counter)  # how streams ended: done, error or cut
 
     def one(self, number: int) -> None:
@@ -43,6 +44,8 @@ class Load:
             self.ended[type(fault).__name__] += 1
             return
         self.statuses[reply.status] += 1
+        if reply.status != 200:
+            self.refusals.append(reply.body)
         if is_stream and reply.status == 200:
             self.ended[end_of(reply.body)] += 1
 

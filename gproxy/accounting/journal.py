@@ -230,7 +230,10 @@ class Line(NamedTuple):
 
 
 def read_lines(path: Path, start: int, stop: int | None = None) -> Iterator[Line]:
-    """The whole lines of a segment from an offset on. Reserved room is zeros; a torn last line is none."""
+    """The whole lines of a segment from an offset on. Reserved room is zeros; a torn last line is none.
+
+    A line that a dying disk garbled is left out: it must not keep the others from being booked.
+    """
     with path.open("rb") as file:
         file.seek(start)
         position = start
@@ -238,4 +241,9 @@ def read_lines(path: Path, start: int, stop: int | None = None) -> Iterator[Line
             if raw[:1] == b"\0" or not raw.endswith(b"\n") or (stop is not None and position + len(raw) > stop):
                 return
             position += len(raw)
-            yield Line(path.name, position, orjson.loads(raw))
+            try:
+                entry = orjson.loads(raw)
+            except orjson.JSONDecodeError:
+                log.error("%s: the line that ends at byte %d is garbled and left out", path, position)
+                continue
+            yield Line(path.name, position, entry)

@@ -6,7 +6,7 @@ booking a line twice adds nothing. A segment is deleted only after its rows are 
 
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -14,7 +14,6 @@ from typing import NamedTuple, Protocol
 import gevent
 import orjson
 from gevent.event import Event
-from gevent.threadpool import ThreadPool
 
 from gproxy.accounting import journal as books
 from gproxy.accounting.journal import Journal, Line, Slot
@@ -40,6 +39,12 @@ class Deed(Protocol):
     """The store's deed: books a batch in one transaction, exactly once."""
 
     def __call__(self, bookings: list[Booking]) -> None: ...
+
+
+class Threads(Protocol):
+    """Where what blocks is run, one thing at a time."""
+
+    def run(self, deed: Callable, *args): ...
 
 
 class Reader:
@@ -102,7 +107,7 @@ def _row(opened: dict, settled: dict) -> dict:
 class Writer:
     """Owned by one worker. `is_persisting` is False while the database does not take rows."""
 
-    def __init__(self, journal: Journal, root: Path, deed: Deed):
+    def __init__(self, journal: Journal, root: Path, deed: Deed, threads: Threads):
         self.is_persisting = True
         self._journal, self._root, self._deed = journal, root, deed
         self._own = Reader()
@@ -110,7 +115,7 @@ class Writer:
         self._pending: deque[list[Booking]] = deque()
         self._inherited: list[Slot] = [journal.slot] if journal.slot.inherited else []
         self._wake, self._stopping = Event(), False
-        self._thread = ThreadPool(1)
+        self._threads = threads
         self._greenlet: gevent.Greenlet | None = None
 
     def start(self) -> None:
@@ -143,19 +148,24 @@ class Writer:
         try:
             self._journal.retry_unwritten()
             known = (list(self._journal.segments), self._journal.end)
-            done = self._thread.apply(self._book_all, known)
+            done = self._threads.run(self._book_all, *known)
             for path in done:
                 self._journal.forget_segment(path)
                 self._read.pop(path, None)
         except (Unavailable, OSError) as fault:
-            if self.is_persisting:
-                log.error("usage rows cannot be booked (%s); they stay in the journal", fault)
-            self.is_persisting = False
-            return False
+            return self._failed(str(fault), None)
+        except Exception as fault:  # noqa: BLE001 - whatever it is, the next round must come
+            return self._failed(type(fault).__name__, fault)
         if not self.is_persisting:
             log.info("usage rows are booked again")
         self.is_persisting = True
         return True
+
+    def _failed(self, reason: str, fault: Exception | None) -> bool:
+        if self.is_persisting:
+            log.error("usage rows cannot be booked (%s); they stay in the journal", reason, exc_info=fault)
+        self.is_persisting = False
+        return False
 
     def _dead_slots(self) -> list[Slot]:
         """Slots of processes that are gone and have no successor yet."""

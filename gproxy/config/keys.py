@@ -5,17 +5,18 @@ import secrets
 from marshmallow import Schema, fields
 from marshmallow.validate import Length, Range
 
-from gproxy.config.scope import Scope
+from gproxy.config.schemas import Switch
+from gproxy.config.scope import Id, Scope
 
 MOST_AT_ONCE = 1_000
 
 
 class KeyQuery(Schema):
-    user_id = Scope(fields.Integer(strict=True))
+    user_id = Scope(Id())
 
 
 class NewKey(Schema):
-    user_id = fields.Integer(strict=True, required=True)
+    user_id = Id(required=True)
     label = fields.String(load_default=None, allow_none=True, validate=Length(max=256))
 
 
@@ -24,18 +25,18 @@ class NewKeys(NewKey):
 
 
 class KeySwitch(Schema):
-    id = fields.Integer(strict=True, required=True)
-    enabled = fields.Boolean(required=True, truthy={True}, falsy={False})
+    id = Id(required=True)
+    enabled = Switch()
 
 
 class KeyId(Schema):
-    id = fields.Integer(strict=True, required=True)
+    id = Id(required=True)
 
 
 class IdList:
     """A bare list of ids, with the `load` of a schema."""
 
-    _field = fields.List(fields.Integer(strict=True), validate=Length(min=1), required=True)
+    _field = fields.List(Id(), validate=Length(min=1), required=True)
 
     def load(self, value) -> list[int]:
         return self._field.deserialize(value)

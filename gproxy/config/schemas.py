@@ -58,10 +58,10 @@ def forwardable(name: str) -> None:
 
 
 class Switch(fields.Boolean):
-    """`true` or `false` and nothing that looks like them."""
+    """`true` or `false` and nothing that looks like them; required when it has no default."""
 
-    def __init__(self, default: bool, **kwargs):
-        super().__init__(load_default=default, truthy={True}, falsy={False}, **kwargs)
+    def __init__(self, default: bool | None = None):
+        super().__init__(**({"required": True} if default is None else {"load_default": default}))
 
     def _deserialize(self, value, attr, data, **kwargs):
         if not isinstance(value, bool):

@@ -1,6 +1,13 @@
 """Filters of admin queries: all, one value, or a list of values."""
 
+import re
+
 from marshmallow import Schema, ValidationError, fields
+from marshmallow.validate import Range
+
+# What a 64-bit column holds; a greater number would be a fault of the database and no answer.
+MOST = 2**63 - 1
+MOST_MS = MOST // 1_000_000 - 1
 
 
 class Scope(fields.Field):
@@ -26,38 +33,42 @@ class Scope(fields.Field):
         return [self.inner.deserialize(value)]
 
 
+class Id(fields.Integer):
+    """A row's id."""
+
+    def __init__(self, **kwargs):
+        super().__init__(strict=True, validate=Range(0, MOST), **kwargs)
+
+
 class BigInt(fields.Integer):
     """A 63-bit number as a JSON number or as text, since JavaScript keeps only 53 bits."""
 
-    def __init__(self, **kwargs):
-        super().__init__(strict=False, **kwargs)
+    def __init__(self, most: int = MOST, **kwargs):
+        super().__init__(strict=True, validate=Range(0, most), **kwargs)
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        if isinstance(value, str) and re.fullmatch(r"[0-9]{1,19}", value):
+            value = int(value)
+        return super()._deserialize(value, attr, data, **kwargs)
 
 
 class UsageFilter(Schema):
     """Which usage rows: scopes, and an inclusive time range in milliseconds since the epoch."""
 
-    provider_id = Scope(fields.Integer(strict=True))
-    credential_id = Scope(fields.Integer(strict=True))
+    provider_id = Scope(Id())
+    credential_id = Scope(Id())
     channel = Scope(fields.String())
     model = Scope(fields.String())
-    user_id = Scope(fields.Integer(strict=True))
-    user_key_id = Scope(fields.Integer(strict=True))
-    from_unix_ms = BigInt(load_default=None, allow_none=True)
-    to_unix_ms = BigInt(load_default=None, allow_none=True)
-
-
-def at_least(least: int):
-    def check(value: int) -> None:
-        if value is not None and value < least:
-            raise ValidationError(f"must be at least {least}")
-
-    return check
+    user_id = Scope(Id())
+    user_key_id = Scope(Id())
+    from_unix_ms = BigInt(MOST_MS, load_default=None, allow_none=True)
+    to_unix_ms = BigInt(MOST_MS, load_default=None, allow_none=True)
 
 
 class UsageQuery(UsageFilter):
     """The same with a page: a cursor is the last row of the page before."""
 
-    cursor_at_unix_ms = BigInt(load_default=None, allow_none=True)
+    cursor_at_unix_ms = BigInt(MOST_MS, load_default=None, allow_none=True)
     cursor_trace_id = BigInt(load_default=None, allow_none=True)
-    offset = fields.Integer(strict=True, load_default=0, validate=at_least(0))
-    limit = fields.Integer(strict=True, load_default=None, allow_none=True, validate=at_least(0))
+    offset = BigInt(load_default=0)
+    limit = BigInt(load_default=None, allow_none=True)

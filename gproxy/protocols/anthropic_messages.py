@@ -7,7 +7,7 @@ import orjson
 from msgspec import Raw
 
 from gproxy.protocols import fields, sse
-from gproxy.protocols.fields import ABSENT, NULLS
+from gproxy.protocols.fields import ABSENT
 from gproxy.protocols.hub import Ask, ModelCard, Usage, count, items, part
 from gproxy.protocols.reading import Verdict
 
@@ -72,7 +72,7 @@ def read_usage(usage: dict, before: Usage | None = None) -> Usage:
     total = before.cache_creation_tokens if written is None else count(written)
     output = count(usage.get("output_tokens")) or before.output_tokens
     details = part(usage.get("output_tokens_details"))
-    thinking = count(details.get("thinking_tokens")) or before.reasoning_tokens
+    thinking = count(details.get("thinking_tokens") or details.get("reasoning_tokens")) or before.reasoning_tokens
     return Usage(
         input_tokens=_latest(usage, "input_tokens", before.input_tokens),
         output_tokens=output,
@@ -149,11 +149,11 @@ class Stream:
         return data, Verdict.GOES_ON
 
     def _read_start(self, data: bytes, event: _Event) -> bytes:
-        usage, inner = read_whole(bytes(event.message))
-        self.usage = usage
+        self.usage, inner = read_whole(bytes(event.message))
         if not inner or "model" not in inner or bytes(inner["model"]) == self._name:
             return data
-        outer = fields.find(data)
+        if (outer := fields.find(data)) is None:
+            return data
         inner["model"] = Raw(self._name)
         outer["message"] = Raw(fields.join(inner))
         return fields.join(outer)

@@ -6,7 +6,7 @@ from msgspec import Raw
 
 from gproxy.protocols import fields, sse
 from gproxy.protocols.fields import ABSENT, NULLS
-from gproxy.protocols.hub import Ask, ModelCard, Usage, count, items, part
+from gproxy.protocols.hub import Ask, ModelCard, Usage, count, items
 from gproxy.protocols.reading import Verdict
 
 NAME = "gemini"

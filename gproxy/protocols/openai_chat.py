@@ -42,7 +42,8 @@ def outgoing(asked: Ask, body: bytes, model: str) -> bytes:
         found = fields.exchange(found, "model", fields.quoted(model))
     if asked.is_stream and not asked.wants_usage:
         options = fields.find(bytes(found.get("stream_options", ABSENT))) or {}
-        found = fields.exchange(found, "stream_options", fields.join(fields.exchange(options, "include_usage", b"true")))
+        options = fields.exchange(options, "include_usage", b"true")
+        found = fields.exchange(found, "stream_options", fields.join(options))
     return body if found is asked.body else fields.join(found)
 
 
@@ -137,7 +138,8 @@ class Stream:
         is_named = not chunk.model or bytes(chunk.model) == self._name
         if is_named and not hides_usage:
             return data
-        found = fields.find(data)
+        if (found := fields.find(data)) is None:
+            return data
         if not is_named:
             found["model"] = Raw(self._name)
         if hides_usage:

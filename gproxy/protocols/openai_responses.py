@@ -91,7 +91,8 @@ class Stream:
         self.usage = usage or self.usage
         if not inner or "model" not in inner or bytes(inner["model"]) == self._name:
             return data
-        outer = fields.find(data)
+        if (outer := fields.find(data)) is None:
+            return data
         inner["model"] = Raw(self._name)
         outer["response"] = Raw(fields.join(inner))
         return fields.join(outer)

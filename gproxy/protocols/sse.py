@@ -58,6 +58,8 @@ def data_of(event: bytes) -> bytes | None:
 
 def with_data(event: bytes, data: bytes) -> bytes:
     """The event with its data exchanged; every other line stays."""
+    if b"\n" in data:  # values that stood on several lines stand there still
+        data = data.replace(b"\n", b"\ndata: ")
     if event.startswith(b"data:") and event.find(b"\n") == len(event) - 2:
         return b"data: " + data + b"\n\n"
     kept = [line for line in _LINES.split(event) if line and not line.startswith(b"data:")]

@@ -48,7 +48,7 @@ class Database:
                 return deed(*args, **kwargs)
         except FAULTS as fault:
             # The text of a database fault may quote parameters, so only its kind is told.
-            log.warning("database: %s", type(fault).__name__)
+            log.debug("database: %s", type(fault).__name__)
             raise Unavailable("the database cannot be used right now", retry_after_s=2) from fault
 
     @contextmanager
@@ -59,7 +59,8 @@ class Database:
 
     def insert_all(self, sql: str, rows: list[tuple]) -> None:
         """One statement for many rows, with `?` for each value, inside a deed's transaction."""
-        with closing(self._db.connection().cursor()) as cursor:
+        # The driver is asked past peewee, so its faults are told in peewee's words here.
+        with pw.__exception_wrapper__, closing(self._db.connection().cursor()) as cursor:
             cursor.executemany(sql if self.is_sqlite else sql.replace("?", "%s"), rows)
 
     def forget_overwritten(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gproxy.store import models as m
 from gproxy.store.database import Database
-from gproxy.store.sealing import Seal, known_seal, new_seal
+from gproxy.store.sealing import MARK, Seal, known_seal, new_seal
 from gproxy.store.snapshot import bump
 
 
@@ -161,10 +161,12 @@ def seal_all(database: Database, secret: str) -> Seal:
         else:
             seal, row.seal_json = new_seal(secret)
             row.save()
-        for credential in m.Credential.select():
-            sealed = seal.close(seal.open(credential.secret_json))
-            if not credential.secret_json.startswith("sealed:"):
-                m.Credential.update(secret_json=sealed).where(m.Credential.id == credential.id).execute()
+        clear = [row for row in m.Credential.select() if not row.secret_json.startswith(MARK)]
+        for row in clear:
+            sealed = seal.close(row.secret_json)
+            m.Credential.update(secret_json=sealed).where(m.Credential.id == row.id).execute()
+    if clear:
+        database.forget_overwritten()
     return seal
 
 

@@ -183,10 +183,7 @@ def _providers(defaults: Mapping, environ: Mapping[str, str], seal: Seal | None)
 
 def without_version(base_url: str) -> str:
     """The base without a trailing slash and version segment, to which our paths are appended."""
-    base = base_url.rstrip("/")
-    for version in ("/v1", "/v1beta"):
-        base = base.removesuffix(version)
-    return base.rstrip("/")
+    return re.sub(r"(?<!/)/v1(beta)?$", "", base_url.rstrip("/")).rstrip("/")
 
 
 def resolve_secret(secret_json: str, environ: Mapping[str, str], seal: Seal | None) -> str | None:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from operator import itemgetter
 
@@ -22,6 +22,7 @@ INSERT = (
     "ON CONFLICT (trace_id) DO NOTHING"
 )
 MOST_ROWS = 10_000
+MOST_INTEGER = 2**63 - 1
 TOKENS = (
     "input_tokens",
     "output_tokens",
@@ -41,18 +42,25 @@ FILTERS = {
 }
 
 
-def book(database: Database, bookings: Iterable) -> None:
+def book(database: Database, bookings: Collection) -> None:
     """Stores the rows of one batch in one transaction. A row that is there already stays as it is."""
     now = time.time_ns()
     with database.write():
         if m.GlobalSettings.select(m.GlobalSettings.enable_usage).scalar():
             # The driver's own loop: the query builder would cost ten times as much for each row.
-            database.insert_all(INSERT, [(*pick(booking.row), now) for booking in bookings])
+            database.insert_all(INSERT, [(*map(_storable, pick(booking.row)), now) for booking in bookings])
         else:
             _adjust(bookings, now)
 
 
-def _adjust(bookings: Iterable, now: int) -> None:
+def _storable(value):
+    """One value that a database refuses would keep its whole batch out for ever."""
+    if type(value) is str:
+        return value.replace("\0", "\ufffd")  # PostgreSQL has no NUL in texts
+    return min(value, MOST_INTEGER) if type(value) is int else value
+
+
+def _adjust(bookings: Collection, now: int) -> None:
     """Without usage rows: one adjustment per user and batch. How far each segment is booked tells a replay."""
     segments = {booking.segment for booking in bookings}
     marks = {row.segment: row.offset for row in m.JournalMark.select().where(m.JournalMark.segment.in_(segments))}
@@ -97,12 +105,7 @@ def _where(query: pw.Query, asked: dict) -> pw.Query:
 def query(asked: dict) -> list[dict]:
     """The newest rows first, as plain values: time in nanoseconds, cost in nano-USD."""
     found = _where(m.Usage.select(), asked).order_by(m.Usage.at.desc(), m.Usage.trace_id.desc())
-    if (before := asked.get("cursor_at_unix_ms")) is not None:
-        start, end = before * 1_000_000, (before + 1) * 1_000_000
-        older = m.Usage.at < start
-        if (trace_id := asked.get("cursor_trace_id")) is not None:
-            # Ids are ordered by time, so within the cursor's millisecond they decide.
-            older |= (m.Usage.at < end) & (m.Usage.trace_id < trace_id)
+    if (older := _after_cursor(asked)) is not None:
         found = found.where(older)
     limit = asked.get("limit")
     found = found.limit(MOST_ROWS if limit is None else min(limit, MOST_ROWS)).offset(asked.get("offset") or 0)
@@ -110,6 +113,21 @@ def query(asked: dict) -> list[dict]:
     for row in rows:
         row["losses"] = json.loads(row["losses"])
     return rows
+
+
+def _after_cursor(asked: dict) -> pw.Expression | None:
+    """What comes after the last row of the page before: it decides where it is still there, else its millisecond."""
+    ms, trace_id = asked.get("cursor_at_unix_ms"), asked.get("cursor_trace_id")
+    if trace_id is not None:
+        at = m.Usage.select(m.Usage.at).where(m.Usage.trace_id == trace_id).scalar()
+        if at is not None:
+            return (m.Usage.at < at) | ((m.Usage.at == at) & (m.Usage.trace_id < trace_id))
+    if ms is None:
+        return None
+    older = m.Usage.at < ms * 1_000_000
+    if trace_id is not None:
+        older |= (m.Usage.at < (ms + 1) * 1_000_000) & (m.Usage.trace_id < trace_id)
+    return older
 
 
 def summary(asked: dict) -> Sums:

@@ -19,6 +19,7 @@ class Chunked:
         self._file = file
         self._buffer = b""
         self._left = 0  # of the chunk being read, with the line end behind it
+        self._trailers = 0  # bytes of them
         self._is_in_trailers = self.is_done = False
 
     def read(self) -> bytes:
@@ -59,6 +60,9 @@ class Chunked:
                 if not line:
                     self.is_done = True
                     break
+                self._trailers += len(line)
+                if self._trailers > MOST_LINE_BYTES:
+                    raise http.client.LineTooLong("trailers")
             elif size := self._size(line):
                 self._left = size + 2
             else:

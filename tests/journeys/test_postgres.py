@@ -54,11 +54,14 @@ def test_two_machines_on_one_database(own_gateway, vendor, dsn):
 
 def test_a_postgresql_that_goes_away_and_comes_back(own_gateway, vendor, dsn):
     gateway = own_gateway(GPROXY_DSN=dsn)
+    time.sleep(1.0)  # every worker has started
     allow_connections(dsn, False)
     load = Load(gateway, "gpt-pg-away").run(100)
-    assert load.statuses == {200: 100}
+    assert load.statuses == {200: 100}, load.refusals[:1]
     assert gateway.chat("openai-main/gpt-4.1-mini", key="sk-wrong").status == 401
     assert gateway.post("/admin/user-keys/query").status == 503
+    assert "Traceback" not in gateway.log
+    assert gateway.log.count("cannot be booked") <= 2, "an outage is told once by each worker"
     allow_connections(dsn, True)
     gateway.wait_until_ready()
     check_books(gateway, vendor, "gpt-pg-away")
