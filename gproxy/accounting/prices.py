@@ -16,6 +16,8 @@ from typing import NamedTuple
 from gproxy.store.snapshot import Snapshot
 
 SHIPPED = Path(__file__).resolve().parents[2] / "conf" / "prices"
+# The model row whose price holds for all models of its provider that have none; not a model itself.
+DEFAULT = "default"
 MODES = ("", "flex_", "scale_", "priority_")
 # A tier's fields, and the token class each of them prices.
 RATES = {
@@ -96,7 +98,7 @@ def find(snapshot: Snapshot, provider_id: int, channel: str, model: str) -> Foun
         return Found(parse(row.pricing), "model")
     if price := shipped().get((channel, model)):
         return Found(price, "shipped")
-    row = snapshot.models.get((provider_id, "default"))
+    row = snapshot.models.get((provider_id, DEFAULT))
     if row is not None and row.pricing:
         return Found(parse(row.pricing), "default")
     return None

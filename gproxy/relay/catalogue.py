@@ -13,6 +13,7 @@ import gevent
 import orjson
 from gevent.event import AsyncResult
 
+from gproxy.accounting import prices
 from gproxy.admission.permissions import Rights
 from gproxy.channels.kind import GET_MODEL, LIST_MODELS
 from gproxy.errors import GatewayError, NotFound, UpstreamError
@@ -98,7 +99,7 @@ class Catalogue:
         """The provider's models that the caller may use; a registered row beats what the upstream says."""
         cards = {card.id: card for card in offered}
         for (provider_id, model_id), row in snapshot.models.items():
-            if provider_id != provider.id:
+            if provider_id != provider.id or model_id == prices.DEFAULT:
                 continue
             if not row.enabled:
                 cards.pop(model_id, None)

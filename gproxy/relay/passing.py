@@ -20,6 +20,11 @@ def text_in(body: bytes) -> int:
     return text_bytes(orjson.loads(body))
 
 
+def has_value(fields: dict, name: str) -> bool:
+    """Whether a reply's field is there and not null."""
+    return name in fields and bytes(fields[name]) != b"null"
+
+
 class Passing:
     """One stream. `frames()` are the bytes for the client; `close()` is the net for every end that it did not see."""
 
@@ -29,7 +34,6 @@ class Passing:
         self._status = exchange.status
         self._reader = protocol.Stream(name, asked)
         self._frame = _Array() if call.as_array else _Events()
-        self._has_ended = False
 
     def frames(self) -> Iterator[bytes]:
         splitter = sse.Splitter()
@@ -37,8 +41,6 @@ class Passing:
             for chunk in self._exchange.chunks(self._presence):
                 if frames := self._pass(splitter.feed(chunk)):
                     yield frames
-                if self._reader.has_failed and self._tally.is_settled:
-                    break
             if rest := splitter.rest().strip():
                 yield self._pass([rest + b"\n\n"])
             yield from self._end()
@@ -48,7 +50,6 @@ class Passing:
             yield self._broken(fault)
         except ClientGone:
             self.close()
-        self._has_ended = True
 
     def _pass(self, events: list[bytes]) -> bytes:
         """What these events are for the client. Settles before the last one is passed on."""
@@ -61,7 +62,7 @@ class Passing:
             passed, verdict = self._reader.see(data)
             if verdict is Verdict.CUT:
                 raise UpstreamError(NO_END)
-            if verdict is Verdict.ENDS:
+            if verdict is Verdict.ENDS or self._reader.has_failed:
                 self._settle()
                 self._exchange.hurry()
             if passed is data:

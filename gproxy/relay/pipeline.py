@@ -208,10 +208,14 @@ class Relay:
         usage, found = protocol.read_whole(body)
         if found is None:
             raise UpstreamError(f"the upstream answered {exchange.status} with a body that is not a JSON object")
-        text_bytes = 0 if usage is not None else passing.text_in(body)
+        is_error = usage is None and passing.has_value(found, "error")
+        text_bytes = 0 if usage is not None or is_error else passing.text_in(body)
         if protocol.MODEL_FIELD in found and bytes(found[protocol.MODEL_FIELD]) != quoted:
             body = fields.join(fields.exchange(found, protocol.MODEL_FIELD, quoted))
-        tally.complete(exchange.status, usage, text_bytes)
+        if is_error:  # some upstreams tell an error with 200; it is not billed as output
+            tally.broke(exchange.status, None, 0)
+        else:
+            tally.complete(exchange.status, usage, text_bytes)
         return self._whole(exchange, call, tally, presence, told, body)
 
     def _whole(self, exchange, call, tally, presence, told, body: bytes) -> Answer:

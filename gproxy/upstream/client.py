@@ -84,10 +84,12 @@ class _Adapter(HTTPAdapter):
 class Exchange:
     """An upstream's answer as it comes in. `headers` have lower-case names."""
 
-    def __init__(self, raw: urllib3.HTTPResponse, status: int, limits: "Limits", deadline: float, secret: str):
+    def __init__(
+        self, raw: urllib3.HTTPResponse, status: int, limits: "Limits", deadline: float, secret: str, waited_s: float
+    ):
         self.status = status
         self.headers = {name.lower(): value for name, value in raw.headers.items()}
-        self.waited_s = 0.0
+        self.waited_s = waited_s  # for the upstream, so far
         self._raw, self._limits, self._deadline = raw, limits, deadline
         self._secret = secret.encode() if secret else None
         connection = raw.connection
@@ -196,7 +198,7 @@ class Client:
         request.headers = {"User-Agent": "gproxy", "Accept-Encoding": "identity", **headers}
         if body is not None:
             request.headers["Content-Length"] = str(len(body))
-        deadline = time.monotonic() + limits.total_s
+        started, deadline = time.perf_counter(), time.monotonic() + limits.total_s
         waits = Timeout(connect=limits.connect_s, read=limits.first_byte_s)
         # The library's timeouts run per system call; this one also ends a head that comes in byte by byte.
         alarm = gevent.Timeout.start_new(min(limits.connect_s + limits.first_byte_s, limits.total_s))
@@ -212,7 +214,8 @@ class Client:
             raise UpstreamTimeout("no answer in time") from None
         finally:
             alarm.close()
-        return Exchange(response.raw, response.status_code, limits, deadline, secret)
+        waited_s = time.perf_counter() - started
+        return Exchange(response.raw, response.status_code, limits, deadline, secret, waited_s)
 
     def _adapter(self, base_url: str) -> _Adapter:
         adapter = self._adapters.get(base_url)

@@ -45,13 +45,13 @@ def register(app: Flask, protocols: Mapping[str, ModuleType]) -> None:
 
     @app.errorhandler(Exception)
     def unexpected(fault: Exception) -> Response:
-        return internal(_spoken(protocols), fault, inbound.request_id(request.environ))
+        return internal(_spoken(protocols), fault, inbound.request_id(request.environ), is_llm=_is_llm())
 
 
-def internal(protocol: ModuleType, fault: Exception, request_id: str) -> Response:
+def internal(protocol: ModuleType, fault: Exception, request_id: str, *, is_llm: bool = True) -> Response:
     """A fault of ours: the log has it, the caller has the id."""
     log.error("request %s failed: %s", request_id, type(fault).__name__, exc_info=fault)
-    return answer(protocol, GatewayError(f"request {request_id}"), request_id)
+    return answer(protocol, GatewayError(f"request {request_id}"), request_id, is_llm=is_llm)
 
 
 def _ours(fault: HTTPException) -> GatewayError:

@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import missing
 from tests.gateway import ADMIN
 from tests.load import Load, check_books, expected_cost, nano
-from tests.vendor import STREAM_HEAD, WORDS, chunk, events, faithful, sends, streams
+from tests.vendor import STREAM_HEAD, WORDS, answers, chunk, events, faithful, sends, streams
 
 
 async def slowly(seen, reader, writer):
@@ -223,7 +223,7 @@ def test_a_full_disk_refuses_and_books_what_runs(own_gateway, vendor, tmp_path):
             assert time.monotonic() < deadline
             time.sleep(0.2)
         check_books(gateway, vendor, "gpt-full")
-        check_books(gateway, vendor, "gpt-more")
+        gateway.wait_rows(len(vendor.asked("gpt-more")), model="gpt-more")
         gateway.stop()
     finally:
         subprocess.run(["umount", "-l", str(data)], check=False)
@@ -312,6 +312,27 @@ def test_a_cut_stream_is_still_billed_for_what_was_delivered(gateway, vendor):
     vendor.scripts["gpt-cut-first"] = streams(1, "reset")
     gateway.chat("openai-main/gpt-cut-first", stream=True)
     row = gateway.wait_rows(1, model="gpt-cut-first")[0]
+    assert (row["outcome"], row["cost"], row["output_tokens"]) == ("failed", 0, 0)
+
+
+def test_an_upstreams_error_event_ends_the_stream_and_bills_what_was_delivered(gateway, vendor):
+    """The event passes as it is, once, although the upstream then keeps the connection open."""
+    told = b'data: {"error": {"message": "overloaded", "type": "server_error", "code": null}}\n\n'
+    head = [chunk(one) for one in events("openai_chat", "m")[:3]]
+    vendor.scripts["gpt-error-event"] = sends(STREAM_HEAD, *head, chunk(told), "hang")
+    started = time.monotonic()
+    reply = gateway.chat("openai-main/gpt-error-event", stream=True)
+    assert time.monotonic() - started < 1.2
+    assert reply.body.count(b'"error"') == 1
+    assert b"[DONE]" not in reply.body
+    row = gateway.wait_rows(1, model="gpt-error-event")[0]
+    assert (row["outcome"], row["output_tokens"], row["estimated"]) == ("partial", 3, True)
+
+
+def test_an_error_told_with_200_is_not_billed(gateway, vendor):
+    vendor.scripts["gpt-error-200"] = answers(200, b'{"error": {"message": "no", "content": "long long text"}}')
+    assert gateway.chat("openai-main/gpt-error-200").status == 200
+    row = gateway.wait_rows(1, model="gpt-error-200")[0]
     assert (row["outcome"], row["cost"], row["output_tokens"]) == ("failed", 0, 0)
 
 

@@ -76,7 +76,7 @@ def test_model_lists(gateway):
     everywhere = [model["id"] for model in run(MODELS_AGGREGATED, gateway)["data"]]
     assert {"chat-default", "openai-main/gpt-4.1-mini", "demo/demo-1"} <= set(everywhere)
     here = [model["id"] for model in run(MODELS_SCOPED, gateway)["data"]]
-    assert here == ["chat-default", "default", "gpt-4.1-mini"]
+    assert here == ["chat-default", "gpt-4.1-mini"]
 
 
 def test_the_troubleshooting_table(gateway):

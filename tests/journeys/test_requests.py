@@ -399,3 +399,8 @@ def test_shapes_of_lists_are_decided_by_headers_and_version(gateway):
     # a vendor's own fields survive in its own shape
     flash = gateway.get("/v1beta/models/vertex-main/gemini-1.5-flash", ADMIN).json
     assert (flash["name"], flash["inputTokenLimit"]) == ("models/vertex-main/gemini-1.5-flash", 1000)
+
+
+def test_the_overhead_leaves_out_the_wait_for_the_upstream(gateway, vendor):
+    vendor.scripts["thinks"] = sends(0.5, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+    assert float(gateway.chat("openai-main/thinks").headers["x-gproxy-overhead-ms"]) < 200

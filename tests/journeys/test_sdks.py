@@ -109,7 +109,7 @@ def test_async_clients(gateway):
 def test_scoped_base_url(gateway):
     with openai.OpenAI(base_url=f"{gateway.url}/openai-main/v1", api_key=ADMIN) as client:
         assert client.chat.completions.create(model="gpt-4.1-mini", messages=HELLO).model == "gpt-4.1-mini"
-        assert [m.id for m in client.models.list()] == ["chat-default", "default", "gpt-4.1-mini"]
+        assert [m.id for m in client.models.list()] == ["chat-default", "gpt-4.1-mini"]
     with anthropic.Anthropic(base_url=f"{gateway.url}/anthropic-main", api_key=ADMIN) as client:
         assert "claude-3-5-sonnet-latest" in [m.id for m in client.models.list()]
 
