@@ -1,0 +1,200 @@
+"""How upstreams are reached, waited for and listed."""
+
+import select
+import socket
+import threading
+import time
+
+import pytest
+
+from tests.gateway import ADMIN
+from tests.vendor import STREAM_HEAD, body, chunk, dumps, events, sends
+
+
+def custom(base_url: str, settings: str = "", channel: str = "custom") -> str:
+    """A seed with one provider `there`."""
+    return f"""
+[[providers]]
+name = "there"
+channel = "{channel}"
+settings = {{ base_url = "{base_url}"{settings} }}
+credentials = [{{ api_key = "sk-there-0001" }}]
+[[users]]
+name = "admin"
+is_admin = true
+keys = [{{ api_key = "sk-admin-1" }}]
+[[permissions]]
+user_name = "admin"
+model_pattern = "*"
+"""
+
+
+def test_an_http_proxy_gets_the_whole_url(own_gateway, vendor):
+    gateway = own_gateway(custom("http://upstream.invalid/prefix/v1"), GPROXY_PROXY=vendor.url)
+    assert gateway.chat("there/gpt-by-proxy").status == 200
+    assert vendor.asked("gpt-by-proxy")[0].path == "http://upstream.invalid/prefix/v1/chat/completions"
+
+
+def test_a_socks_proxy_is_asked_for_the_host(own_gateway, vendor):
+    asked = []
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve():
+        client, _ = listener.accept()
+        with client, socket.create_connection(("127.0.0.1", vendor.port)) as upstream:
+            client.recv(2 + client.recv(2)[1])
+            client.sendall(b"\5\0")
+            head = client.recv(4)
+            asked.append((head[3], client.recv(client.recv(1)[0]), client.recv(2)))
+            client.sendall(b"\5\0\0\1\0\0\0\0\0\0")
+            while ready := select.select([client, upstream], [], [], 5)[0]:
+                data = ready[0].recv(65536)
+                (upstream if ready[0] is client else client).sendall(data)
+                if ready[0] is upstream:
+                    return
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    port = listener.getsockname()[1]
+    gateway = own_gateway(custom("http://upstream.invalid:81"), GPROXY_PROXY=f"socks5h://127.0.0.1:{port}")
+    assert gateway.chat("there/gpt-by-socks").status == 200
+    thread.join(10)
+    listener.close()
+    assert asked == [(3, b"upstream.invalid", (81).to_bytes(2, "big"))]
+
+
+def test_a_connect_that_hangs_is_given_up(own_gateway):
+    """A listener whose queue is full takes no more connections."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(0)
+    address = listener.getsockname()
+    queued = []
+    for _ in range(4):
+        sock = socket.socket()
+        sock.setblocking(False)
+        sock.connect_ex(address)
+        queued.append(sock)
+    time.sleep(0.2)
+    gateway = own_gateway(custom(f"http://127.0.0.1:{address[1]}", ", connect_timeout_s = 0.5"), workers=1)
+    started = time.monotonic()
+    reply = gateway.chat("there/gpt")
+    assert (reply.status, reply.json["error"]["code"]) == (504, "upstream_timeout")
+    assert 0.4 < time.monotonic() - started < 3
+    for sock in (*queued, listener):
+        sock.close()
+
+
+def test_a_stream_that_never_ends_is_ended(own_gateway, vendor):
+    """Neither idle nor silent at first, and yet longer than the operator allows."""
+    word = chunk(events("openai_chat", "m")[1])
+    vendor.scripts["gpt-endless"] = sends(STREAM_HEAD, *[word, 0.1] * 100)
+    gateway = own_gateway(timeouts=", total_timeout_s = 1", workers=1)
+    started = time.monotonic()
+    reply = gateway.chat("openai-main/gpt-endless", stream=True)
+    assert 0.8 < time.monotonic() - started < 3
+    assert b"upstream_timeout" in reply.body
+    assert gateway.wait_rows(1, model="gpt-endless")[0]["outcome"] == "partial"
+
+
+def test_a_head_that_trickles_is_timed_out(own_gateway, vendor):
+    """Each byte is in time; the whole head is not."""
+    vendor.scripts["gpt-trickle"] = sends(b"HTTP/1.1 200 OK\r\nX: ", *[b"x", 0.2] * 60)
+    gateway = own_gateway(timeouts=", connect_timeout_s = 0.5, first_byte_timeout_s = 1", workers=1)
+    started = time.monotonic()
+    assert gateway.chat("openai-main/gpt-trickle").status == 504
+    assert time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize(
+    ("channel", "protocol", "path", "auth"),
+    [
+        ("openai", "/v1/chat/completions", "/v1/chat/completions", "authorization"),
+        ("openai", "/v1/responses", "/v1/responses", "authorization"),
+        ("anthropic", "/v1/messages", "/v1/messages", "x-api-key"),
+        ("aistudio", "/v1beta/models/m:generateContent", "/v1beta/models/m:generateContent", "x-goog-api-key"),
+        ("deepseek", "/v1/chat/completions", "/v1/chat/completions", "authorization"),
+        ("deepseek", "/v1/messages", "/anthropic/v1/messages", "x-api-key"),
+        ("groq", "/v1/responses", "/v1/responses", "authorization"),
+        ("openrouter", "/v1/messages", "/v1/messages", "authorization"),
+        ("nvidia", "/v1/chat/completions", "/v1/chat/completions", "authorization"),
+        ("custom", "/v1/messages", "/v1/messages", "x-api-key"),
+        ("custom", "/v1beta/models/m:generateContent", "/v1beta/models/m:generateContent", "x-goog-api-key"),
+    ],
+)
+def test_each_channel_on_the_wire(channels_gateway, vendor, channel, protocol, path, auth):
+    vendor.seen.clear()
+    wanted = {"model": "m", "messages": [], "input": "x", "max_tokens": 1}
+    assert channels_gateway.post(f"/{channel}{protocol}", wanted).status == 200
+    (seen,) = vendor.seen
+    assert seen.path == f"/base{path}"
+    assert "sk-there-0001" in seen.headers[auth]
+    assert sum("sk-there-0001" in value for value in seen.headers.values()) == 1
+    assert ("anthropic-version" in seen.headers) is (auth == "x-api-key")
+
+
+@pytest.fixture(scope="module")
+def channels_gateway(vendor, tmp_path_factory):
+    from tests.gateway import Gateway
+
+    names = ("openai", "anthropic", "aistudio", "deepseek", "groq", "openrouter", "nvidia", "custom")
+    seeds = [custom(f"{vendor.url}/base/", channel=name).replace('"there"', f'"{name}"') for name in names]
+    providers = [seed.partition("[[users]]")[0] for seed in seeds[:-1]]
+    running = Gateway(tmp_path_factory.mktemp("channels"), "".join([*providers, seeds[-1]])).start()
+    yield running
+    running.stop()
+
+
+def test_a_custom_provider_speaks_what_it_is_said_to(own_gateway, vendor):
+    gateway = own_gateway(custom(vendor.url, ', protocol = "anthropic"'), workers=1)
+    assert gateway.post("/there/v1/messages", {"model": "m", "messages": []}).status == 200
+    assert gateway.post("/there/v1/chat/completions", {"model": "m", "messages": []}).status == 501
+    assert [m["id"] for m in gateway.get("/there/v1/models", ADMIN).json["data"]] == ["claude-3-5-sonnet-latest"]
+
+
+def test_lists_are_fetched_at_once_given_up_in_time_and_kept(own_gateway, vendor):
+    asked: list[str] = []
+
+    async def listed(seen, reader, writer):
+        import asyncio
+
+        asked.append(seen.path)
+        if seen.path.startswith("/hangs"):
+            await asyncio.sleep(30)
+        await asyncio.sleep(0.5)
+        writer.write(body(200, dumps({"data": [{"id": f"of-{seen.path.split('/')[1]}"}]})))
+
+    names = ("a", "b", "c", "d", "hangs")
+    seeds = [custom(f"{vendor.url}/{name}").replace('"there"', f'"{name}"') for name in names]
+    text = "".join([*(seed.partition("[[users]]")[0] for seed in seeds[:-1]), seeds[-1]])
+    gateway = own_gateway(text, workers=1)
+    vendor.scripts[""] = listed
+    try:
+        started = time.monotonic()
+        first = gateway.get("/v1/models", ADMIN)
+        took = time.monotonic() - started
+        assert [m["id"] for m in first.json["data"]] == ["a/of-a", "b/of-b", "c/of-c", "d/of-d"]
+        assert 4.5 < took < 6.5, "not at once, or not given up after five seconds"
+        started = time.monotonic()
+        assert gateway.get("/v1/models", ADMIN).json == first.json
+        assert gateway.get("/a/v1/models/of-a", ADMIN).json["id"] == "of-a"
+        assert time.monotonic() - started < 1
+        assert len(asked) == 5
+    finally:
+        del vendor.scripts[""]
+
+
+def test_a_model_that_no_list_shows_is_asked_for(gateway, vendor):
+    async def unlisted(seen, reader, writer):
+        writer.write(body(200, dumps({"id": "gpt-unlisted", "object": "model", "created": 5, "owned_by": "x"})))
+
+    vendor.scripts["gpt-unlisted"] = unlisted
+    vendor.scripts["gpt-gone"] = sends(body(404, b"{}"))
+    found = gateway.get("/v1/models/openai-main/gpt-unlisted", ADMIN, x_api_key=ADMIN).json
+    assert (found["id"], found["type"], found["created_at"]) == (
+        "openai-main/gpt-unlisted",
+        "model",
+        "1970-01-01T00:00:05Z",
+    )
+    assert gateway.get("/v1/models/openai-main/gpt-gone", ADMIN).status == 404
+    assert gateway.get("/v1/models/demo/none", ADMIN).status == 404
