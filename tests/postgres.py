@@ -51,7 +51,18 @@ def server() -> Iterator[str]:
             capture_output=True,
             cwd=folder,
         )
-        options = ["-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={folder}", "-c", "fsync=off"]
+        options = [
+            "-c",
+            "listen_addresses=127.0.0.1",
+            "-c",
+            f"unix_socket_directories={folder}",
+            "-c",
+            "fsync=off",
+            "-c",
+            "full_page_writes=off",
+            "-c",
+            "synchronous_commit=off",
+        ]
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(
                 [*own, programs / "postgres", "-D", data, "-p", str(port), *options], stdout=log, stderr=log, cwd=folder

@@ -15,24 +15,24 @@ def cost(usage: Usage, price: Price) -> int:
     """What the call costs, in nano-USD. A class without a rate of its own is charged as the one it came from."""
     total = (price.each_call or ZERO) * NANO
     if tier := _tier(price.tiers, usage.prompt_tokens):
-        fresh = _first(tier.input, ZERO)
-        write = _first(tier.cache_write, tier.cache_write_5m, fresh)
-        for tokens, rate in (
-            (usage.input_tokens, fresh),
-            (usage.output_tokens, _first(tier.output, ZERO)),
-            (usage.cache_read_tokens, _first(tier.cache_read, fresh)),
-            (usage.cache_write_tokens, write),
-            (usage.cache_write_5m_tokens, _first(tier.cache_write_5m, write)),
-            (usage.cache_write_1h_tokens, _first(tier.cache_write_1h, write)),
+        fresh = _or(tier.input, ZERO)
+        write = _or(tier.cache_write, _or(tier.cache_write_5m, fresh))
+        for tokens, rate, otherwise in (
+            (usage.input_tokens, fresh, ZERO),
+            (usage.output_tokens, tier.output, ZERO),
+            (usage.cache_read_tokens, tier.cache_read, fresh),
+            (usage.cache_write_tokens, write, ZERO),
+            (usage.cache_write_5m_tokens, tier.cache_write_5m, write),
+            (usage.cache_write_1h_tokens, tier.cache_write_1h, write),
         ):
             if tokens:
-                total += tokens * rate * PER_TOKEN
+                total += tokens * _or(rate, otherwise) * PER_TOKEN
     return int(total.quantize(Decimal(1), ROUND_HALF_UP))
 
 
-def _first(*rates: Decimal | None) -> Decimal:
-    """The first rate that is told; a rate of 0 is one."""
-    return next(rate for rate in rates if rate is not None)
+def _or(rate: Decimal | None, otherwise: Decimal) -> Decimal:
+    """The rate if one is told; 0 is one."""
+    return otherwise if rate is None else rate
 
 
 def _tier(tiers: tuple[Tier, ...], prompt_tokens: int) -> Tier | None:

@@ -88,7 +88,8 @@ class Exchange:
         self, raw: urllib3.HTTPResponse, status: int, limits: "Limits", deadline: float, secret: str, waited_s: float
     ):
         self.status = status
-        self.headers = {name.lower(): value for name, value in raw.headers.items()}
+        # A folded or otherwise unprintable value could not be sent on.
+        self.headers = {name.lower(): value for name, value in raw.headers.items() if value.isprintable()}
         self.waited_s = waited_s  # for the upstream, so far
         self._raw, self._limits, self._deadline = raw, limits, deadline
         self._secret = secret.encode() if secret else None

@@ -404,3 +404,10 @@ def test_shapes_of_lists_are_decided_by_headers_and_version(gateway):
 def test_the_overhead_leaves_out_the_wait_for_the_upstream(gateway, vendor):
     vendor.scripts["thinks"] = sends(0.5, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
     assert float(gateway.chat("openai-main/thinks").headers["x-gproxy-overhead-ms"]) < 200
+
+
+def test_a_header_that_cannot_be_sent_on_is_left_out(gateway, vendor):
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nx-ratelimit-a: one\x01two\r\nx-ratelimit-b: three\r\n\r\n{}"
+    vendor.scripts["folds"] = sends(head)
+    reply = gateway.chat("openai-main/folds")
+    assert (reply.status, reply.headers["x-ratelimit-b"], reply.headers["x-ratelimit-a"]) == (200, "three", None)

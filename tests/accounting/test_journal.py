@@ -1,0 +1,372 @@
+"""The journal on a real disk, the locks against real processes, and the ids."""
+
+import fcntl
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import orjson
+import pytest
+
+from gproxy.accounting import journal as books
+from gproxy.accounting.journal import EPOCH_MS, SETTLED_ROOM, Ids, Journal, Slot, take_slot, try_lock
+from gproxy.accounting.prices import Found, Price, Tier
+from gproxy.accounting.writer import Reader
+from gproxy.errors import Unavailable
+from gproxy.protocols.hub import MOST_TOKENS, Usage
+from gproxy.relay.tally import Tally
+
+ROOT = Path(__file__).resolve().parents[2]
+NOW_NS = 1_795_420_800_000_000_000  # 2026-11-23T08:00:00Z
+
+
+def opened(call: int, **more) -> dict:
+    known = {"e": 1, "rq": "r", "at": 1, "p": 1, "c": "demo", "r": None, "u": 1, "k": 1, "op": "o", "pr": "p", "m": "m"}
+    return {"o": call, **known, **more}
+
+
+def settled(call: int) -> dict:
+    return {"s": call, "x": "complete", "st": 200, "n": [1, 0, 0, 0, 0, 0, 0]}
+
+
+def entries(folder: Path) -> list[dict]:
+    return [line.entry for path in books.segments(folder) for line in books.read_lines(path, 0)]
+
+
+def rows(folder: Path) -> list[int]:
+    reader = Reader()
+    return [b.row["trace_id"] for path in books.segments(folder) for b in reader.rows(path, 0, None)]
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    found = Journal(take_slot(tmp_path / "journal"))
+    yield found
+    found.close()
+    os.close(found.slot.lock)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """One megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True).returncode:
+        if os.environ.get("CI") == "true":
+            pytest.fail("a small disk cannot be mounted, and CI must be able to")
+        pytest.skip("a small disk cannot be mounted")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_what_was_written_is_read_back_line_by_line(journal):
+    written = [opened(1), opened(2, m="Grüße \u2028 \n"), settled(2), settled(1)]
+    for entry in written:
+        (journal.open if "o" in entry else journal.settle)(entry)
+    (path,) = journal.segments
+    lines = list(books.read_lines(path, 0))
+    assert [line.entry for line in lines] == written
+    assert [line.segment for line in lines] == [path.name] * 4
+    assert lines[-1].end == journal.end
+    assert [line.entry for line in books.read_lines(path, lines[1].end)] == written[2:]
+    assert [line.entry for line in books.read_lines(path, 0, lines[2].end)] == written[:3]
+    assert journal.live == 0
+
+
+def test_a_torn_last_line_is_no_line(journal):
+    journal.open(opened(1))
+    journal.open(opened(2))
+    (path,) = journal.segments
+    whole = path.read_bytes().rstrip(b"\0")
+    first = whole.index(b"\n") + 1
+    for end in range(first, len(whole)):
+        path.write_bytes(whole[:end])
+        assert [entry["o"] for entry in entries(journal.slot.folder)] == [1]
+        path.write_bytes(whole[:end] + b"\0" * 100)
+        assert [entry["o"] for entry in entries(journal.slot.folder)] == [1]
+    path.write_bytes(whole)
+    assert [entry["o"] for entry in entries(journal.slot.folder)] == [1, 2]
+
+
+def test_reserved_room_is_zeros_that_are_no_lines(journal):
+    journal.open(opened(1))
+    (path,) = journal.segments
+    content = path.read_bytes()
+    assert len(content) >= journal.end + SETTLED_ROOM
+    assert set(content[journal.end :]) == {0}
+    assert len(entries(journal.slot.folder)) == 1
+
+
+def test_room_is_reserved_for_the_end_of_every_running_call(journal):
+    for call in range(2000):
+        journal.open(opened(call))
+    (path,) = journal.segments
+    status = path.stat()
+    assert status.st_blocks * 512 >= journal.end + 2000 * SETTLED_ROOM
+
+
+def test_a_new_segment_carries_the_running_calls(journal):
+    padding = "x" * 60_000
+    for call in range(1, 81):
+        journal.open(opened(call, t=padding))
+        if call % 2:
+            journal.settle(settled(call))
+    first, second = journal.segments
+    assert first.name < second.name
+    newest = 1 + max(line.entry.get("o", 0) for line in books.read_lines(first, 0))
+    carried = list(range(2, newest, 2))
+    start = [line.entry["o"] for line in books.read_lines(second, 0) if "o" in line.entry][: len(carried) + 1]
+    assert start == [*carried, newest]
+    for call in range(2, 81, 2):
+        journal.settle(settled(call))
+    assert sorted(rows(journal.slot.folder)) == list(range(1, 81))
+    journal.forget_segment(first)
+    assert not first.exists()
+    assert set(rows(journal.slot.folder)) == {*range(2, 81, 2), *range(newest, 81)}
+
+
+def test_a_journal_that_cannot_be_written_refuses_calls_and_says_so(tmp_path):
+    gone = Journal(Slot(0, tmp_path / "gone", -1, []))
+    with pytest.raises(Unavailable) as caught:
+        gone.open(opened(1))
+    assert caught.value.headers["Retry-After"] == "5"
+    assert (gone.is_writable, gone.live) == (False, 0)
+    gone.probe()
+    assert not gone.is_writable
+    gone.slot.folder.mkdir()
+    gone.probe()
+    assert gone.is_writable
+    gone.open(opened(2))
+    assert [entry["o"] for entry in entries(gone.slot.folder)] == [2]
+    gone.close()
+
+
+def test_a_full_disk_refuses_new_calls_and_loses_no_running_one(small_disk):
+    journal = Journal(take_slot(small_disk / "journal"))
+    taken = []
+    with pytest.raises(Unavailable):
+        for call in range(1, 100_000):
+            journal.open(opened(call))
+            taken.append(call)
+    assert len(taken) > 100
+    assert not journal.is_writable
+    filler = small_disk / "filler"
+    with pytest.raises(OSError, match="No space left"), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 512)
+    journal.probe()
+    assert not journal.is_writable
+    for call in taken:
+        longest = orjson.dumps(settled(call))
+        journal.settle({**settled(call), "lo": ["x" * (SETTLED_ROOM - len(longest) - len(b',"lo":[""]\n'))]})
+    assert journal.live == 0
+    assert rows(journal.slot.folder) == taken
+    with pytest.raises(Unavailable):
+        journal.open(opened(0))
+    filler.unlink()
+    for path in list(journal.segments[:-1]):
+        journal.forget_segment(path)
+    subprocess.run(["mount", "-o", "remount,size=4m", small_disk], check=True)
+    journal.probe()
+    assert journal.is_writable
+    journal.open(opened(1_000_000))
+    journal.settle(settled(1_000_000))
+    assert rows(journal.slot.folder) == [*taken, 1_000_000]
+    journal.close()
+    os.close(journal.slot.lock)
+
+
+def test_without_room_for_a_new_segment_the_old_one_goes_on(small_disk, monkeypatch):
+    monkeypatch.setattr(books, "SEGMENT_BYTES", 10_000)
+    journal = Journal(take_slot(small_disk / "journal"))
+    journal.open(opened(0))
+    with pytest.raises(OSError, match="No space left"), (small_disk / "filler").open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 4096)
+    for call in range(1, 200):
+        journal.open(opened(call))
+    assert journal.end > 10_000
+    assert len(journal.segments) == 1
+    assert sorted(path.suffix for path in journal.slot.folder.iterdir()) == ["", ".log"]
+    for call in range(200):
+        journal.settle(settled(call))
+    assert rows(journal.slot.folder) == list(range(200))
+    journal.close()
+    os.close(journal.slot.lock)
+
+
+def test_a_settled_line_that_could_not_be_written_is_kept_and_written_later(tmp_path):
+    journal = Journal(take_slot(tmp_path / "journal"))
+    journal.open(opened(1))
+    (path,) = journal.segments
+    journal.close()  # every write fails from here on
+    journal.settle(settled(1))
+    journal._fd = os.open(path, os.O_RDWR)
+    assert rows(journal.slot.folder) == []
+    journal.retry_unwritten()
+    journal.retry_unwritten()
+    assert rows(journal.slot.folder) == [1]
+    journal.close()
+    os.close(journal.slot.lock)
+
+
+MOST = Usage(*[MOST_TOKENS] * 7)
+DEAREST = Found(Price(None, (Tier(10**8, *[1000] * 6),)), "default")
+
+
+@pytest.mark.parametrize("losses", [[], ["response_format.json_schema.strict"] * 4])
+@pytest.mark.parametrize("end", ["complete", "broke", "client_left"])
+def test_a_settled_line_is_never_longer_than_its_room(journal, end, losses):
+    tally = Tally(journal, 2**63 - 1, DEAREST, MOST_TOKENS, -1e9, attempts=10**9, losses=losses)
+    tally.open(opened(2**63 - 1))
+    tally.saw_first_byte()
+    before = journal.end
+    if end == "complete":
+        tally.complete(599, MOST, 2**42)
+    elif end == "broke":
+        tally.broke(599, MOST, 2**42)
+    else:
+        tally.client_left(MOST, 2**42)
+    assert 100 < journal.end - before <= SETTLED_ROOM
+    assert rows(journal.slot.folder) == [2**63 - 1]
+
+
+def test_ids_are_unique_and_ordered_whatever_the_clock_does():
+    dice, clock, ids, found = random.Random(7), NOW_NS, Ids(255, 127), []
+    for _ in range(100_000):
+        clock += dice.choice((0, 0, 1_000, 400_000, 3_000_000, -2_000_000, -60_000_000_000 * (dice.random() < 1e-4)))
+        found.append(ids.next(int(clock)))
+    assert all(before < after for before, after in pairwise(found))
+    assert 0 < found[0] < found[-1] < 2**63
+
+
+def test_ids_outlast_a_clock_that_stands_still_or_steps_back_a_year():
+    ids = Ids(0, 0)
+    found = [ids.next(NOW_NS) for _ in range(2000)]
+    found += [ids.next(NOW_NS - 365 * 86_400 * 10**9) for _ in range(2000)]
+    found += [ids.next(0) for _ in range(2000)]
+    assert found == sorted(set(found))
+
+
+def test_ids_of_slots_and_machines_never_meet():
+    nodes = [Ids(machine, slot) for machine in (0, 1, 128, 255) for slot in (0, 1, 64, 127)]
+    found = [ids.next(NOW_NS) for ids in nodes for _ in range(600)]
+    assert len(set(found)) == len(found)
+
+
+def test_ids_are_ordered_by_time_over_all_machines():
+    early, late = Ids(255, 127), Ids(0, 0)
+    assert early.next(NOW_NS) < late.next(NOW_NS + 1_000_000)
+    assert early.next(NOW_NS) >> 23 == NOW_NS // 1_000_000 - EPOCH_MS
+
+
+def test_the_last_id_of_all_fits_into_63_bits():
+    assert Ids(255, 127).next((EPOCH_MS + 2**40 - 1) * 1_000_000).bit_length() == 63
+
+
+OWNER = """
+import sys, time
+from pathlib import Path
+from gproxy.accounting.journal import Journal, take_slot
+journal = Journal(take_slot(Path(sys.argv[1])))
+journal.open({"o": 1})
+journal.open({"o": 2})
+journal.settle({"s": 1})
+print(journal.slot.number, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def owner(tmp_path: Path) -> Iterator[subprocess.Popen]:
+    """A process that holds the first slot of `tmp_path / "journal"`, with one call running."""
+    command = [sys.executable, "-c", OWNER, tmp_path / "journal"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "0\n"
+    yield process
+    process.kill()
+    process.wait(10)
+    process.stdout.close()
+
+
+def test_a_living_processs_slot_is_left_alone_and_a_killed_ones_is_inherited(tmp_path, owner):
+    root = tmp_path / "journal"
+    assert try_lock(root / "000") is None
+    second = take_slot(root)
+    assert (second.number, second.inherited) == (1, [])
+    owner.send_signal(signal.SIGKILL)
+    owner.wait(10)
+    inherited = take_slot(root)
+    assert inherited.number == 0
+    assert inherited.inherited == books.segments(root / "000") != []
+    assert [line.entry for path in inherited.inherited for line in books.read_lines(path, 0)] == [
+        {"o": 1},
+        {"o": 2},
+        {"s": 1},
+    ]
+    assert take_slot(root).number == 2
+    assert sorted(path.name for path in root.iterdir()) == ["000", "001", "002"]
+
+
+def test_the_lock_of_a_dead_process_is_got_once(tmp_path, owner):
+    owner.send_signal(signal.SIGKILL)
+    owner.wait(10)
+    lock = try_lock(tmp_path / "journal" / "000")
+    assert lock is not None
+    assert try_lock(tmp_path / "journal" / "000") is None
+    os.close(lock)
+    lock = try_lock(tmp_path / "journal" / "000")
+    assert lock is not None
+    os.close(lock)
+
+
+def test_a_folder_without_a_lock_or_none_at_all_cannot_be_locked(tmp_path):
+    (tmp_path / "000").mkdir()
+    assert try_lock(tmp_path / "000") is None
+    assert try_lock(tmp_path / "nowhere") is None
+
+
+def test_a_lock_on_a_file_that_was_removed_protects_nothing(tmp_path):
+    slot = take_slot(tmp_path)
+    held = os.open(slot.folder / "lock", os.O_RDWR)
+    os.close(slot.lock)
+    (slot.folder / "lock").rename(tmp_path / "gone")
+    (slot.folder / "lock").touch()
+    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    lock = try_lock(slot.folder)
+    assert lock is not None
+    os.close(lock)
+    os.close(held)
+
+
+def test_a_slot_that_is_given_back_is_gone_and_can_be_taken_again(tmp_path):
+    slot = take_slot(tmp_path)
+    books.give_back(slot)
+    assert not slot.folder.exists()
+    again = take_slot(tmp_path)
+    assert (again.number, again.inherited) == (0, [])
+    os.close(again.lock)
+
+
+def test_with_all_slots_in_use_the_start_stops(tmp_path, monkeypatch):
+    monkeypatch.setattr(books, "SLOTS", 2)
+    taken = [take_slot(tmp_path), take_slot(tmp_path)]
+    with pytest.raises(RuntimeError, match="all 2 journal slots"):
+        take_slot(tmp_path)
+    for slot in taken:
+        os.close(slot.lock)
+
+
+def test_opening_and_settling_costs_microseconds(journal):
+    started = time.perf_counter()
+    for call in range(5000):
+        journal.open(opened(call))
+        journal.settle(settled(call))
+    assert time.perf_counter() - started < 2
+    assert len(rows(journal.slot.folder)) == 5000

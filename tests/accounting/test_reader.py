@@ -1,0 +1,160 @@
+"""The reading end of the journal: `open` and `settled` lines joined into rows."""
+
+from pathlib import Path
+
+import orjson
+import pytest
+
+from gproxy.accounting.writer import Reader
+
+
+def opened(call: int, **more) -> dict:
+    entry = {
+        "o": call,
+        "e": 40 + call,
+        "rq": f"req_{call}",
+        "at": 1_790_000_000_000_000_000 + call,
+        "u": 1,
+        "k": 2,
+        "p": 3,
+        "c": "openai",
+        "r": 4,
+        "op": "generate_content",
+        "pr": "openai_chat_completions",
+        "m": "gpt-4.1",
+        "eu": "end",
+        "t": "tag",
+    }
+    return {**entry, **more}
+
+
+def settled(call: int, **more) -> dict:
+    return {"s": call, "x": "complete", "st": 200, "n": [1, 2, 1, 3, 4, 5, 6], "c": 77, "l": 9, "a": 2, **more}
+
+
+def write(path: Path, *entries: dict, room: int = 500) -> Path:
+    path.write_bytes(b"".join(orjson.dumps(entry) + b"\n" for entry in entries) + b"\0" * room)
+    return path
+
+
+def calls(bookings) -> list[int]:
+    return [booking.row["trace_id"] for booking in bookings]
+
+
+def test_a_call_becomes_a_row_with_everything_that_was_told(tmp_path):
+    path = write(tmp_path / "1.log", opened(7), settled(7, ps="shipped", f=3, lo=["tools", "seed"], est=True))
+    (booking,) = Reader().rows(path, 0, None)
+    assert booking.row == {
+        "trace_id": 7,
+        "request_id": "req_7",
+        "at": 1_790_000_000_000_000_007,
+        "provider_id": 3,
+        "provider_channel": "openai",
+        "credential_id": 4,
+        "user_id": 1,
+        "user_key_id": 2,
+        "operation": "generate_content",
+        "protocol": "openai_chat_completions",
+        "model": "gpt-4.1",
+        "end_user": "end",
+        "tag": "tag",
+        "input_tokens": 1,
+        "output_tokens": 2,
+        "reasoning_tokens": 1,
+        "cache_read_input_tokens": 3,
+        "cache_creation_input_tokens": 15,
+        "cache_creation_input_tokens_5min": 5,
+        "cache_creation_input_tokens_1h": 6,
+        "cost": 77,
+        "price_source": "shipped",
+        "priced": True,
+        "estimated": True,
+        "status": 200,
+        "outcome": "complete",
+        "latency_ms": 9,
+        "first_byte_ms": 3,
+        "attempts": 2,
+        "losses": '["tools","seed"]',
+    }
+    assert booking.segment == "1.log"
+    assert booking.end == path.read_bytes().rindex(b"}\n") + 2
+
+
+def test_what_was_not_told_has_its_default(tmp_path):
+    (booking,) = Reader().rows(write(tmp_path / "1.log", opened(7, eu=None, t=None), settled(7)), 0, None)
+    told = {name: booking.row[name] for name in ("price_source", "priced", "estimated", "first_byte_ms", "losses")}
+    assert told == {
+        "price_source": None,
+        "priced": False,
+        "estimated": False,
+        "first_byte_ms": None,
+        "losses": "[]",
+    }
+    assert (booking.row["end_user"], booking.row["tag"]) == (None, None)
+
+
+def test_rows_come_in_the_order_in_which_calls_ended(tmp_path):
+    path = write(tmp_path / "1.log", opened(1), opened(2), opened(3), settled(2), settled(3), settled(1))
+    assert calls(Reader().rows(path, 0, None)) == [2, 3, 1]
+
+
+def test_a_call_may_end_in_a_later_segment_and_is_one_row(tmp_path):
+    reader = Reader()
+    first = write(tmp_path / "1.log", opened(1), opened(2), settled(1))
+    second = write(tmp_path / "2.log", opened(2), opened(3), settled(3), settled(2))
+    assert calls(reader.rows(first, 0, None)) == [1]
+    assert calls(reader.rows(second, 0, None)) == [3, 2]
+    assert calls(reader.orphans()) == []
+
+
+def test_a_later_segment_alone_tells_the_calls_that_it_carries(tmp_path):
+    second = write(tmp_path / "2.log", opened(2), settled(2))
+    assert calls(Reader().rows(second, 0, None)) == [2]
+
+
+def test_a_settled_line_without_its_open_or_told_twice_is_no_row(tmp_path):
+    path = write(tmp_path / "1.log", settled(9), opened(1), settled(1), settled(1))
+    assert calls(Reader().rows(path, 0, None)) == [1]
+
+
+def test_reading_goes_on_where_the_last_row_ended(tmp_path):
+    reader = Reader()
+    path = write(tmp_path / "1.log", opened(1), opened(2), settled(1), opened(3))
+    (booking,) = reader.rows(path, 0, None)
+    write(path, opened(1), opened(2), settled(1), opened(3), settled(3), settled(2))
+    assert calls(reader.rows(path, booking.end, None)) == [3, 2]
+
+
+def test_nothing_past_the_given_end_is_read(tmp_path):
+    path = write(tmp_path / "1.log", opened(1), settled(1), opened(2), settled(2))
+    lines = path.read_bytes().split(b"\n")
+    first_two = len(lines[0]) + len(lines[1]) + 2
+    assert calls(Reader().rows(path, 0, first_two)) == [1]
+    assert calls(Reader().rows(path, 0, first_two + 5)) == [1]
+    assert calls(Reader().rows(path, 0, 0)) == []
+
+
+def test_a_call_that_never_settled_is_a_failed_row_with_its_input_estimate_and_no_cost(tmp_path):
+    reader = Reader()
+    assert calls(reader.rows(write(tmp_path / "1.log", opened(1), opened(2), settled(1)), 0, None)) == [1]
+    (booking,) = reader.orphans()
+    told = ("trace_id", "outcome", "estimated", "input_tokens", "output_tokens", "cost", "priced", "status", "attempts")
+    assert {name: booking.row[name] for name in told} == {
+        "trace_id": 2,
+        "outcome": "failed",
+        "estimated": True,
+        "input_tokens": 42,
+        "output_tokens": 0,
+        "cost": 0,
+        "priced": False,
+        "status": None,
+        "attempts": 1,
+    }
+
+
+@pytest.mark.parametrize("garbled", [b'{"o": 5, \x01\x02', b"}{", b"", b"\xff\xfe"])
+def test_a_garbled_line_keeps_no_other_line_from_being_read(tmp_path, garbled):
+    path = tmp_path / "1.log"
+    good = [orjson.dumps(entry) for entry in (opened(1), settled(1), opened(2), settled(2))]
+    path.write_bytes(b"\n".join([*good[:2], garbled, *good[2:]]) + b"\n" + b"\0" * 100)
+    assert calls(Reader().rows(path, 0, None)) == [1, 2]

@@ -1,0 +1,153 @@
+"""The channel that answers itself, judged by the vendors' own clients and by our own readers."""
+
+import json
+
+import pytest
+from anthropic.types import Message, RawMessageStreamEvent
+from google.genai.types import GenerateContentResponse
+from openai.types import Model
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.responses import Response, ResponseStreamEvent
+from pydantic import TypeAdapter
+
+from gproxy import protocols
+from gproxy.channels import demo
+from gproxy.protocols.hub import Usage
+from gproxy.protocols.reading import Verdict
+from tests.sampled import asking, documents, payloads, read
+
+LOADED = protocols.load()
+EACH = pytest.mark.parametrize("name", LOADED)
+ASKED = {
+    "openai_chat": {
+        "messages": [
+            {"role": "system", "content": "be brief"},
+            {"role": "user", "content": [{"type": "text", "text": "Grüße 東京"}, {"type": "text", "text": "again"}]},
+        ]
+    },
+    "openai_responses": {"input": [{"role": "system", "content": "be brief"}, {"content": "Grüße 東京 again"}]},
+    "anthropic": {
+        "messages": [
+            {"role": "assistant", "content": "be brief"},
+            {"role": "user", "content": [{"type": "text", "text": "Grüße 東京 again"}]},
+        ]
+    },
+    "gemini": {
+        "contents": [
+            {"role": "model", "parts": [{"text": "be brief"}]},
+            {"role": "user", "parts": [{"text": "Grüße 東京 again"}, {"inlineData": {"data": "AAAA"}}]},
+        ]
+    },
+}
+REPLY = "Hello from gproxy! You said: Grüße 東京 again"
+TEXTS = {
+    "openai_chat": lambda whole: whole["choices"][0]["message"]["content"],
+    "openai_responses": lambda whole: whole["output"][0]["content"][0]["text"],
+    "anthropic": lambda whole: whole["content"][0]["text"],
+    "gemini": lambda whole: whole["candidates"][0]["content"]["parts"][0]["text"],
+}
+DELTAS = {
+    "openai_chat": lambda event: "".join(c["delta"].get("content") or "" for c in event["choices"]),
+    "openai_responses": lambda event: event.get("delta", ""),
+    "anthropic": lambda event: (event.get("delta") or {}).get("text", ""),
+    "gemini": lambda event: event["candidates"][0]["content"]["parts"][0]["text"],
+}
+JUDGES = {
+    "openai_chat": (TypeAdapter(ChatCompletion), TypeAdapter(ChatCompletionChunk)),
+    "openai_responses": (TypeAdapter(Response), TypeAdapter(ResponseStreamEvent)),
+    "anthropic": (TypeAdapter(Message), TypeAdapter(RawMessageStreamEvent)),
+    "gemini": (TypeAdapter(GenerateContentResponse), TypeAdapter(GenerateContentResponse)),
+}
+
+
+def whole(name: str, body: dict) -> bytes:
+    return demo.KIND.answers.whole(name, demo.MODEL, json.dumps(body).encode())
+
+
+def stream(name: str, body: dict) -> bytes:
+    return b"".join(demo.KIND.answers.stream(name, demo.MODEL, json.dumps(body).encode()))
+
+
+def test_the_demo_speaks_every_protocol():
+    assert set(demo.WRITERS) == set(LOADED) == set(ASKED)
+
+
+@EACH
+def test_the_vendors_clients_read_its_replies_and_its_streams(name):
+    judge_whole, judge_event = JUDGES[name]
+    judge_whole.validate_json(whole(name, ASKED[name]))
+    for event in documents(stream(name, ASKED[name])):
+        judge_event.validate_python(event)
+
+
+@EACH
+def test_it_says_what_it_was_told_whole_and_word_by_word(name):
+    assert TEXTS[name](json.loads(whole(name, ASKED[name]))) == REPLY
+    words = [word for event in documents(stream(name, ASKED[name])) if (word := DELTAS[name](event))]
+    assert "".join(words) == REPLY
+    assert len(words) == len(REPLY.split())
+
+
+@EACH
+def test_one_token_is_one_word_whole_and_streamed_alike(name):
+    expected = Usage(input_tokens=5, output_tokens=len(REPLY.split()))
+    usage, found = LOADED[name].read_whole(whole(name, ASKED[name]))
+    reading = read(LOADED[name], stream(name, ASKED[name]), demo.MODEL)
+    assert usage == reading.stream.usage == expected
+    assert bytes(found[LOADED[name].MODEL_FIELD]) == b'"demo-1"'
+
+
+@EACH
+def test_its_streams_end_as_their_protocol_ends(name):
+    reading = read(LOADED[name], stream(name, ASKED[name]), demo.MODEL)
+    assert reading.stream.is_terminal
+    assert reading.verdicts[-1] is Verdict.ENDS
+    assert reading.stream.tail() == b""
+    assert reading.is_unchanged
+
+
+@EACH
+def test_no_end_is_told_while_words_are_still_to_come(name):
+    reader = LOADED[name].Stream(b'"demo-1"', asking())
+    told = stream(name, ASKED[name])
+    whole_text = read(LOADED[name], told).stream.text_bytes
+    for data in payloads(told):
+        reader.see(data)
+        assert not reader.is_terminal or reader.text_bytes == whole_text
+
+
+@EACH
+def test_the_same_request_gives_the_same_bytes(name):
+    assert whole(name, ASKED[name]) == whole(name, ASKED[name])
+    assert stream(name, ASKED[name]) == stream(name, ASKED[name])
+
+
+@EACH
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"messages": [], "contents": [], "input": []},
+        {"messages": None, "contents": None, "input": None},
+        {"messages": 7, "contents": 7, "input": 7},
+        {"messages": [7, None, "x", []], "contents": [7], "input": [None]},
+        {"messages": [{"role": "user", "content": None}], "input": [{"role": "user", "content": 7}]},
+        {"messages": [{"role": {}, "content": "x"}], "contents": [{"role": [], "parts": {}}]},
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}]},
+    ],
+)
+def test_a_strange_request_is_greeted_too(name, body):
+    assert TEXTS[name](json.loads(whole(name, body))).startswith("Hello from gproxy!")
+    assert read(LOADED[name], stream(name, body)).stream.is_terminal
+
+
+def test_only_the_start_of_a_long_text_is_quoted():
+    body = {"messages": [{"role": "user", "content": "word " * 100_000}]}
+    assert (
+        len(TEXTS["openai_chat"](json.loads(whole("openai_chat", body)))) <= len("Hello from gproxy! You said: ") + 200
+    )
+
+
+def test_its_model_is_what_the_vendors_client_reads():
+    (model,) = demo.KIND.answers.models()
+    assert Model.model_validate(model).id == demo.MODEL

@@ -1,0 +1,174 @@
+"""Every lane of every kind: where a call goes, and where its key stands."""
+
+import pytest
+
+from gproxy import channels, protocols
+from gproxy.channels.kind import GENERATE, GET_MODEL, LIST_MODELS, STREAM
+from gproxy.relay import headers
+
+KINDS = channels.load()
+PROTOCOLS = protocols.load()
+SECRET = "sk-secret-0123456789"
+MODEL = "vendor/model:free"
+BEARER = {"Authorization": f"Bearer {SECRET}"}
+X_API_KEY = {"x-api-key": SECRET, "anthropic-version": "2023-06-01"}
+X_GOOG = {"x-goog-api-key": SECRET}
+GEMINI = "https://generativelanguage.googleapis.com/v1beta/models"
+
+LANES = {
+    ("openai", GENERATE, "openai_chat"): ("https://api.openai.com/v1/chat/completions", BEARER),
+    ("openai", STREAM, "openai_chat"): ("https://api.openai.com/v1/chat/completions", BEARER),
+    ("openai", GENERATE, "openai_responses"): ("https://api.openai.com/v1/responses", BEARER),
+    ("openai", STREAM, "openai_responses"): ("https://api.openai.com/v1/responses", BEARER),
+    ("openai", LIST_MODELS, "openai_chat"): ("https://api.openai.com/v1/models", BEARER),
+    ("openai", GET_MODEL, "openai_chat"): ("https://api.openai.com/v1/models/vendor/model:free", BEARER),
+    ("anthropic", GENERATE, "anthropic"): ("https://api.anthropic.com/v1/messages", X_API_KEY),
+    ("anthropic", STREAM, "anthropic"): ("https://api.anthropic.com/v1/messages", X_API_KEY),
+    ("anthropic", LIST_MODELS, "anthropic"): ("https://api.anthropic.com/v1/models", X_API_KEY),
+    ("anthropic", GET_MODEL, "anthropic"): ("https://api.anthropic.com/v1/models/vendor/model:free", X_API_KEY),
+    ("aistudio", GENERATE, "gemini"): (f"{GEMINI}/vendor/model:free:generateContent", X_GOOG),
+    ("aistudio", STREAM, "gemini"): (f"{GEMINI}/vendor/model:free:streamGenerateContent?alt=sse", X_GOOG),
+    ("aistudio", LIST_MODELS, "gemini"): (GEMINI, X_GOOG),
+    ("aistudio", GET_MODEL, "gemini"): (f"{GEMINI}/vendor/model:free", X_GOOG),
+    ("deepseek", GENERATE, "openai_chat"): ("https://api.deepseek.com/v1/chat/completions", BEARER),
+    ("deepseek", STREAM, "openai_chat"): ("https://api.deepseek.com/v1/chat/completions", BEARER),
+    ("deepseek", GENERATE, "anthropic"): ("https://api.deepseek.com/anthropic/v1/messages", X_API_KEY),
+    ("deepseek", STREAM, "anthropic"): ("https://api.deepseek.com/anthropic/v1/messages", X_API_KEY),
+    ("deepseek", LIST_MODELS, "openai_chat"): ("https://api.deepseek.com/v1/models", BEARER),
+    ("deepseek", GET_MODEL, "openai_chat"): ("https://api.deepseek.com/v1/models/vendor/model:free", BEARER),
+    ("groq", GENERATE, "openai_chat"): ("https://api.groq.com/openai/v1/chat/completions", BEARER),
+    ("groq", STREAM, "openai_chat"): ("https://api.groq.com/openai/v1/chat/completions", BEARER),
+    ("groq", GENERATE, "openai_responses"): ("https://api.groq.com/openai/v1/responses", BEARER),
+    ("groq", STREAM, "openai_responses"): ("https://api.groq.com/openai/v1/responses", BEARER),
+    ("groq", LIST_MODELS, "openai_chat"): ("https://api.groq.com/openai/v1/models", BEARER),
+    ("groq", GET_MODEL, "openai_chat"): ("https://api.groq.com/openai/v1/models/vendor/model:free", BEARER),
+    ("openrouter", GENERATE, "openai_chat"): ("https://openrouter.ai/api/v1/chat/completions", BEARER),
+    ("openrouter", STREAM, "openai_chat"): ("https://openrouter.ai/api/v1/chat/completions", BEARER),
+    ("openrouter", GENERATE, "openai_responses"): ("https://openrouter.ai/api/v1/responses", BEARER),
+    ("openrouter", STREAM, "openai_responses"): ("https://openrouter.ai/api/v1/responses", BEARER),
+    ("openrouter", GENERATE, "anthropic"): ("https://openrouter.ai/api/v1/messages", BEARER),
+    ("openrouter", STREAM, "anthropic"): ("https://openrouter.ai/api/v1/messages", BEARER),
+    ("openrouter", LIST_MODELS, "openai_chat"): ("https://openrouter.ai/api/v1/models", BEARER),
+    ("openrouter", GET_MODEL, "openai_chat"): ("https://openrouter.ai/api/v1/models/vendor/model:free", BEARER),
+    ("nvidia", GENERATE, "openai_chat"): ("https://integrate.api.nvidia.com/v1/chat/completions", BEARER),
+    ("nvidia", STREAM, "openai_chat"): ("https://integrate.api.nvidia.com/v1/chat/completions", BEARER),
+    ("nvidia", LIST_MODELS, "openai_chat"): ("https://integrate.api.nvidia.com/v1/models", BEARER),
+    ("nvidia", GET_MODEL, "openai_chat"): ("https://integrate.api.nvidia.com/v1/models/vendor/model:free", BEARER),
+    ("custom", GENERATE, "openai_chat"): ("/v1/chat/completions", BEARER),
+    ("custom", STREAM, "openai_chat"): ("/v1/chat/completions", BEARER),
+    ("custom", GENERATE, "openai_responses"): ("/v1/responses", BEARER),
+    ("custom", STREAM, "openai_responses"): ("/v1/responses", BEARER),
+    ("custom", GENERATE, "anthropic"): ("/v1/messages", X_API_KEY),
+    ("custom", STREAM, "anthropic"): ("/v1/messages", X_API_KEY),
+    ("custom", GENERATE, "gemini"): ("/v1beta/models/vendor/model:free:generateContent", X_GOOG),
+    ("custom", STREAM, "gemini"): ("/v1beta/models/vendor/model:free:streamGenerateContent?alt=sse", X_GOOG),
+    ("custom", LIST_MODELS, "openai_chat"): ("/v1/models", BEARER),
+    ("custom", GET_MODEL, "openai_chat"): ("/v1/models/vendor/model:free", BEARER),
+}
+EVERY = [
+    (kind, setting, key, lane)
+    for kind in KINDS.values()
+    for setting, lanes in ((None, kind.lanes), *kind.protocol_lanes.items())
+    for key, lane in lanes.items()
+]
+
+
+def test_the_table_below_knows_every_lane():
+    found = {(kind.name, *key) for kind in KINDS.values() if not kind.answers for key in kind.lanes}
+    assert found == set(LANES)
+
+
+@pytest.mark.parametrize(("name", "operation", "protocol"), LANES)
+def test_a_lane_has_exactly_this_url_and_key_header(name, operation, protocol):
+    url, auth = LANES[name, operation, protocol]
+    kind = KINDS[name]
+    lane = kind.lane(operation, protocol)
+    assert (kind.base_url or "") + headers.path(lane.path, MODEL, ()) == url
+    assert lane.auth(SECRET) == auth
+
+
+@pytest.mark.parametrize(
+    ("setting", "spoken"),
+    [
+        (None, {"openai_chat", "openai_responses", "anthropic", "gemini"}),
+        ("openai", {"openai_chat", "openai_responses"}),
+        ("openai_chat", {"openai_chat"}),
+        ("openai_responses", {"openai_responses"}),
+        ("anthropic", {"anthropic"}),
+        ("gemini", {"gemini"}),
+    ],
+)
+def test_a_custom_upstream_speaks_what_its_setting_says(setting, spoken):
+    custom = KINDS["custom"]
+    for operation in (GENERATE, STREAM):
+        assert {name for name in PROTOCOLS if custom.lane(operation, name, setting)} == spoken
+
+
+@pytest.mark.parametrize(
+    ("setting", "protocol", "auth"),
+    [
+        ("openai", "openai_chat", BEARER),
+        ("openai_responses", "openai_responses", BEARER),
+        ("anthropic", "anthropic", X_API_KEY),
+        ("gemini", "gemini", X_GOOG),
+    ],
+)
+def test_a_custom_upstream_is_shown_its_key_as_its_vendor_wants_it(setting, protocol, auth):
+    custom = KINDS["custom"]
+    assert custom.lane(GENERATE, protocol, setting).auth(SECRET) == auth
+    assert custom.lane(LIST_MODELS, custom.native(LIST_MODELS, setting), setting).auth(SECRET) == auth
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "native"),
+    [
+        ("openai", None, "openai_chat"),
+        ("anthropic", None, "anthropic"),
+        ("aistudio", None, "gemini"),
+        ("deepseek", None, "openai_chat"),
+        ("openrouter", None, "openai_chat"),
+        ("demo", None, "openai_chat"),
+        ("custom", None, "openai_chat"),
+        ("custom", "anthropic", "anthropic"),
+        ("custom", "gemini", "gemini"),
+        ("custom", "openai_responses", "openai_chat"),
+    ],
+)
+def test_lists_are_asked_for_in_the_upstreams_own_protocol(name, setting, native):
+    assert KINDS[name].native(LIST_MODELS, setting) == native
+    assert KINDS[name].native(GET_MODEL, setting) == native
+    assert KINDS[name].native("embeddings", setting) is None
+
+
+@pytest.mark.parametrize(("kind", "setting", "key", "lane"), EVERY)
+def test_lanes_name_known_protocols_and_operations_and_never_a_key_in_the_url(kind, setting, key, lane):
+    operation, protocol = key
+    assert protocol in PROTOCOLS
+    assert operation in (GENERATE, STREAM, LIST_MODELS, GET_MODEL)
+    assert "key" not in lane.path
+    if kind.answers is None:
+        assert lane.path.startswith("/v1") or lane.path.startswith("/anthropic/v1")
+        assert SECRET in "".join(lane.auth(SECRET).values())
+    else:
+        assert lane.auth(SECRET) == {}
+
+
+def test_who_generates_also_streams():
+    for kind, setting, (operation, protocol), _ in EVERY:
+        if operation in (GENERATE, STREAM):
+            assert kind.lane(GENERATE, protocol, setting), kind.name
+            assert kind.lane(STREAM, protocol, setting), kind.name
+
+
+def test_what_an_upstream_does_not_speak_has_no_lane():
+    assert KINDS["openai"].lane(GENERATE, "anthropic") is None
+    assert KINDS["anthropic"].lane(GENERATE, "openai_chat") is None
+    assert KINDS["openai"].lane("embeddings", "openai_chat") is None
+
+
+def test_every_base_url_is_https_and_without_version():
+    for kind in KINDS.values():
+        if kind.base_url:
+            assert kind.base_url.startswith("https://")
+            assert not kind.base_url.endswith(("/", "/v1", "/v1beta"))
+    assert KINDS["custom"].base_url is None

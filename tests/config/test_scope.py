@@ -1,0 +1,144 @@
+"""Filters of admin queries."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from marshmallow import ValidationError
+
+from gproxy.config.keys import IdList, KeySwitch, NewKeys, new_key
+from gproxy.config.scope import MOST, MOST_MS, UsageFilter, UsageQuery
+
+
+def loaded(document) -> dict:
+    """What was asked for; what was not is left out."""
+    return {name: value for name, value in UsageQuery().load(document).items() if value is not None}
+
+
+@pytest.mark.parametrize("written", ["All", "all", "ALL", None])
+def test_all_asks_for_everything(written):
+    assert loaded({"model": written}) == loaded({})
+
+
+# written, the values asked for
+SCOPES = [
+    ({"model": "gpt-5"}, ["gpt-5"]),
+    ({"model": {"Eq": "gpt-5"}}, ["gpt-5"]),
+    ({"model": {"eq": "all"}}, ["all"]),
+    ({"model": {"In": ["a", "b"]}}, ["a", "b"]),
+    ({"model": {"in": ["a"]}}, ["a"]),
+    ({"model": {"In": []}}, []),
+]
+
+
+@pytest.mark.parametrize(("written", "values"), SCOPES)
+def test_a_scope_may_be_written_in_several_ways(written, values):
+    assert loaded(written)["model"] == values
+
+
+# document, the field that is named
+WRONG = [
+    ({"model": {}}, "model"),
+    ({"model": {"Eq": "a", "In": ["b"]}}, "model"),
+    ({"model": {"Ne": "a"}}, "model"),
+    ({"model": {"In": "a"}}, "model"),
+    ({"model": {"Eq": None}}, "model"),
+    ({"model": {"In": [None]}}, "model"),
+    ({"model": ["a"]}, "model"),
+    ({"model": 5}, "model"),
+    ({"user_id": "5"}, "user_id"),
+    ({"user_id": 5.0}, "user_id"),
+    ({"user_id": True}, "user_id"),
+    ({"user_id": -1}, "user_id"),
+    ({"user_id": MOST + 1}, "user_id"),
+    ({"provider_id": {"In": [1, "a"]}}, "provider_id"),
+    ({"from_unix_ms": 1.5}, "from_unix_ms"),
+    ({"from_unix_ms": 1e30}, "from_unix_ms"),
+    ({"from_unix_ms": "1e3"}, "from_unix_ms"),
+    ({"from_unix_ms": "1_000"}, "from_unix_ms"),
+    ({"from_unix_ms": " 1"}, "from_unix_ms"),
+    ({"from_unix_ms": ""}, "from_unix_ms"),
+    ({"to_unix_ms": MOST_MS + 1}, "to_unix_ms"),
+    ({"cursor_at_unix_ms": MOST}, "cursor_at_unix_ms"),
+    ({"cursor_trace_id": str(MOST + 1)}, "cursor_trace_id"),
+    ({"cursor_trace_id": "9" * 5000}, "cursor_trace_id"),
+    ({"offset": -1}, "offset"),
+    ({"offset": None}, "offset"),
+    ({"limit": -1}, "limit"),
+    ({"limit": MOST + 1}, "limit"),
+    ({"limit": True}, "limit"),
+    ({"modle": "a"}, "modle"),
+    ([], "_schema"),
+    (None, "_schema"),
+    ("All", "_schema"),
+]
+
+
+@pytest.mark.parametrize(("document", "field"), WRONG)
+def test_a_wrong_filter_is_refused_by_name(document, field):
+    with pytest.raises(ValidationError) as caught:
+        UsageQuery().load(document)
+    assert list(caught.value.messages) == [field]
+
+
+@pytest.mark.parametrize("number", [0, 2**53 + 1, MOST])
+def test_a_long_id_may_be_a_number_or_a_text(number):
+    assert loaded({"cursor_trace_id": number}) == loaded({"cursor_trace_id": str(number)})
+    assert loaded({"cursor_trace_id": number})["cursor_trace_id"] == number
+
+
+def test_a_time_range_fits_a_column_of_nanoseconds():
+    assert (loaded({"to_unix_ms": MOST_MS})["to_unix_ms"] + 1) * 1_000_000 <= MOST
+
+
+def test_a_page_belongs_to_a_query_and_not_to_a_sum():
+    with pytest.raises(ValidationError):
+        UsageFilter().load({"limit": 1})
+    assert loaded({"limit": 0})["limit"] == 0
+
+
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["", "x", "12", "all", "\0"])
+JSON = st.recursive(
+    PLAIN,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["Eq", "in", "x"]), inner, max_size=2),
+    max_leaves=6,
+)
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.sampled_from([*UsageQuery().fields, "x"]), JSON, max_size=4))
+def test_whatever_is_asked_is_read_or_refused(document):
+    try:
+        UsageQuery().load(document)
+    except ValidationError as fault:
+        assert fault.messages
+
+
+# a document about keys, and the schema that refuses it
+WRONG_KEYS = [
+    (IdList(), []),
+    (IdList(), {}),
+    (IdList(), [1, "2"]),
+    (IdList(), [MOST + 1]),
+    (IdList(), None),
+    (NewKeys(), {"user_id": 1, "count": 0}),
+    (NewKeys(), {"user_id": 1, "count": 1001}),
+    (NewKeys(), {"user_id": MOST + 1, "count": 1}),
+    (NewKeys(), {"user_id": 1, "count": 1, "label": "x" * 257}),
+    (NewKeys(), {"count": 1}),
+    (KeySwitch(), {"id": 1, "enabled": "true"}),
+    (KeySwitch(), {"id": 1, "enabled": 1}),
+    (KeySwitch(), {"id": 1}),
+    (KeySwitch(), {"id": MOST + 1, "enabled": True}),
+]
+
+
+@pytest.mark.parametrize(("schema", "document"), WRONG_KEYS)
+def test_a_wrong_document_about_keys_is_refused(schema, document):
+    with pytest.raises(ValidationError):
+        schema.load(document)
+
+
+def test_new_keys_are_long_and_differ():
+    keys = {new_key() for _ in range(100)}
+    assert len(keys) == 100
+    assert all(key.startswith("sk-api01-") and len(key) == len("sk-api01-") + 32 for key in keys)

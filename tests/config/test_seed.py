@@ -1,0 +1,694 @@
+"""Seed documents: what is read out of them, and what stops a start."""
+
+import tomllib
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from gproxy import channels
+from gproxy.accounting import prices
+from gproxy.app import create_app, reserved_names
+from gproxy.config import seed as documents
+from gproxy.errors import StartupError
+
+KINDS = channels.load()
+RESERVED = frozenset({"v1", "admin"})
+
+PROVIDER = '[[providers]]\nname = "one"\nchannel = "openai"\n'
+MODEL = f'{PROVIDER}[[models]]\nprovider_name = "one"\nmodel_id = "m"\n'
+ALIAS = f'{PROVIDER}[[model_aliases]]\nalias = "a"\n'
+USER = '[[users]]\nname = "ann"\n'
+KEY = f'{USER}[[users.keys]]\napi_key = "sk-ann"\n'
+
+
+def read(text: str, **environ: str) -> dict:
+    document = tomllib.loads(text, parse_float=Decimal)
+    return documents.read(document, "gproxy.toml", environ, KINDS, RESERVED)
+
+
+def problems(text: str, **environ: str) -> list[str]:
+    with pytest.raises(StartupError) as caught:
+        read(text, **environ)
+    return caught.value.problems
+
+
+MISTAKES = """
+[global]
+idle_timeout_s = "long"                             # 1
+enable_usage = 1                                    # 2
+
+[[providers]]
+name = "main"
+channel = "opnai"                                   # 3
+lable = "first"                                     # 4
+
+[[providers]]
+name = "main"                                       # 5
+channel = "custom"                                  # 6
+settings = { protocol = "openai", connect_timeout_s = 0 } # 7
+credentials = [{ api_key = "sk-hidden\\nX: 1" }, 5] # 8, 9
+
+[[providers]]
+name = "admin"                                      # 10
+channel = "openai"
+settings = { base_url = "api.example.com" }         # 11
+
+[[models]]
+provider_name = "mian"                              # 12
+model_id = "m"
+price_each_call = "0.01"                            # 13
+
+[[model_aliases]]
+alias = "chat"                                      # 14
+
+[[users]]
+name = 7                                            # 15
+
+[[users]]
+name = "ann"
+password = "${ABSENT}"                              # 16
+
+[[users.keys]]
+api_key = "sk-ann"
+expires_at = "soon"                                 # 17
+
+[[users.keys]]
+api_key = "sk-ann"                                  # 18
+budget = 5                                          # 19
+
+[[permissions]]
+user_name = "anne"                                  # 20
+model_pattern = "*"
+
+[[rate_limit]]                                      # 21
+"""
+
+# place, remedy
+REMEDIES = {
+    "global.idle_timeout_s": "expected seconds",
+    "global.enable_usage": "expected true or false",
+    "providers[1].channel": "did you mean 'openai'?",
+    "providers[1].lable": "did you mean 'label'?",
+    "providers[2].name": "a duplicate of providers[1]; remove one",
+    "providers[2].settings.base_url": "needs the address of its host",
+    "providers[2].settings.connect_timeout_s": "more than 0",
+    "providers[2].credentials[1].api_key": "mend the key",
+    "providers[2].credentials[2]": "expected a table",
+    "providers[3].name": "choose another",
+    "providers[3].settings.base_url": "expected http://host or https://host",
+    "models[1].provider_name": "did you mean 'main'?",
+    "models[1].price_each_call": "expected an amount in USD",
+    "model_aliases[1]": "give provider_name and model_id",
+    "users[1].name": "expected a text in quotes",
+    "users[2].password": "environment variable ABSENT is not set; set it or write the value",
+    "users[2].keys[1].expires_at": "such as 2027-01-31T00:00:00Z",
+    "users[2].keys[2]": "the same key as users[2].keys[1]",
+    "users[2].keys[2].budget": "not yet supported",
+    "permissions[1].user_name": "did you mean 'ann'?",
+    "rate_limit": "did you mean 'rate_limits'?",
+}
+
+
+def test_all_mistakes_are_told_at_once_each_with_file_place_and_remedy(tmp_path: Path):
+    path = tmp_path / "mistaken.toml"
+    path.write_text(MISTAKES, encoding="utf-8")
+    document = tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
+    with pytest.raises(StartupError) as caught:
+        documents.read(document, path.name, {}, KINDS, RESERVED)
+    found = dict(problem.removeprefix("mistaken.toml: ").split(": ", 1) for problem in caught.value.problems)
+    assert found.keys() == REMEDIES.keys() and len(caught.value.problems) == len(REMEDIES)
+    assert {place for place, remedy in REMEDIES.items() if remedy not in found[place]} == set()
+    assert all(problem.startswith("mistaken.toml: ") for problem in caught.value.problems)
+    assert "hidden" not in str(caught.value)
+
+
+# text, where `not yet supported` is told
+UNSUPPORTED = [
+    ('[[rate_limits]]\nuser_name = "a"\nmodel_pattern = "*"\nrpm = 1', "rate_limits"),
+    ('[[quotas]]\nuser_name = "a"\nquota = 1', "quotas"),
+    ('[[file_permissions]]\nuser_name = "a"\nprovider_name = "one"', "file_permissions"),
+    (KEY + "budget = 10", "users[1].keys[1].budget"),
+    (KEY + 'permissions = [{ model_pattern = "*" }]', "users[1].keys[1].permissions"),
+    (KEY + "rate_limits = [{ rpm = 1 }]", "users[1].keys[1].rate_limits"),
+    (
+        ALIAS + 'targets = [{ provider = "one", model = "m" }, { provider = "one", model = "n" }]',
+        "model_aliases[1].targets",
+    ),
+    (ALIAS + 'targets = [{ provider = "one", model = "m", tier = 1 }]', "model_aliases[1].targets[1].tier"),
+    (ALIAS + 'targets = [{ provider = "one", model = "m", weight = 2 }]', "model_aliases[1].targets[1].weight"),
+    (PROVIDER + 'routing = { rules = ["x"] }', "providers[1].routing"),
+    (PROVIDER + 'credentials = [{ api_key = "k", weight = 2 }]', "providers[1].credentials[1].weight"),
+    (PROVIDER + 'credentials = [{ api_key = "k", rpm = 2 }]', "providers[1].credentials[1].rpm"),
+    (PROVIDER + 'credentials = [{ api_key = "k", concurrency = 2 }]', "providers[1].credentials[1].concurrency"),
+    *(
+        (f"{PROVIDER}settings = {{ {written} }}", f"providers[1].settings.{written.split(' ')[0]}")
+        for written in (
+            "rewrite_rules = [{}]",
+            "sanitize_rules = [{}]",
+            "cache_breakpoints = [{}]",
+            "enable_magic_cache = true",
+            "flatten_system_before_cache = true",
+            'extra_beta_headers = ["x"]',
+            'rotation_strategy = "cache_affinity"',
+            "max_retries_on_429 = 2",
+            'user_agent = "x"',
+            'on_disconnect = "drain"',
+            "retry_timeouts = true",
+            "strict_translation = true",
+            "fetch_images = true",
+            'unpriced = "refuse"',
+            "assumed_output_tokens = 4096",
+            "stop_at_quota = true",
+            "early_heartbeat_s = 5",
+        )
+    ),
+    *(
+        (f"[global]\n{name} = true", f"global.{name}")
+        for name in (
+            "enable_upstream_log",
+            "enable_upstream_log_body",
+            "enable_downstream_log",
+            "enable_downstream_log_body",
+            "retry_timeouts",
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "place"), UNSUPPORTED, ids=[place for _, place in UNSUPPORTED])
+def test_a_setting_of_a_missing_feature_is_not_yet_supported(text, place):
+    (problem,) = problems(text)
+    assert problem.startswith(f"gproxy.toml: {place}: ") and "not yet supported" in problem
+
+
+@pytest.mark.parametrize("name", ["spoof_emulation", "update_channel"])
+def test_what_gproxy_will_never_do_is_refused(name):
+    assert problems(f'[global]\n{name} = "x"') == [f"gproxy.toml: global.{name}: not part of gproxy; remove it"]
+
+
+NEUTRAL = [
+    "rate_limits = []\nquotas = []\nfile_permissions = []",
+    "[global]\nenable_upstream_log = false\nenable_downstream_log_body = false",
+    PROVIDER + "routing = {}\nsettings = { rewrite_rules = [], retry_timeouts = false }",
+    PROVIDER + 'settings = { rotation_strategy = "round_robin", enable_magic_cache = false }',
+    KEY + "permissions = []\nrate_limits = []",
+]
+
+
+@pytest.mark.parametrize("text", NEUTRAL)
+def test_a_setting_that_asks_for_nothing_is_accepted(text):
+    assert read(text)
+
+
+# text, problem
+UNKNOWN = [
+    ("[[provider]]", "provider: unknown table; did you mean 'providers'?"),
+    ("[globals]", "globals: unknown table; did you mean 'global'?"),
+    ("[zzz]", "zzz: unknown table; remove it"),
+    ("[global]\nidle_timeout = 5", "global.idle_timeout: unknown key; did you mean 'idle_timeout_s'?"),
+    ("[global]\nqqq = 5", "global.qqq: unknown key; remove it"),
+    (PROVIDER + "setings = {}", "providers[1].setings: unknown key; did you mean 'settings'?"),
+    (
+        PROVIDER + 'settings = { base_ulr = "" }',
+        "providers[1].settings.base_ulr: unknown key; did you mean 'base_url'?",
+    ),
+    (
+        PROVIDER + 'credentials = [{ api_key = "k" }, { api_key = "l", apikey = "k" }]',
+        "providers[1].credentials[2].apikey: unknown key; did you mean 'api_key'?",
+    ),
+    (MODEL + 'price_tier = "x"', "models[1].price_tier: unknown key; did you mean 'price_tiers'?"),
+    (
+        MODEL + "price_tiers = [{ input_tokens_up_to = 1, price_input = 1 }]",
+        "models[1].price_tiers[1].price_input: unknown key; did you mean 'price_input_tokens'?",
+    ),
+    (
+        ALIAS + 'targets = [{ provider = "one", model = "m", modle = "m" }]',
+        "model_aliases[1].targets[1].modle: unknown key; did you mean 'model'?",
+    ),
+    (KEY + "lable = 'x'", "users[1].keys[1].lable: unknown key; did you mean 'label'?"),
+    (USER + "admin = true", "users[1].admin: unknown key; did you mean 'is_admin'?"),
+    (
+        '[[users]]\nname = "u"\n[[permissions]]\nuser_name = "u"\nmodel_pattern = "*"\nprovider = "x"',
+        "permissions[1].provider: unknown key; did you mean 'provider_name'?",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "problem"), UNKNOWN)
+def test_an_unknown_table_or_key_is_told_with_the_one_that_may_be_meant(text, problem):
+    assert problems(text) == [f"gproxy.toml: {problem}"]
+
+
+# text, what the one problem says
+WRONG = [
+    ("providers = 5", "providers: expected a list"),
+    ("[providers]", "providers: expected a list"),
+    ("providers = [1]", "providers[1]: expected a table"),
+    ("global = 5", "global: expected a table"),
+    ("[[global]]", "global: expected a table"),
+    (PROVIDER + "settings = 5", "providers[1].settings: expected a table"),
+    (PROVIDER + "credentials = {}", "providers[1].credentials: expected a list"),
+    (PROVIDER + 'credentials = ["k"]', "providers[1].credentials[1]: expected a table"),
+    (PROVIDER + "credentials = [{}]", "providers[1].credentials[1].api_key: missing; add it"),
+    (PROVIDER + 'credentials = [{ api_key = "" }]', "providers[1].credentials[1].api_key: expected 1 to 1024"),
+    (PROVIDER + "label = 5", "providers[1].label: expected a text"),
+    (PROVIDER + 'enabled = "yes"', "providers[1].enabled: expected true or false"),
+    (PROVIDER + "enabled = 1", "providers[1].enabled: expected true or false"),
+    ('[[providers]]\nchannel = "openai"', "providers[1].name: missing; add it"),
+    ('[[providers]]\nname = "one"', "providers[1].channel: missing; add it"),
+    ('[[providers]]\nname = ""\nchannel = "openai"', "providers[1].name: "),
+    ('[[providers]]\nname = "a/b"\nchannel = "openai"', "providers[1].name: may hold letters"),
+    ('[[providers]]\nname = "one\\n"\nchannel = "openai"', "providers[1].name: may hold letters"),
+    ('[[providers]]\nname = ".."\nchannel = "openai"', "providers[1].name: may hold letters"),
+    ('[[providers]]\nname = "one"\nchannel = "zzz"', "providers[1].channel: unknown channel 'zzz'; known: "),
+    (MODEL + "price_each_call = -1", "models[1].price_each_call: expected an amount"),
+    (MODEL + "price_each_call = nan", "models[1].price_each_call: expected an amount"),
+    (MODEL + "price_each_call = inf", "models[1].price_each_call: expected an amount"),
+    (MODEL + "price_each_call = true", "models[1].price_each_call: expected an amount"),
+    (MODEL + "price_tiers = [{}]", "models[1].price_tiers[1].input_tokens_up_to: missing"),
+    (MODEL + "price_tiers = [{ input_tokens_up_to = 0 }]", "models[1].price_tiers[1].input_tokens_up_to: "),
+    (MODEL + 'price_tiers = [{ input_tokens_up_to = "5" }]', "models[1].price_tiers[1].input_tokens_up_to: expected"),
+    (MODEL + "price_tiers = [{ input_tokens_up_to = true }]", "models[1].price_tiers[1].input_tokens_up_to: expected"),
+    (
+        MODEL + "price_tiers = [{ input_tokens_up_to = 9 }, { input_tokens_up_to = 9 }]",
+        "models[1].price_tiers: two tiers have the same input_tokens_up_to",
+    ),
+    (ALIAS + 'provider_name = "one"', "model_aliases[1]: give provider_name and model_id, or targets"),
+    (ALIAS + "targets = []", "model_aliases[1]: give provider_name and model_id, or targets"),
+    (ALIAS + "targets = [5]", "model_aliases[1].targets[1]: expected a table"),
+    (
+        ALIAS + 'provider_name = "one"\ntargets = [{ provider = "one", model = "m" }]',
+        "model_aliases[1]: give either provider_name and model_id, or targets",
+    ),
+    (USER + "keys = 5", "users[1].keys: expected a list"),
+    (USER + "keys = [5]", "users[1].keys[1]: expected a table"),
+    (USER + "keys = [{}]", "users[1].keys[1]: give either api_key or api_key_digest"),
+    (USER + "keys = [{ api_key = 5 }]", "users[1].keys[1].api_key: expected a text"),
+    (USER + 'keys = [{ api_key = "a b" }]', "users[1].keys[1].api_key: holds a line break, blank"),
+    (KEY + 'api_key_digest = "x"', "users[1].keys[1].api_key_digest: expected 64 lower-case hex digits"),
+    (KEY + f'api_key_digest = "{"a" * 64}"', "users[1].keys[1]: give either api_key or api_key_digest"),
+    (USER + "password = 5", "users[1].password: expected a text"),
+    (USER + 'is_admin = "true"', "users[1].is_admin: expected true or false"),
+    (USER + '[[permissions]]\nuser_name = "ann"\nmodel_pattern = ""', "permissions[1].model_pattern: expected 1 to"),
+    (USER + '[[permissions]]\nuser_name = "ann"', "permissions[1].model_pattern: missing; add it"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "told"), WRONG)
+def test_a_wrong_value_stops_the_start_at_its_place(text, told):
+    found = problems(text)
+    assert any(problem.startswith(f"gproxy.toml: {told}") for problem in found)
+    # What else is told follows from it.
+    around = told.split(": ")[0].rpartition(".")[0] or told.split(": ")[0]
+    assert all(problem.startswith(f"gproxy.toml: {around}") for problem in found)
+
+
+def test_a_mistake_in_one_key_does_not_hide_one_of_the_whole_table():
+    text = ALIAS + 'modle = "m"\n' + USER + 'keys = [{ lable = "x" }]'
+    assert {problem.split(": ")[1] for problem in problems(text)} == {
+        "model_aliases[1]",
+        "model_aliases[1].modle",
+        "users[1].keys[1]",
+        "users[1].keys[1].lable",
+    }
+
+
+# text, what is told
+NAMES = [
+    (
+        '[[models]]\nprovider_name = "uno"\nmodel_id = "m"',
+        "models[1].provider_name: unknown provider 'uno'; add a provider",
+    ),
+    (
+        PROVIDER + '[[models]]\nprovider_name = "on"\nmodel_id = "m"',
+        "models[1].provider_name: unknown provider 'on'; did you mean 'one'?",
+    ),
+    (
+        ALIAS + 'provider_name = "oen"\nmodel_id = "m"',
+        "model_aliases[1].provider_name: unknown provider 'oen'",
+    ),
+    (
+        ALIAS + 'targets = [{ provider = "oen", model = "m" }]',
+        "model_aliases[1].targets[1].provider: unknown provider 'oen'",
+    ),
+    (
+        '[[permissions]]\nuser_name = "ann"\nmodel_pattern = "*"',
+        "permissions[1].user_name: unknown user 'ann'; add a user",
+    ),
+    (
+        USER + '[[permissions]]\nuser_name = "ann"\nprovider_name = "one"\nmodel_pattern = "*"',
+        "permissions[1].provider_name: unknown provider 'one'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "told"), NAMES)
+def test_a_name_that_nothing_has_stops_the_start(text, told):
+    (problem,) = problems(text)
+    assert problem.startswith(f"gproxy.toml: {told}")
+
+
+def test_a_name_that_is_wrong_in_itself_is_told_at_its_own_place_only():
+    text = '[[providers]]\nname = "a b"\nchannel = "openai"\n[[models]]\nprovider_name = "a b"\nmodel_id = "m"'
+    (problem,) = problems(text)
+    assert problem.startswith("gproxy.toml: providers[1].name: ")
+
+
+def test_a_row_that_is_no_table_does_not_move_the_places_of_others():
+    found = problems('providers = [5, { name = "one", channel = "opnai" }]')
+    assert [problem.split(": ")[1] for problem in found] == ["providers[1]", "providers[2].channel"]
+
+
+DUPLICATES = [
+    (PROVIDER + PROVIDER, "providers[2].name: a duplicate of providers[1]"),
+    (USER + USER, "users[2].name: a duplicate of users[1]"),
+    (MODEL + '[[models]]\nprovider_name = "one"\nmodel_id = "m"', "models[2].model_id: a duplicate of models[1]"),
+    (
+        PROVIDER + '[[model_aliases]]\nalias = "a"\nprovider_name = "one"\nmodel_id = "m"\n'
+        '[[model_aliases]]\nalias = "a"\nprovider_name = "one"\nmodel_id = "n"',
+        "model_aliases[2].alias: a duplicate of model_aliases[1]",
+    ),
+    (
+        USER + 2 * '[[permissions]]\nuser_name = "ann"\nmodel_pattern = "*"\n',
+        "permissions[2].model_pattern: a duplicate of permissions[1]",
+    ),
+    (KEY + '[[users.keys]]\napi_key = "sk-ann"', "users[1].keys[2]: the same key as users[1].keys[1]"),
+    (
+        KEY + '[[users]]\nname = "bob"\n[[users.keys]]\napi_key = "sk-ann"',
+        "users[2].keys[1]: the same key as users[1].keys[1]; a key belongs to one user",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "told"), DUPLICATES)
+def test_a_duplicate_stops_the_start(text, told):
+    (problem,) = problems(text)
+    assert problem.startswith(f"gproxy.toml: {told}")
+    assert "sk-ann" not in problem
+
+
+def test_what_differs_in_one_part_is_no_duplicate():
+    text = MODEL + '[[models]]\nprovider_name = "one"\nmodel_id = "n"\n' + USER
+    text += '[[permissions]]\nuser_name = "ann"\nmodel_pattern = "*"\n'
+    text += '[[permissions]]\nuser_name = "ann"\nprovider_name = "one"\nmodel_pattern = "*"'
+    assert len(read(text)["permissions"]) == len(read(text)["models"]) == 2
+
+
+def test_no_provider_takes_the_name_of_a_path_of_ours():
+    ours = reserved_names(create_app())
+    expected = {
+        "v1",
+        "v1beta",
+        "admin",
+        "user",
+        "login",
+        "me",
+        "console",
+        "healthz",
+        "readyz",
+        "metrics",
+        "openapi.json",
+    }
+    assert expected <= ours
+    for name in sorted(ours & expected):
+        document = {"providers": [{"name": name, "channel": "openai"}]}
+        with pytest.raises(StartupError, match=rf"providers\[1\]\.name: '{name}' is a path of gproxy's own"):
+            documents.read(document, "gproxy.toml", {}, KINDS, ours)
+
+
+def test_a_variable_is_filled_in_and_stripped():
+    text = '[[users]]\nname = "${NAME}"\npassword = "a${B}c"\n[[users.keys]]\napi_key = "${KEY}"'
+    (user,) = read(text, NAME=" ann\n", B="\tb ", KEY="sk-1\r\n")["users"]
+    assert (user["name"], user["password"], user["keys"][0]["api_key"]) == ("ann", "abc", "sk-1")
+
+
+@pytest.mark.parametrize("written", ["$NAME", "${}", "${1A}", "${A-B}", "$${", "{NAME}", "${NAME"])
+def test_what_is_no_reference_stays_as_it_is(written):
+    (user,) = read(f'[[users]]\nname = "{written}"', NAME="filled")["users"]
+    assert user["name"] == written
+
+
+def test_a_missing_variable_stops_the_start():
+    text = PROVIDER + 'label = "${A}"\n' + USER + 'keys = [{ api_key = "${B}-${C}" }]'
+    assert problems(text, C="c")[:2] == [
+        "gproxy.toml: providers[1].label: environment variable A is not set; set it or write the value",
+        "gproxy.toml: users[1].keys[1].api_key: environment variable B is not set; set it or write the value",
+    ]
+
+
+@pytest.mark.parametrize("environ", [{"UP": "sk-up"}, {"UP": ""}, {}])
+def test_a_credential_keeps_its_reference(environ):
+    (provider,) = read(PROVIDER + 'credentials = [{ api_key = "${UP}" }]', **environ)["providers"]
+    assert provider["credentials"][0]["api_key"] == "${UP}"
+
+
+def test_a_reference_inside_a_credential_is_filled_in():
+    (provider,) = read(PROVIDER + 'credentials = [{ api_key = "sk-${UP}" }]', UP=" up ")["providers"]
+    assert provider["credentials"][0]["api_key"] == "sk-up"
+
+
+@pytest.mark.parametrize(
+    "bad", ["sk-hidden\\n", "sk-hidden\\r\\nX-Evil: 1", "sk hidden", "sk-hiddenß", "\\u0000sk-hidden", "\\tsk-hidden"]
+)
+def test_an_upstream_key_that_no_header_can_carry_is_refused_and_not_shown(bad):
+    (problem,) = problems(PROVIDER + f'credentials = [{{ api_key = "{bad}" }}]')
+    assert problem.startswith("gproxy.toml: providers[1].credentials[1].api_key: holds a line break, blank")
+    assert "hidden" not in problem
+
+
+def test_a_referenced_upstream_key_that_no_header_can_carry_is_refused_and_not_shown():
+    (problem,) = problems(PROVIDER + 'credentials = [{ api_key = "${UP}" }]', UP="sk-hidden\nX-Evil: 1")
+    assert problem.startswith("gproxy.toml: providers[1].credentials[1].api_key: environment variable UP holds")
+    assert "hidden" not in problem
+
+
+BASE_URLS = [
+    "https://api.example.com",
+    "https://api.example.com/",
+    "https://api.example.com/v1",
+    "https://api.example.com:8443/openai/v1/",
+    "http://127.0.0.1:11434",
+    "http://[::1]:8000/v1beta",
+    "HTTPS://API.EXAMPLE.COM",
+]
+NO_BASE_URLS = [
+    "",
+    "api.example.com",
+    "//api.example.com",
+    "ftp://api.example.com",
+    "https://",
+    "https:///v1",
+    "https://[::1",
+    "https://api.example.com:port",
+    "https://api.example.com:99999",
+    "https://api.example.com/v1?key=1",
+    "https://api.example.com/v1?",
+    "https://api.example.com/#x",
+    "https://api.example.com/v1 ",
+    " https://api.example.com",
+    "https://api.exa\\nmple.com",
+]
+
+
+@pytest.mark.parametrize("url", BASE_URLS)
+def test_a_base_url_is_kept_as_it_was_written(url):
+    (provider,) = read(PROVIDER + f'settings = {{ base_url = "{url}" }}')["providers"]
+    assert provider["settings"]["base_url"] == url
+
+
+@pytest.mark.parametrize("url", NO_BASE_URLS)
+def test_what_is_no_base_url_stops_the_start(url):
+    (problem,) = problems(PROVIDER + f'settings = {{ base_url = "{url}" }}')
+    assert problem.startswith("gproxy.toml: providers[1].settings.base_url: expected http://host or https://host")
+
+
+def test_a_key_in_a_base_url_is_refused_and_not_shown():
+    (problem,) = problems(PROVIDER + 'settings = { base_url = "https://user:hidden@h" }')
+    assert "put the key into credentials" in problem and "hidden" not in problem
+
+
+def test_a_custom_provider_needs_an_address_and_a_known_protocol():
+    text = '[[providers]]\nname = "one"\nchannel = "custom"\n'
+    assert problems(text)[0].startswith("gproxy.toml: providers[1].settings.base_url: missing")
+    (problem,) = problems(text + 'settings = { base_url = "http://h", protocol = "soap" }')
+    assert "unknown protocol 'soap'; known: " in problem and "anthropic" in problem
+    assert read(text + 'settings = { base_url = "http://h", protocol = "anthropic" }')
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Authorization",
+        "X-API-Key",
+        "x-goog-api-key",
+        "cookie",
+        "Host",
+        "content-length",
+        "transfer-encoding",
+        "a b",
+        "",
+        "x:y",
+        "x\\ny",
+    ],
+)
+def test_a_header_that_must_not_travel_is_never_forwarded(name):
+    (problem,) = problems(PROVIDER + f'settings = {{ forward_headers = ["x-fine", "{name}"] }}')
+    assert problem.startswith("gproxy.toml: providers[1].settings.forward_headers[2]: ")
+    assert "is never forwarded" in problem
+
+
+@pytest.mark.parametrize("written", ["0", "-1", "86401", "nan", "inf", "-inf", "true", '"5"', "[]", "{}", "9" * 400])
+def test_a_time_is_seconds_more_than_none_and_at_most_a_day(written):
+    (problem,) = problems(f"[global]\nidle_timeout_s = {written}")
+    assert problem.startswith("gproxy.toml: global.idle_timeout_s: expected seconds, more than 0 and at most 86400")
+
+
+def test_provider_settings_are_stored_as_they_stand():
+    text = PROVIDER + 'settings = { connect_timeout_s = 2.5, forward_headers = ["x-team"], retry_timeouts = false }'
+    (provider,) = read(text)["providers"]
+    assert documents.settings_json(provider["settings"]) == '{"connect_timeout_s": 2.5, "forward_headers": ["x-team"]}'
+
+
+def test_only_what_providers_follow_is_stored_of_the_global_table():
+    found = read('[global]\nhost = "h"\nport = 1\nidle_timeout_s = 5\nenable_usage = false')["settings"]
+    assert documents.settings_json(found) == '{"idle_timeout_s": 5.0}'
+    assert found["enable_usage"] is False
+
+
+PRICES = ["0.1", "0.000000001", "3", "1e-7", "0.30", "123456789.123456789", "2.675"]
+
+
+@pytest.mark.parametrize("written", PRICES)
+def test_a_price_is_kept_exactly(written):
+    text = MODEL + f"price_each_call = {written}\n"
+    text += f"price_tiers = [{{ input_tokens_up_to = 200_000, price_input_tokens = {written} }}]\n"
+    text += f"flex_price_each_call = {written}"
+    (model,) = read(text)["models"]
+    stored = prices.document(model)
+    assert str(Decimal(written)) in stored
+    found = prices.parse(stored)
+    assert (found.each_call, found.tiers[0].input, found.tiers[0].up_to) == (
+        Decimal(written),
+        Decimal(written),
+        200_000,
+    )
+
+
+def test_a_model_without_a_price_has_none():
+    for text in (MODEL, MODEL + "price_tiers = []"):
+        assert prices.document(read(text)["models"][0]) is None
+
+
+def test_a_price_of_nothing_is_a_price():
+    assert prices.parse(prices.document(read(MODEL + "price_each_call = 0")["models"][0])).each_call == 0
+
+
+# written, seconds since the epoch
+INSTANTS = [
+    ("2027-01-31T00:00:00Z", datetime(2027, 1, 31, tzinfo=UTC)),
+    ('"2027-01-31T00:00:00Z"', datetime(2027, 1, 31, tzinfo=UTC)),
+    ("2027-01-31T01:30:00+01:30", datetime(2027, 1, 31, tzinfo=UTC)),
+    ("2027-01-30 19:00:00-05:00", datetime(2027, 1, 31, tzinfo=UTC)),
+    ("1970-01-01T00:00:00Z", datetime(1970, 1, 1, tzinfo=UTC)),
+    ("2261-12-31T23:59:59Z", datetime(2261, 12, 31, 23, 59, 59, tzinfo=UTC)),
+]
+NO_INSTANTS = [
+    "2027-01-31T00:00:00",
+    "2027-01-31",
+    "00:00:00",
+    '"2027-01-31"',
+    '"tomorrow"',
+    "1801440000",
+    "0001-01-01T00:00:00+14:00",
+    "9999-12-31T23:59:59Z",
+    "9999-12-31T23:59:59-14:00",
+    "1969-12-31T23:59:59Z",
+    "true",
+]
+
+
+@pytest.mark.parametrize(("written", "when"), INSTANTS)
+def test_an_expiry_is_stored_in_nanoseconds(written, when):
+    (user,) = read(KEY + f"expires_at = {written}")["users"]
+    assert user["keys"][0]["expires_at"] == int(when.timestamp()) * 1_000_000_000
+
+
+@pytest.mark.parametrize("written", NO_INSTANTS)
+def test_what_is_no_instant_stops_the_start(written):
+    (problem,) = problems(KEY + f"expires_at = {written}")
+    assert problem.startswith("gproxy.toml: users[1].keys[1].expires_at: expected a ")
+
+
+def test_a_key_may_be_given_as_its_digest():
+    digest = "0123456789abcdef" * 4
+    (user,) = read(USER + f'keys = [{{ api_key_digest = "{digest}" }}]')["users"]
+    assert user["keys"][0]["api_key_digest"] == digest and "api_key" not in user["keys"][0]
+
+
+@pytest.mark.parametrize("digest", ["", "a" * 63, "a" * 65, "A" * 64, "g" * 64, "a" * 64 + "\\n"])
+def test_what_is_no_digest_stops_the_start(digest):
+    (problem,) = problems(USER + f'keys = [{{ api_key_digest = "{digest}" }}]')
+    assert "expected 64 lower-case hex digits" in problem
+
+
+def test_an_alias_may_be_written_in_two_ways():
+    ways = ('provider_name = "one"\nmodel_id = "m"', 'targets = [{ provider = "one", model = "m" }]')
+    found = [documents.targets(read(f"{ALIAS}{way}")["model_aliases"][0]) for way in ways]
+    assert [(t["provider_name"], t["model_id"]) for rows in found for t in rows] == [("one", "m"), ("one", "m")]
+
+
+def test_an_empty_seed_says_nothing():
+    found = read("")
+    assert (found["providers"], found["users"], found["settings"]) == ([], [], {})
+
+
+WORDS = ["", "one", "openai", "custom", "${HOME}", "${NONE}", "http://[", "*", "a\nb", "\0", "2027-01-01T00:00:00Z"]
+PLAIN = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([Decimal("0.1"), Decimal("NaN"), Decimal("-Infinity"), Decimal("1E+9999"), 10**400, 0.5])
+    | st.sampled_from(WORDS)
+    | st.datetimes(timezones=st.none() | st.just(UTC))
+    | st.dates()
+    | st.times()
+)
+
+
+def fields(schema) -> dict:
+    return {field.data_key or name: field for name, field in schema.fields.items()}
+
+
+def values(field) -> st.SearchStrategy:
+    """Mostly what a field looks like, at times anything at all."""
+    inner = getattr(field, "inner", None)
+    if inner is not None:
+        return st.lists(st.deferred(lambda: values(inner)), max_size=3) | values_of(inner) | PLAIN
+    return values_of(field) | PLAIN
+
+
+def values_of(field) -> st.SearchStrategy:
+    if (schema := getattr(field, "schema", None)) is None:
+        return PLAIN | st.lists(PLAIN, max_size=2) | st.dictionaries(st.sampled_from(WORDS), PLAIN, max_size=2)
+    return tables(schema)
+
+
+def tables(schema) -> st.SearchStrategy:
+    known = {name: values(field) for name, field in fields(schema).items()}
+    return st.fixed_dictionaries({}, optional={**known, "unheard_of": PLAIN})
+
+
+@settings(deadline=None, max_examples=300)
+@given(tables(documents.schemas.Seed()))
+@example({"providers": [{"name": "one", "channel": "openai", "settings": {"base_url": "http://["}}]})
+@example({"global": {"idle_timeout_s": Decimal("NaN")}})
+@example({"users": [{"name": "a", "keys": [{"api_key": "k", "expires_at": datetime.max.replace(tzinfo=UTC)}]}]})
+def test_whatever_a_seed_holds_it_is_read_or_refused(document):
+    try:
+        assert isinstance(documents.read(document, "gproxy.toml", {"HOME": "x"}, KINDS, RESERVED), dict)
+    except StartupError as fault:
+        assert fault.problems and all(problem.startswith("gproxy.toml: ") for problem in fault.problems)

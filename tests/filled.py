@@ -1,0 +1,52 @@
+"""Databases for tests of the store: migrated, and filled with a little of everything."""
+
+import json
+from pathlib import Path
+
+from gproxy.admission.keys import digest, fingerprint
+from gproxy.store import seeding
+from gproxy.store.database import Database
+from gproxy.store.seeding import Content, NewAlias, NewCredential, NewKey, NewModel, NewProvider, NewUser, secret_json
+
+SECRET = "sk-upstream-7f3a9b2c4d"
+
+
+def migrated(folder: Path, dsn: str | None = None) -> Database:
+    """A database without rows, SQLite unless a DSN is given."""
+    database = Database(dsn or f"sqlite:///{folder / 'gproxy.db'}", folder)
+    with database.alone():
+        database.migrate()
+    return database
+
+
+def filled(folder: Path, dsn: str | None = None, **changes) -> Database:
+    database = migrated(folder, dsn)
+    database.run(seeding.fill, database, content(**changes))
+    return database
+
+
+def key(text: str, **fields) -> NewKey:
+    return NewKey(digest(text), fingerprint(digest(text)), **fields)
+
+
+def provider(name: str, *credentials: NewCredential, enabled: bool = True, **settings) -> NewProvider:
+    return NewProvider(name, "openai", None, enabled, json.dumps(settings), credentials)
+
+
+def content(**changes) -> Content:
+    """Two providers, two users, models and aliases; any part may be exchanged."""
+    return Content(
+        **{
+            "enable_usage": True,
+            "provider_defaults_json": "{}",
+            "providers": (provider("one", NewCredential(secret_json(SECRET))), provider("two")),
+            "models": (NewModel("one", "m", "Model M", True, '{"price_each_call": "0.1"}'),),
+            "aliases": (NewAlias("chat", True, (("one", "m"),)),),
+            "users": (
+                NewUser("root", None, True, True, (key("sk-root"),)),
+                NewUser("ann", None, True, False, (key("sk-ann"),)),
+            ),
+            "permissions": (("root", None, "*"), ("ann", "one", "m*")),
+            **changes,
+        }
+    )

@@ -1,0 +1,318 @@
+"""What every protocol keeps to. A new one is tested by existing: it must bring its samples and its model's place."""
+
+import copy
+import json
+
+import pytest
+
+from gproxy import errors, protocols
+from gproxy.channels import load as kinds
+from gproxy.errors import BadRequest, GatewayError
+from gproxy.protocols import sse
+from gproxy.protocols.hub import ModelCard, Usage
+from gproxy.protocols.reading import Verdict
+from tests.sampled import asking, documents, names, payloads, read, sample, split
+
+LOADED = protocols.load()
+EACH = pytest.mark.parametrize("protocol", LOADED.values(), ids=LOADED)
+# Every protocol shows at least these.
+SHOWN = {
+    "text.sse", "tool_call.sse", "parallel_tools.sse", "thinking.sse", "error.sse", "cut.sse", "keepalive.sse",
+    "crlf.sse", "reply.json", "error.json",
+}  # fmt: skip
+# Where a protocol's stream says which model it is, as keys from the event down.
+PLACES = {
+    "openai_chat": ("model",),
+    "openai_responses": ("response", "model"),
+    "anthropic": ("message", "model"),
+    "gemini": ("modelVersion",),
+}
+STREAMS = pytest.mark.parametrize(
+    ("name", "stream"), [(name, stream) for name in LOADED for stream in names(name, ".sse")]
+)
+FAULTS = [
+    fault
+    for fault in vars(errors).values()
+    if isinstance(fault, type) and issubclass(fault, GatewayError) and fault.__module__ == errors.__name__
+]
+TRICKY = 'line\nbreak "quoted" \\ Grüße 🗼 </script> \u2028'
+
+
+def renamed(document: dict, place: tuple[str, ...], name: str) -> dict:
+    """The document with the model at its place exchanged, where it says one."""
+    after = copy.deepcopy(document)
+    *outer, last = place
+    inner = after
+    for key in outer:
+        inner = inner.get(key) or {}
+    if last in inner:
+        inner[last] = name
+    return after
+
+
+@EACH
+def test_every_protocol_has_its_samples_and_its_place_for_the_model(protocol):
+    missing = SHOWN - {*names(protocol.NAME, ".sse"), *names(protocol.NAME, ".json")}
+    assert missing == set()
+    assert PLACES[protocol.NAME][-1] == protocol.MODEL_FIELD
+
+
+def test_routes_names_and_wire_names_are_taken_once():
+    routes = [route for protocol in LOADED.values() for route in protocol.ROUTES]
+    wire_names = [protocol.WIRE_NAME for protocol in LOADED.values()]
+    assert len(set(routes)) == len(routes)
+    assert len(set(wire_names)) == len(wire_names)
+    assert all(name == protocol.NAME for name, protocol in LOADED.items())
+
+
+@EACH
+@pytest.mark.parametrize("model", ["vendor/model:free", "asked", "größe-🗼"])
+def test_a_request_is_never_changed_and_only_its_model_differs(protocol, model):
+    body = json.dumps(
+        {
+            "model": "asked",
+            "unknown": {"kept": [1, 2.50, None]},
+            "messages": [{"role": "user", "content": 'the "model":"asked"', "model": "asked"}],
+            "tools": [{"name": "pick", "parameters": {"properties": {"model": {"enum": ["asked"]}}}}],
+            "contents": [{"parts": [{"text": '"model":"asked"'}]}],
+        }
+    ).encode()
+    asked = protocol.ask(body)
+    before = dict(asked.body)
+    sent = protocol.outgoing(asked, body, model)
+    assert asked.body == before
+    expected = json.loads(body)
+    if asked.model is not None:  # otherwise the path tells it
+        expected["model"] = model
+    assert json.loads(sent) == expected
+    assert (sent is body) == (asked.model in (None, model))
+
+
+@EACH
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'"text"', b"\xff", b'{"\xff": 1}', b"[" * 100_000])
+def test_an_unreadable_request_is_a_bad_request(protocol, body):
+    with pytest.raises(BadRequest):
+        protocol.ask(body)
+
+
+@STREAMS
+def test_an_event_that_names_the_model_already_passes_as_the_very_same_bytes(name, stream):
+    for data in payloads(sample(name, stream)):
+        told = None if data.startswith(b"[DONE]") else _at(json.loads(data), PLACES[name])
+        passed, _ = LOADED[name].Stream(json.dumps(told or "asked").encode(), asking()).see(data)
+        assert told == "" or passed is data
+
+
+def _at(document: dict, place: tuple[str, ...]):
+    for key in place:
+        document = document.get(key) if isinstance(document, dict) else None
+    return document
+
+
+@STREAMS
+def test_the_model_name_is_exchanged_at_its_place_and_nowhere_else(name, stream):
+    body = sample(name, stream)
+    reading = read(LOADED[name], body, "größe/asked")
+    assert reading.documents == [renamed(document, PLACES[name], "größe/asked") for document in documents(body)]
+
+
+@STREAMS
+def test_an_exchanged_event_is_still_one_event(name, stream):
+    for event in split(sample(name, stream)):
+        data = sse.data_of(event)
+        if data is None or data.startswith(b"[DONE]"):
+            continue
+        passed, _ = LOADED[name].Stream(b'"other"', asking()).see(data)
+        written = split(sse.with_data(event, passed))
+        assert [json.loads(sse.data_of(one)) for one in written] == [json.loads(passed)]
+
+
+@STREAMS
+def test_no_end_is_seen_while_text_is_still_to_come(name, stream):
+    reader = LOADED[name].Stream(b'"asked"', asking())
+    for data in payloads(sample(name, stream)):
+        had_ended, before = reader.is_terminal, reader.text_bytes
+        reader.see(data)
+        assert not had_ended or reader.text_bytes == before
+
+
+@EACH
+def test_a_cut_stream_is_not_taken_for_a_finished_one(protocol):
+    for stream in names(protocol.NAME, ".sse"):
+        reading = read(protocol, sample(protocol.NAME, stream))
+        ended = reading.stream.is_terminal and not reading.stream.has_failed
+        is_cut = stream.startswith(("cut", "error", "failed", "done_without", "one_choice", "finish_is_empty"))
+        assert ended is not is_cut, stream
+        assert (Verdict.ENDS in reading.verdicts) or not ended or stream == "without_done.sse", stream
+
+
+@EACH
+def test_no_prefix_of_the_events_that_stops_in_the_text_is_an_end(protocol):
+    events = payloads(sample(protocol.NAME, "text.sse"))
+    whole = read(protocol, sample(protocol.NAME, "text.sse")).stream.text_bytes
+    assert whole > 0
+    reader = protocol.Stream(b'"asked"', asking())
+    for data in events:
+        _, verdict = reader.see(data)
+        if reader.text_bytes < whole:
+            assert not reader.is_terminal
+            assert verdict is Verdict.GOES_ON
+
+
+@EACH
+@pytest.mark.parametrize("stream", ["text.sse", "tool_call.sse", "parallel_tools.sse", "thinking.sse"])
+def test_what_a_stream_delivers_is_counted(protocol, stream):
+    reading = read(protocol, sample(protocol.NAME, stream))
+    assert reading.stream.text_bytes >= 15
+    assert reading.stream.usage.output_tokens > 0
+    assert reading.stream.usage.input_tokens > 0
+
+
+@EACH
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"{}",
+        b"text",
+        b'{"type": 7}',
+        b'{"\xff": 1}',
+        b'{"choices": 7, "candidates": 7}',
+        b'{"choices": [null], "candidates": [null]}',
+        b'{"unknown": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"usage": {"prompt_tokens": 1e999}, "usageMetadata": {"promptTokenCount": 1e999}}',
+        b'{"type": "message_delta", "usage": {"output_tokens": "\xff"}}',
+        b'{"type": "message_start", "message": 7}',
+        b'{"type": "message_start", "message": {"model": "x"}, "\xff": 1}',
+        b'{"type": "response.created", "response": {"model": "x"}, "\xff": 1}',
+        b'{"model": "x", "modelVersion": "x", "\xff": 1}',
+        b'{"type": "content_block_delta"}',
+        b'{"type": "response.completed"}',
+        b'{"error": null, "candidates": null, "choices": null, "model": null}',
+    ],
+    ids=lambda data: data[:40],
+)
+def test_a_frame_that_nobody_understands_passes_and_ends_nothing(protocol, data):
+    reader = protocol.Stream(b'"asked"', asking())
+    passed, verdict = reader.see(data)
+    assert passed is not None
+    assert verdict is Verdict.GOES_ON
+    assert not reader.is_terminal
+    assert not reader.has_failed
+    assert reader.usage in (None, Usage())
+
+
+@EACH
+def test_usage_of_a_whole_reply_and_of_no_reply(protocol):
+    usage, found = protocol.read_whole(sample(protocol.NAME, "reply.json"))
+    assert usage.output_tokens > 0
+    assert protocol.MODEL_FIELD in found
+    assert protocol.read_whole(b"<html>") == (None, None)
+    assert protocol.read_whole(b"[]") == (None, None)
+    assert protocol.read_whole(b"{}") == (None, {})
+
+
+@EACH
+@pytest.mark.parametrize("usage", [b"null", b"{}", b"[]", b"7", b'"text"', b'{"a": 1e999}', b'{"a": "\xff"}'])
+def test_a_usage_block_that_tells_nothing_is_none(protocol, usage):
+    assert protocol.read_whole(b'{"usage": ' + usage + b', "usageMetadata": ' + usage + b"}")[0] is None
+
+
+@EACH
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_an_error_of_every_status_carries_message_code_and_request_id(protocol, fault):
+    told = fault(TRICKY)
+    body = protocol.write_error(told.status, told.code, told.message, "req_1")
+    document = json.loads(body)
+    flat = json.dumps(document, ensure_ascii=False)
+    assert document["error"]["message"] == told.message
+    assert "req_1" in flat
+    assert told.code in flat
+    assert b"\n" not in body
+
+
+@EACH
+@pytest.mark.parametrize(
+    "status", [400, 401, 402, 403, 404, 405, 408, 413, 422, 429, 499, 500, 501, 502, 503, 504, 529]
+)
+def test_every_status_has_an_error_kind(protocol, status):
+    inner = json.loads(protocol.write_error(status, "code", "text", "req_1"))["error"]
+    kind = inner.get("type") or inner.get("status")
+    assert isinstance(kind, str)
+    assert kind
+
+
+@EACH
+def test_an_error_event_is_one_event_that_fails_the_stream(protocol):
+    event = protocol.error_event(502, "upstream_error", TRICKY, "req_1", 7)
+    (data,) = payloads(event)
+    assert json.loads(data)["error"]["message"] == TRICKY
+    reading = read(protocol, sample(protocol.NAME, "cut.sse") + event)
+    assert reading.stream.has_failed
+    assert Verdict.ENDS not in reading.verdicts
+
+
+@EACH
+def test_an_upstreams_own_error_is_passed_and_ends_nothing(protocol):
+    reading = read(protocol, sample(protocol.NAME, "error.sse"))
+    assert reading.stream.has_failed
+    assert reading.stream.text_bytes > 0
+    assert reading.documents[-1]["error"]["message"]
+    assert Verdict.ENDS not in reading.verdicts
+
+
+CARDS = [
+    ModelCard("vendor/model:free"),
+    ModelCard("bare", "A Name", 1_700_000_000, "someone"),
+    ModelCard("late", created=1_700_000_000_000),
+    ModelCard("far", created=10**30),
+]
+GARBAGE = [
+    {},
+    {"data": None, "models": None},
+    {"data": 7, "models": 7},
+    {"data": "text", "models": "text"},
+    {"data": {"a": 1}, "models": {"a": 1}},
+    {"data": [None, 7, "x", [], {}, {"id": 7}, {"id": None}], "models": [None, 7, {}, {"name": 7}]},
+]
+
+
+@EACH
+def test_a_model_list_is_read_as_it_was_written(protocol):
+    written = protocol.write_models([(card, f"main/{card.id}") for card in CARDS])
+    before = copy.deepcopy(written)
+    cards = protocol.read_models(json.loads(json.dumps(written)))
+    assert [card.id for card in cards] == [f"main/{card.id}" for card in CARDS]
+    assert protocol.next_page(written) is None
+    assert written == before
+
+
+@EACH
+@pytest.mark.parametrize("body", GARBAGE, ids=str)
+def test_a_model_list_may_be_garbage(protocol, body):
+    before = copy.deepcopy(body)
+    assert protocol.read_models(body) == []
+    assert protocol.next_page(body) is None
+    assert body == before
+
+
+@EACH
+@pytest.mark.parametrize("reader", LOADED.values(), ids=LOADED)
+def test_a_model_of_any_protocol_can_be_shown_in_any_other(protocol, reader):
+    """An upstream's own fields survive in its own shape, and never leak into another."""
+    raw = {"id": "m", "name": "models/m", "extra": {"kept": True}, "created": 1_700_000_000_000}
+    (card,) = reader.read_models({"data": [raw], "models": [raw]})
+    before = copy.deepcopy(card.raw)
+    shown = protocol.write_model(card, "main/m")
+    assert "main/m" in (shown.get("id"), shown.get("name", "").removeprefix("models/"))
+    is_same_shape = reader.read_models is protocol.read_models
+    assert ("extra" in shown) is is_same_shape
+    assert card.raw == before
+
+
+def test_every_protocol_is_spoken_by_some_channel():
+    spoken = {protocol for kind in kinds().values() for _, protocol in kind.lanes}
+    assert spoken == set(LOADED)

@@ -1,0 +1,128 @@
+"""A JSON object as its top-level fields, every other value as it was sent."""
+
+import json
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gproxy.errors import BadRequest
+from gproxy.protocols import fields
+
+DEEP = b"[" * 100_000 + b"]" * 100_000
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        (b"", "readable"),
+        (b"{", "readable"),
+        (b"{} {}", "readable"),
+        (b'{"a": tru}', "readable"),
+        (b'{"a": "\\ud83d lone"}', "readable"),
+        (b'{"\xff": 1}', "UTF-8"),
+        (b"[]", "object"),
+        (b'"text"', "object"),
+        (b"null", "object"),
+        (b'{"a": ' + DEEP + b"}", "deeply"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_a_body_that_is_no_readable_object_is_a_bad_request(body, word):
+    with pytest.raises(BadRequest, match=word):
+        fields.split(body)
+    assert fields.find(body) is None
+
+
+@given(st.dictionaries(st.text(), JSON, max_size=6), st.integers(0, 3))
+def test_exchanging_a_field_leaves_every_other_one_as_it_was(document, indent):
+    body = json.dumps(document, indent=indent or None).encode(errors="replace")
+    found = fields.split(body)
+    after = fields.exchange(found, "model", b'"other"')
+    expected = {**json.loads(body), "model": "other"}
+    assert json.loads(fields.join(after)) == expected
+    assert list(after) == list(expected)
+    assert ("model" in found) == ("model" in document)
+
+
+def test_values_keep_their_very_bytes():
+    body = b'{"n": 1.10, "big": 123456789012345678901234567890, "e": 1E5, "s": "\\u00fc", "model": "a", "l": [ 1,2 ]}'
+    changed = fields.join(fields.exchange(fields.split(body), "model", b'"b"'))
+    assert changed == (b'{"n":1.10,"big":123456789012345678901234567890,"e":1E5,"s":"\\u00fc","model":"b","l":[ 1,2 ]}')
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        (b"{}", None),
+        (b'{"model": null}', None),
+        (b'{"model": ""}', None),
+        (b'{"model": "  "}', None),
+        (b'{"model": "gpt-4.1"}', "gpt-4.1"),
+        (b'{"model": " gpt-4.1"}', " gpt-4.1"),
+        (b'{"model": "gpt\\u002d4.1"}', "gpt-4.1"),
+        (b'{"a": {"model": "inner"}}', None),
+        (b'{"model": "' + b"x" * 512 + b'"}', "x" * 512),
+    ],
+)
+def test_the_model_of_a_body(body, name):
+    assert fields.model(fields.split(body)) == name
+
+
+@pytest.mark.parametrize("raw", [b"1", b"true", b"[]", b"{}", b'"\xff"', b'"' + b"x" * 513 + b'"', b"1e999"])
+def test_a_model_that_is_no_name_is_a_bad_request_that_names_the_field(raw):
+    with pytest.raises(BadRequest, match="model: "):
+        fields.model(fields.split(b'{"model": ' + raw + b"}"))
+
+
+@pytest.mark.parametrize(
+    ("raw", "is_stream"),
+    [(b"true", True), (b"false", False), (b"null", False), (b'"true"', False), (b"1", False), (b"[true]", False)],
+)
+def test_only_the_boolean_true_asks_for_a_stream(raw, is_stream):
+    assert fields.is_stream(fields.split(b'{"stream": ' + raw + b"}")) is is_stream
+    assert fields.is_stream(fields.split(b"{}")) is False
+
+
+@pytest.mark.parametrize(
+    ("raw", "found"),
+    [
+        (b'{"a": 1}', {"a": 1}),
+        (b"", {}),
+        (b"null", {}),
+        (b"7", {}),
+        (b'"text"', {}),
+        (b"[1]", {}),
+        (b'{"a": 1e999}', {}),
+        (b'{"a": ' + b"9" * 5000 + b"}", {}),
+        (b'{"a": "\xff"}', {}),
+        (b'{"a": ' + DEEP + b"}", {}),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_an_object_inside_an_upstreams_object_may_be_anything(raw, found):
+    assert fields.inner(msgspec.Raw(raw)) == found
+
+
+@pytest.mark.parametrize(
+    ("body", "after"),
+    [
+        (b'{"model":"a","x":{"model":"a"}}', b'{"model":"b","x":{"model":"a"}}'),
+        (b'{"x":{"model":"a"}}', b'{"x":{"model":"a"}}'),
+        (b'{"model": "b" , "x": 1}', b'{"model": "b" , "x": 1}'),
+        (b"no json", b"no json"),
+    ],
+)
+def test_a_model_name_is_exchanged_only_at_its_place(body, after):
+    assert fields.renamed(body, "model", b'"b"') == after
+
+
+def test_a_body_that_has_the_name_already_is_the_same_object():
+    body = b'{"model": "b"}'
+    assert fields.renamed(body, "model", b'"b"') is body

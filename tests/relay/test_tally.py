@@ -1,0 +1,144 @@
+"""One call's books: opened once, settled once, whatever happened in between."""
+
+import os
+import time
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from gproxy.accounting.journal import Journal, Slot, read_lines, take_slot
+from gproxy.accounting.prices import Found, Price, Tier
+from gproxy.errors import Unavailable
+from gproxy.protocols.hub import Usage
+from gproxy.relay.tally import MOST_TEXT, Tally, estimate
+
+PRICE = Found(Price(Decimal("0.001"), (Tier(10**8, Decimal(1), Decimal(2), Decimal("0.1")),)), "model")
+ENTRY = {"rq": "req_1", "at": 1, "u": 1, "k": 2, "p": 3, "c": "demo", "r": None, "op": "o", "pr": "p", "m": "m"}
+SEEN = Usage(30, 5, 2, 60, 7, 8, 9)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    found = Journal(take_slot(tmp_path / "journal"))
+    yield found
+    found.close()
+    os.close(found.slot.lock)
+
+
+def entries(journal: Journal) -> list[dict]:
+    return [line.entry for path in journal.segments for line in read_lines(path, 0)]
+
+
+def make(journal: Journal, price: Found | None = PRICE, **more) -> Tally:
+    tally = Tally(journal, 7, price, 100, time.perf_counter() - 0.5, **more)
+    tally.open(dict(ENTRY))
+    return tally
+
+
+@pytest.mark.parametrize(("size", "tokens"), [(0, 0), (1, 1), (3, 1), (4, 1), (5, 2), (4_000_000, 1_000_000)])
+def test_an_estimate_is_rounded_up(size, tokens):
+    assert estimate(size) == tokens
+
+
+# what happened, its arguments, and then: outcome, status, counts, estimated, cost
+ENDS = [
+    ("complete", (200, SEEN, 999), "complete", 200, [30, 5, 2, 60, 7, 8, 9], False, 1_070_000),
+    ("complete", (200, Usage(), 999), "complete", 200, [0, 0, 0, 0, 0, 0, 0], False, 1_000_000),
+    # where the vendor told no usage: the input estimate, and a token for every four bytes
+    ("complete", (200, None, 41), "complete", 200, [100, 11, 0, 0, 0, 0, 0], True, 1_122_000),
+    ("complete", (200, None, 0), "complete", 200, [100, 0, 0, 0, 0, 0, 0], True, 1_100_000),
+    # the upstream failed: nothing before the first output, after it what was delivered
+    ("broke", (502, None, 0), "failed", 502, [0, 0, 0, 0, 0, 0, 0], False, 0),
+    ("broke", (502, SEEN, 0), "failed", 502, [0, 0, 0, 0, 0, 0, 0], False, 0),
+    ("broke", (504, None, 41), "partial", 504, [100, 11, 0, 0, 0, 0, 0], True, 1_122_000),
+    ("broke", (200, SEEN, 41), "partial", 200, [30, 11, 2, 60, 7, 8, 9], True, 1_082_000),
+    # the client left: its input, and what was delivered
+    ("client_left", (None, 0), "partial", 499, [100, 0, 0, 0, 0, 0, 0], True, 1_100_000),
+    ("client_left", (None, 41), "partial", 499, [100, 11, 0, 0, 0, 0, 0], True, 1_122_000),
+    ("client_left", (Usage(30, 1), 41), "partial", 499, [30, 11, 0, 0, 0, 0, 0], True, 1_052_000),
+    ("client_left", (Usage(30, 50), 41), "partial", 499, [30, 50, 0, 0, 0, 0, 0], True, 1_130_000),
+    ("client_left", (Usage(0, 0, 0, 90), 0), "partial", 499, [0, 0, 0, 90, 0, 0, 0], True, 1_009_000),
+]
+
+
+@pytest.mark.parametrize(("end", "arguments", "outcome", "status", "counts", "is_estimated", "nano"), ENDS)
+def test_how_a_call_is_settled(journal, end, arguments, outcome, status, counts, is_estimated, nano):
+    tally = make(journal)
+    getattr(tally, end)(*arguments)
+    settled = entries(journal)[1]
+    assert (settled["s"], settled["x"], settled["st"], settled["n"]) == (7, outcome, status, counts)
+    assert settled.get("est", False) is is_estimated
+    assert tally.cost == settled["c"] == nano
+    assert settled["ps"] == "model"
+    assert 500 <= settled["l"] < 5000
+
+
+@pytest.mark.parametrize(("end", "arguments"), [(end[0], end[1]) for end in ENDS])
+def test_only_the_first_end_counts(journal, end, arguments):
+    tally = make(journal)
+    getattr(tally, end)(*arguments)
+    before, cost = entries(journal), tally.cost
+    tally.complete(200, Usage(9, 9), 9)
+    tally.broke(500, Usage(9, 9), 9)
+    tally.client_left(Usage(9, 9), 9)
+    assert entries(journal) == before
+    assert (tally.cost, tally.is_settled, journal.live) == (cost, True, 0)
+
+
+def test_an_unpriced_call_has_no_cost_rather_than_a_zero_one(journal):
+    tally = make(journal, price=None)
+    tally.complete(200, SEEN, 0)
+    settled = entries(journal)[1]
+    assert tally.cost is None
+    assert settled["c"] == 0
+    assert "ps" not in settled
+
+
+def test_the_open_line_is_on_the_disk_before_anything_is_sent(journal):
+    make(journal)
+    assert entries(journal) == [{"o": 7, "e": 100, **ENTRY}]
+    assert journal.live == 1
+
+
+def test_what_a_client_sends_into_the_row_is_bounded(journal):
+    tally = Tally(journal, 7, None, 1, 0.0)
+    tally.open({**ENTRY, "eu": "ü" * 5000, "t": "x" * 5000})
+    (entry,) = entries(journal)
+    assert (entry["eu"], entry["t"]) == ("ü" * MOST_TEXT, "x" * MOST_TEXT)
+
+
+@pytest.mark.parametrize(("eu", "t"), [(None, None), ("", ""), ("short", "tag")])
+def test_short_and_missing_texts_stay(journal, eu, t):
+    Tally(journal, 7, None, 1, 0.0).open({**ENTRY, "eu": eu, "t": t})
+    (entry,) = entries(journal)
+    assert (entry["eu"], entry["t"]) == (eu, t)
+
+
+def test_the_first_byte_is_the_first_one(journal):
+    tally = make(journal)
+    tally.saw_first_byte()
+    first = tally.first_byte
+    tally.saw_first_byte()
+    tally.complete(200, SEEN, 0)
+    assert tally.first_byte == first
+    settled = entries(journal)[1]
+    assert 500 <= settled["f"] <= settled["l"]
+
+
+def test_a_call_without_any_byte_has_no_first_byte_time(journal):
+    make(journal).broke(502, None, 0)
+    assert "f" not in entries(journal)[1]
+
+
+def test_attempts_and_losses_are_told(journal):
+    make(journal, attempts=3, losses=["seed", "logit_bias"]).complete(200, SEEN, 0)
+    settled = entries(journal)[1]
+    assert (settled["a"], settled["lo"]) == (3, ["seed", "logit_bias"])
+
+
+def test_without_a_journal_nothing_is_opened(tmp_path):
+    tally = Tally(Journal(Slot(0, tmp_path / "nowhere", -1, [])), 7, PRICE, 1, 0.0)
+    with pytest.raises(Unavailable):
+        tally.open(dict(ENTRY))

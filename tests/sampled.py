@@ -1,0 +1,64 @@
+"""The samples, and how a relay reads them: split into events, each shown to the protocol's stream reader."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+
+from gproxy.protocols import sse
+from gproxy.protocols.hub import Ask
+from gproxy.protocols.reading import Verdict
+
+SAMPLES = Path(__file__).parent / "samples"
+
+
+def sample(protocol: str, name: str) -> bytes:
+    return (SAMPLES / protocol / name).read_bytes()
+
+
+def names(protocol: str, suffix: str) -> list[str]:
+    return sorted(path.name for path in (SAMPLES / protocol).glob(f"*{suffix}"))
+
+
+def split(stream: bytes) -> list[bytes]:
+    """The events of a stream that came in one piece; a last one without its blank line too."""
+    splitter = sse.Splitter()
+    events = splitter.feed(stream)
+    return [*events, rest + b"\n\n"] if (rest := splitter.rest().strip()) else events
+
+
+def payloads(stream: bytes) -> list[bytes]:
+    return [data for event in split(stream) if (data := sse.data_of(event)) is not None]
+
+
+def documents(stream: bytes) -> list[dict]:
+    return [json.loads(data) for data in payloads(stream) if not data.startswith(b"[DONE]")]
+
+
+def asking(wants_usage: bool = True) -> Ask:
+    return Ask("asked", True, wants_usage, None, None)
+
+
+@dataclass
+class Reading:
+    """What a reader made of a stream."""
+
+    stream: object
+    passed: list[bytes] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
+    is_unchanged: bool = True
+
+    @property
+    def documents(self) -> list[dict]:
+        return [json.loads(data) for data in self.passed if not data.startswith(b"[DONE]")]
+
+
+def read(protocol: ModuleType, stream: bytes, name: str = "asked", wants_usage: bool = True) -> Reading:
+    reading = Reading(protocol.Stream(json.dumps(name).encode(), asking(wants_usage)))
+    for data in payloads(stream):
+        passed, verdict = reading.stream.see(data)
+        reading.is_unchanged &= passed is data
+        reading.verdicts.append(verdict)
+        if passed is not None:
+            reading.passed.append(passed)
+    return reading

@@ -1,0 +1,91 @@
+"""A first start stores everything or nothing."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gproxy.errors import Unavailable
+from gproxy.store import models as m
+from gproxy.store import seeding, snapshot, users
+from gproxy.store.seeding import NewAlias, NewModel
+from tests import postgres
+from tests.filled import SECRET, content, filled, key, migrated
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def dsn(request, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'gproxy.db'}"
+    return postgres.fresh_database(request.config)
+
+
+def counts() -> dict[str, int]:
+    return {model._meta.table_name: found for model in m.ALL if (found := model.select().count())}
+
+
+# rows of the migration itself
+REVISIONS = {"revisions": len(snapshot.TABLES)}
+
+
+def test_a_database_is_empty_until_it_is_filled(tmp_path: Path, dsn):
+    database = migrated(tmp_path, dsn)
+    assert database.run(seeding.is_empty)
+    database.run(seeding.fill, database, content())
+    assert not database.run(seeding.is_empty)
+
+
+def test_everything_is_stored(tmp_path: Path, dsn):
+    database = filled(tmp_path, dsn)
+    assert database.run(counts) == REVISIONS | {
+        "global_settings": 1,
+        "providers": 2,
+        "credentials": 1,
+        "models": 1,
+        "model_aliases": 1,
+        "model_alias_targets": 1,
+        "users": 2,
+        "user_keys": 2,
+        "user_model_permissions": 2,
+    }
+    credential = database.run(lambda: m.Credential.select().get())
+    assert (json.loads(credential.secret_json), credential.kind) == ({"api_key": SECRET}, "openai")
+    model = database.run(lambda: m.Model.select().dicts().get())
+    assert (model["pricing_json"], model["display_name"]) == ('{"price_each_call": "0.1"}', "Model M")
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"models": (NewModel("absent", "m", None, True, None),)},
+        {"aliases": (NewAlias("a", True, (("absent", "m"),)),)},
+        {"permissions": (("absent", None, "*"),)},
+        {"users": tuple(replace(user, keys=(key("same"),)) for user in content().users)},
+        {"providers": content().providers * 2},
+    ],
+    ids=["model", "alias", "permission", "key", "provider"],
+)
+def test_nothing_is_half_imported(tmp_path: Path, dsn, broken):
+    database = migrated(tmp_path, dsn)
+    with pytest.raises((KeyError, Unavailable)):
+        database.run(seeding.fill, database, content(**broken))
+    assert database.run(counts) == REVISIONS
+    assert database.run(seeding.is_empty)
+
+
+def test_filling_tells_every_part_as_changed(tmp_path: Path, dsn):
+    database = migrated(tmp_path, dsn)
+    before = database.run(snapshot.revisions)
+    database.run(seeding.fill, database, content())
+    after = database.run(snapshot.revisions)
+    assert after == {table: revision + 1 for table, revision in before.items()}
+    assert set(after) == set(snapshot.TABLES)
+
+
+def test_keys_are_stored_as_digest_and_fingerprint_only(tmp_path: Path):
+    database = filled(tmp_path)
+    (root, ann) = database.run(users.keys, None)
+    assert (root.fingerprint, ann.fingerprint) == (key("sk-root").fingerprint, key("sk-ann").fingerprint)
+    stored = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert key("sk-ann").digest.encode() in stored and b"sk-ann" not in stored

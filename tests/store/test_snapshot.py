@@ -1,0 +1,305 @@
+"""The snapshot: what is in it, which parts a reload reads again, globs and precedence."""
+
+import random
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import pytest
+
+from gproxy.admission.keys import digest
+from gproxy.store import models as m
+from gproxy.store import snapshot
+from gproxy.store.database import Database
+from gproxy.store.seeding import NewAlias, NewCredential, NewModel, NewUser, secret_json
+from gproxy.store.snapshot import Snapshot, by_precedence, glob, without_version
+from tests import postgres
+from tests.filled import SECRET, filled, key, provider
+
+
+def load(database: Database, before: Snapshot | None = None, **environ: str) -> Snapshot:
+    return database.run(snapshot.load, before, environ, None)
+
+
+def change(database: Database, *tables: str, update=None) -> None:
+    """One admin change: the row and its revision in one transaction."""
+
+    def deed():
+        with database.write():
+            if update is not None:
+                update.execute()
+            snapshot.bump(*tables)
+
+    database.run(deed)
+
+
+def test_a_snapshot_holds_what_was_stored(tmp_path: Path):
+    found = load(filled(tmp_path))
+    one = found.providers["one"]
+    assert found.provider_by_id[one.id] is one
+    assert (one.channel, [c.secret for c in one.credentials]) == ("openai", [SECRET])
+    model = found.models[one.id, "m"]
+    assert (model.display_name, model.pricing) == ("Model M", '{"price_each_call": "0.1"}')
+    assert found.registered == {"m": (model,)}
+    assert [(t.provider_id, t.model_id) for t in found.aliases["chat"].targets] == [(one.id, "m")]
+    root, ann = found.callers[digest("sk-root")], found.callers[digest("sk-ann")]
+    assert (root.user_name, root.is_admin, ann.is_admin) == ("root", True, False)
+    assert [(g.provider_id, bool(g.matches("m1")), bool(g.matches("n"))) for g in ann.grants] == [(one.id, True, False)]
+    assert root.grants[0].provider_id is None
+
+
+def test_a_snapshot_shows_no_secret_and_does_not_change(tmp_path: Path):
+    found = load(filled(tmp_path))
+    assert SECRET not in repr(found)
+    with pytest.raises(FrozenInstanceError):
+        found.providers = {}
+
+
+def test_an_unchanged_revision_gives_the_same_snapshot(tmp_path: Path, pytestconfig):
+    for dsn in (None, postgres.fresh_database(pytestconfig)):
+        database = filled(tmp_path, dsn)
+        first = load(database)
+        assert load(database, first) is first
+
+
+PARTS = {
+    "settings": {"providers", "provider_by_id", "provider_defaults"},
+    "providers": {"providers", "provider_by_id"},
+    "models": {"models", "registered"},
+    "aliases": {"aliases", "wildcards"},
+    "users": {"callers"},
+}
+SHARED = {name for parts in PARTS.values() for name in parts}
+
+
+@pytest.mark.parametrize("table", PARTS)
+def test_a_reload_reads_only_what_changed(tmp_path: Path, table):
+    database = filled(tmp_path, aliases=(NewAlias("a*", True, (("one", "m"),)), NewAlias("b", True, (("one", "m"),))))
+    first = load(database)
+    change(database, table)
+    second = load(database, first)
+    exchanged = {name for name in SHARED if getattr(first, name) is not getattr(second, name)}
+    assert exchanged == PARTS[table]
+    assert second.revisions[table] == first.revisions[table] + 1
+    assert load(database, second) is second
+
+
+def test_a_change_without_a_revision_is_not_seen(tmp_path: Path):
+    database = filled(tmp_path)
+    first = load(database)
+    change(database, update=m.Provider.update(enabled=False))
+    assert load(database, first) is first
+    change(database, "models")
+    assert load(database, first).providers is first.providers
+
+
+def test_a_change_is_seen(tmp_path: Path):
+    database = filled(tmp_path)
+    first = load(database)
+    change(database, "providers", update=m.Provider.update(enabled=False).where(m.Provider.name == "one"))
+    assert (list(first.providers), list(load(database, first).providers)) == (["one", "two"], ["two"])
+
+
+def test_what_is_disabled_is_absent_but_a_model(tmp_path: Path):
+    users = (
+        NewUser("off", None, False, True, (key("sk-off"),)),
+        NewUser("on", None, True, True, (key("sk-on"), key("sk-disabled", enabled=False))),
+    )
+    credentials = (NewCredential(secret_json("k1"), enabled=False), NewCredential(secret_json("k2")))
+    found = load(
+        filled(
+            tmp_path,
+            providers=(provider("one", *credentials), provider("two", enabled=False)),
+            models=(NewModel("one", "m", None, False, None),),
+            aliases=(NewAlias("a", False, (("one", "m"),)), NewAlias("b*", False, (("one", "m"),))),
+            users=users,
+            permissions=(),
+        )
+    )
+    assert [c.secret for c in found.providers["one"].credentials] == ["k2"]
+    assert list(found.providers) == ["one"] and len(found.provider_by_id) == 1
+    assert not found.registered["m"][0].enabled
+    assert (found.aliases, found.wildcards) == ({}, ())
+    assert list(found.callers) == [digest("sk-on")]
+
+
+def test_an_expiry_is_told_in_seconds(tmp_path: Path):
+    users = (NewUser("u", None, True, True, (key("sk-1", expires_at=1_500_000_000), key("sk-2"))),)
+    found = load(filled(tmp_path, users=users, permissions=()))
+    assert (found.callers[digest("sk-1")].expires_at, found.callers[digest("sk-2")].expires_at) == (1.5, None)
+
+
+# what the environment says, the credentials that are used
+REFERENCES = [
+    ({"UP": "sk-1"}, ["sk-1"]),
+    ({"UP": " sk-1\n"}, ["sk-1"]),
+    ({"UP": ""}, []),
+    ({"UP": "  "}, []),
+    ({}, []),
+    ({"UP": "sk-1\nX-Evil: 1"}, []),
+    ({"UP": "sk 1"}, []),
+]
+
+
+@pytest.mark.parametrize(("environ", "used"), REFERENCES)
+def test_a_reference_is_looked_up_at_every_start(tmp_path: Path, caplog, environ, used):
+    database = filled(tmp_path, providers=(provider("one", NewCredential(secret_json("${UP}"))),))
+    assert [c.secret for c in load(database, **environ).providers["one"].credentials] == used
+    assert [message.startswith("credential 1: its environment variable") for message in caplog.messages] == (
+        [] if used else [True]
+    )
+    assert "Evil" not in caplog.text
+
+
+def test_what_only_looks_like_a_reference_is_the_key_itself(tmp_path: Path):
+    keys = ["$UP", "${UP}x", "{UP}", "${1}"]
+    database = filled(tmp_path, providers=(provider("one", *(NewCredential(secret_json(k)) for k in keys)),))
+    assert [c.secret for c in load(database, UP="sk").providers["one"].credentials] == keys
+
+
+def test_a_provider_follows_the_global_defaults_until_it_says_otherwise(tmp_path: Path):
+    database = filled(
+        tmp_path,
+        provider_defaults_json='{"idle_timeout_s": 7, "connect_timeout_s": 3, "forward_headers": ["x-a"]}',
+        providers=(provider("one", idle_timeout_s=9, forward_headers=[]), provider("two")),
+    )
+    found = {name: p.settings for name, p in load(database).providers.items()}
+    assert (found["one"].idle_timeout_s, found["one"].connect_timeout_s, found["one"].forward_headers) == (9, 3, ())
+    assert (found["two"].idle_timeout_s, found["two"].total_timeout_s, found["two"].forward_headers) == (
+        7,
+        3600,
+        ("x-a",),
+    )
+
+
+def test_a_changed_default_reaches_every_provider(tmp_path: Path):
+    database = filled(tmp_path)
+    first = load(database)
+    update = m.GlobalSettings.update(provider_defaults_json='{"idle_timeout_s": 7}', enable_usage=False)
+    change(database, "settings", update=update)
+    second = load(database, first)
+    assert [p.settings.idle_timeout_s for p in second.providers.values()] == [7, 7]
+    assert (first.enable_usage, second.enable_usage) == (True, False)
+
+
+def test_a_changed_provider_keeps_the_defaults(tmp_path: Path):
+    database = filled(tmp_path, provider_defaults_json='{"idle_timeout_s": 7}')
+    first = load(database)
+    change(database, "providers", update=m.Provider.update(label="new"))
+    assert load(database, first).providers["two"].settings.idle_timeout_s == 7
+
+
+def test_a_setting_of_a_newer_version_is_passed_over(tmp_path: Path):
+    found = load(
+        filled(
+            tmp_path,
+            providers=(provider("one", idle_timeout_s=5, from_the_future=1),),
+            models=(),
+            aliases=(),
+            permissions=(),
+        )
+    )
+    assert found.providers["one"].settings.idle_timeout_s == 5
+
+
+# base_url, to which our paths are appended
+BASES = [
+    ("https://h", "https://h"),
+    ("https://h/", "https://h"),
+    ("https://h/v1", "https://h"),
+    ("https://h/v1/", "https://h"),
+    ("https://h/v1beta", "https://h"),
+    ("https://h/v1beta//", "https://h"),
+    ("https://h/openai/v1", "https://h/openai"),
+    ("https://h/v1/openai", "https://h/v1/openai"),
+    ("https://h/v12", "https://h/v12"),
+    ("https://h/xv1", "https://h/xv1"),
+    ("http://v1", "http://v1"),
+]
+
+
+@pytest.mark.parametrize(("written", "base"), BASES)
+def test_a_base_url_loses_slash_and_version(tmp_path: Path, written, base):
+    assert without_version(written) == base
+    found = load(
+        filled(tmp_path, providers=(provider("one", base_url=written),), models=(), aliases=(), permissions=())
+    )
+    assert found.providers["one"].settings.base_url == base
+
+
+# pattern, what it matches, what it does not
+GLOBS = [
+    ("*", ["", "m", "a/b", "a\nb", "ü"], []),
+    ("gpt-5", ["gpt-5"], ["gpt-5x", "xgpt-5", "GPT-5", "gpt-5\n", ""]),
+    ("gpt-*", ["gpt-", "gpt-5", "gpt-5/mini"], ["gpt", "GPT-5", "xgpt-5"]),
+    ("*mini", ["mini", "gpt-mini", "a/mini"], ["minis", "MINI"]),
+    ("a*b*c", ["abc", "axxbyyc", "abcbc"], ["ab", "acb", "abcd"]),
+    ("**", ["", "abc"], []),
+    ("gpt-?", ["gpt-5", "gpt-/", "gpt-*"], ["gpt-", "gpt-55"]),
+    ("?", ["a", "ü", "\n"], ["", "ab"]),
+    ("?*", ["a", "ab"], [""]),
+    ("a.b", ["a.b"], ["axb"]),
+    ("a+(b)[c]{1}^$|\\d", ["a+(b)[c]{1}^$|\\d"], ["aab", "a", ""]),
+    ("[a-z]*", ["[a-z]x"], ["a", "ax"]),
+    ("one/*", ["one/", "one/m", "one/a/b"], ["one", "two/m"]),
+    ("", [""], ["a"]),
+]
+
+
+@pytest.mark.parametrize(("pattern", "matching", "other"), GLOBS)
+def test_a_glob_has_two_wildcards_and_all_else_is_itself(pattern, matching, other):
+    assert [name for name in matching if not glob(pattern).fullmatch(name)] == []
+    assert [name for name in other if glob(pattern).fullmatch(name)] == []
+
+
+def test_a_glob_of_many_stars_is_not_slow():
+    assert not glob("*" * 60 + "x").fullmatch("a" * 5000)
+
+
+# most specific first
+PRECEDENCE = [
+    ["gpt-5-mini*", "gpt-5-*", "gpt-*", "g*", "*"],
+    ["gpt-*-mini", "gpt-*", "*-mini", "*"],
+    ["ab*c", "a*bcdef", "*abcdefgh"],
+    ["a*x", "b*x"],
+    ["gpt-?x", "gpt-?", "gpt?"],
+]
+
+
+@pytest.mark.parametrize("patterns", PRECEDENCE)
+def test_the_most_specific_pattern_comes_first(patterns):
+    shuffled = patterns[:]
+    random.Random(5).shuffle(shuffled)
+    assert sorted(shuffled, key=by_precedence) == patterns
+
+
+# alias, what it matches, what it does not
+WILDCARDS = [
+    ("gpt-*", ["gpt-", "gpt-5", "gpt-5/x"], ["gpt", "xgpt-5", "GPT-5"]),
+    ("a.*", ["a.", "a.b"], ["ab"]),
+    ("*", ["", "anything\n"], []),
+    ("a*?", ["a?", "ab?"], ["ab"]),
+]
+
+
+@pytest.mark.parametrize(("alias", "matching", "other"), WILDCARDS)
+def test_an_alias_has_one_wildcard(tmp_path: Path, alias, matching, other):
+    found = load(filled(tmp_path, aliases=(NewAlias(alias, True, (("one", "m"),)),)))
+    (wildcard,) = found.wildcards
+    assert wildcard.is_wildcard and not found.aliases
+    assert [name for name in matching if not wildcard.pattern.fullmatch(name)] == []
+    assert [name for name in other if wildcard.pattern.fullmatch(name)] == []
+
+
+def test_an_alias_with_a_question_mark_is_an_exact_one(tmp_path: Path):
+    found = load(filled(tmp_path, aliases=(NewAlias("a?", True, (("one", "m"),)),)))
+    assert list(found.aliases) == ["a?"] and not found.aliases["a?"].is_wildcard
+
+
+def test_wildcard_aliases_stand_in_their_precedence(tmp_path: Path):
+    aliases = tuple(NewAlias(name, True, (("one", "m"),)) for name in ("*", "gpt-*", "gpt-5-*", "*-mini"))
+    assert [alias.name for alias in load(filled(tmp_path, aliases=aliases)).wildcards] == [
+        "gpt-5-*",
+        "gpt-*",
+        "*-mini",
+        "*",
+    ]

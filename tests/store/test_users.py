@@ -1,0 +1,87 @@
+"""Deeds and questions about users' keys."""
+
+from pathlib import Path
+
+import pytest
+
+from gproxy.admission.keys import digest
+from gproxy.errors import NotFound
+from gproxy.store import snapshot, users
+from gproxy.store.database import Database
+from tests.filled import filled
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Database:
+    return filled(tmp_path)
+
+
+def revision(database: Database) -> int:
+    return database.run(snapshot.revisions)["users"]
+
+
+def ids(database: Database, user_ids: list[int] | None = None) -> list[int]:
+    return [key.id for key in database.run(users.keys, user_ids)]
+
+
+def callers(database: Database) -> set[str]:
+    return set(database.run(snapshot.load, None, {}, None).callers)
+
+
+@pytest.mark.parametrize(("asked", "found"), [(None, [1, 2]), ([1], [1]), ([1, 2], [1, 2]), ([], []), ([99], [])])
+def test_keys_are_found_by_their_users(database: Database, asked, found):
+    assert ids(database, asked) == found
+
+
+def test_new_keys_are_usable_and_known(database: Database):
+    before = revision(database)
+    made = database.run(users.add_keys, database, 2, [("d1", "f1"), ("d2", "f2")], "laptop")
+    assert ids(database, [2]) == [2, *made]
+    shown = database.run(users.keys, [2])[-1]
+    assert (shown.fingerprint, shown.label, shown.enabled, shown.expires_at) == ("f2", "laptop", True, None)
+    assert {"d1", "d2"} <= callers(database)
+    assert revision(database) == before + 1
+    assert database.run(users.key_exists, "d1") and not database.run(users.key_exists, "d3")
+
+
+def test_a_key_for_nobody_is_not_made(database: Database):
+    before = revision(database)
+    with pytest.raises(NotFound, match="no user 99"):
+        database.run(users.add_keys, database, 99, [("d1", "f1")], None)
+    assert (revision(database), database.run(users.key_exists, "d1")) == (before, False)
+
+
+def test_all_keys_are_made_or_none(database: Database):
+    with pytest.raises(Exception, match="cannot be used"):
+        database.run(users.add_keys, database, 2, [("d1", "f1"), (digest("sk-root"), "f2")], None)
+    assert not database.run(users.key_exists, "d1")
+
+
+def test_a_key_that_is_switched_off_admits_nobody(database: Database):
+    before = revision(database)
+    database.run(users.enable_key, database, 2, False)
+    assert digest("sk-ann") not in callers(database)
+    database.run(users.enable_key, database, 2, True)
+    assert digest("sk-ann") in callers(database)
+    assert revision(database) == before + 2
+
+
+def test_a_missing_key_cannot_be_switched(database: Database):
+    before = revision(database)
+    with pytest.raises(NotFound, match="no key 99"):
+        database.run(users.enable_key, database, 99, True)
+    assert revision(database) == before
+
+
+def test_a_deleted_key_is_gone(database: Database):
+    before = revision(database)
+    database.run(users.delete_keys, database, [2])
+    assert (ids(database), digest("sk-ann") in callers(database)) == ([1], False)
+    assert revision(database) == before + 1
+
+
+def test_all_keys_are_deleted_or_none(database: Database):
+    before = revision(database)
+    with pytest.raises(NotFound, match="no key 98, 99; nothing was deleted"):
+        database.run(users.delete_keys, database, [1, 99, 2, 98])
+    assert (ids(database), revision(database)) == ([1, 2], before)

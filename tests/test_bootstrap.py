@@ -1,0 +1,303 @@
+"""The first start: what a seed and the environment put into an empty database, and what the operator is told."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gproxy import bootstrap, channels, runtime, server, settings
+from gproxy.admission.keys import digest, fingerprint
+from gproxy.app import create_app
+from gproxy.bootstrap import Told
+from gproxy.errors import StartupError
+from gproxy.settings import Settings
+from gproxy.store import models as m
+from gproxy.store.seeding import Content
+
+KINDS = channels.load()
+RESERVED = frozenset({"v1"})
+ADMIN = '[[users]]\nname = "root"\nis_admin = true\nkeys = [{ api_key = "sk-root" }]\n'
+
+
+def load(folder: Path, seed: str | None, **environ: str) -> Settings:
+    if seed is not None:
+        (folder / "gproxy.toml").write_text(seed, encoding="utf-8")
+    return settings.load({"GPROXY_DATA_DIR": str(folder / "data"), **environ}, folder)
+
+
+@pytest.fixture
+def content(tmp_path: Path):
+    """What a first start stores and tells, from a seed and variables."""
+
+    def made(seed: str | None = None, **environ: str) -> tuple[Content, Told | None]:
+        return bootstrap.content(load(tmp_path, seed, **environ), KINDS, RESERVED)
+
+    return made
+
+
+def user(found: Content, name: str):
+    (one,) = (u for u in found.users if u.name == name)
+    return one
+
+
+def verifies(hashed: str, password: str) -> bool:
+    from argon2 import PasswordHasher
+    from argon2.exceptions import VerifyMismatchError
+
+    try:
+        return PasswordHasher().verify(hashed, password)
+    except VerifyMismatchError:
+        return False
+
+
+@pytest.mark.parametrize("seed", [None, "", '[[users]]\nname = "ann"\nkeys = [{ api_key = "sk-ann" }]'])
+def test_without_an_administrator_one_is_made_and_told(content, seed):
+    found, told = content(seed)
+    admin = user(found, "admin")
+    assert (told.user, admin.is_admin, admin.enabled) == ("admin", True, True)
+    assert [key.digest for key in admin.keys] == [digest(told.api_key)]
+    assert verifies(admin.password_hash, told.password)
+    assert ("admin", None, "*") in found.permissions
+
+
+def test_what_is_generated_differs_at_every_start(content):
+    (_, first), (_, second) = content(), content()
+    assert first.password != second.password and first.api_key != second.api_key
+    assert len(first.password) >= 20 and len(first.api_key) >= 40
+
+
+# an administrator that nobody could use
+UNUSABLE = [
+    '[[users]]\nname = "root"\nis_admin = true',
+    '[[users]]\nname = "root"\nis_admin = true\nkeys = []',
+    '[[users]]\nname = "root"\nis_admin = true\nkeys = [{ api_key = "sk-root", enabled = false }]',
+    '[[users]]\nname = "root"\nis_admin = true\nenabled = false\nkeys = [{ api_key = "sk-root" }]',
+    '[[users]]\nname = "root"\nkeys = [{ api_key = "sk-root" }]',
+]
+
+
+@pytest.mark.parametrize("seed", UNUSABLE)
+def test_an_administrator_without_a_usable_key_is_none(content, seed):
+    found, told = content(seed)
+    assert told.user == "admin" and {u.name for u in found.users} == {"root", "admin"}
+
+
+def test_an_administrator_of_the_seed_is_left_as_it_is(content):
+    found, told = content(ADMIN)
+    assert told is None
+    assert [u.name for u in found.users] == ["root"] and found.permissions == ()
+
+
+def test_the_environment_names_the_administrator(content):
+    found, told = content(ADMIN, GPROXY_ADMIN_USER="boss", GPROXY_ADMIN_PASSWORD="pw", GPROXY_ADMIN_API_KEY="sk-own")
+    boss = user(found, "boss")
+    assert [key.digest for key in boss.keys] == [digest("sk-own")] and verifies(boss.password_hash, "pw")
+    assert ("boss", None, "*") in found.permissions and user(found, "root").is_admin
+    assert told == Told("boss", None, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "hidden", "shown"),
+    [("GPROXY_ADMIN_PASSWORD", "password", "api_key"), ("GPROXY_ADMIN_API_KEY", "api_key", "password")],
+)
+def test_only_what_was_generated_is_told(content, given, hidden, shown):
+    _, told = content(**{given: "given-value"})
+    assert getattr(told, hidden) is None and getattr(told, shown) not in (None, "given-value")
+
+
+def test_a_user_of_the_seed_may_be_made_the_administrator(content):
+    seed = '[[users]]\nname = "ann"\nenabled = false\npassword = "old"\nkeys = [{ api_key = "sk-ann" }]'
+    found, told = content(seed, GPROXY_ADMIN_USER="ann")
+    (ann,) = found.users
+    assert (ann.is_admin, ann.enabled) == (True, True)
+    assert [key.digest for key in ann.keys] == [digest("sk-ann"), digest(told.api_key)]
+    assert verifies(ann.password_hash, "old") and told.password is None
+
+
+def test_a_new_password_replaces_the_one_in_the_seed(content):
+    seed = ADMIN.replace("is_admin", 'password = "old"\nis_admin')
+    found, told = content(seed, GPROXY_ADMIN_USER="root", GPROXY_ADMIN_PASSWORD="new")
+    assert verifies(user(found, "root").password_hash, "new") and told.password is None
+
+
+def test_the_key_of_the_environment_is_usable_also_when_the_seed_disabled_it(content):
+    seed = '[[users]]\nname = "admin"\nkeys = [{ api_key = "sk-own", enabled = false, label = "l" }]'
+    found, told = content(seed, GPROXY_ADMIN_API_KEY="sk-own")
+    assert [(k.digest, k.enabled, k.label) for k in user(found, "admin").keys] == [(digest("sk-own"), True, "l")]
+    assert told.api_key is None
+
+
+def test_the_key_of_another_user_does_not_become_the_administrators(content):
+    seed = '[[users]]\nname = "ann"\nkeys = [{ api_key = "sk-ann" }]'
+    with pytest.raises(StartupError, match=r"GPROXY_ADMIN_API_KEY: .*'ann'.*choose another for 'admin'") as caught:
+        content(seed, GPROXY_ADMIN_API_KEY="sk-ann")
+    assert "sk-ann" not in str(caught.value)
+
+
+def test_the_administrators_grant_is_not_given_twice(content):
+    seed = ADMIN + '[[permissions]]\nuser_name = "root"\nmodel_pattern = "*"'
+    found, _ = content(seed, GPROXY_ADMIN_USER="root", GPROXY_ADMIN_PASSWORD="pw")
+    assert found.permissions == (("root", None, "*"),)
+
+
+@pytest.mark.parametrize("password", ['password = ""\n', ""])
+def test_an_empty_password_is_none(content, password):
+    found, _ = content(ADMIN.replace("is_admin", f"{password}is_admin"))
+    assert user(found, "root").password_hash is None
+
+
+def test_a_hashed_password_stays_and_a_clear_one_is_hashed(content):
+    hashed = "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$aGFzaA"
+    seed = ADMIN + f'[[users]]\nname = "a"\npassword = "{hashed}"\n[[users]]\nname = "b"\npassword = "clear"'
+    found, _ = content(seed)
+    assert user(found, "a").password_hash == hashed
+    assert user(found, "b").password_hash.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+    assert verifies(user(found, "b").password_hash, "clear")
+
+
+def test_a_key_and_its_digest_are_the_same_key(content):
+    (by_key, _), (by_digest, _) = (
+        content(ADMIN),
+        content(ADMIN.replace('api_key = "sk-root"', f'api_key_digest = "{digest("sk-root")}"')),
+    )
+    assert user(by_key, "root").keys == user(by_digest, "root").keys
+    assert user(by_key, "root").keys[0].fingerprint == fingerprint(digest("sk-root"))
+
+
+def test_a_key_and_its_digest_at_two_users_stop_the_start(content):
+    seed = ADMIN + f'[[users]]\nname = "ann"\nkeys = [{{ api_key_digest = "{digest("sk-root")}" }}]'
+    with pytest.raises(StartupError) as caught:
+        content(seed)
+    assert caught.value.problems == [
+        "gproxy.toml: users[2].keys[1]: the same key as users[1].keys[1]; a key belongs to one user"
+    ]
+
+
+def test_a_vendors_key_in_the_environment_makes_a_provider(content):
+    found, _ = content(OPENAI_API_KEY="sk-o", ANTHROPIC_API_KEY="sk-a", GEMINI_API_KEY=" ")
+    assert [(p.name, p.channel, p.enabled) for p in found.providers] == [
+        ("openai-main", "openai", True),
+        ("anthropic-main", "anthropic", True),
+    ]
+    stored = [json.loads(c.secret_json) for p in found.providers for c in p.credentials]
+    assert stored == [{"api_key": "${OPENAI_API_KEY}"}, {"api_key": "${ANTHROPIC_API_KEY}"}]
+
+
+def test_a_provider_of_the_seed_keeps_its_name(content):
+    seed = ADMIN + '[[providers]]\nname = "aistudio-main"\nchannel = "custom"\nsettings = { base_url = "http://h" }'
+    found, _ = content(seed, GEMINI_API_KEY="sk-g", OPENAI_API_KEY="sk-o")
+    assert [(p.name, p.channel) for p in found.providers] == [("aistudio-main", "custom"), ("openai-main", "openai")]
+
+
+def test_a_seed_becomes_rows(content):
+    found, _ = content(
+        ADMIN
+        + """
+        [global]
+        idle_timeout_s = 5
+        enable_usage = false
+
+        [[providers]]
+        name = "one"
+        channel = "openai"
+        label = "First"
+        settings = { connect_timeout_s = 2 }
+        credentials = [{ api_key = "${UP}", name = "n" }, { api_key = "k", enabled = false }]
+
+        [[models]]
+        provider_name = "one"
+        model_id = "m"
+        price_each_call = 0.10
+
+        [[model_aliases]]
+        alias = "chat-*"
+        targets = [{ provider = "one", model = "m" }]
+
+        [[permissions]]
+        user_name = "root"
+        provider_name = "one"
+        model_pattern = "m*"
+        """
+    )
+    (one,), (model,), (alias,) = found.providers, found.models, found.aliases
+    assert (found.enable_usage, found.provider_defaults_json) == (False, '{"idle_timeout_s": 5.0}')
+    assert (one.label, one.enabled, one.settings_json) == ("First", True, '{"connect_timeout_s": 2.0}')
+    assert [(c.secret_json, c.name, c.enabled) for c in one.credentials] == [
+        ('{"api_key": "${UP}"}', "n", True),
+        ('{"api_key": "k"}', None, False),
+    ]
+    assert (model.provider, model.model_id, model.enabled, model.pricing_json) == (
+        "one",
+        "m",
+        True,
+        '{"price_each_call": "0.10"}',
+    )
+    assert (alias.alias, alias.enabled, alias.targets) == ("chat-*", True, (("one", "m"),))
+    assert found.permissions == (("root", "one", "m*"),)
+
+
+def start(folder: Path, seed: str | None = None, **environ: str) -> None:
+    """A start as gunicorn's master makes it."""
+    server._settings = load(folder, seed, **environ)
+    runtime.prepare(server._settings, lambda database: server._fill(create_app(), database))
+
+
+def test_a_generated_administrator_is_shown_once(tmp_path: Path, capsys):
+    start(tmp_path)
+    first = capsys.readouterr().out
+    key = next(line.split()[-1] for line in first.splitlines() if "API key" in line)
+    with m.proxy.obj.connection_context():
+        assert [row.api_key_digest for row in m.UserKey.select()] == [digest(key)]
+    start(tmp_path)
+    assert capsys.readouterr().out == ""
+    assert key.encode() not in b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_given_values_are_never_printed(tmp_path: Path, capsys, caplog):
+    caplog.set_level("DEBUG")
+    given = {
+        "GPROXY_ADMIN_PASSWORD": "hidden-pw",
+        "GPROXY_ADMIN_API_KEY": "hidden-key",
+        "DATABASE_SECRET_KEY": "hidden-s",
+    }
+    start(tmp_path, OPENAI_API_KEY="hidden-up", **given)
+    printed = capsys.readouterr()
+    assert "as given in GPROXY_ADMIN_PASSWORD" in printed.out
+    assert "hidden" not in printed.out + printed.err + caplog.text
+
+
+def test_a_wrong_seed_leaves_the_database_empty(tmp_path: Path, capsys):
+    with pytest.raises(StartupError, match="did you mean 'openai'"):
+        start(tmp_path, ADMIN + '[[providers]]\nname = "one"\nchannel = "opnai"')
+    with m.proxy.obj.connection_context():
+        assert (m.User.select().count(), m.GlobalSettings.select().count()) == (0, 0)
+    start(tmp_path, ADMIN + '[[providers]]\nname = "one"\nchannel = "openai"')
+    with m.proxy.obj.connection_context():
+        assert [row.name for row in m.Provider.select()] == ["one"]
+    assert capsys.readouterr().out == ""
+
+
+def test_a_filled_database_decides(tmp_path: Path):
+    start(tmp_path, ADMIN)
+    start(tmp_path, ADMIN.replace("root", "other") + "[[nonsense]]", OPENAI_API_KEY="sk-late")
+    with m.proxy.obj.connection_context():
+        assert [row.name for row in m.User.select()] == ["root"]
+        assert m.Provider.select().count() == 0
+
+
+def test_a_published_key_in_the_database_is_refused_where_others_can_reach_it(tmp_path: Path):
+    seed = ADMIN.replace("sk-root", "sk-admin-1")
+    start(tmp_path, seed)
+    with pytest.raises(StartupError, match=r"GPROXY_HOST: the database knows the published quick-start key"):
+        start(tmp_path, "", GPROXY_HOST="0.0.0.0")
+    start(tmp_path, "", GPROXY_HOST="127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    "dsn", ["postgresql://gproxy:hidden@127.0.0.1:1/gproxy", "postgresql://gproxy:hidden@127.0.0.1:port/gproxy"]
+)
+def test_a_database_that_cannot_be_reached_stops_the_start_without_its_password(tmp_path: Path, dsn, caplog):
+    caplog.set_level("INFO")
+    with pytest.raises(StartupError, match=r"^GPROXY_DSN: ") as caught:
+        start(tmp_path, ADMIN, GPROXY_DSN=dsn)
+    assert "hidden" not in str(caught.value) + caplog.text
