@@ -218,7 +218,7 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
     root = settings.data_dir / "journal"
     slot = books.take_slot(root)
     journal = Journal(slot)
-    writer = Writer(journal, root, lambda bookings: database.run(usages.book, database, bookings), Threads(1))
+    writer = Writer(journal, root, usages.Books(database), Threads(1))
     relay = Relay(
         protocols=protocols.load(),
         kinds=channels.load(),

@@ -41,6 +41,7 @@ def load_settings() -> Settings:
     global _settings
     try:
         _settings = settings.load()
+        logs.hide(settings.secrets(_settings))
     except StartupError as fault:
         stop(fault)
     return _settings

@@ -211,6 +211,14 @@ def _seed(path: Path | None, problems: list[str]) -> dict:
     return {}
 
 
+def secrets(settings: Settings) -> set[str]:
+    """What of these settings must never be printed."""
+    passwords = (urlsplit(url).password for url in (settings.dsn, settings.proxy or ""))
+    vendors = (settings.environ.get(name, "").strip() for name in VENDOR_KEYS)
+    ours = (settings.admin_password, settings.admin_api_key, settings.secret_key)
+    return {secret for secret in (*ours, *passwords, *vendors) if secret} - {PUBLISHED_KEY}
+
+
 def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True

@@ -35,10 +35,14 @@ class Booking(NamedTuple):
     end: int
 
 
-class Deed(Protocol):
-    """The store's deed: books a batch in one transaction, exactly once."""
+class Store(Protocol):
+    """The store's deeds."""
 
-    def __call__(self, bookings: list[Booking]) -> None: ...
+    def book(self, bookings: list[Booking]) -> None:
+        """Books a batch in one transaction, exactly once."""
+
+    def forget(self, segments: list[str]) -> None:
+        """These segments are booked and gone."""
 
 
 class Threads(Protocol):
@@ -52,9 +56,11 @@ class Reader:
 
     def __init__(self):
         self._opens: dict[int, Line] = {}
+        self._ends: dict[str, int] = {}  # how far each segment was read
 
     def rows(self, path: Path, start: int, stop: int | None) -> Iterator[Booking]:
         for line in books.read_lines(path, start, stop):
+            self._ends[line.segment] = line.end
             if (call := line.entry.get("o")) is not None:
                 self._opens[call] = line
             elif opened := self._opens.pop(line.entry["s"], None):
@@ -62,9 +68,13 @@ class Reader:
 
     def orphans(self) -> Iterator[Booking]:
         """The calls of a dead process that never settled: failed, with the input estimate and no cost."""
-        for opened in self._opens.values():
+        for n, opened in enumerate(self._opens.values(), 1):
             settled = {"n": [opened.entry["e"], 0, 0, 0, 0, 0, 0], "x": "failed", "est": True}
-            yield Booking(_row(opened.entry, settled), opened.segment, opened.end)
+            # Behind all that was settled there, each at a place of its own: so a replay knows what is booked.
+            yield Booking(_row(opened.entry, settled), opened.segment, self._ends[opened.segment] + n)
+
+    def forget(self, segment: str) -> None:
+        self._ends.pop(segment, None)
 
 
 def _row(opened: dict, settled: dict) -> dict:
@@ -107,9 +117,9 @@ def _row(opened: dict, settled: dict) -> dict:
 class Writer:
     """Owned by one worker. `is_persisting` is False while the database does not take rows."""
 
-    def __init__(self, journal: Journal, root: Path, deed: Deed, threads: Threads):
+    def __init__(self, journal: Journal, root: Path, store: Store, threads: Threads):
         self.is_persisting = True
-        self._journal, self._root, self._deed = journal, root, deed
+        self._journal, self._root, self._store = journal, root, store
         self._own = Reader()
         self._read: dict[Path, int] = {}  # how far each own segment was read
         self._pending: deque[list[Booking]] = deque()
@@ -152,6 +162,9 @@ class Writer:
             for path in done:
                 self._journal.forget_segment(path)
                 self._read.pop(path, None)
+                self._own.forget(path.name)
+            if done:
+                self._threads.run(self._store.forget, [path.name for path in done])
         except (Unavailable, OSError) as fault:
             return self._failed(str(fault), None)
         except Exception as fault:  # noqa: BLE001 - whatever it is, the next round must come
@@ -196,7 +209,7 @@ class Writer:
     def _book_pending(self) -> None:
         """A batch leaves memory only once it is committed."""
         while self._pending:
-            self._deed(self._pending[0])
+            self._store.book(self._pending[0])
             self._pending.popleft()
 
     def _book_inherited(self, slot: Slot) -> None:
@@ -210,10 +223,11 @@ class Writer:
 
         bookings = all_of_it()
         while batch := list(islice(bookings, BATCH)):
-            self._deed(batch)
+            self._store.book(batch)
             count += len(batch)
         for path in slot.inherited:
             path.unlink(missing_ok=True)
+        self._store.forget([path.name for path in slot.inherited])
         slot.inherited.clear()
         if slot.folder != self._journal.slot.folder:
             books.give_back(slot)

@@ -31,9 +31,10 @@ class Splitter:
         start = max(0, len(self._tail) - _OVERLAP)
         self._tail += chunk
         events, done = [], 0
-        for boundary in _BOUNDARY.finditer(self._tail, start):
-            events.append(bytes(self._tail[done : boundary.end()]))
-            done = boundary.end()
+        if b"\n" in chunk or b"\r" in chunk:  # nothing else completes an event
+            for boundary in _BOUNDARY.finditer(self._tail, start):
+                events.append(bytes(self._tail[done : boundary.end()]))
+                done = boundary.end()
         if done:
             del self._tail[:done]
         if len(self._tail) > self._most:

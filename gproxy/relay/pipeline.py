@@ -25,6 +25,9 @@ from gproxy.routing.choose import RoundRobin
 from gproxy.store.snapshot import Caller, Credential, Provider, Snapshot
 from gproxy.upstream.client import Client, Exchange, Limits
 
+# A name is matched against patterns and stands in rows and journal lines, so its length is bounded.
+MOST_MODEL = 512
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -94,6 +97,8 @@ class Relay:
         sent = call.model or asked.model
         if not sent:
             raise BadRequest("model: missing; name a model")
+        if len(sent) > MOST_MODEL:
+            raise BadRequest(f"model: longer than {MOST_MODEL} characters")
         is_stream = asked.is_stream if call.is_stream is None else call.is_stream
         operation = STREAM if is_stream else GENERATE
         resolved = self._resolve(snapshot, call.provider, sent, Rights(caller))

@@ -51,6 +51,19 @@ class Database:
             log.debug("database: %s", type(fault).__name__)
             raise Unavailable("the database cannot be used right now", retry_after_s=2) from fault
 
+    def run_kept(self, deed: Callable, *args):
+        """The same on a connection that the calling thread keeps.
+
+        SQLite moves its whole log into the database, with a sync of the disk, whenever the last connection closes.
+        """
+        try:
+            self._db.connect(reuse_if_open=True)
+            return deed(*args)
+        except FAULTS as fault:
+            log.debug("database: %s", type(fault).__name__)
+            self._db.close()
+            raise Unavailable("the database cannot be used right now", retry_after_s=2) from fault
+
     @contextmanager
     def write(self) -> Iterator[None]:
         """One writing transaction inside a deed; SQLite takes its write lock at the beginning."""

@@ -6,8 +6,11 @@ A snapshot is passed as an argument and never changes; the next one shares the t
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
+
+import peewee as pw
 
 from gproxy.store import models as m
 from gproxy.store.sealing import Seal
@@ -113,14 +116,28 @@ class Snapshot:
 
 def glob(pattern: str) -> re.Pattern:
     """`*` is any run of characters (also of `/`), `?` is any one; all else is itself. Matches whole strings."""
-    parts = (".*" if c == "*" else "." if c == "?" else re.escape(c) for c in re.sub(r"\*+", "*", pattern))
-    return re.compile("".join(parts), re.DOTALL)
+    first, *rest = ("".join("." if c == "?" else re.escape(c) for c in part) for part in pattern.split("*"))
+    if not rest:
+        return re.compile(first, re.DOTALL)
+    *middle, last = rest
+    # Each part takes its first place and keeps it: without going back, many stars cost no more than one.
+    return re.compile(first + "".join(f"(?>.*?{part})" for part in middle if part) + ".*" + last, re.DOTALL)
 
 
 def by_precedence(pattern: str) -> tuple[int, int, str]:
     """Sort key: the most literal characters before the first wildcard, then the most literals."""
     literals = [c for c in pattern if c not in "*?"]
     return (-len(re.split(r"[*?]", pattern)[0]), -len(literals), pattern)
+
+
+@contextmanager
+def read() -> Iterator[None]:
+    """A transaction that sees one state of the database from its beginning to its end."""
+    database = m.proxy.obj
+    with database.atomic():
+        if isinstance(database, pw.PostgresqlDatabase):
+            database.execute_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        yield
 
 
 def revisions() -> dict[str, int]:
@@ -135,7 +152,7 @@ def bump(*tables: str) -> None:
 
 def load(before: Snapshot | None, environ: Mapping[str, str], seal: Seal | None) -> Snapshot:
     """The database as it is now. Only what changed since `before` is read; all of it in one transaction."""
-    with m.proxy.obj.atomic():
+    with read():
         now = revisions()
         if before is not None and before.revisions == now:
             return before
@@ -188,8 +205,11 @@ def without_version(base_url: str) -> str:
 
 def resolve_secret(secret_json: str, environ: Mapping[str, str], seal: Seal | None) -> str | None:
     """The key itself. A stored `${NAME}` is looked up at every start, so that a new value needs only a restart."""
-    text = seal.open(secret_json) if seal else secret_json
-    key = json.loads(text)["api_key"]
+    try:
+        key = json.loads(seal.open(secret_json) if seal else secret_json)["api_key"]
+    except ValueError as fault:
+        log.error("a credential cannot be opened: %s", fault)
+        return None
     if reference := re.fullmatch(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}", key):
         found = environ.get(reference[1], "").strip()
         return found if HEADER_SAFE.fullmatch(found) else None

@@ -81,6 +81,24 @@ def _adjust(bookings: Collection, now: int) -> None:
         ).execute()
 
 
+def forget(segments: list[str]) -> None:
+    """Drops the marks of journal segments that are booked and gone."""
+    m.JournalMark.delete().where(m.JournalMark.segment.in_(segments)).execute()
+
+
+class Books:
+    """These deeds on one database, for a thread that keeps its connection."""
+
+    def __init__(self, database: Database):
+        self._database = database
+
+    def book(self, bookings: Collection) -> None:
+        self._database.run_kept(book, self._database, bookings)
+
+    def forget(self, segments: list[str]) -> None:
+        self._database.run_kept(forget, segments)
+
+
 @dataclass(frozen=True, slots=True)
 class Sums:
     """`cost` in nano-USD."""

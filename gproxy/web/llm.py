@@ -7,7 +7,8 @@ from types import ModuleType
 from flask import Blueprint, Response, request
 
 from gproxy.errors import ClientGone, GatewayError, NotFound, RequestTimeout, Unsupported
-from gproxy.relay.pipeline import Call
+from gproxy.relay.capacity import Place
+from gproxy.relay.pipeline import Answer, Call
 from gproxy.relay.presence import Presence
 from gproxy.web import inbound
 from gproxy.web.faults import CORS, PREFLIGHT, answer, internal, runtime
@@ -136,10 +137,9 @@ def relay(protocol: str, request_id: str, provider: str | None = None, **path) -
     caller, snapshot = running.relay.admit(inbound.key(environ, True))
     place = running.relay.capacity.enter()
     try:
-        body = inbound.body(environ, running.settings.max_body, running.settings.body_timeout_s, place)
         call = Call(
             protocol=protocol,
-            body=body,
+            body=inbound.body(environ, running.settings.max_body, running.settings.body_timeout_s, place),
             header=lambda name: environ.get(f"HTTP_{name.replace('-', '_').upper()}"),
             query=inbound.query(environ),
             request_id=request_id,
@@ -156,11 +156,16 @@ def relay(protocol: str, request_id: str, provider: str | None = None, **path) -
     response = Response(told.body, told.status, told.headers)
     if isinstance(told.body, bytes):
         place.leave()
-        return response
-    sock = environ.get("gunicorn.socket")
+    else:
+        response.call_on_close(_let_go(told, place, plan.provider.settings.write_timeout_s))
+    return response
+
+
+def _let_go(told: Answer, place: Place, write_timeout_s: float) -> Callable[[], None]:
+    """What ends a stream, however it ends. Until then a client that does not read is given up after a while."""
+    sock = request.environ.get("gunicorn.socket")
     if sock is not None:
-        # A client that does not read holds an upstream: a stalled write ends as one that left.
-        sock.settimeout(plan.provider.settings.write_timeout_s)
+        sock.settimeout(write_timeout_s)
 
     def close() -> None:
         if sock is not None:
@@ -168,5 +173,4 @@ def relay(protocol: str, request_id: str, provider: str | None = None, **path) -
         told.close()
         place.leave()
 
-    response.call_on_close(close)
-    return response
+    return close

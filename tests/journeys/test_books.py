@@ -1,13 +1,11 @@
 """The books are exact: each request that the vendor saw has one row, whatever is killed, locked, full or cut."""
 
-import json
 import os
 import signal
 import socket
 import sqlite3
 import subprocess
 import time
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ import pytest
 from tests.conftest import missing
 from tests.gateway import ADMIN
 from tests.load import Load, check_books, expected_cost, nano
+from tests.raw import check_events_leave_at_once, open_stream
 from tests.vendor import STREAM_HEAD, WORDS, answers, chunk, events, faithful, sends, streams
 
 
@@ -229,14 +228,6 @@ def test_a_full_disk_refuses_and_books_what_runs(own_gateway, vendor, tmp_path):
         subprocess.run(["umount", "-l", str(data)], check=False)
 
 
-def open_stream(gateway, model: str) -> socket.socket:
-    body = json.dumps({"model": model, "stream": True, "messages": []}).encode()
-    sock = socket.create_connection(("127.0.0.1", gateway.port), 10)
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ADMIN}\r\n"
-    sock.sendall(head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-    return sock
-
-
 @pytest.mark.parametrize("phase", ["before the head", "in a silent stream", "in a whole reply"])
 def test_a_client_that_leaves_closes_the_upstream_at_once(own_gateway, vendor, phase):
     gateway = own_gateway(workers=1)
@@ -247,7 +238,7 @@ def test_a_client_that_leaves_closes_the_upstream_at_once(own_gateway, vendor, p
         "in a silent stream": sends(STREAM_HEAD, *(chunk(one) for one in first), "hang"),
         "in a whole reply": sends(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", "hang"),
     }[phase]
-    sock = open_stream(gateway, f"openai-main/{model}")
+    sock = open_stream(gateway.port, f"openai-main/{model}")
     if phase == "in a silent stream":
         got = b""
         while WORDS[1].encode() not in got:
@@ -274,7 +265,7 @@ def test_a_client_that_does_not_read_is_let_go(own_gateway, vendor):
     gateway = own_gateway(timeouts=", write_timeout_s = 1", workers=1)
     big = events("openai_chat", "m")[1].replace(b"Hello", b"x" * 60_000)
     vendor.scripts["gpt-stalled"] = sends(STREAM_HEAD, *[chunk(big)] * 400, "hang")
-    sock = open_stream(gateway, "openai-main/gpt-stalled")
+    sock = open_stream(gateway.port, "openai-main/gpt-stalled")
     row = gateway.wait_rows(1, 20, model="gpt-stalled")[0]
     assert (row["outcome"], row["status"]) == ("partial", 499)
     sock.close()
@@ -283,17 +274,7 @@ def test_a_client_that_does_not_read_is_let_go(own_gateway, vendor):
 
 def test_each_event_leaves_at_once(gateway, vendor):
     vendor.scripts["gpt-paced"] = streams(None, "clean", pause_s=0.15)
-    sock = open_stream(gateway, "openai-main/gpt-paced")
-    arrivals = []
-    while True:
-        piece = sock.recv(65536)
-        arrivals.append((time.monotonic(), piece))
-        if b"[DONE]" in piece or not piece:
-            break
-    sock.close()
-    words = [at for at, piece in arrivals if b'"content":"' in piece]
-    assert len(words) >= len(WORDS)
-    assert all(later - earlier > 0.08 for earlier, later in pairwise(words))
+    check_events_leave_at_once(gateway.port, "openai-main/gpt-paced", len(WORDS), 0.08)
 
 
 def test_a_stream_without_done_gets_one(gateway, vendor):

@@ -1,16 +1,15 @@
 """Behind nginx, with the configuration that comes with gproxy."""
 
-import json
 import shutil
 import socket
 import subprocess
 import time
-from itertools import pairwise
 
 import pytest
 
 from tests.conftest import missing
-from tests.gateway import ADMIN, ROOT, free_port
+from tests.gateway import ROOT, free_port
+from tests.raw import check_events_leave_at_once, open_stream
 from tests.vendor import streams
 
 
@@ -43,29 +42,12 @@ def nginx(own_gateway, tmp_path):
     running.wait(10)
 
 
-def ask(port: int, model: str) -> socket.socket:
-    body = json.dumps({"model": model, "stream": True, "messages": []}).encode()
-    sock = socket.create_connection(("127.0.0.1", port), 10)
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ADMIN}\r\n"
-    sock.sendall(head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-    return sock
-
-
 def test_events_leave_at_once_and_a_client_that_leaves_is_seen(nginx, vendor):
     gateway, port = nginx
     vendor.scripts["gpt-nginx"] = streams(None, "clean", pause_s=0.15)
-    arrivals, sock = [], ask(port, "openai-main/gpt-nginx")
-    while True:
-        piece = sock.recv(65536)
-        arrivals.append((time.monotonic(), piece))
-        if b"[DONE]" in piece or not piece:
-            break
-    sock.close()
-    words = [at for at, piece in arrivals if b'"content":"' in piece]
-    assert len(words) >= 5
-    assert all(later - earlier > 0.08 for earlier, later in pairwise(words))
+    check_events_leave_at_once(port, "openai-main/gpt-nginx", 5, 0.08)
     vendor.scripts["gpt-nginx-left"] = streams(3, "hang")
-    sock = ask(port, "openai-main/gpt-nginx-left")
+    sock = open_stream(port, "openai-main/gpt-nginx-left")
     sock.recv(100)
     sock.close()
     left = time.monotonic()

@@ -1,0 +1,31 @@
+"""Plain sockets, for what an HTTP client would hide."""
+
+import json
+import socket
+import time
+from itertools import pairwise
+
+from tests.gateway import ADMIN
+
+
+def open_stream(port: int, model: str) -> socket.socket:
+    """A chat stream that was just asked for."""
+    body = json.dumps({"model": model, "stream": True, "messages": []}).encode()
+    sock = socket.create_connection(("127.0.0.1", port), 10)
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ADMIN}\r\n"
+    sock.sendall(head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    return sock
+
+
+def check_events_leave_at_once(port: int, model: str, words: int, least_pause_s: float) -> None:
+    """Reads a paced stream to its end: its words must not arrive in bunches."""
+    arrivals = []
+    with open_stream(port, model) as sock:
+        while True:
+            piece = sock.recv(65536)
+            arrivals.append((time.monotonic(), piece))
+            if b"[DONE]" in piece or not piece:
+                break
+    told = [at for at, piece in arrivals if b'"content":"' in piece]
+    assert len(told) >= words
+    assert all(later - earlier > least_pause_s for earlier, later in pairwise(told))
