@@ -13,6 +13,7 @@ from gproxy.store.snapshot import HEADER_SAFE
 
 UNSUPPORTED = "not yet supported by this version; remove it"
 NEVER = "not part of gproxy; remove it"
+MOST_USD = 1_000_000  # per call or million tokens; beyond, a cost would not fit its column
 MOST_SECONDS = 86_400
 REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 UNSENDABLE = "holds a line break, blank or other character that no header can carry; mend the key"
@@ -84,6 +85,8 @@ class Usd(fields.Field):
         is_number = isinstance(value, int | Decimal) and not isinstance(value, bool)
         if not is_number or not Decimal(value).is_finite() or value < 0:
             raise ValidationError("expected an amount in USD that is not negative")
+        if value > MOST_USD:
+            raise ValidationError(f"expected an amount in USD of at most {MOST_USD}")
         return Decimal(value)
 
 

@@ -129,13 +129,12 @@ class Stream:
         self.is_terminal = self.has_failed = False
 
     def see(self, data: bytes) -> tuple[bytes | None, Verdict]:
-        try:
-            event = _decode(data)
-            if event.type == "content_block_delta":
-                delta = _decode_delta(event.delta)
+        event = fields.seen(_decode, data)
+        if event is None:
+            return data, Verdict.GOES_ON
+        if event.type == "content_block_delta":
+            if (delta := fields.seen(_decode_delta, bytes(event.delta))) is not None:
                 self.text_bytes += sum(max(0, len(t) - 2) for t in (delta.text, delta.thinking, delta.partial_json))
-                return data, Verdict.GOES_ON
-        except fields.UNREADABLE:
             return data, Verdict.GOES_ON
         if event.type == "message_start":
             return self._read_start(data, event), Verdict.GOES_ON

@@ -3,6 +3,10 @@
 Exchanging one field leaves every other value as it was, byte for byte.
 """
 
+import json
+import re
+from collections.abc import Callable
+
 import msgspec
 from msgspec import Raw
 
@@ -18,8 +22,46 @@ ABSENT = Raw()
 NULLS = (b"", b"null")
 # What the decoder raises on bytes that are no readable JSON; UnicodeDecodeError is not one of its own.
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-# Names are matched against patterns and written into every row.
-MOST_NAME = 512
+# Half a surrogate pair stands in JSON as an escape.
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def _lenient(body: bytes) -> Fields | None:
+    """The fields of a body with half a surrogate pair in it, which the fast decoder refuses.
+
+    Whoever cuts a text inside an emoji writes such halves, JavaScript clients and some streaming hosts among them.
+    """
+    parsed = _parsed(body)
+    if parsed is None:
+        return None
+    return {name: Raw(json.dumps(value, separators=(",", ":")).encode()) for name, value in parsed.items()}
+
+
+def _parsed(body: bytes) -> dict | None:
+    if not _HALF.search(body):
+        return None
+    try:
+        parsed = json.loads(body, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return None
+    return parsed if isinstance(parsed, dict) else None
+
+
+def _refuse(constant: str):
+    raise ValueError(constant)
+
+
+def seen(decode: Callable[[bytes], object], data: bytes):
+    """What a decoder sees in an upstream's frame, None when that cannot be read."""
+    try:
+        return decode(data)
+    except UNREADABLE:
+        if (parsed := _parsed(data)) is None:
+            return None
+    try:
+        return decode(json.dumps(parsed, ensure_ascii=False).encode("utf-8", "replace"))
+    except UNREADABLE:
+        return None
 
 
 def split(body: bytes) -> Fields:
@@ -29,6 +71,8 @@ def split(body: bytes) -> Fields:
     except msgspec.ValidationError:
         raise BadRequest("the body must be a JSON object") from None
     except msgspec.DecodeError as fault:
+        if (found := _lenient(body)) is not None:
+            return found
         raise BadRequest(f"the body is not readable JSON: {fault}") from None
     except UnicodeDecodeError:
         raise BadRequest("the body is not UTF-8") from None
@@ -41,7 +85,7 @@ def find(body: bytes) -> Fields | None:
     try:
         return _decode(body)
     except UNREADABLE:
-        return None
+        return _lenient(body)
 
 
 def inner(raw: Raw) -> dict:
@@ -79,8 +123,6 @@ def model(fields: Fields) -> str | None:
         return None
     if not isinstance(name, str):
         raise BadRequest(f"model: expected a string, got {type(name).__name__}")
-    if len(name) > MOST_NAME:
-        raise BadRequest(f"model: longer than {MOST_NAME} characters")
     return name if name.strip() else None
 
 

@@ -127,9 +127,8 @@ class Stream:
         return self._is_blocked or (bool(self._open) and not any(self._open.values()))
 
     def see(self, data: bytes) -> tuple[bytes | None, Verdict]:
-        try:
-            chunk = _decode(data)
-        except fields.UNREADABLE:
+        chunk = fields.seen(_decode, data)
+        if chunk is None:
             return data, Verdict.GOES_ON
         if bytes(chunk.error) not in NULLS:
             self.has_failed = True
@@ -143,7 +142,7 @@ class Stream:
         passed = data
         if chunk.modelVersion and bytes(chunk.modelVersion) != self._name:
             passed = fields.renamed(data, "modelVersion", self._name)
-        return passed, Verdict.ENDS if usage and self.is_terminal else Verdict.GOES_ON
+        return passed, Verdict.MAY_END if usage and self.is_terminal else Verdict.GOES_ON
 
     def _look(self, candidate: _Candidate) -> None:
         if bytes(candidate.finishReason) not in UNFINISHED:

@@ -36,7 +36,8 @@ def read_usage(usage: dict) -> Usage:
     output = count(usage.get("completion_tokens", usage.get("output_tokens")))
     inside = part(usage.get("prompt_tokens_details") or usage.get("input_tokens_details"))
     outside = part(usage.get("completion_tokens_details") or usage.get("output_tokens_details"))
-    read = min(prompt, count(inside.get("cached_tokens", usage.get("prompt_cache_hit_tokens"))))
+    beside = usage.get("prompt_cache_hit_tokens", usage.get("cached_tokens"))  # where imitators put it
+    read = min(prompt, count(inside.get("cached_tokens", beside)))
     written = min(prompt - read, count(inside.get("cache_write_tokens")))
     return Usage(
         input_tokens=prompt - read - written,

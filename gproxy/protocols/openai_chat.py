@@ -104,9 +104,8 @@ class Stream:
             if self.has_failed:
                 return None, Verdict.ENDS  # the error was passed, and nothing like a clean end follows it
             return (data, Verdict.ENDS) if self.is_terminal else (None, Verdict.CUT)
-        try:
-            chunk = _decode(data)
-        except fields.UNREADABLE:
+        chunk = fields.seen(_decode, data)
+        if chunk is None:
             return data, Verdict.GOES_ON  # not ours to judge: unknown frames pass
         if chunk.error and bytes(chunk.error) not in NULLS:
             self.has_failed = True
@@ -127,7 +126,7 @@ class Stream:
             self._open[choice.index] = True
         if (delta := choice.delta) is not None:
             for text in (delta.content, delta.reasoning_content, delta.reasoning, delta.refusal, delta.tool_calls):
-                if len(text) > 4:  # longer than null, "" or []
+                if len(text) > 2 and bytes(text) != b"null":  # not absent, "" or []
                     self.text_bytes += len(text) - 2
 
     def _for_client(self, data: bytes, chunk: _Chunk, has_usage: bool) -> bytes | None:

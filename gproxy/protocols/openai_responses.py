@@ -68,9 +68,8 @@ class Stream:
         self.sequence = 0
 
     def see(self, data: bytes) -> tuple[bytes | None, Verdict]:
-        try:
-            event = _decode(data)
-        except fields.UNREADABLE:
+        event = fields.seen(_decode, data)
+        if event is None:
             return data, Verdict.GOES_ON
         self.sequence = max(self.sequence, event.sequence_number + 1)
         if event.delta:

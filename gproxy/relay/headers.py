@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from urllib.parse import quote, urlencode
 
 from gproxy.accounting.cost import usd
-from gproxy.errors import GatewayError
+from gproxy.errors import BadRequest, GatewayError
 from gproxy.store.snapshot import Provider
 
 ALWAYS = ("idempotency-key", "accept-language", "traceparent", "tracestate")
@@ -41,8 +41,16 @@ def to_upstream(
 
 
 def path(template: str, model: str, query: tuple[tuple[str, str], ...]) -> str:
-    """The path below the base URL. A model's own slashes stay: vendors have ids such as `models/x`."""
-    filled = template.replace("{model}", quote(model.removeprefix("models/"), safe="/:@"))
+    """The path below the base URL. A model's own slashes stay: vendors have ids such as `models/x`.
+
+    Raises BadRequest on a model that would lead to another path of the upstream.
+    """
+    filled = template
+    if "{model}" in template:
+        bare = model.removeprefix("models/")
+        if any(segment.strip(".") == "" for segment in bare.split("/")):
+            raise BadRequest("model: holds an empty or dotted path segment")
+        filled = template.replace("{model}", quote(bare, safe="/:@"))
     passed = [(name, value) for name, value in query if name not in OURS_ALONE]
     if not passed:
         return filled

@@ -27,7 +27,7 @@ class Exchange:
                 pass  # a caller that left, or a worker that stops, ends this stream as any other
             yield piece
 
-    def hurry(self) -> None:
+    def hurry(self, idle_s: float | None) -> None:
         """Nothing is waited for here."""
 
     def close(self) -> None:

@@ -13,11 +13,17 @@ from gproxy.relay.presence import Presence
 from gproxy.relay.tally import Tally
 
 NO_END = "the upstream ended the stream before its end"
+# How long what still belongs to a stream may take after its end was told, so that its connection can be used again;
+# and how long an event is held that may have been the last.
+TAIL_S, HELD_S = 0.25, 5.0
 
 
 def text_in(body: bytes) -> int:
     """Bytes of text in a whole reply, for an estimate."""
-    return text_bytes(orjson.loads(body))
+    try:
+        return text_bytes(orjson.loads(body))
+    except orjson.JSONDecodeError:  # readable as a whole and not in every value
+        return len(body)
 
 
 def has_value(fields: dict, name: str) -> bool:
@@ -34,6 +40,8 @@ class Passing:
         self._status = exchange.status
         self._reader = protocol.Stream(name, asked)
         self._frame = _Array() if call.as_array else _Events()
+        self._held = b""
+        self._fault: UpstreamError | None = None
 
     def frames(self) -> Iterator[bytes]:
         splitter = sse.Splitter()
@@ -41,6 +49,8 @@ class Passing:
             for chunk in self._exchange.chunks(self._presence):
                 if frames := self._pass(splitter.feed(chunk)):
                     yield frames
+                if self._fault is not None:
+                    raise self._fault
             if rest := splitter.rest().strip():
                 yield self._pass([rest + b"\n\n"])
             yield from self._end()
@@ -60,15 +70,22 @@ class Passing:
                 out.append(self._frame.comment(event))
                 continue
             passed, verdict = self._reader.see(data)
+            if self._held:
+                out.append(self._held)
+                self._held = b""
+                self._exchange.hurry(None)
             if verdict is Verdict.CUT:
-                raise UpstreamError(NO_END)
+                self._fault = UpstreamError(NO_END)
+                break
+            frame = self._frame.written(event, data, passed)
+            if verdict is Verdict.MAY_END:
+                self._held = frame
+                self._exchange.hurry(HELD_S)
+                continue
             if verdict is Verdict.ENDS or self._reader.has_failed:
                 self._settle()
-                self._exchange.hurry()
-            if passed is data:
-                out.append(self._frame.unchanged(event, data))
-            elif passed is not None:
-                out.append(self._frame.changed(event, passed))
+                self._exchange.hurry(TAIL_S)
+            out.append(frame)
         self._tally.saw_first_byte()
         return b"".join(out)
 
@@ -84,20 +101,25 @@ class Passing:
         if not self._reader.is_terminal and not self._reader.has_failed:
             yield self._broken(UpstreamError(NO_END))
             return
+        if last := self._last():
+            yield last
+
+    def _last(self) -> bytes:
+        """Settles, and gives what the client still has to get."""
         self._settle()
-        if tail := self._frame.end(b"" if self._reader.has_failed else self._reader.tail()):
-            yield tail
+        held, self._held = self._held, b""
+        return held + self._frame.end(b"" if self._reader.has_failed else self._reader.tail())
 
     def _broken(self, fault: GatewayError) -> bytes:
         """After the first byte: the protocol's own error event, unless the end was already told."""
         reader = self._reader
         if self._tally.is_settled or reader.is_terminal:
-            self._settle()
-            return self._frame.end(b"" if reader.has_failed else reader.tail())
+            return self._last()
         self._tally.broke(fault.status, reader.usage, reader.text_bytes)
         sequence = getattr(reader, "sequence", 0)
         event = self._protocol.error_event(fault.status, fault.code, fault.message, self._request_id, sequence)
-        return self._frame.unchanged(event, sse.data_of(event)) + self._frame.end(b"")
+        data = sse.data_of(event)
+        return self._frame.written(event, data, data) + self._frame.end(b"")
 
     def close(self) -> bool:
         """Lets go of the upstream and settles. True when the client left before the end."""
@@ -115,11 +137,11 @@ class _Events:
     def comment(self, event: bytes) -> bytes:
         return event
 
-    def unchanged(self, event: bytes, data: bytes) -> bytes:
-        return event
-
-    def changed(self, event: bytes, data: bytes) -> bytes:
-        return sse.with_data(event, data)
+    def written(self, event: bytes, data: bytes, passed: bytes | None) -> bytes:
+        """The event with the data that is passed on; nothing when none is."""
+        if passed is data:
+            return event
+        return b"" if passed is None else sse.with_data(event, passed)
 
     def end(self, tail: bytes) -> bytes:
         return tail
@@ -134,13 +156,12 @@ class _Array:
     def comment(self, event: bytes) -> bytes:
         return b""
 
-    def unchanged(self, event: bytes, data: bytes) -> bytes:
-        return self.changed(event, data)
-
-    def changed(self, event: bytes, data: bytes) -> bytes:
+    def written(self, event: bytes, data: bytes, passed: bytes | None) -> bytes:
+        if passed is None:
+            return b""
         before = b"[" if self._is_first else b",\r\n"
         self._is_first = False
-        return before + data
+        return before + passed
 
     def end(self, tail: bytes) -> bytes:
         if self._is_closed:

@@ -56,6 +56,7 @@ class Plan:
     provider: Provider
     kind: Kind
     lane: Lane
+    path: str  # below the upstream's base URL
     model: str  # the upstream's
     operation: str
     body: bytes
@@ -103,6 +104,8 @@ class Relay:
         operation = STREAM if is_stream else GENERATE
         resolved = self._resolve(snapshot, call.provider, sent, Rights(caller))
         target = resolved.targets[0]
+        if not target.model:
+            raise BadRequest("model: names a provider and no model")
         kind = self.kinds[target.provider.channel]
         with headers.naming(target.provider):
             lane = kind.lane(operation, call.protocol, target.provider.settings.protocol)
@@ -119,6 +122,7 @@ class Relay:
             provider=target.provider,
             kind=kind,
             lane=lane,
+            path=headers.path(lane.path, target.model, call.query),
             model=target.model,
             operation=operation,
             body=protocol.outgoing(asked, call.body, target.model),
@@ -178,7 +182,7 @@ class Relay:
         return self.upstream.send(
             "POST",
             settings.base_url or plan.kind.base_url,
-            headers.path(plan.lane.path, plan.model, call.query),
+            plan.path,
             headers.to_upstream(
                 call.protocol, settings.forward_headers, call.header, plan.lane.auth(credential.secret)
             ),

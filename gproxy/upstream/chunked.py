@@ -22,6 +22,11 @@ class Chunked:
         self._trailers = 0  # bytes of them
         self._is_in_trailers = self.is_done = False
 
+    @property
+    def rest(self) -> bytes:
+        """What came behind the body: nothing, from an upstream that can be trusted with another request."""
+        return self._buffer
+
     def read(self) -> bytes:
         """The next bytes of the body, empty at its end. Raises HTTPException on broken framing, OSError."""
         while not self.is_done:

@@ -23,8 +23,6 @@ from gproxy.upstream.chunked import Chunked
 
 READ_BYTES = 65536
 MOST_REPLY_BYTES = 256 * 1024 * 1024
-# How long a stream that told its end may take to close its body, so that the connection can be used again.
-TAIL_S = 0.25
 POOLS = 256
 # Every so many reads that were ready at once, the other greenlets get their turn.
 READS_IN_A_ROW = 32
@@ -92,6 +90,7 @@ class Exchange:
         self.headers = {name.lower(): value for name, value in raw.headers.items() if value.isprintable()}
         self.waited_s = waited_s  # for the upstream, so far
         self._raw, self._limits, self._deadline = raw, limits, deadline
+        self._hurry_s: float | None = None
         self._secret = secret.encode() if secret else None
         connection = raw.connection
         self._sock = connection.sock if connection is not None else None
@@ -120,7 +119,7 @@ class Exchange:
         """The body as it arrives. Raises UpstreamError, and what `presence` throws in."""
         in_a_row = 0
         while True:
-            self._set_timeout(self._limits.idle_s)
+            self._set_timeout(self._limits.idle_s if self._hurry_s is None else self._hurry_s)
             in_a_row += 1
             if in_a_row >= READS_IN_A_ROW:
                 in_a_row = 0
@@ -144,15 +143,15 @@ class Exchange:
         if self._chunked is None:
             return self._raw.read1(READ_BYTES, decode_content=True)
         chunk = self._chunked.read()
-        if not chunk:
+        if not chunk and not self._chunked.rest:
             # As http.client does at the end of a body: then the connection can be used again.
             self._raw._fp._close_conn()
             self._raw.release_conn()
         return chunk
 
-    def hurry(self) -> None:
-        """The stream told its end: what still belongs to it follows at once or not at all."""
-        self._limits = Limits(idle_s=TAIL_S)
+    def hurry(self, idle_s: float | None) -> None:
+        """From now on a silence is at most so long; None takes it back."""
+        self._hurry_s = idle_s
 
     def close(self) -> None:
         """Closes the upstream's connection unless its body was read to the end."""

@@ -101,7 +101,7 @@ def test_one_token_is_one_word_whole_and_streamed_alike(name):
 def test_its_streams_end_as_their_protocol_ends(name):
     reading = read(LOADED[name], stream(name, ASKED[name]), demo.MODEL)
     assert reading.stream.is_terminal
-    assert reading.verdicts[-1] is Verdict.ENDS
+    assert reading.verdicts[-1] in (Verdict.ENDS, Verdict.MAY_END)
     assert reading.stream.tail() == b""
     assert reading.is_unchanged
 

@@ -559,7 +559,7 @@ def test_only_what_providers_follow_is_stored_of_the_global_table():
     assert found["enable_usage"] is False
 
 
-PRICES = ["0.1", "0.000000001", "3", "1e-7", "0.30", "123456789.123456789", "2.675"]
+PRICES = ["0.1", "0.000000001", "3", "1e-7", "0.30", "123456.123456789", "2.675"]
 
 
 @pytest.mark.parametrize("written", PRICES)

@@ -14,7 +14,7 @@ from tests.conftest import missing
 from tests.gateway import ADMIN
 from tests.load import Load, check_books, expected_cost, nano
 from tests.raw import check_events_leave_at_once, open_stream
-from tests.vendor import STREAM_HEAD, WORDS, answers, chunk, events, faithful, sends, streams
+from tests.vendor import STREAM_HEAD, WORDS, answers, chunk, event, events, faithful, sends, streams
 
 
 async def slowly(seen, reader, writer):
@@ -308,6 +308,31 @@ def test_an_upstreams_error_event_ends_the_stream_and_bills_what_was_delivered(g
     assert b"[DONE]" not in reply.body
     row = gateway.wait_rows(1, model="gpt-error-event")[0]
     assert (row["outcome"], row["output_tokens"], row["estimated"]) == ("partial", 3, True)
+
+
+def test_a_gemini_that_finishes_in_every_event_is_read_to_its_end(gateway, vendor):
+    """Some models say STOP in each chunk; only the last usage is the whole one."""
+
+    def one(word, made):
+        candidate = {"content": {"parts": [{"text": word}]}, "finishReason": "STOP", "index": 0}
+        return chunk(
+            event({"candidates": [candidate], "usageMetadata": {"promptTokenCount": 2, "candidatesTokenCount": made}})
+        )
+
+    vendor.scripts["gemini-stops"] = sends(STREAM_HEAD, one("a", 1), 0.4, one("b", 2), 0.4, one("c", 9), b"0\r\n\r\n")
+    path = "/v1beta/models/vertex-main/gemini-stops:streamGenerateContent"
+    assert [len(c["candidates"]) for c in gateway.post(path, {"contents": []}).json] == [1, 1, 1]
+    row = gateway.wait_rows(1, model="gemini-stops")[0]
+    assert (row["outcome"], row["output_tokens"]) == ("complete", 9)
+
+
+def test_what_came_before_a_false_end_is_delivered(gateway, vendor):
+    words = b"".join(events("openai_chat", "m")[:4]) + b"data: [DONE]\n\n"
+    vendor.scripts["gpt-false-end"] = sends(STREAM_HEAD, chunk(words), b"0\r\n\r\n")
+    reply = gateway.chat("openai-main/gpt-false-end", stream=True)
+    assert b" there" in reply.body
+    assert b"upstream_error" in reply.body
+    assert b"[DONE]" not in reply.body
 
 
 def test_an_error_told_with_200_is_not_billed(gateway, vendor):

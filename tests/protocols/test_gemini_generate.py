@@ -35,12 +35,12 @@ def test_model_and_stream_are_told_by_the_path_and_the_body_passes_as_it_is(body
 @pytest.mark.parametrize(
     ("name", "is_terminal", "has_failed", "last"),
     [
-        ("text.sse", True, False, Verdict.ENDS),
-        ("tool_call.sse", True, False, Verdict.ENDS),
-        ("usage_only_at_the_end.sse", True, False, Verdict.ENDS),
-        ("two_candidates.sse", True, False, Verdict.ENDS),
-        ("blocked.sse", True, False, Verdict.ENDS),
-        ("crlf.sse", True, False, Verdict.ENDS),
+        ("text.sse", True, False, Verdict.MAY_END),
+        ("tool_call.sse", True, False, Verdict.MAY_END),
+        ("usage_only_at_the_end.sse", True, False, Verdict.MAY_END),
+        ("two_candidates.sse", True, False, Verdict.MAY_END),
+        ("blocked.sse", True, False, Verdict.MAY_END),
+        ("crlf.sse", True, False, Verdict.MAY_END),
         ("cut.sse", False, False, Verdict.GOES_ON),
         ("error.sse", False, True, Verdict.GOES_ON),
     ],
@@ -50,7 +50,7 @@ def test_how_a_stream_ends(name, is_terminal, has_failed, last):
     assert reading.stream.is_terminal is is_terminal
     assert reading.stream.has_failed is has_failed
     assert reading.verdicts[-1] is last
-    assert Verdict.ENDS not in reading.verdicts[:-1]
+    assert Verdict.MAY_END not in reading.verdicts[:-1]
     assert reading.stream.tail() == b""
 
 

@@ -310,3 +310,13 @@ def test_the_vendors_client_raises_its_own_error_class(status, raised):
     assert "label: the text" in error.message
     assert error.code == "a_code"
     assert error.type
+
+
+def test_an_emoji_cut_in_two_frames_keeps_its_halves_and_its_name_is_exchanged():
+    reader = openai_chat.Stream(b'"asked"', asking())
+    for half in (b"\\ud83d", b"\\ude00"):
+        frame = b'{"model":"theirs","choices":[{"index":0,"delta":{"content":"%s"},"finish_reason":null}]}' % half
+        passed, verdict = reader.see(frame)
+        assert passed == frame.replace(b"theirs", b"asked")
+        assert verdict is Verdict.GOES_ON
+    assert reader.text_bytes > 0

@@ -7,7 +7,7 @@ import pytest
 
 from gproxy import protocols
 from gproxy.channels.kind import bearer, x_api_key, x_goog_api_key
-from gproxy.errors import GatewayError, UpstreamError
+from gproxy.errors import BadRequest, GatewayError, UpstreamError
 from gproxy.relay import headers
 from gproxy.store.snapshot import Provider, ProviderSettings
 
@@ -195,3 +195,11 @@ def test_an_error_behind_the_permission_names_the_provider():
     with pytest.raises(GatewayError) as caught, headers.naming(PROVIDER):
         raise GatewayError("x", headers={"x-gproxy-provider": "inner"})
     assert caught.value.headers == {"x-gproxy-provider": "inner"}
+
+
+@pytest.mark.parametrize(
+    "model", ["..", "../x", "a/../../v1beta/files", ".", "a/./b", "a//b", "/a", "a/", "models/../x"]
+)
+def test_a_model_leads_to_no_other_path_of_the_upstream(model):
+    with pytest.raises(BadRequest, match="model"):
+        headers.path("/v1beta/models/{model}:generateContent", model, ())

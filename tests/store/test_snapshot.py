@@ -1,10 +1,13 @@
 """The snapshot: what is in it, which parts a reload reads again, globs and precedence."""
 
 import random
+import time
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gproxy.admission.keys import digest
 from gproxy.store import models as m
@@ -303,3 +306,23 @@ def test_wildcard_aliases_stand_in_their_precedence(tmp_path: Path):
         "*-mini",
         "*",
     ]
+
+
+def test_a_pattern_of_many_stars_is_decided_at_once():
+    pattern = glob("*a" * 30 + "*b")
+    started = time.perf_counter()
+    assert not pattern.fullmatch("a" * 512)
+    assert pattern.fullmatch("a" * 511 + "b")
+    assert time.perf_counter() - started < 0.1
+
+
+@given(st.text("ab*?", max_size=8), st.text("ab", max_size=8))
+def test_a_pattern_matches_as_a_plain_reading_of_it_would(pattern, name):
+    def plain(p, n):
+        if not p:
+            return not n
+        if p[0] == "*":
+            return plain(p[1:], n) or (bool(n) and plain(p, n[1:]))
+        return bool(n) and p[0] in ("?", n[0]) and plain(p[1:], n[1:])
+
+    assert bool(glob(pattern).fullmatch(name)) is plain(pattern, name)
