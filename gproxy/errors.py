@@ -9,7 +9,6 @@ GatewayError                      500 internal
 ├── MethodNotAllowed              405 method_not_allowed
 ├── RequestTimeout                408 request_timeout
 ├── TooLarge                      413 too_large
-├── Unprocessable                 422 invalid_request          (admin documents)
 ├── Unsupported                   501 unsupported
 ├── UpstreamError                 502 upstream_error
 │   └── UpstreamTimeout           504 upstream_timeout
@@ -65,10 +64,6 @@ class RequestTimeout(GatewayError):
 
 class TooLarge(GatewayError):
     status, code, label = 413, "too_large", "too_large"
-
-
-class Unprocessable(GatewayError):
-    status, code, label = 422, "invalid_request", "invalid_request"
 
 
 class Unsupported(GatewayError):

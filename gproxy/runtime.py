@@ -56,6 +56,8 @@ def prepare(settings: Settings, fill: Callable[[Database], None]) -> Prepared:
                 log.info("applied migration %s", name)
             if seeding.is_empty():
                 fill(database)
+            elif settings.seed_path is not None:
+                log.info("the database is filled: of %s only process settings are read", settings.seed_path.name)
             seal = seeding.seal_of(settings.secret_key)
             if settings.secret_key:
                 seal = seeding.seal_all(database, settings.secret_key)
@@ -92,7 +94,7 @@ class Snapshots:
     def __init__(self, settings: Settings, seal: Seal | None, database: Database, signal: Signal, threads: Threads):
         self._load = partial(self._load_all, database, settings, seal)
         self._signal, self._threads = signal, threads
-        self._seen = -1
+        self._tried = -1  # the signal that the last reload, good or not, has answered
         self._current: Snapshot | None = None
         self._loading: gevent.Greenlet | None = None
         self.is_current = False
@@ -100,7 +102,7 @@ class Snapshots:
     def __call__(self) -> Snapshot:
         """The snapshot for a request that starts now. Raises Unavailable before the first one is loaded."""
         wanted = self._signal.look()
-        if wanted != self._seen and (self.is_current or self._current is None):
+        if wanted != self._tried:
             self._wait_for(wanted)
         if self._current is None:
             raise Unavailable("the configuration is not loaded yet")
@@ -109,10 +111,8 @@ class Snapshots:
     def _wait_for(self, wanted: int) -> None:
         """Until what was signalled is in force: at most so long, then the old snapshot serves and readyz says so."""
         with gevent.Timeout(RELOAD_WAIT_S, False):
-            while self._seen < wanted:
+            while self._tried < wanted:
                 self.refresh()
-                if not self.is_current:
-                    return
             return
         self.is_current = False
 
@@ -130,15 +130,17 @@ class Snapshots:
         return self._current is not None
 
     def _reload(self) -> None:
-        seen = self._signal.look()
+        signalled = self._signal.look()
         try:
             self._current = self._threads.run(self._load, self._current)
-            self._seen, self.is_current = seen, True
-        except Unavailable as fault:
+            self.is_current = True
+        except Exception as fault:
             if self.is_current or self._current is None:
-                log.error("the configuration cannot be reloaded: %s; the old one serves", fault)
+                known = isinstance(fault, Unavailable)
+                log.error("the configuration cannot be reloaded: %s", fault, exc_info=None if known else fault)
             self.is_current = False
         finally:
+            self._tried = signalled
             self._loading = None
 
     @staticmethod
@@ -182,6 +184,7 @@ class Runtime:
             "persisting": self.writer.is_persisting,
             "current": self.snapshots.is_current,
             "in_flight": self.relay.capacity.requests,
+            "clients_gone": self.relay.clients_gone,
         }
 
     def tend(self) -> None:
@@ -225,7 +228,7 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
         snapshot=snapshots,
         upstream=_client(settings),
         journal=journal,
-        ids=Ids(prepared.machine, slot.number),
+        ids=Ids(prepared.machine, slot.number, _newest_id(database, threads)),
         capacity=Capacity(settings.max_inflight, settings.max_inflight_bytes),
     )
     runtime = Runtime(
@@ -236,6 +239,13 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
     snapshots.refresh()
     runtime._greenlets.append(gevent.spawn(runtime.tend))
     return runtime
+
+
+def _newest_id(database: Database, threads: Threads) -> int:
+    try:
+        return threads.run(database.run, usages.newest_id)
+    except Unavailable:
+        return 0  # the clock alone decides then
 
 
 def _client(settings: Settings) -> Client:

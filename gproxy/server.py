@@ -7,6 +7,7 @@ import errno
 import logging
 import logging.config
 import os
+import resource
 import socket
 import sys
 import time
@@ -30,6 +31,7 @@ BOOK_S = 5.0
 MARGIN_S = CUT_S + BOOK_S + 3.0
 # How long a new or just used connection may take to send its next request while the worker stops.
 QUIET_S = 1.0
+ACCEPTS_S = 1.5
 QUICKSTART = "quickstart.toml"
 
 _prepared: runtime.Prepared | None = None
@@ -39,27 +41,33 @@ _settings: Settings | None = None
 def load_settings() -> Settings:
     """The settings of this start; on a mistake every problem on standard error, and the process ends."""
     global _settings
+    os.umask(0o077)  # the data directory holds keys
     try:
         _settings = settings.load()
         logs.hide(settings.secrets(_settings))
     except StartupError as fault:
-        stop(fault)
+        if _settings is None:
+            stop(fault)
+        # A reload: what runs goes on with what it has.
+        for problem in fault.problems:
+            log.error("not reloaded: %s", problem)
     return _settings
 
 
-def stop(fault: StartupError) -> None:
+def stop(fault: StartupError, status: int = 3) -> None:
     """Ends a start that cannot be. Exit status 3 is the one after which gunicorn does not try again."""
     many = len(fault.problems) > 1
     print(f"gproxy cannot start: {len(fault.problems)} problems" if many else "gproxy cannot start:", file=sys.stderr)
     for problem in fault.problems:
         print(f"  {problem}", file=sys.stderr)
     sys.stderr.flush()
-    sys.exit(3)
+    sys.exit(status)
 
 
 def on_starting(arbiter) -> None:
     """In the master, once, before the socket is bound and workers are forked: the database is made ready."""
     global _prepared
+    _raise_file_limit()
     try:
         _refuse_taken_port(arbiter)
         _prepared = runtime.prepare(_settings, lambda database: _fill(arbiter.app.wsgi(), database))
@@ -69,7 +77,7 @@ def on_starting(arbiter) -> None:
 
 def when_ready(arbiter) -> None:
     """In the master: tells the operator where it is, and a first request if the quick start is what runs."""
-    address = f"http://{_settings.host}:{_settings.port}"
+    address = f"http://{arbiter.cfg.bind[0]}"
     print(f"gproxy listens on {address}", flush=True)
     if _settings.seed_path is not None and _settings.seed_path.name == QUICKSTART:
         print(
@@ -85,7 +93,9 @@ def post_worker_init(worker) -> None:
     try:
         running = runtime.start(_settings, _prepared)
     except (StartupError, OSError, RuntimeError) as fault:
-        stop(fault if isinstance(fault, StartupError) else StartupError([f"a worker cannot start: {fault}"]))
+        # The gateway was able to start, so this passes: gunicorn shall try again, and not at once.
+        gevent.sleep(1.0)
+        stop(fault if isinstance(fault, StartupError) else StartupError([f"a worker cannot start: {fault}"]), 1)
     worker.runtime = running
     worker.app.wsgi().extensions["gproxy"] = running
 
@@ -105,6 +115,17 @@ def _fill(app, database) -> None:
         print(f"  user      {told.user}")
         print(f"  password  {told.password or '(as given in GPROXY_ADMIN_PASSWORD or the seed)'}")
         print(f"  API key   {told.api_key or '(as given in GPROXY_ADMIN_API_KEY)'}", flush=True)
+
+
+def _raise_file_limit() -> None:
+    """Each call holds two sockets; the soft limit of a login shell is too small for what a worker is allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = 3 * _settings.max_inflight + 1000
+    wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if wanted < needed:
+        log.warning("only %d files may be open; GPROXY_MAX_INFLIGHT would need %d", wanted, needed)
 
 
 def _refuse_taken_port(arbiter) -> None:
@@ -159,15 +180,25 @@ class GatewayWorker(GeventWorker):
             raise StopIteration
         connection.is_idle, connection.since = True, time.monotonic()
 
+    def handle_quit(self, sig, frame) -> None:
+        """Ctrl-C: as TERM, since whoever sends it wants an end and no loss. The second one does not wait."""
+        if not self.alive:
+            self._deadline = 0.0
+        self.alive = False
+
     def _drain(self) -> None:
         while self.alive:
             gevent.sleep(0.1)
-        deadline = time.monotonic() + _settings.grace_s
-        while self._connections and time.monotonic() < deadline:
+        stopped = time.monotonic()
+        self._deadline = stopped + _settings.grace_s
+        # gunicorn looks once a second whether it shall still accept: until then the next call may come.
+        while self._connections or time.monotonic() < stopped + ACCEPTS_S:
+            if time.monotonic() >= self._deadline:
+                break
             self._close_idle()
             gevent.sleep(0.05)
         if self._connections and self.runtime is not None:
-            count = self.runtime.relay.cut(ShuttingDown("this worker is stopping", retry_after_s=1))
+            count = self.runtime.relay.cut(lambda: ShuttingDown("this worker is stopping", retry_after_s=1))
             log.warning("the grace time is over: %d running calls are ended", count)
             deadline = time.monotonic() + CUT_S
             while self._connections and time.monotonic() < deadline:

@@ -64,7 +64,7 @@ def load(environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> S
     settings = Settings(
         host=reader.text("GPROXY_HOST", "host", "127.0.0.1").strip("[]"),
         port=reader.number("GPROXY_PORT", "port", 8787, least=1, most=65535),
-        workers=reader.number("GPROXY_WORKERS", None, len(os.sched_getaffinity(0)), least=1, most=256),
+        workers=reader.number("GPROXY_WORKERS", None, len(os.sched_getaffinity(0)), least=1, most=64),
         seed_path=seed_path,
         seed=seed,
         data_dir=data_dir,

@@ -37,9 +37,10 @@ SEQUENCES = 256
 class Ids:
     """Unique, time-ordered 63-bit ids: 40 bits of milliseconds, 8 of machine, 7 of slot, 8 of sequence."""
 
-    def __init__(self, machine: int, slot: int):
+    def __init__(self, machine: int, slot: int, newest: int = 0):
+        """`newest` is the newest id that is known: a clock that was set back does not lead below it."""
         self._node = (machine * SLOTS + slot) * SEQUENCES
-        self._last_ms, self._sequence = 0, 0
+        self._last_ms, self._sequence = newest >> 23, SEQUENCES - 1
 
     def next(self, now_ns: int) -> int:
         now_ms = now_ns // 1_000_000 - EPOCH_MS
@@ -113,7 +114,10 @@ def segments(folder: Path) -> list[Path]:
 
 def give_back(slot: Slot) -> None:
     """Removes a slot whose lines are all booked."""
-    shutil.rmtree(slot.folder)
+    # Renamed first: a folder that is half removed would look like a slot that nobody can lock.
+    gone = slot.folder.with_name(f".gone-{secrets.token_hex(4)}")
+    slot.folder.rename(gone)
+    shutil.rmtree(gone)
     os.close(slot.lock)
 
 

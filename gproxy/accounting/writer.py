@@ -147,15 +147,16 @@ class Writer:
         while not self._stopping:
             self._wake.wait(pause)
             recovery += pause
-            if recovery >= RECOVERY_S:
-                recovery = 0.0
-                self._inherited += self._dead_slots()
-            ok = self._attempt()
+            looks = recovery >= RECOVERY_S
+            recovery = 0.0 if looks else recovery
+            ok = self._attempt(looks)
             pause = INTERVAL_S if ok else min(MOST_BACKOFF_S, pause * 2)
 
-    def _attempt(self) -> bool:
+    def _attempt(self, looks_for_dead: bool = False) -> bool:
         """One round; tells whether everything written so far is booked."""
         try:
+            if looks_for_dead:
+                self._inherited += self._dead_slots()
             self._journal.retry_unwritten()
             known = (list(self._journal.segments), self._journal.end)
             done = self._threads.run(self._book_all, *known)
@@ -227,8 +228,9 @@ class Writer:
             count += len(batch)
         for path in slot.inherited:
             path.unlink(missing_ok=True)
-        self._store.forget([path.name for path in slot.inherited])
+        names = [path.name for path in slot.inherited]
         slot.inherited.clear()
+        self._store.forget(names)
         if slot.folder != self._journal.slot.folder:
             books.give_back(slot)
-        log.info("booked %d calls that a dead process left in slot %d", count, slot.number)
+        log.info("slot %d: %d calls of a dead process are in the database, or were already", slot.number, count)

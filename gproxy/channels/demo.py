@@ -18,7 +18,7 @@ def _no_key(secret: str) -> dict[str, str]:
 
 
 def _dumps(value: dict) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
 def _texts(value: object) -> str:
@@ -48,8 +48,10 @@ def _said(body: dict) -> tuple[str, str]:
 
 def _words(body: bytes) -> tuple[list[str], int, int]:
     """The reply word by word, each with its blank, and the prompt and completion tokens."""
-    parsed = json.loads(body)
-    prompt, last = _said(parsed)
+    try:
+        prompt, last = _said(json.loads(body))
+    except RecursionError:
+        prompt = last = "something very deep"
     quote = " ".join(last.split())[:QUOTE_CHARS]
     reply = f"Hello from gproxy! You said: {quote}" if quote else "Hello from gproxy!"
     first, *rest = reply.split()

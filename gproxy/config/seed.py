@@ -61,7 +61,8 @@ def _filled(value, environ: Mapping[str, str], file: str, problems: list[str], a
             problems.append(
                 f"{_place(file, at)}: environment variable {match[1]} is not set; set it or write the value"
             )
-        return environ.get(match[1], "").strip()
+            return f"unset-{match[1]}"  # told above; an empty text would be told again as another mistake
+        return environ[match[1]].strip()
 
     return ANYWHERE.sub(look_up, value)
 

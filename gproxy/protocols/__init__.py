@@ -21,7 +21,7 @@ VERBS = (
     "write_model",
     "write_models",
 )
-NAMES = ("NAME", "WIRE_NAME", "ROUTES", "MODEL_FIELD")
+NAMES = ("NAME", "WIRE_NAME", "ROUTES", "REQUEST_ID_HEADERS", "MODEL_FIELD")
 
 
 def load() -> dict[str, ModuleType]:

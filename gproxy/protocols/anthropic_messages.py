@@ -7,13 +7,14 @@ import orjson
 from msgspec import Raw
 
 from gproxy.protocols import fields, sse
-from gproxy.protocols.fields import ABSENT
+from gproxy.protocols.fields import ABSENT, outgoing  # noqa: F401 - a verb of this protocol
 from gproxy.protocols.hub import Ask, ModelCard, Usage, count, items, part
 from gproxy.protocols.reading import Verdict
 
 NAME = "anthropic"
 WIRE_NAME = "claude"
 ROUTES = ("messages",)
+REQUEST_ID_HEADERS = ("x-request-id", "request-id")
 MODEL_FIELD = "model"
 LIST_QUERY = {"limit": "1000"}
 
@@ -42,12 +43,6 @@ def ask(body: bytes) -> Ask:
         user_id = part(fields.value(found, "metadata")).get("user_id")
         end_user = user_id if isinstance(user_id, str) else None
     return Ask(fields.model(found), fields.is_stream(found), True, end_user, found)
-
-
-def outgoing(asked: Ask, body: bytes, model: str) -> bytes:
-    if asked.model == model:
-        return body
-    return fields.join(fields.exchange(asked.body, "model", fields.quoted(model)))
 
 
 def read_whole(body: bytes) -> tuple[Usage | None, fields.Fields | None]:

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Raw
 
 from gproxy.errors import BadRequest
-from gproxy.protocols.hub import part
+from gproxy.protocols.hub import Ask, part
 
 _decode = msgspec.json.Decoder(dict[str, Raw]).decode
 _encode = msgspec.json.Encoder().encode
@@ -22,6 +22,7 @@ ABSENT = Raw()
 NULLS = (b"", b"null")
 # What the decoder raises on bytes that are no readable JSON; UnicodeDecodeError is not one of its own.
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_SPACE = b" \t\r\n"
 # Half a surrogate pair stands in JSON as an escape.
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -141,6 +142,21 @@ def text(fields: Fields, name: str) -> str | None:
 def exchange(fields: Fields, name: str, raw: bytes) -> Fields:
     """A copy with one value exchanged, in its old place."""
     return {**fields, name: Raw(raw)}
+
+
+def names_once(asked: Ask, body: bytes) -> bool:
+    """Whether the body names its model only once. Of two, an upstream might take the other one."""
+    if body.count(b'"model"') < 2 and b"\\u00" not in body:
+        return True
+    # Joined again, a body is the same but for white space, unless a repeated field was dropped.
+    return len(body.translate(None, _SPACE)) == len(join(asked.body).translate(None, _SPACE))
+
+
+def outgoing(asked: Ask, body: bytes, model: str) -> bytes:
+    """The same request under the upstream's model name; the same bytes where nothing changes."""
+    if asked.model == model and names_once(asked, body):
+        return body
+    return join(exchange(asked.body, "model", quoted(model)))
 
 
 def quoted(text: str) -> bytes:

@@ -13,6 +13,7 @@ NAME = "gemini"
 WIRE_NAME = "gemini"
 # The model and the action stand in the path; web cuts them out of `models/{model}:{action}`.
 ROUTES = ("models/{model}:generateContent", "models/{model}:streamGenerateContent")
+REQUEST_ID_HEADERS = ("x-request-id",)
 MODEL_FIELD = "modelVersion"
 LIST_QUERY = {"pageSize": "1000"}
 

@@ -4,6 +4,7 @@ import msgspec
 import orjson
 from msgspec import Raw
 
+from gproxy.errors import BadRequest
 from gproxy.protocols import fields, sse
 from gproxy.protocols.fields import ABSENT, NULLS
 from gproxy.protocols.hub import Ask, Usage, part
@@ -21,6 +22,7 @@ from gproxy.protocols.reading import Verdict
 NAME = "openai_chat"
 WIRE_NAME = "openai_chat_completions"
 ROUTES = ("chat/completions",)
+REQUEST_ID_HEADERS = ("x-request-id",)
 MODEL_FIELD = "model"
 LIST_QUERY: dict[str, str] = {}
 
@@ -31,6 +33,8 @@ def ask(body: bytes) -> Ask:
     """What the body asks for. Raises BadRequest."""
     found = fields.split(body)
     options = fields.value(found, "stream_options") if "stream_options" in found else None
+    if options is not None and not isinstance(options, dict):
+        raise BadRequest("stream_options: expected an object")
     wants_usage = part(options).get("include_usage") is True
     return Ask(fields.model(found), fields.is_stream(found), wants_usage, fields.text(found, "user"), found)
 
@@ -38,7 +42,7 @@ def ask(body: bytes) -> Ask:
 def outgoing(asked: Ask, body: bytes, model: str) -> bytes:
     """The same request for the upstream: its model name, and usage asked for where a stream would leave it out."""
     found = asked.body
-    if asked.model != model:
+    if asked.model != model or not fields.names_once(asked, body):
         found = fields.exchange(found, "model", fields.quoted(model))
     if asked.is_stream and not asked.wants_usage:
         options = fields.find(bytes(found.get("stream_options", ABSENT))) or {}

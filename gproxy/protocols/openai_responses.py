@@ -5,7 +5,7 @@ import orjson
 from msgspec import Raw
 
 from gproxy.protocols import fields, sse
-from gproxy.protocols.fields import ABSENT, NULLS
+from gproxy.protocols.fields import ABSENT, NULLS, outgoing  # noqa: F401 - a verb of this protocol
 from gproxy.protocols.hub import Ask, Usage
 from gproxy.protocols.openai import (  # noqa: F401 - verbs of this protocol
     error,
@@ -22,6 +22,7 @@ from gproxy.protocols.reading import Verdict
 NAME = "openai_responses"
 WIRE_NAME = "openai_response"
 ROUTES = ("responses",)
+REQUEST_ID_HEADERS = ("x-request-id",)
 MODEL_FIELD = "model"
 LIST_QUERY: dict[str, str] = {}
 
@@ -32,12 +33,6 @@ def ask(body: bytes) -> Ask:
     """What the body asks for. Raises BadRequest."""
     found = fields.split(body)
     return Ask(fields.model(found), fields.is_stream(found), True, fields.text(found, "user"), found)
-
-
-def outgoing(asked: Ask, body: bytes, model: str) -> bytes:
-    if asked.model == model:
-        return body
-    return fields.join(fields.exchange(asked.body, "model", fields.quoted(model)))
 
 
 def error_event(status: int, code: str, message: str, request_id: str, sequence: int = 0) -> bytes:

@@ -1,16 +1,19 @@
 """A stream on its way through the same-dialect lane: each event leaves as it arrives, usage is read in passing."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from types import ModuleType
 
 import orjson
 
 from gproxy.errors import ClientGone, GatewayError, UpstreamError
-from gproxy.protocols import sse
+from gproxy.protocols import fields, sse
 from gproxy.protocols.hub import Ask, text_bytes
 from gproxy.protocols.reading import Verdict
 from gproxy.relay.presence import Presence
 from gproxy.relay.tally import Tally
+
+log = logging.getLogger(__name__)
 
 NO_END = "the upstream ended the stream before its end"
 # How long what still belongs to a stream may take after its end was told, so that its connection can be used again;
@@ -22,21 +25,37 @@ def text_in(body: bytes) -> int:
     """Bytes of text in a whole reply, for an estimate."""
     try:
         return text_bytes(orjson.loads(body))
-    except orjson.JSONDecodeError:  # readable as a whole and not in every value
+    except (orjson.JSONDecodeError, RecursionError):  # readable as a whole and not in every value
         return len(body)
 
 
-def has_value(fields: dict, name: str) -> bool:
+def has_value(found: fields.Fields, name: str) -> bool:
     """Whether a reply's field is there and not null."""
-    return name in fields and bytes(fields[name]) != b"null"
+    return name in found and bytes(found[name]) != b"null"
+
+
+def is_whole(event: bytes) -> bool:
+    """Whether an event without its blank line is one, and not the beginning of one that was cut."""
+    data = sse.data_of(event)
+    return data is not None and (data == b"[DONE]" or fields.find(data) is not None)
 
 
 class Passing:
     """One stream. `frames()` are the bytes for the client; `close()` is the net for every end that it did not see."""
 
-    def __init__(self, protocol: ModuleType, name: bytes, asked: Ask, exchange, tally: Tally, presence: Presence, call):
+    def __init__(
+        self,
+        protocol: ModuleType,
+        name: bytes,
+        asked: Ask,
+        exchange,
+        tally: Tally,
+        presence: Presence,
+        call,
+        gone: Callable[[], None],
+    ):
         self._protocol, self._exchange, self._tally, self._presence = protocol, exchange, tally, presence
-        self._request_id = call.request_id
+        self._request_id, self._gone = call.request_id, gone
         self._status = exchange.status
         self._reader = protocol.Stream(name, asked)
         self._frame = _Array() if call.as_array else _Events()
@@ -51,20 +70,21 @@ class Passing:
                     yield frames
                 if self._fault is not None:
                     raise self._fault
-            if rest := splitter.rest().strip():
-                yield self._pass([rest + b"\n\n"])
+            if is_whole(rest := splitter.rest().strip() + b"\n\n"):
+                yield self._pass([rest])
             yield from self._end()
         except sse.TooLong:
             yield self._broken(UpstreamError("the upstream sent an event without end"))
         except GatewayError as fault:
             yield self._broken(fault)
         except ClientGone:
-            self.close()
+            self.close()  # no error: counted, and nobody is left to be told
 
     def _pass(self, events: list[bytes]) -> bytes:
         """What these events are for the client. Settles before the last one is passed on."""
         out = []
         for event in events:
+            event = self._exchange.masked(event)
             data = sse.data_of(event)
             if data is None:
                 out.append(self._frame.comment(event))
@@ -116,19 +136,19 @@ class Passing:
         if self._tally.is_settled or reader.is_terminal:
             return self._last()
         self._tally.broke(fault.status, reader.usage, reader.text_bytes)
+        log.warning("request %s: the stream was cut: %s", self._request_id, fault.message)
         sequence = getattr(reader, "sequence", 0)
         event = self._protocol.error_event(fault.status, fault.code, fault.message, self._request_id, sequence)
         data = sse.data_of(event)
         return self._frame.written(event, data, data) + self._frame.end(b"")
 
-    def close(self) -> bool:
-        """Lets go of the upstream and settles. True when the client left before the end."""
+    def close(self) -> None:
+        """Lets go of the upstream and settles. Before the end that means that the client left."""
         self._presence.close()
         self._exchange.close()
-        left = not self._tally.is_settled
-        if left:
+        if not self._tally.is_settled:
             self._tally.client_left(self._reader.usage, self._reader.text_bytes)
-        return left
+            self._gone()
 
 
 class _Events:

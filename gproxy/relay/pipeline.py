@@ -3,6 +3,7 @@
 `plan` has no effects; `run` has them all, in this order: journal, upstream, answer, settlement.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,11 +20,13 @@ from gproxy.protocols.hub import Ask
 from gproxy.relay import headers, local, passing
 from gproxy.relay.capacity import Capacity
 from gproxy.relay.presence import Presence
-from gproxy.relay.tally import Tally, estimate
+from gproxy.relay.tally import Tally, input_estimate
 from gproxy.routing import resolve
 from gproxy.routing.choose import RoundRobin
 from gproxy.store.snapshot import Caller, Credential, Provider, Snapshot
 from gproxy.upstream.client import Client, Exchange, Limits
+
+log = logging.getLogger(__name__)
 
 # A name is matched against patterns and stands in rows and journal lines, so its length is bounded.
 MOST_MODEL = 512
@@ -134,29 +137,42 @@ class Relay:
             return resolve.aggregated(snapshot, sent, rights)
         return resolve.scoped(snapshot, provider, sent, rights)
 
+    def attend(self, sock) -> Presence:
+        """The watch over one request, from its body on; `dismiss` ends it."""
+        presence = Presence(sock)
+        self.running.add(presence)
+        return presence
+
+    def dismiss(self, presence: Presence) -> None:
+        presence.close()
+        self.running.discard(presence)
+
     def run(self, plan: Plan, call: Call, presence: Presence) -> Answer:
         """Sends the planned call and answers. Raises GatewayError or ClientGone; then it is settled."""
         with headers.naming(plan.provider):
             credential = None if plan.kind.answers else self.credentials.next(plan.provider)
             tally = self._open(plan, call, credential)
-            self.running.add(presence)
+            presence.begin()
             try:
                 exchange = self._send(plan, call, credential, presence)
                 tally.saw_first_byte()
                 return self._answer(plan, call, exchange, tally, presence)
             except ClientGone:
-                self._end(presence)
-                self.clients_gone += 1
+                self._count_gone()
                 tally.client_left(None, 0)
                 raise
             except BaseException as fault:
-                self._end(presence)
                 tally.broke(getattr(fault, "status", 500), None, 0)
+                if isinstance(fault, GatewayError):
+                    log.warning("request %s: provider %s: %s", call.request_id, plan.provider.name, fault.message)
                 raise
+
+    def _count_gone(self) -> None:
+        self.clients_gone += 1
 
     def _open(self, plan: Plan, call: Call, credential: Credential | None) -> Tally:
         now = time.time_ns()
-        tally = Tally(self.journal, self.ids.next(now), plan.price, estimate(len(call.body)), call.started)
+        tally = Tally(self.journal, self.ids.next(now), plan.price, input_estimate(call.body), call.started)
         tally.open(
             {
                 "rq": call.request_id,
@@ -201,18 +217,14 @@ class Relay:
         if exchange.status >= 300:
             body = exchange.read(presence)
             tally.broke(exchange.status, None, 0)
-            return self._whole(exchange, call, tally, presence, told, body)
+            log.info("request %s: provider %s answered %d", call.request_id, plan.provider.name, exchange.status)
+            return self._whole(exchange, call, tally, told, body)
         quoted = fields.quoted(plan.sent_model)
         if plan.operation == STREAM and exchange.is_stream:
-            stream = passing.Passing(protocol, quoted, plan.asked, exchange, tally, presence, call)
+            stream = passing.Passing(protocol, quoted, plan.asked, exchange, tally, presence, call, self._count_gone)
             told += headers.STREAMED_ARRAY if call.as_array else headers.STREAMED
-
-            def close():
-                self.clients_gone += stream.close()
-                self._end(presence)
-
             told.append(headers.overhead(call.started, exchange.waited_s))
-            return Answer(exchange.status, told, stream.frames(), close)
+            return Answer(exchange.status, told, stream.frames(), stream.close)
         body = exchange.read(presence)
         usage, found = protocol.read_whole(body)
         if found is None:
@@ -225,25 +237,20 @@ class Relay:
             tally.broke(exchange.status, None, 0)
         else:
             tally.complete(exchange.status, usage, text_bytes)
-        return self._whole(exchange, call, tally, presence, told, body)
+        return self._whole(exchange, call, tally, told, body)
 
-    def _whole(self, exchange, call, tally, presence, told, body: bytes) -> Answer:
+    def _whole(self, exchange, call, tally, told, body: bytes) -> Answer:
         """An answer that is all here, and settled."""
-        self._end(presence)
         told.append(("Content-Type", exchange.headers.get("content-type", "application/json")))
         if tally.cost is not None and exchange.status < 300:
             told.append(headers.cost(tally.cost))
         told.append(headers.overhead(call.started, exchange.waited_s))
         return Answer(exchange.status, told, body)
 
-    def _end(self, presence: Presence) -> None:
-        presence.close()
-        self.running.discard(presence)
-
-    def cut(self, fault: GatewayError) -> int:
-        """Ends every call that still runs, each with its protocol's error. Returns how many there were."""
+    def cut(self, fault: Callable[[], GatewayError]) -> int:
+        """Ends every call that still runs, each with a fault of its own. Returns how many there were."""
         for presence in self.running:
-            presence.interrupt(fault)
+            presence.interrupt(fault())
         return len(self.running)
 
 

@@ -4,26 +4,34 @@ A watcher looks at the client's socket; when it closes, ClientGone is thrown int
 the upstream. A stopping worker interrupts a call the same way. A half-closed client counts as gone.
 """
 
+import select
 import socket
 from typing import Self
 
 import gevent
-from gevent import get_hub
+from gevent import get_hub, monkey
 
 from gproxy.errors import ClientGone
+
+HANGUP_S = 0.05
+# gevent's own poll would switch to the hub, and this runs in it.
+_poll = monkey.get_original("select", "poll")
 
 
 class Presence:
     """One request's watch, as a context manager around each wait; outside of them nothing is ever thrown."""
 
-    __slots__ = ("_armed", "_fault", "_greenlet", "_sock", "_watcher")
+    __slots__ = ("_armed", "_fault", "_greenlet", "_sock", "_timer", "_watcher")
 
     def __init__(self, sock: socket.socket | None):
         self._greenlet = gevent.getcurrent()
         self._sock = getattr(sock, "_sock", sock)
-        self._armed, self._fault, self._watcher = False, None, None
-        if sock is not None:
-            self._watcher = get_hub().loop.io(sock.fileno(), 1)
+        self._armed, self._fault, self._watcher, self._timer = False, None, None, None
+
+    def begin(self) -> None:
+        """Starts to watch the client, once its request is read."""
+        if self._sock is not None:
+            self._watcher = get_hub().loop.io(self._sock.fileno(), 1)
             self._watcher.start(self._look)
 
     def _look(self) -> None:
@@ -37,6 +45,17 @@ class Presence:
         # Stopped in both cases: the watcher would fire for ever on bytes that nobody reads.
         self._watcher.stop()
         if not seen:
+            self._interrupt(ClientGone())
+        else:
+            self._timer = get_hub().loop.timer(HANGUP_S, HANGUP_S)
+            self._timer.start(self._look_behind)
+
+    def _look_behind(self) -> None:
+        """A client that sent more than its request hides its hang-up behind those bytes; poll still tells it."""
+        poll = _poll()
+        poll.register(self._sock.fileno(), select.POLLRDHUP)
+        if poll.poll(0):
+            self._timer.stop()
             self._interrupt(ClientGone())
 
     def interrupt(self, fault: BaseException) -> None:
@@ -63,7 +82,8 @@ class Presence:
 
     def close(self) -> None:
         """Ends the watch. Idempotent."""
-        if self._watcher is not None:
-            self._watcher.stop()
-            self._watcher.close()
-            self._watcher = None
+        for watcher in (self._watcher, self._timer):
+            if watcher is not None:
+                watcher.stop()
+                watcher.close()
+        self._watcher = self._timer = None

@@ -1,5 +1,6 @@
 """One call's books: opened before it is sent, settled exactly once before its end is told."""
 
+import re
 import time
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -11,6 +12,10 @@ from gproxy.protocols.hub import Usage
 
 # Bytes of text that a token stands for, where no count was told.
 BYTES_PER_TOKEN = 4
+LARGE_BODY = 32 * 1024
+# Longer than any word; base64 of a file is one such run.
+_ENCODED = re.compile(rb"[A-Za-z0-9+/_-]{4096,}")
+ENCODED_TOKENS = 1_500
 CLIENT_GONE_STATUS = 499
 # What the client sends into the row is bounded, as every line of the journal is.
 MOST_TEXT = 128
@@ -25,6 +30,15 @@ class Outcome(StrEnum):
 def estimate(size: int) -> int:
     """Tokens that so many bytes of text are, rounded up."""
     return -(-size // BYTES_PER_TOKEN)
+
+
+def input_estimate(body: bytes) -> int:
+    """Tokens of a request body. Encoded images and files are not text: each counts as much as a large image does."""
+    size = len(body)
+    if size > LARGE_BODY:
+        encoded = [len(run) for run in _ENCODED.findall(body)]
+        size += len(encoded) * ENCODED_TOKENS * BYTES_PER_TOKEN - sum(encoded)
+    return estimate(size)
 
 
 @dataclass(slots=True)

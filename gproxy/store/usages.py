@@ -81,6 +81,11 @@ def _adjust(bookings: Collection, now: int) -> None:
         ).execute()
 
 
+def newest_id() -> int:
+    """The newest row's id, 0 without any."""
+    return m.Usage.select(pw.fn.MAX(m.Usage.trace_id)).scalar() or 0
+
+
 def forget(segments: list[str]) -> None:
     """Drops the marks of journal segments that are booked and gone."""
     m.JournalMark.delete().where(m.JournalMark.segment.in_(segments)).execute()

@@ -15,6 +15,7 @@ class Key:
 
     id: int
     user_id: int
+    user_name: str
     fingerprint: str
     label: str | None
     enabled: bool
@@ -23,10 +24,10 @@ class Key:
 
 def keys(user_ids: list[int] | None) -> list[Key]:
     """The keys of these users, or of all."""
-    query = m.UserKey.select().order_by(m.UserKey.id)
+    query = m.UserKey.select(m.UserKey, m.User).join(m.User).order_by(m.UserKey.id)
     if user_ids is not None:
         query = query.where(m.UserKey.user.in_(user_ids))
-    return [Key(k.id, k.user_id, k.fingerprint, k.label, k.enabled, k.expires_at) for k in query]
+    return [Key(k.id, k.user_id, k.user.name, k.fingerprint, k.label, k.enabled, k.expires_at) for k in query]
 
 
 def add_keys(database: Database, user_id: int, digests: list[tuple[str, str]], label: str | None) -> list[int]:

@@ -4,6 +4,7 @@ A session would merge environment proxies, netrc and cookies of other tenants in
 """
 
 import http.client
+import re
 import socket
 import ssl
 import time
@@ -23,6 +24,8 @@ from gproxy.upstream.chunked import Chunked
 
 READ_BYTES = 65536
 MOST_REPLY_BYTES = 256 * 1024 * 1024
+MASK = "********"
+TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 POOLS = 256
 # Every so many reads that were ready at once, the other greenlets get their turn.
 READS_IN_A_ROW = 32
@@ -86,17 +89,21 @@ class Exchange:
         self, raw: urllib3.HTTPResponse, status: int, limits: "Limits", deadline: float, secret: str, waited_s: float
     ):
         self.status = status
-        # A folded or otherwise unprintable value could not be sent on.
-        self.headers = {name.lower(): value for name, value in raw.headers.items() if value.isprintable()}
+        # What could not be sent on is left out, and an upstream that echoes our key does not tell it to the client.
+        self.headers = {
+            name.lower(): value.replace(secret, MASK) if secret and secret in value else value
+            for name, value in raw.headers.items()
+            if value.isprintable() and TOKEN.fullmatch(name)
+        }
         self.waited_s = waited_s  # for the upstream, so far
         self._raw, self._limits, self._deadline = raw, limits, deadline
         self._hurry_s: float | None = None
         self._secret = secret.encode() if secret else None
-        connection = raw.connection
-        self._sock = connection.sock if connection is not None else None
         # Private names of http.client and urllib3, both pinned; without them the library reads the body itself.
         inner = getattr(raw, "_fp", None)
         file = getattr(inner, "fp", None)
+        # The connection has let go of its socket when the upstream said `Connection: close`; the body's file has not.
+        self._sock = getattr(getattr(file, "raw", None), "_sock", None)
         is_plain = raw.chunked and "content-encoding" not in self.headers
         self._chunked = Chunked(file) if is_plain and file is not None else None
 
@@ -113,7 +120,13 @@ class Exchange:
             if size > MOST_REPLY_BYTES:
                 self.close()
                 raise UpstreamError(f"the reply is larger than {MOST_REPLY_BYTES} bytes")
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return self.masked(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+
+    def masked(self, data: bytes) -> bytes:
+        """The same without our key, for a whole body or a whole event: in pieces it could hide."""
+        if self._secret and self._secret in data:
+            return data.replace(self._secret, MASK.encode())
+        return data
 
     def chunks(self, presence: AbstractContextManager) -> Iterator[bytes]:
         """The body as it arrives. Raises UpstreamError, and what `presence` throws in."""
@@ -133,9 +146,6 @@ class Exchange:
             self.waited_s += time.perf_counter() - started
             if not chunk:
                 return
-            if self._secret and self._secret in chunk:
-                # An upstream that echoes our key does not tell it to the client.
-                chunk = chunk.replace(self._secret, b"*" * len(self._secret))
             yield chunk
 
     def _read(self) -> bytes:

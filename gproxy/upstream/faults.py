@@ -25,6 +25,7 @@ FAULTS: tuple[tuple[type[BaseException], type[UpstreamError], str], ...] = (
     (urllib3.exceptions.DecodeError, UpstreamError, "the body cannot be decompressed"),
     (requests.exceptions.RequestException, UpstreamError, "the request failed"),
     (urllib3.exceptions.HTTPError, UpstreamError, "the connection broke"),
+    (http.client.IncompleteRead, UpstreamError, "the connection broke"),
     (http.client.HTTPException, UpstreamError, "the answer is not HTTP"),
     # http.client refuses a header value with a line break, or one that is not Latin-1, with a plain ValueError.
     (ValueError, UpstreamError, "the credential or a header holds a character that no header can carry"),

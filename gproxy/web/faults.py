@@ -28,8 +28,15 @@ PREFLIGHT = (
 def answer(protocol: ModuleType, fault: GatewayError, request_id: str, *, is_llm: bool = True) -> Response:
     """The fault as this protocol's error body."""
     body = protocol.write_error(fault.status, fault.code, fault.message, request_id)
-    told = [("Content-Type", "application/json"), ("x-request-id", request_id), *fault.headers.items()]
+    told = [("Content-Type", "application/json"), *ids(protocol, request_id), *fault.headers.items()]
+    if fault.status == 501:
+        told.append(("x-should-retry", "false"))  # the SDKs would send it twice more
     return Response(body, fault.status, [*told, *CORS] if is_llm else told)
+
+
+def ids(protocol: ModuleType, request_id: str) -> list[tuple[str, str]]:
+    """The request id under every name that the protocol's SDK looks for."""
+    return [(name, request_id) for name in protocol.REQUEST_ID_HEADERS]
 
 
 def register(app: Flask, protocols: Mapping[str, ModuleType]) -> None:
@@ -69,7 +76,11 @@ def _is_llm() -> bool:
 
 
 def _spoken(protocols: Mapping[str, ModuleType]) -> ModuleType:
-    """On paths that no protocol claims: Gemini's under /v1beta, Anthropic's with its version header, else OpenAI's."""
+    """A route's own protocol; on paths that none claims Gemini's under /v1beta, Anthropic's with its version header,
+    else OpenAI's."""
+    for protocol in protocols.values():
+        if any(request.path.endswith(f"/{route}") for route in protocol.ROUTES):
+            return protocol
     if "v1beta" in request.path.split("/")[1:3]:
         return protocols["gemini"]
     if "anthropic-version" in request.headers:

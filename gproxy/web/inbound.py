@@ -3,9 +3,11 @@
 import logging
 import re
 import secrets
+from contextlib import AbstractContextManager
 from urllib.parse import parse_qsl
 
 import gevent
+from gunicorn.http.errors import ParseException
 
 from gproxy.errors import BadRequest, RequestTimeout, TooLarge
 from gproxy.relay.capacity import Place
@@ -41,15 +43,19 @@ def query(environ: dict) -> tuple[tuple[str, str], ...]:
     return tuple(parse_qsl(text, keep_blank_values=True)) if text else ()
 
 
-def body(environ: dict, most: int, timeout_s: float, place: Place) -> bytes:
-    """The whole body. Raises TooLarge, Overloaded, RequestTimeout, or BadRequest when it was cut off."""
+def body(environ: dict, most: int, timeout_s: float, place: Place, presence: AbstractContextManager) -> bytes:
+    """The whole body. Raises TooLarge, Overloaded, RequestTimeout, what `presence` throws in, or BadRequest when it was
+    cut off or cannot be read."""
+    if environ.get("HTTP_CONTENT_ENCODING", "identity").lower() not in ("", "identity"):
+        raise BadRequest("content-encoding: compressed bodies are not supported; send it as it is")
     length = environ.get("CONTENT_LENGTH")
     declared = int(length) if length else None
     if declared is not None:
         if declared > most:
             raise TooLarge(_too_large(most))
         place.hold(declared)
-    with gevent.Timeout(timeout_s, RequestTimeout(f"the body did not arrive within {timeout_s:g} s")):
+    late = RequestTimeout(f"the body did not arrive within {timeout_s:g} s")
+    with gevent.Timeout(timeout_s, late), presence:
         try:
             if declared is not None:
                 data = environ["wsgi.input"].read(declared)
@@ -59,6 +65,8 @@ def body(environ: dict, most: int, timeout_s: float, place: Place) -> bytes:
                 data = b""
         except OSError as fault:
             raise BadRequest("the body was cut off") from fault
+        except ParseException as fault:
+            raise BadRequest("the body's chunks are broken") from fault
     if declared is not None and len(data) < declared:
         raise BadRequest(f"the body was cut off: {len(data)} of {declared} bytes arrived")
     return data
@@ -76,7 +84,7 @@ def discard(environ: dict, most: int, timeout_s: float) -> None:
         try:
             while most > 0 and (piece := environ["wsgi.input"].read(PIECE_BYTES)):
                 most -= len(piece)
-        except OSError as fault:
+        except (OSError, ParseException) as fault:
             log.debug("a refused client left: %s", type(fault).__name__)
 
 

@@ -7,14 +7,12 @@ from types import ModuleType
 from flask import Blueprint, Response, request
 
 from gproxy.errors import ClientGone, GatewayError, NotFound, RequestTimeout, Unsupported
-from gproxy.relay.capacity import Place
 from gproxy.relay.pipeline import Answer, Call
-from gproxy.relay.presence import Presence
 from gproxy.web import inbound
-from gproxy.web.faults import CORS, PREFLIGHT, answer, internal, runtime
+from gproxy.web.faults import CORS, PREFLIGHT, answer, ids, internal, runtime
 
 # What is read of a refused body, so that the refusal arrives.
-DISCARD_BYTES, DISCARD_S = 1024 * 1024 * 1024, 10.0
+DISCARD_BYTES, DISCARD_S = 1024 * 1024 * 1024, 2.0
 VERSIONS = ("v1", "v1beta")
 # Routes of the contract whose operations come later: (route, methods, in whose shape they refuse).
 UNBUILT = (
@@ -34,6 +32,7 @@ UNBUILT = (
     ("files/<file_id>", ("GET", "DELETE"), None),
     ("files/<file_id>/content", ("GET",), None),
 )
+GEMINI_ACTIONS = ("generateContent", "streamGenerateContent")
 GEMINI_UNBUILT = ("countTokens", "embedContent", "batchEmbedContents")
 
 
@@ -46,12 +45,15 @@ def blueprints(protocols: Mapping[str, ModuleType]) -> list[Blueprint]:
                 views.append((route, protocol.NAME, ("POST",), _speaks(protocol)))
     for route, methods, shape in UNBUILT:
         views.append((route, route, methods, _unbuilt(protocols, shape)))
-    views.append(("models/<path:target>", "gemini", ("POST",), _gemini(protocols["gemini"])))
+    act = _gemini(protocols["gemini"])
+    views.append(("models/<path:target>", "gemini", ("POST",), act))
+    # Some clients leave out `models/` before a model whose name has a slash.
+    bare = [(f"<path:target>:{action}", action, ("POST",), _named(act, action)) for action in GEMINI_ACTIONS]
     found = []
     for name, prefix in (("aggregated", ""), ("scoped", "/<provider>")):
         blueprint = Blueprint(name, __name__)
         for version in VERSIONS:
-            for route, endpoint, methods, view in views:
+            for route, endpoint, methods, view in (*views, *(bare if version == "v1beta" and not prefix else ())):
                 blueprint.add_url_rule(
                     f"{prefix}/{version}/{route}",
                     f"{version}:{endpoint}".replace(".", "_"),
@@ -102,7 +104,7 @@ def _gemini(protocol: ModuleType) -> Callable:
             if action in GEMINI_UNBUILT:
                 runtime().relay.admit(inbound.key(request.environ, True))
                 raise Unsupported(f"{action} is not supported by this version")
-            if action not in ("generateContent", "streamGenerateContent") or not model:
+            if action not in GEMINI_ACTIONS or not model:
                 raise NotFound(f"there is no path {request.path!r}")
             is_stream = action == "streamGenerateContent"
             as_array = is_stream and request.args.get("alt", "").lower() != "sse"
@@ -113,6 +115,10 @@ def _gemini(protocol: ModuleType) -> Callable:
         return guarded(protocol, view)
 
     return act
+
+
+def _named(act: Callable, action: str) -> Callable:
+    return lambda target: act(f"{target}:{action}")
 
 
 def _unbuilt(protocols: Mapping[str, ModuleType], shape: str | None) -> Callable:
@@ -135,11 +141,17 @@ def relay(protocol: str, request_id: str, provider: str | None = None, **path) -
     started = time.perf_counter()
     environ, running = request.environ, runtime()
     caller, snapshot = running.relay.admit(inbound.key(environ, True))
-    place = running.relay.capacity.enter()
+    sock = environ.get("gunicorn.socket")
+    place, presence = running.relay.capacity.enter(), running.relay.attend(sock)
+
+    def let_go() -> None:
+        running.relay.dismiss(presence)
+        place.leave()
+
     try:
         call = Call(
             protocol=protocol,
-            body=inbound.body(environ, running.settings.max_body, running.settings.body_timeout_s, place),
+            body=inbound.body(environ, running.settings.max_body, running.settings.body_timeout_s, place, presence),
             header=lambda name: environ.get(f"HTTP_{name.replace('-', '_').upper()}"),
             query=inbound.query(environ),
             request_id=request_id,
@@ -148,29 +160,25 @@ def relay(protocol: str, request_id: str, provider: str | None = None, **path) -
             **path,
         )
         plan = running.relay.plan(call, caller, snapshot)
-        told = running.relay.run(plan, call, Presence(environ.get("gunicorn.socket")))
+        told = running.relay.run(plan, call, presence)
     except BaseException:
-        place.leave()
+        let_go()
         raise
-    told.headers += (("x-request-id", request_id), *CORS)
+    told.headers += (*ids(running.relay.protocols[protocol], request_id), *CORS)
     response = Response(told.body, told.status, told.headers)
-    if isinstance(told.body, bytes):
-        place.leave()
-    else:
-        response.call_on_close(_let_go(told, place, plan.provider.settings.write_timeout_s))
+    response.call_on_close(_end(sock, told, let_go, plan.provider.settings.write_timeout_s))
     return response
 
 
-def _let_go(told: Answer, place: Place, write_timeout_s: float) -> Callable[[], None]:
-    """What ends a stream, however it ends. Until then a client that does not read is given up after a while."""
-    sock = request.environ.get("gunicorn.socket")
+def _end(sock, told: Answer, let_go: Callable[[], None], write_timeout_s: float) -> Callable[[], None]:
+    """What ends an answer, however it ends. Until then a client that does not read is given up after a while."""
     if sock is not None:
         sock.settimeout(write_timeout_s)
 
-    def close() -> None:
+    def end() -> None:
         if sock is not None:
             sock.settimeout(None)
         told.close()
-        place.leave()
+        let_go()
 
-    return close
+    return end

@@ -2,8 +2,9 @@
 
 from flask import Blueprint, request
 
-from gproxy.errors import Forbidden, Unsupported
+from gproxy.errors import Unsupported
 from gproxy.web import inbound
+from gproxy.web.admin import guard
 from gproxy.web.faults import runtime
 
 blueprint = Blueprint("unbuilt", __name__)
@@ -33,7 +34,5 @@ def for_users(**_) -> None:
 @blueprint.get("/admin/global-settings")
 @blueprint.post("/admin/<path:rest>")
 def for_admins(**_) -> None:
-    caller, _ = runtime().relay.admit(inbound.key(request.environ, False))
-    if not caller.is_admin:
-        raise Forbidden("this needs an administrator's key")
+    guard()
     raise _unsupported()

@@ -1,10 +1,12 @@
 """The books are exact: each request that the vendor saw has one row, whatever is killed, locked, full or cut."""
 
+import asyncio
 import os
 import signal
 import socket
 import sqlite3
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -19,8 +21,6 @@ from tests.vendor import STREAM_HEAD, WORDS, answers, chunk, event, events, fait
 
 async def slowly(seen, reader, writer):
     """A faithful answer that takes its time, so that there is a middle."""
-    import asyncio
-
     await asyncio.sleep(0.15)
     await faithful(seen, reader, writer)
 
@@ -114,8 +114,6 @@ def test_term_lets_streams_finish_and_tells_those_it_cuts(own_gateway, vendor):
     def both(number: int) -> None:
         loads["gpt-short"].one(number)
 
-    import threading
-
     threads = [threading.Thread(target=both, args=(4 + n % 4,)) for n in range(8)]
     threads += [threading.Thread(target=loads["gpt-long"].one, args=(4 + n % 4,)) for n in range(8)]
     for thread in threads:
@@ -194,8 +192,6 @@ def test_a_full_disk_refuses_and_books_what_runs(own_gateway, vendor, tmp_path):
     try:
         gateway = own_gateway(GPROXY_DATA_DIR=str(data), GPROXY_DSN=f"sqlite:///{tmp_path}/books.db", workers=1)
         vendor.scripts["gpt-full"] = streams(None, "clean", pause_s=0.3)
-        import threading
-
         load = Load(gateway, "gpt-full")
         running = [threading.Thread(target=load.one, args=(4 + n % 4,)) for n in range(8)]
         for thread in running:
@@ -259,6 +255,49 @@ def test_a_client_that_leaves_closes_the_upstream_at_once(own_gateway, vendor, p
     assert row["cost"] > 0
     assert "error" not in gateway.log.lower().replace("gunicorn.error", "")
     assert gateway.get("/readyz").json["in_flight"] == 0
+
+
+def test_a_client_that_sent_more_than_its_request_is_seen_leaving_too(own_gateway, vendor):
+    gateway = own_gateway(workers=1)
+    vendor.scripts["gpt-pipelined"] = sends("hang")
+    sock = open_stream(gateway.port, "openai-main/gpt-pipelined")
+    sock.sendall(b"\r\n")
+    time.sleep(0.3)
+    left = time.monotonic()
+    sock.close()
+    while not vendor.asked("gpt-pipelined")[0].closed_at:
+        assert time.monotonic() - left < 3
+        time.sleep(0.01)
+    assert gateway.wait_rows(1, model="gpt-pipelined")[0]["outcome"] == "partial"
+
+
+def test_a_call_that_comes_right_after_term_is_drained_as_well(own_gateway, vendor):
+    gateway = own_gateway(workers=1, GPROXY_GRACE="2")
+    vendor.scripts["gpt-late"] = streams(None, "clean", pause_s=1.05)
+    load, started = Load(gateway, "gpt-late"), time.monotonic()
+    gateway.process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    load.one(4)
+    gateway.process.wait(15)
+    assert time.monotonic() - started < 8
+    assert load.ended in ({"error": 1}, {}), load.ended
+    assert load.ended or load.statuses[None] == 1
+
+
+def test_ctrl_c_ends_as_term_does(own_gateway, vendor):
+    gateway = own_gateway(GPROXY_GRACE="1")
+    vendor.scripts["gpt-ctrl-c"] = streams(None, "clean", pause_s=0.6)
+    load = Load(gateway, "gpt-ctrl-c")
+    thread = threading.Thread(target=load.one, args=(4,))
+    thread.start()
+    time.sleep(0.5)
+    for pid in (gateway.process.pid, *gateway.workers()):
+        os.kill(pid, signal.SIGINT)
+    gateway.process.wait(15)
+    thread.join()
+    assert load.ended == {"error": 1}
+    gateway.start()
+    assert check_books(gateway, vendor, "gpt-ctrl-c")[0]["outcome"] == "partial"
 
 
 def test_a_client_that_does_not_read_is_let_go(own_gateway, vendor):

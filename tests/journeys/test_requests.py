@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests.gateway import ADMIN, DEV, OTHER, UPSTREAM_KEYS
-from tests.vendor import answers, dumps, refuses, sends, streams, whole
+from tests.vendor import STREAM_HEAD, answers, chunk, dumps, events, refuses, sends, streams, whole
 
 CHAT = "openai-main/gpt-4.1-mini"
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer sk-admin-1\r\n"
@@ -307,6 +307,101 @@ def test_no_key_crosses_the_gateway(gateway, vendor):
         assert not any(key in f"{seen.headers}{seen.path}{seen.query}{seen.body}" for key in (ADMIN, DEV, OTHER))
     for key in (*UPSTREAM_KEYS, ADMIN, DEV, OTHER):
         assert key not in gateway.everything_printed()
+
+
+def test_a_key_that_comes_in_two_pieces_or_in_a_header_is_masked_too(gateway, vendor):
+    async def echo(seen, reader, writer):
+        import asyncio
+
+        key = seen.headers["authorization"].removeprefix("Bearer ").encode()
+        told = b'{"error": {"message": "bad key %s here"}}' % key
+        head = b"HTTP/1.1 401 No\r\nx-ratelimit-key: %s\r\nx-request-id: %s\r\nContent-Length: %d\r\n\r\n"
+        writer.write(head % (key, key, len(told)) + told[:40])
+        await asyncio.sleep(0.2)
+        writer.write(told[40:])
+
+    async def streamed(seen, reader, writer):
+        import asyncio
+
+        key = seen.headers["authorization"].removeprefix("Bearer ").encode()
+        event = events("openai_chat", "m")[1].replace(b"Hello", b"a " + key)
+        writer.write(STREAM_HEAD + chunk(event[:-40]))
+        await asyncio.sleep(0.2)
+        writer.write(chunk(event[-40:]) + b"0\r\n\r\n")
+
+    vendor.scripts["echo-pieces"], vendor.scripts["echo-stream"] = echo, streamed
+    for model, stream in (("echo-pieces", False), ("echo-stream", True)):
+        for _ in range(3):
+            reply = gateway.chat(f"openai-main/{model}", stream=stream)
+            told = reply.body + str(reply.headers).encode()
+            assert b"****" in told
+            assert not any(key.encode() in told for key in UPSTREAM_KEYS)
+
+
+@pytest.mark.parametrize("end", [b"", b"Connection: close\r\n"])
+def test_timeouts_hold_whatever_the_upstream_says_of_its_connection(gateway, vendor, end):
+    name = f"silent-{len(end)}"
+    vendor.scripts[name] = sends(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n" + end + b"\r\n{", "hang")
+    started = time.monotonic()
+    assert gateway.chat(f"openai-main/{name}").status == 504
+    assert time.monotonic() - started < 3
+
+
+def test_an_odd_header_name_of_an_upstream_harms_nobody(gateway, vendor):
+    odd = STREAM_HEAD.replace(b"x-request-id", b"x-ratelimit-a(b)")
+    vendor.scripts["odd-header"] = sends(odd, *map(chunk, events("openai_chat", "m")), b"0\r\n\r\n")
+    reply = gateway.chat("openai-main/odd-header", stream=True)
+    assert (reply.status, reply.body.endswith(b"[DONE]\n\n")) == (200, True)
+    assert gateway.wait_rows(1, model="odd-header")[0]["outcome"] == "complete"
+
+
+@pytest.mark.parametrize("tail", [b"zz\r\n{}", b"2\r\n{}\r\n0\r\nbad trailer\r\n\r\n"])
+def test_broken_chunks_are_a_bad_request(gateway, tail):
+    got = raw(gateway, HEAD + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n" + tail)
+    assert b" 400 " in got.split(b"\r\n")[0]
+    assert b"invalid_request" in got
+
+
+def test_a_compressed_body_is_named(gateway):
+    reply = gateway.post("/v1/chat/completions", b"\x1f\x8b...", ADMIN, Content_Encoding="gzip")
+    assert (reply.status, "content-encoding" in reply.json["error"]["message"]) == (400, True)
+
+
+def test_an_event_cut_in_its_middle_is_not_passed_on(gateway, vendor):
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+    vendor.scripts["half-event"] = sends(head, events("openai_chat", "m")[1], b'data: {"id":"chatcmpl', "close")
+    reply = gateway.chat("openai-main/half-event", stream=True)
+    frames = [line[6:] for line in reply.body.decode().splitlines() if line.startswith("data: ")]
+    assert [sorted(json.loads(frame)) for frame in frames][1:] == [["error"]]
+
+
+def test_a_deep_reply_without_usage_passes(gateway, vendor):
+    deep = b'{"a": ' + b"[" * 900 + b"]" * 900 + b"}"
+    vendor.scripts["deep"] = answers(200, deep)
+    assert gateway.chat("openai-main/deep").body == deep
+    demo = b'{"model": "demo/demo-1", "messages": [{"content": ' + b"[" * 900 + b"]" * 900 + b"}]}"
+    assert gateway.post("/v1/chat/completions", demo).status == 200
+    assert (
+        gateway.post("/v1/chat/completions", b'{"model":"demo/demo-1","messages":[{"content":"\\ud800"}]}').status
+        == 200
+    )
+
+
+def test_anthropic_finds_its_request_id_and_nobody_repeats_a_501(gateway):
+    reply = gateway.post("/v1/messages", {"model": "anthropic-main/claude", "max_tokens": 1, "messages": []})
+    assert reply.headers["request-id"] == reply.headers["x-request-id"]
+    refused = gateway.post("/v1/messages/count_tokens", {"model": "x"})
+    assert (refused.status, refused.headers["x-should-retry"], bool(refused.headers["request-id"])) == (
+        501,
+        "false",
+        True,
+    )
+    assert gateway.request("GET", "/v1/messages", None, ADMIN).json["type"] == "error"
+
+
+def test_gemini_paths_work_without_models(gateway):
+    reply = gateway.post("/v1beta/vertex-main/gemini-1.5-flash:generateContent", {"contents": []})
+    assert (reply.status, reply.json["modelVersion"]) == (200, "vertex-main/gemini-1.5-flash")
 
 
 def test_credentials_take_turns(gateway, vendor):

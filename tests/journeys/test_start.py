@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -135,6 +136,28 @@ def test_a_port_in_use(own_gateway):
     gateway = own_gateway(start=False)
     with socket.create_server(("127.0.0.1", gateway.port)):
         assert "choose another GPROXY_PORT" in fails(gateway)
+
+
+def test_a_reload_with_a_broken_seed_keeps_what_runs(own_gateway):
+    gateway = own_gateway()
+    gateway.folder.joinpath("seed.toml").write_text("[[broken")
+    gateway.process.send_signal(signal.SIGHUP)
+    time.sleep(3)
+    assert gateway.chat("openai-main/gpt-4.1-mini").status == 200
+    assert "not reloaded: seed.toml" in gateway.log
+
+
+def test_what_is_stored_is_for_the_owner_alone(own_gateway):
+    gateway = own_gateway()
+    gateway.chat("openai-main/gpt-4.1-mini")
+    assert all(not path.stat().st_mode & 0o077 for path in (gateway.data, *gateway.data.rglob("*")))
+
+
+def test_the_id_of_a_deleted_key_is_never_given_again(own_gateway):
+    gateway = own_gateway()
+    first = gateway.post("/admin/user-keys/generate", {"user_id": 1}).json["id"]
+    gateway.post("/admin/user-keys/delete", {"id": first})
+    assert gateway.post("/admin/user-keys/generate", {"user_id": 1}).json["id"] > first
 
 
 def test_a_sealed_database_wants_its_key(own_gateway):

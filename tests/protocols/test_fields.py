@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from gproxy.errors import BadRequest
 from gproxy.protocols import fields
+from gproxy.protocols.hub import Ask
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
 JSON = st.recursive(
@@ -138,3 +139,18 @@ def test_half_an_emoji_passes_as_it_was_written():
 def test_half_an_emoji_excuses_nothing_else(body):
     with pytest.raises(BadRequest):
         fields.split(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "sent"),
+    [
+        (b'{"model": "a", "x": {"model": "b"}}', None),
+        (b'{"model": "b", "model": "a"}', b'{"model":"a"}'),
+        (b'{"mod\\u0065l": "b", "model": "a"}', b'{"model":"a"}'),
+        (b'{"model": "a", "x": "caf\\u00e9 \\"model\\""}', None),
+    ],
+)
+def test_of_two_models_only_the_one_that_was_checked_is_sent(body, sent):
+    found = fields.split(body)
+    asked = Ask(fields.model(found), False, True, None, found)
+    assert fields.outgoing(asked, body, "a") == (sent or body)

@@ -12,7 +12,7 @@ from gproxy.accounting.journal import Journal, Slot, read_lines, take_slot
 from gproxy.accounting.prices import Found, Price, Tier
 from gproxy.errors import Unavailable
 from gproxy.protocols.hub import Usage
-from gproxy.relay.tally import MOST_TEXT, Tally, estimate
+from gproxy.relay.tally import MOST_TEXT, Tally, estimate, input_estimate
 
 PRICE = Found(Price(Decimal("0.001"), (Tier(10**8, Decimal(1), Decimal(2), Decimal("0.1")),)), "model")
 ENTRY = {"rq": "req_1", "at": 1, "u": 1, "k": 2, "p": 3, "c": "demo", "r": None, "op": "o", "pr": "p", "m": "m"}
@@ -142,3 +142,11 @@ def test_without_a_journal_nothing_is_opened(tmp_path):
     tally = Tally(Journal(Slot(0, tmp_path / "nowhere", -1, [])), 7, PRICE, 1, 0.0)
     with pytest.raises(Unavailable):
         tally.open(dict(ENTRY))
+
+
+def test_an_encoded_image_does_not_count_as_text():
+    image = b"A" * 3_000_000
+    with_image = b'{"text": "hello", "url": "data:image/png;base64,%s"}' % image
+    assert input_estimate(with_image) < 2_000
+    words = b"some words " * 10_000
+    assert input_estimate(words) == len(words) // 4

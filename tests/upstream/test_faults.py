@@ -93,7 +93,7 @@ def test_every_fault_is_ours_and_keeps_its_text_to_itself(found):
         (urllib3.exceptions.ProtocolError(), "the connection broke"),
         (urllib3.exceptions.IncompleteRead(1, 2), "the connection broke"),
         (http.client.BadStatusLine(""), "the answer is not HTTP"),
-        (http.client.IncompleteRead(b""), "the answer is not HTTP"),
+        (http.client.IncompleteRead(b""), "the connection broke"),
         (ConnectionResetError(), "the connection broke"),
         (TimeoutError(), "no answer in time"),
         (UnicodeEncodeError("latin-1", "x", 0, 1, "no"), "the credential or a header holds a character"),

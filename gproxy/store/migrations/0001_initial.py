@@ -3,7 +3,16 @@
 import peewee as pw
 
 
+class NeverAgain(pw.AutoField):
+    """On SQLite too, the id of a deleted row is never given again: usage rows go on naming it."""
+
+    def ddl(self, ctx):
+        return pw.NodeList((super().ddl(ctx), pw.SQL("AUTOINCREMENT")))
+
+
 def up(migrator, db):
+    id_field = NeverAgain if isinstance(db, pw.SqliteDatabase) else pw.AutoField
+
     class Table(pw.Model):
         class Meta:
             database = db
@@ -38,6 +47,7 @@ def up(migrator, db):
             table_name = "revisions"
 
     class Provider(Table):
+        id = id_field()
         name = pw.TextField(unique=True)
         channel = pw.TextField(index=True)
         label = pw.TextField(null=True)
@@ -51,6 +61,7 @@ def up(migrator, db):
             table_name = "providers"
 
     class Credential(Table):
+        id = id_field()
         provider = pw.ForeignKeyField(Provider, on_delete="CASCADE")
         name = pw.TextField(null=True)
         kind = pw.TextField()
@@ -76,6 +87,7 @@ def up(migrator, db):
             indexes = ((("credential", "channel"), True),)
 
     class Model(Table):
+        id = id_field()
         provider = pw.ForeignKeyField(Provider, on_delete="CASCADE")
         model_id = pw.TextField()
         display_name = pw.TextField(null=True)
@@ -89,6 +101,7 @@ def up(migrator, db):
             indexes = ((("provider", "model_id"), True),)
 
     class ModelAlias(Table):
+        id = id_field()
         alias = pw.TextField(unique=True)
         enabled = pw.BooleanField(default=True)
         pricing_json = pw.TextField(null=True)
@@ -109,6 +122,7 @@ def up(migrator, db):
             table_name = "model_alias_targets"
 
     class User(Table):
+        id = id_field()
         name = pw.TextField(unique=True)
         password = pw.TextField(null=True)
         enabled = pw.BooleanField(default=True)
@@ -120,6 +134,7 @@ def up(migrator, db):
             table_name = "users"
 
     class UserKey(Table):
+        id = id_field()
         user = pw.ForeignKeyField(User, on_delete="CASCADE")
         api_key_digest = pw.TextField(unique=True)
         fingerprint = pw.TextField()

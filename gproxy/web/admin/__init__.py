@@ -1,10 +1,12 @@
 """The admin API: one thin file per entity. JSON in, JSON out, an administrator's key."""
 
+from contextlib import nullcontext
+
 import orjson
 from flask import Blueprint, request
 from marshmallow import ValidationError
 
-from gproxy.errors import Forbidden, Unprocessable
+from gproxy.errors import BadRequest, Forbidden
 from gproxy.web import inbound
 from gproxy.web.faults import runtime
 
@@ -29,15 +31,15 @@ def document(schema):
     running = runtime()
     place = running.relay.capacity.enter()
     try:
-        body = inbound.body(request.environ, MOST_BODY, running.settings.body_timeout_s, place)
+        body = inbound.body(request.environ, MOST_BODY, running.settings.body_timeout_s, place, nullcontext())
     finally:
         place.leave()
     try:
         return schema.load(orjson.loads(body))
     except orjson.JSONDecodeError as fault:
-        raise Unprocessable(f"the body is not readable JSON: {fault}") from None
+        raise BadRequest(f"the body is not readable JSON: {fault}") from None
     except ValidationError as fault:
-        raise Unprocessable(_told(fault.messages)) from None
+        raise BadRequest(_told(fault.messages)) from None
 
 
 def _told(messages: dict | list, place: str = "") -> str:

@@ -64,6 +64,7 @@ def _shown(key: users.Key) -> dict:
     return {
         "id": key.id,
         "user_id": key.user_id,
+        "user_name": key.user_name,
         "fingerprint": key.fingerprint,
         "label": key.label,
         "enabled": key.enabled,
