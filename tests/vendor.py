@@ -7,6 +7,7 @@ faithfully, whole or streamed.
 import asyncio
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -290,7 +291,8 @@ async def gone(seen: Seen, reader: asyncio.StreamReader) -> None:
 class Vendor:
     """`seen` holds every request; `scripts` maps a model name to what happens to it."""
 
-    def __init__(self):
+    def __init__(self, tls: ssl.SSLContext | None = None):
+        self._tls = tls
         self.seen: list[Seen] = []
         self.scripts: dict[str, Script] = {}
         self.connections = 0
@@ -302,7 +304,7 @@ class Vendor:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http{'s' if self._tls else ''}://127.0.0.1:{self.port}"
 
     def asked(self, model: str) -> list[Seen]:
         return [seen for seen in list(self.seen) if seen.model == model]
@@ -313,7 +315,7 @@ class Vendor:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        start = asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=2048, limit=2**24)
+        start = asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=2048, limit=2**24, ssl=self._tls)
         server = self._loop.run_until_complete(start)
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
