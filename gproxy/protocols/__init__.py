@@ -1,7 +1,8 @@
 """The wire protocols. Pure: bytes and values in, bytes and values out; no sockets, no clock.
 
 Every module here except the plumbing is one protocol and has the verbs below. A protocol's stream reader has
-`see(data) -> (data to pass on or None, verdict)`, `usage`, `text_bytes`, `is_terminal`, `has_failed` and `tail()`.
+`see(data) -> (data to pass on or None, verdict)`, `usage`, `text_bytes`, `is_terminal`, `has_failed`, `break_off(…)`
+and `tail()`.
 """
 
 from importlib import import_module

@@ -93,7 +93,7 @@ def write_error(status: int, code: str, message: str, request_id: str) -> bytes:
     return _error(status, code, message, request_id)
 
 
-def error_event(status: int, code: str, message: str, request_id: str, sequence: int = 0) -> bytes:
+def error_event(status: int, code: str, message: str, request_id: str) -> bytes:
     return sse.event(_error(status, code, message, request_id), "error")
 
 
@@ -151,6 +151,10 @@ class Stream:
         inner["model"] = Raw(self._name)
         outer["message"] = Raw(fields.join(inner))
         return fields.join(outer)
+
+    def break_off(self, status: int, code: str, message: str, request_id: str) -> list[bytes]:
+        """The events that tell a client that this stream ends without its end."""
+        return [error_event(status, code, message, request_id)]
 
     def tail(self) -> bytes:
         return b""

@@ -81,7 +81,7 @@ def write_error(status: int, code: str, message: str, request_id: str) -> bytes:
     return _error(status, code, message, request_id)
 
 
-def error_event(status: int, code: str, message: str, request_id: str, sequence: int = 0) -> bytes:
+def error_event(status: int, code: str, message: str, request_id: str) -> bytes:
     return sse.event(_error(status, code, message, request_id))
 
 
@@ -152,6 +152,10 @@ class Stream:
             self._open[candidate.index] = True
         for piece in (candidate.content and candidate.content.parts) or ():
             self.text_bytes += max(0, len(piece.text) - 2) + len(piece.functionCall)
+
+    def break_off(self, status: int, code: str, message: str, request_id: str) -> list[bytes]:
+        """The events that tell a client that this stream ends without its end."""
+        return [error_event(status, code, message, request_id)]
 
     def tail(self) -> bytes:
         return b""

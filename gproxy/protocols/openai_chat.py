@@ -58,7 +58,7 @@ def read_whole(body: bytes) -> tuple[Usage | None, fields.Fields | None]:
     return (read_usage(usage) if usage else None), found
 
 
-def error_event(status: int, code: str, message: str, request_id: str, sequence: int = 0) -> bytes:
+def error_event(status: int, code: str, message: str, request_id: str) -> bytes:
     return sse.event(orjson.dumps({"error": error(status, code, message, request_id)}))
 
 
@@ -148,6 +148,10 @@ class Stream:
         if hides_usage:
             del found["usage"]
         return fields.join(found)
+
+    def break_off(self, status: int, code: str, message: str, request_id: str) -> list[bytes]:
+        """The events that tell a client that this stream ends without its end."""
+        return [error_event(status, code, message, request_id)]
 
     def tail(self) -> bytes:
         """What an upstream left out at a clean end."""

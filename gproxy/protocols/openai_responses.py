@@ -60,13 +60,14 @@ class Stream:
         self.usage: Usage | None = None
         self.text_bytes = 0
         self.is_terminal = self.has_failed = False
-        self.sequence = 0
+        self._sequence = 0
+        self._response: fields.Fields | None = None  # as the last event showed it
 
     def see(self, data: bytes) -> tuple[bytes | None, Verdict]:
         event = fields.seen(_decode, data)
         if event is None:
             return data, Verdict.GOES_ON
-        self.sequence = max(self.sequence, event.sequence_number + 1)
+        self._sequence = max(self._sequence, event.sequence_number + 1)
         if event.delta:
             self.text_bytes += max(0, len(event.delta) - 2)
         if event.type == "error":
@@ -83,6 +84,7 @@ class Stream:
     def _read_response(self, data: bytes, event: _Event) -> bytes:
         usage, inner = read_whole(bytes(event.response))
         self.usage = usage or self.usage
+        self._response = inner or self._response
         if not inner or "model" not in inner or bytes(inner["model"]) == self._name:
             return data
         if (outer := fields.find(data)) is None:
@@ -90,6 +92,24 @@ class Stream:
         inner["model"] = Raw(self._name)
         outer["response"] = Raw(fields.join(inner))
         return fields.join(outer)
+
+    def break_off(self, status: int, code: str, message: str, request_id: str) -> list[bytes]:
+        """The events that tell a client that this stream ends without its end: a failed response, then an error.
+
+        Agents wait for the first and know no other; the SDKs raise on the second.
+        """
+        told = []
+        if self._response is not None:
+            error = orjson.dumps({"code": code, "message": message})
+            failed = self._response | {"status": Raw(b'"failed"'), "error": Raw(error)}
+            event = {"type": "response.failed", "sequence_number": self._sequence}
+            whole = {
+                **{name: Raw(orjson.dumps(value)) for name, value in event.items()},
+                "response": Raw(fields.join(failed)),
+            }
+            told.append(sse.event(fields.join(whole), "response.failed"))
+            self._sequence += 1
+        return [*told, error_event(status, code, message, request_id, self._sequence)]
 
     def tail(self) -> bytes:
         return b""

@@ -54,7 +54,7 @@ class Passing:
         call,
         gone: Callable[[], None],
     ):
-        self._protocol, self._exchange, self._tally, self._presence = protocol, exchange, tally, presence
+        self._exchange, self._tally, self._presence = exchange, tally, presence
         self._request_id, self._gone = call.request_id, gone
         self._status = exchange.status
         self._reader = protocol.Stream(name, asked)
@@ -137,10 +137,9 @@ class Passing:
             return self._last()
         self._tally.broke(fault.status, reader.usage, reader.text_bytes)
         log.warning("request %s: the stream was cut: %s", self._request_id, fault.message)
-        sequence = getattr(reader, "sequence", 0)
-        event = self._protocol.error_event(fault.status, fault.code, fault.message, self._request_id, sequence)
-        data = sse.data_of(event)
-        return self._frame.written(event, data, data) + self._frame.end(b"")
+        events = reader.break_off(fault.status, fault.code, fault.message, self._request_id)
+        told = b"".join(self._frame.written(event, data, data) for event in events if (data := sse.data_of(event)))
+        return told + self._frame.end(b"")
 
     def close(self) -> None:
         """Lets go of the upstream and settles. Before the end that means that the client left."""

@@ -249,12 +249,19 @@ def test_every_status_has_an_error_kind(protocol, status):
 
 @EACH
 def test_an_error_event_is_one_event_that_fails_the_stream(protocol):
-    event = protocol.error_event(502, "upstream_error", TRICKY, "req_1", 7)
+    event = protocol.error_event(502, "upstream_error", TRICKY, "req_1")
     (data,) = payloads(event)
     assert json.loads(data)["error"]["message"] == TRICKY
     reading = read(protocol, sample(protocol.NAME, "cut.sse") + event)
     assert reading.stream.has_failed
     assert Verdict.ENDS not in reading.verdicts
+
+
+@EACH
+def test_a_stream_that_breaks_off_ends_in_an_error_event(protocol):
+    reading = read(protocol, sample(protocol.NAME, "cut.sse"))
+    *_, last = reading.stream.break_off(502, "upstream_error", TRICKY, "req_1")
+    assert json.loads(payloads(last)[0])["error"]["message"] == TRICKY
 
 
 @EACH

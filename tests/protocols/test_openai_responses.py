@@ -5,7 +5,7 @@ import json
 import httpx2
 import openai
 import pytest
-from openai.types.responses import Response, ResponseStreamEvent
+from openai.types.responses import Response, ResponseFailedEvent, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from gproxy.protocols import openai_responses
@@ -88,13 +88,24 @@ def test_the_model_is_exchanged_in_the_response_and_not_in_its_tools():
 
 def test_the_number_of_the_next_event_is_known_even_after_a_keepalive():
     reader = openai_responses.Stream(b'"a"', asking())
-    numbers = []
     for data in payloads(sample("openai_responses", "keepalive.sse")):
         reader.see(data)
-        numbers.append(reader.sequence)
-    assert numbers == sorted(numbers)
-    assert numbers[:2] == [1, 1]
-    assert numbers[-1] == documents(sample("openai_responses", "keepalive.sse"))[-1]["sequence_number"] + 1
+    last = documents(sample("openai_responses", "keepalive.sse"))[-1]["sequence_number"]
+    told = [documents(event)[0] for event in reader.break_off(502, "upstream_error", "the text", "req_1")]
+    assert [(event["type"], event["sequence_number"]) for event in told] == [
+        ("response.failed", last + 1),
+        ("error", last + 2),
+    ]
+
+
+def test_a_response_that_breaks_off_is_told_as_a_failed_one_under_the_clients_name():
+    reader = openai_responses.Stream(b'"asked"', asking())
+    (first, *_) = payloads(sample("openai_responses", "cut.sse"))
+    reader.see(first)
+    failed, _ = (documents(event)[0] for event in reader.break_off(502, "upstream_error", "cut", "req_1"))
+    response = ResponseFailedEvent.construct(**failed).response
+    assert (response.status, response.model, response.error.message) == ("failed", "asked", "cut")
+    assert response.id == json.loads(first)["response"]["id"]
 
 
 def test_an_error_event_raises_in_the_vendors_client_and_has_the_next_number():
