@@ -94,7 +94,7 @@ class Snapshots:
     def __init__(self, settings: Settings, seal: Seal | None, database: Database, signal: Signal, threads: Threads):
         self._load = partial(self._load_all, database, settings, seal)
         self._signal, self._threads = signal, threads
-        self._tried = -1  # the signal that the last reload, good or not, has answered
+        self._tried = -1  # the newest signal that a reload answered, or was given up for
         self._current: Snapshot | None = None
         self._loading: gevent.Greenlet | None = None
         self.is_current = False
@@ -114,7 +114,8 @@ class Snapshots:
             while self._tried < wanted:
                 self.refresh()
             return
-        self.is_current = False
+        # Nobody waits for the same change again.
+        self._tried, self.is_current = wanted, False
 
     def refresh(self) -> None:
         """Loads what changed: after a signal, for changes of other machines, and again after a failure.
@@ -140,7 +141,7 @@ class Snapshots:
                 log.error("the configuration cannot be reloaded: %s", fault, exc_info=None if known else fault)
             self.is_current = False
         finally:
-            self._tried = signalled
+            self._tried = max(self._tried, signalled)
             self._loading = None
 
     @staticmethod

@@ -32,6 +32,7 @@ MARGIN_S = CUT_S + BOOK_S + 3.0
 # How long a new or just used connection may take to send its next request while the worker stops.
 QUIET_S = 1.0
 ACCEPTS_S = 1.5
+ONE_ASKING_S = 1.0
 QUICKSTART = "quickstart.toml"
 
 _prepared: runtime.Prepared | None = None
@@ -154,6 +155,8 @@ class GatewayWorker(GeventWorker):
     """
 
     runtime: "Runtime | None" = None
+    _asked_at: float | None = None
+    _is_pressed = False
 
     def run(self) -> None:
         self._connections: dict[gevent.Greenlet, _Connection] = {}
@@ -181,19 +184,25 @@ class GatewayWorker(GeventWorker):
         connection.is_idle, connection.since = True, time.monotonic()
 
     def handle_quit(self, sig, frame) -> None:
-        """Ctrl-C: as TERM, since whoever sends it wants an end and no loss. The second one does not wait."""
-        if not self.alive:
-            self._deadline = 0.0
+        """Ctrl-C: as TERM, since whoever sends it wants an end and no loss. The second one does not wait.
+
+        One Ctrl-C comes as two signals, from the terminal and from the arbiter.
+        """
+        now = time.monotonic()
+        if self._asked_at is None:
+            self._asked_at = now
+        elif now - self._asked_at > ONE_ASKING_S:
+            self._is_pressed = True
         self.alive = False
 
     def _drain(self) -> None:
         while self.alive:
             gevent.sleep(0.1)
         stopped = time.monotonic()
-        self._deadline = stopped + _settings.grace_s
+        deadline = stopped + _settings.grace_s
         # gunicorn looks once a second whether it shall still accept: until then the next call may come.
         while self._connections or time.monotonic() < stopped + ACCEPTS_S:
-            if time.monotonic() >= self._deadline:
+            if time.monotonic() >= deadline or self._is_pressed:
                 break
             self._close_idle()
             gevent.sleep(0.05)

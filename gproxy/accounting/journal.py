@@ -117,8 +117,8 @@ def give_back(slot: Slot) -> None:
     # Renamed first: a folder that is half removed would look like a slot that nobody can lock.
     gone = slot.folder.with_name(f".gone-{secrets.token_hex(4)}")
     slot.folder.rename(gone)
-    shutil.rmtree(gone)
     os.close(slot.lock)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 class Journal:

@@ -156,7 +156,7 @@ class Writer:
         """One round; tells whether everything written so far is booked."""
         try:
             if looks_for_dead:
-                self._inherited += self._dead_slots()
+                self._look_for_dead()
             self._journal.retry_unwritten()
             known = (list(self._journal.segments), self._journal.end)
             done = self._threads.run(self._book_all, *known)
@@ -181,14 +181,12 @@ class Writer:
         self.is_persisting = False
         return False
 
-    def _dead_slots(self) -> list[Slot]:
-        """Slots of processes that are gone and have no successor yet."""
+    def _look_for_dead(self) -> None:
+        """Takes over slots of processes that are gone and have no successor yet."""
         known = {slot.folder for slot in self._inherited} | {self._journal.slot.folder}
-        found = []
         for folder in sorted(self._root.glob("[0-9]*")):
             if folder not in known and (lock := books.try_lock(folder)) is not None:
-                found.append(Slot(int(folder.name), folder, lock, books.segments(folder)))
-        return found
+                self._inherited.append(Slot(int(folder.name), folder, lock, books.segments(folder)))
 
     # Below: in the native thread.
 
@@ -219,7 +217,8 @@ class Writer:
 
         def all_of_it() -> Iterator[Booking]:
             for path in slot.inherited:
-                yield from reader.rows(path, 0, None)
+                if path.exists():  # not after a round that failed at its very end
+                    yield from reader.rows(path, 0, None)
             yield from reader.orphans()
 
         bookings = all_of_it()
@@ -228,9 +227,8 @@ class Writer:
             count += len(batch)
         for path in slot.inherited:
             path.unlink(missing_ok=True)
-        names = [path.name for path in slot.inherited]
+        self._store.forget([path.name for path in slot.inherited])
         slot.inherited.clear()
-        self._store.forget(names)
         if slot.folder != self._journal.slot.folder:
             books.give_back(slot)
         log.info("slot %d: %d calls of a dead process are in the database, or were already", slot.number, count)

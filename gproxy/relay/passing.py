@@ -144,7 +144,12 @@ class Passing:
     def close(self) -> None:
         """Lets go of the upstream and settles. Before the end that means that the client left."""
         self._presence.close()
-        self._exchange.close()
+        try:
+            self._exchange.close()
+        finally:
+            self._settle_as_left()
+
+    def _settle_as_left(self) -> None:
         if not self._tally.is_settled:
             self._tally.client_left(self._reader.usage, self._reader.text_bytes)
             self._gone()

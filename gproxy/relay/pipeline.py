@@ -152,8 +152,8 @@ class Relay:
         with headers.naming(plan.provider):
             credential = None if plan.kind.answers else self.credentials.next(plan.provider)
             tally = self._open(plan, call, credential)
-            presence.begin()
             try:
+                presence.begin()
                 exchange = self._send(plan, call, credential, presence)
                 tally.saw_first_byte()
                 return self._answer(plan, call, exchange, tally, presence)

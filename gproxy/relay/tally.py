@@ -14,7 +14,8 @@ from gproxy.protocols.hub import Usage
 BYTES_PER_TOKEN = 4
 LARGE_BODY = 32 * 1024
 # Longer than any word; base64 of a file is one such run.
-_ENCODED = re.compile(rb"[A-Za-z0-9+/_-]{4096,}")
+# The look behind keeps it from trying a short run again from each of its letters.
+_ENCODED = re.compile(rb"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{4096,}")
 ENCODED_TOKENS = 1_500
 CLIENT_GONE_STATUS = 499
 # What the client sends into the row is bounded, as every line of the journal is.

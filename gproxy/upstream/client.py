@@ -24,7 +24,7 @@ from gproxy.upstream.chunked import Chunked
 
 READ_BYTES = 65536
 MOST_REPLY_BYTES = 256 * 1024 * 1024
-MASK = "********"
+MASK, LEAST_SECRET = "********", 16
 TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 POOLS = 256
 # Every so many reads that were ready at once, the other greenlets get their turn.
@@ -89,6 +89,8 @@ class Exchange:
         self, raw: urllib3.HTTPResponse, status: int, limits: "Limits", deadline: float, secret: str, waited_s: float
     ):
         self.status = status
+        # A short one, as local servers have, is an ordinary word that answers may hold.
+        secret = secret if len(secret) >= LEAST_SECRET else ""
         # What could not be sent on is left out, and an upstream that echoes our key does not tell it to the client.
         self.headers = {
             name.lower(): value.replace(secret, MASK) if secret and secret in value else value

@@ -1,18 +1,19 @@
 """The aggregated and the scoped blueprint, built from the protocols' own routes."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 
 from flask import Blueprint, Response, request
 
-from gproxy.errors import ClientGone, GatewayError, NotFound, RequestTimeout, Unsupported
+from gproxy.errors import ClientGone, GatewayError, NotFound, RequestTimeout, ShuttingDown, Unsupported
 from gproxy.relay.pipeline import Answer, Call
 from gproxy.web import inbound
 from gproxy.web.faults import CORS, PREFLIGHT, answer, ids, internal, runtime
 
 # What is read of a refused body, so that the refusal arrives.
-DISCARD_BYTES, DISCARD_S = 1024 * 1024 * 1024, 2.0
+DISCARD_BYTES, DISCARD_S = 1024 * 1024 * 1024, 1.0
+PIECE_BYTES = 256 * 1024
 VERSIONS = ("v1", "v1beta")
 # Routes of the contract whose operations come later: (route, methods, in whose shape they refuse).
 UNBUILT = (
@@ -75,7 +76,7 @@ def guarded(protocol: ModuleType, view: Callable[[str], Response]) -> Response:
     try:
         return view(request_id)
     except GatewayError as fault:
-        if not isinstance(fault, RequestTimeout):  # that one was waited for long enough
+        if not isinstance(fault, RequestTimeout | ShuttingDown):  # there is no time left for these
             inbound.discard(request.environ, DISCARD_BYTES, DISCARD_S)
         return answer(protocol, fault, request_id)
     except ClientGone:
@@ -165,9 +166,17 @@ def relay(protocol: str, request_id: str, provider: str | None = None, **path) -
         let_go()
         raise
     told.headers += (*ids(running.relay.protocols[protocol], request_id), *CORS)
-    response = Response(told.body, told.status, told.headers)
+    response = Response(_body(told), told.status, told.headers)
     response.call_on_close(_end(sock, told, let_go, plan.provider.settings.write_timeout_s))
     return response
+
+
+def _body(told: Answer) -> bytes | Iterable[bytes]:
+    """A large reply in pieces: the time that a client may take to read is counted for each."""
+    if not isinstance(told.body, bytes) or len(told.body) <= PIECE_BYTES:
+        return told.body
+    told.headers.append(("Content-Length", str(len(told.body))))
+    return (told.body[at : at + PIECE_BYTES] for at in range(0, len(told.body), PIECE_BYTES))
 
 
 def _end(sock, told: Answer, let_go: Callable[[], None], write_timeout_s: float) -> Callable[[], None]:
@@ -178,7 +187,9 @@ def _end(sock, told: Answer, let_go: Callable[[], None], write_timeout_s: float)
     def end() -> None:
         if sock is not None:
             sock.settimeout(None)
-        told.close()
-        let_go()
+        try:
+            told.close()
+        finally:
+            let_go()
 
     return end

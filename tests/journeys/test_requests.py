@@ -506,3 +506,27 @@ def test_a_header_that_cannot_be_sent_on_is_left_out(gateway, vendor):
     vendor.scripts["folds"] = sends(head)
     reply = gateway.chat("openai-main/folds")
     assert (reply.status, reply.headers["x-ratelimit-b"], reply.headers["x-ratelimit-a"]) == (200, "three", None)
+
+
+def test_a_short_upstream_key_is_an_ordinary_word(own_gateway, vendor):
+    from tests.gateway import seed
+
+    gateway = own_gateway(seed(vendor.url).replace("sk-upstream-openai-aaaa", "ollama"), workers=1)
+    text = b'{"choices": [{"message": {"content": "run ollama serve"}}]}'
+    vendor.scripts["ollama-says"] = answers(200, text)
+    assert {gateway.chat("openai-main/ollama-says").body for _ in range(2)} == {text}
+
+
+def test_a_large_reply_reaches_a_slow_reader(own_gateway, vendor):
+    """It takes longer than a stalled write may, and is never stalled."""
+    gateway = own_gateway(timeouts=", write_timeout_s = 1", workers=1)
+    vendor.scripts["large"] = answers(200, b'{"x": "' + b"y" * 24_000_000 + b'"}')
+    body = dumps({"model": "openai-main/large", "messages": []})
+    got = 0
+    with socket.create_connection(("127.0.0.1", gateway.port), 10) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        sock.sendall(HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        while piece := sock.recv(200_000):
+            got += len(piece)
+            time.sleep(0.01)
+    assert got > 24_000_000

@@ -147,6 +147,7 @@ def test_half_an_emoji_excuses_nothing_else(body):
         (b'{"model": "a", "x": {"model": "b"}}', None),
         (b'{"model": "b", "model": "a"}', b'{"model":"a"}'),
         (b'{"mod\\u0065l": "b", "model": "a"}', b'{"model":"a"}'),
+        (b'{"model": "b", "model": "a", "x": "\\ud800\xc3\xa9"}', b'{"model":"a","x":"\\ud800\\u00e9"}'),
         (b'{"model": "a", "x": "caf\\u00e9 \\"model\\""}', None),
     ],
 )
@@ -154,3 +155,9 @@ def test_of_two_models_only_the_one_that_was_checked_is_sent(body, sent):
     found = fields.split(body)
     asked = Ask(fields.model(found), False, True, None, found)
     assert fields.outgoing(asked, body, "a") == (sent or body)
+
+
+@pytest.mark.parametrize("body", [b'{"model": "a", "Model": "b"}', b'{"MODEL": "b", "x": 1}'])
+def test_a_model_in_another_case_is_refused(body):
+    with pytest.raises(BadRequest, match="another case"):
+        fields.model(fields.split(body))

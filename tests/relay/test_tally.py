@@ -150,3 +150,11 @@ def test_an_encoded_image_does_not_count_as_text():
     assert input_estimate(with_image) < 2_000
     words = b"some words " * 10_000
     assert input_estimate(words) == len(words) // 4
+
+
+@pytest.mark.parametrize("run", [4095, 76])
+def test_an_estimate_takes_no_time_whatever_the_body(run):
+    body = (b"A" * run + b" ") * (4_000_000 // run)
+    started = time.perf_counter()
+    input_estimate(body)
+    assert time.perf_counter() - started < 0.2
