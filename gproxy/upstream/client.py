@@ -114,14 +114,16 @@ class Exchange:
         return self.headers.get("content-type", "").startswith("text/event-stream")
 
     def read(self, presence: AbstractContextManager) -> bytes:
-        """The whole body. Raises UpstreamError, and what `presence` throws in."""
+        """The whole body; the connection is let go in any case. Raises UpstreamError, and what `presence` throws in."""
         pieces, size = [], 0
-        for piece in self.chunks(presence):
-            pieces.append(piece)
-            size += len(piece)
-            if size > MOST_REPLY_BYTES:
-                self.close()
-                raise UpstreamError(f"the reply is larger than {MOST_REPLY_BYTES} bytes")
+        try:
+            for piece in self.chunks(presence):
+                pieces.append(piece)
+                size += len(piece)
+                if size > MOST_REPLY_BYTES:
+                    raise UpstreamError(f"the reply is larger than {MOST_REPLY_BYTES} bytes")
+        finally:
+            self.close()
         return self.masked(pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
     def masked(self, data: bytes) -> bytes:

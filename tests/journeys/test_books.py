@@ -224,7 +224,7 @@ def test_a_full_disk_refuses_and_books_what_runs(own_gateway, vendor, tmp_path):
         subprocess.run(["umount", "-l", str(data)], check=False)
 
 
-@pytest.mark.parametrize("phase", ["before the head", "in a silent stream", "in a whole reply"])
+@pytest.mark.parametrize("phase", ["before the head", "in a silent stream", "in a whole reply", "in a chunked reply"])
 def test_a_client_that_leaves_closes_the_upstream_at_once(own_gateway, vendor, phase):
     gateway = own_gateway(workers=1)
     model = f"gpt-left-{phase.replace(' ', '-')}"
@@ -232,6 +232,7 @@ def test_a_client_that_leaves_closes_the_upstream_at_once(own_gateway, vendor, p
     vendor.scripts[model] = {
         "before the head": sends("hang"),
         "in a silent stream": sends(STREAM_HEAD, *(chunk(one) for one in first), "hang"),
+        "in a chunked reply": sends(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n", "hang"),
         "in a whole reply": sends(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", "hang"),
     }[phase]
     sock = open_stream(gateway.port, f"openai-main/{model}")
