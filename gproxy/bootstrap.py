@@ -49,7 +49,9 @@ def _provider(row: dict) -> seeding.NewProvider:
         seeding.NewCredential(seeding.secret_json(c["api_key"]), c["name"], c["enabled"]) for c in row["credentials"]
     )
     settings = documents.settings_json(row["settings"])
-    return seeding.NewProvider(row["name"], row["channel"], row["label"], row["enabled"], settings, credentials)
+    return seeding.NewProvider(
+        row["name"], row["channel"], row["label"], row["enabled"], settings, credentials, row["routing"]
+    )
 
 
 def _vendors(settings: Settings, seed: dict) -> list[seeding.NewProvider]:

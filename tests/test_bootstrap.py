@@ -179,6 +179,7 @@ def test_a_vendors_key_in_the_environment_makes_a_provider(content):
         ("openai-main", "openai", True),
         ("anthropic-main", "anthropic", True),
     ]
+    assert [p.routing_json for p in found.providers] == ["{}", "{}"]
     stored = [json.loads(c.secret_json) for p in found.providers for c in p.credentials]
     assert stored == [{"api_key": "${OPENAI_API_KEY}"}, {"api_key": "${ANTHROPIC_API_KEY}"}]
 
@@ -201,7 +202,8 @@ def test_a_seed_becomes_rows(content):
         name = "one"
         channel = "openai"
         label = "First"
-        settings = { connect_timeout_s = 2 }
+        settings = { connect_timeout_s = 2, fetch_images = false }
+        routing = { rules = [{ route = { operation = "compact", protocol = "openai" }, implementation = "local" }] }
         credentials = [{ api_key = "${UP}", name = "n" }, { api_key = "k", enabled = false }]
 
         [[models]]
@@ -221,7 +223,11 @@ def test_a_seed_becomes_rows(content):
     )
     (one,), (model,), (alias,) = found.providers, found.models, found.aliases
     assert (found.enable_usage, found.provider_defaults_json) == (False, '{"idle_timeout_s": 5.0}')
-    assert (one.label, one.enabled, one.settings_json) == ("First", True, '{"connect_timeout_s": 2.0}')
+    assert (one.label, one.enabled) == ("First", True)
+    assert one.settings_json == '{"connect_timeout_s": 2.0, "fetch_images": false}'
+    assert json.loads(one.routing_json) == {
+        "rules": [{"route": {"operation": "compact", "protocol": "openai"}, "implementation": "Local"}]
+    }
     assert [(c.secret_json, c.name, c.enabled) for c in one.credentials] == [
         ('{"api_key": "${UP}"}', "n", True),
         ('{"api_key": "k"}', None, False),

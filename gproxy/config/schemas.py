@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from marshmallow import Schema, ValidationError, fields, validates_schema
 from marshmallow.validate import Length, Range, Regexp
 
+from gproxy.config.routing import Routing
 from gproxy.store.snapshot import HEADER_SAFE
 
 UNSUPPORTED = "not yet supported by this version; remove it"
@@ -59,10 +60,10 @@ def forwardable(name: str) -> None:
 
 
 class Switch(fields.Boolean):
-    """`true` or `false` and nothing that looks like them; required when it has no default."""
+    """`true` or `false` and nothing that looks like them; required when it has no default and is not optional."""
 
-    def __init__(self, default: bool | None = None):
-        super().__init__(**({"required": True} if default is None else {"load_default": default}))
+    def __init__(self, default: bool | None = None, *, is_optional: bool = False):
+        super().__init__(**({"required": not is_optional} if default is None else {"load_default": default}))
 
     def _deserialize(self, value, attr, data, **kwargs):
         if not isinstance(value, bool):
@@ -129,10 +130,11 @@ class ProviderSettings(Schema):
     idle_timeout_s = Seconds()
     total_timeout_s = Seconds()
     write_timeout_s = Seconds()
+    # Without a default: what a provider does not say, [global] decides.
+    strict_translation = Switch(is_optional=True)
+    fetch_images = Switch(is_optional=True)
     on_disconnect = Later()
     retry_timeouts = Later(False)
-    strict_translation = Later(False)
-    fetch_images = Later(False)
     unpriced = Later()
     assumed_output_tokens = Later()
     stop_at_quota = Later()
@@ -187,7 +189,7 @@ class Provider(Schema):
     label = fields.String(allow_none=True, load_default=None)
     enabled = Switch(True)
     settings = fields.Nested(ProviderSettings, load_default=dict)
-    routing = Later({})
+    routing = Routing()
     credentials = fields.List(fields.Nested(Credential), load_default=list)
 
 

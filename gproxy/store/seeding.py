@@ -26,6 +26,7 @@ class NewProvider:
     enabled: bool
     settings_json: str
     credentials: tuple[NewCredential, ...]
+    routing_json: str = "{}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,7 @@ def fill(database: Database, content: Content) -> None:
                 label=p.label,
                 enabled=p.enabled,
                 settings_json=p.settings_json,
+                routing_json=p.routing_json,
                 **stamps,
             )
             providers[p.name] = row.id

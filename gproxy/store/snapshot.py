@@ -34,6 +34,8 @@ class ProviderSettings:
     idle_timeout_s: float = 120
     total_timeout_s: float = 3600
     write_timeout_s: float = 60
+    strict_translation: bool = False
+    fetch_images: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +46,27 @@ class Credential:
 
 
 @dataclass(frozen=True, slots=True)
+class Way:
+    """What becomes of a route: `how` is passthrough, transform, local or unsupported.
+
+    The destination is there only with transform.
+    """
+
+    how: str
+    operation: str | None = None
+    protocol: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Provider:
+    """`routing`: ways by (operation, protocol) in the document's own words, or None for the channel's default."""
+
     id: int
     name: str
     channel: str
     settings: ProviderSettings
     credentials: tuple[Credential, ...]
+    routing: Mapping[tuple[str, str], Way] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +211,45 @@ def _providers(defaults: Mapping, environ: Mapping[str, str], seal: Seal | None)
         if settings.base_url:
             settings = replace(settings, base_url=without_version(settings.base_url))
         usable = tuple(c for c in credentials.get(row.id, ()) if c.secret is not None)
-        found.append(Provider(row.id, row.name, row.channel, settings, usable))
+        found.append(Provider(row.id, row.name, row.channel, settings, usable, _routing(row)))
     return {"providers": {p.name: p for p in found}, "provider_by_id": {p.id: p for p in found}}
+
+
+def _routing(row: m.Provider) -> Mapping[tuple[str, str], Way] | None:
+    try:
+        return read_routing(row.routing_json)
+    except (ValueError, RecursionError) as fault:
+        # One provider's document must not keep the others, or later changes, from being loaded.
+        log.error("provider %s: its routing cannot be read, so its channel's default applies: %s", row.name, fault)
+        return None
+
+
+def read_routing(text: str) -> Mapping[tuple[str, str], Way] | None:
+    """A stored routing document; None when it leaves all to the channel. Raises ValueError when it is none."""
+    match json.loads(text) if text else None:
+        case None:
+            return None
+        case {"rules": list(rules), **others} if not others:
+            return dict(map(_rule, rules)) or None
+        case {**others} if not others:
+            return None
+    raise ValueError("it is no table of rules")
+
+
+def _rule(rule) -> tuple[tuple[str, str], Way]:
+    match rule:
+        case {"route": {"operation": str(operation), "protocol": str(protocol)}, "implementation": implementation}:
+            return (operation, protocol), _way(implementation)
+    raise ValueError("a rule has no route or no implementation")
+
+
+def _way(implementation) -> Way:
+    match implementation:
+        case "Passthrough" | "Local" | "Unsupported":
+            return Way(implementation.lower())
+        case {"TransformTo": {"destination": {"operation": str(operation), "protocol": str(protocol)}}}:
+            return Way("transform", operation, protocol)
+    raise ValueError("an implementation is none of those known")
 
 
 def without_version(base_url: str) -> str:

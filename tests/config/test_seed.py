@@ -140,7 +140,6 @@ UNSUPPORTED = [
     ),
     (ALIAS + 'targets = [{ provider = "one", model = "m", tier = 1 }]', "model_aliases[1].targets[1].tier"),
     (ALIAS + 'targets = [{ provider = "one", model = "m", weight = 2 }]', "model_aliases[1].targets[1].weight"),
-    (PROVIDER + 'routing = { rules = ["x"] }', "providers[1].routing"),
     (PROVIDER + 'credentials = [{ api_key = "k", weight = 2 }]', "providers[1].credentials[1].weight"),
     (PROVIDER + 'credentials = [{ api_key = "k", rpm = 2 }]', "providers[1].credentials[1].rpm"),
     (PROVIDER + 'credentials = [{ api_key = "k", concurrency = 2 }]', "providers[1].credentials[1].concurrency"),
@@ -158,8 +157,6 @@ UNSUPPORTED = [
             'user_agent = "x"',
             'on_disconnect = "drain"',
             "retry_timeouts = true",
-            "strict_translation = true",
-            "fetch_images = true",
             'unpriced = "refuse"',
             "assumed_output_tokens = 4096",
             "stop_at_quota = true",
@@ -229,6 +226,7 @@ UNKNOWN = [
         ALIAS + 'targets = [{ provider = "one", model = "m", modle = "m" }]',
         "model_aliases[1].targets[1].modle: unknown key; did you mean 'model'?",
     ),
+    (PROVIDER + "routing = { rule = [] }", "providers[1].routing.rule: unknown key; did you mean 'rules'?"),
     (KEY + "lable = 'x'", "users[1].keys[1].lable: unknown key; did you mean 'label'?"),
     (USER + "admin = true", "users[1].admin: unknown key; did you mean 'is_admin'?"),
     (
@@ -255,6 +253,8 @@ WRONG = [
     (PROVIDER + 'credentials = ["k"]', "providers[1].credentials[1]: expected a table"),
     (PROVIDER + "credentials = [{}]", "providers[1].credentials[1].api_key: missing; add it"),
     (PROVIDER + 'credentials = [{ api_key = "" }]', "providers[1].credentials[1].api_key: expected 1 to 1024"),
+    (PROVIDER + "settings = { fetch_images = 1 }", "providers[1].settings.fetch_images: expected true or false"),
+    (PROVIDER + "routing = 5", "providers[1].routing: expected { rules = [ … ] } or the name of a preset: openai-like"),
     (PROVIDER + "label = 5", "providers[1].label: expected a text"),
     (PROVIDER + 'enabled = "yes"', "providers[1].enabled: expected true or false"),
     (PROVIDER + "enabled = 1", "providers[1].enabled: expected true or false"),
@@ -551,6 +551,16 @@ def test_provider_settings_are_stored_as_they_stand():
     text = PROVIDER + 'settings = { connect_timeout_s = 2.5, forward_headers = ["x-team"], retry_timeouts = false }'
     (provider,) = read(text)["providers"]
     assert documents.settings_json(provider["settings"]) == '{"connect_timeout_s": 2.5, "forward_headers": ["x-team"]}'
+
+
+@pytest.mark.parametrize("name", ["strict_translation", "fetch_images"])
+@pytest.mark.parametrize("said", ["true", "false"])
+def test_a_switch_is_stored_where_it_is_said_and_nowhere_else(name, said):
+    text = f"[global]\n{name} = {said}\n{PROVIDER}settings = {{ {name} = {said} }}\n{PROVIDER.replace('one', 'two')}"
+    found = read(text)
+    parts = [found["settings"], *(provider["settings"] for provider in found["providers"])]
+    said_by = f'{{"{name}": {said}}}'
+    assert [documents.settings_json(part) for part in parts] == [said_by, said_by, "{}"]
 
 
 def test_only_what_providers_follow_is_stored_of_the_global_table():

@@ -11,7 +11,7 @@ from gproxy.store import models as m
 from gproxy.store import seeding, snapshot, users
 from gproxy.store.seeding import NewAlias, NewModel
 from tests import postgres
-from tests.filled import SECRET, content, filled, key, migrated
+from tests.filled import SECRET, content, filled, key, migrated, provider
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -53,6 +53,13 @@ def test_everything_is_stored(tmp_path: Path, dsn):
     assert (json.loads(credential.secret_json), credential.kind) == ({"api_key": SECRET}, "openai")
     model = database.run(lambda: m.Model.select().dicts().get())
     assert (model["pricing_json"], model["display_name"]) == ('{"price_each_call": "0.1"}', "Model M")
+
+
+def test_a_routing_document_is_stored_as_it_is(tmp_path: Path, dsn):
+    written = replace(provider("two"), routing_json='{"rules": []}')
+    database = filled(tmp_path, dsn, providers=(provider("one"), written))
+    stored = database.run(lambda: [row.routing_json for row in m.Provider.select().order_by(m.Provider.name)])
+    assert stored == ["{}", '{"rules": []}']
 
 
 @pytest.mark.parametrize(

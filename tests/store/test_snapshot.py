@@ -1,8 +1,9 @@
 """The snapshot: what is in it, which parts a reload reads again, globs and precedence."""
 
+import json
 import random
 import time
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from gproxy.store import models as m
 from gproxy.store import snapshot
 from gproxy.store.database import Database
 from gproxy.store.seeding import NewAlias, NewCredential, NewModel, NewUser, secret_json
-from gproxy.store.snapshot import Snapshot, by_precedence, glob, without_version
+from gproxy.store.snapshot import Snapshot, Way, by_precedence, glob, without_version
 from tests import postgres
 from tests.filled import SECRET, filled, key, provider
 
@@ -172,6 +173,89 @@ def test_a_provider_follows_the_global_defaults_until_it_says_otherwise(tmp_path
         3600,
         ("x-a",),
     )
+
+
+# [global], the provider, what counts
+SWITCHES = [(None, None, False), (True, None, True), (True, False, False), (False, True, True)]
+
+
+@pytest.mark.parametrize(("defaults", "own", "counts"), SWITCHES)
+@pytest.mark.parametrize("name", ["strict_translation", "fetch_images"])
+def test_what_a_provider_says_of_a_switch_beats_the_default(tmp_path: Path, name, defaults, own, counts):
+    defaults, own = ({} if said is None else {name: said} for said in (defaults, own))
+    database = filled(tmp_path, provider_defaults_json=json.dumps(defaults), providers=(provider("one", **own),))
+    assert getattr(load(database).providers["one"].settings, name) is counts
+
+
+def rule(operation: str, protocol: str, implementation) -> dict:
+    return {"route": {"operation": operation, "protocol": protocol}, "implementation": implementation}
+
+
+TO_CLAUDE = {"TransformTo": {"destination": {"operation": "generate_content", "protocol": "claude"}}}
+CHAT = ("generate_content", "openai_chat_completions")
+
+# routing_json, the ways
+ROUTINGS = [
+    ("", None),
+    ("{}", None),
+    ("null", None),
+    ('{"rules": []}', None),
+    (json.dumps({"rules": [rule(*CHAT, "Passthrough")]}), {CHAT: Way("passthrough")}),
+    (
+        json.dumps({"rules": [rule(*CHAT, TO_CLAUDE), rule("model_list", "openai", "Local")]}),
+        {CHAT: Way("transform", "generate_content", "claude"), ("model_list", "openai"): Way("local")},
+    ),
+    # Words of another version stay as they are: nobody asks for them.
+    (json.dumps({"rules": [rule("telepathy", "wave", "Unsupported")]}), {("telepathy", "wave"): Way("unsupported")}),
+]
+
+
+@pytest.mark.parametrize(("stored", "ways"), ROUTINGS)
+def test_a_routing_document_becomes_ways(tmp_path: Path, caplog, stored, ways):
+    database = filled(tmp_path, providers=(replace(provider("one"), routing_json=stored), provider("two")))
+    found = load(database).providers
+    assert (found["one"].routing, found["two"].routing, caplog.messages) == (ways, None, [])
+
+
+UNREADABLE = [
+    "{",
+    "5",
+    "[]",
+    '"openai-like"',
+    '{"rules": {}}',
+    '{"rules": null}',
+    '{"rules": [], "more": 1}',
+    '{"ruls": []}',
+    '{"rules": [5]}',
+    '{"rules": [{"implementation": "Local"}]}',
+    '{"rules": [{"route": {"operation": "compact", "protocol": "openai"}}]}',
+    json.dumps({"rules": [rule("compact", None, "Local")]}),
+    json.dumps({"rules": [rule("compact", "openai", "Teleport")]}),
+    json.dumps({"rules": [rule("compact", "openai", {"TransformTo": {}})]}),
+    json.dumps({"rules": [rule(*CHAT, "Local"), rule("compact", "openai", None)]}),
+    "[" * 100_000,
+]
+
+
+@pytest.mark.parametrize("stored", UNREADABLE, ids=range(len(UNREADABLE)))
+def test_a_routing_document_that_cannot_be_read_is_told_and_the_channels_own_applies(tmp_path: Path, caplog, stored):
+    database = filled(tmp_path, providers=(replace(provider("one"), routing_json=stored), provider("two")))
+    found = load(database)
+    assert (list(found.providers), found.providers["one"].routing) == (["one", "two"], None)
+    (message,) = caplog.messages
+    assert message.startswith("provider one: its routing cannot be read, so its channel's default applies: ")
+
+
+def test_a_changed_routing_makes_another_provider(tmp_path: Path):
+    database = filled(tmp_path)
+    first = load(database)
+    stored = json.dumps({"rules": [rule(*CHAT, "Local")]})
+    change(database, "providers", update=m.Provider.update(routing_json=stored).where(m.Provider.name == "one"))
+    second = load(database, first)
+    change(database, "providers")
+    third = load(database, second)
+    assert first.providers["one"] != second.providers["one"] == third.providers["one"]
+    assert first.providers["two"] == second.providers["two"]
 
 
 def test_a_changed_default_reaches_every_provider(tmp_path: Path):
