@@ -1,0 +1,964 @@
+"""JSON Schemas of tools and replies, rewritten for what each vendor takes. Plain dicts in, new ones out.
+
+Keywords and property names are never mixed up: only what stands where a schema stands is read as one.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from gproxy.errors import BadRequest
+
+MOST_DEEP = 64  # schemas inside schemas, those of inlined references included
+MOST_NODES = 20_000  # schemas that one may grow to: inlining doubles with every level of references
+MOST_TEXT = 4_000_000  # characters of their texts and values, for a long text may be inlined often as well
+MOST_LEVELS = 3 * MOST_DEEP  # of objects and lists; a schema inside another takes two, and values may nest
+LONGEST_NOTE = 500
+LONGEST_REF = 1_000
+EXACT = 2**53  # whole numbers below it survive every JSON reader
+
+TYPES = ("string", "number", "integer", "boolean", "array", "object", "null")
+FORMATS = {
+    "string": ("date-time", "date", "time", "duration", "enum"),
+    "integer": ("int32", "int64"),
+    "number": ("float", "double"),
+}
+# Where schemas stand inside a schema: in a map of names, in a list, or alone.
+CHILDREN = {
+    "properties": dict,
+    "$defs": dict,
+    "definitions": dict,
+    "prefixItems": list,
+    "anyOf": list,
+    "oneOf": list,
+    "allOf": list,
+    "items": None,
+    "additionalProperties": None,
+}
+SILENT = {"$schema", "$id", "$comment", "$anchor", "$defs", "definitions"}
+MERGED = {"$ref", "allOf", "nullable"}
+# What Gemini has no keyword for, but a model can read. Other unknown keywords say nothing to it.
+FOLDED = {
+    *("pattern", "minLength", "maxLength", "multipleOf", "uniqueItems", "default", "examples", "example"),
+    *("not", "if", "then", "else", "patternProperties", "propertyNames", "minProperties", "maxProperties"),
+    *("dependentRequired", "dependentSchemas", "dependencies", "contains", "minContains", "maxContains"),
+    *("unevaluatedProperties", "unevaluatedItems", "additionalItems", "$dynamicRef", "$recursiveRef"),
+}
+NULL_IS_A_VALUE = {"const", "default", "example"}
+UNIONS = ("anyOf", "oneOf")
+OPENAI_NOT_ON_TOP = ("enum", "not")  # and no unions
+# What structured output takes. Anthropic: as its SDK leaves it, and `default` as its documentation has it.
+STRICT = {"type", "title", "description", "default", "$ref", "properties", "$defs", "definitions", "anyOf", "items"}
+STRICT_FORMATS = {
+    *("date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid"),
+}
+OPENAI_STRICT = {
+    *("type", "title", "description", "enum", "const", "properties", "required", "additionalProperties", "items"),
+    *("anyOf", "$ref", "$defs", "definitions", "$schema", "pattern", "format", "minLength", "maxLength", "multipleOf"),
+    *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minItems", "maxItems"),
+}
+OPENAI_FORMATS = STRICT_FORMATS - {"uri"}
+# What only tells of a schema, and does not narrow it.
+ANNOTATIONS = {"title", "description", "default", *SILENT}
+NEVER = "(no value is valid here)"
+TIGHTER = {
+    **dict.fromkeys(("minItems", "minimum", "exclusiveMinimum"), max),
+    **dict.fromkeys(("maxItems", "maximum", "exclusiveMaximum"), min),
+}
+SNAKE_CASE = {
+    "any_of": "anyOf",
+    "prefix_items": "prefixItems",
+    "min_items": "minItems",
+    "max_items": "maxItems",
+    "min_length": "minLength",
+    "max_length": "maxLength",
+    "min_properties": "minProperties",
+    "max_properties": "maxProperties",
+    "property_ordering": "propertyOrdering",
+    "additional_properties": "additionalProperties",
+}
+COUNTS = ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties")
+
+_KINDS = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
+_INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
+_dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+class _Spot(NamedTuple):
+    """Where a walk stands: for errors, and the schemas around it by identity."""
+
+    place: str
+    around: frozenset[int] = frozenset()
+
+    def into(self, *names: object) -> "_Spot":
+        return _Spot(".".join((self.place, *(str(name)[:40] for name in names))), self.around)
+
+
+class _Walk:
+    """One rewriting: the document that references point into, what it lost, and how much it made."""
+
+    def __init__(self, document: dict, place: str):
+        if not isinstance(document, dict):
+            raise _no_object(document, place)
+        if _is_too_deep(document):
+            raise BadRequest(f"{place}: nested too deeply")
+        self.document = document
+        self.place = place
+        self.lost: set[str] = set()
+        self._nodes = 0
+        self._text = 0
+
+    def enter(self, node: dict, at: _Spot) -> _Spot:
+        """The spot inside a schema. Raises BadRequest when it is none, or one too many."""
+        if not isinstance(node, dict):
+            raise _no_object(node, at.place)
+        if len(at.around) >= MOST_DEEP:
+            raise BadRequest(f"{self.place}: nested deeper than {MOST_DEEP} schemas")
+        self._nodes += 1
+        if self._nodes > MOST_NODES:
+            raise BadRequest(f"{self.place}: more than {MOST_NODES} schemas, counting inlined references")
+        self.weigh(list(node))
+        return _Spot(at.place, at.around | {id(node)})
+
+    def weigh(self, value: object) -> None:
+        """Counts what is written, or copied once more."""
+        if isinstance(value, str):
+            self._text += len(value)
+        elif isinstance(value, list):
+            self._text += sum(len(item) + 3 if isinstance(item, str) else 24 for item in value)
+        if self._text > MOST_TEXT:
+            raise BadRequest(f"{self.place}: more than {MOST_TEXT} characters, counting inlined references")
+
+    def fold(self, keyword: str, value: object, lost: str | None = None) -> str:
+        """A constraint as a note for the description, told as lost."""
+        self.lost.add(lost or keyword)
+        text = value if isinstance(value, str) else self.written(keyword, value)
+        self.weigh(text)
+        return f"({keyword}: {text if len(text) <= LONGEST_NOTE else text[:LONGEST_NOTE] + '…'})"
+
+    def written(self, keyword: str, value: object) -> str:
+        try:
+            return _dumps(value)
+        except (ValueError, RecursionError):  # Python writes no number of thousands of digits
+            raise BadRequest(f"{self.place}: the value of {keyword} cannot be written") from None
+
+
+_Visit = Callable[[_Walk, object, _Spot], object]
+
+
+def _no_object(value: object, place: str) -> BadRequest:
+    return BadRequest(f"{place}: expected a schema object, got {_KINDS.get(type(value), 'a number')}")
+
+
+def _is_too_deep(document: dict) -> bool:
+    level = [document]
+    for _ in range(MOST_LEVELS):
+        inner = (found.values() if isinstance(found, dict) else found for found in level)
+        level = [value for values in inner for value in values if isinstance(value, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+def _children(walk: _Walk, key: str, value: object, at: _Spot, visit: _Visit) -> object:
+    """The schemas under a keyword, each visited, in their own container."""
+    shape = CHILDREN[key]
+    if key == "properties" and value == []:
+        return {}  # how PHP writes an empty object
+    if shape is dict:
+        if not isinstance(value, dict):
+            raise _no_object(value, at.into(key).place)
+        walk.weigh(list(value))
+        return {name: visit(walk, child, at.into(key, name)) for name, child in value.items()}
+    if shape is list or (key == "items" and isinstance(value, list)):  # draft 7 has lists of items
+        if not isinstance(value, list):
+            raise BadRequest(f"{at.into(key).place}: expected a list of schemas")
+        return [visit(walk, child, at.into(key, i)) for i, child in enumerate(value)]
+    return visit(walk, value, at.into(key))
+
+
+# -- Gemini --------------------------------------------------------------------------------------------------------
+
+
+def for_gemini(schema: dict, place: str) -> tuple[dict, tuple[str, ...]]:
+    """A schema of the keywords that Gemini documents, and the keywords that were lost, sorted.
+
+    Local references are inlined, and lost constraints noted in the description of their node. What came out goes in
+    again unchanged. Raises BadRequest on what is no schema, nests too deeply, or grows too large.
+    https://ai.google.dev/api/generate-content (responseJsonSchema)
+    """
+    walk = _Walk(schema, place)
+    cleaned = _clean(walk, schema, _Spot(place))
+    return cleaned, tuple(sorted(walk.lost))
+
+
+def _clean(walk: _Walk, node: object, at: _Spot) -> dict:
+    return _finished(walk, _gathered(walk, node, at))
+
+
+def _gathered(walk: _Walk, node: object, at: _Spot) -> dict:
+    """A node with its references and its allOf merged in; what depends on the whole of it is still as it was."""
+    if node is True:
+        return {}
+    if node is False:
+        walk.lost.add("false")
+        return {"description": NEVER}
+    at = walk.enter(node, at)
+    out = _own(walk, _modern(node), at)
+    if node.get("$ref") is not None:
+        _merge(walk, out, _target(walk, node["$ref"], at), "$ref")
+    if node.get("allOf") is not None:
+        for part in _children(walk, "allOf", node["allOf"], at, _gathered):
+            _merge(walk, out, part, "allOf")
+    if node.get("nullable") is True:
+        _allow_null(out)
+        if "enum" in out and "type" not in out:  # null is no value of Gemini's enums, and there is no type to say it
+            _note(walk, out, walk.fold("nullable", True))
+    return out
+
+
+def _modern(node: dict) -> dict:
+    """Draft 7 has tuples in other words."""
+    if not isinstance(node.get("items"), list) or "prefixItems" in node:
+        return node
+    words = {"items": "prefixItems", "additionalItems": "items"}
+    return {words.get(key, key): value for key, value in node.items()}
+
+
+def _own(walk: _Walk, node: dict, at: _Spot) -> dict:
+    """What a node says itself, by keywords that Gemini has or `_finished` replaces."""
+    out: dict = {}
+    notes: list[str] = []
+    for key, value in node.items():
+        if key in SILENT or key in MERGED or (value is None and key not in NULL_IS_A_VALUE):
+            continue
+        if key in READERS:
+            _leaf(walk, out, notes, key, value)
+        elif key in ("enum", "const"):
+            _values(walk, out, notes, key, value, node.get("type"))
+        elif key == "items" and value is False:
+            tuple_of = node.get("prefixItems")
+            _tighten(out, "maxItems", len(tuple_of) if isinstance(tuple_of, list) else 0)
+        elif key == "items" and isinstance(value, list):
+            notes.append(walk.fold(key, value))  # beside prefixItems, where it means nothing
+        elif key in CHILDREN:
+            _inner(walk, out, notes, key, value, at)
+        elif key in FOLDED:
+            notes.append(walk.fold(key, value))
+        else:
+            walk.lost.add(key)
+    _note(walk, out, *notes)
+    return out
+
+
+def _leaf(walk: _Walk, out: dict, notes: list[str], key: str, value: object) -> None:
+    found = READERS[key](value)
+    if found is None:
+        notes.append(walk.fold(key, value))
+    else:
+        walk.weigh(found)
+        _tighten(out, key, found)
+
+
+def _inner(walk: _Walk, out: dict, notes: list[str], key: str, value: object, at: _Spot) -> None:
+    if key == "additionalProperties" and isinstance(value, bool):
+        out[key] = value
+        return
+    if isinstance(value, list) and key in ("anyOf", "oneOf"):
+        value = [part for part in value if part is not False] or value
+    found = _children(walk, key, value, at, _clean)
+    # Gemini reads oneOf as anyOf.
+    name = "anyOf" if key == "oneOf" else key
+    if name in out or found == []:
+        if found or name == "anyOf":
+            notes.append(walk.fold(key, value))
+    else:
+        out[name] = found
+
+
+def _values(walk: _Walk, out: dict, notes: list[str], key: str, value: object, kind: object) -> None:
+    """An enum, or a const as one. Gemini's enums are of strings and numbers."""
+    if key == "const" and value is None and kind in (None, "null"):
+        out["type"] = "null"
+        return
+    values = [value] if key == "const" else value
+    kept = [item for item in values if isinstance(item, str) or _is_number(item)] if isinstance(values, list) else []
+    walk.weigh(kept)
+    common = _in_both(out.get("enum", kept), kept)
+    if common:
+        out["enum"] = common
+    if not common or len(kept) < len(values):
+        notes.append(walk.fold(key, value))
+
+
+def _target(walk: _Walk, ref: object, at: _Spot) -> dict:
+    """What a reference points to. One that cannot be followed is told and named in the description."""
+    target = _pointed_at(walk.document, ref)
+    if target is None:
+        return {"description": walk.fold("$ref", ref)}
+    if id(target) not in at.around:
+        return _gathered(walk, target, at)
+    # A schema inside itself: the model is told what kind of thing it is, once more without its parts.
+    cut = {"type": _types(target.get("type")) or "object"}
+    if isinstance(target.get("description"), str):
+        cut["description"] = target["description"]
+        walk.weigh(cut["description"])
+    _note(walk, cut, walk.fold("$ref", ref))
+    return cut
+
+
+def _pointed_at(document: dict, ref: object) -> dict | bool | None:
+    """A schema by a JSON pointer into its own document, None when there is none."""
+    if not isinstance(ref, str) or len(ref) > LONGEST_REF or not (ref == "#" or ref.startswith("#/")):
+        return None
+    found: object = document
+    for token in unquote(ref[1:]).split("/")[1:]:
+        name = token.replace("~1", "/").replace("~0", "~")
+        if isinstance(found, dict) and name in found:
+            found = found[name]
+        elif isinstance(found, list) and _INDEX.fullmatch(name) and int(name) < len(found):
+            found = found[int(name)]
+        else:
+            return None
+    return found if isinstance(found, dict | bool) else None
+
+
+def _merge(walk: _Walk, mine: dict, theirs: dict, keyword: str) -> None:
+    """Adds to one schema what another one asks as well. Where both cannot be said, the first stays and that is told."""
+    if not (_is_indifferent(mine, theirs) and _is_indifferent(theirs, mine)):
+        walk.lost.add(keyword)
+    if _is_other_tuple(mine, theirs):
+        items = {key: theirs[key] for key in ("prefixItems", "items") if key in theirs}
+        _note(walk, mine, *(walk.fold(key, value, keyword) for key, value in items.items()))
+        theirs = {key: value for key, value in theirs.items() if key not in items}
+    for key, value in theirs.items():
+        if key not in mine:
+            mine[key] = value
+            continue
+        both = _both(walk, key, mine[key], value, keyword)
+        if both is None:
+            _note(walk, mine, walk.fold(key, value, keyword))
+        else:
+            walk.weigh(both)
+            mine[key] = both
+
+
+def _both(walk: _Walk, key: str, mine, theirs, keyword: str):
+    """One value that says what both say, None when there is none."""
+    if key in TIGHTER:
+        return TIGHTER[key](mine, theirs)
+    match key:
+        case "title":
+            return mine
+        case "description":
+            return _joined(mine, theirs)
+        case "required" | "propertyOrdering":
+            return list(dict.fromkeys((*mine, *theirs)))
+        case "enum":
+            return _in_both(mine, theirs) or None
+        case "type":
+            return _common_types(mine, theirs)
+        case "properties":
+            return _all_properties(walk, mine, theirs, keyword)
+        case "items" | "additionalProperties":
+            return _both_schemas(walk, mine, theirs, keyword)
+    return mine if mine == theirs else None
+
+
+def _both_schemas(walk: _Walk, mine: dict | bool, theirs: dict | bool, keyword: str) -> dict | bool:
+    if isinstance(mine, bool) or isinstance(theirs, bool):
+        return False if mine is False or theirs is False else theirs if mine is True else mine
+    _merge(walk, mine, theirs, keyword)
+    return mine
+
+
+def _all_properties(walk: _Walk, mine: dict, theirs: dict, keyword: str) -> dict:
+    for name, schema in theirs.items():
+        mine[name] = _both_schemas(walk, mine[name], schema, keyword) if name in mine else schema
+    return mine
+
+
+def _is_indifferent(one: dict, other: dict) -> bool:
+    """Whether one schema's additionalProperties say nothing about properties that only the other one names."""
+    more = one.get("additionalProperties", True)
+    return more in (True, {}) or _named(other).keys() <= _named(one).keys()
+
+
+def _named(schema: dict) -> dict:
+    found = schema.get("properties")
+    return found if isinstance(found, dict) else {}
+
+
+def _is_other_tuple(one: dict, other: dict) -> bool:
+    """Whether items and prefixItems of two schemas are about different elements, so that they cannot be joined."""
+    mine, theirs = [(found.get("prefixItems"), found.get("items")) for found in (one, other)]
+    is_tuple = mine[0] is not None or theirs[0] is not None
+    return is_tuple and mine != theirs and (None, None) not in (mine, theirs)
+
+
+def _common_types(mine: str | list, theirs: str | list) -> str | list | None:
+    allowed = _listed(theirs)
+    found = []
+    for kind in _listed(mine):
+        if kind in allowed or (kind == "integer" and "number" in allowed):
+            found.append(kind)
+        elif kind == "number" and "integer" in allowed:
+            found.append("integer")
+    return _types(found)
+
+
+def _finished(walk: _Walk, schema: dict) -> dict:
+    """A gathered schema with what only its whole could decide: by its type, and by the names of its properties."""
+    out: dict = {}
+    notes: list[str] = []
+    kinds = _listed(schema.get("type", []))
+    names = schema.get("properties")
+    for key, value in schema.items():
+        if key in ("exclusiveMinimum", "exclusiveMaximum"):
+            if not _is_only_whole(kinds) or abs(value) >= EXACT:
+                notes.append(walk.fold(key, value))
+            elif key == "exclusiveMinimum":
+                _tighten(out, "minimum", math.floor(value) + 1)
+            else:
+                _tighten(out, "maximum", math.ceil(value) - 1)
+        elif key == "format" and not any(value in FORMATS.get(kind, ()) for kind in kinds):
+            notes.append(walk.fold(key, value))
+        elif key == "required" and value and names is None:
+            notes.append(walk.fold(key, value))  # an alternative that names properties of the schema around it
+        elif key in ("required", "propertyOrdering"):
+            known = [name for name in value if name in (names or {})]
+            out.update({key: known} if known else {})
+        else:
+            _tighten(out, key, value)
+    _note(walk, out, *notes)
+    return out
+
+
+def _is_only_whole(kinds: list[str]) -> bool:
+    return "integer" in kinds and set(kinds) <= {"integer", "null"}
+
+
+def _tighten(out: dict, key: str, value: object) -> None:
+    """Sets a keyword; of two limits the tighter one."""
+    out[key] = TIGHTER[key](out[key], value) if key in TIGHTER and key in out else value
+
+
+def _in_both(mine: list, theirs: list) -> list:
+    allowed = set(theirs)
+    return [item for item in mine if item in allowed]
+
+
+def _note(walk: _Walk, schema: dict, *notes: str) -> None:
+    if notes:
+        schema["description"] = " ".join(filter(None, (_text(schema.get("description")), *notes)))
+        walk.weigh(schema["description"])
+
+
+def _joined(mine: str, theirs: str) -> str:
+    return mine if mine == theirs else "\n".join(filter(None, (mine, theirs)))
+
+
+# Each gives the value in its one form, or None for what Gemini would refuse.
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: object) -> float | None:
+    return value if _is_number(value) else None
+
+
+def _whole(value: object) -> int | None:
+    return int(value) if _is_number(value) and 0 <= value < EXACT and value == int(value) else None
+
+
+def _names(value: object) -> list[str] | None:
+    return list(dict.fromkeys(filter(_text, value))) if isinstance(value, list) else None
+
+
+def _types(value: object) -> str | list[str] | None:
+    found = list(dict.fromkeys(_listed(value))) if isinstance(value, str | list) and _are_types(value) else []
+    return found[0] if len(found) == 1 else found or None
+
+
+def _are_types(value: str | list) -> bool:
+    return all(isinstance(kind, str) and kind in TYPES for kind in _listed(value))
+
+
+def _listed(value: str | list) -> list:
+    return [value] if isinstance(value, str) else value
+
+
+READERS = {
+    "type": _types,
+    **dict.fromkeys(("title", "description", "format"), _text),
+    **dict.fromkeys(("minItems", "maxItems"), _whole),
+    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), _number),
+    **dict.fromkeys(("required", "propertyOrdering"), _names),
+}
+
+
+# -- tools of OpenAI and Anthropic ---------------------------------------------------------------------------------
+
+
+def for_openai(schema: dict, place: str) -> tuple[dict, tuple[str, ...]]:
+    """A schema with an object at its top and items in its arrays, and the keywords that were lost, sorted.
+
+    A union at the top is folded into one object; what was lost by that is noted in the description. All else stays
+    as it is. Raises BadRequest on what is no schema, nests too deeply, or is too large.
+    https://platform.openai.com/docs/guides/function-calling
+    """
+    walk = _Walk(schema, place)
+    top = _topped(walk, schema, OPENAI_NOT_ON_TOP)
+    return _with_items(walk, top, _Spot(place)), tuple(sorted(walk.lost))
+
+
+def _with_items(walk: _Walk, node: object, at: _Spot) -> dict | bool:
+    if isinstance(node, bool):
+        return node
+    out = _descended(walk, _said(node) if isinstance(node, dict) else node, at, _with_items)
+    if "array" in _kinds(out) and "items" not in out:
+        out["items"] = {}
+    return out
+
+
+def for_anthropic(schema: dict, place: str) -> tuple[dict, tuple[str, ...]]:
+    """A tool's input schema: an object with properties at the top and no union, and the keywords that were lost.
+
+    Raises BadRequest on what is no schema or nests too deeply.
+    https://docs.claude.com/en/docs/agents-and-tools/tool-use/implement-tool-use
+    """
+    walk = _Walk(schema, place)
+    out = _topped(walk, schema)
+    if not out.get("required", True):
+        del out["required"]
+    return out, tuple(sorted(walk.lost))
+
+
+def _topped(walk: _Walk, schema: dict, refused: tuple[str, ...] = ()) -> dict:
+    """A schema as an object's, with its references, unions and what else is refused at the top folded into it."""
+    is_plain = not schema.keys() & {"$ref", "allOf", *UNIONS}
+    out = dict(schema) if is_plain else _folded(walk, schema, _Spot(walk.place))
+    notes = [walk.fold(key, out.pop(key)) for key in refused if out.get(key) is not None]
+    if out.get("type") is not None and "object" not in _kinds(out):
+        notes.append(walk.fold("type", out["type"]))
+    out = {**out, "type": "object"} if "type" in out else {"type": "object", **out}
+    if not out.get("properties"):
+        out["properties"] = {}
+    _note(walk, out, *notes)
+    return out
+
+
+def _folded(walk: _Walk, node: object, at: _Spot) -> dict:
+    """A node with its reference, its allOf and its unions in it, as an object's schema."""
+    if isinstance(node, dict) and id(node) in at.around:
+        walk.lost.add("$ref")
+        return {}
+    out = _conjoined(walk, node, at)
+    for key in UNIONS:
+        if (parts := out.pop(key, None)) is not None:
+            inside = _Spot(at.place, at.around | {id(node)})
+            _fold_union(walk, out, key, parts, _children(walk, key, parts, inside, _folded))
+    return out
+
+
+def _fold_union(walk: _Walk, out: dict, key: str, parts: list, branches: list[dict]) -> None:
+    """Arguments are an object: what is none is left out, and the others become one of all their properties."""
+    objects: dict[str, dict] = {}
+    is_told = False
+    for part, branch in zip(parts, branches, strict=True):
+        kinds = _kinds(branch)
+        if part is False or kinds == ["null"]:
+            continue
+        if kinds and "object" not in kinds:
+            is_told = True
+            continue
+        text = walk.written(key, branch)
+        walk.weigh(text)
+        objects[text] = branch
+    if is_told or len(objects) != 1:
+        _note(walk, out, walk.fold(key, parts))
+    if objects:
+        _add(walk, out, _either(walk, list(objects.values())), key)
+
+
+def _either(walk: _Walk, branches: list[dict]) -> dict:
+    """One object that each of several would be, as far as its properties tell."""
+    if len(branches) == 1:
+        return branches[0]
+    found: dict[str, dict[str, object]] = {}
+    for branch in branches:
+        for name, schema in _named(branch).items():
+            found.setdefault(name, {})[walk.written(name, schema)] = schema
+    kinds = [list(kinds.values()) for kinds in found.values()]
+    out: dict = {"properties": dict(zip(found, (k[0] if len(k) == 1 else {"anyOf": k} for k in kinds), strict=True))}
+    if required := _in_all([_names(branch.get("required")) or [] for branch in branches]):
+        out["required"] = required
+    if all(branch.get("additionalProperties") is False for branch in branches):
+        out["additionalProperties"] = False
+    return out
+
+
+def _in_all(lists: list[list[str]]) -> list[str]:
+    common = set(lists[0]).intersection(*lists[1:])
+    return [name for name in lists[0] if name in common]
+
+
+def _conjoined(walk: _Walk, node: object, at: _Spot) -> dict:
+    """A node with its reference and its allOf in it, as far as these can be followed. Keywords are not read yet."""
+    if isinstance(node, bool):
+        return {} if node else {"not": {}}
+    at = walk.enter(node, at)
+    out = _said(node)
+    target = _pointed_at(walk.document, out.get("$ref"))
+    if isinstance(target, dict) and id(target) not in at.around:
+        del out["$ref"]
+        _add(walk, out, _conjoined(walk, target, at), "$ref")
+    if (parts := out.pop("allOf", None)) is not None:
+        for part in _children(walk, "allOf", parts, at, _conjoined):
+            _add(walk, out, part, "allOf")
+    return out
+
+
+def _said(node: dict) -> dict:
+    """A node in the words of today, without keywords that are null."""
+    return dict(_modern({key: value for key, value in node.items() if value is not None or key in NULL_IS_A_VALUE}))
+
+
+def _add(walk: _Walk, mine: dict, theirs: dict, keyword: str) -> None:
+    """Makes one schema, as it came, ask what another asks as well. What cannot be said in one is noted and told."""
+    if not (_is_indifferent(mine, theirs) and _is_indifferent(theirs, mine)):
+        walk.lost.add(keyword)
+    notes = []
+    for key, value in theirs.items():
+        if key in SILENT:
+            continue
+        both = value if key not in mine else _both_raw(walk, key, mine[key], value)
+        if both is None:
+            notes.append(walk.fold(key, value, keyword))
+        else:
+            mine[key] = both
+    _note(walk, mine, *notes)
+
+
+def _both_raw(walk: _Walk, key: str, mine: object, theirs: object):
+    """One value that says what both say, None when there is none."""
+    if mine is theirs or key in ("title", "default"):
+        return mine
+    if key in TIGHTER and _is_number(mine) and _is_number(theirs):
+        return TIGHTER[key](mine, theirs)
+    match key, mine, theirs:
+        case "properties", dict(), dict():
+            walk.weigh(list(mine))
+            both = {name: _all_of(walk, mine[name], theirs[name]) for name in mine if name in theirs}
+            return {**mine, **theirs, **both}
+        case "required", list(), list():
+            walk.weigh(mine)
+            return list(dict.fromkeys((*_names(mine), *_names(theirs))))
+        case "description", str(), str():
+            walk.weigh(mine)
+            return _joined(mine, theirs)
+        case "type", str() | list(), str() | list() if _are_types(mine) and _are_types(theirs):
+            return _common_types(mine, theirs)
+        case "items" | "additionalProperties", _, _:
+            return _all_of(walk, mine, theirs)
+    return mine if mine == theirs else None
+
+
+def _all_of(walk: _Walk, mine: object, theirs: object) -> object:
+    if mine is theirs or theirs in (True, {}) or mine is False:
+        return mine
+    if mine in (True, {}) or theirs is False:
+        return theirs
+    if mine == theirs:
+        return mine
+    parts = mine["allOf"] if isinstance(mine, dict) and mine.keys() == {"allOf"} else [mine]
+    walk.weigh(parts)
+    return {"allOf": [*parts, theirs]} if isinstance(parts, list) else {"allOf": [mine, theirs]}
+
+
+# -- structured output ---------------------------------------------------------------------------------------------
+
+
+def strict(schema: dict, place: str) -> tuple[dict, tuple[str, ...]]:
+    """A schema of the keywords that Anthropic's structured output takes, and the keywords that were lost, sorted.
+
+    Objects have exactly the properties that they name. A lost `$ref` (one into itself, or to elsewhere) has no
+    substitute: then the schema cannot be said at all. Raises BadRequest on what is no schema, nests too deeply, or
+    is too large. https://docs.claude.com/en/docs/build-with-claude/structured-outputs
+    """
+    walk = _Walk(schema, place)
+    if _is_recursive(schema):
+        return schema, ("$ref",)
+    found = _strict(walk, schema, _Spot(place))
+    return found, tuple(sorted(walk.lost))
+
+
+def is_strict(schema: dict, place: str) -> bool:
+    """Whether Anthropic takes a tool's schema as strict, as it is. Raises BadRequest as `strict` does."""
+    found, lost = strict(schema, place)
+    return not lost and found == {key: value for key, value in schema.items() if key != "$schema"}
+
+
+def _strict(walk: _Walk, node: object, at: _Spot) -> dict | bool:
+    if isinstance(node, bool):
+        return node
+    inside = walk.enter(node, at)
+    node = _said(node)
+    if "allOf" in node or ("$ref" in node and not node.keys() <= {"$ref", *ANNOTATIONS}):
+        node = _conjoined(walk, node, at)
+    out: dict = {}
+    notes: list[str] = []
+    has_names = bool(_named(node))
+    for key, value in node.items():
+        name = "anyOf" if key == "oneOf" and "anyOf" not in node else key
+        if name == "anyOf" and isinstance(value, list):
+            value = [part for part in value if part is not False]
+        found = _children(walk, name, value, inside, _strict) if name in CHILDREN else value
+        if _is_strict_word(node, name, value) and not (name == "anyOf" and (has_names or not value)):
+            out[name] = found
+        elif key in FOLDED or key in CHILDREN or key in STRICT_VALUES or key in READERS:
+            notes.append(walk.fold(key, value))
+        elif key not in SILENT:
+            walk.lost.add(key)
+    if "$ref" in out and not isinstance(_pointed_at(walk.document, out["$ref"]), dict):
+        walk.lost.add("$ref")
+    _close(walk, out)
+    _note(walk, out, *notes)
+    return _alone(out)
+
+
+def _is_primitive(value: object) -> bool:
+    return value is None or isinstance(value, str | bool) or _is_number(value)
+
+
+STRICT_VALUES: dict[str, Callable[[dict, object], bool]] = {
+    "enum": lambda node, value: isinstance(value, list) and bool(value) and all(map(_is_primitive, value)),
+    "const": lambda node, value: _is_primitive(value),
+    "format": lambda node, value: "string" in _kinds(node) and _text(value) in STRICT_FORMATS,
+    "minItems": lambda node, value: _is_number(value) and value in (0, 1),
+    "required": lambda node, value: _is_object(node),
+    "additionalProperties": lambda node, value: _is_object(node),
+}
+
+
+def _is_strict_word(node: dict, key: str, value: object) -> bool:
+    if key == "items" and "prefixItems" in node:
+        return False  # it is about the rest of a tuple, whose first ones cannot be said
+    return key in STRICT or (key in STRICT_VALUES and STRICT_VALUES[key](node, value))
+
+
+def _close(walk: _Walk, out: dict) -> None:
+    """Makes an object have exactly the properties that it names."""
+    if not _is_object(out):
+        return
+    more, names = out.get("additionalProperties"), list(_named(out))
+    if more is not False and ("additionalProperties" in out or "properties" not in out):
+        walk.lost.add("additionalProperties")
+    asked = _names(out.get("required")) or []
+    if set(asked) != set(names):
+        walk.lost.add("required")
+        asked = names
+    out.setdefault("type", "object")
+    out["additionalProperties"] = False
+    if asked:
+        out["required"] = asked
+    elif out.get("required") != []:
+        out.pop("required", None)
+
+
+def _alone(schema: dict) -> dict:
+    """A reference stands alone: what tells of it stands around it."""
+    if "$ref" not in schema or "anyOf" in schema or schema.keys() <= {"$ref", "$defs", "definitions"}:
+        return schema
+    return {("anyOf" if key == "$ref" else key): [{"$ref": v}] if key == "$ref" else v for key, v in schema.items()}
+
+
+def _is_recursive(document: dict) -> bool:
+    """Whether following references leads from a schema into itself."""
+    around: set[int] = set()
+    done: set[int] = set()
+    waiting: list[tuple[dict, bool]] = [(document, False)]
+    while waiting:
+        node, is_left = waiting.pop()
+        if is_left:
+            around.discard(id(node))
+            done.add(id(node))
+        elif id(node) in around:
+            return True
+        elif id(node) not in done:
+            around.add(id(node))
+            waiting.append((node, True))
+            inner = (*_inside(node), _pointed_at(document, node.get("$ref")))
+            waiting += [(child, False) for child in inner if isinstance(child, dict)]
+    return False
+
+
+def _inside(node: dict) -> Iterator[object]:
+    """What stands where schemas stand in a node."""
+    for key, shape in CHILDREN.items():
+        value = node.get(key)
+        if isinstance(value, list):
+            yield from value
+        elif isinstance(value, dict) and shape is dict:
+            yield from value.values()
+        elif value is not None and shape is None:
+            yield value
+
+
+def is_openai_strict(schema: dict) -> bool:
+    """Whether OpenAI takes a schema as strict: closed objects, all of it required, few keywords, an object on top.
+
+    https://platform.openai.com/docs/guides/structured-outputs#supported-schemas
+    """
+    if schema.get("type") != "object" or "anyOf" in schema:
+        return False
+    waiting: list[object] = [schema]
+    while waiting:
+        node = waiting.pop()
+        if not isinstance(node, dict) or not _is_openai_strict_node(schema, node):
+            return False
+        waiting += _inside({key: value for key, value in node.items() if key != "additionalProperties"})
+    return True
+
+
+def _is_openai_strict_node(document: dict, node: dict) -> bool:
+    if "$ref" in node:
+        return node.keys() == {"$ref"} and isinstance(_pointed_at(document, node["$ref"]), dict)
+    kinds = _kinds(node)
+    rules = [
+        node.keys() <= OPENAI_STRICT,
+        bool(kinds) or isinstance(node.get("anyOf"), list),
+        node.get("anyOf") != [] and node.get("enum") != [],
+        "format" not in node or _text(node["format"]) in OPENAI_FORMATS,
+        "array" not in kinds or isinstance(node.get("items"), dict),
+    ]
+    if "object" in kinds:
+        rules.append(isinstance(node.get("properties"), dict) and node.get("additionalProperties") is False)
+        rules.append(set(_names(node.get("required")) or ()) == _named(node).keys())
+    else:
+        rules.append(not node.keys() & {"properties", "required", "additionalProperties"})
+    return all(rules)
+
+
+def is_object(schema: dict) -> bool:
+    """Whether a schema is of objects alone, by its type, its properties or what it refers to."""
+    found: object = schema
+    for _ in range(MOST_DEEP):
+        if not isinstance(found, dict):
+            return False
+        if found.get("type") is not None:
+            return _kinds(found) == ["object"]
+        if found.get("properties") is not None:
+            return True
+        found = _pointed_at(schema, found.get("$ref"))
+    return False
+
+
+def _is_object(schema: dict) -> bool:
+    return "object" in _kinds(schema) if isinstance(schema.get("type"), str | list) else "properties" in schema
+
+
+def _kinds(schema: dict) -> list:
+    """The types that a schema names."""
+    kinds = schema.get("type")
+    return _listed(kinds) if isinstance(kinds, str | list) else []
+
+
+def _descended(walk: _Walk, node: object, at: _Spot, visit: _Visit) -> dict:
+    """A node with all schemas in it visited."""
+    at = walk.enter(node, at)
+    out = dict(node)
+    for key, value in node.items():
+        if key in CHILDREN and value is not None:
+            out[key] = _children(walk, key, value, at, visit)
+    return out
+
+
+# -- from Gemini ---------------------------------------------------------------------------------------------------
+
+
+def from_openapi(schema: dict, place: str) -> dict:
+    """JSON Schema of Gemini's `parameters` and `responseSchema`, which speak OpenAPI 3.0 as protobuf writes it.
+
+    Raises BadRequest on what is no schema, nests too deeply, or is too large.
+    https://ai.google.dev/api/caching#Schema
+    """
+    walk = _Walk(schema, place)
+    return _from_openapi(walk, schema, _Spot(place))
+
+
+def _from_openapi(walk: _Walk, node: object, at: _Spot) -> dict | bool:
+    if isinstance(node, bool):
+        return node
+    if isinstance(node, dict):
+        node = {SNAKE_CASE.get(key, key): node.get(SNAKE_CASE.get(key, key), value) for key, value in node.items()}
+    out = _descended(walk, node, at, _from_openapi)
+    _lower_type(out)
+    for key in COUNTS:
+        if isinstance(out.get(key), str) and _WHOLE.fullmatch(out[key]):
+            out[key] = int(out[key])
+    _enum_by_type(out)
+    if "example" in out:
+        examples = out.get("examples")
+        out = {("examples" if key == "example" else key): value for key, value in out.items() if key != "examples"}
+        out["examples"] = [*(examples if isinstance(examples, list) else []), out["examples"]]
+    if out.pop("nullable", None) is True:
+        _allow_null(out)
+        if isinstance(out.get("enum"), list) and None not in out["enum"]:
+            out["enum"] = [*out["enum"], None]
+    _order(out, out.pop("propertyOrdering", None))
+    return out
+
+
+def _lower_type(schema: dict) -> None:
+    kinds = schema.get("type")
+    if isinstance(kinds, list):
+        schema["type"] = [kind.lower() if isinstance(kind, str) else kind for kind in kinds]
+    elif isinstance(kinds, str):
+        schema["type"] = kinds.lower()
+        if kinds.upper() == "TYPE_UNSPECIFIED":
+            del schema["type"]
+
+
+def _enum_by_type(schema: dict) -> None:
+    """Gemini writes every enum in strings, those of whole numbers too."""
+    values = schema.get("enum")
+    if schema.get("type") == "integer" and isinstance(values, list):
+        schema["enum"] = [int(v) if isinstance(v, str) and _WHOLE.fullmatch(v) else v for v in values]
+
+
+def _order(schema: dict, names: object) -> None:
+    """JSON Schema has no word for the order of properties, but models keep to the one in which they stand."""
+    found = schema.get("properties")
+    if isinstance(names, list) and isinstance(found, dict):
+        first = [name for name in names if isinstance(name, str) and name in found]
+        schema["properties"] = {name: found[name] for name in (*first, *found)}
+
+
+# -- both ways -----------------------------------------------------------------------------------------------------
+
+
+def _allow_null(schema: dict) -> None:
+    """What `nullable` says, by type and anyOf. A schema without either of them allows null already."""
+    kinds, parts = schema.get("type"), schema.get("anyOf")
+    if isinstance(kinds, str | list) and "null" not in _listed(kinds):
+        schema["type"] = [*_listed(kinds), "null"]
+    if isinstance(parts, list) and not any(_has_null(part) for part in parts):
+        schema["anyOf"] = [*parts, {"type": "null"}]
+
+
+def _has_null(schema: object) -> bool:
+    kinds = schema.get("type") if isinstance(schema, dict) else None
+    return isinstance(kinds, str | list) and "null" in _listed(kinds)
