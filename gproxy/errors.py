@@ -2,7 +2,8 @@
 
 GatewayError                      500 internal
 ├── BadRequest                    400 invalid_request
-│   └── NoProviderPrefix          400 provider_prefix
+│   ├── NoProviderPrefix          400 provider_prefix
+│   └── NoThread                  400 thread_unsupported_request
 ├── Unauthorized                  401 unauthorized
 ├── Forbidden                     403 forbidden
 ├── NotFound                      404 not_found
@@ -40,6 +41,12 @@ class BadRequest(GatewayError):
 
 class NoProviderPrefix(BadRequest):
     code, label = "provider_prefix", "provider prefix"
+
+
+class NoThread(BadRequest):
+    """A conversation that the vendor would keep. By the code Anthropic's SDK knows to send it whole instead."""
+
+    code = "thread_unsupported_request"
 
 
 class Unauthorized(GatewayError):

@@ -22,6 +22,7 @@ from gproxy.relay.capacity import Capacity
 from gproxy.relay.catalogue import Catalogue
 from gproxy.relay.pipeline import Relay
 from gproxy.settings import PUBLISHED_KEY, Settings, is_loopback
+from gproxy.state.keepsakes import Keepsakes
 from gproxy.state.signal import Signal
 from gproxy.store import machines, seeding, snapshot, usages, users
 from gproxy.store.database import Database, prepare_folders
@@ -29,6 +30,7 @@ from gproxy.store.sealing import Seal
 from gproxy.store.snapshot import Snapshot
 from gproxy.threads import Threads
 from gproxy.upstream.client import Client
+from gproxy.upstream.images import Images
 
 log = logging.getLogger(__name__)
 
@@ -209,6 +211,7 @@ class Runtime:
             greenlet.kill()
         self.writer.close(timeout_s)
         self.relay.upstream.close()
+        self.relay.keepsakes.close()
         self.signal.close()
 
 
@@ -223,11 +226,14 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
     slot = books.take_slot(root)
     journal = Journal(slot)
     writer = Writer(journal, root, usages.Books(database), Threads(1))
+    tls = _tls(settings)
     relay = Relay(
         protocols=protocols.load(),
         kinds=channels.load(),
         snapshot=snapshots,
-        upstream=_client(settings),
+        upstream=Client(settings.proxy, tls, settings.max_inflight),
+        images=Images(tls, settings.proxy),
+        keepsakes=Keepsakes(settings.data_dir / "keepsakes"),
         journal=journal,
         ids=Ids(prepared.machine, slot.number, _newest_id(database, threads)),
         capacity=Capacity(settings.max_inflight, settings.max_inflight_bytes),
@@ -249,7 +255,6 @@ def _newest_id(database: Database, threads: Threads) -> int:
         return 0  # the clock alone decides then
 
 
-def _client(settings: Settings) -> Client:
+def _tls(settings: Settings) -> ssl.SSLContext:
     # The operator's own bundle, by the name that OpenSSL knows, else the one that comes with requests.
-    tls = ssl.create_default_context(cafile=settings.environ.get("SSL_CERT_FILE") or certifi.where())
-    return Client(settings.proxy, tls, settings.max_inflight)
+    return ssl.create_default_context(cafile=settings.environ.get("SSL_CERT_FILE") or certifi.where())

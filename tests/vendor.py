@@ -43,11 +43,17 @@ class Seen:
 
     @property
     def protocol(self) -> str:
-        if self.path.endswith("/messages"):
+        if self.path.endswith(("/messages", "/messages/count_tokens")):
             return "anthropic"
-        if self.path.endswith("/responses"):
+        if self.path.endswith(("/responses", "/responses/input_tokens")):
             return "openai_responses"
         return "gemini" if "/v1beta/" in self.path else "openai_chat"
+
+    @property
+    def operation(self) -> str:
+        if self.path.endswith(("/count_tokens", "/input_tokens", ":countTokens")):
+            return "count"
+        return "embed" if self.path.endswith(("/embeddings", ":embedContent", ":batchEmbedContents")) else "generate"
 
     @property
     def is_stream(self) -> bool:
@@ -180,6 +186,32 @@ def error(protocol: str, status: int, message: str) -> dict:
     return {"error": {"message": message, "type": "rate_limit_error", "param": None, "code": "rate_limit"}}
 
 
+def counted(protocol: str) -> dict:
+    """The answer to a question for the number of tokens."""
+    if protocol == "gemini":
+        return {"totalTokens": PROMPT_TOKENS}
+    named = {"object": "response.input_tokens"} if protocol == "openai_responses" else {}
+    return {**named, "input_tokens": PROMPT_TOKENS}
+
+
+def vector(text: str) -> list[float]:
+    """Of these floats none loses anything as four bytes."""
+    return [float(len(text)), 0.5, -0.25]
+
+
+def embedded(seen: "Seen") -> dict:
+    if seen.path.endswith(":embedContent"):
+        return {"embedding": {"values": vector(seen.json["content"]["parts"][0]["text"])}}
+    if seen.path.endswith(":batchEmbedContents"):
+        texts = [one["content"]["parts"][0]["text"] for one in seen.json["requests"]]
+        return {"embeddings": [{"values": vector(text)} for text in texts]}
+    given = seen.json["input"]
+    texts = [given] if isinstance(given, str) else given
+    rows = [{"object": "embedding", "index": i, "embedding": vector(text)} for i, text in enumerate(texts)]
+    told = {"prompt_tokens": PROMPT_TOKENS, "total_tokens": PROMPT_TOKENS}
+    return {"object": "list", "data": rows, "model": seen.model, "usage": told}
+
+
 def head(status: int = 200, headers: dict[str, str] | None = None) -> bytes:
     lines = [f"HTTP/1.1 {status} Scripted", *(f"{name}: {value}" for name, value in (headers or {}).items()), "", ""]
     return "\r\n".join(lines).encode()
@@ -200,6 +232,8 @@ def body(status: int, data: bytes, headers: dict[str, str] | None = None) -> byt
 async def faithful(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     if seen.method == "GET":
         writer.write(body(200, dumps(models(seen))))
+    elif seen.operation != "generate":
+        writer.write(body(200, dumps(counted(seen.protocol) if seen.operation == "count" else embedded(seen))))
     elif not seen.is_stream:
         writer.write(body(200, dumps(whole(seen.protocol, seen.model))))
     else:

@@ -110,7 +110,7 @@ def _row(opened: dict, settled: dict) -> dict:
         "latency_ms": settled.get("l"),
         "first_byte_ms": settled.get("f"),
         "attempts": settled.get("a", 1),
-        "losses": orjson.dumps(settled.get("lo", [])).decode(),
+        "losses": orjson.dumps(sorted({*opened.get("lo", ()), *settled.get("lo", ())})).decode(),
     }
 
 

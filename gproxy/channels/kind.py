@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 GENERATE, STREAM, LIST_MODELS, GET_MODEL = "generate_content", "stream_generate_content", "model_list", "model_get"
+COUNT, EMBED, EMBED_BATCH = "count_tokens", "embeddings", "batch_embeddings"
 ANTHROPIC_VERSION = "2023-06-01"
 
 Auth = Callable[[str], dict[str, str]]
@@ -43,13 +44,20 @@ class Answers(Protocol):
 
 @dataclass(frozen=True)
 class Kind:
-    """`protocol_lanes`: lanes that a `protocol` setting selects, by its value; only on `custom`."""
+    """`protocol_lanes`: lanes that a `protocol` setting selects, by its value; only on `custom`.
+
+    `prefers`: the protocol into which a generating call is translated when the client's own has no lane; on `custom`
+    the setting says it. `traits` and `refused` are what all of its models need in a translated request.
+    """
 
     name: str
     base_url: str | None
     lanes: Mapping[tuple[str, str], Lane] = field(default_factory=dict)
     protocol_lanes: Mapping[str, Mapping[tuple[str, str], Lane]] = field(default_factory=dict)
     answers: Answers | None = None
+    prefers: str | None = None
+    traits: frozenset[str] = frozenset()
+    refused: frozenset[str] = frozenset()
 
     def lane(self, operation: str, protocol: str, setting: str | None = None) -> Lane | None:
         """The lane for this operation in this protocol, or None when the upstream does not speak it."""
@@ -58,6 +66,16 @@ class Kind:
     def native(self, operation: str, setting: str | None = None) -> str | None:
         """The protocol in which this upstream is asked for an operation that any client may want."""
         return next((protocol for found, protocol in self._lanes(setting) if found == operation), None)
+
+    def destination(self, operation: str, setting: str | None = None) -> str | None:
+        """The protocol into which a call is translated that has no lane of its own."""
+        if operation not in (GENERATE, STREAM):
+            return self.native(EMBED if operation == EMBED_BATCH else operation, setting)
+        if setting in self.protocol_lanes:
+            return next(
+                (found for found in ("openai_chat", setting) if (operation, found) in self._lanes(setting)), None
+            )
+        return self.prefers
 
     def _lanes(self, setting: str | None) -> Mapping[tuple[str, str], Lane]:
         return self.protocol_lanes.get(setting, self.lanes) if setting else self.lanes

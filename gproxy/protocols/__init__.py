@@ -1,28 +1,40 @@
 """The wire protocols. Pure: bytes and values in, bytes and values out; no sockets, no clock.
 
-Every module here except the plumbing is one protocol and has the verbs below. A protocol's stream reader has
-`see(data) -> (data to pass on or None, verdict)`, `usage`, `text_bytes`, `is_terminal`, `has_failed`, `break_off(…)`
-and `tail()`.
+Every folder here is one protocol and has the verbs below; the modules beside them are plumbing. `passing.py` is the
+same-dialect lane: its stream reader has `see(data) -> (data to pass on or None, verdict)`, `usage`, `text_bytes`,
+`is_terminal`, `has_failed`, `break_off(…)` and `tail()`. `request.py` and `reply.py` read into the hub and write out
+of it; CODECS names them by operation.
 """
 
 from importlib import import_module
 from pkgutil import iter_modules
 from types import ModuleType
 
-PLUMBING = {"hub", "sse", "fields", "reading", "openai"}
+PLUMBING = {
+    "codec", "custom_tools", "fields", "hub", "losses", "openai", "reading", "reasoning", "repair", "schemas",
+    "signatures", "sse", "wire", "wording",
+}  # fmt: skip
 VERBS = (
     "ask",
     "outgoing",
+    "unsealed",
     "read_whole",
     "Stream",
+    "read_stream",
+    "write_stream",
+    "read_error",
     "write_error",
     "error_event",
+    "shown_id",
     "read_models",
     "next_page",
     "write_model",
     "write_models",
 )
-NAMES = ("NAME", "WIRE_NAME", "ROUTES", "REQUEST_ID_HEADERS", "MODEL_FIELD")
+NAMES = (
+    "NAME", "WIRE_NAME", "WIRE_NAMES", "ROUTES", "CODECS", "ECHOED", "NAMES", "URL_KINDS", "OWN_URLS",
+    "REQUEST_ID_HEADERS", "MODEL_FIELD", "TOOL_NAME",
+)  # fmt: skip
 
 
 def load() -> dict[str, ModuleType]:

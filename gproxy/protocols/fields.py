@@ -8,12 +8,14 @@ import re
 from collections.abc import Callable
 
 import msgspec
+import orjson
 from msgspec import Raw
 
 from gproxy.errors import BadRequest
 from gproxy.protocols.hub import Ask, part
 
 _decode = msgspec.json.Decoder(dict[str, Raw]).decode
+_decode_list = msgspec.json.Decoder(list[Raw]).decode
 _encode = msgspec.json.Encoder().encode
 _value = msgspec.json.decode
 
@@ -89,6 +91,31 @@ def find(body: bytes) -> Fields | None:
         return _lenient(body)
 
 
+def find_list(body: bytes) -> list[Raw] | None:
+    """The items of a JSON list, or None when it is none."""
+    try:
+        return _decode_list(body)
+    except UNREADABLE:
+        return None
+
+
+def whole(body: bytes) -> dict:
+    """A request body as a dict. Raises BadRequest when it is not one readable JSON object.
+
+    Half a surrogate pair, which no vendor's JSON could hold, becomes a question mark.
+    """
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError as fault:
+        parsed = _parsed(body)
+        if parsed is None:
+            raise BadRequest(f"the body is not readable JSON: {fault}") from None
+        found = orjson.loads(json.dumps(parsed, ensure_ascii=False).encode("utf-8", "replace"))
+    if not isinstance(found, dict):
+        raise BadRequest("the body must be a JSON object")
+    return found
+
+
 def inner(raw: Raw) -> dict:
     """An object inside an upstream's object, empty when it is none or cannot be read.
 
@@ -104,6 +131,14 @@ def inner(raw: Raw) -> dict:
 
 def join(fields: Fields) -> bytes:
     return _encode(fields)
+
+
+def dumps(found: dict) -> bytes:
+    """A whole body written anew. Raises BadRequest when it is nested too deeply for that."""
+    try:
+        return orjson.dumps(found)
+    except orjson.JSONEncodeError:
+        raise BadRequest("the body is nested too deeply, or holds a number too large, to be translated") from None
 
 
 def value(fields: Fields, name: str):

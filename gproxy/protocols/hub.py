@@ -1,7 +1,11 @@
-"""The neutral vocabulary between protocols: what a call used, and what a model is."""
+"""The neutral vocabulary between protocols: blocks, requests, replies, events, usage, and what a model is.
 
-from dataclasses import dataclass, field
-from typing import NamedTuple
+A concept stands here when two protocols have it. What only one of them has is a loss on the way to the others.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,463 @@ class ModelCard:
     owned_by: str | None = None
     raw: dict | None = field(default=None, repr=False)
     protocol: str | None = None  # in whose shape `raw` is
+
+
+# -- blocks: what a turn is made of --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """An opaque value that a vendor wants back next turn. `origin` is the provider that made it, None a foreign one."""
+
+    origin: str | None
+    value: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """Where a text comes from. `start` and `end` are character offsets into the block that cites."""
+
+    url: str | None = None
+    title: str | None = None
+    quote: str | None = None
+    start: int | None = None
+    end: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    text: str
+    citations: tuple[Citation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """An image, a file, audio or video: exactly one of base64 `data`, `url` and a vendor's `file_id`."""
+
+    kind: Literal["image", "file", "audio", "video"]
+    media_type: str | None = None
+    data: str | None = field(default=None, repr=False)
+    url: str | None = None
+    file_id: str | None = None
+    name: str | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """What a model thought. Without text it is only the signature, as with redacted thinking."""
+
+    text: str
+    signature: Signature | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """`arguments` is JSON text as the model wrote it; of a custom tool it is the free text of its input."""
+
+    id: str
+    name: str
+    arguments: str = ""
+    is_custom: bool = False
+    signature: Signature | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    call_id: str
+    blocks: tuple["Text | Media", ...] = ()
+    is_error: bool = False
+    is_custom: bool = False
+    name: str | None = None
+
+
+Block = Text | Refusal | Media | Thinking | ToolCall | ToolResult
+
+
+# -- requests ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Adjacent turns have different roles. A system turn stands after the first of the others."""
+
+    role: Literal["user", "assistant", "system"]
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A tool that the client runs. `schema` is JSON Schema, None for a custom tool, whose input is free text."""
+
+    name: str
+    description: str | None = None
+    schema: dict | None = None
+    strict: bool | None = None
+
+    @property
+    def is_custom(self) -> bool:
+        return self.schema is None
+
+
+@dataclass(frozen=True, slots=True)
+class WebSearch:
+    """A search that the vendor runs. `place` has any of city, region, country and timezone."""
+
+    allowed: tuple[str, ...] = ()
+    blocked: tuple[str, ...] = ()
+    place: Mapping[str, str] = field(default_factory=dict)
+    most_uses: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CodeExecution:
+    """Code that the vendor runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class WebFetch:
+    """Pages that the vendor reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """`any` of `names` when there are some, else of all tools."""
+
+    mode: Literal["auto", "any", "none"]
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """What the reply's text must be: any JSON when there is no schema."""
+
+    schema: dict | None = None
+    name: str | None = None
+    description: str | None = None
+    strict: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """How much a model shall think. `budget` in tokens; `is_shown`: whether the client wants to see it."""
+
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    budget: int | None = None
+    is_shown: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked for. Model and streaming are addressing and travel apart."""
+
+    turns: tuple[Turn, ...] = ()
+    system: tuple[str, ...] = ()
+    tools: tuple[Tool | WebSearch | CodeExecution | WebFetch, ...] = ()
+    choice: Choice | None = None
+    parallel: bool | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    n: int | None = None
+    logprobs: int | None = None  # alternatives for each token, 0 for none but the token itself
+    format: Format | None = None
+    reasoning: Reasoning | None = None
+    verbosity: str | None = None
+    tier: Literal["auto", "default", "flex", "priority", "scale"] | None = None
+    end_user: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    store: bool | None = None
+    cache_key: str | None = None
+
+    @property
+    def functions(self) -> tuple[Tool, ...]:
+        return tuple(tool for tool in self.tools if isinstance(tool, Tool))
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is known of where a translated request goes. `max_output`: the most tokens that this model writes.
+
+    `provider` is its name and the protocol that is spoken there: what was signed by one is sent to no other.
+    """
+
+    provider: str
+    model: str
+    is_stream: bool = False
+    max_output: int | None = None
+    traits: frozenset[str] = frozenset()
+    refused: frozenset[str] = frozenset()  # fields of Request that this model answers with an error
+    budgets: bool = False  # thinking is asked for by a budget and not by an effort
+    budget_range: tuple[int, int] | None = None  # the least and the most that may be asked for
+    efforts: tuple[str, ...] = ()  # the only ones that this model takes, where that is known
+
+
+# -- replies and streams -------------------------------------------------------------------------------------------
+
+Stop = Literal["stop", "length", "tools", "filtered"]
+
+
+@dataclass(frozen=True, slots=True)
+class Logprob:
+    """One token's. `top` are its alternatives, each without any of its own."""
+
+    token: str
+    logprob: float
+    top: tuple["Logprob", ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    id: str
+    model: str
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A block begins, still empty. Indexes count from 0 over the whole stream."""
+
+    index: int
+    block: Text | Refusal | Thinking | ToolCall | Media
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    index: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    index: int
+    signature: Signature
+
+
+@dataclass(frozen=True, slots=True)
+class Cited:
+    index: int
+    citation: Citation
+
+
+@dataclass(frozen=True, slots=True)
+class Likely:
+    """Log-probabilities of tokens of an open block."""
+
+    index: int
+    logprobs: tuple[Logprob, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """A choice is over. `sequence` is the stop sequence that was met, where the vendor tells."""
+
+    stop: Stop
+    choice: int = 0
+    sequence: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    usage: Usage
+    tier: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The stream ended as its protocol ends: nothing follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The stream ended without its end, or with the upstream's own error: nothing follows."""
+
+    status: int
+    code: str
+    message: str
+
+
+Event = Start | Open | Delta | Signed | Cited | Likely | Close | Finish | Used | End | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One choice of a reply."""
+
+    blocks: tuple[Block, ...]
+    stop: Stop
+    sequence: str | None = None
+    logprobs: tuple[Logprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    id: str
+    model: str
+    answers: tuple[Answer, ...]
+    usage: Usage | None = None
+    tier: str | None = None
+
+
+# -- other operations ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many tokens a request is read as."""
+
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Embed:
+    """Texts of which each shall become one vector. `is_packed`: the client takes vectors as base64 of their floats."""
+
+    inputs: tuple[str, ...]
+    dimensions: int | None = None
+    task: str | None = None
+    title: str | None = None
+    end_user: str | None = None
+    is_packed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    vectors: tuple[tuple[float, ...], ...]
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a reply is read and written with: `name` is the model as the client calls it, `created` in seconds.
+
+    `body` is what the client sent, for a protocol whose replies repeat it.
+    """
+
+    name: str
+    provider: str
+    request_id: str
+    created: int
+    request: Request | Embed = field(default_factory=Request)
+    wants_usage: bool = True
+    body: Mapping = field(default_factory=dict, repr=False)
+
+
+class StreamFailed(ValueError):
+    """A stream that was to be folded told a failure."""
+
+    def __init__(self, told: Failed):
+        self.told = told
+        super().__init__(told.message)
+
+
+def fold(events: Iterable[Event | None]) -> Reply:
+    """A whole reply from its event stream; the one aggregator for all protocols. Raises StreamFailed."""
+    start, used = Start("", ""), Used(Usage())
+    blocks: dict[int, Block] = {}
+    pieces: dict[int, list[str]] = {}
+    places: dict[int, int] = {}
+    logprobs: dict[int, list[Logprob]] = {}
+    finished: dict[int, Finish] = {}
+    for event in events:
+        match event:
+            case Delta(index, text):
+                pieces[index].append(text)
+            case Open(index, block, choice):
+                blocks[index], pieces[index], places[index] = block, [], choice
+            case Close(index):
+                blocks[index] = _grown(blocks[index], "".join(pieces[index]))
+            case Signed(index, signature):
+                blocks[index] = replace(blocks[index], signature=signature)
+            case Cited(index, citation):
+                blocks[index] = replace(blocks[index], citations=(*blocks[index].citations, citation))
+            case Likely(index, found):
+                logprobs.setdefault(places[index], []).extend(found)
+            case Finish(choice=choice):
+                finished[choice] = event
+            case Used():
+                used = event
+            case Start():
+                start = event
+                used = Used(start.usage) if start.usage else used
+            case Failed():
+                raise StreamFailed(event)
+    answers = tuple(
+        Answer(
+            tuple(blocks[i] for i in sorted(blocks) if places[i] == choice),
+            finished[choice].stop,
+            finished[choice].sequence,
+            tuple(logprobs.get(choice, ())),
+        )
+        for choice in sorted(finished)
+    )
+    return Reply(start.id, start.model, answers, used.usage, used.tier)
+
+
+def _grown(block: Block, text: str) -> Block:
+    match block:
+        case ToolCall():
+            return replace(block, arguments=block.arguments + text)
+        case Media():
+            return block
+    return replace(block, text=block.text + text)
+
+
+def unfold(reply: Reply) -> Iterator[Event]:
+    """The same reply as a stream."""
+    yield Start(reply.id, reply.model)
+    index = 0
+    for choice, answer in enumerate(reply.answers):
+        likely = answer.logprobs
+        for block in answer.blocks:
+            yield from _opened(index, block, choice)
+            if likely and isinstance(block, Text | Refusal):
+                yield Likely(index, likely)
+                likely = ()
+            yield Close(index)
+            index += 1
+        yield Finish(answer.stop, choice, answer.sequence)
+    yield Used(reply.usage or Usage(), reply.tier)
+    yield End()
+
+
+def _opened(index: int, block: Block, choice: int) -> Iterator[Event]:
+    match block:
+        case Text(text, citations):
+            yield Open(index, Text(""), choice)
+            yield Delta(index, text)
+            for citation in citations:
+                yield Cited(index, citation)
+        case Refusal(text):
+            yield Open(index, Refusal(""), choice)
+            yield Delta(index, text)
+        case Thinking(text, signature):
+            yield Open(index, Thinking(""), choice)
+            if text:
+                yield Delta(index, text)
+            if signature:
+                yield Signed(index, signature)
+        case ToolCall(arguments=arguments):
+            yield Open(index, replace(block, arguments=""), choice)
+            yield Delta(index, arguments)
+        case _:
+            yield Open(index, block, choice)
 
 
 # Beyond any call; below it every sum and every price of one fits into 63 bits.

@@ -3,9 +3,13 @@
 https://platform.openai.com/docs/api-reference
 """
 
+import hashlib
+
 import orjson
 
-from gproxy.protocols.hub import ModelCard, Usage, count, items, part
+from gproxy.protocols import schemas, wire, wording
+from gproxy.protocols.hub import Citation, Format, Logprob, ModelCard, Request, Target, Tool, Usage, count, items, part
+from gproxy.protocols.losses import Losses
 
 ERROR_TYPES = {
     400: "invalid_request_error",
@@ -79,3 +83,179 @@ def write_model(card: ModelCard, name: str) -> dict:
 
 def write_models(cards: list[tuple[ModelCard, str]]) -> dict:
     return {"object": "list", "data": [write_model(card, name) for card, name in cards]}
+
+
+# -- what both protocols say of a request ---------------------------------------------------------------------------
+
+TIERS = {
+    "auto": "auto",
+    "default": "default",
+    "flex": "flex",
+    "scale": "scale",
+    "priority": "priority",
+    "fast": "priority",
+    "ultrafast": "priority",
+}
+AUDIO = {"audio/wav": "wav", "audio/x-wav": "wav", "audio/wave": "wav", "audio/mp3": "mp3", "audio/mpeg": "mp3"}
+
+
+def read_tier(reply: dict) -> str | None:
+    """The tier that served a reply."""
+    tier = reply.get("service_tier")
+    return TIERS.get(tier) if isinstance(tier, str) else None
+
+
+TIERS_BACK = {tier: tier for tier in ("auto", "default", "flex", "scale", "priority")}
+ERROR_STATUSES = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "insufficient_quota": 429,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "rate_limit_error": 429,
+    "rate_limit_exceeded": 429,
+    "timeout_error": 504,
+}
+
+
+def read_format(asked: dict, inner: dict, place: str, inner_place: str) -> Format | None:
+    """A structured output's format; `inner` is where its schema stands."""
+    if not asked:
+        return None
+    kind = wire.text(asked.get("type"), f"{place}.type")
+    wire.known(kind, dict.fromkeys(("text", "json_object", "json_schema")), f"{place}.type")
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return Format()
+    schema = wire.obj(inner.get("schema"), f"{inner_place}.schema")
+    name, description = (wire.optional_text(inner, field, inner_place) for field in ("name", "description"))
+    return Format(schema, name, description, wire.optional_flag(inner, "strict", inner_place))
+
+
+def write_format(request: Request, losses: Losses) -> tuple[dict | None, tuple[str, ...]]:
+    """A format in the flat form of Responses, and what is asked for in words: beside it, or in its place."""
+    asked = request.format
+    if asked is None:
+        return None, ()
+    if asked.schema is None and wording.says_json(request.turns, request.system):
+        return {"type": "json_object"}, ()
+    if asked.schema is None:  # the vendor refuses it where the word stands nowhere
+        losses.lose("format")
+        return {"type": "json_object"}, (wording.JSON_ONLY,)
+    if not schemas.is_object(asked.schema):  # the only one that may stand at the top
+        losses.lose("format")
+        return None, (wording.of_format(asked),)
+    schema, lost = schemas.for_openai(asked.schema, losses.name("format_schema"))
+    for keyword in lost:
+        losses.tell(f"{losses.name('format_schema')}.{keyword}")
+    written = {"type": "json_schema", "name": asked.name or "output", "schema": schema}
+    if asked.description:
+        written["description"] = asked.description
+    if asked.strict is None:
+        return written, ()
+    return {**written, "strict": _is_strict(schema, asked.strict, "format_strict", losses)}, ()
+
+
+def write_parameters(tool: Tool, number: int, losses: Losses) -> tuple[dict, bool]:
+    """A function's schema, and whether it is strict."""
+    schema, lost = schemas.for_openai(tool.schema, f"tools[{number}]: parameters")
+    for keyword in lost:
+        losses.tell(f"{losses.name('schema')}.{keyword}")
+    return schema, _is_strict(schema, tool.strict, "strict", losses)
+
+
+def _is_strict(schema: dict, is_asked: bool | None, name: str, losses: Losses) -> bool:
+    """What is asked to be strict and cannot be, the vendor refuses."""
+    is_strict = bool(is_asked) and schemas.is_openai_strict(schema)
+    if is_asked and not is_strict:
+        losses.lose(name)
+    return is_strict
+
+
+# What a field that is left out means: to leave it out loses nothing.
+DEFAULTS = {"temperature": 1, "top_p": 1, "frequency_penalty": 0, "presence_penalty": 0, "n": 1, "parallel": True}
+# Longer ones the vendor answers with an error; a digest still tells users apart.
+MOST_USER = 64
+
+
+def write_limit(max_tokens: int | None, target: Target, losses: Losses) -> int | None:
+    """No more than the model can write: beyond it the vendor answers with an error."""
+    if max_tokens is None or target.max_output is None or max_tokens <= target.max_output:
+        return max_tokens
+    losses.lose("max_tokens")
+    return target.max_output
+
+
+def write_user(end_user: str | None, losses: Losses) -> str | None:
+    if end_user is None or len(end_user) <= MOST_USER:
+        return end_user or None
+    losses.lose("end_user")
+    return f"user_{hashlib.blake2b(end_user.encode(), digest_size=16).hexdigest()}"
+
+
+def lose_refused(body: dict, table: dict[str, tuple[str, ...]], target: Target, losses: Losses) -> None:
+    """Takes what this model would answer with an error out of a body that we wrote."""
+    for name, places in table.items():
+        if name not in target.refused:
+            continue
+        if any(body.get(place) not in (None, DEFAULTS.get(name)) for place in places):
+            losses.lose(name)
+        body |= dict.fromkeys(places)
+
+
+def read_error(status: int, body: dict) -> tuple[int, str, str] | None:
+    """Status, code and message of an error body or event, None when it is none."""
+    inner = body.get("error")
+    if isinstance(inner, str):
+        return (status if status >= 400 else 500), "api_error", inner
+    inner = part(inner) or (body if body.get("type") == "error" else {})
+    message = inner.get("message")
+    if not isinstance(message, str):
+        return None
+    code, kind = inner.get("code"), inner.get("type")
+    code = code if isinstance(code, str) and code else kind if isinstance(kind, str) else "api_error"
+    if status < 400:
+        told = inner.get("code")
+        numeric = told if isinstance(told, int) and 400 <= told < 600 else None
+        status = numeric or ERROR_STATUSES.get(code) or ERROR_STATUSES.get(str(kind), 500)
+    return status, code, message
+
+
+def write_logprobs(logprobs: tuple[Logprob, ...]) -> list[dict]:
+    return [{**_logprob(one), "top_logprobs": [_logprob(other) for other in one.top]} for one in logprobs]
+
+
+def _logprob(one: Logprob) -> dict:
+    return {"token": one.token, "logprob": one.logprob, "bytes": list(one.token.encode())}
+
+
+def read_logprobs(value: object) -> tuple[Logprob, ...]:
+    return tuple(
+        Logprob(item["token"], item["logprob"], read_logprobs(item.get("top_logprobs")))
+        for item in map(part, items(value))
+        if isinstance(item.get("token"), str) and isinstance(item.get("logprob"), int | float)
+    )
+
+
+def write_citation(citation: Citation) -> dict | None:
+    """A `url_citation`, None of what has no URL."""
+    if citation.url is None:
+        return None
+    start, end = citation.start or 0, citation.end or 0
+    return {"url": citation.url, "title": citation.title or citation.url, "start_index": start, "end_index": end}
+
+
+def read_citation(annotation: object) -> Citation | None:
+    """Of a `url_citation`, flat as in Responses or nested as in chat; others name files of the vendor's."""
+    found = part(annotation)
+    if found.get("type") != "url_citation":
+        return None
+    found = part(found.get("url_citation")) or found
+    texts = (found.get(name) if isinstance(found.get(name), str) else None for name in ("url", "title"))
+    return Citation(*texts, None, *(_offset(found.get(name)) for name in ("start_index", "end_index")))
+
+
+def _offset(value: object) -> int | None:
+    """A place in a text; offsets are added up, and no sum may be too large to be written."""
+    return value if isinstance(value, int) and 0 <= value < 2**53 else None

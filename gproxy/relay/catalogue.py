@@ -16,7 +16,7 @@ from gevent.event import AsyncResult
 from gproxy.accounting import prices
 from gproxy.admission.permissions import Rights
 from gproxy.channels.kind import GET_MODEL, LIST_MODELS
-from gproxy.errors import GatewayError, NotFound, UpstreamError
+from gproxy.errors import GatewayError, NotFound, Unsupported, UpstreamError
 from gproxy.protocols.hub import ModelCard
 from gproxy.relay import headers
 from gproxy.relay.pipeline import Relay, limits
@@ -48,11 +48,14 @@ class Catalogue:
     _kept: dict[int, _Kept] = field(default_factory=dict)
     _asking: dict[int, AsyncResult] = field(default_factory=dict)
 
-    def aggregated(self, caller: Caller, snapshot: Snapshot) -> list[tuple[ModelCard, str]]:
-        """Everything the caller may use, under the names by which the aggregated paths know it, sorted."""
+    def aggregated(self, caller: Caller, snapshot: Snapshot, spoken: str) -> list[tuple[ModelCard, str]]:
+        """Everything the caller may use, under the names by which the aggregated paths know it, sorted.
+
+        `spoken` is the caller's protocol, which a provider's routing document may keep from its list.
+        """
         rights = Rights(caller)
-        providers = [p for p in snapshot.providers.values() if rights.may_enter(p.id)]
-        offers = self._offers(providers)
+        providers = [p for p in snapshot.providers.values() if rights.may_enter(p.id) and _lists(p, spoken)]
+        offers = self._offers(providers, spoken)
         found = {
             f"{provider.name}/{card.id}": card
             for provider in providers
@@ -61,16 +64,20 @@ class Catalogue:
         found |= {card.id: card for card in self._aliases(snapshot, rights, None)}
         return [(found[name], name) for name in sorted(found)]
 
-    def scoped(self, caller: Caller, snapshot: Snapshot, provider_name: str) -> list[tuple[ModelCard, str]]:
-        """The same of one provider, under bare names. Raises NotFound or Forbidden."""
+    def scoped(
+        self, caller: Caller, snapshot: Snapshot, provider_name: str, spoken: str
+    ) -> list[tuple[ModelCard, str]]:
+        """The same of one provider, under bare names. Raises NotFound, Forbidden or Unsupported."""
         rights = Rights(caller)
         provider = self._enter(snapshot, provider_name, rights)
-        offers = self._offers([provider])
+        if not _lists(provider, spoken):
+            raise Unsupported(f"provider {provider.name!r} lists no models for clients that speak {spoken}")
+        offers = self._offers([provider], spoken)
         found = {card.id: card for card in self._models(snapshot, provider, offers[provider.id], rights)}
         found |= {card.id: card for card in self._aliases(snapshot, rights, provider)}
         return [(found[name], name) for name in sorted(found)]
 
-    def find(self, caller: Caller, snapshot: Snapshot, provider_name: str | None, sent: str) -> ModelCard:
+    def find(self, caller: Caller, snapshot: Snapshot, provider_name: str | None, sent: str, spoken: str) -> ModelCard:
         """One model by any name that a list shows or a call accepts. Raises GatewayError."""
         rights = Rights(caller)
         if provider_name is None:
@@ -80,9 +87,13 @@ class Catalogue:
         if resolved.alias is not None:
             return ModelCard(sent, owned_by=resolved.targets[0].provider.name)
         provider, model = resolved.targets[0].provider, resolved.targets[0].model
-        known = self._models(snapshot, provider, self._offers([provider])[provider.id], rights)
+        known = self._models(snapshot, provider, self._offers([provider], spoken)[provider.id], rights)
         if card := next((card for card in known if card.id == model), None):
             return card
+        if not _lists(provider, spoken, GET_MODEL):
+            raise Unsupported(f"provider {provider.name!r} shows no models to clients that speak {spoken}")
+        if _is_local(provider, spoken, GET_MODEL):
+            raise NotFound(f"there is no model {model!r} at provider {provider.name!r}")
         return self._ask_one(provider, model)
 
     def _enter(self, snapshot: Snapshot, provider_name: str, rights: Rights) -> Provider:
@@ -119,10 +130,12 @@ class Catalogue:
                     yield ModelCard(alias.name, owned_by=home.name)
                     break
 
-    def _offers(self, providers: list[Provider]) -> dict[int, tuple[ModelCard, ...]]:
-        """What each upstream offers, all of them asked at once."""
-        waiting = {provider.id: gevent.spawn(self._offer, provider) for provider in providers}
-        return {provider_id: greenlet.get() for provider_id, greenlet in waiting.items()}
+    def _offers(self, providers: list[Provider], spoken: str) -> dict[int, tuple[ModelCard, ...]]:
+        """What each upstream offers, all of them asked at once; nothing where only the operator's rows count."""
+        asked = (provider for provider in providers if not _is_local(provider, spoken))
+        waiting = {provider.id: gevent.spawn(self._offer, provider) for provider in asked}
+        offers = {provider_id: greenlet.get() for provider_id, greenlet in waiting.items()}
+        return {provider.id: offers.get(provider.id, ()) for provider in providers}
 
     def _offer(self, provider: Provider) -> tuple[ModelCard, ...]:
         kept = self._kept.get(provider.id)
@@ -205,6 +218,22 @@ class Catalogue:
         if not isinstance(parsed, dict):
             raise UpstreamError("the upstream's answer is not a JSON object")
         return parsed
+
+
+def _way(provider: Provider, spoken: str, operation: str) -> str:
+    """What a routing document makes of a list or a get; without one the upstream is asked."""
+    if provider.routing is None:
+        return "passthrough"
+    way = provider.routing.get((operation, spoken))
+    return way.how if way else "unsupported"
+
+
+def _lists(provider: Provider, spoken: str, operation: str = LIST_MODELS) -> bool:
+    return _way(provider, spoken, operation) != "unsupported"
+
+
+def _is_local(provider: Provider, spoken: str, operation: str = LIST_MODELS) -> bool:
+    return _way(provider, spoken, operation) == "local"
 
 
 def _hurried(given: Limits) -> Limits:

@@ -72,6 +72,15 @@ def overhead(started: float, waited_s: float) -> tuple[str, str]:
     return ("x-gproxy-overhead-ms", f"{max(0.0, time.perf_counter() - started - waited_s) * 1000:.2f}")
 
 
+# A count that we made by bytes.
+ESTIMATED = ("x-gproxy-estimated", "true")
+
+
+def lossy(losses: tuple[str, ...]) -> list[tuple[str, str]]:
+    """What a translation could not carry, in a fixed order."""
+    return [("x-gproxy-lossy", ", ".join(sorted(set(losses))))] if losses else []
+
+
 def cost(nano: int) -> tuple[str, str]:
     return ("x-gproxy-cost-usd", f"{usd(nano):.9f}")
 

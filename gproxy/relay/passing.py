@@ -58,7 +58,7 @@ class Passing:
         self._request_id, self._gone = call.request_id, gone
         self._status = exchange.status
         self._reader = protocol.Stream(name, asked)
-        self._frame = _Array() if call.as_array else _Events()
+        self._frame = Array() if call.as_array else Events()
         self._held = b""
         self._fault: UpstreamError | None = None
 
@@ -155,7 +155,7 @@ class Passing:
             self._gone()
 
 
-class _Events:
+class Events:
     """Server-sent events, as they came."""
 
     def comment(self, event: bytes) -> bytes:
@@ -167,11 +167,15 @@ class _Events:
             return event
         return b"" if passed is None else sse.with_data(event, passed)
 
+    def made(self, event: bytes) -> bytes:
+        """An event that we wrote."""
+        return event
+
     def end(self, tail: bytes) -> bytes:
         return tail
 
 
-class _Array:
+class Array:
     """Each event an element of one JSON array: what Gemini sends without `alt=sse`."""
 
     def __init__(self):
@@ -186,6 +190,10 @@ class _Array:
         before = b"[" if self._is_first else b",\r\n"
         self._is_first = False
         return before + passed
+
+    def made(self, event: bytes) -> bytes:
+        data = sse.data_of(event)
+        return b"" if data is None else self.written(event, data, data)
 
     def end(self, tail: bytes) -> bytes:
         if self._is_closed:

@@ -6,30 +6,36 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 
 from gproxy.accounting import prices
 from gproxy.accounting.journal import Ids, Journal
 from gproxy.admission import keys
 from gproxy.admission.permissions import Rights
-from gproxy.channels.kind import GENERATE, STREAM, Kind, Lane
-from gproxy.errors import BadRequest, ClientGone, GatewayError, Unsupported, UpstreamError
+from gproxy.channels.kind import COUNT, EMBED, EMBED_BATCH, GENERATE, STREAM, Kind, Lane
+from gproxy.errors import BadRequest, ClientGone, GatewayError, UpstreamError
 from gproxy.protocols import fields
-from gproxy.protocols.hub import Ask
-from gproxy.relay import headers, local, passing
+from gproxy.protocols.hub import Ask, Context, Count, Usage
+from gproxy.protocols.losses import Losses
+from gproxy.protocols.signatures import MARK
+from gproxy.relay import headers, local, passing, translating, ways
 from gproxy.relay.capacity import Capacity
 from gproxy.relay.presence import Presence
-from gproxy.relay.tally import Tally, input_estimate
+from gproxy.relay.tally import Tally, Unbooked, input_estimate
+from gproxy.relay.translating import Translation
 from gproxy.routing import resolve
 from gproxy.routing.choose import RoundRobin
-from gproxy.store.snapshot import Caller, Credential, Provider, Snapshot
+from gproxy.state.keepsakes import Keepsakes
+from gproxy.store.snapshot import Caller, Credential, Provider, Snapshot, Way
 from gproxy.upstream.client import Client, Exchange, Limits
+from gproxy.upstream.images import Images
 
 log = logging.getLogger(__name__)
 
 # A name is matched against patterns and stands in rows and journal lines, so its length is bounded.
 MOST_MODEL = 512
+_MARK = MARK.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +50,7 @@ class Call:
     started: float  # performance counter
     provider: str | None = None  # on a scoped path
     model: str | None = None  # where the path names it
-    is_stream: bool | None = None  # where the path tells
+    operation: str = GENERATE  # a stream too, where the body tells
     as_array: bool = False  # a Gemini stream as one JSON array
 
 
@@ -58,12 +64,15 @@ class Plan:
     name: str  # without provider prefix
     provider: Provider
     kind: Kind
-    lane: Lane
+    lane: Lane | None  # None: answered here
     path: str  # below the upstream's base URL
     model: str  # the upstream's
-    operation: str
+    operation: str  # the client's
+    speaks: str  # the protocol of the upstream
     body: bytes
     price: prices.Found | None
+    losses: tuple[str, ...] = ()
+    translation: Translation | None = None  # None: the same dialect
 
 
 @dataclass(slots=True)
@@ -85,6 +94,8 @@ class Relay:
     journal: Journal
     ids: Ids
     capacity: Capacity
+    images: Images  # fetches what a client names by address
+    keepsakes: Keepsakes  # what vendors want back and clients cannot carry
     credentials: RoundRobin = field(default_factory=RoundRobin)
     running: set[Presence] = field(default_factory=set)
     clients_gone: int = 0
@@ -103,34 +114,63 @@ class Relay:
             raise BadRequest("model: missing; name a model")
         if len(sent) > MOST_MODEL:
             raise BadRequest(f"model: longer than {MOST_MODEL} characters")
-        is_stream = asked.is_stream if call.is_stream is None else call.is_stream
-        operation = STREAM if is_stream else GENERATE
+        operation = STREAM if call.operation == GENERATE and asked.is_stream else call.operation
         resolved = self._resolve(snapshot, call.provider, sent, Rights(caller))
         target = resolved.targets[0]
         if not target.model:
             raise BadRequest("model: names a provider and no model")
-        kind = self.kinds[target.provider.channel]
-        with headers.naming(target.provider):
-            lane = kind.lane(operation, call.protocol, target.provider.settings.protocol)
-            if lane is None:
-                raise Unsupported(
-                    f"provider {target.provider.name!r} does not speak {call.protocol}, "
-                    "and translation is not supported by this version"
-                )
-        return Plan(
-            caller=caller,
-            asked=asked,
-            sent_model=sent,
-            name=resolved.name,
-            provider=target.provider,
-            kind=kind,
-            lane=lane,
-            path=headers.path(lane.path, target.model, call.query),
-            model=target.model,
-            operation=operation,
-            body=protocol.outgoing(asked, call.body, target.model),
-            price=prices.find(snapshot, target.provider.id, target.provider.channel, target.model),
+        provider, kind = target.provider, self.kinds[target.provider.channel]
+        with headers.naming(provider):
+            way = ways.choose(kind, provider, operation, call.protocol, call.as_array, self.protocols)
+            plan = Plan(
+                caller=caller,
+                asked=asked,
+                sent_model=sent,
+                name=resolved.name,
+                provider=provider,
+                kind=kind,
+                lane=None,
+                path="",
+                model=target.model,
+                operation=operation,
+                speaks=call.protocol,
+                body=call.body,
+                price=prices.find(snapshot, provider.id, provider.channel, target.model),
+            )
+            return plan if way.how == "local" else self._addressed(plan, call, way)
+
+    def _addressed(self, plan: Plan, call: Call, way: Way) -> Plan:
+        """The plan with its lane and with what is sent there. Raises BadRequest."""
+        lane = plan.kind.lane(way.operation, way.protocol, plan.provider.settings.protocol)
+        if way.protocol == call.protocol and way.operation == plan.operation:
+            body, losses = self._passed(plan, call)
+            path = headers.path(lane.path, plan.model, call.query)
+            return replace(plan, lane=lane, path=path, body=body, losses=losses)
+        made = translating.plan(
+            self.protocols[call.protocol],
+            self.protocols[way.protocol],
+            plan.operation,
+            way,
+            plan.kind,
+            plan.provider,
+            plan.model,
+            call.body,
+            self.keepsakes,
+            plan.caller.user_id,
         )
+        # Query parameters are the client's protocol's.
+        path = headers.path(lane.path, plan.model, ())
+        body, losses = made.body, made.losses
+        return replace(plan, lane=lane, path=path, speaks=way.protocol, body=body, losses=losses, translation=made)
+
+    def _passed(self, plan: Plan, call: Call) -> tuple[bytes, tuple[str, ...]]:
+        """The client's own body under the upstream's model name, without what another provider sealed."""
+        protocol = self.protocols[call.protocol]
+        asked, body, losses = plan.asked, call.body, ()
+        if _MARK in body and (found := fields.whole(body)) != (unsealed := protocol.unsealed(found)):
+            body = fields.dumps(unsealed)
+            asked, losses = protocol.ask(body), (protocol.NAMES["signature"],)
+        return protocol.outgoing(asked, body, plan.model), losses
 
     def _resolve(self, snapshot: Snapshot, provider: str | None, sent: str, rights: Rights) -> resolve.Resolved:
         if provider is None:
@@ -150,7 +190,11 @@ class Relay:
     def run(self, plan: Plan, call: Call, presence: Presence) -> Answer:
         """Sends the planned call and answers. Raises GatewayError or ClientGone; then it is settled."""
         with headers.naming(plan.provider):
+            if plan.lane is None:
+                return self._counted(plan, call)
             credential = None if plan.kind.answers else self.credentials.next(plan.provider)
+            if plan.translation is not None and plan.translation.urls:
+                plan = self._fetched(plan, presence)
             tally = self._open(plan, call, credential)
             try:
                 presence.begin()
@@ -167,10 +211,28 @@ class Relay:
                     log.warning("request %s: provider %s: %s", call.request_id, plan.provider.name, fault.message)
                 raise
 
+    def _counted(self, plan: Plan, call: Call) -> Answer:
+        """Tokens by the bytes of the body, where the upstream has no count; told as the estimate that it is."""
+        protocol = self.protocols[call.protocol]
+        found = Count(input_estimate(call.body))
+        context = Context(plan.sent_model, plan.provider.name, call.request_id, 0)
+        body = fields.dumps(protocol.CODECS[COUNT].write_reply(found, context, Losses()))
+        told = [("x-gproxy-provider", plan.provider.name), headers.ESTIMATED, ("Content-Type", "application/json")]
+        return Answer(200, [*told, headers.overhead(call.started, 0.0)], body)
+
+    def _fetched(self, plan: Plan, presence: Presence) -> Plan:
+        """The plan with the files that its upstream cannot fetch itself. Raises BadRequest, ClientGone."""
+        presence.begin()
+        made = translating.fetch(plan.translation, self.images, presence)
+        made = translating.written(made, plan.provider.settings.strict_translation)
+        return replace(plan, body=made.body, losses=made.losses, translation=made)
+
     def _count_gone(self) -> None:
         self.clients_gone += 1
 
     def _open(self, plan: Plan, call: Call, credential: Credential | None) -> Tally:
+        if plan.operation == COUNT:
+            return Unbooked()
         now = time.time_ns()
         tally = Tally(self.journal, self.ids.next(now), plan.price, input_estimate(call.body), call.started)
         tally.open(
@@ -182,26 +244,25 @@ class Relay:
                 "p": plan.provider.id,
                 "c": plan.provider.channel,
                 "r": credential.id if credential else None,
-                "op": plan.operation,
-                "pr": self.protocols[call.protocol].WIRE_NAME,
+                "op": EMBED if plan.operation == EMBED_BATCH else plan.operation,
+                "pr": ways.wire_name(self.protocols[call.protocol], plan.operation),
                 "m": plan.name,
                 "eu": plan.asked.end_user,
                 "t": call.header("x-gproxy-tag"),
+                **({"lo": plan.losses} if plan.losses else {}),
             }
         )
         return tally
 
     def _send(self, plan: Plan, call: Call, credential: Credential | None, presence: Presence) -> Exchange:
         if plan.kind.answers:
-            return local.Exchange(plan.kind.answers, plan.operation == STREAM, call.protocol, plan.model, plan.body)
+            return local.Exchange(plan.kind.answers, plan.operation == STREAM, plan.speaks, plan.model, plan.body)
         settings = plan.provider.settings
         return self.upstream.send(
             "POST",
             settings.base_url or plan.kind.base_url,
             plan.path,
-            headers.to_upstream(
-                call.protocol, settings.forward_headers, call.header, plan.lane.auth(credential.secret)
-            ),
+            headers.to_upstream(plan.speaks, settings.forward_headers, call.header, plan.lane.auth(credential.secret)),
             plan.body,
             limits(settings),
             presence,
@@ -209,8 +270,9 @@ class Relay:
         )
 
     def _answer(self, plan: Plan, call: Call, exchange: Exchange, tally: Tally, presence: Presence) -> Answer:
-        protocol = self.protocols[call.protocol]
         told = headers.to_client(plan.provider, exchange)
+        if plan.translation is not None:
+            told.append(("x-gproxy-translated", plan.translation.label))
         if 300 <= exchange.status < 400:
             exchange.close()
             raise UpstreamError(f"the upstream redirects ({exchange.status}), and redirects are not followed")
@@ -218,30 +280,83 @@ class Relay:
             body = exchange.read(presence)
             tally.broke(exchange.status, None, 0)
             log.info("request %s: provider %s answered %d", call.request_id, plan.provider.name, exchange.status)
-            return self._whole(exchange, call, tally, told, body)
-        quoted = fields.quoted(plan.sent_model)
+            if plan.translation is not None:
+                body = translating.error_body(plan.translation, exchange.status, body, call.request_id)
+                return self._whole(exchange, call, tally, told, plan.losses, body, "application/json")
+            return self._whole(exchange, call, tally, told, plan.losses, body)
+        if plan.translation is not None:
+            return self._translated(plan, call, exchange, tally, presence, told)
         if plan.operation == STREAM and exchange.is_stream:
+            protocol, quoted = self.protocols[call.protocol], fields.quoted(plan.sent_model)
             stream = passing.Passing(protocol, quoted, plan.asked, exchange, tally, presence, call, self._count_gone)
-            told += headers.STREAMED_ARRAY if call.as_array else headers.STREAMED
-            told.append(headers.overhead(call.started, exchange.waited_s))
-            return Answer(exchange.status, told, stream.frames(), stream.close)
-        body = exchange.read(presence)
-        usage, found = protocol.read_whole(body)
-        if found is None:
-            raise UpstreamError(f"the upstream answered {exchange.status} with a body that is not a JSON object")
-        is_error = usage is None and passing.has_value(found, "error")
-        text_bytes = 0 if usage is not None or is_error else passing.text_in(body)
+            return self._streamed(stream, call, exchange, told, plan.losses)
+        protocol, body = self.protocols[call.protocol], exchange.read(presence)
+        found = self._settle(protocol.read_whole(body), body, exchange, tally)
+        quoted = fields.quoted(plan.sent_model)
         if protocol.MODEL_FIELD in found and bytes(found[protocol.MODEL_FIELD]) != quoted:
             body = fields.join(fields.exchange(found, protocol.MODEL_FIELD, quoted))
-        if is_error:  # some upstreams tell an error with 200; it is not billed as output
+        return self._whole(exchange, call, tally, told, plan.losses, body)
+
+    def _settle(self, read: tuple[Usage | None, fields.Fields | None], body: bytes, exchange, tally: Tally):
+        """Books a whole reply by the upstream's own bytes. Raises UpstreamError on what is none."""
+        usage, found = read
+        if found is None:
+            raise UpstreamError(f"the upstream answered {exchange.status} with a body that is not a JSON object")
+        if is_error(usage, found):  # some upstreams tell an error with 200; it is not billed as output
             tally.broke(exchange.status, None, 0)
         else:
-            tally.complete(exchange.status, usage, text_bytes)
-        return self._whole(exchange, call, tally, told, body)
+            tally.complete(exchange.status, usage, 0 if usage is not None else passing.text_in(body))
+        return found
 
-    def _whole(self, exchange, call, tally, told, body: bytes) -> Answer:
+    def _streamed(self, stream, call: Call, exchange: Exchange, told: list, losses: tuple[str, ...]) -> Answer:
+        told += headers.STREAMED_ARRAY if call.as_array else headers.STREAMED
+        told += headers.lossy(losses)
+        told.append(headers.overhead(call.started, exchange.waited_s))
+        return Answer(exchange.status, told, stream.frames(), stream.close)
+
+    def _translated(
+        self, plan: Plan, call: Call, exchange: Exchange, tally: Tally, presence: Presence, told: list
+    ) -> Answer:
+        """A good reply from an upstream of another protocol."""
+        made = plan.translation
+        context = made.context(plan.sent_model, call.request_id, plan.asked.wants_usage)
+        if exchange.is_stream:
+            stream = translating.Translated(
+                made, plan.asked, context, exchange, tally, presence, call.as_array, self._count_gone
+            )
+            if plan.operation == STREAM:
+                return self._streamed(stream, call, exchange, told, plan.losses)
+            body, lost = translating.folded(made, stream.events(), context, stream.losses)
+            return self._whole(exchange, call, tally, told, (*plan.losses, *lost), body, "application/json")
+        body = exchange.read(presence)
+        read = made.upstream.read_whole(body)
+        if read[1] is not None and is_error(*read):
+            self._settle(read, body, exchange, tally)
+            exchange.status = 502
+            body = translating.error_body(made, exchange.status, body, call.request_id)
+            return self._whole(exchange, call, tally, told, plan.losses, body, "application/json")
+        lost: tuple[str, ...] = ()
+        try:
+            if read[1] is not None and plan.operation == STREAM:
+                whole = translating.Whole(made, body, context, call.as_array)
+                lost = whole.losses
+                return self._streamed(whole, call, exchange, told, plan.losses)
+            if read[1] is not None:
+                body, lost = translating.whole(made, body, context)
+        except translating.Failure as fault:
+            tally.broke(fault.status, None, 0)
+            raise
+        finally:  # what the vendor made is owed for, also where it cannot be translated
+            tally.losses = list(lost)
+            self._settle(read, body, exchange, tally)
+        return self._whole(exchange, call, tally, told, (*plan.losses, *lost), body, "application/json")
+
+    def _whole(
+        self, exchange, call, tally, told: list, losses: tuple[str, ...], body: bytes, kind: str | None = None
+    ) -> Answer:
         """An answer that is all here, and settled."""
-        told.append(("Content-Type", exchange.headers.get("content-type", "application/json")))
+        told.append(("Content-Type", kind or exchange.headers.get("content-type", "application/json")))
+        told += headers.lossy(losses)
         if tally.cost is not None and exchange.status < 300:
             told.append(headers.cost(tally.cost))
         told.append(headers.overhead(call.started, exchange.waited_s))
@@ -252,6 +367,10 @@ class Relay:
         for presence in self.running:
             presence.interrupt(fault())
         return len(self.running)
+
+
+def is_error(usage: Usage | None, found: fields.Fields) -> bool:
+    return usage is None and passing.has_value(found, "error")
 
 
 def limits(settings) -> Limits:

@@ -20,6 +20,8 @@ ENCODED_TOKENS = 1_500
 CLIENT_GONE_STATUS = 499
 # What the client sends into the row is bounded, as every line of the journal is.
 MOST_TEXT = 128
+# Names of what a reply lost in translation; a request's stand in the line that opens a call.
+MOST_LOSSES_BYTES = 300
 
 
 class Outcome(StrEnum):
@@ -130,5 +132,37 @@ class Tally:
         if self.first_byte is not None:
             entry["f"] = int((self.first_byte - self.started) * 1000)
         if self.losses:
-            entry["lo"] = self.losses
+            entry["lo"] = _within(self.losses)
         self.journal.settle(entry)
+
+
+def _within(losses: list[str]) -> list[str]:
+    """So many of them as the room of a settled line holds."""
+    kept, room = [], MOST_LOSSES_BYTES
+    for name in losses:
+        room -= len(name) + 3
+        if room < 0:
+            break
+        kept.append(name)
+    return kept
+
+
+class Unbooked:
+    """In a tally's place for a call that has no row: a count of tokens costs nothing."""
+
+    cost = None
+    is_settled = True
+
+    def __init__(self):
+        self.losses: list[str] = []
+
+    def saw_first_byte(self) -> None:
+        """Nothing is measured."""
+
+    def complete(self, status: int, usage: Usage | None, text_bytes: int) -> None:
+        """Nothing is booked."""
+
+    broke = complete
+
+    def client_left(self, usage: Usage | None, text_bytes: int) -> None:
+        """Nothing is booked."""

@@ -17,12 +17,8 @@ PIECE_BYTES = 256 * 1024
 VERSIONS = ("v1", "v1beta")
 # Routes of the contract whose operations come later: (route, methods, in whose shape they refuse).
 UNBUILT = (
-    ("responses/input_tokens", ("POST",), "openai_responses"),
-    ("responses/input_tokens/count", ("POST",), "openai_responses"),
     ("responses/compact", ("POST",), "openai_responses"),
     ("responses/<response_id>", ("GET", "DELETE"), "openai_responses"),
-    ("messages/count_tokens", ("POST",), "anthropic"),
-    ("embeddings", ("POST",), "openai_chat"),
     ("completions", ("POST",), "openai_chat"),
     ("moderations", ("POST",), "openai_chat"),
     ("images/generations", ("POST",), "openai_chat"),
@@ -33,23 +29,22 @@ UNBUILT = (
     ("files/<file_id>", ("GET", "DELETE"), None),
     ("files/<file_id>/content", ("GET",), None),
 )
-GEMINI_ACTIONS = ("generateContent", "streamGenerateContent")
-GEMINI_UNBUILT = ("countTokens", "embedContent", "batchEmbedContents")
 
 
 def blueprints(protocols: Mapping[str, ModuleType]) -> list[Blueprint]:
     """Every generating route, below the root and below a provider's name."""
     views: list[tuple[str, str, tuple[str, ...], Callable]] = []
     for protocol in protocols.values():
-        for route in protocol.ROUTES:
+        for route, operation in protocol.ROUTES.items():
             if "{model}" not in route:
-                views.append((route, protocol.NAME, ("POST",), _speaks(protocol)))
+                views.append((route, route, ("POST",), _speaks(protocol, operation)))
     for route, methods, shape in UNBUILT:
         views.append((route, route, methods, _unbuilt(protocols, shape)))
     act = _gemini(protocols["gemini"])
     views.append(("models/<path:target>", "gemini", ("POST",), act))
     # Some clients leave out `models/` before a model whose name has a slash.
-    bare = [(f"<path:target>:{action}", action, ("POST",), _named(act, action)) for action in GEMINI_ACTIONS]
+    actions = protocols["gemini"].ACTIONS
+    bare = [(f"<path:target>:{action}", action, ("POST",), _named(act, action)) for action in actions]
     found = []
     for name, prefix in (("aggregated", ""), ("scoped", "/<provider>")):
         blueprint = Blueprint(name, __name__)
@@ -85,11 +80,15 @@ def guarded(protocol: ModuleType, view: Callable[[str], Response]) -> Response:
         return internal(protocol, fault, request_id)
 
 
-def _speaks(protocol: ModuleType) -> Callable:
+def _speaks(protocol: ModuleType, operation: str) -> Callable:
     def speak(provider: str | None = None) -> Response:
         if request.method == "OPTIONS":
             return preflight()
-        return guarded(protocol, lambda request_id: relay(protocol.NAME, request_id, provider=provider))
+
+        def view(request_id: str) -> Response:
+            return relay(protocol.NAME, request_id, provider=provider, operation=operation)
+
+        return guarded(protocol, view)
 
     return speak
 
@@ -102,15 +101,12 @@ def _gemini(protocol: ModuleType) -> Callable:
         model, _, action = target.rpartition(":")
 
         def view(request_id: str) -> Response:
-            if action in GEMINI_UNBUILT:
-                runtime().relay.admit(inbound.key(request.environ, True))
-                raise Unsupported(f"{action} is not supported by this version")
-            if action not in GEMINI_ACTIONS or not model:
+            if action not in protocol.ACTIONS or not model:
                 raise NotFound(f"there is no path {request.path!r}")
-            is_stream = action == "streamGenerateContent"
-            as_array = is_stream and request.args.get("alt", "").lower() != "sse"
+            as_array = action == "streamGenerateContent" and request.args.get("alt", "").lower() != "sse"
+            operation = protocol.ACTIONS[action]
             return relay(
-                protocol.NAME, request_id, provider=provider, model=model, is_stream=is_stream, as_array=as_array
+                protocol.NAME, request_id, provider=provider, model=model, operation=operation, as_array=as_array
             )
 
         return guarded(protocol, view)

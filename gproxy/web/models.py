@@ -54,14 +54,16 @@ def _shape(version: str) -> str:
 def _list(protocol: ModuleType, provider: str | None = None) -> dict:
     caller, snapshot = runtime().relay.admit(inbound.key(request.environ, True))
     catalogue = runtime().catalogue
+    spoken = protocol.WIRE_NAMES.get("model_list", protocol.WIRE_NAME)
     if provider is None:
-        return protocol.write_models(catalogue.aggregated(caller, snapshot))
-    return protocol.write_models(catalogue.scoped(caller, snapshot, provider))
+        return protocol.write_models(catalogue.aggregated(caller, snapshot, spoken))
+    return protocol.write_models(catalogue.scoped(caller, snapshot, provider, spoken))
 
 
 def _get(protocol: ModuleType, model: str, provider: str | None = None) -> dict:
     caller, snapshot = runtime().relay.admit(inbound.key(request.environ, True))
-    return protocol.write_model(runtime().catalogue.find(caller, snapshot, provider, model), model)
+    spoken = protocol.WIRE_NAMES.get("model_get", protocol.WIRE_NAME)
+    return protocol.write_model(runtime().catalogue.find(caller, snapshot, provider, model, spoken), model)
 
 
 def _json(value: dict, request_id: str) -> Response:

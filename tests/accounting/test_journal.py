@@ -220,7 +220,7 @@ MOST = Usage(*[MOST_TOKENS] * 7)
 DEAREST = Found(Price(None, (Tier(10**8, *[1000] * 6),)), "default")
 
 
-@pytest.mark.parametrize("losses", [[], ["response_format.json_schema.strict"] * 4])
+@pytest.mark.parametrize("losses", [[], ["response_format.json_schema.strict"] * 4, ["x" * 80] * 40, ["x"] * 1000])
 @pytest.mark.parametrize("end", ["complete", "broke", "client_left"])
 def test_a_settled_line_is_never_longer_than_its_room(journal, end, losses):
     tally = Tally(journal, 2**63 - 1, DEAREST, MOST_TOKENS, -1e9, attempts=10**9, losses=losses)

@@ -74,7 +74,7 @@ def test_a_call_becomes_a_row_with_everything_that_was_told(tmp_path):
         "latency_ms": 9,
         "first_byte_ms": 3,
         "attempts": 2,
-        "losses": '["tools","seed"]',
+        "losses": '["seed","tools"]',
     }
     assert booking.segment == "1.log"
     assert booking.end == path.read_bytes().rindex(b"}\n") + 2
@@ -91,6 +91,20 @@ def test_what_was_not_told_has_its_default(tmp_path):
         "losses": "[]",
     }
     assert (booking.row["end_user"], booking.row["tag"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("of_request", "of_reply", "losses"),
+    [
+        (["seed"], ["citations"], '["citations","seed"]'),
+        (["seed"], None, '["seed"]'),
+        (["tools", "seed"], ["seed", "audio"], '["audio","seed","tools"]'),
+    ],
+)
+def test_what_a_request_and_what_its_reply_lost_is_told_once_and_in_order(tmp_path, of_request, of_reply, losses):
+    more = {"lo": of_reply} if of_reply else {}
+    (booking,) = Reader().rows(write(tmp_path / "1.log", opened(7, lo=of_request), settled(7, **more)), 0, None)
+    assert booking.row["losses"] == losses
 
 
 def test_rows_come_in_the_order_in_which_calls_ended(tmp_path):

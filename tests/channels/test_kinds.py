@@ -3,7 +3,7 @@
 import pytest
 
 from gproxy import channels, protocols
-from gproxy.channels.kind import GENERATE, GET_MODEL, LIST_MODELS, STREAM
+from gproxy.channels.kind import COUNT, EMBED, EMBED_BATCH, GENERATE, GET_MODEL, LIST_MODELS, STREAM
 from gproxy.relay import headers
 
 KINDS = channels.load()
@@ -20,14 +20,20 @@ LANES = {
     ("openai", STREAM, "openai_chat"): ("https://api.openai.com/v1/chat/completions", BEARER),
     ("openai", GENERATE, "openai_responses"): ("https://api.openai.com/v1/responses", BEARER),
     ("openai", STREAM, "openai_responses"): ("https://api.openai.com/v1/responses", BEARER),
+    ("openai", COUNT, "openai_responses"): ("https://api.openai.com/v1/responses/input_tokens", BEARER),
+    ("openai", EMBED, "openai_chat"): ("https://api.openai.com/v1/embeddings", BEARER),
     ("openai", LIST_MODELS, "openai_chat"): ("https://api.openai.com/v1/models", BEARER),
     ("openai", GET_MODEL, "openai_chat"): ("https://api.openai.com/v1/models/vendor/model:free", BEARER),
     ("anthropic", GENERATE, "anthropic"): ("https://api.anthropic.com/v1/messages", X_API_KEY),
     ("anthropic", STREAM, "anthropic"): ("https://api.anthropic.com/v1/messages", X_API_KEY),
+    ("anthropic", COUNT, "anthropic"): ("https://api.anthropic.com/v1/messages/count_tokens", X_API_KEY),
     ("anthropic", LIST_MODELS, "anthropic"): ("https://api.anthropic.com/v1/models", X_API_KEY),
     ("anthropic", GET_MODEL, "anthropic"): ("https://api.anthropic.com/v1/models/vendor/model:free", X_API_KEY),
     ("aistudio", GENERATE, "gemini"): (f"{GEMINI}/vendor/model:free:generateContent", X_GOOG),
     ("aistudio", STREAM, "gemini"): (f"{GEMINI}/vendor/model:free:streamGenerateContent?alt=sse", X_GOOG),
+    ("aistudio", COUNT, "gemini"): (f"{GEMINI}/vendor/model:free:countTokens", X_GOOG),
+    ("aistudio", EMBED, "gemini"): (f"{GEMINI}/vendor/model:free:embedContent", X_GOOG),
+    ("aistudio", EMBED_BATCH, "gemini"): (f"{GEMINI}/vendor/model:free:batchEmbedContents", X_GOOG),
     ("aistudio", LIST_MODELS, "gemini"): (GEMINI, X_GOOG),
     ("aistudio", GET_MODEL, "gemini"): (f"{GEMINI}/vendor/model:free", X_GOOG),
     ("deepseek", GENERATE, "openai_chat"): ("https://api.deepseek.com/v1/chat/completions", BEARER),
@@ -48,10 +54,12 @@ LANES = {
     ("openrouter", STREAM, "openai_responses"): ("https://openrouter.ai/api/v1/responses", BEARER),
     ("openrouter", GENERATE, "anthropic"): ("https://openrouter.ai/api/v1/messages", BEARER),
     ("openrouter", STREAM, "anthropic"): ("https://openrouter.ai/api/v1/messages", BEARER),
+    ("openrouter", EMBED, "openai_chat"): ("https://openrouter.ai/api/v1/embeddings", BEARER),
     ("openrouter", LIST_MODELS, "openai_chat"): ("https://openrouter.ai/api/v1/models", BEARER),
     ("openrouter", GET_MODEL, "openai_chat"): ("https://openrouter.ai/api/v1/models/vendor/model:free", BEARER),
     ("nvidia", GENERATE, "openai_chat"): ("https://integrate.api.nvidia.com/v1/chat/completions", BEARER),
     ("nvidia", STREAM, "openai_chat"): ("https://integrate.api.nvidia.com/v1/chat/completions", BEARER),
+    ("nvidia", EMBED, "openai_chat"): ("https://integrate.api.nvidia.com/v1/embeddings", BEARER),
     ("nvidia", LIST_MODELS, "openai_chat"): ("https://integrate.api.nvidia.com/v1/models", BEARER),
     ("nvidia", GET_MODEL, "openai_chat"): ("https://integrate.api.nvidia.com/v1/models/vendor/model:free", BEARER),
     ("custom", GENERATE, "openai_chat"): ("/v1/chat/completions", BEARER),
@@ -62,6 +70,12 @@ LANES = {
     ("custom", STREAM, "anthropic"): ("/v1/messages", X_API_KEY),
     ("custom", GENERATE, "gemini"): ("/v1beta/models/vendor/model:free:generateContent", X_GOOG),
     ("custom", STREAM, "gemini"): ("/v1beta/models/vendor/model:free:streamGenerateContent?alt=sse", X_GOOG),
+    ("custom", COUNT, "openai_responses"): ("/v1/responses/input_tokens", BEARER),
+    ("custom", COUNT, "anthropic"): ("/v1/messages/count_tokens", X_API_KEY),
+    ("custom", COUNT, "gemini"): ("/v1beta/models/vendor/model:free:countTokens", X_GOOG),
+    ("custom", EMBED, "openai_chat"): ("/v1/embeddings", BEARER),
+    ("custom", EMBED, "gemini"): ("/v1beta/models/vendor/model:free:embedContent", X_GOOG),
+    ("custom", EMBED_BATCH, "gemini"): ("/v1beta/models/vendor/model:free:batchEmbedContents", X_GOOG),
     ("custom", LIST_MODELS, "openai_chat"): ("/v1/models", BEARER),
     ("custom", GET_MODEL, "openai_chat"): ("/v1/models/vendor/model:free", BEARER),
 }
@@ -137,20 +151,79 @@ def test_a_custom_upstream_is_shown_its_key_as_its_vendor_wants_it(setting, prot
 def test_lists_are_asked_for_in_the_upstreams_own_protocol(name, setting, native):
     assert KINDS[name].native(LIST_MODELS, setting) == native
     assert KINDS[name].native(GET_MODEL, setting) == native
-    assert KINDS[name].native("embeddings", setting) is None
 
 
 @pytest.mark.parametrize(("kind", "setting", "key", "lane"), EVERY)
 def test_lanes_name_known_protocols_and_operations_and_never_a_key_in_the_url(kind, setting, key, lane):
     operation, protocol = key
     assert protocol in PROTOCOLS
-    assert operation in (GENERATE, STREAM, LIST_MODELS, GET_MODEL)
+    assert operation in (GENERATE, STREAM, COUNT, EMBED, EMBED_BATCH, LIST_MODELS, GET_MODEL)
     assert "key" not in lane.path
     if kind.answers is None:
         assert lane.path.startswith("/v1") or lane.path.startswith("/anthropic/v1")
         assert SECRET in "".join(lane.auth(SECRET).values())
     else:
         assert lane.auth(SECRET) == {}
+
+
+@pytest.mark.parametrize(
+    ("setting", "counts", "embeds"),
+    [
+        (None, {"openai_responses", "anthropic", "gemini"}, {"openai_chat", "gemini"}),
+        ("openai", {"openai_responses"}, {"openai_chat"}),
+        ("openai_chat", set(), {"openai_chat"}),
+        ("openai_responses", {"openai_responses"}, {"openai_chat"}),
+        ("anthropic", {"anthropic"}, set()),
+        ("gemini", {"gemini"}, {"gemini"}),
+    ],
+)
+def test_a_custom_upstream_counts_and_embeds_in_what_its_setting_says(setting, counts, embeds):
+    custom = KINDS["custom"]
+    assert {name for name in PROTOCOLS if custom.lane(COUNT, name, setting)} == counts
+    assert {name for name in PROTOCOLS if custom.lane(EMBED, name, setting)} == embeds
+    assert {name for name in PROTOCOLS if custom.lane(EMBED_BATCH, name, setting)} == embeds & {"gemini"}
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "operation", "protocol"),
+    [
+        ("openai", None, GENERATE, "openai_responses"),
+        ("openai", None, STREAM, "openai_responses"),
+        ("openai", None, COUNT, "openai_responses"),
+        ("openai", None, EMBED, "openai_chat"),
+        ("openai", None, EMBED_BATCH, "openai_chat"),
+        ("anthropic", None, GENERATE, "anthropic"),
+        ("anthropic", None, COUNT, "anthropic"),
+        ("anthropic", None, EMBED, None),
+        ("aistudio", None, STREAM, "gemini"),
+        ("aistudio", None, EMBED_BATCH, "gemini"),
+        ("deepseek", None, GENERATE, "openai_chat"),
+        ("deepseek", None, COUNT, None),
+        ("groq", None, GENERATE, "openai_chat"),
+        ("openrouter", None, GENERATE, "openai_responses"),
+        ("nvidia", None, STREAM, "openai_chat"),
+        # passed through and never translated, until its setting says what it speaks
+        ("custom", None, GENERATE, None),
+        ("custom", "openai", GENERATE, "openai_chat"),
+        ("custom", "openai_chat", STREAM, "openai_chat"),
+        ("custom", "openai_responses", GENERATE, "openai_responses"),
+        ("custom", "anthropic", STREAM, "anthropic"),
+        ("custom", "gemini", GENERATE, "gemini"),
+        ("custom", "anthropic", EMBED, None),
+        ("custom", "gemini", EMBED_BATCH, "gemini"),
+        ("demo", None, GENERATE, None),
+    ],
+)
+def test_the_protocol_into_which_a_call_is_translated(name, setting, operation, protocol):
+    assert KINDS[name].destination(operation, setting) == protocol
+
+
+def test_what_is_translated_into_has_a_lane():
+    for kind in KINDS.values():
+        for setting in (None, *kind.protocol_lanes):
+            for operation in (GENERATE, STREAM, COUNT, EMBED):
+                destination = kind.destination(operation, setting)
+                assert destination is None or kind.lane(operation, destination, setting), (kind.name, setting)
 
 
 def test_who_generates_also_streams():
@@ -163,7 +236,9 @@ def test_who_generates_also_streams():
 def test_what_an_upstream_does_not_speak_has_no_lane():
     assert KINDS["openai"].lane(GENERATE, "anthropic") is None
     assert KINDS["anthropic"].lane(GENERATE, "openai_chat") is None
-    assert KINDS["openai"].lane("embeddings", "openai_chat") is None
+    assert KINDS["anthropic"].lane(EMBED, "openai_chat") is None
+    assert KINDS["groq"].lane(EMBED, "openai_chat") is None
+    assert KINDS["deepseek"].lane(COUNT, "anthropic") is None
 
 
 def test_every_base_url_is_https_and_without_version():

@@ -7,6 +7,7 @@ import pytest
 
 from gproxy import errors, protocols
 from gproxy.channels import load as kinds
+from gproxy.channels.kind import COUNT, EMBED, EMBED_BATCH, GENERATE, GET_MODEL, LIST_MODELS, STREAM
 from gproxy.errors import BadRequest, GatewayError
 from gproxy.protocols import sse
 from gproxy.protocols.hub import ModelCard, Usage
@@ -35,6 +36,7 @@ FAULTS = [
     for fault in vars(errors).values()
     if isinstance(fault, type) and issubclass(fault, GatewayError) and fault.__module__ == errors.__name__
 ]
+OPERATIONS = {GENERATE, STREAM, COUNT, EMBED, EMBED_BATCH}
 TRICKY = 'line\nbreak "quoted" \\ Grüße 🗼 </script> \u2028'
 
 
@@ -57,9 +59,20 @@ def test_every_protocol_has_its_samples_and_its_place_for_the_model(protocol):
     assert PLACES[protocol.NAME][-1] == protocol.MODEL_FIELD
 
 
+@EACH
+def test_every_route_leads_to_an_operation_that_can_be_translated(protocol):
+    assert set(protocol.ROUTES.values()) <= set(protocol.CODECS) <= OPERATIONS
+    assert {GENERATE, STREAM} <= set(protocol.CODECS)
+    assert set(protocol.WIRE_NAMES) <= {*protocol.CODECS, LIST_MODELS, GET_MODEL}
+
+
 def test_routes_names_and_wire_names_are_taken_once():
     routes = [route for protocol in LOADED.values() for route in protocol.ROUTES]
-    wire_names = [protocol.WIRE_NAME for protocol in LOADED.values()]
+    wire_names = [
+        (operation, protocol.WIRE_NAMES.get(operation, protocol.WIRE_NAME))
+        for protocol in LOADED.values()
+        for operation in protocol.CODECS
+    ]
     assert len(set(routes)) == len(routes)
     assert len(set(wire_names)) == len(wire_names)
     assert all(name == protocol.NAME for name, protocol in LOADED.items())
@@ -81,11 +94,10 @@ def test_a_request_is_never_changed_and_only_its_model_differs(protocol, model):
     before = dict(asked.body)
     sent = protocol.outgoing(asked, body, model)
     assert asked.body == before
-    expected = json.loads(body)
-    if asked.model is not None:  # otherwise the path tells it
-        expected["model"] = model
-    assert json.loads(sent) == expected
-    assert (sent is body) == (asked.model in (None, model))
+    # Where the path tells the model, a body may repeat it as a resource.
+    named = f"models/{model}" if asked.model is None else model
+    assert json.loads(sent) == {**json.loads(body), "model": named}
+    assert (sent is body) == (asked.model == model)
 
 
 @EACH

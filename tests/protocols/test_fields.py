@@ -161,3 +161,87 @@ def test_of_two_models_only_the_one_that_was_checked_is_sent(body, sent):
 def test_a_model_in_another_case_is_refused(body):
     with pytest.raises(BadRequest, match="another case"):
         fields.model(fields.split(body))
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        (b"", "readable"),
+        (b"{", "readable"),
+        (b"{} {}", "readable"),
+        (b'{"\xff": 1}', "readable"),
+        (b"[]", "object"),
+        (b'"text"', "object"),
+        (b"null", "object"),
+        (b'{"a": NaN}', "readable"),
+        (b'{"a": "\\ud83d", "b": NaN}', "readable"),
+        (b'["\\ud83d"]', "readable"),
+        (b'{"a": ' + DEEP + b"}", "readable"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_a_body_that_cannot_be_translated_is_a_bad_request(body, word):
+    with pytest.raises(BadRequest, match=word):
+        fields.whole(body)
+
+
+@given(st.dictionaries(st.text(), JSON, max_size=6))
+def test_a_whole_body_is_what_it_was(document):
+    body = json.dumps(document)
+    # Numbers past 64 bits are numbers with a point to the fast decoder.
+    assert fields.whole(body.encode()) == json.loads(body, parse_int=_number)
+
+
+def _number(digits: str) -> int | float:
+    return int(digits) if -(2**63) <= int(digits) < 2**64 else float(digits)
+
+
+@pytest.mark.parametrize(
+    ("body", "read"),
+    [
+        (b'{"a": "\\ud83d\\ude00"}', "😀"),
+        (b'{"a": "\\ud83d"}', "?"),
+        (b'{"a": "x\\ude00y"}', "x?y"),
+        (b'{"a": "\\ud83d\\ud83d\\ude00"}', "?😀"),
+        ('{"a": "ü\\ud83d"}'.encode(), "ü?"),
+    ],
+)
+def test_half_an_emoji_in_a_body_becomes_a_question_mark(body, read):
+    assert fields.whole(body) == {"a": read}
+    assert json.loads(fields.dumps(fields.whole(body))) == {"a": read}
+
+
+@pytest.mark.parametrize(
+    ("body", "items"),
+    [
+        (b"[]", []),
+        (b'[1, "a", {"b": 1.50}]', [b"1", b'"a"', b'{"b": 1.50}']),
+        (b"{}", None),
+        (b"null", None),
+        (b"7", None),
+        (b"", None),
+        (b"[1", None),
+        (b'["\xff", 1]', [b'"\xff"', b"1"]),
+    ],
+)
+def test_the_items_of_a_list_each_the_bytes_that_were_sent(body, items):
+    found = fields.find_list(body)
+    assert (found if found is None else [bytes(item) for item in found]) == items
+
+
+def nested(depth: int) -> dict:
+    document: dict = {}
+    for _ in range(depth):
+        document = {"a": document}
+    return document
+
+
+def test_a_body_written_anew():
+    assert fields.dumps({"a": [1, 2.5, None, "ü"], "b": {}}) == '{"a":[1,2.5,null,"ü"],"b":{}}'.encode()
+    assert json.loads(fields.dumps(nested(200))) == nested(200)
+
+
+@pytest.mark.parametrize("document", [nested(1000), {"a": 10**30}, {"a": "\ud83d"}], ids=["deep", "large", "half"])
+def test_a_body_that_cannot_be_written_is_a_bad_request(document):
+    with pytest.raises(BadRequest, match="translated"):
+        fields.dumps(document)

@@ -181,6 +181,18 @@ def test_a_cost_is_shown_to_the_nano_dollar(nano, shown):
     assert headers.cost(nano) == ("x-gproxy-cost-usd", shown)
 
 
+@pytest.mark.parametrize(
+    ("losses", "told"),
+    [
+        ((), []),
+        (("seed",), [("x-gproxy-lossy", "seed")]),
+        (("tools[0].strict", "seed", "seed"), [("x-gproxy-lossy", "seed, tools[0].strict")]),
+    ],
+)
+def test_what_a_translation_lost_is_told_once_and_in_order(losses, told):
+    assert headers.lossy(losses) == told
+
+
 def test_overhead_is_the_time_that_was_not_waited():
     name, value = headers.overhead(time.perf_counter() - 2.0, 1.5)
     assert name == "x-gproxy-overhead-ms"

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
+import orjson
 import pytest
 
 from gproxy.accounting.journal import Journal, Slot, read_lines, take_slot
 from gproxy.accounting.prices import Found, Price, Tier
 from gproxy.errors import Unavailable
 from gproxy.protocols.hub import Usage
-from gproxy.relay.tally import MOST_TEXT, Tally, estimate, input_estimate
+from gproxy.relay.tally import MOST_LOSSES_BYTES, MOST_TEXT, Tally, Unbooked, estimate, input_estimate
 
 PRICE = Found(Price(Decimal("0.001"), (Tier(10**8, Decimal(1), Decimal(2), Decimal("0.1")),)), "model")
 ENTRY = {"rq": "req_1", "at": 1, "u": 1, "k": 2, "p": 3, "c": "demo", "r": None, "op": "o", "pr": "p", "m": "m"}
@@ -136,6 +137,34 @@ def test_attempts_and_losses_are_told(journal):
     make(journal, attempts=3, losses=["seed", "logit_bias"]).complete(200, SEEN, 0)
     settled = entries(journal)[1]
     assert (settled["a"], settled["lo"]) == (3, ["seed", "logit_bias"])
+
+
+@pytest.mark.parametrize(
+    ("losses", "told"),
+    [
+        ([], None),
+        (["a" * 80] * 9, ["a" * 80] * 3),
+        (["a" * 297, "b"], ["a" * 297]),
+        (["a" * 298], []),
+        (["a" * 10] * 22 + ["b" * 11], ["a" * 10] * 22 + ["b" * 11]),
+        (["a" * 10] * 22 + ["b" * 12], ["a" * 10] * 22),
+    ],
+)
+def test_so_many_losses_are_told_as_the_room_of_a_line_holds(journal, losses, told):
+    make(journal, losses=losses).complete(200, SEEN, 0)
+    assert entries(journal)[1].get("lo") == told
+    assert len(orjson.dumps(told or []).strip(b"[]")) < MOST_LOSSES_BYTES
+
+
+def test_a_count_of_tokens_is_not_booked():
+    unbooked = Unbooked()
+    unbooked.saw_first_byte()
+    for end in (unbooked.complete, unbooked.broke):
+        end(200, SEEN, 9)
+    unbooked.client_left(SEEN, 9)
+    unbooked.losses = ["seed"]
+    # Settled from the start: whoever asks has nothing left to do.
+    assert (unbooked.cost, unbooked.is_settled, Unbooked().losses) == (None, True, [])
 
 
 def test_without_a_journal_nothing_is_opened(tmp_path):

@@ -1,0 +1,39 @@
+"""Anthropic Messages. https://docs.anthropic.com/en/api/messages"""
+
+from gproxy.protocols.anthropic_messages import count, reply, request
+from gproxy.protocols.anthropic_messages.passing import (  # noqa: F401 - verbs of this protocol
+    LIST_QUERY,
+    MODEL_FIELD,
+    NAME,
+    REQUEST_ID_HEADERS,
+    WIRE_NAME,
+    Stream,
+    ask,
+    error_event,
+    next_page,
+    outgoing,
+    read_models,
+    read_whole,
+    unsealed,
+    write_error,
+    write_model,
+    write_models,
+)  # fmt: skip
+from gproxy.protocols.anthropic_messages.reply import read_error, read_stream, write_stream  # noqa: F401
+from gproxy.protocols.anthropic_messages.request import NAMES, OWN_URLS, TOOL_NAME, URL_KINDS, legal  # noqa: F401
+from gproxy.protocols.codec import Codec
+
+GENERATE = Codec(request.read_request, request.write_request, reply.read_reply, reply.write_reply)
+COUNT = Codec(request.read_request, count.write_count, count.read_count_reply, count.write_count_reply)
+CODECS = {"generate_content": GENERATE, "stream_generate_content": GENERATE, "count_tokens": COUNT}
+ROUTES = {
+    "messages": "generate_content",
+    "messages/count_tokens": "count_tokens",
+    "messages/count-tokens": "count_tokens",
+}
+# Fields of a request that its reply repeats.
+ECHOED: tuple[str, ...] = ()
+# Operations that go by another wire name than generation does.
+WIRE_NAMES: dict[str, str] = {}
+# A call's id as clients of this protocol see it.
+shown_id = legal

@@ -1,0 +1,238 @@
+"""Anthropic Messages. https://docs.anthropic.com/en/api/messages"""
+
+from datetime import UTC, datetime
+
+import msgspec
+import orjson
+from msgspec import Raw
+
+from gproxy.errors import NoThread
+from gproxy.protocols import fields, sse
+from gproxy.protocols.fields import ABSENT, outgoing  # noqa: F401 - a verb of this protocol
+from gproxy.protocols.hub import Ask, ModelCard, Usage, count, items, part
+from gproxy.protocols.reading import Verdict
+from gproxy.protocols.signatures import is_wrapped
+
+NAME = "anthropic"
+WIRE_NAME = "claude"
+REQUEST_ID_HEADERS = ("x-request-id", "request-id")
+MODEL_FIELD = "model"
+LIST_QUERY = {"limit": "1000"}
+
+# https://docs.anthropic.com/en/api/errors
+ERROR_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+UNKNOWN_DATE = "1970-01-01T00:00:00Z"
+
+
+def ask(body: bytes) -> Ask:
+    """What the body asks for. Raises BadRequest."""
+    found = fields.split(body)
+    end_user = None
+    if "metadata" in found:
+        user_id = part(fields.value(found, "metadata")).get("user_id")
+        end_user = user_id if isinstance(user_id, str) else None
+    return Ask(fields.model(found), fields.is_stream(found), True, end_user, found)
+
+
+def unsealed(body: dict) -> dict:
+    """The body without envelopes of ours: what another provider sealed is nothing to this one."""
+    if not isinstance(body.get("messages"), list):
+        return body
+    messages = []
+    for message in body["messages"]:
+        content = part(message).get("content")
+        if isinstance(content, list) and any(_is_sealed(part(block)) for block in content):
+            message = {**message, "content": [block for block in content if not _is_sealed(part(block))]}
+            if not message["content"]:
+                continue
+        messages.append(message)
+    return {**body, "messages": messages}
+
+
+def _is_sealed(block: dict) -> bool:
+    return is_wrapped(block.get("signature")) or is_wrapped(block.get("data"))
+
+
+def read_whole(body: bytes) -> tuple[Usage | None, fields.Fields | None]:
+    """The usage of a whole reply, and its fields; no fields when it is not JSON."""
+    found = fields.find(body)
+    usage = fields.inner(found.get("usage", ABSENT)) if found else None
+    return (read_usage(usage) if usage else None), found
+
+
+def read_usage(usage: dict, before: Usage | None = None) -> Usage:
+    """Input counts exclude cached tokens here; a later block keeps what it does not tell.
+
+    The 5m/1h split stands under `cache_creation`, in `message_delta` under `iterations[0]`.
+    """
+    before = before or Usage()
+    iterations = usage.get("iterations")
+    first = part(iterations[0]) if isinstance(iterations, list) and iterations else {}
+    split = part(usage.get("cache_creation") or first.get("cache_creation"))
+    five = count(split.get("ephemeral_5m_input_tokens")) or before.cache_write_5m_tokens
+    hour = count(split.get("ephemeral_1h_input_tokens")) or before.cache_write_1h_tokens
+    written = usage.get("cache_creation_input_tokens")
+    total = before.cache_creation_tokens if written is None else count(written)
+    output = count(usage.get("output_tokens")) or before.output_tokens
+    details = part(usage.get("output_tokens_details"))
+    thinking = count(details.get("thinking_tokens") or details.get("reasoning_tokens")) or before.reasoning_tokens
+    return Usage(
+        input_tokens=_latest(usage, "input_tokens", before.input_tokens),
+        output_tokens=output,
+        reasoning_tokens=min(output, thinking),
+        cache_read_tokens=_latest(usage, "cache_read_input_tokens", before.cache_read_tokens),
+        cache_write_tokens=max(0, total - five - hour),
+        cache_write_5m_tokens=five,
+        cache_write_1h_tokens=hour,
+    )
+
+
+def _latest(usage: dict, name: str, before: int) -> int:
+    return before if usage.get(name) is None else count(usage[name])
+
+
+def _error(status: int, code: str, message: str, request_id: str) -> bytes:
+    kind = ERROR_TYPES.get(status, "api_error")
+    inner = {"type": kind, "message": message, "code": code}
+    if code == NoThread.code:
+        inner["details"] = {"error_code": code, "unsupported": []}
+    return orjson.dumps({"type": "error", "error": inner, "request_id": request_id})
+
+
+def write_error(status: int, code: str, message: str, request_id: str) -> bytes:
+    return _error(status, code, message, request_id)
+
+
+def error_event(status: int, code: str, message: str, request_id: str) -> bytes:
+    return sse.event(_error(status, code, message, request_id), "error")
+
+
+class _Event(msgspec.Struct):
+    type: str = ""
+    message: Raw = ABSENT
+    delta: Raw = ABSENT
+    usage: Raw = ABSENT
+
+
+class _Delta(msgspec.Struct):
+    text: Raw = ABSENT
+    thinking: Raw = ABSENT
+    partial_json: Raw = ABSENT
+
+
+_decode = msgspec.json.Decoder(_Event).decode
+_decode_delta = msgspec.json.Decoder(_Delta).decode
+
+
+class Stream:
+    """Reads one Messages stream as it passes.
+
+    `name` is the model name that the client shall see, as JSON; None leaves it.
+    """
+
+    def __init__(self, name: bytes | None, asked: Ask):
+        self._name = name
+        self.usage: Usage | None = None
+        self.text_bytes = 0
+        self.is_terminal = self.has_failed = False
+
+    def see(self, data: bytes) -> tuple[bytes | None, Verdict]:
+        event = fields.seen(_decode, data)
+        if event is None:
+            return data, Verdict.GOES_ON
+        if event.type == "content_block_delta":
+            if (delta := fields.seen(_decode_delta, bytes(event.delta))) is not None:
+                self.text_bytes += sum(max(0, len(t) - 2) for t in (delta.text, delta.thinking, delta.partial_json))
+            return data, Verdict.GOES_ON
+        if event.type == "message_start":
+            return self._read_start(data, event), Verdict.GOES_ON
+        if event.type == "message_delta" and (usage := fields.inner(event.usage)):
+            self.usage = read_usage(usage, self.usage)
+        elif event.type == "error":
+            self.has_failed = True
+        elif event.type == "message_stop":
+            self.is_terminal = True
+            return data, Verdict.ENDS
+        return data, Verdict.GOES_ON
+
+    def _read_start(self, data: bytes, event: _Event) -> bytes:
+        self.usage, inner = read_whole(bytes(event.message))
+        if self._name is None or not inner or "model" not in inner or bytes(inner["model"]) == self._name:
+            return data
+        if (outer := fields.find(data)) is None:
+            return data
+        inner["model"] = Raw(self._name)
+        outer["message"] = Raw(fields.join(inner))
+        return fields.join(outer)
+
+    def break_off(self, status: int, code: str, message: str, request_id: str) -> list[bytes]:
+        """The events that tell a client that this stream ends without its end."""
+        return [error_event(status, code, message, request_id)]
+
+    def tail(self) -> bytes:
+        return b""
+
+
+def read_models(body: dict) -> list[ModelCard]:
+    cards = []
+    for item in items(body.get("data")):
+        if isinstance(item, dict) and isinstance(item.get("id"), str):
+            title = item.get("display_name")
+            cards.append(
+                ModelCard(
+                    id=item["id"],
+                    display_name=title if isinstance(title, str) else None,
+                    created=_seconds(item.get("created_at")),
+                    owned_by="anthropic",
+                    raw=item,
+                    protocol=NAME,
+                )
+            )
+    return cards
+
+
+def _seconds(text: object) -> int | None:
+    try:
+        return max(0, int(datetime.fromisoformat(str(text)).timestamp())) or None
+    except ValueError:
+        return None
+
+
+def next_page(body: dict) -> dict[str, str] | None:
+    """The query of the next page, None on the last."""
+    if body.get("has_more") is True and isinstance(body.get("last_id"), str):
+        return {**LIST_QUERY, "after_id": body["last_id"]}
+    return None
+
+
+def write_model(card: ModelCard, name: str) -> dict:
+    raw = card.raw if card.protocol == NAME and card.raw else {}
+    title = card.display_name or name
+    return {"display_name": title, "created_at": _date(card.created), **raw, "type": "model", "id": name}
+
+
+def _date(seconds: int | None) -> str:
+    """Some imitators of OpenAI count in milliseconds, which is past the last year there is."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if seconds else UNKNOWN_DATE
+    except (ValueError, OverflowError, OSError):
+        return UNKNOWN_DATE
+
+
+def write_models(cards: list[tuple[ModelCard, str]]) -> dict:
+    """All on one page."""
+    data = [write_model(card, name) for card, name in cards]
+    first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
+    return {"data": data, "first_id": first, "last_id": last, "has_more": False}

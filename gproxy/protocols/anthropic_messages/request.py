@@ -1,0 +1,619 @@
+"""Messages requests to and from the hub. https://docs.anthropic.com/en/api/messages"""
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterator
+
+from gproxy.errors import BadRequest, NoThread
+from gproxy.protocols import reasoning, repair, schemas, wire, wording
+from gproxy.protocols.custom_tools import FREE_INPUT, as_arguments
+from gproxy.protocols.hub import (
+    Block,
+    Choice,
+    Citation,
+    CodeExecution,
+    Format,
+    Media,
+    Refusal,
+    Request,
+    Signature,
+    Target,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolResult,
+    Turn,
+    WebFetch,
+    WebSearch,
+    part,
+)
+from gproxy.protocols.losses import Losses
+from gproxy.protocols.signatures import unwrap
+
+# The hub's names on this wire.
+NAMES = {
+    "turns": "messages",
+    "system_turn": "messages.role",
+    "choice": "tool_choice",
+    "parallel": "tool_choice.disable_parallel_tool_use",
+    "stop": "stop_sequences",
+    "reasoning": "thinking",
+    "format": "output_config.format",
+    "verbosity": "output_config.effort",
+    "tier": "service_tier",
+    "end_user": "metadata.user_id",
+    "image": "messages.content.image",
+    "file": "messages.content.document",
+    "filename": "messages.content.title",
+    "citations": "messages.content.citations",
+    "thinking": "messages.content.thinking",
+    "signature": "messages.content.signature",
+    "tool_result": "messages.content.tool_result",
+    "tool_error": "messages.content.is_error",
+    "tool_media": "messages.content.tool_result.content",
+    "arguments": "messages.content.input",
+    "schema": "tools.input_schema",
+    "strict": "tools.strict",
+    "format_schema": "output_config.format.schema",
+    "format_strict": "output_config.format",
+    "web_search": "tools.web_search",
+    "code_execution": "tools.code_execution",
+    "web_fetch": "tools.web_fetch",
+}
+READ = frozenset(
+    (
+        "model", "messages", "system", "tools", "tool_choice", "max_tokens", "temperature", "top_p", "top_k",
+        "stop_sequences", "stream", "thinking", "output_config", "metadata", "service_tier", "speed",
+    )
+)  # fmt: skip
+MODES = {"auto": "auto", "any": "any", "none": "none", "tool": "any"}
+IMAGES = frozenset(("image/jpeg", "image/png", "image/gif", "image/webp"))
+ID, MOST_ID = re.compile(r"[A-Za-z0-9_-]+"), 64
+# https://docs.anthropic.com/en/docs/agents-and-tools/tool-use/implement-tool-use
+TOOL_NAME = (re.compile(r"[A-Za-z0-9_-]+"), 128)
+# What a URL may stand for: https://docs.anthropic.com/en/docs/build-with-claude/vision
+URL_KINDS = frozenset(("image", "file"))
+TIERS_BACK = {"auto": "auto", "priority": "auto"} | dict.fromkeys(("default", "flex", "scale"), "standard_only")
+SERVER_TOOLS = (("web_search_", WebSearch), ("code_execution_", CodeExecution), ("web_fetch_", WebFetch))
+# The vendor refuses what looks like an address or a telephone number.
+PERSONAL, MOST_USER = re.compile(r"@|^\+?[0-9 ().-]{7,}$"), 256
+# The least that a model which nothing is known of can write.
+UNKNOWN_MAXIMUM = 8192
+# No addresses that only this vendor knows.
+OWN_URLS = None
+
+
+# -- reading -------------------------------------------------------------------------------------------------------
+
+
+def read_request(body: dict, losses: Losses) -> Request:
+    """Raises BadRequest naming the field."""
+    if body.get("thread"):
+        raise NoThread("thread: the conversation is kept by the vendor; send it in `messages`")
+    for name in body:
+        if name not in READ and body[name] is not None:
+            losses.tell(name)
+    output_config = wire.optional_obj(body, "output_config")
+    thinking = wire.optional_obj(body, "thinking")
+    mode, parallel = _read_choice(wire.optional_obj(body, "tool_choice"))
+    return Request(
+        turns=_read_turns(body, losses),
+        system=_read_system(body.get("system"), losses),
+        tools=tuple(_read_tools(body, losses)),
+        choice=mode,
+        parallel=parallel,
+        max_tokens=wire.optional_count(body, "max_tokens", least=0),
+        temperature=wire.optional_number(body, "temperature"),
+        top_p=wire.optional_number(body, "top_p"),
+        top_k=wire.optional_count(body, "top_k"),
+        stop=wire.texts(body.get("stop_sequences"), "stop_sequences"),
+        format=_read_format(output_config),
+        reasoning=reasoning.read_anthropic(thinking, output_config, "thinking"),
+        tier=_read_tier(body),
+        end_user=wire.optional_text(wire.optional_obj(body, "metadata"), "user_id", "metadata"),
+    )
+
+
+def _read_turns(body: dict, losses: Losses) -> tuple[Turn, ...]:
+    turns = []
+    for place, message in wire.objects(body.get("messages"), "messages"):
+        role = wire.text(message.get("role"), f"{place}.role")
+        wire.known(role, dict.fromkeys(("user", "assistant", "system")), f"{place}.role")
+        turns.append(Turn(role, tuple(read_blocks(message.get("content"), f"{place}.content", losses))))
+    return repair.joined(turns)
+
+
+def _read_system(system, losses: Losses) -> tuple[str, ...]:
+    if system is None or isinstance(system, str):
+        return (system,) if system and system.strip() else ()
+    found = []
+    for place, block in wire.objects(system, "system"):
+        text = wire.text(block.get("text"), f"{place}.text")
+        _tell_unread(block, ("type", "text", "citations"), "system", losses)
+        if text.strip():
+            found.append(text)
+    return tuple(found)
+
+
+def _tell_unread(item: dict, known: tuple[str, ...], prefix: str, losses: Losses) -> None:
+    for name, value in item.items():
+        if name not in known and value is not None:
+            losses.tell(name if name == "cache_control" else f"{prefix}.{name}")
+
+
+def read_blocks(content, place: str, losses: Losses) -> Iterator[Block]:
+    if content is None or isinstance(content, str):
+        yield Text(content or "")
+        return
+    for at, block in wire.objects(content, place):
+        yield from _read_block(block, at, losses)
+
+
+def _read_inner(content, place: str, losses: Losses) -> Iterator[Block]:
+    """What stands inside a result or a document: texts and files, and nothing that again holds others."""
+    if content is None or isinstance(content, str):
+        yield Text(content or "")
+        return
+    for at, block in wire.objects(content, place):
+        if block.get("type") not in INNER:
+            losses.tell(f"messages.content.{block.get('type')}")
+        elif block["type"] == "document" and part(block.get("source")).get("type") == "content":
+            losses.tell("messages.content.document")
+        else:
+            yield from _read_block(block, at, losses)
+
+
+INNER = ("text", "image", "document", "search_result")
+
+
+def _read_block(block: dict, place: str, losses: Losses) -> Iterator[Block]:
+    kind = block.get("type")
+    known: tuple[str, ...] = ("type",)
+    match kind:
+        case "text":
+            known += ("text", "citations")
+            citations = tuple(map(read_citation, wire.arr(block.get("citations") or [], f"{place}.citations")))
+            yield Text(wire.text(block.get("text"), f"{place}.text"), citations)
+        case "image":
+            known += ("source",)
+            yield _read_source(wire.obj(block.get("source"), f"{place}.source"), "image", None, f"{place}.source")
+        case "document":
+            known += ("source", "title")
+            title = wire.optional_text(block, "title", place)
+            yield from _read_document(wire.obj(block.get("source"), f"{place}.source"), title, place, losses)
+        case "thinking":
+            known += ("thinking", "signature")
+            signature = unwrap(wire.optional_text(block, "signature", place))
+            yield Thinking(wire.text(block.get("thinking"), f"{place}.thinking"), signature)
+        case "redacted_thinking":
+            known += ("data",)
+            yield Thinking("", unwrap(wire.text(block.get("data"), f"{place}.data")))
+        case "tool_use":
+            known += ("id", "name", "input", "caller")
+            arguments = wire.dumps(wire.optional_obj(block, "input", place))
+            call_id = wire.text(block.get("id"), f"{place}.id")
+            yield ToolCall(call_id, wire.text(block.get("name"), f"{place}.name"), arguments)
+        case "tool_result":
+            known += ("tool_use_id", "content", "is_error")
+            yield _read_result(block, place, losses)
+        case "search_result":
+            known += ("title", "source", "content")
+            losses.tell("messages.content.search_result")
+            texts = [
+                wire.text(item.get("text"), f"{at}.text")
+                for at, item in wire.objects(block.get("content"), f"{place}.content")
+            ]
+            named = (wire.optional_text(block, name, place) for name in ("title", "source"))
+            yield Text("\n".join(filter(None, (*named, *texts))))
+        case str():
+            # Steps that a vendor's own tools took; what they led to stands in the texts.
+            losses.tell(f"messages.content.{kind}")
+            return
+        case _:
+            raise BadRequest(f"{place}.type: missing; name the kind of block")
+    _tell_unread(block, known, "messages.content", losses)
+
+
+def is_text(block) -> bool:
+    return isinstance(block, Text)
+
+
+def _read_result(block: dict, place: str, losses: Losses) -> ToolResult:
+    inner = _read_inner(block.get("content"), f"{place}.content", losses)
+    blocks = tuple(b for b in inner if isinstance(b, Media) or (is_text(b) and b.text))
+    is_error = bool(wire.optional_flag(block, "is_error", place))
+    return ToolResult(wire.text(block.get("tool_use_id"), f"{place}.tool_use_id"), blocks, is_error)
+
+
+def _read_source(source: dict, kind: str, title: str | None, place: str) -> Media:
+    match source.get("type"):
+        case "base64":
+            data = wire.checked(wire.text(source.get("data"), f"{place}.data"), f"{place}.data")
+            media_type = wire.text(source.get("media_type"), f"{place}.media_type")
+            return Media(wire.kind_of(media_type, kind), media_type, data, name=title)
+        case "url":
+            media_type = "application/pdf" if kind == "file" else None
+            return Media(kind, media_type, url=wire.text(source.get("url"), f"{place}.url"), name=title)
+        case "file":
+            return Media(kind, file_id=wire.text(source.get("file_id"), f"{place}.file_id"), name=title)
+    raise BadRequest(f"{place}.type: expected base64, url, file, text or content")
+
+
+def _read_document(source: dict, title: str | None, place: str, losses: Losses) -> Iterator[Block]:
+    match source.get("type"):
+        case "text":
+            data = wire.text(source.get("data"), f"{place}.source.data")
+            yield Media("file", "text/plain", base64.b64encode(data.encode()).decode(), name=title)
+        case "content":
+            yield from _read_inner(source.get("content"), f"{place}.source.content", losses)
+        case _:
+            yield _read_source(source, "file", title, f"{place}.source")
+
+
+def read_citation(citation) -> Citation:
+    """Where a text comes from; a place inside a document of the request becomes its title and quote."""
+    found = citation if isinstance(citation, dict) else {}
+    url = found.get("url") or found.get("source")
+    title = found.get("title") or found.get("document_title")
+    quote = found.get("cited_text")
+    return Citation(*(value if isinstance(value, str) else None for value in (url, title, quote)))
+
+
+def _read_tools(body: dict, losses: Losses) -> Iterator[Tool | WebSearch | CodeExecution | WebFetch]:
+    for place, tool in wire.objects(body.get("tools"), "tools"):
+        kind = tool.get("type") or "custom"
+        if kind == "custom":
+            name = wire.text(tool.get("name"), f"{place}.name")
+            schema = wire.optional_obj(tool, "input_schema", place)
+            known = ("type", "name", "description", "input_schema", "strict")
+            _tell_unread(tool, known, "tools", losses)
+            description = wire.optional_text(tool, "description", place)
+            yield Tool(name, description, schema, wire.optional_flag(tool, "strict", place))
+            continue
+        built = next((made for prefix, made in SERVER_TOOLS if str(kind).startswith(prefix)), None)
+        if built is None:
+            losses.tell(f"tools.{kind}")
+        elif built is WebSearch:
+            yield _read_search(tool, place)
+        else:
+            yield built()
+
+
+def _read_search(tool: dict, place: str) -> WebSearch:
+    location = wire.optional_obj(tool, "user_location", place)
+    return WebSearch(
+        wire.texts(tool.get("allowed_domains"), f"{place}.allowed_domains"),
+        wire.texts(tool.get("blocked_domains"), f"{place}.blocked_domains"),
+        {key: value for key, value in location.items() if key != "type" and isinstance(value, str)},
+        wire.optional_count(tool, "max_uses", place),
+    )
+
+
+def _read_choice(choice: dict) -> tuple[Choice | None, bool | None]:
+    if not choice:
+        return None, None
+    kind = wire.text(choice.get("type"), "tool_choice.type")
+    mode = wire.known(kind, MODES, "tool_choice.type")
+    names = (wire.text(choice.get("name"), "tool_choice.name"),) if kind == "tool" else ()
+    is_single = wire.optional_flag(choice, "disable_parallel_tool_use", "tool_choice")
+    return Choice(mode, names), (None if is_single is None else not is_single)
+
+
+def _read_format(output_config: dict) -> Format | None:
+    asked = wire.optional_obj(output_config, "format", "output_config")
+    if not asked:
+        return None
+    wire.known(asked.get("type"), {"json_schema": None}, "output_config.format.type")
+    return Format(wire.obj(asked.get("schema"), "output_config.format.schema"), strict=True)
+
+
+def _read_tier(body: dict) -> str | None:
+    speed = wire.known(wire.optional_text(body, "speed"), {"standard": None, "fast": "priority"}, "speed")
+    tiers = {"auto": "auto", "standard_only": "default"}
+    return speed or wire.known(wire.optional_text(body, "service_tier"), tiers, "service_tier")
+
+
+# -- writing -------------------------------------------------------------------------------------------------------
+
+
+def write_request(request: Request, target: Target, losses: Losses) -> dict:
+    """Raises BadRequest on what cannot be said at all."""
+    turns = repair.paired(repair.without_system(request.turns, losses), losses)
+    turns = repair.opened(turns, bool(request.system), losses)
+    if "no_prefill" in target.traits:
+        turns = repair.asked(turns, losses)
+    most = _most_tokens(request, target, losses)
+    system = list(request.system)
+    asked, told_effort = None, None
+    if request.reasoning is not None:
+        asked, told_effort = reasoning.write_anthropic(request.reasoning, request.max_tokens, most, target, losses)
+    if asked and asked["type"] == "enabled" and not _may_think(turns, target):
+        losses.lose("signature")
+        asked = {"type": "disabled"}
+    is_thinking = bool(asked) and asked["type"] != "disabled"
+    config = _write_config(request, target, told_effort, system, losses)
+    body = {
+        "model": target.model,
+        "max_tokens": most,
+        "system": _write_system(system),
+        "messages": [
+            {"role": turn.role, "content": list(_write_blocks(turn, target, is_thinking, losses))} for turn in turns
+        ],
+        "tools": list(_write_tools(request, target, losses)) or None,
+        "tool_choice": _write_choice(request, is_thinking, losses),
+        **_write_sampling(request, target, is_thinking, losses),
+        "stop_sequences": _write_stop(request, losses),
+        "thinking": asked,
+        "output_config": config or None,
+        "metadata": _write_user(request, losses),
+        **_write_tier(request, target, losses),
+        "stream": True if target.is_stream else None,
+    }
+    for name in ("seed", "frequency_penalty", "presence_penalty", "logprobs", "store", "cache_key"):
+        nothing = (None,) if name in ("seed", "logprobs") else (None, 0, False)
+        if getattr(request, name) not in nothing:
+            losses.lose(name)
+    if request.n not in (None, 1):
+        losses.lose("n")
+    if set(request.metadata) - {"user_id"}:
+        losses.lose("metadata")
+    body["messages"] = [_trimmed(message, i == len(turns) - 1) for i, message in enumerate(body["messages"])]
+    body["messages"] = [message for message in body["messages"] if message["content"]]
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def _write_user(request: Request, losses: Losses) -> dict | None:
+    """All that metadata may hold here; clients of chat put it into theirs too. Nothing that names a person passes."""
+    user_id = request.end_user or request.metadata.get("user_id")
+    if not isinstance(user_id, str) or not user_id:
+        return None
+    if len(user_id) <= MOST_USER and not PERSONAL.search(user_id):
+        return {"user_id": user_id}
+    losses.lose("end_user")
+    return {"user_id": f"user_{hashlib.blake2b(user_id.encode(), digest_size=16).hexdigest()}"}
+
+
+def _most_tokens(request: Request, target: Target, losses: Losses) -> int:
+    if request.max_tokens and request.max_tokens <= (target.max_output or request.max_tokens):
+        return request.max_tokens
+    losses.lose("max_tokens")
+    return target.max_output or UNKNOWN_MAXIMUM
+
+
+def _may_think(turns: tuple[Turn, ...], target: Target) -> bool:
+    """With a budget the vendor wants the thinking back that led to the calls now answered, and it before all else."""
+    if turns[-1].role == "assistant":
+        return False  # it does not go on with words that it did not think of
+    if len(turns) < 2 or not any(isinstance(block, ToolResult) for block in turns[-1].blocks):
+        return True
+    first = turns[-2].blocks[0]
+    return isinstance(first, Thinking) and _is_own(first.signature, target)
+
+
+def _is_own(signature: Signature | None, target: Target) -> bool:
+    return signature is not None and signature.origin == target.provider
+
+
+def _write_system(system: list[str]):
+    if not system:
+        return None
+    return system[0] if len(system) == 1 else [{"type": "text", "text": text} for text in system]
+
+
+def _trimmed(message: dict, is_last: bool) -> dict:
+    """A prefill must not end in white space."""
+    content = message["content"]
+    if is_last and message["role"] == "assistant" and content and content[-1]["type"] == "text":
+        content[-1]["text"] = content[-1]["text"].rstrip()
+        if not content[-1]["text"]:
+            content.pop()
+    return message
+
+
+def _write_blocks(turn: Turn, target: Target, is_thinking: bool, losses: Losses) -> Iterator[dict]:
+    for block in turn.blocks:
+        match block:
+            case Text(text):
+                if block.citations:
+                    losses.lose("citations")
+                yield {"type": "text", "text": text}
+            case Refusal(text):
+                losses.lose("refusal")
+                if text.strip():
+                    yield {"type": "text", "text": text}
+            case Thinking():
+                yield from _write_thinking(block, target, losses)
+            case ToolCall():
+                if block.signature:
+                    losses.lose("signature")
+                yield _write_call(block, losses)
+            case ToolResult():
+                yield _write_result(block, losses)
+            case Media() if turn.role == "assistant":
+                losses.lose(block.kind)
+            case Media():
+                yield _write_media(block, losses)
+
+
+def _write_thinking(block: Thinking, target: Target, losses: Losses) -> Iterator[dict]:
+    """Only what this provider signed, and over this protocol; anything else it would answer with an error."""
+    kind, _, value = block.signature.value.partition(":") if _is_own(block.signature, target) else ("", "", "")
+    if kind not in ("thinking", "redacted"):
+        losses.lose("signature" if block.signature and not block.text else "thinking")
+        return
+    if kind == "redacted":
+        yield {"type": "redacted_thinking", "data": value}
+    else:
+        yield {"type": "thinking", "thinking": block.text, "signature": value}
+
+
+def _write_call(block: ToolCall, losses: Losses) -> dict:
+    written = as_arguments(block.arguments) if block.is_custom else block.arguments
+    arguments = wire.arguments(written, losses)
+    return {"type": "tool_use", "id": legal(block.id), "name": block.name, "input": arguments}
+
+
+def legal(call_id: str) -> str:
+    return repair.legal_id(call_id, ID, MOST_ID)
+
+
+def _write_result(block: ToolResult, losses: Losses) -> dict:
+    parts = [
+        _write_media(part, losses) if isinstance(part, Media) else {"type": "text", "text": part.text}
+        for part in block.blocks
+        if isinstance(part, Media) or part.text.strip()
+    ]
+    content = parts[0]["text"] if len(parts) == 1 and parts[0]["type"] == "text" else parts
+    result = {"type": "tool_result", "tool_use_id": legal(block.call_id)}
+    if block.is_error:
+        return {**result, "content": content or "Error", "is_error": True}
+    return {**result, "content": content} if content else result
+
+
+def _write_media(block: Media, losses: Losses) -> dict:
+    if block.detail not in (None, "auto"):
+        losses.lose("detail")
+    if block.name and block.kind == "image":
+        losses.lose("filename")
+    if block.kind == "image" and block.url:
+        return {"type": "image", "source": {"type": "url", "url": block.url}}
+    if block.kind == "image" and block.data and block.media_type in IMAGES:
+        source = {"type": "base64", "media_type": block.media_type, "data": block.data}
+        return {"type": "image", "source": source}
+    if block.kind == "file" and (source := _document_source(block)):
+        named = {"title": block.name} if block.name else {}
+        return {"type": "document", "source": source, **named}
+    losses.lose(block.kind)
+    return {"type": "text", "text": wire.NOTE.format(block.name or block.media_type or block.kind)}
+
+
+def _document_source(block: Media) -> dict | None:
+    if block.url:
+        return {"type": "url", "url": block.url}
+    if block.data and block.media_type == "application/pdf":
+        return {"type": "base64", "media_type": block.media_type, "data": block.data}
+    is_text = (block.media_type or "").startswith("text/") or block.media_type == "application/json"
+    if block.data and is_text and (text := wire.plain(block.data)) is not None:
+        return {"type": "text", "media_type": "text/plain", "data": text}
+    return None
+
+
+def _write_tools(request: Request, target: Target, losses: Losses) -> Iterator[dict]:
+    for i, tool in enumerate(request.tools):
+        match tool:
+            case Tool(schema=None):
+                losses.lose("custom")
+                yield _named(tool, FREE_INPUT)
+            case Tool():
+                yield _write_function(tool, f"tools[{i}]: input_schema", target, losses)
+            case WebSearch():
+                location = {"type": "approximate", **tool.place} if tool.place else None
+                search = {
+                    "type": "web_search_20250305",
+                    "name": "web_search",
+                    "allowed_domains": list(tool.allowed) or None,
+                    "blocked_domains": list(tool.blocked) or None,
+                    "max_uses": tool.most_uses,
+                    "user_location": location,
+                }
+                yield {name: value for name, value in search.items() if value is not None}
+            case CodeExecution():
+                yield {"type": "code_execution_20250825", "name": "code_execution"}
+            case WebFetch():
+                yield {"type": "web_fetch_20250910", "name": "web_fetch"}
+
+
+def _write_function(tool: Tool, place: str, target: Target, losses: Losses) -> dict:
+    """Strict where that is asked for, the schema allows it and the model can be held to one."""
+    schema, lost = schemas.for_anthropic(tool.schema, place)
+    for keyword in lost:
+        losses.tell(f"{losses.name('schema')}.{keyword}")
+    is_strict = bool(tool.strict) and "format" not in target.refused and schemas.is_strict(schema, place)
+    if tool.strict and not is_strict:
+        losses.lose("strict")
+    return {**_named(tool, schema), **({"strict": True} if is_strict else {})}
+
+
+def _named(tool: Tool, schema: dict) -> dict:
+    described = {"description": tool.description} if tool.description else {}
+    return {"name": tool.name, **described, "input_schema": schema}
+
+
+def _write_choice(request: Request, is_thinking: bool, losses: Losses) -> dict | None:
+    """With thinking on, the vendor lets a model choose freely only."""
+    if not request.tools:
+        return None
+    single = {"disable_parallel_tool_use": True} if request.parallel is False else {}
+    choice = request.choice
+    if choice is None:
+        return {"type": "auto", **single} if single else None
+    if choice.mode == "none":
+        return {"type": "none"}
+    if choice.mode == "any" and is_thinking:
+        losses.lose("choice")
+        return {"type": "auto", **single}
+    if choice.names and (choice.mode == "auto" or len(choice.names) > 1):
+        losses.lose("choice")
+        return {"type": choice.mode, **single}
+    if choice.names:
+        return {"type": "tool", "name": choice.names[0], **single}
+    return {"type": choice.mode, **single}
+
+
+def _write_sampling(request: Request, target: Target, is_thinking: bool, losses: Losses) -> dict:
+    """What this model takes of it: temperatures up to 1, and none of it beside thinking."""
+    sampling = {"temperature": request.temperature, "top_p": request.top_p, "top_k": request.top_k}
+    sampling = {name: value for name, value in sampling.items() if value is not None}
+    for name in list(sampling):
+        is_odd = is_thinking and not (name == "temperature" and sampling[name] == 1)
+        is_odd = is_odd and not (name == "top_p" and 0.95 <= sampling[name] <= 1)
+        is_second = name == "top_p" and "temperature" in sampling and "one_of_temperature_and_top_p" in target.traits
+        if name in target.refused or is_odd or is_second:
+            losses.lose(name)
+            del sampling[name]
+    if sampling.get("temperature", 0) > 1:
+        losses.lose("temperature")
+        sampling["temperature"] = 1.0
+    return sampling
+
+
+def _write_stop(request: Request, losses: Losses) -> list[str] | None:
+    kept = [text for text in request.stop if text.strip()]
+    if len(kept) < len(request.stop):
+        losses.lose("stop")
+    return kept or None
+
+
+def _write_config(request: Request, target: Target, told: str | None, system: list[str], losses: Losses) -> dict:
+    """`output_config`; where the model has no format of its own, it is asked for in words, in `system`."""
+    config = {}
+    if told:
+        config["effort"] = told
+    elif request.verbosity:
+        losses.lose("verbosity")
+    if told and request.verbosity:
+        losses.lose("verbosity")
+    if request.format is None:
+        return config
+    if request.format.schema is not None and "format" not in target.refused:
+        schema, lost = schemas.strict(request.format.schema, losses.name("format_schema"))
+        if "$ref" not in lost:
+            for keyword in lost:
+                losses.tell(f"{losses.name('format_schema')}.{keyword}")
+            config["format"] = {"type": "json_schema", "schema": schema}
+            return config
+    losses.lose("format")
+    system.append(wording.of_format(request.format))
+    return config
+
+
+def _write_tier(request: Request, target: Target, losses: Losses) -> dict:
+    if request.tier is None:
+        return {}
+    if request.tier == "priority" and "fast" in target.traits:
+        return {"speed": "fast"}
+    if request.tier in ("flex", "scale", "priority"):
+        losses.lose("tier")
+    return {"service_tier": TIERS_BACK[request.tier]}

@@ -1,0 +1,54 @@
+"""Gemini generateContent. https://ai.google.dev/api/generate-content"""
+
+from gproxy.protocols.codec import Codec
+from gproxy.protocols.gemini_generate import count, embeddings, reply, request
+from gproxy.protocols.gemini_generate.passing import (  # noqa: F401 - verbs of this protocol
+    LIST_QUERY,
+    MODEL_FIELD,
+    NAME,
+    REQUEST_ID_HEADERS,
+    WIRE_NAME,
+    Stream,
+    ask,
+    error_event,
+    next_page,
+    outgoing,
+    read_models,
+    read_whole,
+    unsealed,
+    write_error,
+    write_model,
+    write_models,
+)  # fmt: skip
+from gproxy.protocols.gemini_generate.reply import read_error, read_stream, write_stream  # noqa: F401
+from gproxy.protocols.gemini_generate.request import NAMES, OWN_URLS, TOOL_NAME, URL_KINDS  # noqa: F401
+
+GENERATE = Codec(request.read_request, request.write_request, reply.read_reply, reply.write_reply)
+COUNT = Codec(count.read_count, count.write_count, count.read_count_reply, count.write_count_reply)
+EMBED = Codec(embeddings.read_embed, embeddings.write_embed, embeddings.read_reply, embeddings.write_embed_reply)
+BATCH = Codec(embeddings.read_batch, embeddings.write_batch, embeddings.read_reply, embeddings.write_batch_reply)
+CODECS = {
+    "generate_content": GENERATE,
+    "stream_generate_content": GENERATE,
+    "count_tokens": COUNT,
+    "embeddings": EMBED,
+    "batch_embeddings": BATCH,
+}
+# The model and the action stand in the path; web cuts them out of `models/{model}:{action}`.
+ACTIONS = {
+    "generateContent": "generate_content",
+    "streamGenerateContent": "stream_generate_content",
+    "countTokens": "count_tokens",
+    "embedContent": "embeddings",
+    "batchEmbedContents": "batch_embeddings",
+}
+ROUTES = {f"models/{{model}}:{action}": operation for action, operation in ACTIONS.items()}
+# Fields of a request that its reply repeats.
+ECHOED: tuple[str, ...] = ()
+# Operations that go by another wire name than generation does.
+WIRE_NAMES: dict[str, str] = {}
+
+
+def shown_id(call_id: str) -> str:
+    """A call's id as clients of this protocol see it."""
+    return call_id

@@ -1,0 +1,26 @@
+"""countTokens to and from the hub. https://ai.google.dev/api/tokens"""
+
+from gproxy.protocols import wire
+from gproxy.protocols.gemini_generate.request import camel, read_request, write_request
+from gproxy.protocols.hub import Context, Count, Request, Target, count
+from gproxy.protocols.losses import Losses
+
+
+def read_count(body: dict, losses: Losses) -> Request:
+    """Of `contents` alone, or of a whole `generateContentRequest`."""
+    body = camel(body)
+    inner = wire.optional_obj(body, "generateContentRequest")
+    return read_request(inner or body, losses)
+
+
+def write_count(request: Request, target: Target, losses: Losses) -> dict:
+    inner = write_request(request, target, losses)
+    return {"generateContentRequest": {"model": f"models/{target.model.removeprefix('models/')}", **inner}}
+
+
+def read_count_reply(body: dict, context: Context, losses: Losses) -> Count:
+    return Count(count(body.get("totalTokens")))
+
+
+def write_count_reply(found: Count, context: Context, losses: Losses) -> dict:
+    return {"totalTokens": found.tokens}

@@ -1,0 +1,91 @@
+"""embedContent and batchEmbedContents to and from the hub. https://ai.google.dev/api/embeddings"""
+
+from gproxy.errors import BadRequest
+from gproxy.protocols import wire
+from gproxy.protocols.gemini_generate.passing import read_usage
+from gproxy.protocols.gemini_generate.request import camel
+from gproxy.protocols.hub import Context, Embed, Embeddings, Target, Usage, items, part
+from gproxy.protocols.losses import Losses
+
+READ = frozenset(("model", "content", "taskType", "title", "outputDimensionality", "embedContentConfig"))
+WAYS = ("outputDimensionality", "taskType", "title")
+
+
+def read_embed(body: dict, losses: Losses) -> Embed:
+    return _read([camel(body)], losses)
+
+
+def read_batch(body: dict, losses: Losses) -> Embed:
+    requests = [camel(item) for _, item in wire.objects(camel(body).get("requests"), "requests")]
+    if not requests:
+        raise BadRequest("requests: missing; give at least one")
+    return _read(requests, losses)
+
+
+def _read(requests: list[dict], losses: Losses) -> Embed:
+    """Every one of a batch is embedded in the way of the first: the others have no way of saying otherwise."""
+    ways = []
+    texts = []
+    for request in requests:
+        for name, value in request.items():
+            if name not in READ and value is not None:
+                losses.tell(name)
+        config = camel(wire.optional_obj(request, "embedContentConfig"))
+        for name, value in config.items():
+            if name not in WAYS and value is not None:
+                losses.tell(f"embedContentConfig.{name}")
+        found = {**config, **request}
+        texts.append(_text(request))
+        dimensions = wire.optional_count(found, "outputDimensionality", least=1)
+        ways.append((dimensions, wire.optional_text(found, "taskType"), wire.optional_text(found, "title")))
+    if len(set(ways)) > 1:
+        raise BadRequest("requests: outputDimensionality, taskType and title must be the same in all of them")
+    return Embed(tuple(texts), *ways[0])
+
+
+def _text(request: dict) -> str:
+    content = request.get("content")
+    if isinstance(content, str):
+        return content
+    found = []
+    for place, item in wire.objects(wire.obj(content, "content").get("parts"), "content.parts"):
+        found.append(wire.text(item.get("text"), f"{place}.text"))
+    return "\n".join(found)
+
+
+def write_embed(request: Embed, target: Target, losses: Losses) -> dict:
+    if len(request.inputs) != 1:
+        raise BadRequest("one text at a time can be embedded here")
+    return write_batch(request, target, losses)["requests"][0]
+
+
+def write_batch(request: Embed, target: Target, losses: Losses) -> dict:
+    if request.end_user:
+        losses.lose("end_user")
+    common = {"model": f"models/{target.model.removeprefix('models/')}"}
+    way = {"taskType": request.task, "title": request.title, "outputDimensionality": request.dimensions}
+    common |= {name: value for name, value in way.items() if value is not None}
+    return {"requests": [{**common, "content": {"parts": [{"text": text}]}} for text in request.inputs]}
+
+
+def read_reply(body: dict, context: Context, losses: Losses) -> Embeddings:
+    """Of one or of many."""
+    rows = items(body.get("embeddings")) or [body.get("embedding")]
+    usage = part(body.get("usageMetadata"))
+    vectors = tuple(
+        tuple(number for number in items(part(row).get("values")) if isinstance(number, int | float)) for row in rows
+    )
+    return Embeddings(vectors, read_usage(usage) if usage else None)
+
+
+def _counted(usage: Usage | None) -> dict:
+    return {"usageMetadata": {"promptTokenCount": usage.prompt_tokens}} if usage else {}
+
+
+def write_embed_reply(found: Embeddings, context: Context, losses: Losses) -> dict:
+    vector = found.vectors[0] if found.vectors else ()
+    return {"embedding": {"values": list(vector)}, **_counted(found.usage)}
+
+
+def write_batch_reply(found: Embeddings, context: Context, losses: Losses) -> dict:
+    return {"embeddings": [{"values": list(vector)} for vector in found.vectors], **_counted(found.usage)}

@@ -1,0 +1,258 @@
+"""Gemini generateContent. https://ai.google.dev/api/generate-content"""
+
+import msgspec
+import orjson
+from msgspec import Raw
+
+from gproxy.protocols import fields, sse
+from gproxy.protocols.fields import ABSENT, NULLS
+from gproxy.protocols.hub import Ask, ModelCard, Usage, count, items, part
+from gproxy.protocols.reading import Verdict
+from gproxy.protocols.signatures import SKIP, is_wrapped
+
+NAME = "gemini"
+WIRE_NAME = "gemini"
+REQUEST_ID_HEADERS = ("x-request-id",)
+MODEL_FIELD = "modelVersion"
+LIST_QUERY = {"pageSize": "1000"}
+
+UNFINISHED = (b"", b"null", b'"FINISH_REASON_UNSPECIFIED"', b'""')
+# https://cloud.google.com/apis/design/errors
+STATUSES = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    402: "RESOURCE_EXHAUSTED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    405: "INVALID_ARGUMENT",
+    408: "DEADLINE_EXCEEDED",
+    413: "INVALID_ARGUMENT",
+    429: "RESOURCE_EXHAUSTED",
+    499: "CANCELLED",
+    501: "UNIMPLEMENTED",
+    502: "UNAVAILABLE",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+
+
+def ask(body: bytes) -> Ask:
+    """What the body asks for; model and stream are told by the path. Raises BadRequest."""
+    found = fields.split(body)
+    return Ask(None, False, True, None, found)
+
+
+# Where bodies of counts and embeddings repeat the model of their path.
+NAMED = ("generateContentRequest", "generate_content_request")
+
+
+def outgoing(asked: Ask, body: bytes, model: str) -> bytes:
+    """The bytes as they are: the model goes into the URL. Where the body repeats it, it must be the same one."""
+    if not asked.body.keys() & {"model", "requests", *NAMED}:
+        return body
+    name = Raw(fields.quoted(f"models/{model.removeprefix('models/')}"))
+    found = dict(asked.body)
+    for field in NAMED:
+        if inner := fields.find(bytes(found.get(field, ABSENT))):
+            found[field] = Raw(fields.join({**inner, "model": name}))
+    if (requests := fields.find_list(bytes(found.get("requests", ABSENT)))) is not None:
+        named = [Raw(fields.join({**(fields.find(bytes(one)) or {}), "model": name})) for one in requests]
+        found["requests"] = Raw(fields.join(named))
+    if "model" in found:
+        found["model"] = name
+    return fields.join(found)
+
+
+def unsealed(body: dict) -> dict:
+    """The body without envelopes of ours: what another provider sealed is nothing to this one.
+
+    A content's first call gets the word that there is no signature, since newer models insist on something.
+    """
+    for name in NAMED:
+        if isinstance(body.get(name), dict):
+            body = {**body, name: unsealed(body[name])}
+    if not isinstance(body.get("contents"), list):
+        return body
+    contents = []
+    for content in body["contents"]:
+        parts = part(content).get("parts")
+        if isinstance(parts, list) and (kept := [_unsealed_part(one) for one in parts]) != parts:
+            content = {**content, "parts": _excused([one for one in kept if one])}
+            if not content["parts"]:
+                continue
+        contents.append(content)
+    return {**body, "contents": contents}
+
+
+SIGNATURES, CALLS = ("thoughtSignature", "thought_signature"), ("functionCall", "function_call")
+
+
+def _unsealed_part(one: object) -> object:
+    for name in SIGNATURES:
+        if is_wrapped(part(one).get(name)):
+            rest = {key: value for key, value in one.items() if key != name}
+            return rest if rest.get("text") or rest.keys() - {"text", "thought"} else {}
+    return one
+
+
+def _excused(parts: list) -> list:
+    """The parts with a word for the signature that their first call lacks."""
+    first = next((i for i, one in enumerate(parts) if any(part(one).get(name) for name in CALLS)), None)
+    if first is None or any(parts[first].get(name) for name in SIGNATURES):
+        return parts
+    return [*parts[:first], {**parts[first], SIGNATURES[0]: SKIP}, *parts[first + 1 :]]
+
+
+def read_whole(body: bytes) -> tuple[Usage | None, fields.Fields | None]:
+    """The usage of a whole reply, and its fields; no fields when it is not JSON."""
+    found = fields.find(body)
+    usage = fields.inner(found.get("usageMetadata", ABSENT)) if found else None
+    return (read_usage(usage) if usage else None), found
+
+
+def read_usage(usage: dict) -> Usage:
+    """Prompt counts include cached tokens; thoughts and tool-use prompts are counted beside and billed as well."""
+    prompt = count(usage.get("promptTokenCount")) + count(usage.get("toolUsePromptTokenCount"))
+    read = min(prompt, count(usage.get("cachedContentTokenCount")))
+    thoughts = count(usage.get("thoughtsTokenCount"))
+    return Usage(
+        input_tokens=prompt - read,
+        output_tokens=count(usage.get("candidatesTokenCount")) + thoughts,
+        reasoning_tokens=thoughts,
+        cache_read_tokens=read,
+    )
+
+
+def _error(status: int, code: str, message: str, request_id: str) -> bytes:
+    details = [
+        {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": code, "domain": "gproxy"},
+        {"@type": "type.googleapis.com/google.rpc.RequestInfo", "requestId": request_id},
+    ]
+    name = STATUSES.get(status, "INTERNAL")
+    return orjson.dumps({"error": {"code": status, "message": message, "status": name, "details": details}})
+
+
+def write_error(status: int, code: str, message: str, request_id: str) -> bytes:
+    return _error(status, code, message, request_id)
+
+
+def error_event(status: int, code: str, message: str, request_id: str) -> bytes:
+    return sse.event(_error(status, code, message, request_id))
+
+
+class _Part(msgspec.Struct):
+    text: Raw = ABSENT
+    functionCall: Raw = ABSENT
+
+
+class _Content(msgspec.Struct):
+    parts: list[_Part] | None = None
+
+
+class _Candidate(msgspec.Struct):
+    index: int = 0
+    content: _Content | None = None
+    finishReason: Raw = ABSENT
+
+
+class _Chunk(msgspec.Struct):
+    candidates: list[_Candidate] | None = None
+    promptFeedback: Raw = ABSENT
+    usageMetadata: Raw = ABSENT
+    modelVersion: Raw = ABSENT
+    error: Raw = ABSENT
+
+
+_decode = msgspec.json.Decoder(_Chunk).decode
+
+
+class Stream:
+    """Reads one Gemini stream as it passes.
+
+    `name` is the model name that the client shall see, as JSON; None leaves it.
+    """
+
+    def __init__(self, name: bytes | None, asked: Ask):
+        self._name = name
+        self._told = ABSENT  # the newest usage: every event tells it, and only the last one is read
+        self.text_bytes = 0
+        self.has_failed = False
+        self._is_blocked = False
+        self._open: dict[int, bool] = {}
+
+    @property
+    def usage(self) -> Usage | None:
+        told = fields.inner(self._told)
+        return read_usage(told) if told else None
+
+    @property
+    def is_terminal(self) -> bool:
+        """Every candidate that was seen has its finishReason, or the prompt was blocked."""
+        return self._is_blocked or (bool(self._open) and not any(self._open.values()))
+
+    def see(self, data: bytes) -> tuple[bytes | None, Verdict]:
+        chunk = fields.seen(_decode, data)
+        if chunk is None:
+            return data, Verdict.GOES_ON
+        if bytes(chunk.error) not in NULLS:
+            self.has_failed = True
+            return data, Verdict.GOES_ON
+        for candidate in chunk.candidates or ():
+            self._look(candidate)
+        if chunk.promptFeedback:
+            self._is_blocked |= bool(fields.inner(chunk.promptFeedback).get("blockReason"))
+        has_usage = bytes(chunk.usageMetadata) not in (*NULLS, b"{}")
+        if has_usage:
+            self._told = Raw(bytes(chunk.usageMetadata))  # a copy: the original holds the whole event
+        passed = data
+        if self._name is not None and chunk.modelVersion and bytes(chunk.modelVersion) != self._name:
+            passed = fields.renamed(data, "modelVersion", self._name)
+        return passed, Verdict.MAY_END if has_usage and self.is_terminal else Verdict.GOES_ON
+
+    def _look(self, candidate: _Candidate) -> None:
+        if bytes(candidate.finishReason) not in UNFINISHED:
+            self._open[candidate.index] = False
+        elif candidate.index not in self._open:
+            self._open[candidate.index] = True
+        for piece in (candidate.content and candidate.content.parts) or ():
+            self.text_bytes += max(0, len(piece.text) - 2) + len(piece.functionCall)
+
+    def break_off(self, status: int, code: str, message: str, request_id: str) -> list[bytes]:
+        """The events that tell a client that this stream ends without its end."""
+        return [error_event(status, code, message, request_id)]
+
+    def tail(self) -> bytes:
+        return b""
+
+
+def read_models(body: dict) -> list[ModelCard]:
+    cards = []
+    for item in items(body.get("models")):
+        if isinstance(item, dict) and isinstance(item.get("name"), str):
+            title = item.get("displayName")
+            cards.append(
+                ModelCard(
+                    id=item["name"].removeprefix("models/"),
+                    display_name=title if isinstance(title, str) else None,
+                    owned_by="google",
+                    raw=item,
+                    protocol=NAME,
+                )
+            )
+    return cards
+
+
+def next_page(body: dict) -> dict[str, str] | None:
+    """The query of the next page, None on the last."""
+    token = body.get("nextPageToken")
+    return {**LIST_QUERY, "pageToken": token} if isinstance(token, str) and token else None
+
+
+def write_model(card: ModelCard, name: str) -> dict:
+    raw = card.raw if card.protocol == NAME and card.raw else {}
+    known = {"displayName": card.display_name or name, "supportedGenerationMethods": ["generateContent"]}
+    return {**known, **raw, "name": f"models/{name}", "baseModelId": name}
+
+
+def write_models(cards: list[tuple[ModelCard, str]]) -> dict:
+    return {"models": [write_model(card, name) for card, name in cards]}

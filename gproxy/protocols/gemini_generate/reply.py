@@ -1,0 +1,520 @@
+"""generateContent replies, whole and streamed, to and from the hub. https://ai.google.dev/api/generate-content"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import orjson
+
+from gproxy.protocols import signatures, sse, wire
+from gproxy.protocols.codec import telling_faults
+from gproxy.protocols.custom_tools import as_arguments, free_text, is_custom
+from gproxy.protocols.gemini_generate.passing import STATUSES, error_event, read_usage
+from gproxy.protocols.hub import (
+    Answer,
+    Block,
+    Citation,
+    Cited,
+    Close,
+    Context,
+    Delta,
+    End,
+    Event,
+    Failed,
+    Finish,
+    Likely,
+    Logprob,
+    Media,
+    Open,
+    Refusal,
+    Reply,
+    Signature,
+    Signed,
+    Start,
+    Text,
+    Thinking,
+    ToolCall,
+    Usage,
+    Used,
+    fold,
+    items,
+    part,
+)
+from gproxy.protocols.losses import Losses
+
+STOPS = {"STOP": "stop", "MAX_TOKENS": "length", "FINISH_REASON_UNSPECIFIED": "stop", "CONTINUATION": "length"}
+FILTERED = frozenset(
+    (
+        "SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "LANGUAGE", "IMAGE_SAFETY", "MODEL_ARMOR",
+        "IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION", "IMAGE_OTHER", "NO_IMAGE", "ESCALATION", "OTHER",
+    )
+)  # fmt: skip
+STOPS_BACK = {"stop": "STOP", "length": "MAX_TOKENS", "tools": "STOP", "filtered": "SAFETY"}
+# Ends at which there is no answer to be used.
+FAILED = frozenset(
+    (
+        "MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS", "MISSING_THOUGHT_SIGNATURE",
+        "MALFORMED_RESPONSE",
+    )
+)  # fmt: skip
+HTTP_STATUSES = {name: status for status, name in reversed(STATUSES.items())} | {"INTERNAL": 500, "ABORTED": 500}
+# Under this key stand arguments that are no JSON object.
+RAW = "raw_arguments"
+
+
+def read_error(status: int, body: dict) -> tuple[int, str, str] | None:
+    """Status, code and message of an error body or event, None when it is none."""
+    inner = part(body.get("error"))
+    message, name, told = inner.get("message"), inner.get("status"), inner.get("code")
+    if not isinstance(message, str):
+        return None
+    name = name if isinstance(name, str) and name else "INTERNAL"
+    if status < 400:
+        status = told if isinstance(told, int) and 400 <= told < 600 else HTTP_STATUSES.get(name, 500)
+    return status, name, message
+
+
+# -- reading -------------------------------------------------------------------------------------------------------
+
+
+def read_reply(body: dict, context: Context, losses: Losses) -> Reply:
+    return fold(read_stream([body], context, losses))
+
+
+class _Candidate:
+    """Where one candidate is. Pieces of a text come as parts of their own; calls come whole."""
+
+    def __init__(self, number: int, context: Context, reply_id: str):
+        self._number, self._context, self._reply_id = number, context, reply_id
+        self._kind: type | None = None
+        self._index = -1
+        self._calls = 0
+        self.stop: str | None = None
+        self.why = ""
+        self.grounding: dict = {}
+        self.citations: list[Citation] = []
+        self._texts: list[str] = []  # of all blocks: sources count over all of them
+        self._start = 0  # of the open block, in characters
+
+    def close(self) -> Iterator[Event]:
+        if self._kind is not None:
+            yield Close(self._index)
+            self._kind = None
+
+    def write(self, block: Block, text: str, indexes: Iterator[int]) -> Iterator[Event]:
+        if type(block) is not self._kind:
+            yield from self.close()
+            self._kind, self._index, self._start = type(block), next(indexes), sum(map(len, self._texts))
+            yield Open(self._index, block, self._number)
+        if isinstance(block, Text):
+            self._texts.append(text)
+        if text:
+            yield Delta(self._index, text)
+
+    def whole(self, block: Block, text: str, indexes: Iterator[int]) -> Iterator[Event]:
+        """A block that comes in one piece."""
+        yield from self.close()
+        index = next(indexes)
+        yield Open(index, block, self._number)
+        if text:
+            yield Delta(index, text)
+        yield Close(index)
+
+    def read(self, item: dict, indexes: Iterator[int], losses: Losses) -> Iterator[Event]:
+        signature = self._signature(item)
+        match item:
+            case {"functionCall": dict(call)}:
+                yield from self._call(call, signature, indexes)
+                return
+            case {"text": str(text), "thought": True}:
+                yield from self.write(Thinking(""), text, indexes)
+                if signature:
+                    yield Signed(self._index, signature)
+                    yield from self.close()
+                return
+            case {"text": str(text)}:
+                if text:
+                    yield from self.write(Text(""), text, indexes)
+            case {"inlineData": dict(blob)}:
+                media_type = blob.get("mimeType")
+                media_type = media_type if isinstance(media_type, str) else None
+                media = Media(wire.kind_of(media_type, "file"), media_type, str(blob.get("data") or ""))
+                yield from self.whole(media, "", indexes)
+            case {"executableCode": dict(code)}:
+                losses.tell("candidates.content.parts.executableCode")
+                language = str(code.get("language") or "").lower()
+                yield from self.write(Text(""), wire.CODE.format(language, code.get("code") or ""), indexes)
+            case {"codeExecutionResult": dict(result)}:
+                losses.tell("candidates.content.parts.codeExecutionResult")
+                yield from self.write(Text(""), wire.CODE.format("", result.get("output") or ""), indexes)
+            case _:
+                for name in item:
+                    if name not in ("thoughtSignature", "thought", "text"):
+                        losses.tell(f"candidates.content.parts.{name}")
+        if signature:
+            yield from self.close()
+            index = next(indexes)
+            yield Open(index, Thinking(""), self._number)
+            yield Signed(index, signature)
+            yield Close(index)
+
+    def _signature(self, item: dict) -> Signature | None:
+        found = item.get("thoughtSignature")
+        return Signature(self._context.provider, found) if isinstance(found, str) and found else None
+
+    def _call(self, call: dict, signature: Signature | None, indexes: Iterator[int]) -> Iterator[Event]:
+        name, call_id = str(call.get("name") or ""), call.get("id")
+        if not isinstance(call_id, str) or not call_id:
+            # Of its own for each reply: ids that repeat over the turns would pair the wrong ones.
+            call_id = f"call_{self._reply_id}_{self._number}_{self._calls}"
+        self._calls += 1
+        arguments = wire.dumps(part(call.get("args")))
+        custom = is_custom(name, self._context)
+        text = free_text(arguments) if custom else arguments
+        yield from self.whole(ToolCall(call_id, name, "", custom, signature), text, indexes)
+
+    def finish(self) -> Iterator[Event]:
+        yield from self.close()
+        stop = "filtered" if self.stop in FILTERED else STOPS.get(self.stop, "stop")
+        yield Finish("tools" if self._calls and stop == "stop" else stop, self._number)
+
+    def likely(self, logprobs: tuple[Logprob, ...], losses: Losses) -> Iterator[Event]:
+        if self._kind is Text:
+            yield Likely(self._index, logprobs)
+        else:
+            losses.tell("candidates.logprobsResult")  # of no text
+
+    def cite(self, losses: Losses) -> Iterator[Event]:
+        """Sources, once all of the text is there: they come last, and count over all of it, in bytes."""
+        encoded = "".join(self._texts).encode()
+
+        def at(offset: int) -> int:
+            return len(encoded[:offset].decode("utf-8", "ignore")) - self._start
+
+        for citation in (*self.citations, *_grounded(self.grounding)):
+            end = None if citation.end is None else at(citation.end)
+            if self._kind is not Text or (end is not None and end <= 0):
+                losses.tell("candidates.groundingMetadata")  # of a text that is over
+                continue
+            yield Cited(self._index, replace(citation, start=max(0, at(citation.start or 0)), end=end))
+        self.grounding, self.citations = {}, []
+
+
+@telling_faults
+def read_stream(payloads: Iterable[dict | Failed | None], context: Context, losses: Losses) -> Iterator[Event | None]:
+    """Events of a stream's documents. None, in and out, says that nothing more has arrived yet.
+
+    A finish reason is told once, at the end: some models say STOP in every event.
+    """
+    candidates: dict[int, _Candidate] = {}
+    indexes = iter(range(2**31))
+    told: dict = {}  # each event tells the usage so far: the last one counts
+    reply_id, blocked = "", ""
+    is_started = False
+    for payload in payloads:
+        if payload is None:
+            yield None
+            continue
+        if isinstance(payload, Failed):
+            yield payload
+            return
+        if payload.get("error"):
+            yield Failed(*(read_error(0, payload) or (500, "INTERNAL", "the upstream failed")))
+            return
+        if not is_started:
+            is_started = True
+            reply_id = str(payload.get("responseId") or context.request_id)
+            yield Start(reply_id, str(payload.get("modelVersion") or ""))
+        for candidate in map(part, items(payload.get("candidates"))):
+            number = candidate.get("index") if isinstance(candidate.get("index"), int) else 0
+            if number not in candidates:
+                candidates[number] = _Candidate(number, context, reply_id)
+            yield from _read_candidate(candidate, candidates[number], indexes, losses)
+        reason = part(payload.get("promptFeedback")).get("blockReason")
+        blocked = blocked or (reason if isinstance(reason, str) else "")
+        told = part(payload.get("usageMetadata")) or told
+    for candidate in candidates.values():
+        if candidate.stop in FAILED:
+            yield from candidate.close()
+            yield Failed(502, candidate.stop, candidate.why or f"the model's answer is unusable: {candidate.stop}")
+            return
+        yield from candidate.finish()
+    if blocked and not candidates:
+        yield Open(0, Refusal(""))
+        yield Delta(0, f"blocked_by_{blocked.lower()}")
+        yield Close(0)
+        yield Finish("filtered")
+    elif not candidates:
+        yield Failed(502, "upstream_error", "the upstream sent no answer")
+        return
+    if told:
+        yield Used(read_usage(told))
+    yield End()
+
+
+def _read_candidate(candidate: dict, at: _Candidate, indexes: Iterator[int], losses: Losses) -> Iterator[Event]:
+    before, after = _parts(candidate)
+    for item in before:
+        yield from at.read(item, indexes, losses)
+    yield from _notes(candidate, at, losses)
+    for item in after:
+        yield from at.read(item, indexes, losses)
+
+
+def _parts(candidate: dict) -> tuple[list[dict], list[dict]]:
+    """The parts up to the last text, to which the notes of this event belong, and those behind it."""
+    found: list[dict] = []
+    for item in map(part, items(part(candidate.get("content")).get("parts"))):
+        if item.get("text") and item.get("thought") is not True and item.get("thoughtSignature"):
+            found += [{"text": item["text"]}, {"text": "", "thoughtSignature": item["thoughtSignature"]}]
+        else:
+            found.append(item)
+    texts = [i for i, item in enumerate(found) if item.get("text") and item.get("thought") is not True]
+    last = texts[-1] + 1 if texts else len(found)
+    return found[:last], found[last:]
+
+
+def _notes(candidate: dict, at: _Candidate, losses: Losses) -> Iterator[Event]:
+    """What is told about the text, while it is open."""
+    if "logprobsResult" in candidate and (logprobs := _logprobs(part(candidate["logprobsResult"]))):
+        yield from at.likely(logprobs, losses)
+    at.grounding |= part(candidate.get("groundingMetadata"))
+    at.citations += _citations(candidate)
+    if isinstance(candidate.get("finishReason"), str):
+        at.stop, at.why = candidate["finishReason"], _text(candidate.get("finishMessage")) or ""
+        yield from at.cite(losses)
+
+
+def _citations(candidate: dict) -> Iterator[Citation]:
+    metadata = part(candidate.get("citationMetadata"))
+    for source in map(part, items(metadata.get("citationSources") or metadata.get("citations"))):
+        if isinstance(source.get("uri"), str):
+            start, end = source.get("startIndex"), source.get("endIndex")
+            yield Citation(source["uri"], _text(source.get("title")), None, _int(start) or 0, _int(end))
+
+
+def _grounded(metadata: dict) -> Iterator[Citation]:
+    chunks = [part(part(chunk).get("web")) for chunk in items(metadata.get("groundingChunks"))]
+    for support in map(part, items(metadata.get("groundingSupports"))):
+        segment = part(support.get("segment"))
+        for at in items(support.get("groundingChunkIndices")):
+            if isinstance(at, int) and 0 <= at < len(chunks) and isinstance(chunks[at].get("uri"), str):
+                start, end = _int(segment.get("startIndex")) or 0, _int(segment.get("endIndex"))
+                title, quote = _text(chunks[at].get("title")), _text(segment.get("text"))
+                yield Citation(chunks[at]["uri"], title, quote, start, end)
+
+
+def _text(value) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _int(value) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _logprobs(result: dict) -> tuple[Logprob, ...]:
+    tops = [items(part(top).get("candidates")) for top in items(result.get("topCandidates"))]
+    chosen = items(result.get("chosenCandidates"))
+    return tuple(
+        Logprob(one["token"], one["logProbability"], _alternatives(tops[i] if i < len(tops) else []))
+        for i, one in enumerate(map(part, chosen))
+        if _is_logprob(one)
+    )
+
+
+def _is_logprob(one: dict) -> bool:
+    return isinstance(one.get("token"), str) and isinstance(one.get("logProbability"), int | float)
+
+
+def _alternatives(candidates: list) -> tuple[Logprob, ...]:
+    return tuple(Logprob(one["token"], one["logProbability"]) for one in map(part, candidates) if _is_logprob(one))
+
+
+# -- writing -------------------------------------------------------------------------------------------------------
+
+
+def write_reply(reply: Reply, context: Context, losses: Losses) -> dict:
+    candidates = []
+    for number, answer in enumerate(reply.answers):
+        parts: list[dict] = []
+        sources: list[dict] = []
+        length = 0
+        for block in answer.blocks:
+            parts += _write_block(block, context, losses)
+            if isinstance(block, Text):
+                sources += [_source(citation, length, block.text, losses) for citation in block.citations]
+                length += len(block.text.encode())
+        sources = [source for source in sources if source]
+        candidates.append(_candidate(number, parts, answer.stop, sources, answer.logprobs))
+    blocked = _blocked(reply.answers)
+    return {
+        **({} if blocked else {"candidates": candidates}),
+        **({"promptFeedback": {"blockReason": "OTHER"}} if blocked else {}),
+        **_head(reply.id, context),
+        "usageMetadata": write_usage(reply.usage or Usage()),
+    }
+
+
+def _blocked(answers: tuple[Answer, ...]) -> bool:
+    """Nothing but a filter's word: this protocol tells that of the prompt."""
+    return len(answers) == 1 and answers[0].stop == "filtered" and not answers[0].blocks
+
+
+def _head(reply_id: str, context: Context) -> dict:
+    return {"modelVersion": context.name, "responseId": reply_id or context.request_id}
+
+
+def write_usage(usage: Usage) -> dict:
+    prompt = usage.prompt_tokens
+    written = {
+        "promptTokenCount": prompt,
+        "candidatesTokenCount": usage.output_tokens - usage.reasoning_tokens,
+        "totalTokenCount": prompt + usage.output_tokens,
+    }
+    if usage.cache_read_tokens:
+        written["cachedContentTokenCount"] = usage.cache_read_tokens
+    if usage.reasoning_tokens:
+        written["thoughtsTokenCount"] = usage.reasoning_tokens
+    return written
+
+
+def _candidate(
+    number: int, parts: list[dict], stop: str | None, sources: list[dict] = (), logprobs: tuple[Logprob, ...] = ()
+) -> dict:
+    # Without any part Google's SDK takes a chat's turn for a failed one, and forgets it.
+    candidate: dict = {"content": {"role": "model", "parts": parts or [{"text": ""}]}, "index": number}
+    if stop is not None:
+        candidate["finishReason"] = STOPS_BACK[stop]
+    if sources:
+        candidate["citationMetadata"] = {"citationSources": list(sources)}
+    if logprobs:
+        candidate["logprobsResult"] = {
+            "chosenCandidates": [_logprob(one) for one in logprobs],
+            "topCandidates": [{"candidates": [_logprob(other) for other in one.top]} for one in logprobs],
+        }
+    return candidate
+
+
+def _logprob(one: Logprob) -> dict:
+    return {"token": one.token, "logProbability": one.logprob}
+
+
+def _source(citation: Citation, start: int, text: str, losses: Losses) -> dict | None:
+    """Offsets count over the whole candidate, in bytes; a citation without any holds for its whole block."""
+    if citation.url is None:
+        losses.lose("citations")
+        return None
+    first, last = (len(text[:at].encode()) for at in (citation.start or 0, citation.end))
+    source = {"startIndex": start + first, "endIndex": start + last, "uri": citation.url}
+    return {**source, "title": citation.title} if citation.title else source
+
+
+def _write_block(block: Block, context: Context, losses: Losses) -> Iterator[dict]:
+    match block:
+        case Text(text) | Refusal(text):
+            if text:
+                yield {"text": text}
+        case Thinking(text, signature):
+            signed = {"thoughtSignature": signatures.wrap(signature)} if signature else {}
+            if text or signed:
+                yield {"text": text, "thought": True, **signed}
+        case ToolCall():
+            yield _write_call(block, context, losses)
+        case Media() if block.data:
+            yield {"inlineData": {"mimeType": block.media_type or "application/octet-stream", "data": block.data}}
+        case Media(kind):
+            losses.lose(kind)
+
+
+def _write_call(block: ToolCall, context: Context, losses: Losses) -> dict:
+    """Without a signature of its own it has an empty envelope: a vendor that insists on one must know it as ours."""
+    written = as_arguments(block.arguments) if block.is_custom else block.arguments or "{}"
+    arguments = wire.arguments(written, losses)
+    sealed = signatures.wrap(block.signature) if block.signature else signatures.mark(context.provider)
+    call = {"id": block.id, "name": block.name, "args": arguments}
+    return {"functionCall": call, "thoughtSignature": sealed}
+
+
+def write_stream(events: Iterable[Event | None], context: Context, losses: Losses) -> Iterator[bytes]:
+    """The stream's events as bytes; empty ones where nothing more has arrived yet.
+
+    There are no pieces of a call here: one leaves when it is whole. Nor is there an end of its own: the last event
+    tells the finish reasons and the usage.
+    """
+    head = _head("", context)
+    blocks: dict[int, tuple[Block, int]] = {}  # open ones, with their choice
+    held: dict[int, list[str]] = {}  # arguments of open calls
+    lengths: dict[int, int] = {}  # of each choice's text, in bytes
+    texts: dict[int, list[str]] = {}  # of open blocks
+    starts: dict[int, int] = {}
+    sources: dict[int, list[dict]] = {}
+    finished: dict[int, Finish] = {}
+    used = Used(Usage())
+    has_shown = False
+
+    def chunk(choice: int, parts: list[dict], **more) -> bytes:
+        return sse.event(orjson.dumps({"candidates": [_candidate(choice, parts, None, **more)], **head}))
+
+    for event in events:
+        match event:
+            case Delta(index, text):
+                block, choice = blocks[index]
+                if index in held:
+                    held[index].append(text)
+                    continue
+                thought = {"thought": True} if isinstance(block, Thinking) else {}
+                if isinstance(block, Text):
+                    texts[index].append(text)
+                if not thought:
+                    lengths[choice] = lengths.get(choice, 0) + len(text.encode())
+                has_shown = True
+                yield chunk(choice, [{"text": text, **thought}])
+            case None:
+                yield b""
+            case Start(reply_id):
+                head = _head(reply_id, context)
+            case Open(index, block, choice):
+                blocks[index] = (block, choice)
+                starts[index] = lengths.get(choice, 0)
+                if isinstance(block, Text):
+                    texts[index] = []
+                if isinstance(block, ToolCall):
+                    held[index] = []
+                elif isinstance(block, Media) and (parts := list(_write_block(block, context, losses))):
+                    has_shown = True
+                    yield chunk(choice, parts)
+            case Signed(index, signature):
+                block, choice = blocks[index]
+                if isinstance(block, ToolCall):
+                    blocks[index] = (replace(block, signature=signature), choice)
+                else:
+                    part_of = {"text": "", "thought": True, "thoughtSignature": signatures.wrap(signature)}
+                    yield chunk(choice, [part_of])
+            case Cited(index, citation):
+                choice = blocks[index][1]
+                if source := _source(citation, starts[index], "".join(texts[index]), losses):
+                    sources.setdefault(choice, []).append(source)
+            case Likely(index, logprobs):
+                yield chunk(blocks[index][1], [], logprobs=logprobs)
+            case Close(index):
+                block, choice = blocks.pop(index)
+                texts.pop(index, None)
+                if index in held:
+                    call = replace(block, arguments="".join(held.pop(index)))
+                    has_shown = True
+                    yield chunk(choice, [_write_call(call, context, losses)])
+            case Finish(choice=choice):
+                finished[choice] = event
+            case Used():
+                used = event
+            case End():
+                yield _last(finished, sources, has_shown, head, used.usage)
+            case Failed(status, code, message):
+                yield error_event(status, code, message, context.request_id)
+
+
+def _last(finished: dict[int, Finish], sources: dict, has_shown: bool, head: dict, usage: Usage) -> bytes:
+    is_blocked = not has_shown and len(finished) == 1 and finished[min(finished)].stop == "filtered"
+    body: dict = {"promptFeedback": {"blockReason": "OTHER"}} if is_blocked else {}
+    if not is_blocked:
+        body["candidates"] = [_candidate(n, [], finished[n].stop, sources.get(n, ())) for n in sorted(finished)]
+    return sse.event(orjson.dumps({**body, **head, "usageMetadata": write_usage(usage)}))

@@ -1,0 +1,602 @@
+"""generateContent requests to and from the hub. https://ai.google.dev/api/generate-content"""
+
+import re
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
+
+import orjson
+
+from gproxy.errors import BadRequest
+from gproxy.protocols import reasoning, repair, schemas, wire, wording
+from gproxy.protocols.custom_tools import FREE_INPUT, as_arguments
+from gproxy.protocols.hub import (
+    Block,
+    Choice,
+    CodeExecution,
+    Format,
+    Media,
+    Refusal,
+    Request,
+    Signature,
+    Target,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolResult,
+    Turn,
+    WebFetch,
+    WebSearch,
+    part,
+)
+from gproxy.protocols.losses import Losses
+from gproxy.protocols.signatures import SKIP, unwrap
+
+# The hub's names on this wire.
+NAMES = {
+    "turns": "contents",
+    "system": "systemInstruction",
+    "system_turn": "contents.role",
+    "choice": "toolConfig.functionCallingConfig",
+    "parallel": "toolConfig",
+    "max_tokens": "generationConfig.maxOutputTokens",
+    "temperature": "generationConfig.temperature",
+    "top_p": "generationConfig.topP",
+    "top_k": "generationConfig.topK",
+    "stop": "generationConfig.stopSequences",
+    "seed": "generationConfig.seed",
+    "frequency_penalty": "generationConfig.frequencyPenalty",
+    "presence_penalty": "generationConfig.presencePenalty",
+    "n": "generationConfig.candidateCount",
+    "logprobs": "generationConfig.responseLogprobs",
+    "format": "generationConfig.responseMimeType",
+    "format_schema": "generationConfig.responseJsonSchema",
+    "reasoning": "generationConfig.thinkingConfig",
+    "tier": "serviceTier",
+    "metadata": "labels",
+    "image": "contents.parts.inlineData",
+    "file": "contents.parts.fileData",
+    "audio": "contents.parts.inlineData",
+    "video": "contents.parts.inlineData",
+    "filename": "contents.parts.displayName",
+    "thinking": "contents.parts.thought",
+    "signature": "contents.parts.thoughtSignature",
+    "tool_result": "contents.parts.functionResponse",
+    "tool_error": "contents.parts.functionResponse.response",
+    "tool_media": "contents.parts.functionResponse.parts",
+    "arguments": "contents.parts.functionCall.args",
+    "schema": "tools.functionDeclarations.parameters",
+    "web_search": "tools.googleSearch",
+    "code_execution": "tools.codeExecution",
+    "web_fetch": "tools.urlContext",
+}
+READ = frozenset(
+    (
+        "contents", "systemInstruction", "tools", "toolConfig", "generationConfig", "model", "serviceTier", "labels",
+        "store", "cachedContent",
+    )
+)  # fmt: skip
+CONFIG = frozenset(
+    (
+        "temperature", "topP", "topK", "candidateCount", "maxOutputTokens", "stopSequences", "responseMimeType",
+        "responseSchema", "responseJsonSchema", "_responseJsonSchema", "presencePenalty", "frequencyPenalty", "seed",
+        "responseLogprobs", "logprobs", "thinkingConfig", "responseModalities",
+    )
+)  # fmt: skip
+ROLES = {"user": "user", "model": "assistant", "function": "user"}
+MODES = {"AUTO": "auto", "ANY": "any", "NONE": "none", "VALIDATED": "auto", "MODE_UNSPECIFIED": "auto"}
+MODES_BACK = {"auto": "AUTO", "any": "ANY", "none": "NONE"}
+TIERS = {"unspecified": "auto", "standard": "default", "flex": "flex", "priority": "priority"}
+TIERS_BACK = {"default": "standard", "flex": "flex", "priority": "priority", "scale": "priority"}
+# https://ai.google.dev/api/caching#FunctionDeclaration
+TOOL_NAME = (re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]*"), 64)
+MOST_STOPS = 5
+# https://ai.google.dev/gemini-api/docs/image-understanding#supported-formats
+IMAGES = frozenset(("image/png", "image/jpeg", "image/webp", "image/heic", "image/heif"))
+# Files that Google can open itself; any other address has to be fetched.
+URL_KINDS: frozenset[str] = frozenset()
+OWN_URLS = re.compile(
+    r"gs://|https://generativelanguage\.googleapis\.com/|https://(www\.)?youtube\.com/|https://youtu\.be/",
+    re.IGNORECASE,
+)
+_SNAKE = re.compile(r"(?<=[a-z0-9])_([a-z0-9])")
+
+
+# -- reading -------------------------------------------------------------------------------------------------------
+
+
+def camel(found: dict) -> dict:
+    """Keys as Google documents them; clients may write them in snake case too."""
+    if not any("_" in name[1:] for name in found):
+        return found
+    return {_SNAKE.sub(lambda match: match[1].upper(), name): value for name, value in found.items()}
+
+
+def _camel_obj(body: dict, name: str, place: str = "") -> dict:
+    return camel(wire.optional_obj(body, name, place))
+
+
+def read_request(body: dict, losses: Losses) -> Request:
+    """Raises BadRequest naming the field."""
+    body = camel(body)
+    if body.get("cachedContent"):
+        raise BadRequest("cachedContent: the content is kept by the vendor; send it in `contents`")
+    for name, value in body.items():
+        if name not in READ and value not in (None, [], {}):
+            losses.tell(name)
+    config = _camel_obj(body, "generationConfig")
+    for name, value in config.items():
+        if name not in CONFIG and value is not None:
+            losses.tell(f"generationConfig.{name}")
+    if config.get("responseModalities") not in (None, [], ["TEXT"], ["text"]):
+        losses.tell("generationConfig.responseModalities")
+    at = "generationConfig"
+    logprobs = wire.optional_count(config, "logprobs", at)
+    if wire.optional_flag(config, "responseLogprobs", at):
+        logprobs = logprobs or 0
+    system = [block.text for block in _read_system(body, losses) if isinstance(block, Text) and block.text.strip()]
+    return Request(
+        turns=_read_contents(body, losses),
+        system=tuple(system),
+        tools=tuple(_read_tools(body, losses)),
+        choice=_read_choice(_camel_obj(body, "toolConfig"), losses),
+        max_tokens=wire.optional_count(config, "maxOutputTokens", at),
+        temperature=wire.optional_number(config, "temperature", at),
+        top_p=wire.optional_number(config, "topP", at),
+        top_k=wire.optional_count(config, "topK", at),
+        stop=wire.texts(config.get("stopSequences"), f"{at}.stopSequences"),
+        seed=wire.optional_count(config, "seed", at, least=-(2**63)),
+        frequency_penalty=wire.optional_number(config, "frequencyPenalty", at),
+        presence_penalty=wire.optional_number(config, "presencePenalty", at),
+        n=wire.optional_count(config, "candidateCount", at, least=1),
+        logprobs=logprobs,
+        format=_read_format(config, losses),
+        reasoning=reasoning.read_gemini(_camel_obj(config, "thinkingConfig", at), f"{at}.thinkingConfig"),
+        tier=_read_tier(body),
+        metadata=wire.optional_obj(body, "labels"),
+        store=wire.optional_flag(body, "store"),
+    )
+
+
+def _read_tier(body: dict) -> str | None:
+    asked = wire.optional_text(body, "serviceTier")
+    return wire.known(asked.lower(), TIERS, "serviceTier") if asked else None
+
+
+def _read_system(body: dict, losses: Losses) -> Iterator[Block]:
+    given = body.get("systemInstruction")
+    if isinstance(given, str):
+        yield Text(given)
+    elif given is not None:
+        content = wire.obj(given, "systemInstruction")
+        for place, item in wire.objects(content.get("parts"), "systemInstruction.parts"):
+            yield from _read_part(camel(item), place, losses)
+
+
+def _read_contents(body: dict, losses: Losses) -> tuple[Turn, ...]:
+    contents = body.get("contents")
+    if isinstance(contents, str):
+        contents = [{"parts": [{"text": contents}]}]
+    contents = [contents] if isinstance(contents, dict) else contents
+    turns = []
+    for place, content in wire.objects(contents, "contents"):
+        role = wire.known(wire.optional_text(content, "role", place) or "user", ROLES, f"{place}.role")
+        parts = content.get("parts")
+        parts = [parts] if isinstance(parts, dict) else parts
+        blocks = [
+            block for at, item in wire.objects(parts, f"{place}.parts") for block in _read_part(camel(item), at, losses)
+        ]
+        results = tuple(block for block in blocks if isinstance(block, ToolResult))
+        if role == "assistant" and results:  # some clients answer in the model's name
+            blocks = [block for block in blocks if not isinstance(block, ToolResult)]
+        turns.append(Turn(role, tuple(blocks)))
+        if role == "assistant" and results:
+            turns.append(Turn("user", results))
+    return _identified([Turn(turn.role, _grown(turn)) for turn in repair.joined(turns)])
+
+
+def _grown(turn: Turn) -> tuple[Block, ...]:
+    """A model's turn as whole blocks: a client that streamed it sends it back piece by piece."""
+    if turn.role != "assistant":
+        return turn.blocks
+    runs: list[list[Block]] = []
+    for block in turn.blocks:
+        last = runs[-1][-1] if runs else None
+        match last, block:
+            case (Text(), Text()) | (Thinking(signature=None), Thinking()):
+                runs[-1].append(block)
+            case _:
+                runs.append([block])
+    return tuple(run[0] if len(run) == 1 else _one(run) for run in runs)
+
+
+def _one(run: list[Block]) -> Block:
+    text = "".join(block.text for block in run)
+    return Text(text) if isinstance(run[0], Text) else Thinking(text, run[-1].signature)
+
+
+def _identified(turns: list[Turn]) -> tuple[Turn, ...]:
+    """Calls and results with ids. Clients of this protocol mostly send none: they pair by name and order."""
+    out, count = [], 0
+    waiting: dict[str | None, deque[str]] = {}  # ids of unanswered calls, by name
+    answered: set[str] = set()
+    for turn in turns:
+        blocks: list[Block] = []
+        for block in turn.blocks:
+            if isinstance(block, ToolCall):
+                block = block if block.id else replace(block, id=f"call_{count}")
+                count += 1
+                waiting.setdefault(block.name, deque()).append(block.id)
+            elif isinstance(block, ToolResult):
+                if not block.call_id:
+                    queue = waiting.get(block.name, deque())
+                    while queue and queue[0] in answered:
+                        queue.popleft()
+                    block = replace(block, call_id=queue.popleft() if queue else f"call_{count}_{block.name}")
+                    count += 1
+                answered.add(block.call_id)
+            blocks.append(block)
+        out.append(Turn(turn.role, tuple(blocks)))
+    return tuple(out)
+
+
+def _read_part(item: dict, place: str, losses: Losses) -> Iterator[Block]:
+    signature = unwrap(wire.optional_text(item, "thoughtSignature", place))
+    for name in ("videoMetadata", "mediaResolution"):
+        if item.get(name) is not None:
+            losses.tell(f"contents.parts.{name}")
+    match item:
+        case {"functionCall": call} if call is not None:
+            call = wire.obj(call, f"{place}.functionCall")
+            name = wire.text(call.get("name"), f"{place}.functionCall.name")
+            arguments = wire.dumps(wire.optional_obj(call, "args", f"{place}.functionCall"))
+            call_id = wire.optional_text(call, "id", f"{place}.functionCall") or ""
+            yield ToolCall(call_id, name, arguments, signature=signature)
+            return
+        case {"functionResponse": result} if result is not None:
+            yield _read_result(
+                camel(wire.obj(result, f"{place}.functionResponse")), f"{place}.functionResponse", losses
+            )
+        case {"text": text} if text is not None:
+            text = wire.text(text, f"{place}.text")
+            if item.get("thought") is True:
+                yield Thinking(text, signature)
+                return
+            if text:
+                yield Text(text)
+        case {"inlineData": blob} if blob is not None:
+            yield _read_blob(camel(wire.obj(blob, f"{place}.inlineData")), f"{place}.inlineData")
+        case {"fileData": file} if file is not None:
+            yield _read_file(camel(wire.obj(file, f"{place}.fileData")), f"{place}.fileData")
+        case {"executableCode": code} if code is not None:
+            losses.tell("contents.parts.executableCode")
+            code = part(code)
+            yield Text(wire.CODE.format(str(code.get("language") or "").lower(), code.get("code") or ""))
+        case {"codeExecutionResult": result} if result is not None:
+            losses.tell("contents.parts.codeExecutionResult")
+            yield Text(wire.CODE.format("", part(result).get("output") or ""))
+        case _ if signature is None:
+            told = ("thought", "thoughtSignature", "videoMetadata", "mediaResolution")
+            unknown = [name for name in item if name not in told]
+            losses.tell(f"contents.parts.{unknown[0]}" if unknown else "contents.parts")
+    if signature is not None:
+        yield Thinking("", signature)
+
+
+def _read_result(result: dict, place: str, losses: Losses) -> ToolResult:
+    """`output` or `result` hold what a function returned, `error` what went wrong; else the whole object is it."""
+    name = wire.text(result.get("name"), f"{place}.name")
+    response = wire.optional_obj(result, "response", place)
+    is_error = set(response) == {"error"}
+    value: object = response
+    if len(response) == 1:
+        value = next((response[key] for key in ("output", "result", "error") if key in response), response)
+    text = value if isinstance(value, str) else wire.dumps(value)
+    blocks: list[Text | Media] = [Text(text)] if text else []
+    for at, item in wire.objects(result.get("parts"), f"{place}.parts"):
+        blocks += [block for block in _read_part(camel(item), at, losses) if isinstance(block, Media)]
+    return ToolResult(wire.optional_text(result, "id", place) or "", tuple(blocks), is_error, name=name)
+
+
+def _read_blob(blob: dict, place: str) -> Media:
+    media_type = wire.optional_text(blob, "mimeType", place)
+    data = wire.checked(wire.text(blob.get("data"), f"{place}.data"), f"{place}.data")
+    name = wire.optional_text(blob, "displayName", place)
+    return Media(wire.kind_of(media_type, "file"), media_type, data.translate(_STANDARD), name=name)
+
+
+# Google takes base64 with the alphabet for URLs too, and its SDK sends it.
+_STANDARD = str.maketrans("-_", "+/")
+
+
+def _read_file(file: dict, place: str) -> Media:
+    media_type = wire.optional_text(file, "mimeType", place)
+    url = wire.text(file.get("fileUri"), f"{place}.fileUri")
+    return Media(wire.kind_of(media_type, "file"), media_type, url=url, name=wire.optional_text(file, "displayName"))
+
+
+def _read_tools(body: dict, losses: Losses) -> Iterator[Tool | WebSearch | CodeExecution | WebFetch]:
+    tools = body.get("tools")
+    for place, tool in wire.objects([tools] if isinstance(tools, dict) else tools, "tools"):
+        for name, value in camel(tool).items():
+            match name:
+                case "functionDeclarations":
+                    for at, declared in wire.objects(value, f"{place}.functionDeclarations"):
+                        yield _read_tool(camel(declared), at, losses)
+                case "googleSearch" | "googleSearchRetrieval":
+                    yield WebSearch()
+                case "codeExecution":
+                    yield CodeExecution()
+                case "urlContext":
+                    yield WebFetch()
+                case _ if value is not None:
+                    losses.tell(f"tools.{name}")
+
+
+def _read_tool(declared: dict, place: str, losses: Losses) -> Tool:
+    name = wire.text(declared.get("name"), f"{place}.name")
+    for unread in ("response", "responseJsonSchema", "behavior"):
+        if declared.get(unread) is not None:
+            losses.tell(f"tools.functionDeclarations.{unread}")
+    if declared.get("parametersJsonSchema") is not None:
+        schema = wire.obj(declared["parametersJsonSchema"], f"{place}.parametersJsonSchema")
+    else:
+        schema = schemas.from_openapi(wire.optional_obj(declared, "parameters", place), f"{place}.parameters")
+    return Tool(name, wire.optional_text(declared, "description", place), schema)
+
+
+def _read_choice(config: dict, losses: Losses) -> Choice | None:
+    for name in config:
+        if name != "functionCallingConfig" and config[name] is not None:
+            losses.tell(f"toolConfig.{name}")
+    calling = _camel_obj(config, "functionCallingConfig", "toolConfig")
+    if not calling:
+        return None
+    place = "toolConfig.functionCallingConfig"
+    mode = wire.known((wire.optional_text(calling, "mode", place) or "AUTO").upper(), MODES, f"{place}.mode")
+    names = wire.texts(calling.get("allowedFunctionNames"), f"{place}.allowedFunctionNames")
+    return Choice(mode, names)
+
+
+def _read_format(config: dict, losses: Losses) -> Format | None:
+    at = "generationConfig"
+    kind = wire.optional_text(config, "responseMimeType", at)
+    if kind not in (None, "", "text/plain", "application/json"):  # of an enum's schema elsewhere: the value as JSON
+        losses.tell(f"{at}.responseMimeType")
+    for name in ("responseJsonSchema", "_responseJsonSchema"):
+        if config.get(name) is not None:
+            return Format(wire.obj(config[name], f"{at}.{name}"))
+    if config.get("responseSchema") is not None:
+        schema = wire.obj(config["responseSchema"], f"{at}.responseSchema")
+        return Format(schemas.from_openapi(schema, f"{at}.responseSchema"))
+    return Format() if kind == "application/json" else None
+
+
+# -- writing -------------------------------------------------------------------------------------------------------
+
+
+def write_request(request: Request, target: Target, losses: Losses) -> dict:
+    """Raises BadRequest on what cannot be said at all."""
+    turns = repair.paired(repair.without_system(request.turns, losses), losses)
+    turns = repair.opened(turns, bool(request.system), losses)
+    names = {b.id: b.name for turn in turns for b in turn.blocks if isinstance(b, ToolCall)}
+    contents = [content for turn in turns if (content := _write_turn(turn, names, target, losses))["parts"]]
+    system = list(request.system)
+    config = _write_config(request, target, system, losses)
+    body = {
+        "contents": contents,
+        "systemInstruction": {"parts": [{"text": text} for text in system]} if system else None,
+        "tools": _write_tools(request, losses) or None,
+        "generationConfig": config or None,
+        "serviceTier": TIERS_BACK.get(request.tier),
+    }
+    body["toolConfig"] = _write_choice(request, losses) if request.functions else None
+    if request.tier == "scale":
+        losses.lose("tier")
+    if request.parallel is False and request.functions:
+        losses.lose("parallel")
+    for name in ("verbosity", "end_user", "store", "cache_key"):
+        if getattr(request, name):
+            losses.lose(name)
+    if request.metadata:
+        losses.lose("metadata")
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def _write_turn(turn: Turn, names: dict[str, str], target: Target, losses: Losses) -> dict:
+    if turn.role == "assistant":
+        return {"role": "model", "parts": list(_write_model(turn, target, losses))}
+    parts: list[dict] = []
+    # The vendor counts the responses to parallel calls, and nothing may stand between them.
+    results = [block for block in turn.blocks if isinstance(block, ToolResult)]
+    parts += [_write_result(block, names) for block in results]
+    for item in (item for block in results for item in block.blocks if isinstance(item, Media)):
+        losses.lose("tool_media")
+        parts.append(_write_media(item, losses))
+    for block in turn.blocks:
+        match block:
+            case Text(text):
+                parts.append({"text": text})
+            case Media():
+                parts.append(_write_media(block, losses))
+    return {"role": "user", "parts": parts}
+
+
+def _write_model(turn: Turn, target: Target, losses: Losses) -> Iterator[dict]:
+    """The first call of a turn must carry a signature, or say that there is none any more."""
+    is_first = "signatures" in target.traits
+    carried: Signature | None = None
+    for block in turn.blocks:
+        match block:
+            case Text(text):
+                if carried:
+                    yield {"text": "", "thoughtSignature": carried.value}
+                    carried = None
+                if block.citations:
+                    losses.lose("citations")
+                yield {"text": text}
+            case Refusal(text):
+                losses.lose("refusal")
+                yield {"text": text}
+            case Thinking(text, signature):
+                is_own = signature is not None and signature.origin == target.provider
+                if signature is not None and not is_own:
+                    losses.lose("thinking" if text else "signature")
+                elif not is_own:
+                    losses.lose("thinking")
+                elif text:
+                    yield {"text": text, "thought": True, "thoughtSignature": signature.value}
+                else:
+                    carried = signature
+            case ToolCall():
+                signature = block.signature if block.signature else carried
+                carried = None
+                yield _write_call(block, signature, is_first, target, losses)
+                is_first = False
+            case Media() if block.data and block.media_type in IMAGES:
+                yield _write_media(block, losses)
+            case Media(kind):
+                losses.lose(kind)
+    if carried:
+        yield {"text": "", "thoughtSignature": carried.value}
+
+
+def _write_call(block: ToolCall, signature: Signature | None, is_first: bool, target: Target, losses: Losses) -> dict:
+    written = as_arguments(block.arguments) if block.is_custom else block.arguments
+    arguments = wire.arguments(written, losses)
+    call = {"functionCall": {"id": block.id, "name": block.name, "args": arguments}}
+    if signature is not None and signature.origin == target.provider:
+        return {**call, "thoughtSignature": signature.value}
+    if signature is not None:
+        losses.lose("signature")
+    if is_first:
+        losses.lose("signature")
+        return {**call, "thoughtSignature": SKIP}
+    return call
+
+
+def _write_result(block: ToolResult, names: dict[str, str]) -> dict:
+    text = "\n".join(item.text for item in block.blocks if isinstance(item, Text))
+    response = {"error": text or "Error"} if block.is_error else _as_object(text)
+    name = names.get(block.call_id) or block.name or repair.PLACEHOLDER
+    return {"functionResponse": {"id": block.call_id, "name": name, "response": response}}
+
+
+def _as_object(text: str) -> dict:
+    if text.lstrip().startswith("{"):
+        try:
+            found = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            found = None
+        if isinstance(found, dict):
+            return found
+    return {"output": text}
+
+
+def _write_media(block: Media, losses: Losses) -> dict:
+    if block.detail not in (None, "auto"):
+        losses.lose("detail")
+    if block.name and not block.file_id:
+        losses.lose("filename")
+    if block.data and (block.kind != "image" or block.media_type in IMAGES):
+        return {"inlineData": {"mimeType": block.media_type or "application/octet-stream", "data": block.data}}
+    if block.url:
+        kind = {"mimeType": block.media_type} if block.media_type else {}
+        return {"fileData": {**kind, "fileUri": block.url}}
+    losses.lose(block.kind)
+    return {"text": wire.NOTE.format(block.name or block.media_type or block.kind)}
+
+
+def _write_tools(request: Request, losses: Losses) -> list[dict]:
+    declared = [_write_tool(tool, i, losses) for i, tool in enumerate(request.tools) if isinstance(tool, Tool)]
+    tools: list[dict] = [{"functionDeclarations": declared}] if declared else []
+    for tool in request.tools:
+        if isinstance(tool, Tool):
+            continue
+        if declared:  # the vendor takes either functions or its own tools
+            losses.lose(KINDS[type(tool)])
+            continue
+        match tool:
+            case WebSearch():
+                if tool.allowed or tool.blocked or tool.place or tool.most_uses is not None:
+                    losses.lose("web_search")
+                tools.append({"googleSearch": {}})
+            case CodeExecution():
+                tools.append({"codeExecution": {}})
+            case WebFetch():
+                tools.append({"urlContext": {}})
+    return tools
+
+
+KINDS = {WebSearch: "web_search", CodeExecution: "code_execution", WebFetch: "web_fetch"}
+
+
+def _write_tool(tool: Tool, number: int, losses: Losses) -> dict:
+    described = {"description": tool.description} if tool.description else {}
+    if tool.is_custom:
+        losses.lose("custom")
+        return {"name": tool.name, **described, "parametersJsonSchema": FREE_INPUT}
+    if tool.strict:
+        losses.lose("strict")
+    if not tool.schema or tool.schema == {"type": "object", "properties": {}}:
+        return {"name": tool.name, **described}
+    schema, lost = schemas.for_gemini(tool.schema, f"tools[{number}]: parameters")
+    for keyword in lost:
+        losses.tell(f"{losses.name('schema')}.{keyword}")
+    return {"name": tool.name, **described, "parametersJsonSchema": schema}
+
+
+def _write_choice(request: Request, losses: Losses) -> dict | None:
+    choice = request.choice
+    if choice is None:
+        return None
+    calling: dict = {"mode": MODES_BACK[choice.mode]}
+    if choice.names and choice.mode == "any":
+        calling["allowedFunctionNames"] = list(choice.names)
+    elif choice.names:
+        losses.lose("choice")
+    return {"functionCallingConfig": calling}
+
+
+def _write_config(request: Request, target: Target, system: list[str], losses: Losses) -> dict:
+    """Where the model takes no format beside functions, it is asked for in words, in `system`."""
+    config: dict = {
+        "maxOutputTokens": request.max_tokens,
+        "temperature": request.temperature,
+        "topP": request.top_p,
+        "topK": request.top_k,
+        "stopSequences": list(request.stop[:MOST_STOPS]) or None,
+        "seed": request.seed,
+        "frequencyPenalty": request.frequency_penalty,
+        "presencePenalty": request.presence_penalty,
+        "candidateCount": request.n,
+        "responseLogprobs": True if request.logprobs is not None else None,
+        "logprobs": request.logprobs or None,
+    }
+    if len(request.stop) > MOST_STOPS:
+        losses.lose("stop")
+    for name, places in REFUSED.items():
+        if name in target.refused and any(config[place] is not None for place in places):
+            losses.lose(name)
+            config |= dict.fromkeys(places)
+    if request.format is not None and request.functions and "no_json_with_functions" in target.traits:
+        losses.lose("format")
+        system.append(wording.of_format(request.format))
+    elif request.format is not None:
+        config["responseMimeType"] = "application/json"
+        if request.format.schema is not None:
+            schema, lost = schemas.for_gemini(request.format.schema, "schema")
+            for keyword in lost:
+                losses.tell(f"{losses.name('format_schema')}.{keyword}")
+            config["responseJsonSchema"] = schema
+    if request.reasoning is not None:
+        config["thinkingConfig"] = reasoning.write_gemini(request.reasoning, target, losses)
+    return {name: value for name, value in config.items() if value is not None}
+
+
+REFUSED = {
+    "frequency_penalty": ("frequencyPenalty",),
+    "presence_penalty": ("presencePenalty",),
+    "logprobs": ("responseLogprobs", "logprobs"),
+}

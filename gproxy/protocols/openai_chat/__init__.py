@@ -1,0 +1,38 @@
+"""OpenAI Chat Completions, and embeddings beside them. https://platform.openai.com/docs/api-reference/chat"""
+
+from gproxy.protocols.codec import Codec
+from gproxy.protocols.openai_chat import embeddings, reply, request
+from gproxy.protocols.openai_chat.passing import (  # noqa: F401 - verbs of this protocol
+    LIST_QUERY,
+    MODEL_FIELD,
+    NAME,
+    REQUEST_ID_HEADERS,
+    WIRE_NAME,
+    Stream,
+    ask,
+    error_event,
+    next_page,
+    outgoing,
+    read_models,
+    read_whole,
+    unsealed,
+    write_error,
+    write_model,
+    write_models,
+)  # fmt: skip
+from gproxy.protocols.openai_chat.reply import read_error, read_stream, write_stream  # noqa: F401
+from gproxy.protocols.openai_chat.request import NAMES, OWN_URLS, TOOL_NAME, URL_KINDS  # noqa: F401
+
+GENERATE = Codec(request.read_request, request.write_request, reply.read_reply, reply.write_reply)
+EMBED = Codec(embeddings.read_embed, embeddings.write_embed, embeddings.read_embed_reply, embeddings.write_embed_reply)
+CODECS = {"generate_content": GENERATE, "stream_generate_content": GENERATE, "embeddings": EMBED}
+ROUTES = {"chat/completions": "generate_content", "embeddings": "embeddings"}
+# Fields of a request that its reply repeats.
+ECHOED: tuple[str, ...] = ()
+# Operations that go by another wire name than generation does.
+WIRE_NAMES = {"embeddings": "openai", "model_list": "openai", "model_get": "openai"}
+
+
+def shown_id(call_id: str) -> str:
+    """A call's id as clients of this protocol see it."""
+    return call_id

@@ -1,0 +1,75 @@
+"""Embeddings to and from the hub. https://platform.openai.com/docs/api-reference/embeddings"""
+
+import base64
+import struct
+
+from gproxy.errors import BadRequest
+from gproxy.protocols import wire
+from gproxy.protocols.hub import Context, Embed, Embeddings, Target, Usage, items, part
+from gproxy.protocols.losses import Losses
+from gproxy.protocols.openai import read_usage
+
+READ = frozenset(("model", "input", "encoding_format", "dimensions", "user"))
+
+
+def read_embed(body: dict, losses: Losses) -> Embed:
+    """Raises BadRequest on tokens: only the vendor whose they are can read them."""
+    for name, value in body.items():
+        if name not in READ and value is not None:
+            losses.tell(name)
+    given = body.get("input")
+    if isinstance(given, list) and given and not isinstance(given[0], str):
+        raise BadRequest("input: token arrays can be read by their own vendor only; send text")
+    inputs = wire.texts(given, "input")
+    if not inputs:
+        raise BadRequest("input: missing; give a text or a list of texts")
+    form = wire.optional_text(body, "encoding_format") or "float"
+    is_packed = wire.known(form, {"float": False, "base64": True}, "encoding_format")
+    dimensions = wire.optional_count(body, "dimensions", least=1)
+    return Embed(inputs, dimensions, end_user=wire.optional_text(body, "user"), is_packed=is_packed)
+
+
+def write_embed(request: Embed, target: Target, losses: Losses) -> dict:
+    for name in ("task", "title"):
+        if getattr(request, name):
+            losses.lose(name)
+    body = {
+        "model": target.model,
+        "input": request.inputs[0] if len(request.inputs) == 1 else list(request.inputs),
+        "encoding_format": "float",
+        "dimensions": request.dimensions,
+        "user": request.end_user,
+    }
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def read_embed_reply(body: dict, context: Context, losses: Losses) -> Embeddings:
+    rows = sorted(map(part, items(body.get("data"))), key=lambda row: _place(row.get("index")))
+    usage = part(body.get("usage"))
+    return Embeddings(tuple(_vector(row.get("embedding")) for row in rows), read_usage(usage) if usage else None)
+
+
+def _place(index: object) -> int:
+    return index if isinstance(index, int) else 0
+
+
+def _vector(value: object) -> tuple[float, ...]:
+    if isinstance(value, str):  # a host that packs without being asked
+        raw = base64.b64decode(value)
+        return struct.unpack(f"<{len(raw) // 4}f", raw[: len(raw) // 4 * 4])
+    return tuple(number for number in items(value) if isinstance(number, int | float))
+
+
+def write_embed_reply(found: Embeddings, context: Context, losses: Losses) -> dict:
+    is_packed = isinstance(context.request, Embed) and context.request.is_packed
+    data = [
+        {"object": "embedding", "index": i, "embedding": _packed(vector) if is_packed else list(vector)}
+        for i, vector in enumerate(found.vectors)
+    ]
+    prompt = (found.usage or Usage()).prompt_tokens
+    usage = {"prompt_tokens": prompt, "total_tokens": prompt}
+    return {"object": "list", "data": data, "model": context.name, "usage": usage}
+
+
+def _packed(vector: tuple[float, ...]) -> str:
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()

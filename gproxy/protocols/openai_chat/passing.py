@@ -1,0 +1,190 @@
+"""OpenAI Chat Completions. https://platform.openai.com/docs/api-reference/chat"""
+
+import msgspec
+import orjson
+from msgspec import Raw
+
+from gproxy.errors import BadRequest
+from gproxy.protocols import fields, sse
+from gproxy.protocols.fields import ABSENT, NULLS
+from gproxy.protocols.hub import Ask, Usage, items, part
+from gproxy.protocols.openai import (  # noqa: F401 - verbs of this protocol
+    error,
+    next_page,
+    read_models,
+    read_usage,
+    write_error,
+    write_model,
+    write_models,
+)
+from gproxy.protocols.reading import Verdict
+from gproxy.protocols.signatures import is_wrapped
+
+NAME = "openai_chat"
+WIRE_NAME = "openai_chat_completions"
+REQUEST_ID_HEADERS = ("x-request-id",)
+MODEL_FIELD = "model"
+LIST_QUERY: dict[str, str] = {}
+
+UNFINISHED = (b"", b"null", b'""')
+
+
+def ask(body: bytes) -> Ask:
+    """What the body asks for. Raises BadRequest."""
+    found = fields.split(body)
+    options = fields.value(found, "stream_options") if "stream_options" in found else None
+    if options is not None and not isinstance(options, dict):
+        raise BadRequest("stream_options: expected an object")
+    wants_usage = part(options).get("include_usage") is True
+    return Ask(fields.model(found), fields.is_stream(found), wants_usage, fields.text(found, "user"), found)
+
+
+def outgoing(asked: Ask, body: bytes, model: str) -> bytes:
+    """The same request for the upstream: its model name, and usage asked for where a stream would leave it out."""
+    found = asked.body
+    if asked.model != model or not fields.names_once(asked, body):
+        found = fields.exchange(found, "model", fields.quoted(model))
+    if asked.is_stream and not asked.wants_usage:
+        options = fields.find(bytes(found.get("stream_options", ABSENT))) or {}
+        options = fields.exchange(options, "include_usage", b"true")
+        found = fields.exchange(found, "stream_options", fields.join(options))
+    return body if found is asked.body else fields.join(found)
+
+
+def unsealed(body: dict) -> dict:
+    """The body without envelopes of ours: what another provider sealed is nothing to this one."""
+    if not isinstance(body.get("messages"), list):
+        return body
+    messages = []
+    for message in body["messages"]:
+        if isinstance(message, dict):
+            given, calls = items(message.get("reasoning_details")), items(message.get("tool_calls"))
+            details = [detail for detail in given if not _is_sealed(detail)]
+            if details != given:
+                message = {**message, "reasoning_details": details}
+                message = {name: value for name, value in message.items() if value or name != "reasoning_details"}
+            if (kept := [_unsealed_call(call) for call in calls]) != calls:
+                message = {**message, "tool_calls": kept}
+        messages.append(message)
+    return {**body, "messages": messages}
+
+
+def _is_sealed(detail: object) -> bool:
+    return is_wrapped(part(detail).get("data")) or is_wrapped(part(detail).get("signature"))
+
+
+def _unsealed_call(call: object) -> object:
+    google = part(part(part(call).get("extra_content")).get("google"))
+    if not is_wrapped(google.get("thought_signature")):
+        return call
+    return {name: value for name, value in call.items() if name != "extra_content"}
+
+
+def read_whole(body: bytes) -> tuple[Usage | None, fields.Fields | None]:
+    """The usage of a whole reply, and its fields; no fields when it is not JSON."""
+    found = fields.find(body)
+    usage = fields.inner(found.get("usage", ABSENT)) if found else None
+    return (read_usage(usage) if usage else None), found
+
+
+def error_event(status: int, code: str, message: str, request_id: str) -> bytes:
+    return sse.event(orjson.dumps({"error": error(status, code, message, request_id)}))
+
+
+class _Delta(msgspec.Struct):
+    content: Raw = ABSENT
+    reasoning_content: Raw = ABSENT
+    reasoning: Raw = ABSENT
+    refusal: Raw = ABSENT
+    tool_calls: Raw = ABSENT
+
+
+class _Choice(msgspec.Struct):
+    index: int = 0
+    delta: _Delta | None = None
+    finish_reason: Raw = ABSENT
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] | None = None
+    model: Raw = ABSENT
+    usage: Raw = ABSENT
+    error: Raw = ABSENT
+
+
+_decode = msgspec.json.Decoder(_Chunk).decode
+
+
+class Stream:
+    """Reads one chat stream as it passes.
+
+    `name` is the model name that the client shall see, as JSON; None leaves it.
+    """
+
+    def __init__(self, name: bytes | None, asked: Ask):
+        self._name, self._wants_usage = name, asked.wants_usage
+        self.usage: Usage | None = None
+        self.text_bytes = 0
+        self.has_failed = False
+        self._open: dict[int, bool] = {}  # choice -> still without a finish_reason
+        self._is_done = False
+
+    @property
+    def is_terminal(self) -> bool:
+        """Every choice that was seen has its finish_reason; with no choice at all only `[DONE]` is an end."""
+        return not any(self._open.values()) if self._open else self._is_done
+
+    def see(self, data: bytes) -> tuple[bytes | None, Verdict]:
+        if data.startswith(b"[DONE]"):
+            self._is_done = True
+            if self.has_failed:
+                return None, Verdict.ENDS  # the error was passed, and nothing like a clean end follows it
+            return (data, Verdict.ENDS) if self.is_terminal else (None, Verdict.CUT)
+        chunk = fields.seen(_decode, data)
+        if chunk is None:
+            return data, Verdict.GOES_ON  # not ours to judge: unknown frames pass
+        if chunk.error and bytes(chunk.error) not in NULLS:
+            self.has_failed = True
+            return self._for_client(data, chunk, has_usage=False), Verdict.GOES_ON
+        for choice in chunk.choices or ():
+            self._look(choice)
+        usage = fields.inner(chunk.usage)
+        if usage:
+            self.usage = read_usage(usage)
+        passed = self._for_client(data, chunk, bool(usage))
+        ends = usage and not chunk.choices and bool(self._open) and self.is_terminal
+        return passed, Verdict.ENDS if ends else Verdict.GOES_ON
+
+    def _look(self, choice: _Choice) -> None:
+        if bytes(choice.finish_reason) not in UNFINISHED:
+            self._open[choice.index] = False
+        elif choice.index not in self._open:
+            self._open[choice.index] = True
+        if (delta := choice.delta) is not None:
+            for text in (delta.content, delta.reasoning_content, delta.reasoning, delta.refusal, delta.tool_calls):
+                if len(text) > 2 and bytes(text) != b"null":  # not absent, "" or []
+                    self.text_bytes += len(text) - 2
+
+    def _for_client(self, data: bytes, chunk: _Chunk, has_usage: bool) -> bytes | None:
+        """The chunk under the client's model name, without usage that it did not ask for."""
+        hides_usage = chunk.usage and not self._wants_usage
+        if hides_usage and has_usage and not chunk.choices:
+            return None
+        is_named = self._name is None or not chunk.model or bytes(chunk.model) == self._name
+        if is_named and not hides_usage:
+            return data
+        if (found := fields.find(data)) is None:
+            return data
+        if not is_named:
+            found["model"] = Raw(self._name)
+        if hides_usage:
+            del found["usage"]
+        return fields.join(found)
+
+    def break_off(self, status: int, code: str, message: str, request_id: str) -> list[bytes]:
+        """The events that tell a client that this stream ends without its end."""
+        return [error_event(status, code, message, request_id)]
+
+    def tail(self) -> bytes:
+        """What an upstream left out at a clean end."""
+        return b"" if self._is_done else b"data: [DONE]\n\n"

@@ -1,0 +1,596 @@
+"""Chat Completions replies, whole and streamed, to and from the hub.
+
+https://platform.openai.com/docs/api-reference/chat/streaming
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+import orjson
+
+from gproxy.protocols import signatures, sse, wire
+from gproxy.protocols.codec import telling_faults
+from gproxy.protocols.custom_tools import free_text, is_custom
+from gproxy.protocols.hub import (
+    Answer,
+    Block,
+    Citation,
+    Cited,
+    Close,
+    Context,
+    Delta,
+    End,
+    Event,
+    Failed,
+    Finish,
+    Likely,
+    Media,
+    Open,
+    Refusal,
+    Reply,
+    Signature,
+    Signed,
+    Start,
+    StreamFailed,
+    Text,
+    Thinking,
+    ToolCall,
+    Usage,
+    Used,
+    items,
+    part,
+)
+from gproxy.protocols.losses import Losses
+from gproxy.protocols.openai import (
+    read_citation,
+    read_error,
+    read_logprobs,
+    read_tier,
+    read_usage,
+    write_citation,
+    write_logprobs,
+)
+from gproxy.protocols.openai_chat.passing import error_event
+
+STOPS = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tools",
+    "function_call": "tools",
+    "content_filter": "filtered",
+    "insufficient_system_resource": "length",  # DeepSeek's
+}
+STOPS_BACK = {"stop": "stop", "length": "length", "tools": "tool_calls", "filtered": "content_filter"}
+# Where hosts put thinking, in the order in which it is looked for.
+THOUGHTS = ("reasoning_content", "reasoning")
+
+
+# -- reading -------------------------------------------------------------------------------------------------------
+
+
+def read_reply(body: dict, context: Context, losses: Losses) -> Reply:
+    answers = tuple(_read_choice(part(choice), context, losses) for choice in items(body.get("choices")))
+    usage = part(body.get("usage"))
+    used = read_usage(usage) if usage else None
+    tier = read_tier(body)
+    return Reply(str(body.get("id") or ""), str(body.get("model") or ""), answers, used, tier)
+
+
+def _read_choice(choice: dict, context: Context, losses: Losses) -> Answer:
+    message = part(choice.get("message"))
+    blocks: list[Block] = list(_read_thoughts(message, context))
+    content = _read_text(message.get("content"))
+    citations = tuple(found for a in items(message.get("annotations")) if (found := read_citation(a)))
+    if len(citations) < len(items(message.get("annotations"))):
+        losses.tell("message.annotations")
+    if content:
+        blocks.append(Text(content, citations))
+    if isinstance(message.get("refusal"), str) and message["refusal"]:
+        blocks.append(Refusal(message["refusal"]))
+    for image in items(message.get("images")):
+        blocks += _read_image(part(image))
+    if message.get("audio") is not None:
+        losses.tell("message.audio")
+    calls = items(message.get("tool_calls")) or _legacy(message)
+    blocks += [_read_call(part(call), n, context) for n, call in enumerate(calls)]
+    reason = choice.get("finish_reason")
+    if reason == "error":
+        raise StreamFailed(Failed(*_failure(choice)))
+    stop = STOPS.get(reason, "stop") if isinstance(reason, str) else "stop"
+    stop = "tools" if calls and stop == "stop" else stop
+    return Answer(tuple(blocks), stop, None, read_logprobs(part(choice.get("logprobs")).get("content")))
+
+
+def _read_text(content) -> str:
+    """A text, also where a host sends parts."""
+    if isinstance(content, list):
+        return "".join(_read_text(part(item).get("text")) for item in content)
+    return content if isinstance(content, str) else ""
+
+
+def _legacy(message: dict) -> list[dict]:
+    call = message.get("function_call")
+    return [{"function": call}] if isinstance(call, dict) else []
+
+
+def _read_thoughts(message: dict, context: Context) -> Iterator[Block]:
+    text = next((found for name in THOUGHTS if (found := _read_text(message.get(name)))), "")
+    details = items(message.get("reasoning_details"))
+    signature = _details(details, context)
+    if text or signature:
+        yield Thinking(text, signature)
+
+
+def _details(details: list, context: Context) -> Signature | None:
+    """What a compatible host wants back, as it sent it."""
+    is_opaque = any(part(detail).get("data") or part(detail).get("signature") for detail in details)
+    return Signature(context.provider, wire.dumps(details)) if is_opaque else None
+
+
+def _read_image(image: dict) -> list[Block]:
+    url = part(image.get("image_url")).get("url")
+    return [wire.media(url, "image", "images")] if isinstance(url, str) else []
+
+
+def _read_call(call: dict, number: int, context: Context) -> ToolCall:
+    call_id = call.get("id") if isinstance(call.get("id"), str) and call.get("id") else None
+    call_id = call_id or f"call_{context.request_id}_{number}"
+    if custom := part(call.get("custom")):
+        return ToolCall(call_id, str(custom.get("name") or ""), _read_text(custom.get("input")), is_custom=True)
+    function = part(call.get("function"))
+    name, arguments = str(function.get("name") or ""), function.get("arguments")
+    written = arguments if isinstance(arguments, str) else wire.dumps(part(arguments))
+    signature = _call_signature(call, context)
+    if is_custom(name, context):
+        return ToolCall(call_id, name, free_text(written), True, signature)
+    return ToolCall(call_id, name, written or "{}", False, signature)
+
+
+def _call_signature(call: dict, context: Context) -> Signature | None:
+    found = part(part(call.get("extra_content")).get("google")).get("thought_signature")
+    return Signature(context.provider, found) if isinstance(found, str) and found else None
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A call that began while another one was still being written."""
+
+    call: ToolCall
+    pieces: list[str] = field(default_factory=list)
+
+
+class _Choice:
+    """Where one choice of a stream is: at most one block is open at a time."""
+
+    def __init__(self, number: int, context: Context):
+        self._number, self._context = number, context
+        self._kind: type | None = None
+        self._index = -1
+        self._ids: dict[int, str] = {}  # their index -> the id of the newest call under it
+        self._written: list[str] = []  # of the open call
+        self._waiting: dict[str, _Waiting] = {}  # by id, in order
+        self._open_id: str | None = None
+        self._seen: set[str] = set()
+        self._details: list = []
+        self._after: list[tuple[Block, str]] = []  # what came in the middle of a call
+        self._is_held = False  # the open call's input leaves when it is whole
+
+    def close(self) -> Iterator[Event]:
+        if self._kind is None:
+            return
+        if self._kind is ToolCall and self._is_held:
+            yield Delta(self._index, free_text("".join(self._written)))
+        if self._kind is Thinking and (signature := _details(self._details, self._context)):
+            yield Signed(self._index, signature)
+            self._details = []
+        yield Close(self._index)
+        self._kind, self._open_id, self._written = None, None, []
+
+    def write(self, block: Block, text: str, indexes: Iterator[int]) -> Iterator[Event]:
+        """A piece of text, thinking or refusal; of another kind than the open block it begins a new one.
+
+        In the middle of a call it waits until that is whole, for the call would be cut by it.
+        """
+        if self._kind is ToolCall and (self._waiting or not self._is_complete()):
+            self._after.append((block, text))
+            return
+        if type(block) is not self._kind:
+            yield from self.flush(indexes)
+            self._kind, self._index = type(block), next(indexes)
+            yield Open(self._index, block, self._number)
+        if text:
+            yield Delta(self._index, text)
+
+    def note(self, kinds: tuple[type, ...], make: Callable, name: str, losses: Losses) -> Iterator[Event]:
+        """Something about the text that is open; where none is, as in a call or after the text, it is told."""
+        if self._kind in kinds:
+            yield make(self._index)
+        else:
+            losses.tell(name)
+
+    def think(self, details: list, indexes: Iterator[int]) -> Iterator[Event]:
+        yield from self.write(Thinking(""), "", indexes)
+        self._details += details
+
+    def show(self, media: Block, indexes: Iterator[int]) -> Iterator[Event]:
+        yield from self.flush(indexes)
+        index = next(indexes)
+        yield Open(index, media, self._number)
+        yield Close(index)
+
+    def call(self, delta: dict, indexes: Iterator[int]) -> Iterator[Event]:
+        """A piece of a tool call. Hosts interleave them, repeat ids, or give every call the same index."""
+        at = delta.get("index") if isinstance(delta.get("index"), int) else 0
+        given = delta.get("id") if isinstance(delta.get("id"), str) and delta.get("id") else None
+        body = part(delta.get("custom")) or part(delta.get("function"))
+        if at not in self._ids or (given and given != self._ids[at] and given not in self._seen):
+            self._ids[at] = given or f"call_{self._context.request_id}_{self._number}_{len(self._seen)}"
+            self._seen.add(self._ids[at])
+            call = ToolCall(self._ids[at], str(body.get("name") or ""), "", "custom" in delta)
+            call = replace(call, signature=_call_signature(delta, self._context))
+            if self._kind is ToolCall and not self._is_complete():
+                self._waiting[call.id] = _Waiting(call)
+            else:
+                yield from self._begin(call, indexes)
+        text = body.get("input") if "custom" in delta else body.get("arguments")
+        text = text if isinstance(text, str) else wire.dumps(text) if isinstance(text, dict) else ""
+        if not text:
+            return
+        call_id = self._ids[at]
+        if call_id == self._open_id:
+            yield from self._grow(text)
+            if self._waiting and self._is_complete():
+                yield from self._next(indexes)
+        elif call_id in self._waiting:
+            self._waiting[call_id].pieces.append(text)
+
+    def _begin(self, call: ToolCall, indexes: Iterator[int]) -> Iterator[Event]:
+        yield from self.close()
+        self._kind, self._index, self._open_id = ToolCall, next(indexes), call.id
+        self._is_native = call.is_custom
+        self._is_held = not call.is_custom and is_custom(call.name, self._context)
+        yield Open(self._index, replace(call, is_custom=call.is_custom or self._is_held), self._number)
+
+    def _grow(self, text: str) -> Iterator[Event]:
+        self._written.append(text)
+        if not self._is_held:
+            yield Delta(self._index, text)
+
+    def _is_complete(self) -> bool:
+        """Whether the open call's arguments are a whole JSON value; then another call may follow."""
+        if self._written and not self._is_native and not self._written[-1].rstrip().endswith("}"):
+            return False  # cheaper than reading all of it with every piece
+        try:
+            orjson.loads("".join(self._written))
+        except orjson.JSONDecodeError:
+            return self._is_native
+        return True
+
+    def _next(self, indexes: Iterator[int]) -> Iterator[Event]:
+        """The first of the waiting calls, with all that came of it."""
+        while self._waiting:
+            call_id = next(iter(self._waiting))
+            waiting = self._waiting.pop(call_id)
+            yield from self._begin(waiting.call, indexes)
+            for text in waiting.pieces:
+                yield from self._grow(text)
+            if not self._is_complete():
+                return
+
+    def flush(self, indexes: Iterator[int]) -> Iterator[Event]:
+        """Ends what is open and what waits."""
+        while self._waiting:
+            yield from self._next(indexes)
+        yield from self.close()
+        after, self._after = self._after, []
+        for block, text in after:
+            yield from self.write(block, text, indexes)
+
+    @property
+    def has_calls(self) -> bool:
+        return bool(self._seen)
+
+
+@telling_faults
+def read_stream(payloads: Iterable[dict | Failed | None], context: Context, losses: Losses) -> Iterator[Event | None]:
+    """Events of a stream's documents. None, in and out, says that nothing more has arrived yet.
+
+    A finish reason is told once, at the end: some hosts repeat it, or still send text behind it.
+    """
+    choices: dict[int, _Choice] = {}
+    indexes = iter(range(2**31))
+    stops: dict[int, str] = {}
+    used: Used | None = None  # some hosts tell it in every chunk: the last one counts
+    is_started = False
+    for payload in payloads:
+        if payload is None:
+            yield None
+            continue
+        if isinstance(payload, Failed):
+            yield payload
+            return
+        if payload.get("error"):
+            yield Failed(*(read_error(0, payload) or (500, "api_error", "the upstream failed")))
+            return
+        if not is_started and (payload.get("id") or payload.get("choices")):  # Azure's first chunk has neither
+            is_started = True
+            yield Start(str(payload.get("id") or ""), str(payload.get("model") or ""))
+        for choice in items(payload.get("choices")):
+            choice = part(choice)
+            number = choice.get("index") if isinstance(choice.get("index"), int) else 0
+            if number not in choices:
+                choices[number] = _Choice(number, context)
+            yield from _read_delta(choice, choices[number], indexes, losses)
+            if isinstance(reason := choice.get("finish_reason"), str) and reason:
+                yield from choices[number].flush(indexes)
+                yield from choices[number].close()
+                if reason == "error":
+                    yield Failed(*_failure(choice))
+                    return
+                stops.setdefault(number, STOPS.get(reason, "stop"))
+        if usage := part(payload.get("usage")):
+            used = Used(read_usage(usage), read_tier(payload))
+    for number, stop in stops.items():
+        yield from choices[number].flush(indexes)
+        yield from choices[number].close()
+        yield Finish("tools" if choices[number].has_calls and stop == "stop" else stop, number)
+    if used is not None:
+        yield used
+    yield End()
+
+
+def _failure(choice: dict) -> tuple[int, str, str]:
+    """What a compatible host tells of a choice that failed."""
+    return read_error(0, choice) or (502, "upstream_error", "the upstream says that it failed and not why")
+
+
+def _read_delta(choice: dict, at: _Choice, indexes: Iterator[int], losses: Losses) -> Iterator[Event]:
+    delta = part(choice.get("delta"))
+    for name in THOUGHTS:
+        if text := _read_text(delta.get(name)):
+            yield from at.write(Thinking(""), text, indexes)
+            break
+    if details := items(delta.get("reasoning_details")):
+        yield from at.think(details, indexes)
+    if text := _read_text(delta.get("content")):
+        yield from at.write(Text(""), text, indexes)
+    if text := _read_text(delta.get("refusal")):
+        yield from at.write(Refusal(""), text, indexes)
+    if logprobs := read_logprobs(part(choice.get("logprobs")).get("content")):
+        yield from at.note((Text, Refusal), lambda index: Likely(index, logprobs), "logprobs", losses)
+    for citation in filter(None, map(read_citation, items(delta.get("annotations")))):
+        yield from at.note((Text,), lambda index, c=citation: Cited(index, c), "delta.annotations", losses)
+    for image in items(delta.get("images")):
+        for media in _read_image(part(image)):
+            yield from at.show(media, indexes)
+    if delta.get("audio") is not None:
+        losses.tell("delta.audio")
+    for call in items(delta.get("tool_calls")) or _legacy(delta):
+        yield from at.call(part(call), indexes)
+
+
+# -- writing -------------------------------------------------------------------------------------------------------
+
+
+def write_reply(reply: Reply, context: Context, losses: Losses) -> dict:
+    body = {
+        "id": reply.id or context.request_id,
+        "object": "chat.completion",
+        "created": context.created,
+        "model": context.name,
+        "choices": [_write_choice(answer, i, losses) for i, answer in enumerate(reply.answers)],
+        "usage": write_usage(reply.usage or Usage()),
+    }
+    return {**body, "service_tier": reply.tier} if reply.tier else body
+
+
+def write_usage(usage: Usage) -> dict:
+    prompt = usage.prompt_tokens
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": prompt + usage.output_tokens,
+        "prompt_tokens_details": {
+            "cached_tokens": usage.cache_read_tokens,
+            "cache_write_tokens": usage.cache_creation_tokens,
+        },
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+    }
+
+
+def _write_choice(answer: Answer, index: int, losses: Losses) -> dict:
+    text, refusal, thoughts = "", "", ""
+    calls: list[dict] = []
+    details: list[dict] = []
+    annotations: list[dict] = []
+    images: list[dict] = []
+    for block in answer.blocks:
+        match block:
+            case Text():
+                annotations += _write_citations(block.citations, len(text), len(text) + len(block.text), losses)
+                text += block.text
+            case Refusal():
+                refusal += block.text
+            case Thinking():
+                thoughts += block.text
+                if block.signature:
+                    details.append(_detail(block.text, block.signature, len(details)))
+            case ToolCall():
+                calls.append(_write_call(block))
+            case Media():
+                images += _write_image(block, len(images), losses)
+    message = {"role": "assistant", "content": text or None, "refusal": refusal or None}
+    extra = {
+        "tool_calls": calls,
+        "reasoning_content": thoughts,
+        "reasoning_details": details,
+        "annotations": annotations,
+        "images": images,
+    }
+    message |= {name: value for name, value in extra.items() if value}
+    if message["content"] is None and not refusal and not calls:
+        message["content"] = ""
+    logprobs = {"content": write_logprobs(answer.logprobs), "refusal": None} if answer.logprobs else None
+    reason = STOPS_BACK[answer.stop]
+    return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
+
+
+def _write_citations(citations: tuple[Citation, ...], start: int, end: int, losses: Losses) -> list[dict]:
+    """Offsets count over the whole message; a citation without any holds for its whole block."""
+    found = []
+    for citation in citations:
+        last = end if citation.end is None else start + citation.end
+        moved = replace(citation, start=start + (citation.start or 0), end=last)
+        if (written := write_citation(moved)) is None:
+            losses.lose("citations")
+        else:
+            found.append({"type": "url_citation", "url_citation": written})
+    return found
+
+
+def _detail(text: str, signature: Signature, index: int) -> dict:
+    """The form in which compatible hosts carry what a vendor wants back."""
+    wrapped = signatures.wrap(signature)
+    if text:
+        return {"type": "reasoning.text", "text": text, "signature": wrapped, "index": index}
+    return {"type": "reasoning.encrypted", "data": wrapped, "index": index}
+
+
+def _write_call(block: ToolCall) -> dict:
+    signed = _extra(block.signature)
+    if block.is_custom:
+        custom = {"name": block.name, "input": block.arguments}
+        return {"id": block.id, "type": "custom", "custom": custom, **signed}
+    function = {"name": block.name, "arguments": block.arguments or "{}"}
+    return {"id": block.id, "type": "function", "function": function, **signed}
+
+
+def _extra(signature: Signature | None) -> dict:
+    """Where Google's own compatible endpoint puts a call's signature."""
+    if signature is None:
+        return {}
+    return {"extra_content": {"google": {"thought_signature": signatures.wrap(signature)}}}
+
+
+def _write_image(block: Media, index: int, losses: Losses) -> list[dict]:
+    if block.kind != "image" or not (block.url or block.data):
+        losses.lose(block.kind)
+        return []
+    url = block.url or wire.data_url(block.media_type, block.data)
+    return [{"type": "image_url", "image_url": {"url": url}, "index": index}]
+
+
+@dataclass(slots=True)
+class _Shown:
+    """What was written of one choice."""
+
+    length: int = 0
+    calls: int = 0
+    details: int = 0
+    images: int = 0
+    annotations: int = 0
+
+
+def write_stream(events: Iterable[Event | None], context: Context, losses: Losses) -> Iterator[bytes]:
+    """The stream's events as bytes; empty ones where nothing more has arrived yet."""
+    head: dict = {}
+    shown: dict[int, _Shown] = {}
+    blocks: dict[int, tuple[Block, int]] = {}  # open ones, with their choice
+    starts: dict[int, int] = {}
+    thoughts: dict[int, list[str]] = {}
+    has_arguments: set[int] = set()
+    used = Used(Usage())
+
+    def chunk(choice: int, delta: dict, finish: str | None = None, logprobs: dict | None = None) -> bytes:
+        one = {"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        return sse.event(orjson.dumps({**head, "choices": [one]}))
+
+    def call(choice: int, number: int, fields: dict) -> bytes:
+        return chunk(choice, {"tool_calls": [{"index": number, **fields}]})
+
+    for event in events:
+        match event:
+            case Delta(index, text) if text:
+                block, choice = blocks[index]
+                if isinstance(block, Text):
+                    shown[choice].length += len(text)
+                    yield chunk(choice, {"content": text})
+                elif isinstance(block, ToolCall):
+                    has_arguments.add(index)
+                    fields = {"custom": {"input": text}} if block.is_custom else {"function": {"arguments": text}}
+                    yield call(choice, starts[index], fields)
+                elif isinstance(block, Thinking):
+                    thoughts[index].append(text)
+                    yield chunk(choice, {"reasoning_content": text})
+                else:
+                    yield chunk(choice, {"refusal": text})
+            case None:
+                yield b""
+            case Start(reply_id):
+                head = {"id": reply_id or context.request_id, "object": "chat.completion.chunk"}
+                head |= {"created": context.created, "model": context.name}
+                shown[0] = _Shown()
+                yield chunk(0, {"role": "assistant", "content": ""})
+            case Open(index, block, choice):
+                if choice not in shown:
+                    shown[choice] = _Shown()
+                    yield chunk(choice, {"role": "assistant", "content": ""})
+                blocks[index] = (block, choice)
+                state = shown[choice]
+                starts[index] = state.length
+                match block:
+                    case ToolCall(call_id, name):
+                        starts[index] = state.calls
+                        state.calls += 1
+                        body = {"custom": {"name": name, "input": ""}} if block.is_custom else None
+                        body = body or {"function": {"name": name, "arguments": ""}}
+                        kind = "custom" if block.is_custom else "function"
+                        yield call(
+                            choice, starts[index], {"id": call_id, "type": kind, **body, **_extra(block.signature)}
+                        )
+                    case Thinking():
+                        thoughts[index] = []
+                    case Media():
+                        if images := _write_image(block, state.images, losses):
+                            state.images += 1
+                            yield chunk(choice, {"images": images})
+            case Signed(index, signature):
+                block, choice = blocks[index]
+                if isinstance(block, ToolCall):
+                    # OpenAI's SDK wants the function in every delta of a call.
+                    fields = {"custom": {"input": ""}} if block.is_custom else {"function": {"arguments": ""}}
+                    yield call(choice, starts[index], {**fields, **_extra(signature)})
+                elif isinstance(block, Thinking):
+                    detail = _detail("".join(thoughts[index]), signature, shown[choice].details)
+                    shown[choice].details += 1
+                    yield chunk(choice, {"reasoning_details": [detail]})
+            case Cited(index, citation):
+                choice = blocks[index][1]
+                for found in _write_citations((citation,), starts[index], shown[choice].length, losses):
+                    # By this number OpenAI's SDK joins what comes in several deltas.
+                    yield chunk(choice, {"annotations": [{**found, "index": shown[choice].annotations}]})
+                    shown[choice].annotations += 1
+            case Likely(index, logprobs):
+                content = {"content": write_logprobs(logprobs), "refusal": None}
+                yield chunk(blocks[index][1], {}, None, content)
+            case Close(index):
+                block, choice = blocks.pop(index)
+                thoughts.pop(index, None)
+                if isinstance(block, ToolCall) and not block.is_custom and index not in has_arguments:
+                    yield call(choice, starts[index], {"function": {"arguments": "{}"}})
+                has_arguments.discard(index)
+            case Finish(stop, choice):
+                if choice not in shown:
+                    shown[choice] = _Shown()
+                    yield chunk(choice, {"role": "assistant", "content": ""})
+                yield chunk(choice, {}, STOPS_BACK[stop])
+            case Used():
+                used = event
+            case End():
+                if context.wants_usage:
+                    tier = {"service_tier": used.tier} if used.tier else {}
+                    last = {**head, "choices": [], **tier, "usage": write_usage(used.usage)}
+                    yield sse.event(orjson.dumps(last))
+                yield b"data: [DONE]\n\n"
+            case Failed(status, code, message):
+                yield error_event(status, code, message, context.request_id)

@@ -1,0 +1,625 @@
+"""Chat Completions requests to and from the hub. https://platform.openai.com/docs/api-reference/chat/create"""
+
+import re
+from collections.abc import Iterator
+
+import orjson
+
+from gproxy.errors import BadRequest
+from gproxy.protocols import reasoning, repair, schemas, wire, wording
+from gproxy.protocols.custom_tools import FREE_INPUT, as_arguments
+from gproxy.protocols.hub import (
+    Block,
+    Choice,
+    CodeExecution,
+    Format,
+    Media,
+    Reasoning,
+    Refusal,
+    Request,
+    Target,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolResult,
+    Turn,
+    WebSearch,
+    part,
+)
+from gproxy.protocols.losses import Losses
+from gproxy.protocols.openai import (
+    AUDIO,
+    TIERS,
+    TIERS_BACK,
+    lose_refused,
+    read_format,
+    write_format,
+    write_limit,
+    write_parameters,
+    write_user,
+)
+from gproxy.protocols.signatures import is_wrapped, unwrap
+
+# The hub's names on this wire.
+NAMES = {
+    "turns": "messages",
+    "system": "messages",
+    "system_turn": "messages.role",
+    "choice": "tool_choice",
+    "parallel": "parallel_tool_calls",
+    "max_tokens": "max_completion_tokens",
+    "reasoning": "reasoning_effort",
+    "format": "response_format",
+    "format_schema": "response_format.json_schema.schema",
+    "format_strict": "response_format.json_schema.strict",
+    "tier": "service_tier",
+    "end_user": "user",
+    "cache_key": "prompt_cache_key",
+    "image": "messages.content.image_url",
+    "file": "messages.content.file",
+    "audio": "messages.content.input_audio",
+    "detail": "messages.content.image_url.detail",
+    "filename": "messages.content.file.filename",
+    "refusal": "messages.refusal",
+    "thinking": "messages.reasoning_content",
+    "signature": "messages.reasoning_details",
+    "tool_result": "messages.tool_call_id",
+    "tool_media": "messages.content",
+    "arguments": "messages.tool_calls.function.arguments",
+    "schema": "tools.function.parameters",
+    "strict": "tools.function.strict",
+    "custom": "tools.custom",
+    "web_search": "web_search_options",
+    "citations": "messages.annotations",
+}
+READ = frozenset(
+    (
+        "model", "messages", "tools", "functions", "tool_choice", "function_call", "parallel_tool_calls",
+        "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "stop", "stream", "stream_options",
+        "seed", "frequency_penalty", "presence_penalty", "n", "logprobs", "top_logprobs", "response_format",
+        "reasoning_effort", "verbosity", "service_tier", "user", "safety_identifier", "metadata", "store",
+        "prompt_cache_key", "web_search_options", "thinking", "extra_body",
+    )
+)  # fmt: skip
+ROLES = dict.fromkeys(("system", "developer", "user", "assistant", "tool", "function"))
+MODES = {"auto": "auto", "none": "none", "required": "any"}
+MODES_BACK = {"auto": "auto", "none": "none", "any": "required"}
+ID, MOST_ID = re.compile(r"[\x21-\x7e]+"), 40
+TOOL_NAME = (re.compile(r"[A-Za-z0-9_-]+"), 64)
+# Of what a client may send, only an image may stand behind a URL.
+URL_KINDS = frozenset(("image",))
+MOST_STOPS = 4
+# No addresses that only this vendor knows.
+OWN_URLS = None
+
+
+# -- reading -------------------------------------------------------------------------------------------------------
+
+
+def read_request(body: dict, losses: Losses) -> Request:
+    """Raises BadRequest naming the field."""
+    for name in body:
+        if name not in READ and body[name] not in (None, ["text"] if name == "modalities" else None):
+            losses.tell(name)
+    system, turns = _read_messages(body, losses)
+    choice = _read_choice(body)
+    max_tokens = wire.optional_count(body, "max_completion_tokens")
+    if max_tokens is None:
+        max_tokens = wire.optional_count(body, "max_tokens")
+    logprobs = wire.optional_count(body, "top_logprobs")
+    if wire.optional_flag(body, "logprobs"):
+        logprobs = logprobs or 0
+    return Request(
+        turns=repair.joined(turns),
+        system=system,
+        tools=tuple(_read_tools(body, losses)),
+        choice=choice,
+        parallel=wire.optional_flag(body, "parallel_tool_calls"),
+        max_tokens=max_tokens,
+        temperature=wire.optional_number(body, "temperature"),
+        top_p=wire.optional_number(body, "top_p"),
+        top_k=wire.optional_count(body, "top_k"),  # of compatible hosts
+        stop=wire.texts(body.get("stop"), "stop"),
+        seed=wire.optional_count(body, "seed", least=-(2**63)),
+        frequency_penalty=wire.optional_number(body, "frequency_penalty"),
+        presence_penalty=wire.optional_number(body, "presence_penalty"),
+        n=wire.optional_count(body, "n", least=1),
+        logprobs=logprobs,
+        format=_read_format(body),
+        reasoning=_read_reasoning(body, losses),
+        verbosity=wire.optional_text(body, "verbosity"),
+        tier=wire.known(wire.optional_text(body, "service_tier"), TIERS, "service_tier"),
+        end_user=wire.optional_text(body, "user") or wire.optional_text(body, "safety_identifier"),
+        metadata=wire.optional_obj(body, "metadata"),
+        store=wire.optional_flag(body, "store"),
+        cache_key=wire.optional_text(body, "prompt_cache_key"),
+    )
+
+
+def _read_messages(body: dict, losses: Losses) -> tuple[tuple[str, ...], list[Turn]]:
+    """The instructions before the first other message, and the turns."""
+    system: list[str] = []
+    turns: list[Turn] = []
+    newest: dict[str, str] = {}  # a function's name -> the id of its newest call
+    for place, message in wire.objects(body.get("messages"), "messages"):
+        role = wire.text(message.get("role"), f"{place}.role")
+        wire.known(role, ROLES, f"{place}.role")
+        if message.get("name") is not None and role != "function":
+            losses.tell("messages.name")
+        match role:
+            case "system" | "developer":
+                texts = [block.text for block in _read_content(message, place, losses) if isinstance(block, Text)]
+                if turns:
+                    turns.append(Turn("system", tuple(map(Text, texts))))
+                else:
+                    system += [text for text in texts if text.strip()]
+            case "user":
+                turns.append(Turn("user", tuple(_read_content(message, place, losses))))
+            case "assistant":
+                turns.append(Turn("assistant", tuple(_read_assistant(message, place, losses))))
+                newest |= {block.name: block.id for block in turns[-1].blocks if isinstance(block, ToolCall)}
+            case "tool":
+                blocks = tuple(block for block in _read_content(message, place, losses) if _is_output(block))
+                call_id = wire.text(message.get("tool_call_id"), f"{place}.tool_call_id")
+                turns.append(Turn("user", (ToolResult(call_id, blocks),)))
+            case "function":
+                turns.append(_read_function(message, place, newest, losses))
+    return tuple(system), turns
+
+
+def _is_output(block: Block) -> bool:
+    return isinstance(block, Media) or (isinstance(block, Text) and bool(block.text))
+
+
+def _read_function(message: dict, place: str, newest: dict[str, str], losses: Losses) -> Turn:
+    """The legacy answer to a call without an id: it answers the newest call of that name."""
+    name = wire.text(message.get("name"), f"{place}.name")
+    blocks = tuple(block for block in _read_content(message, place, losses) if _is_output(block))
+    return Turn("user", (ToolResult(newest.get(name, f"function_call_{name}"), blocks, name=name),))
+
+
+def _read_content(message: dict, place: str, losses: Losses) -> Iterator[Block]:
+    content = message.get("content")
+    if content is None or isinstance(content, str):
+        if content:
+            yield Text(content)
+        return
+    for at, item in wire.objects(content, f"{place}.content"):
+        yield from _read_part(item, at, losses)
+
+
+def _read_part(item: dict, place: str, losses: Losses) -> Iterator[Block]:
+    if item.get("cache_control") is not None:
+        losses.tell("cache_control")
+    if item.get("prompt_cache_breakpoint") is not None:
+        losses.tell("messages.content.prompt_cache_breakpoint")
+    match item.get("type"):
+        case "text":
+            yield Text(wire.text(item.get("text"), f"{place}.text"))
+        case "refusal":
+            yield Refusal(wire.text(item.get("refusal"), f"{place}.refusal"))
+        case "image_url":
+            image = item.get("image_url")
+            image = {"url": image} if isinstance(image, str) else wire.obj(image, f"{place}.image_url")
+            at = f"{place}.image_url.url"
+            yield wire.media(wire.text(image.get("url"), at), "image", at, detail=wire.optional_text(image, "detail"))
+        case "input_audio":
+            audio = wire.obj(item.get("input_audio"), f"{place}.input_audio")
+            data = wire.checked(wire.text(audio.get("data"), f"{place}.input_audio.data"), f"{place}.input_audio.data")
+            yield Media("audio", f"audio/{wire.optional_text(audio, 'format') or 'wav'}", data)
+        case "file":
+            yield _read_file(wire.obj(item.get("file"), f"{place}.file"), f"{place}.file")
+        case str() as kind:
+            losses.tell(f"messages.content.{kind}")
+        case _:
+            raise BadRequest(f"{place}.type: missing; name the kind of part")
+
+
+def _read_file(file: dict, place: str) -> Media:
+    name = wire.optional_text(file, "filename", place)
+    data, url = wire.optional_text(file, "file_data", place), wire.optional_text(file, "file_url", place)
+    if data is not None:
+        if data.startswith("data:"):
+            return wire.media(data, "file", f"{place}.file_data", name)
+        media_type = wire.guessed(name)
+        checked = wire.checked(data, f"{place}.file_data")
+        return Media(wire.kind_of(media_type, "file"), media_type, checked, name=name)
+    if url is not None:
+        return wire.media(url, "file", f"{place}.file_url", name)
+    if (file_id := wire.optional_text(file, "file_id", place)) is not None:
+        return Media("file", wire.guessed(name), file_id=file_id, name=name)
+    raise BadRequest(f"{place}: give file_data or file_id")
+
+
+def _read_assistant(message: dict, place: str, losses: Losses) -> Iterator[Block]:
+    yield from _read_thinking(message, place, losses)
+    yield from _read_content(message, place, losses)
+    if refusal := wire.optional_text(message, "refusal", place):
+        yield Refusal(refusal)
+    if message.get("audio") is not None:
+        losses.tell("messages.audio")
+    for at, call in wire.objects(message.get("tool_calls"), f"{place}.tool_calls"):
+        yield _read_call(call, at)
+    if (legacy := message.get("function_call")) is not None:
+        call = wire.obj(legacy, f"{place}.function_call")
+        name = wire.text(call.get("name"), f"{place}.function_call.name")
+        yield ToolCall(f"function_call_{name}", name, wire.optional_text(call, "arguments") or "")
+
+
+def _read_thinking(message: dict, place: str, losses: Losses) -> Iterator[Block]:
+    """Thinking that came with an envelope of ours, else the plain text of it."""
+    details = message.get("reasoning_details")
+    wrapped = []
+    for detail in map(part, details if isinstance(details, list) else ()):
+        opaque = detail.get("data") or detail.get("signature")
+        if is_wrapped(opaque):
+            text = detail.get("text")
+            wrapped.append(Thinking(text if isinstance(text, str) else "", unwrap(opaque)))
+        elif opaque:
+            losses.lose("signature")
+    text = message.get("reasoning_content") or message.get("reasoning")
+    if wrapped:
+        yield from wrapped
+    elif isinstance(text, str) and text:
+        yield Thinking(text)
+
+
+def _read_call(call: dict, place: str) -> ToolCall:
+    call_id = wire.text(call.get("id"), f"{place}.id")
+    if call.get("type") == "custom":
+        custom = wire.obj(call.get("custom"), f"{place}.custom")
+        name = wire.text(custom.get("name"), f"{place}.custom.name")
+        return ToolCall(call_id, name, wire.text(custom.get("input"), f"{place}.custom.input"), is_custom=True)
+    function = wire.obj(call.get("function"), f"{place}.function")
+    name = wire.text(function.get("name"), f"{place}.function.name")
+    written = wire.optional_text(function, "arguments", f"{place}.function") or ""
+    google = part(part(call.get("extra_content")).get("google"))
+    opaque = google.get("thought_signature")
+    return ToolCall(call_id, name, written, signature=unwrap(opaque) if isinstance(opaque, str) else None)
+
+
+def _read_tools(body: dict, losses: Losses) -> Iterator[Tool | WebSearch]:
+    for place, tool in wire.objects(body.get("tools"), "tools"):
+        match tool.get("type"):
+            case "function":
+                yield _read_tool(wire.obj(tool.get("function"), f"{place}.function"), f"{place}.function")
+            case "custom":
+                custom = wire.obj(tool.get("custom"), f"{place}.custom")
+                if part(custom.get("format")).get("type") == "grammar":
+                    losses.tell("tools.custom.format")
+                description = wire.optional_text(custom, "description", place)
+                yield Tool(wire.text(custom.get("name"), f"{place}.custom.name"), description)
+            case str() as kind:
+                losses.tell(f"tools.{kind}")
+            case _:
+                raise BadRequest(f"{place}.type: missing; name the kind of tool")
+    for place, function in wire.objects(body.get("functions"), "functions"):
+        yield _read_tool(function, place)
+    if (options := body.get("web_search_options")) is not None:
+        if part(options).get("search_context_size") is not None:
+            losses.tell("web_search_options.search_context_size")
+        location = part(part(part(options).get("user_location")).get("approximate"))
+        yield WebSearch(place={key: value for key, value in location.items() if isinstance(value, str)})
+
+
+def _read_tool(function: dict, place: str) -> Tool:
+    name = wire.text(function.get("name"), f"{place}.name")
+    schema = wire.optional_obj(function, "parameters", place)
+    description = wire.optional_text(function, "description", place)
+    return Tool(name, description, schema, wire.optional_flag(function, "strict", place))
+
+
+def _read_choice(body: dict) -> Choice | None:
+    asked = body.get("tool_choice")
+    if asked is None and (legacy := body.get("function_call")) is not None:
+        asked = {"type": "function", "function": legacy} if isinstance(legacy, dict) else legacy
+    if asked is None:
+        return None
+    if isinstance(asked, str):
+        return Choice(wire.known(asked, MODES, "tool_choice"))
+    asked = wire.obj(asked, "tool_choice")
+    kind = asked.get("type")
+    if kind in ("function", "custom"):
+        named = wire.obj(asked.get(kind), f"tool_choice.{kind}")
+        return Choice("any", (wire.text(named.get("name"), f"tool_choice.{kind}.name"),))
+    if kind == "allowed_tools":
+        allowed = wire.obj(asked.get("allowed_tools"), "tool_choice.allowed_tools")
+        tools = wire.objects(allowed.get("tools"), "tool_choice.allowed_tools.tools")
+        names = tuple(name for _, tool in tools if (name := part(tool.get(str(tool.get("type")))).get("name")))
+        mode = wire.known(allowed.get("mode") or "auto", MODES, "tool_choice.allowed_tools.mode")
+        return Choice(mode, tuple(map(str, names)))
+    raise BadRequest("tool_choice.type: expected function, custom or allowed_tools")
+
+
+def _read_format(body: dict) -> Format | None:
+    asked = wire.optional_obj(body, "response_format")
+    inner = wire.optional_obj(asked, "json_schema", "response_format")
+    return read_format(asked, inner, "response_format", "response_format.json_schema")
+
+
+def _read_reasoning(body: dict, losses: Losses) -> Reasoning | None:
+    """`reasoning_effort`; what compatible hosts call `thinking` says more and wins."""
+    if thinking := wire.optional_obj(body, "thinking"):
+        return reasoning.read_anthropic(thinking, {}, "thinking")
+    for name in wire.optional_obj(body, "extra_body"):
+        if name != "google":
+            losses.tell(f"extra_body.{name}")
+    google = part(part(wire.optional_obj(body, "extra_body").get("google")).get("thinking_config"))
+    if google:
+        config = {
+            "includeThoughts": google.get("include_thoughts"),
+            "thinkingBudget": google.get("thinking_budget"),
+            "thinkingLevel": google.get("thinking_level"),
+        }
+        return reasoning.read_gemini(config, "extra_body.google.thinking_config")
+    wanted = wire.optional_text(body, "reasoning_effort")
+    wire.known(wanted, dict.fromkeys(reasoning.EFFORTS), "reasoning_effort")
+    return Reasoning(wanted) if wanted else None
+
+
+# -- writing -------------------------------------------------------------------------------------------------------
+
+
+def write_request(request: Request, target: Target, losses: Losses) -> dict:
+    """Raises BadRequest on what cannot be said at all."""
+    traits = target.traits
+    turns = repair.paired(request.turns, losses)
+    messages = [message for turn in turns for message in _write_turn(turn, target, losses)]
+    if not messages and not request.system:
+        raise BadRequest(f"{losses.name('turns')}: at least one message is needed")
+    response_format, told = _write_format(request, target, losses)
+    system = "\n".join((*request.system, *told))
+    if system:
+        messages.insert(0, {"role": "system", "content": system})
+    # Models that think do not know the older name, wherever they are served.
+    limit = "max_tokens" if "max_tokens" in traits and not target.efforts else "max_completion_tokens"
+    body = {
+        "model": target.model,
+        "messages": messages,
+        "tools": _write_tools(request, target, losses) or None,
+        **_write_search(request, losses),
+        limit: write_limit(request.max_tokens, target, losses),
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "top_k": request.top_k if "top_k" in traits else None,
+        "stop": _write_stop(request, losses),
+        "seed": request.seed,
+        "frequency_penalty": request.frequency_penalty,
+        "presence_penalty": request.presence_penalty,
+        "n": request.n,
+        "logprobs": True if request.logprobs is not None else None,
+        "top_logprobs": request.logprobs or None,
+        "response_format": response_format,
+        **_write_reasoning(request, target, losses),
+        "verbosity": request.verbosity,
+        "service_tier": TIERS_BACK.get(request.tier),
+        "user": write_user(request.end_user, losses),
+        "metadata": dict(request.metadata) if request.metadata and request.store else None,
+        "store": request.store or None,
+        "prompt_cache_key": request.cache_key,
+        "parallel_tool_calls": request.parallel if request.functions else None,
+        "stream": True if target.is_stream else None,
+        "stream_options": {"include_usage": True} if target.is_stream else None,
+    }
+    body["tool_choice"] = _write_choice(request, losses) if body["tools"] else None
+    if request.top_k is not None and "top_k" not in traits:
+        losses.lose("top_k")
+    if request.metadata and not request.store:
+        losses.lose("metadata")
+    lose_refused(body, REFUSED, target, losses)
+    return {name: value for name, value in body.items() if value is not None}
+
+
+# The hub's fields that a model may refuse, and what stands for them here.
+REFUSED = {
+    "temperature": ("temperature",),
+    "top_p": ("top_p",),
+    "frequency_penalty": ("frequency_penalty",),
+    "presence_penalty": ("presence_penalty",),
+    "logprobs": ("logprobs", "top_logprobs"),
+    "stop": ("stop",),
+    "n": ("n",),
+    "seed": ("seed",),
+    "verbosity": ("verbosity",),
+    "tier": ("service_tier",),
+    "end_user": ("user",),
+    "store": ("store", "metadata"),
+    "parallel": ("parallel_tool_calls",),
+    "cache_key": ("prompt_cache_key",),
+    "web_search": ("web_search_options",),
+}
+
+
+def _write_turn(turn: Turn, target: Target, losses: Losses) -> Iterator[dict]:
+    if turn.role == "assistant":
+        yield from _write_assistant(turn, target, losses)
+        return
+    parts: list[dict] = []
+    for block in turn.blocks:
+        match block:
+            case ToolResult():
+                yield _write_result(block, parts, losses)
+            case Text(text):
+                parts.append({"type": "text", "text": text})
+            case Media():
+                parts.append(_write_media(block, losses))
+    if not parts:
+        return
+    if turn.role == "system" or len(parts) == 1:
+        texts = [item["text"] for item in parts if item["type"] == "text"]
+        if len(texts) == len(parts):
+            yield {"role": turn.role, "content": "\n".join(texts)}
+            return
+    yield {"role": turn.role, "content": parts}
+
+
+def _write_result(block: ToolResult, parts: list[dict], losses: Losses) -> dict:
+    """A tool message holds text only: images go into the user's message behind it."""
+    texts = [item.text for item in block.blocks if isinstance(item, Text)]
+    shown = [_write_media(item, losses) for item in block.blocks if isinstance(item, Media)]
+    if shown:
+        losses.lose("tool_media")
+        parts += shown
+    if block.is_error:
+        losses.lose("tool_error")
+        texts = ["Error: " + "\n".join(texts)] if texts else ["Error"]
+    return {"role": "tool", "tool_call_id": legal(block.call_id), "content": "\n".join(texts)}
+
+
+def legal(call_id: str) -> str:
+    return repair.legal_id(call_id, ID, MOST_ID)
+
+
+def _write_assistant(turn: Turn, target: Target, losses: Losses) -> Iterator[dict]:
+    texts, refusals, calls, thoughts, details = [], [], [], [], []
+    for block in turn.blocks:
+        match block:
+            case Text(text, citations):
+                if citations:
+                    losses.lose("citations")
+                texts.append(text)
+            case Refusal(text):
+                refusals.append(text)
+            case Thinking(text, signature):
+                is_own = signature is not None and signature.origin == target.provider
+                if is_own and (found := _details(signature.value)):
+                    details += found
+                elif "reasoning_content" not in target.traits:
+                    losses.lose("thinking" if text else "signature")
+                thoughts.append(text)
+            case ToolCall():
+                calls.append(_write_call(block, target, losses))
+            case Media(kind):
+                losses.lose(kind)
+    message = {"role": "assistant", "content": "".join(texts) or None}
+    if refusals:
+        message["refusal"] = "".join(refusals)
+    if calls:
+        message["tool_calls"] = calls
+    if "reasoning_content" in target.traits and (thoughts or calls):
+        if not thoughts:
+            losses.lose("thinking")  # the vendor insists on it with calls, and an empty one is taken
+        message["reasoning_content"] = "".join(thoughts)
+    if details:
+        message["reasoning_details"] = details
+    if texts or refusals or calls:
+        yield message
+
+
+def _details(value: str) -> list:
+    """What a compatible host called `reasoning_details`, as it sent them."""
+    try:
+        found = orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return []
+    return found if isinstance(found, list) else []
+
+
+def _write_call(block: ToolCall, target: Target, losses: Losses) -> dict:
+    call = {"id": legal(block.id), "type": "function"}
+    if block.is_custom:
+        if "custom_tools" in target.traits:
+            return {**call, "type": "custom", "custom": {"name": block.name, "input": block.arguments}}
+        return {**call, "function": {"name": block.name, "arguments": as_arguments(block.arguments)}}
+    call["function"] = {"name": block.name, "arguments": block.arguments or "{}"}
+    if block.signature and block.signature.origin == target.provider:
+        call["extra_content"] = {"google": {"thought_signature": block.signature.value}}
+    elif block.signature:
+        losses.lose("signature")
+    return call
+
+
+def _write_media(block: Media, losses: Losses) -> dict:
+    if block.name and block.kind in ("image", "audio"):
+        losses.lose("filename")
+    if block.kind == "image" and (block.url or block.data):
+        url = block.url or wire.data_url(block.media_type, block.data)
+        detail = {"detail": block.detail} if block.detail else {}
+        return {"type": "image_url", "image_url": {"url": url, **detail}}
+    if block.kind == "audio" and block.data and block.media_type in AUDIO:
+        return {"type": "input_audio", "input_audio": {"data": block.data, "format": AUDIO[block.media_type]}}
+    is_text = (block.media_type or "").startswith("text/") or block.media_type == "application/json"
+    if block.kind == "file" and block.data and is_text and (text := wire.plain(block.data)) is not None:
+        return {"type": "text", "text": f"{block.name}:\n{text}" if block.name else text}
+    if block.kind == "file" and block.data:
+        name = block.name or f"file.{wire.ending(block.media_type)}"
+        return {"type": "file", "file": {"filename": name, "file_data": wire.data_url(block.media_type, block.data)}}
+    losses.lose(block.kind)
+    return {"type": "text", "text": wire.NOTE.format(block.name or block.media_type or block.kind)}
+
+
+def _write_tools(request: Request, target: Target, losses: Losses) -> list[dict]:
+    found = []
+    for number, tool in enumerate(request.tools):
+        if not isinstance(tool, Tool):
+            if not isinstance(tool, WebSearch):
+                losses.lose("code_execution" if isinstance(tool, CodeExecution) else "web_fetch")
+            continue
+        described = {"name": tool.name, **({"description": tool.description} if tool.description else {})}
+        if tool.is_custom and "custom_tools" in target.traits:
+            found.append({"type": "custom", "custom": described})
+            continue
+        if tool.is_custom:
+            losses.lose("custom")
+            found.append({"type": "function", "function": {**described, "parameters": FREE_INPUT}})
+            continue
+        schema, is_strict = write_parameters(tool, number, losses)
+        strict = {"strict": True} if is_strict else {}
+        found.append({"type": "function", "function": {**described, "parameters": schema, **strict}})
+    return found
+
+
+def _write_search(request: Request, losses: Losses) -> dict:
+    search = next((tool for tool in request.tools if isinstance(tool, WebSearch)), None)
+    if search is None:
+        return {}
+    if search.allowed or search.blocked or search.most_uses is not None:
+        losses.lose("web_search")
+    location = {"user_location": {"type": "approximate", "approximate": dict(search.place)}} if search.place else {}
+    return {"web_search_options": location}
+
+
+def _write_choice(request: Request, losses: Losses) -> str | dict | None:
+    choice = request.choice
+    if choice is None:
+        return None
+    custom = {tool.name for tool in request.functions if tool.is_custom}
+
+    def named(name: str) -> dict:
+        kind = "custom" if name in custom else "function"
+        return {"type": kind, kind: {"name": name}}
+
+    if choice.mode == "any" and len(choice.names) == 1:
+        return named(choice.names[0])
+    if choice.names:
+        allowed = {"mode": MODES_BACK[choice.mode], "tools": [named(name) for name in choice.names]}
+        return {"type": "allowed_tools", "allowed_tools": allowed}
+    return MODES_BACK[choice.mode]
+
+
+def _write_stop(request: Request, losses: Losses) -> str | list[str] | None:
+    if len(request.stop) > MOST_STOPS:
+        losses.lose("stop")
+    kept = list(request.stop[:MOST_STOPS])
+    return kept[0] if len(kept) == 1 else kept or None
+
+
+def _write_format(request: Request, target: Target, losses: Losses) -> tuple[dict | None, tuple[str, ...]]:
+    """`response_format`, and what has to be asked for in words."""
+    schema = request.format.schema if request.format else None
+    if schema is not None and "json_object_only" in target.traits and schemas.is_object(schema):
+        losses.lose("format")
+        return {"type": "json_object"}, (wording.of_format(request.format),)
+    found, told = write_format(request, losses)
+    if found and "schema" in found:
+        return {"type": "json_schema", "json_schema": {k: v for k, v in found.items() if k != "type"}}, told
+    return found, told
+
+
+def _write_reasoning(request: Request, target: Target, losses: Losses) -> dict:
+    if request.reasoning is None:
+        return {}
+    if "thinking_switch" in target.traits:
+        return {"thinking": {"type": "disabled" if reasoning.effort(request.reasoning) == "none" else "enabled"}}
+    return {"reasoning_effort": reasoning.openai_effort(request.reasoning, target, losses)}

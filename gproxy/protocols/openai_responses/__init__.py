@@ -1,0 +1,42 @@
+"""OpenAI Responses. https://platform.openai.com/docs/api-reference/responses"""
+
+from gproxy.protocols.codec import Codec
+from gproxy.protocols.openai_responses import count, reply, request
+from gproxy.protocols.openai_responses.passing import (  # noqa: F401 - verbs of this protocol
+    LIST_QUERY,
+    MODEL_FIELD,
+    NAME,
+    REQUEST_ID_HEADERS,
+    WIRE_NAME,
+    Stream,
+    ask,
+    error_event,
+    next_page,
+    outgoing,
+    read_models,
+    read_whole,
+    unsealed,
+    write_error,
+    write_model,
+    write_models,
+)  # fmt: skip
+from gproxy.protocols.openai_responses.reply import read_error, read_stream, write_stream  # noqa: F401
+from gproxy.protocols.openai_responses.request import NAMES, OWN_URLS, TOOL_NAME, URL_KINDS  # noqa: F401
+
+GENERATE = Codec(request.read_request, request.write_request, reply.read_reply, reply.write_reply)
+COUNT = Codec(request.read_request, count.write_count, count.read_count_reply, count.write_count_reply)
+CODECS = {"generate_content": GENERATE, "stream_generate_content": GENERATE, "count_tokens": COUNT}
+ROUTES = {
+    "responses": "generate_content",
+    "responses/input_tokens": "count_tokens",
+    "responses/input_tokens/count": "count_tokens",
+}
+# Fields of a request that its reply repeats.
+ECHOED = tuple(reply.ECHOES)
+# Operations that go by another wire name than generation does.
+WIRE_NAMES = {"count_tokens": "openai"}
+
+
+def shown_id(call_id: str) -> str:
+    """A call's id as clients of this protocol see it."""
+    return call_id

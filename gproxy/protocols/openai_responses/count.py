@@ -1,0 +1,21 @@
+"""`input_tokens` to and from the hub. https://platform.openai.com/docs/api-reference/responses/input-tokens"""
+
+from gproxy.protocols.hub import Context, Count, Request, Target, count
+from gproxy.protocols.losses import Losses
+from gproxy.protocols.openai_responses.request import write_request
+
+KEPT = ("model", "input", "instructions", "tools", "tool_choice", "parallel_tool_calls", "text", "reasoning")
+
+
+def write_count(request: Request, target: Target, losses: Losses) -> dict:
+    """What is read, without how it is answered."""
+    body = write_request(request, target, losses)
+    return {name: body[name] for name in KEPT if name in body}
+
+
+def read_count_reply(body: dict, context: Context, losses: Losses) -> Count:
+    return Count(count(body.get("input_tokens")))
+
+
+def write_count_reply(found: Count, context: Context, losses: Losses) -> dict:
+    return {"object": "response.input_tokens", "input_tokens": found.tokens}

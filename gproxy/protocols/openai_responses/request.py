@@ -1,0 +1,563 @@
+"""Responses requests to and from the hub. https://platform.openai.com/docs/api-reference/responses/create"""
+
+import re
+from collections.abc import Iterator
+
+from gproxy.errors import BadRequest
+from gproxy.protocols import reasoning, repair, wire, wording
+from gproxy.protocols.hub import (
+    Block,
+    Choice,
+    CodeExecution,
+    Media,
+    Reasoning,
+    Refusal,
+    Request,
+    Target,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolResult,
+    Turn,
+    WebFetch,
+    WebSearch,
+    items,
+    part,
+)
+from gproxy.protocols.losses import Losses
+from gproxy.protocols.openai import (
+    AUDIO,
+    TIERS,
+    TIERS_BACK,
+    lose_refused,
+    read_citation,
+    read_format,
+    write_format,
+    write_limit,
+    write_parameters,
+    write_user,
+)
+from gproxy.protocols.signatures import unwrap
+
+# The hub's names on this wire.
+NAMES = {
+    "turns": "input",
+    "system": "instructions",
+    "system_turn": "input.role",
+    "choice": "tool_choice",
+    "parallel": "parallel_tool_calls",
+    "max_tokens": "max_output_tokens",
+    "reasoning": "reasoning.effort",
+    "format": "text.format",
+    "format_schema": "text.format.schema",
+    "format_strict": "text.format.strict",
+    "verbosity": "text.verbosity",
+    "logprobs": "top_logprobs",
+    "tier": "service_tier",
+    "end_user": "user",
+    "cache_key": "prompt_cache_key",
+    "image": "input.content.input_image",
+    "file": "input.content.input_file",
+    "audio": "input.content.input_audio",
+    "detail": "input.content.input_image.detail",
+    "filename": "input.content.input_file.filename",
+    "refusal": "input.content.refusal",
+    "thinking": "input.reasoning",
+    "signature": "input.reasoning.encrypted_content",
+    "tool_result": "input.function_call_output",
+    "tool_media": "input.function_call_output.output",
+    "arguments": "input.function_call.arguments",
+    "citations": "input.content.annotations",
+    "schema": "tools.parameters",
+    "strict": "tools.strict",
+    "custom": "tools.custom",
+    "web_search": "tools.web_search",
+    "code_execution": "tools.code_interpreter",
+}
+READ = frozenset(
+    (
+        "model", "input", "instructions", "tools", "tool_choice", "parallel_tool_calls", "max_output_tokens",
+        "temperature", "top_p", "top_logprobs", "text", "reasoning", "service_tier", "user", "safety_identifier",
+        "metadata", "store", "prompt_cache_key", "stream", "stream_options", "include", "truncation", "background",
+        *("previous_response_id", "conversation", "prompt"),
+    )
+)  # fmt: skip
+# What stands at the vendor: towards another one the context would silently be gone.
+ELSEWHERE = {
+    "previous_response_id": "the conversation so far is kept by the vendor; send it in `input`",
+    "conversation": "the conversation is kept by the vendor; send it in `input`",
+    "prompt": "the prompt is kept by the vendor; send it in `instructions` and `input`",
+    "background": "an answer cannot be fetched later from this provider",
+}
+INCLUDED = frozenset(("reasoning.encrypted_content", "message.output_text.logprobs"))
+ROLES = dict.fromkeys(("user", "assistant", "system", "developer"))
+MODES = {"auto": "auto", "none": "none", "required": "any"}
+MODES_BACK = {"auto": "auto", "none": "none", "any": "required"}
+ID, MOST_ID = re.compile(r"[\x21-\x7e]+"), 64
+TOOL_NAME = (re.compile(r"[A-Za-z0-9_-]+"), 64)
+URL_KINDS = frozenset(("image", "file"))
+LEAST_TOKENS = 16
+# No addresses that only this vendor knows.
+OWN_URLS = None
+
+
+# -- reading -------------------------------------------------------------------------------------------------------
+
+
+def read_request(body: dict, losses: Losses) -> Request:
+    """Raises BadRequest naming the field."""
+    for name, why in ELSEWHERE.items():
+        if body.get(name):
+            raise BadRequest(f"{name}: {why}")
+    for name in body:
+        if name not in READ and body[name] is not None:
+            losses.tell(name)
+    if body.get("truncation") not in (None, "disabled"):
+        losses.tell("truncation")
+    included = wire.texts(body.get("include"), "include")
+    if set(included) - INCLUDED:
+        losses.tell("include")
+    text = wire.optional_obj(body, "text")
+    form = wire.optional_obj(text, "format", "text")
+    logprobs = wire.optional_count(body, "top_logprobs")
+    if logprobs is None and "message.output_text.logprobs" in included:
+        logprobs = 0
+    system, turns = _read_input(body, losses)
+    return Request(
+        turns=repair.joined(turns),
+        system=system,
+        tools=tuple(_read_tools(body, losses)),
+        choice=_read_choice(body.get("tool_choice"), losses),
+        parallel=wire.optional_flag(body, "parallel_tool_calls"),
+        max_tokens=wire.optional_count(body, "max_output_tokens"),
+        temperature=wire.optional_number(body, "temperature"),
+        top_p=wire.optional_number(body, "top_p"),
+        logprobs=logprobs,
+        format=read_format(form, form, "text.format", "text.format"),
+        reasoning=_read_reasoning(wire.optional_obj(body, "reasoning")),
+        verbosity=wire.optional_text(text, "verbosity", "text"),
+        tier=wire.known(wire.optional_text(body, "service_tier"), TIERS, "service_tier"),
+        end_user=wire.optional_text(body, "user") or wire.optional_text(body, "safety_identifier"),
+        metadata=wire.optional_obj(body, "metadata"),
+        store=wire.optional_flag(body, "store"),
+        cache_key=wire.optional_text(body, "prompt_cache_key"),
+    )
+
+
+def _read_reasoning(asked: dict) -> Reasoning | None:
+    wanted = wire.optional_text(asked, "effort", "reasoning")
+    wire.known(wanted, dict.fromkeys(reasoning.EFFORTS), "reasoning.effort")
+    summary = asked.get("summary") or asked.get("generate_summary")
+    if not wanted and not summary:
+        return None
+    return Reasoning(wanted, None, True if summary else None)
+
+
+def _read_input(body: dict, losses: Losses) -> tuple[tuple[str, ...], list[Turn]]:
+    """The instructions, with the system's items before the first other one, and the turns."""
+    instructions = wire.optional_text(body, "instructions")
+    system = [instructions] if instructions and instructions.strip() else []
+    given = body.get("input")
+    if isinstance(given, str):
+        return tuple(system), [Turn("user", (Text(given),))]
+    turns: list[Turn] = []
+    for place, item in wire.objects(given, "input"):
+        for turn in _read_item(item, place, losses):
+            if turn.role == "system" and not turns:
+                system += [block.text for block in turn.blocks if isinstance(block, Text) and block.text.strip()]
+            else:
+                turns.append(turn)
+    return tuple(system), turns
+
+
+def _read_item(item: dict, place: str, losses: Losses) -> Iterator[Turn]:
+    kind = item.get("type") or ("message" if "role" in item else None)
+    match kind:
+        case "message":
+            role = wire.text(item.get("role"), f"{place}.role")
+            wire.known(role, ROLES, f"{place}.role")
+            role = "system" if role == "developer" else role
+            yield Turn(role, tuple(_read_content(item.get("content"), f"{place}.content", losses)))
+        case "function_call":
+            call_id, name = (wire.text(item.get(key), f"{place}.{key}") for key in ("call_id", "name"))
+            written = wire.optional_text(item, "arguments", place) or "{}"
+            yield Turn("assistant", (ToolCall(call_id, qualified(item.get("namespace"), name), written),))
+        case "custom_tool_call":
+            call_id, name, text = (wire.text(item.get(key), f"{place}.{key}") for key in ("call_id", "name", "input"))
+            name = qualified(item.get("namespace"), name)
+            yield Turn("assistant", (ToolCall(call_id, name, text, is_custom=True),))
+        case "function_call_output" | "custom_tool_call_output":
+            call_id = wire.text(item.get("call_id") or item.get("id"), f"{place}.call_id")
+            blocks = tuple(_read_content(item.get("output"), f"{place}.output", losses))
+            blocks = tuple(b for b in blocks if isinstance(b, Media) or (isinstance(b, Text) and b.text))
+            is_custom = kind == "custom_tool_call_output"
+            yield Turn("user", (ToolResult(call_id, blocks, is_custom=is_custom),))
+        case "local_shell_call" | "shell_call" | "apply_patch_call":
+            # The client ran these itself, and would go on doing so if it were not told what came of it.
+            losses.tell(f"input.{kind}")
+            action = item.get("action") or item.get("operation")
+            call_id = wire.text(item.get("call_id") or item.get("id"), f"{place}.call_id")
+            yield Turn("assistant", (ToolCall(call_id, kind.removesuffix("_call"), wire.dumps({"action": action})),))
+        case "local_shell_call_output" | "shell_call_output" | "apply_patch_call_output":
+            call_id = wire.text(item.get("call_id") or item.get("id"), f"{place}.call_id")
+            output = item.get("output")
+            text = output if isinstance(output, str) else wire.dumps({"output": output})
+            yield Turn("user", (ToolResult(call_id, (Text(text),) if text else ()),))
+        case "reasoning":
+            yield Turn("assistant", (_read_thinking(item),))
+        case "item_reference" | "compaction":
+            raise BadRequest(f"{place}: {kind} stands for content that only its vendor has; send the content itself")
+        case "image_generation_call" if isinstance(item.get("result"), str):
+            yield Turn("assistant", (Media("image", f"image/{item.get('output_format') or 'png'}", item["result"]),))
+        case str():
+            # Steps that the vendor's own tools took; what they led to stands in the messages.
+            losses.tell(f"input.{kind}")
+        case _:
+            raise BadRequest(f"{place}.type: missing; name the kind of item")
+
+
+def _read_thinking(item: dict) -> Thinking:
+    texts = [part(piece).get("text") for piece in items(item.get("summary")) or items(item.get("content"))]
+    opaque = item.get("encrypted_content")
+    signature = unwrap(opaque) if isinstance(opaque, str) else None
+    return Thinking("\n".join(text for text in texts if isinstance(text, str)), signature)
+
+
+def _read_content(content, place: str, losses: Losses) -> Iterator[Block]:
+    if content is None or isinstance(content, str):
+        if content:
+            yield Text(content)
+        return
+    for at, item in wire.objects(content, place):
+        if item.get("prompt_cache_breakpoint") is not None:
+            losses.tell("input.content.prompt_cache_breakpoint")
+        match item.get("type"):
+            case "input_text" | "output_text" | "text":
+                found = (read_citation(annotation) for annotation in items(item.get("annotations")))
+                yield Text(wire.text(item.get("text"), f"{at}.text"), tuple(filter(None, found)))
+            case "refusal":
+                yield Refusal(wire.text(item.get("refusal"), f"{at}.refusal"))
+            case "input_image":
+                yield _read_image(item, at)
+            case "input_file":
+                yield _read_file(item, at)
+            case "input_audio":
+                audio = wire.obj(item.get("input_audio"), f"{at}.input_audio")
+                data = wire.checked(wire.text(audio.get("data"), f"{at}.input_audio.data"), f"{at}.input_audio.data")
+                yield Media("audio", f"audio/{wire.optional_text(audio, 'format') or 'wav'}", data)
+            case str() as kind:
+                losses.tell(f"input.content.{kind}")
+            case _:
+                raise BadRequest(f"{at}.type: missing; name the kind of content")
+
+
+def _read_image(item: dict, place: str) -> Media:
+    detail = wire.optional_text(item, "detail", place)
+    if (url := wire.optional_text(item, "image_url", place)) is not None:
+        return wire.media(url, "image", f"{place}.image_url", detail=detail)
+    return Media("image", file_id=wire.text(item.get("file_id"), f"{place}.image_url"), detail=detail)
+
+
+def _read_file(item: dict, place: str) -> Media:
+    name = wire.optional_text(item, "filename", place)
+    if (data := wire.optional_text(item, "file_data", place)) is not None:
+        if data.startswith("data:"):
+            return wire.media(data, "file", f"{place}.file_data", name)
+        kind = wire.guessed(name)
+        return Media(wire.kind_of(kind, "file"), kind, wire.checked(data, f"{place}.file_data"), name=name)
+    if (url := wire.optional_text(item, "file_url", place)) is not None:
+        return wire.media(url, "file", f"{place}.file_url", name)
+    return Media("file", wire.guessed(name), file_id=wire.text(item.get("file_id"), f"{place}.file_id"), name=name)
+
+
+def qualified(namespace: object, name: str) -> str:
+    """A tool inside a namespace by one name, since no other protocol has namespaces."""
+    return f"{namespace}__{name}" if isinstance(namespace, str) and namespace else name
+
+
+def _read_tools(body: dict, losses: Losses) -> Iterator[Tool | WebSearch | CodeExecution]:
+    for place, tool in wire.objects(body.get("tools"), "tools"):
+        kind = wire.text(tool.get("type"), f"{place}.type")
+        match kind:
+            case "function" | "custom":
+                yield _read_tool(tool, None, place, losses)
+            case "namespace":
+                name = wire.text(tool.get("name"), f"{place}.name")
+                if tool.get("description"):
+                    losses.tell("tools.namespace.description")
+                for at, inner in wire.objects(tool.get("tools"), f"{place}.tools"):
+                    yield _read_tool(inner, name, at, losses)
+            case "code_interpreter":
+                yield CodeExecution()
+            case _ if kind.startswith("web_search"):
+                for name in ("search_context_size", "external_web_access"):
+                    if tool.get(name) is not None:
+                        losses.tell(f"tools.web_search.{name}")
+                allowed = wire.optional_obj(tool, "filters", place).get("allowed_domains")
+                location = wire.optional_obj(tool, "user_location", place)
+                place_of = {k: v for k, v in location.items() if k != "type" and isinstance(v, str)}
+                yield WebSearch(wire.texts(allowed, f"{place}.filters.allowed_domains"), place=place_of)
+            case _:
+                losses.tell(f"tools.{kind}")
+
+
+def _read_tool(tool: dict, namespace: str | None, place: str, losses: Losses) -> Tool:
+    name = qualified(namespace, wire.text(tool.get("name"), f"{place}.name"))
+    description = wire.optional_text(tool, "description", place)
+    if tool.get("type") == "custom":
+        if part(tool.get("format")).get("type") == "grammar":
+            losses.tell("tools.custom.format")
+        return Tool(name, description)
+    schema = wire.optional_obj(tool, "parameters", place)
+    return Tool(name, description, schema, wire.optional_flag(tool, "strict", place))
+
+
+def _read_choice(asked, losses: Losses) -> Choice | None:
+    if asked is None:
+        return None
+    if isinstance(asked, str):
+        return Choice(wire.known(asked, MODES, "tool_choice"))
+    asked = wire.obj(asked, "tool_choice")
+    match asked.get("type"):
+        case "function" | "custom":
+            return Choice("any", (wire.text(asked.get("name"), "tool_choice.name"),))
+        case "allowed_tools":
+            tools = [tool for _, tool in wire.objects(asked.get("tools"), "tool_choice.tools")]
+            names = tuple(str(tool["name"]) for tool in tools if tool.get("name"))
+            return Choice(wire.known(asked.get("mode") or "auto", MODES, "tool_choice.mode"), names)
+        case str():
+            losses.tell("tool_choice")
+            return None
+    raise BadRequest("tool_choice.type: missing")
+
+
+# -- writing -------------------------------------------------------------------------------------------------------
+
+
+def write_request(request: Request, target: Target, losses: Losses) -> dict:
+    """Raises BadRequest on what cannot be said at all."""
+    turns = repair.paired(request.turns, losses)
+    written = [item for turn in turns for item in _write_turn(turn, target, losses)]
+    if not written and not request.system:
+        raise BadRequest(f"{losses.name('turns')}: at least one message is needed")
+    text = {}
+    form, told = write_format(request, losses)
+    system = (*request.system, *told)
+    if form is not None:
+        text["format"] = form
+    if form == {"type": "json_object"} and not wording.says_json(turns):
+        # The vendor looks for the word in the input, and not in the instructions.
+        written = [*_write_turn(Turn("system", tuple(map(Text, system))), target, losses), *written]
+        system = ()
+    if request.verbosity and "verbosity" not in target.refused:
+        text["verbosity"] = request.verbosity
+    elif request.verbosity:
+        losses.lose("verbosity")
+    asked = _write_reasoning(request, target, losses)
+    tools = [found for i, tool in enumerate(request.tools) if (found := _write_tool(tool, i, losses))]
+    body = {
+        "model": target.model,
+        "instructions": "\n".join(system) or None,
+        "input": written,
+        "tools": tools or None,
+        "tool_choice": _write_choice(request) if tools else None,
+        "parallel_tool_calls": request.parallel if tools else None,
+        "max_output_tokens": _write_limit(write_limit(request.max_tokens, target, losses), losses),
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "top_logprobs": request.logprobs or None,
+        "text": text or None,
+        "reasoning": asked,
+        "include": _write_include(request, target),
+        "service_tier": TIERS_BACK.get(request.tier),
+        "user": write_user(request.end_user, losses),
+        "metadata": dict(request.metadata) or None,
+        # Nobody asked the vendor to keep what was said, in a protocol that does not keep it.
+        "store": bool(request.store),
+        "prompt_cache_key": request.cache_key,
+        "stream": True if target.is_stream else None,
+    }
+    for name in ("top_k", "seed", "frequency_penalty", "presence_penalty"):
+        nothing = (None,) if name in ("top_k", "seed") else (None, 0)
+        if getattr(request, name) not in nothing:
+            losses.lose(name)
+    if request.stop:
+        losses.lose("stop")
+    if request.n not in (None, 1):
+        losses.lose("n")
+    lose_refused(body, REFUSED, target, losses)
+    return {name: value for name, value in body.items() if value is not None}
+
+
+REFUSED = {
+    "temperature": ("temperature",),
+    "top_p": ("top_p",),
+    "logprobs": ("top_logprobs",),
+    "end_user": ("user",),
+    "parallel": ("parallel_tool_calls",),
+}
+
+
+def _write_limit(max_tokens: int | None, losses: Losses) -> int | None:
+    if max_tokens is not None and max_tokens < LEAST_TOKENS:
+        losses.lose("max_tokens")
+        return LEAST_TOKENS
+    return max_tokens
+
+
+def _write_reasoning(request: Request, target: Target, losses: Losses) -> dict | None:
+    if request.reasoning is None:
+        return None
+    wanted = reasoning.openai_effort(request.reasoning, target, losses)
+    if wanted is None:
+        return None
+    return {"effort": wanted, **({"summary": "auto"} if request.reasoning.is_shown and wanted != "none" else {})}
+
+
+def _write_include(request: Request, target: Target) -> list[str] | None:
+    """Reasoning comes back sealed, so that the next turn can go on with it."""
+    included = []
+    if "encrypted_reasoning" in target.traits:
+        included.append("reasoning.encrypted_content")
+    if request.logprobs is not None and "logprobs" not in target.refused:
+        included.append("message.output_text.logprobs")
+    return included or None
+
+
+def _write_turn(turn: Turn, target: Target, losses: Losses) -> Iterator[dict]:
+    if turn.role == "assistant":
+        yield from _write_assistant(turn, target, losses)
+        return
+    content = []
+    for block in turn.blocks:
+        match block:
+            case ToolResult():
+                yield _write_result(block, losses)
+            case Text(text):
+                content.append({"type": "input_text", "text": text})
+            case Media():
+                content.append(_write_media(block, losses))
+    if content:
+        role = "developer" if turn.role == "system" else "user"
+        yield {"type": "message", "role": role, "content": content}
+
+
+def _write_assistant(turn: Turn, target: Target, losses: Losses) -> Iterator[dict]:
+    content: list[dict] = []
+    for block in turn.blocks:
+        match block:
+            case Text(text, citations):
+                if citations:
+                    losses.lose("citations")
+                content.append({"type": "output_text", "text": text, "annotations": []})
+                continue
+            case Refusal(text):
+                content.append({"type": "refusal", "refusal": text})
+                continue
+        if content:
+            yield {"type": "message", "role": "assistant", "content": content}
+            content = []
+        match block:
+            case Thinking():
+                yield from _write_thinking(block, target, losses)
+            case ToolCall(call_id, name, arguments):
+                call_id = legal(call_id)
+                if block.is_custom:
+                    yield {"type": "custom_tool_call", "call_id": call_id, "name": name, "input": arguments}
+                else:
+                    yield {"type": "function_call", "call_id": call_id, "name": name, "arguments": arguments or "{}"}
+                if block.signature:
+                    losses.lose("signature")
+            case Media(kind):
+                losses.lose(kind)
+    if content:
+        yield {"type": "message", "role": "assistant", "content": content}
+
+
+def _write_thinking(block: Thinking, target: Target, losses: Losses) -> Iterator[dict]:
+    """Only what this provider sealed; it answers anything else with an error."""
+    signature = block.signature
+    if signature is None or signature.origin != target.provider:
+        losses.lose("signature" if signature and not block.text else "thinking")
+        return
+    item_id, _, sealed = signature.value.partition(":")
+    summary = [{"type": "summary_text", "text": block.text}] if block.text else []
+    yield {"type": "reasoning", "id": item_id, "summary": summary, "encrypted_content": sealed}
+
+
+def legal(call_id: str) -> str:
+    return repair.legal_id(call_id, ID, MOST_ID)
+
+
+def _write_result(block: ToolResult, losses: Losses) -> dict:
+    if block.is_error:
+        losses.lose("tool_error")
+    kind = "custom_tool_call_output" if block.is_custom else "function_call_output"
+    texts = [item.text for item in block.blocks if isinstance(item, Text)]
+    if len(texts) == len(block.blocks):
+        text = "\n".join(texts)
+        output = (f"Error: {text}" if text else "Error") if block.is_error else text
+    else:
+        output = [
+            _write_media(item, losses) if isinstance(item, Media) else {"type": "input_text", "text": item.text}
+            for item in block.blocks
+        ]
+        if block.is_error:
+            output.insert(0, {"type": "input_text", "text": "Error:"})
+    return {"type": kind, "call_id": legal(block.call_id), "output": output}
+
+
+def _write_media(block: Media, losses: Losses) -> dict:
+    if block.name and (block.kind in ("image", "audio") or block.url):
+        losses.lose("filename")
+    if block.kind == "image" and (block.url or block.data):
+        url = block.url or wire.data_url(block.media_type, block.data)
+        return {"type": "input_image", "image_url": url, "detail": block.detail or "auto"}
+    if block.kind == "audio" and block.data and block.media_type in AUDIO:
+        return {"type": "input_audio", "input_audio": {"data": block.data, "format": AUDIO[block.media_type]}}
+    if block.kind == "file" and block.url:
+        return {"type": "input_file", "file_url": block.url}
+    if block.kind == "file" and block.data:
+        name = block.name or f"file.{wire.ending(block.media_type)}"
+        return {"type": "input_file", "filename": name, "file_data": wire.data_url(block.media_type, block.data)}
+    losses.lose(block.kind)
+    return {"type": "input_text", "text": wire.NOTE.format(block.name or block.media_type or block.kind)}
+
+
+def _write_tool(tool, number: int, losses: Losses) -> dict | None:
+    match tool:
+        case Tool():
+            described = {"description": tool.description} if tool.description else {}
+            if tool.is_custom:
+                return {"type": "custom", "name": tool.name, **described}
+            # Left out it would be strict here, and nowhere else.
+            schema, strict = write_parameters(tool, number, losses)
+            return {"type": "function", "name": tool.name, **described, "parameters": schema, "strict": strict}
+        case WebSearch():
+            if tool.blocked or tool.most_uses is not None:
+                losses.lose("web_search")
+            found = {"type": "web_search"}
+            if tool.allowed:
+                found["filters"] = {"allowed_domains": list(tool.allowed)}
+            if tool.place:
+                found["user_location"] = {"type": "approximate", **tool.place}
+            return found
+        case CodeExecution():
+            return {"type": "code_interpreter", "container": {"type": "auto"}}
+        case WebFetch():
+            losses.lose("web_fetch")
+    return None
+
+
+def _write_choice(request: Request) -> str | dict | None:
+    choice = request.choice
+    if choice is None:
+        return None
+    custom = {tool.name for tool in request.functions if tool.is_custom}
+    named = [{"type": "custom" if name in custom else "function", "name": name} for name in choice.names]
+    if choice.mode == "any" and len(named) == 1:
+        return named[0]
+    if named:
+        return {"type": "allowed_tools", "mode": MODES_BACK[choice.mode], "tools": named}
+    return MODES_BACK[choice.mode]

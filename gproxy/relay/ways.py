@@ -1,0 +1,80 @@
+"""What becomes of a call at its provider: passed through, translated, answered here, or refused.
+
+The operator's routing document decides; without one the channel's lanes do. Pure.
+"""
+
+from collections.abc import Mapping
+from types import ModuleType
+
+from gproxy.channels.kind import COUNT, EMBED, EMBED_BATCH, GENERATE, STREAM, Kind
+from gproxy.errors import Unsupported
+from gproxy.store.snapshot import Provider, Way
+
+# The stream of a Gemini client that asked for an array has a name of its own in routing documents.
+ARRAY = "gemini_ndjson"
+
+
+def choose(
+    kind: Kind, provider: Provider, operation: str, protocol: str, as_array: bool, protocols: Mapping[str, ModuleType]
+) -> Way:
+    """The way with our own names of operation and protocol. Raises Unsupported."""
+    if provider.routing is not None:
+        way = _documented(provider, operation, protocol, as_array, protocols)
+    else:
+        way = _default(kind, provider.settings.protocol, operation, protocol)
+    if way is None or way.how == "unsupported" or (way.how == "local" and operation != COUNT):
+        raise Unsupported(f"provider {provider.name!r} cannot serve {operation} for clients that speak {protocol}")
+    if way.how == "local":
+        return way
+    if kind.lane(way.operation, way.protocol, provider.settings.protocol) is None:
+        raise Unsupported(f"provider {provider.name!r} does not speak {way.protocol} for {way.operation}")
+    return way
+
+
+def _default(kind: Kind, setting: str | None, operation: str, protocol: str) -> Way | None:
+    if kind.lane(operation, protocol, setting) is not None:
+        return Way("passthrough", operation, protocol)
+    destination = kind.destination(operation, setting)
+    if destination is not None:
+        return _translated(operation, destination)
+    serves = kind.destination(GENERATE, setting) is not None or kind.native(GENERATE, setting) is not None
+    return Way("local") if operation == COUNT and serves else None
+
+
+def _translated(operation: str, destination: str) -> Way:
+    """Texts are many in a request of any protocol but Gemini's, which has an operation for one and one for many."""
+    if operation in (EMBED, EMBED_BATCH):
+        operation = EMBED_BATCH if destination == "gemini" else EMBED
+    return Way("transform", operation, destination)
+
+
+def _documented(
+    provider: Provider, operation: str, protocol: str, as_array: bool, protocols: Mapping[str, ModuleType]
+) -> Way | None:
+    """A document replaces the whole table: what it does not name is not served."""
+    spoken = EMBED if operation == EMBED_BATCH else operation
+    way = provider.routing.get((spoken, ARRAY if as_array else wire_name(protocols[protocol], spoken)))
+    if way is None or way.how in ("local", "unsupported"):
+        return way
+    if way.how == "passthrough":
+        return Way("passthrough", operation, protocol)
+    destination = _by_wire_name(way.operation, way.protocol, protocols)
+    if destination is None:
+        return None
+    if destination == protocol and way.operation == spoken:
+        return Way("passthrough", operation, protocol)
+    if way.operation in (GENERATE, STREAM) and operation in (GENERATE, STREAM):
+        # A whole reply may be made of a stream; a stream is asked for as one whatever the document says.
+        return Way("transform", STREAM if operation == STREAM else way.operation, destination)
+    return _translated(operation, destination) if way.operation == spoken else None
+
+
+def wire_name(protocol: ModuleType, operation: str) -> str:
+    return protocol.WIRE_NAMES.get(operation, protocol.WIRE_NAME)
+
+
+def _by_wire_name(operation: str, name: str, protocols: Mapping[str, ModuleType]) -> str | None:
+    if name == ARRAY:
+        return "gemini"
+    found = (p.NAME for p in protocols.values() if operation in p.CODECS and wire_name(p, operation) == name)
+    return next(found, None)

@@ -1,0 +1,338 @@
+"""Anthropic Messages: requests, streams, usage and model lists."""
+
+import copy
+import json
+
+import anthropic
+import httpx2
+import pytest
+from anthropic.types import Message, ModelInfo, RawMessageStreamEvent
+from pydantic import TypeAdapter
+
+from gproxy.protocols import openai
+from gproxy.protocols.anthropic_messages import passing
+from gproxy.protocols.hub import ModelCard, Signature, Usage
+from gproxy.protocols.reading import Verdict
+from gproxy.protocols.signatures import wrap
+from tests.sampled import asking, documents, names, payloads, read, sample
+
+CLIENT = anthropic.Anthropic(api_key="none", base_url="http://127.0.0.1:9")
+REQUEST = httpx2.Request("POST", "http://127.0.0.1:9/v1/messages")
+EVENT = TypeAdapter(RawMessageStreamEvent)
+
+
+@pytest.mark.parametrize("name", names("anthropic", ".sse"))
+def test_the_samples_are_what_the_vendors_client_reads(name):
+    for document in documents(sample("anthropic", name)):
+        if document["type"] not in ("ping", "error"):
+            EVENT.validate_python(document)
+
+
+def test_the_whole_reply_is_what_the_vendors_client_reads():
+    Message.model_validate_json(sample("anthropic", "reply.json"))
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"model": "a", "max_tokens": 5}, ("a", False, True, None)),
+        ({"model": "a", "stream": True, "metadata": {"user_id": "u-1"}}, ("a", True, True, "u-1")),
+        ({"model": "a", "stream": "true", "metadata": {"user_id": 7}}, ("a", False, True, None)),
+        ({"model": "a", "metadata": None}, ("a", False, True, None)),
+        ({"model": "a", "metadata": "text", "user": "not here"}, ("a", False, True, None)),
+    ],
+)
+def test_what_a_request_asks_for(body, expected):
+    assert passing.ask(json.dumps(body).encode())[:4] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "last", "is_terminal", "has_failed"),
+    [
+        ("text.sse", "message_stop", True, False),
+        ("tool_call.sse", "message_stop", True, False),
+        ("keepalive.sse", "message_stop", True, False),
+        ("crlf.sse", "message_stop", True, False),
+        ("cut.sse", "content_block_delta", False, False),
+        ("cut_before_stop.sse", "message_delta", False, False),
+        ("error.sse", "error", False, True),
+    ],
+)
+def test_only_message_stop_is_an_end(name, last, is_terminal, has_failed):
+    reading = read(passing, sample("anthropic", name))
+    assert reading.documents[-1]["type"] == last
+    assert reading.stream.is_terminal is is_terminal
+    assert reading.stream.has_failed is has_failed
+    assert (reading.verdicts[-1] is Verdict.ENDS) is is_terminal
+    assert Verdict.ENDS not in reading.verdicts[:-1]
+    assert reading.stream.tail() == b""
+
+
+def test_the_model_is_exchanged_in_message_start_alone():
+    body = sample("anthropic", "tool_call.sse")
+    reading = read(passing, body, "asked")
+    assert reading.documents[0]["message"]["model"] == "asked"
+    assert reading.passed[1:] == payloads(body)[1:]
+
+
+FULL = {
+    "input_tokens": 12,
+    "cache_creation_input_tokens": 3300,
+    "cache_read_input_tokens": 18000,
+    "cache_creation": {"ephemeral_5m_input_tokens": 300, "ephemeral_1h_input_tokens": 3000},
+    "output_tokens": 77,
+    "output_tokens_details": {"thinking_tokens": 40},
+    "service_tier": "standard",
+}
+READ = Usage(
+    input_tokens=12,
+    output_tokens=77,
+    reasoning_tokens=40,
+    cache_read_tokens=18000,
+    cache_write_5m_tokens=300,
+    cache_write_1h_tokens=3000,
+)
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        (FULL, READ),
+        ({"input_tokens": 25, "output_tokens": 1}, Usage(input_tokens=25, output_tokens=1)),
+        # the lifetime is not told
+        (
+            {"input_tokens": 5, "output_tokens": 2, "cache_creation_input_tokens": 700},
+            Usage(input_tokens=5, output_tokens=2, cache_write_tokens=700),
+        ),
+        # the split tells a part of it
+        (
+            {"cache_creation_input_tokens": 700, "cache_creation": {"ephemeral_5m_input_tokens": 500}},
+            Usage(cache_write_tokens=200, cache_write_5m_tokens=500),
+        ),
+        # the split is told without a sum
+        ({"cache_creation": {"ephemeral_1h_input_tokens": 60}}, Usage(cache_write_1h_tokens=60)),
+        # in message_delta the split stands under iterations
+        (
+            {
+                "cache_creation_input_tokens": 700,
+                "iterations": [
+                    {"cache_creation": {"ephemeral_5m_input_tokens": 100, "ephemeral_1h_input_tokens": 600}}
+                ],
+            },
+            Usage(cache_write_5m_tokens=100, cache_write_1h_tokens=600),
+        ),
+        # garbage
+        ({"input_tokens": None, "output_tokens": None, "cache_creation": None, "iterations": None}, Usage()),
+        ({"input_tokens": "5", "output_tokens": -1, "cache_creation": [1], "iterations": {}}, Usage()),
+        ({"cache_creation_input_tokens": "x", "iterations": [7], "output_tokens_details": 7}, Usage()),
+        ({"input_tokens": True, "output_tokens": 10**30, "cache_read_input_tokens": 2.5}, Usage()),
+        (
+            {"output_tokens": 3, "output_tokens_details": {"thinking_tokens": 50}},
+            Usage(output_tokens=3, reasoning_tokens=3),
+        ),
+    ],
+)
+def test_usage_in_disjoint_classes(usage, expected):
+    assert passing.read_usage(usage) == expected
+
+
+@pytest.mark.parametrize(
+    ("later", "expected"),
+    [
+        ({"output_tokens": 90}, {"output_tokens": 90}),
+        ({}, {}),
+        ({"output_tokens": 0, "input_tokens": None}, {}),
+        ({"input_tokens": 0, "output_tokens": 90}, {"input_tokens": 0, "output_tokens": 90}),
+        ({"cache_read_input_tokens": 20000, "output_tokens": 90}, {"cache_read_tokens": 20000, "output_tokens": 90}),
+        ({"cache_creation_input_tokens": 3300, "output_tokens": 90}, {"output_tokens": 90}),
+        (
+            {"output_tokens": 99, "output_tokens_details": {"thinking_tokens": 60}},
+            {"output_tokens": 99, "reasoning_tokens": 60},
+        ),
+    ],
+)
+def test_a_later_usage_block_keeps_what_it_does_not_tell(later, expected):
+    before = {name: getattr(READ, name) for name in Usage.__slots__}
+    assert passing.read_usage(later, READ) == Usage(**{**before, **expected})
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("text.sse", Usage(input_tokens=25, output_tokens=31)),
+        ("tool_call.sse", Usage(input_tokens=472, output_tokens=58)),
+        ("parallel_tools.sse", Usage(input_tokens=500, output_tokens=90)),
+        ("thinking.sse", Usage(input_tokens=44, output_tokens=120, reasoning_tokens=96)),
+        (
+            "cached.sse",
+            Usage(
+                input_tokens=12,
+                output_tokens=9,
+                cache_read_tokens=18000,
+                cache_write_5m_tokens=300,
+                cache_write_1h_tokens=3000,
+            ),
+        ),
+        (
+            "cache_split_in_iterations.sse",
+            Usage(
+                input_tokens=12,
+                output_tokens=9,
+                cache_read_tokens=50,
+                cache_write_5m_tokens=100,
+                cache_write_1h_tokens=600,
+            ),
+        ),
+        ("cut.sse", Usage(input_tokens=25, output_tokens=1)),
+    ],
+)
+def test_the_usage_of_a_stream(name, expected):
+    assert read(passing, sample("anthropic", name)).stream.usage == expected
+
+
+@pytest.mark.parametrize(
+    ("delta", "size"),
+    [
+        ({"type": "text_delta", "text": "four"}, 4),
+        ({"type": "thinking_delta", "thinking": "think"}, 5),
+        ({"type": "input_json_delta", "partial_json": "[12]"}, 4),
+        ({"type": "input_json_delta", "partial_json": ""}, 0),
+        ({"type": "signature_delta", "signature": "EqQBCgIYAhIM"}, 0),
+    ],
+)
+def test_the_text_of_a_delta_is_counted(delta, size):
+    reader = passing.Stream(b'"a"', asking())
+    data = json.dumps({"type": "content_block_delta", "index": 0, "delta": delta}).encode()
+    assert reader.see(data) == (data, Verdict.GOES_ON)
+    assert reader.text_bytes == size
+
+
+def test_the_usage_of_a_whole_reply():
+    usage, found = passing.read_whole(sample("anthropic", "reply.json"))
+    assert usage == READ
+    assert bytes(found["model"]) == b'"claude-sonnet-4-5-20250929"'
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "raised"),
+    [
+        (400, "invalid_request_error", anthropic.BadRequestError),
+        (401, "authentication_error", anthropic.AuthenticationError),
+        (402, "billing_error", anthropic.PaymentRequiredError),
+        (403, "permission_error", anthropic.PermissionDeniedError),
+        (404, "not_found_error", anthropic.NotFoundError),
+        (413, "request_too_large", anthropic.RequestTooLargeError),
+        (429, "rate_limit_error", anthropic.RateLimitError),
+        (500, "api_error", anthropic.InternalServerError),
+        (503, "overloaded_error", anthropic.ServiceUnavailableError),
+        (504, "timeout_error", anthropic.DeadlineExceededError),
+    ],
+)
+def test_the_vendors_client_raises_its_own_error_class(status, kind, raised):
+    body = passing.write_error(status, "a_code", "label: the text", "req_1")
+    error = CLIENT._make_status_error_from_response(httpx2.Response(status, content=body, request=REQUEST))
+    assert type(error) is raised
+    assert error.body["error"]["type"] == kind
+    assert error.body["error"]["message"] == "label: the text"
+    assert error.body["request_id"] == "req_1"
+
+
+def test_an_error_event_is_named_so_that_the_vendors_client_raises():
+    event = passing.error_event(502, "upstream_error", "the text", "req_1")
+    assert event.startswith(b"event: error\ndata: ")
+    assert json.loads(payloads(event)[0])["type"] == "error"
+
+
+@pytest.mark.parametrize(
+    ("created", "shown"),
+    [
+        (None, "1970-01-01T00:00:00Z"),
+        (1_700_000_000, "2023-11-14T22:13:20Z"),
+        (1_700_000_000_000, "1970-01-01T00:00:00Z"),
+        (10**30, "1970-01-01T00:00:00Z"),
+    ],
+)
+def test_a_model_is_what_the_vendors_client_reads(created, shown):
+    written = passing.write_model(ModelCard("a", created=created), "main/a")
+    # Whether a model is about to be retired is nothing that a gateway knows.
+    ModelInfo.model_validate({**written, "lifecycle": "active"})
+    assert written["created_at"] == shown
+    assert written["id"] == written["display_name"] == "main/a"
+
+
+def test_a_list_of_models_is_one_page_with_its_first_and_last_id():
+    cards = openai.read_models({"data": [{"id": "a", "created": 1_700_000_000}, {"id": "b"}]})
+    page = passing.write_models([(card, f"main/{card.id}") for card in cards])
+    assert (page["first_id"], page["last_id"], page["has_more"]) == ("main/a", "main/b", False)
+    assert passing.write_models([]) == {"data": [], "first_id": None, "last_id": None, "has_more": False}
+
+
+@pytest.mark.parametrize(
+    ("body", "query"),
+    [
+        ({"has_more": True, "last_id": "m-9"}, {"limit": "1000", "after_id": "m-9"}),
+        ({"has_more": False, "last_id": "m-9"}, None),
+        ({"has_more": True, "last_id": None}, None),
+        ({"has_more": "yes", "last_id": "m-9"}, None),
+        ({}, None),
+    ],
+)
+def test_the_next_page_of_a_list(body, query):
+    assert passing.next_page(body) == query
+
+
+SEALED = wrap(Signature("second", "S"))
+
+
+@pytest.mark.parametrize(
+    ("messages", "expected"),
+    [
+        ([{"role": "user", "content": "hi"}], [{"role": "user", "content": "hi"}]),
+        (
+            [{"role": "user", "content": [{"type": "text", "text": SEALED}]}],
+            [{"role": "user", "content": [{"type": "text", "text": SEALED}]}],
+        ),
+        (
+            [
+                {
+                    "role": "assistant",
+                    "content": [
+                        {"type": "thinking", "thinking": "hm", "signature": SEALED},
+                        {"type": "redacted_thinking", "data": SEALED},
+                        {"type": "thinking", "thinking": "own", "signature": "EqQB"},
+                        {"type": "tool_use", "id": "t", "name": "f", "input": {}},
+                    ],
+                }
+            ],
+            [
+                {
+                    "role": "assistant",
+                    "content": [
+                        {"type": "thinking", "thinking": "own", "signature": "EqQB"},
+                        {"type": "tool_use", "id": "t", "name": "f", "input": {}},
+                    ],
+                }
+            ],
+        ),
+        # a turn that was nothing else is no turn any more
+        (
+            [
+                {"role": "user", "content": "hi"},
+                {"role": "assistant", "content": [{"type": "thinking", "thinking": "hm", "signature": SEALED}]},
+            ],
+            [{"role": "user", "content": "hi"}],
+        ),
+        # not ours to judge
+        ([7, {"role": "user"}, {"content": [7, None]}], [7, {"role": "user"}, {"content": [7, None]}]),
+    ],
+)
+def test_what_another_provider_sealed_stays_behind(messages, expected):
+    body = {"model": "a", "x_novel": SEALED, "messages": messages}
+    before = copy.deepcopy(body)
+    assert passing.unsealed(body) == {"model": "a", "x_novel": SEALED, "messages": expected}
+    assert body == before
+
+
+@pytest.mark.parametrize("body", [{}, {"model": "a"}, {"messages": None}, {"messages": "text"}])
+def test_a_body_without_messages_stays_as_it_is(body):
+    assert passing.unsealed(body) == body

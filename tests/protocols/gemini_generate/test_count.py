@@ -1,0 +1,51 @@
+"""Gemini's countTokens to and from the hub."""
+
+import pytest
+from google.genai.types import CountTokensResponse
+
+from gproxy.errors import BadRequest
+from gproxy.protocols import gemini_generate
+from gproxy.protocols.hub import Context, Count, Request, Target, Text, Turn
+from gproxy.protocols.losses import Losses
+
+CODEC = gemini_generate.CODECS["count_tokens"]
+CONTEXT = Context("asked", "main", "req_1", 0)
+HELLO = (Turn("user", (Text("hi"),)),)
+CONTENTS = {"contents": [{"role": "user", "parts": [{"text": "hi"}]}]}
+SYSTEM = {"systemInstruction": {"parts": [{"text": "be brief"}]}}
+
+
+@pytest.mark.parametrize(
+    ("body", "read"),
+    [
+        (CONTENTS, Request(HELLO)),
+        ({"generateContentRequest": {"model": "models/a", **CONTENTS, **SYSTEM}}, Request(HELLO, ("be brief",))),
+        ({"generate_content_request": {**CONTENTS, **SYSTEM}}, Request(HELLO, ("be brief",))),
+        ({"generateContentRequest": None, **CONTENTS}, Request(HELLO)),
+    ],
+)
+def test_what_is_read(body, read):
+    assert CODEC.read_request(body, Losses()) == read
+
+
+@pytest.mark.parametrize("body", [{"generateContentRequest": 7}, {"contents": 7}, {"contents": [7]}])
+def test_what_is_refused(body):
+    with pytest.raises(BadRequest, match=r"contents|generateContentRequest"):
+        CODEC.read_request(body, Losses())
+
+
+@pytest.mark.parametrize("model", ["gemini-2.5-flash", "models/gemini-2.5-flash"])
+def test_what_is_written(model):
+    """Whole, since `contents` alone would leave out the system's instruction and the tools."""
+    body = CODEC.write_request(Request(HELLO, ("be brief",)), Target("main", model), Losses())
+    assert body == {"generateContentRequest": {"model": "models/gemini-2.5-flash", **CONTENTS, **SYSTEM}}
+    assert CODEC.read_request(body, Losses()) == Request(HELLO, ("be brief",))
+
+
+@pytest.mark.parametrize(("body", "tokens"), [({"totalTokens": 12}, 12), ({}, 0), ({"totalTokens": -1}, 0)])
+def test_a_reply(body, tokens):
+    found = CODEC.read_reply(body, CONTEXT, Losses())
+    assert found == Count(tokens)
+    written = CODEC.write_reply(found, CONTEXT, Losses())
+    assert written == {"totalTokens": tokens}
+    CountTokensResponse.model_validate(written)

@@ -1,0 +1,124 @@
+"""embedContent and batchEmbedContents to and from the hub."""
+
+import copy
+
+import pytest
+from google.genai.types import EmbedContentResponse
+
+from gproxy.errors import BadRequest
+from gproxy.protocols import gemini_generate
+from gproxy.protocols.hub import Context, Embed, Embeddings, Target, Usage
+from gproxy.protocols.losses import Losses
+
+SINGLE, BATCH = gemini_generate.CODECS["embeddings"], gemini_generate.CODECS["batch_embeddings"]
+TARGET = Target("main", "gemini-embedding-001")
+CONTEXT = Context("asked", "main", "req_1", 0, Embed(("a",)))
+
+
+def content(*texts: str) -> dict:
+    return {"content": {"parts": [{"text": text} for text in texts]}}
+
+
+@pytest.mark.parametrize(
+    ("body", "read", "told"),
+    [
+        (content("a"), Embed(("a",)), ()),
+        (content("a", "b"), Embed(("a\nb",)), ()),  # the parts of one content are one text
+        ({"content": "a"}, Embed(("a",)), ()),
+        (
+            {**content("a"), "taskType": "RETRIEVAL_DOCUMENT", "title": "t", "outputDimensionality": 256},
+            Embed(("a",), 256, "RETRIEVAL_DOCUMENT", "t"),
+            (),
+        ),
+        ({**content("a"), "task_type": "CLUSTERING", "output_dimensionality": "9"}, Embed(("a",), 9, "CLUSTERING"), ()),
+        (
+            {**content("a"), "embedContentConfig": {"outputDimensionality": 9, "autoTruncate": True, "x": None}},
+            *(Embed(("a",), 9), ("embedContentConfig.autoTruncate",)),
+        ),
+        ({**content("a"), "model": "models/asked", "novel": 1, "y": None}, Embed(("a",)), ("novel",)),
+        ({**content("a"), "config": {"outputDimensionality": 9}}, Embed(("a",)), ("config",)),
+    ],
+)
+def test_what_is_read_of_one(body, read, told):
+    losses = Losses(gemini_generate.NAMES)
+    before = copy.deepcopy(body)
+    assert SINGLE.read_request(body, losses) == read
+    assert losses.told() == told
+    assert body == before
+    in_a_batch = Losses(gemini_generate.NAMES)
+    assert BATCH.read_request({"requests": [body]}, in_a_batch) == read
+    assert in_a_batch.told() == told
+
+
+def test_what_is_read_of_many():
+    way = {"taskType": "CLUSTERING", "outputDimensionality": 9}
+    body = {"requests": [{**content("a"), **way}, {**content("b", "c"), **way}]}
+    assert BATCH.read_request(body, Losses()) == Embed(("a", "b\nc"), 9, "CLUSTERING")
+
+
+@pytest.mark.parametrize(
+    ("codec", "body", "word"),
+    [
+        (SINGLE, {}, "content: expected an object"),
+        (SINGLE, {"content": None}, "content: expected an object"),
+        (SINGLE, {"content": {"parts": [{"inlineData": {}}]}}, r"content.parts\[0\].text: expected a string"),
+        (SINGLE, {**content("a"), "outputDimensionality": 0}, "outputDimensionality: must be at least 1"),
+        (SINGLE, {**content("a"), "taskType": 7}, "taskType: expected a string"),
+        (BATCH, {}, "requests: missing"),
+        (BATCH, {"requests": []}, "requests: missing"),
+        (BATCH, {"requests": [7]}, r"requests\[0\]: expected an object"),
+        # the others could not be asked for in two ways at once
+        (BATCH, {"requests": [content("a"), {**content("b"), "title": "t"}]}, "must be the same in all of them"),
+        (BATCH, {"requests": [content("a"), {**content("b"), "outputDimensionality": 9}]}, "must be the same"),
+    ],
+)
+def test_what_is_refused(codec, body, word):
+    with pytest.raises(BadRequest, match=word):
+        codec.read_request(body, Losses())
+
+
+def test_what_is_written():
+    model = {"model": "models/gemini-embedding-001"}
+    assert BATCH.write_request(Embed(("a", "b")), TARGET, Losses()) == {
+        "requests": [{**model, **content("a")}, {**model, **content("b")}]
+    }
+    losses = Losses({"end_user": "user"})
+    asked = Embed(("a",), 9, "CLUSTERING", "t", end_user="u-1")
+    way = {"taskType": "CLUSTERING", "title": "t", "outputDimensionality": 9}
+    assert SINGLE.write_request(asked, TARGET, losses) == {**model, **way, **content("a")}
+    assert losses.told() == ("user",)
+    prefixed = Target("main", "models/gemini-embedding-001")
+    assert SINGLE.write_request(Embed(("a",)), prefixed, Losses()) == {**model, **content("a")}
+    with pytest.raises(BadRequest, match="one text at a time"):
+        SINGLE.write_request(Embed(("a", "b")), TARGET, Losses())
+
+
+@pytest.mark.parametrize(
+    ("body", "read"),
+    [
+        ({"embedding": {"values": [0.5, 1]}}, Embeddings(((0.5, 1.0),))),
+        ({"embeddings": [{"values": [0.5]}, {"values": [1]}]}, Embeddings(((0.5,), (1,)))),
+        (
+            {"embeddings": [{"values": [0.5]}], "usageMetadata": {"promptTokenCount": 5}},
+            Embeddings(((0.5,),), Usage(input_tokens=5)),
+        ),
+        ({"embeddings": [None, {"values": ["x"]}], "usageMetadata": 7}, Embeddings(((), ()))),
+        ({}, Embeddings(((),))),
+    ],
+)
+def test_what_is_read_of_a_reply(body, read):
+    assert SINGLE.read_reply(body, CONTEXT, Losses()) == read
+    assert BATCH.read_reply(body, CONTEXT, Losses()) == read
+
+
+def test_a_reply_of_one_and_of_many():
+    found = Embeddings(((0.5, 1.0), (2.0,)), Usage(input_tokens=5))
+    usage = {"usageMetadata": {"promptTokenCount": 5}}
+    one = SINGLE.write_reply(Embeddings(found.vectors[:1], found.usage), CONTEXT, Losses())
+    assert one == {"embedding": {"values": [0.5, 1.0]}, **usage}
+    many = BATCH.write_reply(found, CONTEXT, Losses())
+    assert many == {"embeddings": [{"values": [0.5, 1.0]}, {"values": [2.0]}], **usage}
+    assert BATCH.read_reply(many, CONTEXT, Losses()) == found
+    EmbedContentResponse.model_validate({"embeddings": many["embeddings"]})
+    untold = SINGLE.write_reply(Embeddings(((0.5,),)), CONTEXT, Losses())
+    assert untold == {"embedding": {"values": [0.5]}}

@@ -1,0 +1,310 @@
+"""Gemini generateContent: requests, streams, usage and model lists."""
+
+import copy
+import json
+
+import httpx2
+import pytest
+from google.genai import errors
+from google.genai.types import GenerateContentResponse
+
+from gproxy.protocols.gemini_generate import passing
+from gproxy.protocols.hub import ModelCard, Signature, Usage
+from gproxy.protocols.reading import Verdict
+from gproxy.protocols.signatures import SKIP, wrap
+from tests.sampled import asking, documents, names, read, sample
+
+REQUEST = httpx2.Request("POST", "http://127.0.0.1:9/v1beta/models/m:generateContent")
+
+
+@pytest.mark.parametrize("name", [name for name in names("gemini", ".sse") if name != "error.sse"])
+def test_the_samples_are_what_the_vendors_client_reads(name):
+    for document in documents(sample("gemini", name)):
+        GenerateContentResponse.model_validate(document)
+
+
+def test_the_whole_reply_is_what_the_vendors_client_reads():
+    GenerateContentResponse.model_validate_json(sample("gemini", "reply.json"))
+
+
+@pytest.mark.parametrize("body", [b'{"contents": [ ]}', b'{"stream": true, "contents": [{"model": "m"}]}', b"{}"])
+def test_model_and_stream_are_told_by_the_path_and_the_body_passes_as_it_is(body):
+    asked = passing.ask(body)
+    assert asked[:4] == (None, False, True, None)
+    assert passing.outgoing(asked, body, "other") is body
+
+
+@pytest.mark.parametrize(
+    ("body", "model", "sent"),
+    [
+        ({"model": "models/asked", "contents": []}, "x", {"model": "models/x", "contents": []}),
+        ({"model": "asked"}, "models/x", {"model": "models/x"}),
+        (
+            {"generateContentRequest": {"model": "models/asked", "contents": [1.50]}},
+            "x",
+            {"generateContentRequest": {"model": "models/x", "contents": [1.50]}},
+        ),
+        (
+            {"generate_content_request": {"contents": []}},
+            "x",
+            {"generate_content_request": {"contents": [], "model": "models/x"}},
+        ),
+        (
+            {"requests": [{"model": "models/asked", "content": {"parts": []}}, {"title": "model"}]},
+            "vendor/x",
+            {
+                "requests": [
+                    {"model": "models/vendor/x", "content": {"parts": []}},
+                    {"title": "model", "model": "models/vendor/x"},
+                ]
+            },
+        ),
+        # what is no list of requests is not ours to judge
+        ({"requests": "text", "model": "a"}, "x", {"requests": "text", "model": "models/x"}),
+    ],
+)
+def test_where_a_body_repeats_the_model_it_is_the_one_of_the_path(body, model, sent):
+    asked = passing.ask(json.dumps(body).encode())
+    before = dict(asked.body)
+    assert json.loads(passing.outgoing(asked, json.dumps(body).encode(), model)) == sent
+    assert asked.body == before
+
+
+@pytest.mark.parametrize(
+    ("name", "is_terminal", "has_failed", "last"),
+    [
+        ("text.sse", True, False, Verdict.MAY_END),
+        ("tool_call.sse", True, False, Verdict.MAY_END),
+        ("usage_only_at_the_end.sse", True, False, Verdict.MAY_END),
+        ("two_candidates.sse", True, False, Verdict.MAY_END),
+        ("blocked.sse", True, False, Verdict.MAY_END),
+        ("crlf.sse", True, False, Verdict.MAY_END),
+        ("cut.sse", False, False, Verdict.GOES_ON),
+        ("error.sse", False, True, Verdict.GOES_ON),
+    ],
+)
+def test_how_a_stream_ends(name, is_terminal, has_failed, last):
+    reading = read(passing, sample("gemini", name))
+    assert reading.stream.is_terminal is is_terminal
+    assert reading.stream.has_failed is has_failed
+    assert reading.verdicts[-1] is last
+    assert Verdict.MAY_END not in reading.verdicts[:-1]
+    assert reading.stream.tail() == b""
+
+
+@pytest.mark.parametrize("reason", [None, "", "FINISH_REASON_UNSPECIFIED"])
+def test_a_finish_reason_that_tells_nothing_is_no_end(reason):
+    reader = passing.Stream(b'"a"', asking())
+    reader.see(
+        json.dumps({"candidates": [{"finishReason": reason}], "usageMetadata": {"promptTokenCount": 1}}).encode()
+    )
+    assert not reader.is_terminal
+
+
+@pytest.mark.parametrize("reason", ["STOP", "MAX_TOKENS", "SAFETY", "MALFORMED_FUNCTION_CALL", "SOMETHING_NEW"])
+def test_every_other_finish_reason_is_an_end(reason):
+    reader = passing.Stream(b'"a"', asking())
+    reader.see(json.dumps({"candidates": [{"finishReason": reason}]}).encode())
+    assert reader.is_terminal
+
+
+def test_a_finished_candidate_stays_finished():
+    reader = passing.Stream(b'"a"', asking())
+    reader.see(b'{"candidates": [{"finishReason": "STOP"}]}')
+    reader.see(b'{"candidates": [{"groundingMetadata": {}}]}')
+    assert reader.is_terminal
+
+
+def test_prompt_feedback_without_a_block_reason_is_no_end_and_a_block_stays_one():
+    reader = passing.Stream(b'"a"', asking())
+    reader.see(b'{"promptFeedback": {"safetyRatings": []}}')
+    assert not reader.is_terminal
+    reader.see(b'{"promptFeedback": {"blockReason": "SAFETY"}}')
+    assert reader.is_terminal
+    reader.see(b'{"promptFeedback": {"safetyRatings": []}}')
+    assert reader.is_terminal
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        (
+            {
+                "promptTokenCount": 14,
+                "candidatesTokenCount": 5,
+                "thoughtsTokenCount": 15,
+                "totalTokenCount": 34,
+                "promptTokensDetails": [{"modality": "TEXT", "tokenCount": 14}],
+            },
+            Usage(input_tokens=14, output_tokens=20, reasoning_tokens=15),
+        ),
+        (
+            {"promptTokenCount": 2100, "cachedContentTokenCount": 2048, "candidatesTokenCount": 50},
+            Usage(input_tokens=52, output_tokens=50, cache_read_tokens=2048),
+        ),
+        # tool-use prompts are billed as input
+        (
+            {"promptTokenCount": 100, "toolUsePromptTokenCount": 40, "candidatesTokenCount": 7},
+            Usage(input_tokens=140, output_tokens=7),
+        ),
+        ({"promptTokenCount": 7, "totalTokenCount": 7}, Usage(input_tokens=7)),
+        # garbage
+        ({}, Usage()),
+        ({"promptTokenCount": None, "candidatesTokenCount": "5", "thoughtsTokenCount": -3}, Usage()),
+        ({"promptTokenCount": 10, "cachedContentTokenCount": 99}, Usage(cache_read_tokens=10)),
+        ({"promptTokenCount": 10**30, "candidatesTokenCount": [1]}, Usage()),
+    ],
+)
+def test_usage_in_disjoint_classes(usage, expected):
+    assert passing.read_usage(usage) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("text.sse", Usage(input_tokens=11, output_tokens=21)),
+        ("tool_call.sse", Usage(input_tokens=60, output_tokens=44, reasoning_tokens=30)),
+        ("parallel_tools.sse", Usage(input_tokens=75, output_tokens=28)),
+        ("thinking.sse", Usage(input_tokens=9, output_tokens=20, reasoning_tokens=15)),
+        ("cached.sse", Usage(input_tokens=42, output_tokens=3, cache_read_tokens=2048)),
+        ("usage_only_at_the_end.sse", Usage(input_tokens=4, output_tokens=5)),
+        ("two_candidates.sse", Usage(input_tokens=8, output_tokens=6)),
+        ("blocked.sse", Usage(input_tokens=7)),
+        ("cut.sse", Usage(input_tokens=11, output_tokens=20)),
+    ],
+)
+def test_the_usage_of_a_stream(name, expected):
+    assert read(passing, sample("gemini", name)).stream.usage == expected
+
+
+def test_the_usage_of_a_whole_reply():
+    usage, found = passing.read_whole(sample("gemini", "reply.json"))
+    assert usage == Usage(input_tokens=52, output_tokens=75, reasoning_tokens=25, cache_read_tokens=2048)
+    assert bytes(found["modelVersion"]) == b'"gemini-2.5-flash"'
+
+
+@pytest.mark.parametrize(
+    ("part", "least"),
+    [
+        ({"text": "four"}, 4),
+        ({"text": ""}, 0),
+        ({"text": "think", "thought": True}, 5),
+        ({"functionCall": {"name": "f", "args": {"city": "Paris"}}}, 17),
+        ({"inlineData": {"data": "AAAA"}}, 0),
+    ],
+)
+def test_texts_and_calls_are_counted(part, least):
+    reader = passing.Stream(b'"a"', asking())
+    reader.see(json.dumps({"candidates": [{"content": {"parts": [part]}}]}).encode())
+    assert reader.text_bytes >= least
+    assert (reader.text_bytes > 0) == (least > 0)
+
+
+@pytest.mark.parametrize(
+    ("status", "name", "raised"),
+    [
+        (400, "INVALID_ARGUMENT", errors.ClientError),
+        (401, "UNAUTHENTICATED", errors.ClientError),
+        (402, "RESOURCE_EXHAUSTED", errors.ClientError),
+        (403, "PERMISSION_DENIED", errors.ClientError),
+        (404, "NOT_FOUND", errors.ClientError),
+        (429, "RESOURCE_EXHAUSTED", errors.ClientError),
+        (500, "INTERNAL", errors.ServerError),
+        (501, "UNIMPLEMENTED", errors.ServerError),
+        (502, "UNAVAILABLE", errors.ServerError),
+        (504, "DEADLINE_EXCEEDED", errors.ServerError),
+    ],
+)
+def test_the_vendors_client_raises_its_own_error_class(status, name, raised):
+    body = passing.write_error(status, "a_code", "label: the text", "req_1")
+    with pytest.raises(raised) as caught:
+        errors.APIError.raise_for_response(httpx2.Response(status, content=body, request=REQUEST))
+    assert (caught.value.code, caught.value.status, caught.value.message) == (status, name, "label: the text")
+
+
+def test_a_model_is_listed_under_its_resource_name():
+    assert passing.write_model(ModelCard("a", "A Name"), "main/a") == {
+        "name": "models/main/a",
+        "baseModelId": "main/a",
+        "displayName": "A Name",
+        "supportedGenerationMethods": ["generateContent"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("body", "query"),
+    [
+        ({"nextPageToken": "t-2"}, {"pageSize": "1000", "pageToken": "t-2"}),
+        ({"nextPageToken": ""}, None),
+        ({"nextPageToken": 7}, None),
+        ({}, None),
+    ],
+)
+def test_the_next_page_of_a_list(body, query):
+    assert passing.next_page(body) == query
+
+
+SEALED = wrap(Signature("second", "S"))
+# a part, and what is left of it
+PARTS = [
+    ({"text": SEALED}, {"text": SEALED}),
+    ({"text": "so", "thoughtSignature": SEALED}, {"text": "so"}),
+    ({"text": "hm", "thought": True, "thoughtSignature": SEALED}, {"text": "hm", "thought": True}),
+    ({"inlineData": {"data": "AAAA"}, "thought_signature": SEALED}, {"inlineData": {"data": "AAAA"}}),
+    ({"text": "so", "thoughtSignature": "own"}, {"text": "so", "thoughtSignature": "own"}),
+    # newer models insist on something behind a call
+    (
+        {"functionCall": {"name": "f"}, "thoughtSignature": SEALED},
+        {"functionCall": {"name": "f"}, "thoughtSignature": "skip_thought_signature_validator"},
+    ),
+    (
+        {"function_call": {"name": "f"}, "thought_signature": SEALED},
+        {"function_call": {"name": "f"}, "thoughtSignature": "skip_thought_signature_validator"},
+    ),
+    # a part that only carried it is no part any more
+    ({"text": "", "thoughtSignature": SEALED}, None),
+    ({"thoughtSignature": SEALED}, None),
+    ({"text": "", "thought": True, "thoughtSignature": SEALED}, None),
+    # not ours to judge
+    (7, 7),
+]
+
+
+@pytest.mark.parametrize(("part", "left"), PARTS)
+def test_what_another_provider_sealed_stays_behind(part, left):
+    body = {"x_novel": SEALED, "contents": [{"role": "model", "parts": [{"text": "first"}, part]}]}
+    before = copy.deepcopy(body)
+    kept = [{"text": "first"}, *([] if left is None else [left])]
+    expected = {"x_novel": SEALED, "contents": [{"role": "model", "parts": kept}]}
+    assert passing.unsealed(body) == expected
+    counted = passing.unsealed({"generateContentRequest": body})
+    assert counted == {"generateContentRequest": expected}
+    assert body == before
+
+
+def test_only_the_first_call_of_a_content_is_excused():
+    calls = [{"functionCall": {"name": "f"}, "thoughtSignature": SEALED}, {"functionCall": {"name": "g"}}]
+    own = [{"functionCall": {"name": "f"}, "thoughtSignature": "own"}, calls[1]]
+    (found, kept) = passing.unsealed({"contents": [{"parts": calls}, {"parts": own}]})["contents"]
+    assert found["parts"] == [{"functionCall": {"name": "f"}, "thoughtSignature": SKIP}, calls[1]]
+    assert kept["parts"] == own
+
+
+def test_a_content_that_was_nothing_else_is_none_any_more():
+    contents = [{"role": "model", "parts": [{"thoughtSignature": SEALED}]}, {"role": "user", "parts": [{"text": "a"}]}]
+    assert passing.unsealed({"contents": contents}) == {"contents": contents[1:]}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"contents": None},
+        {"contents": {"parts": [{"text": "a"}]}},
+        {"contents": [7, {"role": "user"}, {"parts": {"text": "a"}}]},
+        {"content": {"parts": [{"text": SEALED}]}},
+        {"requests": [{"content": {"parts": [{"text": SEALED}]}}]},
+    ],
+)
+def test_a_body_without_such_parts_stays_as_it_is(body):
+    assert passing.unsealed(body) == body

@@ -1,0 +1,391 @@
+"""OpenAI Chat Completions: requests, streams and usage."""
+
+import copy
+import json
+
+import httpx2
+import openai
+import pytest
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+from gproxy.errors import BadRequest
+from gproxy.protocols.hub import Signature, Usage
+from gproxy.protocols.openai_chat import passing
+from gproxy.protocols.reading import Verdict
+from gproxy.protocols.signatures import wrap
+from tests.sampled import asking, documents, names, read, sample
+
+CLIENT = openai.OpenAI(api_key="none", base_url="http://127.0.0.1:9/v1")
+REQUEST = httpx2.Request("POST", "http://127.0.0.1:9/v1/chat/completions")
+
+
+def sent(body: dict, model: str) -> tuple[bytes, bytes]:
+    raw = json.dumps(body).encode()
+    return raw, passing.outgoing(passing.ask(raw), raw, model)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in names("openai_chat", ".sse") if not name.startswith(("error", "finish_is"))]
+)
+def test_the_samples_are_what_the_vendors_client_reads(name):
+    for document in documents(sample("openai_chat", name)):
+        if document["id"]:  # Azure's first chunk has empty fields
+            ChatCompletionChunk.model_validate(document, strict=True)
+
+
+def test_the_whole_reply_is_what_the_vendors_client_reads():
+    ChatCompletion.model_validate_json(sample("openai_chat", "reply.json"))
+
+
+@pytest.mark.parametrize(
+    ("body", "model", "is_stream", "wants_usage", "end_user"),
+    [
+        ({"model": "a"}, "a", False, False, None),
+        ({"model": "a", "stream": True, "user": "u-1"}, "a", True, False, "u-1"),
+        ({"model": "a", "stream": True, "stream_options": {"include_usage": True}}, "a", True, True, None),
+        ({"model": "a", "stream": True, "stream_options": {"include_usage": False}}, "a", True, False, None),
+        ({"model": "a", "stream": True, "stream_options": {"include_usage": "true"}}, "a", True, False, None),
+        ({"model": "a", "stream": "true", "stream_options": None, "user": 7}, "a", False, False, None),
+        ({"messages": []}, None, False, False, None),
+    ],
+)
+def test_what_a_request_asks_for(body, model, is_stream, wants_usage, end_user):
+    asked = passing.ask(json.dumps(body).encode())
+    assert asked[:4] == (model, is_stream, wants_usage, end_user)
+
+
+@pytest.mark.parametrize(
+    ("options", "after"),
+    [
+        (None, {"include_usage": True}),
+        ({"include_usage": False}, {"include_usage": True}),
+        ({"include_obfuscation": False}, {"include_obfuscation": False, "include_usage": True}),
+        ({"big": 2**80, "include_usage": None}, {"big": 2**80, "include_usage": True}),
+    ],
+)
+def test_usage_is_asked_for_where_a_stream_would_leave_it_out(options, after):
+    body = {"model": "a", "stream": True, "stream_options": options, "n": 1}
+    assert json.loads(sent(body, "a")[1]) == {**body, "stream_options": after}
+
+
+@pytest.mark.parametrize("options", [5, "text", [1], True])
+def test_stream_options_that_are_no_object_are_refused(options):
+    with pytest.raises(BadRequest, match="stream_options"):
+        passing.ask(json.dumps({"model": "a", "stream": True, "stream_options": options}).encode())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"model": "a", "stream": True, "stream_options": {"include_usage": True}},
+        {"model": "a", "stream": False},
+        {"model": "a", "stream": "true"},
+        {"model": "a"},
+    ],
+)
+def test_what_needs_no_change_is_sent_as_the_same_object(body):
+    raw, after = sent(body, "a")
+    assert after is raw
+
+
+def test_a_whole_reply_is_not_asked_for_a_streams_usage():
+    assert json.loads(sent({"model": "a"}, "b")[1]) == {"model": "b"}
+
+
+@pytest.mark.parametrize("name", ["text.sse", "usage_in_last_chunk.sse", "usage_on_every_chunk.sse", "azure.sse"])
+def test_usage_that_was_not_asked_for_is_read_and_hidden(name):
+    body = sample("openai_chat", name)
+    asked, unasked = (read(passing, body, wants_usage=wants) for wants in (True, False))
+    assert unasked.stream.usage == asked.stream.usage is not None
+    assert all("usage" not in document for document in unasked.documents)
+    kept = [{k: v for k, v in d.items() if k != "usage"} for d in asked.documents if d["choices"] or not d.get("usage")]
+    assert unasked.documents == kept
+    assert unasked.passed[-1] == b"[DONE]"
+
+
+@pytest.mark.parametrize("name", ["text.sse", "usage_in_last_chunk.sse", "usage_on_every_chunk.sse", "azure.sse"])
+def test_usage_that_was_asked_for_is_passed(name):
+    body = sample("openai_chat", name)
+    assert [d.get("usage") for d in read(passing, body).documents] == [d.get("usage") for d in documents(body)]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_terminal", "has_failed", "ends", "tail"),
+    [
+        ("text.sse", True, False, ["usage", "done"], b""),
+        ("text_without_usage.sse", True, False, ["done"], b""),
+        ("azure.sse", True, False, ["usage", "done"], b""),
+        ("two_choices.sse", True, False, ["usage", "done"], b""),
+        ("usage_in_last_chunk.sse", True, False, ["done"], b""),
+        ("usage_on_every_chunk.sse", True, False, ["usage", "done"], b""),
+        ("crlf.sse", True, False, ["usage", "done"], b""),
+        ("without_done.sse", True, False, [], b"data: [DONE]\n\n"),
+        ("cut.sse", False, False, [], b"data: [DONE]\n\n"),
+        ("done_without_finish.sse", False, False, [], b""),
+        ("one_choice_of_two_unfinished.sse", False, False, [], b""),
+        ("finish_is_empty_text.sse", False, False, [], b"data: [DONE]\n\n"),
+        ("error.sse", False, True, [], b"data: [DONE]\n\n"),
+        ("error_then_done.sse", False, True, ["done"], b""),
+    ],
+)
+def test_how_a_stream_ends(name, is_terminal, has_failed, ends, tail):
+    body = sample("openai_chat", name)
+    reading = read(passing, body)
+    kinds = ["chunk"] * len(reading.verdicts)
+    if body.rstrip().endswith(b"[DONE]"):
+        kinds[-1] = "done"
+        kinds[-2] = "usage"
+    assert reading.stream.is_terminal is is_terminal
+    assert reading.stream.has_failed is has_failed
+    assert [k for k, v in zip(kinds, reading.verdicts, strict=True) if v is Verdict.ENDS] == ends
+    assert reading.stream.tail() == tail
+
+
+@pytest.mark.parametrize("name", ["done_without_finish.sse", "one_choice_of_two_unfinished.sse"])
+def test_done_without_a_finish_reason_is_a_cut_and_is_not_passed(name):
+    reading = read(passing, sample("openai_chat", name))
+    assert reading.verdicts[-1] is Verdict.CUT
+    assert b"[DONE]" not in reading.passed
+
+
+def test_after_an_error_done_is_not_passed_and_no_second_error_follows():
+    reading = read(passing, sample("openai_chat", "error_then_done.sse"), "asked")
+    assert Verdict.CUT not in reading.verdicts
+    assert b"[DONE]" not in reading.passed
+    assert reading.documents[-1]["error"]["message"] == "Provider disconnected unexpectedly"
+    assert reading.documents[-1]["model"] == "asked"
+
+
+def test_a_stream_without_any_choice_ends_at_done_only():
+    reader = passing.Stream(b'"a"', asking())
+    reader.see(b'{"choices": [], "usage": {"prompt_tokens": 3}}')
+    assert not reader.is_terminal
+    assert reader.see(b"[DONE]") == (b"[DONE]", Verdict.ENDS)
+    assert reader.is_terminal
+
+
+def test_a_finished_choice_stays_finished():
+    reader = passing.Stream(b'"a"', asking())
+    reader.see(b'{"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}')
+    reader.see(b'{"choices": [{"index": 0, "delta": {}, "finish_reason": null, "content_filter_offsets": {}}]}')
+    assert reader.is_terminal
+
+
+def test_usage_is_no_end_while_a_choice_is_open():
+    reader = passing.Stream(b'"a"', asking())
+    reader.see(b'{"choices": [{"index": 0, "delta": {"content": "x"}}]}')
+    _, verdict = reader.see(b'{"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}')
+    assert verdict is Verdict.GOES_ON
+
+
+def test_a_chunk_without_choices_that_tells_no_usage_is_passed_without_the_field():
+    reader = passing.Stream(b'"a"', asking(wants_usage=False))
+    passed, _ = reader.see(b'{"choices":[],"usage":null,"prompt_filter_results":[{"prompt_index":0}]}')
+    assert json.loads(passed) == {"choices": [], "prompt_filter_results": [{"prompt_index": 0}]}
+
+
+@pytest.mark.parametrize(
+    ("delta", "size"),
+    [
+        ({"content": "four"}, 4),
+        ({"content": ""}, 0),
+        ({"content": None}, 0),
+        ({"reasoning_content": "think"}, 5),
+        ({"reasoning": "think"}, 5),
+        ({"refusal": "no, never"}, 9),
+        ({"role": "assistant"}, 0),
+        ({"tool_calls": []}, 0),
+    ],
+)
+def test_the_text_of_a_delta_is_counted(delta, size):
+    reader = passing.Stream(b'"a"', asking())
+    reader.see(json.dumps({"choices": [{"index": 0, "delta": delta}]}).encode())
+    assert reader.text_bytes == size
+
+
+def test_arguments_of_a_tool_call_are_counted():
+    reader = passing.Stream(b'"a"', asking())
+    call = {"index": 0, "function": {"arguments": '{"city": "Paris"}'}}
+    reader.see(json.dumps({"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]}).encode())
+    assert reader.text_bytes >= len('{"city": "Paris"}')
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        # api.openai.com: the prompt holds the cached tokens
+        (
+            {
+                "prompt_tokens": 1117,
+                "completion_tokens": 46,
+                "total_tokens": 1163,
+                "prompt_tokens_details": {"cached_tokens": 1024, "audio_tokens": 0},
+                "completion_tokens_details": {"reasoning_tokens": 30, "audio_tokens": 0},
+            },
+            Usage(input_tokens=93, output_tokens=46, reasoning_tokens=30, cache_read_tokens=1024),
+        ),
+        # writes are a part of the prompt as well
+        (
+            {
+                "prompt_tokens": 5000,
+                "completion_tokens": 10,
+                "prompt_tokens_details": {"cached_tokens": 1000, "cache_write_tokens": 3000},
+            },
+            Usage(input_tokens=1000, output_tokens=10, cache_read_tokens=1000, cache_write_tokens=3000),
+        ),
+        # DeepSeek's own spelling
+        (
+            {"prompt_tokens": 210, "completion_tokens": 96, "prompt_cache_hit_tokens": 192},
+            Usage(input_tokens=18, output_tokens=96, cache_read_tokens=192),
+        ),
+        # the spelling of images and embeddings
+        (
+            {
+                "input_tokens": 50,
+                "output_tokens": 1056,
+                "input_tokens_details": {"text_tokens": 10, "image_tokens": 40},
+            },
+            Usage(input_tokens=50, output_tokens=1056),
+        ),
+        ({"prompt_tokens": 8, "total_tokens": 8}, Usage(input_tokens=8)),
+        # garbage
+        ({}, Usage()),
+        ({"prompt_tokens": None, "completion_tokens": None, "prompt_tokens_details": None}, Usage()),
+        ({"prompt_tokens": "12", "completion_tokens": -4, "prompt_tokens_details": [1]}, Usage()),
+        ({"prompt_tokens": True, "completion_tokens": 2.5, "completion_tokens_details": "x"}, Usage()),
+        ({"prompt_tokens": 2**70, "completion_tokens": 10**12 + 1}, Usage()),
+        (
+            {"prompt_tokens": 10, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 99}},
+            Usage(output_tokens=3, cache_read_tokens=10),
+        ),
+        (
+            {"prompt_tokens": 10, "prompt_tokens_details": {"cached_tokens": 8, "cache_write_tokens": 8}},
+            Usage(cache_read_tokens=8, cache_write_tokens=2),
+        ),
+        (
+            {"completion_tokens": 3, "completion_tokens_details": {"reasoning_tokens": 50}},
+            Usage(output_tokens=3, reasoning_tokens=3),
+        ),
+    ],
+)
+def test_usage_in_disjoint_classes(usage, expected):
+    assert passing.read_usage(usage) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("text.sse", Usage(input_tokens=93, output_tokens=46, cache_read_tokens=1024)),
+        ("tool_call.sse", Usage(input_tokens=74, output_tokens=17)),
+        ("parallel_tools.sse", Usage(input_tokens=121, output_tokens=44)),
+        ("thinking.sse", Usage(input_tokens=18, output_tokens=96, reasoning_tokens=88, cache_read_tokens=192)),
+        ("usage_on_every_chunk.sse", Usage(input_tokens=12, output_tokens=4)),
+        ("usage_in_last_chunk.sse", Usage(input_tokens=9, output_tokens=11)),
+        ("text_without_usage.sse", None),
+        ("cut.sse", None),
+    ],
+)
+def test_the_usage_of_a_stream(name, expected):
+    assert read(passing, sample("openai_chat", name)).stream.usage == expected
+
+
+def test_the_usage_of_a_whole_reply():
+    usage, found = passing.read_whole(sample("openai_chat", "reply.json"))
+    assert usage == Usage(input_tokens=93, output_tokens=46, reasoning_tokens=12, cache_read_tokens=1024)
+    assert bytes(found["model"]) == b'"gpt-4.1-2025-04-14"'
+
+
+@pytest.mark.parametrize(
+    ("status", "raised"),
+    [
+        (400, openai.BadRequestError),
+        (401, openai.AuthenticationError),
+        (402, openai.APIStatusError),
+        (403, openai.PermissionDeniedError),
+        (404, openai.NotFoundError),
+        (429, openai.RateLimitError),
+        (500, openai.InternalServerError),
+        (501, openai.InternalServerError),
+        (503, openai.InternalServerError),
+        (504, openai.InternalServerError),
+    ],
+)
+def test_the_vendors_client_raises_its_own_error_class(status, raised):
+    body = passing.write_error(status, "a_code", "label: the text", "req_1")
+    error = CLIENT._make_status_error_from_response(httpx2.Response(status, content=body, request=REQUEST))
+    assert type(error) is raised
+    assert "label: the text" in error.message
+    assert error.code == "a_code"
+    assert error.type
+
+
+def test_an_emoji_cut_in_two_frames_keeps_its_halves_and_its_name_is_exchanged():
+    reader = passing.Stream(b'"asked"', asking())
+    for half in (b"\\ud83d", b"\\ude00"):
+        frame = b'{"model":"theirs","choices":[{"index":0,"delta":{"content":"%s"},"finish_reason":null}]}' % half
+        passed, verdict = reader.see(frame)
+        assert passed == frame.replace(b"theirs", b"asked")
+        assert verdict is Verdict.GOES_ON
+    assert reader.text_bytes > 0
+
+
+SEALED = wrap(Signature("second", "S"))
+GOOGLE = {"google": {"thought_signature": SEALED}}
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ({"role": "user", "content": SEALED}, {"role": "user", "content": SEALED}),
+        (
+            {
+                "role": "assistant",
+                "content": "so",
+                "reasoning_content": "hm",
+                "reasoning_details": [
+                    {"type": "reasoning.encrypted", "data": SEALED},
+                    {"type": "reasoning.text", "text": "hm", "signature": SEALED},
+                    {"type": "reasoning.encrypted", "data": "own"},
+                ],
+            },
+            {
+                "role": "assistant",
+                "content": "so",
+                "reasoning_content": "hm",
+                "reasoning_details": [{"type": "reasoning.encrypted", "data": "own"}],
+            },
+        ),
+        (
+            {"role": "assistant", "content": "so", "reasoning_details": [{"type": "x", "data": SEALED}]},
+            {"role": "assistant", "content": "so"},
+        ),
+        (
+            {"role": "assistant", "content": None, "tool_calls": [{"id": "a", "extra_content": GOOGLE}, {"id": "b"}]},
+            {"role": "assistant", "content": None, "tool_calls": [{"id": "a"}, {"id": "b"}]},
+        ),
+        (
+            {
+                "role": "assistant",
+                "tool_calls": [{"id": "a", "extra_content": {"google": {"thought_signature": "own"}}}],
+            },
+            {
+                "role": "assistant",
+                "tool_calls": [{"id": "a", "extra_content": {"google": {"thought_signature": "own"}}}],
+            },
+        ),
+        # not ours to judge
+        (7, 7),
+        ({"role": "assistant", "tool_calls": [7, None]}, {"role": "assistant", "tool_calls": [7, None]}),
+    ],
+)
+def test_what_another_provider_sealed_stays_behind(message, expected):
+    body = {"model": "a", "x_novel": SEALED, "messages": [message]}
+    before = copy.deepcopy(body)
+    assert passing.unsealed(body) == {"model": "a", "x_novel": SEALED, "messages": [expected]}
+    assert body == before
+
+
+@pytest.mark.parametrize("body", [{}, {"model": "a", "input": SEALED}, {"messages": None}, {"messages": "text"}])
+def test_a_body_without_messages_stays_as_it_is(body):
+    """Texts to be embedded, for one."""
+    assert passing.unsealed(body) == body

@@ -1,0 +1,236 @@
+"""OpenAI Responses: requests, streams and usage."""
+
+import copy
+import json
+
+import httpx2
+import openai
+import pytest
+from openai.types.responses import Response, ResponseFailedEvent, ResponseStreamEvent
+from pydantic import TypeAdapter
+
+from gproxy.protocols.hub import Signature, Usage
+from gproxy.protocols.openai_responses import passing
+from gproxy.protocols.reading import Verdict
+from gproxy.protocols.signatures import wrap
+from tests.sampled import asking, documents, names, payloads, read, sample
+
+CLIENT = openai.OpenAI(api_key="none", base_url="http://127.0.0.1:9/v1")
+REQUEST = httpx2.Request("POST", "http://127.0.0.1:9/v1/responses")
+EVENT = TypeAdapter(ResponseStreamEvent)
+
+
+@pytest.mark.parametrize("name", names("openai_responses", ".sse"))
+def test_the_samples_are_what_the_vendors_client_reads(name):
+    for document in documents(sample("openai_responses", name)):
+        if document["type"] != "keepalive":
+            EVENT.validate_python(document)
+
+
+def test_the_whole_reply_is_what_the_vendors_client_reads():
+    Response.model_validate_json(sample("openai_responses", "reply.json"))
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"model": "a", "input": "hi"}, ("a", False, True, None)),
+        ({"model": "a", "stream": True, "user": "u-1"}, ("a", True, True, "u-1")),
+        ({"model": "a", "stream": 1, "user": {"id": 1}}, ("a", False, True, None)),
+        ({"input": []}, (None, False, True, None)),
+    ],
+)
+def test_what_a_request_asks_for(body, expected):
+    assert passing.ask(json.dumps(body).encode())[:4] == expected
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_a_stream_is_not_asked_for_usage_which_it_tells_anyway(is_stream):
+    body = json.dumps({"model": "a", "stream": is_stream}).encode()
+    assert passing.outgoing(passing.ask(body), body, "a") is body
+
+
+@pytest.mark.parametrize(
+    ("name", "last", "has_failed", "verdict"),
+    [
+        ("text.sse", "response.completed", False, Verdict.ENDS),
+        ("completed_with_empty_output.sse", "response.completed", False, Verdict.ENDS),
+        ("tool_call.sse", "response.completed", False, Verdict.ENDS),
+        ("thinking.sse", "response.completed", False, Verdict.ENDS),
+        ("keepalive.sse", "response.completed", False, Verdict.ENDS),
+        ("crlf.sse", "response.completed", False, Verdict.ENDS),
+        ("incomplete.sse", "response.incomplete", False, Verdict.ENDS),
+        ("failed.sse", "response.failed", True, Verdict.ENDS),
+        ("error.sse", "error", True, Verdict.GOES_ON),
+        ("cut.sse", "response.output_text.delta", False, Verdict.GOES_ON),
+    ],
+)
+def test_how_a_stream_ends(name, last, has_failed, verdict):
+    reading = read(passing, sample("openai_responses", name))
+    assert reading.documents[-1]["type"] == last
+    assert reading.stream.has_failed is has_failed
+    assert reading.stream.is_terminal is (verdict is Verdict.ENDS)
+    assert reading.verdicts[-1] is verdict
+    assert Verdict.ENDS not in reading.verdicts[:-1]
+    assert reading.stream.tail() == b""
+
+
+def test_the_model_is_exchanged_in_the_response_and_not_in_its_tools():
+    body = sample("openai_responses", "text.sse")
+    reading = read(passing, body, "asked")
+    told = [document["response"] for document in reading.documents if "response" in document]
+    assert len(told) == 3
+    assert {response["model"] for response in told} == {"asked"}
+    enums = [response["tools"][0]["parameters"]["properties"]["model"]["enum"] for response in told]
+    assert enums == [["gpt-5.1-2025-11-13"]] * 3
+    assert sum(before == after for before, after in zip(payloads(body), reading.passed, strict=True)) == len(
+        payloads(body)
+    ) - len(told)
+
+
+def test_the_number_of_the_next_event_is_known_even_after_a_keepalive():
+    reader = passing.Stream(b'"a"', asking())
+    for data in payloads(sample("openai_responses", "keepalive.sse")):
+        reader.see(data)
+    last = documents(sample("openai_responses", "keepalive.sse"))[-1]["sequence_number"]
+    told = [documents(event)[0] for event in reader.break_off(502, "upstream_error", "the text", "req_1")]
+    assert [(event["type"], event["sequence_number"]) for event in told] == [
+        ("response.failed", last + 1),
+        ("error", last + 2),
+    ]
+
+
+def test_a_response_that_breaks_off_is_told_as_a_failed_one_under_the_clients_name():
+    reader = passing.Stream(b'"asked"', asking())
+    (first, *_) = payloads(sample("openai_responses", "cut.sse"))
+    reader.see(first)
+    failed, _ = (documents(event)[0] for event in reader.break_off(502, "upstream_error", "cut", "req_1"))
+    response = ResponseFailedEvent.construct(**failed).response
+    assert (response.status, response.model, response.error.message) == ("failed", "asked", "cut")
+    assert response.id == json.loads(first)["response"]["id"]
+
+
+def test_an_error_event_raises_in_the_vendors_client_and_has_the_next_number():
+    (data,) = payloads(passing.error_event(502, "upstream_error", "the text", "req_1", 9))
+    document = json.loads(data)
+    EVENT.validate_python(document)
+    assert document["sequence_number"] == 9
+    assert document["type"] == "error"
+    assert document["message"] == document["error"]["message"] == "the text"
+    assert passing.error_event(502, "a", "b", "c").startswith(b"event: error\n")
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        (
+            {
+                "input_tokens": 328,
+                "input_tokens_details": {"cached_tokens": 256, "cache_write_tokens": 0},
+                "output_tokens": 52,
+                "output_tokens_details": {"reasoning_tokens": 20},
+                "total_tokens": 380,
+            },
+            Usage(input_tokens=72, output_tokens=52, reasoning_tokens=20, cache_read_tokens=256),
+        ),
+        (
+            {"input_tokens": 4096, "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 4000}},
+            Usage(input_tokens=96, cache_write_tokens=4000),
+        ),
+        # imitators that keep the older spelling
+        (
+            {"prompt_tokens": 10, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 4}},
+            Usage(input_tokens=6, output_tokens=5, cache_read_tokens=4),
+        ),
+        ({"input_tokens": -1, "output_tokens": "5", "input_tokens_details": 7}, Usage()),
+    ],
+)
+def test_usage_in_disjoint_classes(usage, expected):
+    assert passing.read_usage(usage) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("text.sse", Usage(input_tokens=72, output_tokens=52, cache_read_tokens=256)),
+        ("completed_with_empty_output.sse", Usage(input_tokens=72, output_tokens=52, cache_read_tokens=256)),
+        ("tool_call.sse", Usage(input_tokens=80, output_tokens=19)),
+        ("parallel_tools.sse", Usage(input_tokens=26, output_tokens=40, cache_write_tokens=64)),
+        ("thinking.sse", Usage(input_tokens=72, output_tokens=152, reasoning_tokens=128, cache_read_tokens=256)),
+        ("incomplete.sse", Usage(input_tokens=72, output_tokens=16, cache_read_tokens=256)),
+        ("failed.sse", None),
+        ("cut.sse", None),
+    ],
+)
+def test_the_usage_of_a_stream(name, expected):
+    assert read(passing, sample("openai_responses", name)).stream.usage == expected
+
+
+def test_a_response_without_usage_does_not_take_back_what_was_told():
+    reader = passing.Stream(b'"a"', asking())
+    reader.see(b'{"type": "response.in_progress", "response": {"usage": {"input_tokens": 9, "output_tokens": 2}}}')
+    reader.see(b'{"type": "response.failed", "response": {"usage": null}}')
+    assert reader.usage == Usage(input_tokens=9, output_tokens=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("keepalive.sse", len("Late")),
+        ("thinking.sse", len("17 has no divisors.It is prime.")),
+        ("failed.sse", len("It goes")),
+    ],
+)
+def test_deltas_are_counted_once_and_the_done_events_not_again(name, size):
+    assert read(passing, sample("openai_responses", name)).stream.text_bytes == size
+
+
+def test_the_usage_of_a_whole_reply():
+    usage, found = passing.read_whole(sample("openai_responses", "reply.json"))
+    assert usage == Usage(input_tokens=72, output_tokens=52, reasoning_tokens=20, cache_read_tokens=256)
+    assert bytes(found["model"]) == b'"gpt-5.1-2025-11-13"'
+
+
+@pytest.mark.parametrize(
+    ("status", "raised"),
+    [(400, openai.BadRequestError), (429, openai.RateLimitError), (502, openai.InternalServerError)],
+)
+def test_the_vendors_client_raises_its_own_error_class(status, raised):
+    body = passing.write_error(status, "a_code", "label: the text", "req_1")
+    error = CLIENT._make_status_error_from_response(httpx2.Response(status, content=body, request=REQUEST))
+    assert type(error) is raised
+    assert error.code == "a_code"
+
+
+SEALED = wrap(Signature("second", "S"))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (SEALED, SEALED),
+        (None, None),
+        (
+            [
+                {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": SEALED},
+                {"type": "reasoning", "id": "rs_2", "summary": [], "encrypted_content": "own"},
+                {"type": "message", "role": "user", "content": SEALED},
+                7,
+            ],
+            [
+                {"type": "reasoning", "id": "rs_2", "summary": [], "encrypted_content": "own"},
+                {"type": "message", "role": "user", "content": SEALED},
+                7,
+            ],
+        ),
+    ],
+)
+def test_what_another_provider_sealed_stays_behind(given, expected):
+    body = {"model": "a", "x_novel": SEALED, "input": given}
+    before = copy.deepcopy(body)
+    assert passing.unsealed(body) == {"model": "a", "x_novel": SEALED, "input": expected}
+    assert body == before
+
+
+def test_a_body_without_input_stays_as_it_is():
+    assert passing.unsealed({"model": "a"}) == {"model": "a"}

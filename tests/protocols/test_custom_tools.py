@@ -1,0 +1,50 @@
+"""Custom tools take free text; elsewhere they are functions with one text field."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gproxy.protocols.custom_tools import FREE_INPUT, as_arguments, free_text, is_custom
+from gproxy.protocols.hub import Context, Request, Tool, WebSearch
+
+
+@given(st.text())
+def test_a_text_crosses_as_an_argument_and_back(text):
+    written = as_arguments(text)
+    assert json.loads(written) == {"input": text}
+    assert free_text(written) == text
+
+
+def test_the_schema_is_that_of_the_argument():
+    assert FREE_INPUT["required"] == list(FREE_INPUT["properties"]) == list(json.loads(as_arguments("x")))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ('{"input": "SELECT 1"}', "SELECT 1"),
+        ('{"input": "a", "more": 1}', "a"),
+        # what a model made of it otherwise is handed on as it is
+        ('{"input": 7}', '{"input": 7}'),
+        ('{"input": {"a": 1}}', '{"input": {"a": 1}}'),
+        ('{"query": "a"}', '{"query": "a"}'),
+        ("{}", "{}"),
+        ("[1]", "[1]"),
+        ('"text"', '"text"'),
+        ("SELECT 1", "SELECT 1"),
+        ('{"input": "cut', '{"input": "cut'),
+        ("", ""),
+    ],
+)
+def test_the_input_out_of_the_arguments(arguments, text):
+    assert free_text(arguments) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("patch", True), ("look_up", False), ("nowhere", False), ("web_search", False)]
+)
+def test_only_what_the_client_declared_as_one_is_custom(name, expected):
+    tools = (Tool("patch"), Tool("look_up", schema={}), WebSearch())
+    assert is_custom(name, Context("m", "main", "req_1", 0, Request(tools=tools))) is expected

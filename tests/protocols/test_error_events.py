@@ -1,0 +1,91 @@
+"""What each vendor's SDK makes of its own vendor's error events: the table of docs/translation.md, row by row."""
+
+import http.server
+import threading
+
+import anthropic
+import openai
+import pytest
+from google import genai
+from google.genai import errors as genai_errors
+
+from gproxy import protocols
+from tests.sampled import sample
+
+LOADED = protocols.load()
+
+
+class _Answering(http.server.BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("content-length", str(len(self.server.stream)))
+        self.end_headers()
+        self.wfile.write(self.server.stream)
+
+    def log_message(self, *args) -> None:
+        """Nobody reads it."""
+
+
+@pytest.fixture(scope="module")
+def vendor():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Answering)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def consume(vendor, protocol: str, stream: bytes) -> list:
+    """Everything that the protocol's SDK hands on of this stream."""
+    vendor.stream = stream
+    url = f"http://127.0.0.1:{vendor.server_address[1]}"
+    match protocol:
+        case "openai_chat":
+            with openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0) as client:
+                with client.chat.completions.stream(model="m", messages=[]) as events:
+                    return list(events)
+        case "openai_responses":
+            with openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0) as client:
+                with client.responses.stream(model="m", input="x") as events:
+                    return list(events)
+        case "anthropic":
+            with anthropic.Anthropic(base_url=url, api_key="k", max_retries=0) as client:
+                with client.messages.stream(model="m", max_tokens=9, messages=[]) as events:
+                    return list(events)
+    with genai.Client(api_key="k", http_options={"base_url": url}) as client:
+        return list(client.models.generate_content_stream(model="m", contents="x"))
+
+
+RAISED = {
+    "openai_chat": openai.APIError,
+    "openai_responses": openai.APIError,
+    "anthropic": anthropic.APIStatusError,
+    "gemini": genai_errors.APIError,
+}
+EACH = pytest.mark.parametrize("protocol", RAISED)
+
+
+@EACH
+def test_an_error_event_of_the_vendor_raises(vendor, protocol):
+    with pytest.raises(RAISED[protocol]):
+        consume(vendor, protocol, sample(protocol, "error.sse"))
+
+
+@EACH
+def test_an_error_event_of_ours_raises_just_so(vendor, protocol):
+    event = LOADED[protocol].error_event(502, "upstream_error", "broken in two", "req_1")
+    with pytest.raises(RAISED[protocol], match="broken in two"):
+        consume(vendor, protocol, sample(protocol, "cut.sse") + event)
+
+
+@EACH
+def test_a_stream_that_just_ends_looks_whole(vendor, protocol):
+    """Which is why a cut stream always gets an error event."""
+    assert consume(vendor, protocol, sample(protocol, "cut.sse"))
+
+
+def test_a_failed_response_is_handed_on_as_an_event(vendor):
+    events = consume(vendor, "openai_responses", sample("openai_responses", "failed.sse"))
+    assert events[-1].type == "response.failed"

@@ -1,0 +1,596 @@
+"""What holds for any conversation, for any cut of a stream and for any garbage, over every protocol and every pair."""
+
+import copy
+import itertools
+import json
+import random
+import string
+from dataclasses import replace
+
+import orjson
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from gproxy import protocols
+from gproxy.errors import BadRequest
+from gproxy.protocols import sse, wire
+from gproxy.protocols.hub import (
+    Answer,
+    Choice,
+    Citation,
+    Close,
+    Delta,
+    End,
+    Failed,
+    Finish,
+    Format,
+    Logprob,
+    Media,
+    Open,
+    Reasoning,
+    Refusal,
+    Reply,
+    Request,
+    Signature,
+    Start,
+    Text,
+    Thinking,
+    ToolCall,
+    ToolResult,
+    Turn,
+    Usage,
+    Used,
+    WebSearch,
+    fold,
+    unfold,
+)
+from gproxy.protocols.losses import Losses
+from tests.conversations import (
+    ASKED,
+    PDF,
+    PNG,
+    PROVIDER,
+    REPLIES,
+    REQUESTS,
+    SCHEMA,
+    SHELL,
+    SHOWN,
+    F,
+    G,
+    context,
+    target,
+)
+from tests.protocols.test_streams import ALL, GRAMMARS, bytes_of, check_order
+from tests.sampled import documents
+from tests.saying import apply, replies, requests, unsealed
+
+LOADED = protocols.load()
+EACH = pytest.mark.parametrize("name", LOADED)
+PAIRS = pytest.mark.parametrize(("one", "other"), list(itertools.product(LOADED, LOADED)))
+RULES, WHOLE, STREAMED = requests(LOADED), replies(False), replies(True)
+
+
+def examples(most: int):
+    return settings(
+        max_examples=most,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=(Phase.explicit, Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+# -- any conversation ----------------------------------------------------------------------------------------------
+
+SIGNS = st.sampled_from('aZ0 .,"\\/\n\t\r\x00\x1f\x7fü東🗼\u2028\u2029\u200d\ufeff{}[]:<>&%')
+TEXTS = st.text(SIGNS, max_size=12)
+SAID = TEXTS.filter(str.strip)
+WORDS = st.text(string.ascii_lowercase, min_size=1, max_size=8)
+NUMBERS = st.integers(-(2**53), 2**53) | st.floats(-1e6, 1e6, allow_nan=False)
+JSON = st.recursive(
+    st.none() | st.booleans() | NUMBERS | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=6,
+)
+ARGUMENTS = st.dictionaries(TEXTS, JSON, max_size=3).map(lambda found: orjson.dumps(found).decode())
+TOOLS = {"f": F, "g": G, "shell": SHELL, "search": WebSearch()}
+MEDIA = st.sampled_from(
+    [
+        Media("image", "image/png", PNG),
+        Media("image", "image/png", PNG, detail="low"),
+        Media("image", None, url="https://example.com/a.png"),
+        Media("file", "application/pdf", PDF, name="a.pdf"),
+        Media("audio", "audio/wav", PNG),
+        Media("video", "video/mp4", PNG),
+    ]
+)
+
+
+@st.composite
+def conversations(draw) -> Request:
+    turns: list[Turn] = []
+    calls: list[ToolCall] = []
+    count = 0
+    for number in range(draw(st.integers(1, 6))):
+        if number % 2 == 0:
+            answers = [ToolResult(call.id, draw(results()), draw(st.booleans()), call.is_custom) for call in calls]
+            said = tuple(draw(st.lists(SAID.map(Text) | MEDIA, min_size=0 if answers else 1, max_size=3)))
+            turns.append(Turn("user", (*answers, *said)))
+            calls = []
+        else:
+            calls = [draw(called(f"toolu_{count + i}")) for i in range(draw(st.integers(0, 2)))]
+            count += len(calls)
+            said = tuple(map(Text, draw(st.lists(SAID, min_size=0 if calls else 1, max_size=2))))
+            turns.append(Turn("assistant", (*said, *calls)))
+    if calls:  # whoever answers a call answers it in the next turn
+        turns.append(Turn("user", tuple(ToolResult(call.id, (Text("x"),), False, call.is_custom) for call in calls)))
+    if turns[-1].role == "assistant":
+        turns.append(Turn("user", (Text("x"),)))
+    return replace(draw(wishes()), turns=tuple(turns))
+
+
+def results():
+    blocks = st.lists(st.text("ab 東🗼", min_size=1, max_size=5).filter(str.strip).map(Text), max_size=2)
+    return st.tuples(blocks, st.lists(MEDIA.filter(lambda m: m.kind == "image" and m.data), max_size=1)).map(
+        lambda found: (*found[0], *found[1])
+    )
+
+
+def called(call_id: str):
+    custom = SAID.map(lambda text: ToolCall(call_id, "shell", text, is_custom=True))
+    return ARGUMENTS.map(lambda found: ToolCall(call_id, "f", found)) | custom
+
+
+def wishes():
+    """Everything of a request but its turns."""
+    unit = st.sampled_from([0, 0.25, 0.5, 1, 1.5, 2])
+    return st.builds(
+        Request,
+        system=st.lists(SAID, max_size=2).map(tuple),
+        tools=st.sets(st.sampled_from(list(TOOLS))).map(
+            lambda found: tuple(tool for name, tool in TOOLS.items() if name in found)
+        ),
+        choice=st.none() | st.sampled_from([Choice("auto"), Choice("any"), Choice("none"), Choice("any", ("f",))]),
+        parallel=st.none() | st.booleans(),
+        max_tokens=st.none() | st.integers(1, 4096),
+        temperature=st.none() | unit,
+        top_p=st.none() | st.sampled_from([0, 0.5, 0.96, 1]),
+        top_k=st.none() | st.integers(1, 40),
+        stop=st.lists(TEXTS.filter(bool), max_size=6).map(tuple),
+        seed=st.none() | st.integers(-5, 5),
+        frequency_penalty=st.none() | st.sampled_from([-1, 0, 0.5]),
+        presence_penalty=st.none() | st.sampled_from([-1, 0, 0.5]),
+        n=st.none() | st.integers(1, 3),
+        logprobs=st.none() | st.integers(0, 5),
+        format=st.none() | st.sampled_from([Format(), Format(SCHEMA), Format(SCHEMA, "out", "what", True)]),
+        reasoning=st.none()
+        | st.builds(
+            Reasoning,
+            st.none() | st.sampled_from(["none", "minimal", "low", "medium", "high", "xhigh"]),
+            st.none(),
+            st.none() | st.booleans(),
+        ),
+        verbosity=st.none() | st.sampled_from(["low", "high"]),
+        tier=st.none() | st.sampled_from(["auto", "default", "flex", "priority", "scale"]),
+        end_user=st.none() | WORDS,
+        metadata=st.dictionaries(WORDS, WORDS, max_size=2),
+        store=st.none() | st.booleans(),
+        cache_key=st.none() | WORDS,
+    )
+
+
+def codec(name: str):
+    return LOADED[name].CODECS["generate_content"]
+
+
+def over(name: str, request: Request, losses: Losses) -> Request:
+    """Once over the wire."""
+    body = orjson.loads(wire.dumps(codec(name).write_request(request, target(name), losses)))
+    return codec(name).read_request(body, Losses())
+
+
+@EACH
+@examples(60)
+@given(request=conversations())
+def test_any_request_comes_back_as_it_was_written(name, request):
+    expected, lost = apply(RULES[name], request)
+    losses = Losses()
+    assert over(name, request, losses) == expected
+    assert set(losses.told()) == lost
+
+
+@PAIRS
+@examples(25)
+@given(request=conversations())
+def test_any_request_crosses(one, other, request):
+    left, _ = apply(RULES[one], request)
+    expected, lost = apply(RULES[other], left)
+    losses = Losses()
+    assert over(other, over(one, request, Losses()), losses) == expected
+    assert set(losses.told()) == lost
+
+
+TOKENS = st.integers(0, 10**6)
+USAGES = st.builds(lambda i, o, r, c, w: Usage(i, max(o, r), r, c, w), TOKENS, TOKENS, TOKENS, TOKENS, TOKENS)
+LOGPROB = st.builds(Logprob, SAID, st.sampled_from([-0.5, -1.25]))
+
+
+@st.composite
+def answers(draw) -> Answer:
+    blocks: list = []
+    is_shown = draw(st.booleans())
+    calls = [draw(called(f"toolu_{i}")) for i in range(draw(st.integers(0, 3)))]
+    if draw(st.booleans()):
+        signature = st.none() | st.text("ab+/=", min_size=1, max_size=6).map(lambda v: Signature("origin", v))
+        blocks.append(Thinking(draw(TEXTS.filter(bool)), draw(signature)))
+    if draw(st.booleans()):
+        text = draw(SAID)
+        cited = st.builds(Citation, st.just("https://a.com/"), WORDS, st.none(), st.just(0), st.just(len(text)))
+        # Gemini tells sources at the end of all, and of a text that is over they would be lost.
+        blocks.append(Text(text, () if calls or is_shown else tuple(draw(st.lists(cited, max_size=2)))))
+    if is_shown:
+        blocks.append(Media("image", "image/png", PNG))
+    stop = "tools" if calls else draw(st.sampled_from(["stop", "length", "filtered"]))
+    has_text = any(isinstance(block, Text) for block in blocks)
+    logprobs = tuple(draw(st.lists(LOGPROB, max_size=2))) if has_text else ()
+    return Answer((*blocks, *calls), stop, None, logprobs)
+
+
+REPLY = st.builds(
+    Reply,
+    st.just("resp_1"),
+    st.just(SHOWN),
+    st.lists(answers(), min_size=1, max_size=2).map(tuple),
+    USAGES,
+    st.none() | st.sampled_from(["default", "priority"]),
+)
+
+
+@PAIRS
+@examples(15)
+@given(reply=REPLY)
+def test_any_reply_crosses_whole_and_streamed(one, other, reply):
+    left, _ = apply(WHOLE[one], reply)
+    expected, lost = apply(WHOLE[other], unsealed(left))
+    losses = Losses()
+    wired = orjson.loads(orjson.dumps(codec(one).write_reply(reply, context(ASKED), Losses())))
+    vendors = codec(one).read_reply(wired, context(ASKED), Losses())
+    body = orjson.loads(orjson.dumps(codec(other).write_reply(vendors, context(ASKED), losses)))
+    assert unsealed(codec(other).read_reply(body, context(ASKED), Losses())) == unsealed(expected)
+    assert set(losses.told()) == lost
+    left, _ = apply(STREAMED[one], reply)
+    expected, lost = apply(STREAMED[other], unsealed(left))
+    losses = Losses()
+    streamed = read(one, documents(write(one, unfold(reply))))
+    assert unsealed(fold(read(other, documents(write(other, streamed, losses))))) == unsealed(expected)
+    assert set(losses.told()) == lost
+
+
+def read(name: str, payloads: list, losses: Losses | None = None) -> list:
+    return list(LOADED[name].read_stream(payloads, context(ASKED), losses or Losses()))
+
+
+def write(name: str, events, losses: Losses | None = None) -> bytes:
+    return b"".join(LOADED[name].write_stream(events, context(ASKED), losses or Losses()))
+
+
+@st.composite
+def sequences(draw) -> list:
+    """Any legal order of events: deltas cut anywhere, choices interleaved, an end or none."""
+    events: list = [Start("resp_1", "m")] if draw(st.booleans()) else [Start("", "")]
+    indexes = itertools.count()
+    lines = [draw(line(choice, indexes)) for choice in range(draw(st.integers(1, 2)))]
+    if len(lines) == 2:
+        order = draw(st.permutations([0] * len(lines[0]) + [1] * len(lines[1])))
+        merged = [lines[which].pop(0) for which in order]
+        events += _renumbered(merged)
+    else:
+        events += _renumbered(lines[0])
+    events += draw(st.sampled_from([[], [Used(Usage(1, 2))], [Used(Usage(1, 2)), Used(Usage(1, 3), "priority")]]))
+    events.append(draw(st.sampled_from([End(), Failed(502, "upstream_error", "cut")])))
+    waits = draw(st.sets(st.integers(0, len(events)), max_size=3))
+    return [one for at, event in enumerate(events) for one in ((None, event) if at in waits else (event,))]
+
+
+@st.composite
+def line(draw, choice: int, indexes) -> list:
+    events: list = []
+    for number in range(draw(st.integers(0, 4))):
+        index = next(indexes)
+        block = draw(
+            st.sampled_from(
+                [
+                    Text(""), Refusal(""), Thinking(""), Media("image", "image/png", PNG),
+                    ToolCall(f"t{choice}{number}", "f"), ToolCall(f"t{choice}{number}", "shell", is_custom=True),
+                    ToolCall(f"t{choice}{number}", "f", signature=Signature(PROVIDER, "U0lH")),
+                ]
+            )
+        )  # fmt: skip
+        events.append(Open(index, block, choice))
+        pieces = [] if isinstance(block, Media) else draw(st.lists(TEXTS, max_size=3))
+        if isinstance(block, ToolCall) and not block.is_custom:
+            whole = draw(ARGUMENTS)
+            at = draw(st.integers(0, len(whole)))
+            pieces = draw(st.sampled_from([[], [whole], [whole[:at], whole[at:]]]))
+        events += [Delta(index, piece) for piece in pieces]
+        events.append(Close(index))
+    events.append(Finish(draw(st.sampled_from(["stop", "length", "filtered"])), choice))
+    return events
+
+
+def _renumbered(events: list) -> list:
+    """Indexes count from 0 in the order in which blocks open."""
+    places: dict[int, int] = {}
+    out = []
+    for event in events:
+        if isinstance(event, Open):
+            places[event.index] = len(places)
+        out.append(event if isinstance(event, Finish) else replace(event, index=places[event.index]))
+    return out
+
+
+@EACH
+@examples(120)
+@given(events=sequences())
+def test_any_legal_order_of_events_is_written_by_the_grammar_and_read_again(name, events):
+    check_order([event for event in events if event is not None])
+    stream = write(name, events)
+    GRAMMARS[name](stream)
+    again = read(name, documents(stream))
+    check_order(again)
+    assert isinstance(again[-1], type(events[-1]))
+    assert stream == write(name, [event for event in events if event is not None])
+
+
+# -- any cut of a stream -------------------------------------------------------------------------------------------
+
+
+def fed(stream: bytes, cuts: list[int]) -> list:
+    """The documents as they come out of a stream that arrives in pieces; None between the pieces."""
+    splitter, out = sse.Splitter(), []
+    for start, end in itertools.pairwise([0, *cuts, len(stream)]):
+        events = splitter.feed(stream[start:end]) if end > start else []
+        out += [_document(event) for event in events]
+        out.append(None)
+    rest = splitter.rest().strip()
+    out += [_document(rest + b"\n\n")] if rest else []
+    return out
+
+
+def _document(event: bytes) -> dict | None:
+    data = sse.data_of(event)
+    return orjson.loads(data) if data and not data.startswith(b"[DONE]") else None
+
+
+@pytest.mark.parametrize(("name", "stream"), ALL)
+@examples(6)
+@given(data=st.data())
+def test_a_stream_may_be_cut_at_any_byte(name, stream, data):
+    whole = bytes_of(name, stream)
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(whole) - 1), max_size=12)))
+    client = data.draw(st.sampled_from(list(LOADED)))
+    failed = Failed(502, "upstream_error", "no end")
+    assert write(client, read(name, [*fed(whole, cuts), failed])) == write(
+        client, read(name, [*fed(whole, []), failed])
+    )
+
+
+@EACH
+@pytest.mark.parametrize("stream", ["text", "tool_call", "thinking", "crlf", "keepalive"])
+def test_a_stream_may_come_byte_by_byte(name, stream):
+    whole = bytes_of(name, stream)
+    assert any(byte > 127 for byte in whole) or stream != "text", "with characters to be cut inside"
+    pieces = fed(whole, list(range(1, len(whole))))
+    for client in LOADED:
+        assert write(client, read(name, pieces)) == write(client, read(name, fed(whole, [])))
+
+
+# -- any garbage ---------------------------------------------------------------------------------------------------
+
+DEEP = '{"a":' * 200 + "1" + "}" * 200
+WRONG = [
+    None, True, False, 0, -1, 2**64 - 1, -(2**63), 1.5, 1e300, 2.0**70, "", "x", "\u2028🗼", "data:,x",
+    "data:image/png;base64,é",
+    [], [None], [[]], [{}], ["x"], [1], {}, {"a": 1}, {"type": "x"}, {"type": None}, {"type": 7}, {"": {}},
+    {"type": "text", "text": 7}, json.loads(DEEP), {"$ref": "#"}, [[[[[[]]]]]], [{"type": {}}], {"type": []},
+]  # fmt: skip
+SEED = given(seed=st.integers(0, 2**32 - 1))
+
+
+def _wrong(dice: random.Random):
+    return copy.deepcopy(dice.choice(WRONG))
+
+
+def _places(value, path: tuple = ()) -> list[tuple]:
+    """Where in a document something stands."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, one in inner for place in _places(one, (*path, key)))]
+
+
+def anything(dice: random.Random) -> dict:
+    return {dice.choice(KEYS): _wrong(dice) for _ in range(dice.randrange(6))}
+
+
+def spoilt(dice: random.Random, bodies: list[dict]) -> dict:
+    """A document with wrong things in some places, or one of wrong things only."""
+    if dice.random() < 0.1:
+        return anything(dice)
+    body = copy.deepcopy(dice.choice(bodies))
+    for _ in range(dice.randint(1, 3)):
+        places = [path for path in _places(body) if path]
+        if not places:
+            break
+        *outer, last = dice.choice(places)
+        inner = body
+        for key in outer:
+            inner = inner[key]
+        match dice.randrange(10):
+            case 0 if isinstance(inner, dict):
+                del inner[last]
+            case 1:
+                inner[last] = [inner[last]]
+            case 2:
+                inner[last] = {"type": "text", "x": inner[last]}
+            case 3 if isinstance(inner, dict):
+                inner[dice.choice(KEYS)] = _wrong(dice)
+            case 4 if isinstance(inner, list):
+                inner.append(copy.deepcopy(inner[last]))
+            case _:
+                inner[last] = _wrong(dice)
+    return body
+
+
+BODIES = {
+    name: [
+        orjson.loads(orjson.dumps(codec(name).write_request(request, target(name, is_stream=True), Losses())))
+        for case, request in REQUESTS.items()
+        if case != "long"
+    ]
+    for name in LOADED
+}
+REPLIED = {
+    name: [
+        orjson.loads(orjson.dumps(codec(name).write_reply(reply, context(ASKED), Losses())))
+        for case, reply in REPLIES.items()
+        if case != "long"
+    ]
+    for name in LOADED
+}
+STREAMS = {name: [documents(bytes_of(name, stream)) for one, stream in ALL if one == name] for name in LOADED}
+KEYS = sorted(
+    {
+        path[-1]
+        for bodies in (BODIES, REPLIED)
+        for found in bodies.values()
+        for body in found
+        for path in _places(body)
+        if path and isinstance(path[-1], str)
+    }
+)
+
+
+@EACH
+@examples(1200)
+@SEED
+def test_a_garbage_request_is_a_bad_request_or_a_request(name, seed):
+    body = spoilt(random.Random(seed), BODIES[name])
+    before = copy.deepcopy(body)
+    for operation, found in LOADED[name].CODECS.items():
+        try:
+            request = found.read_request(body, Losses(LOADED[name].NAMES))
+        except BadRequest as fault:
+            assert fault.message
+            continue
+        if operation != "generate_content":
+            continue
+        assert isinstance(request, Request)
+        for other in LOADED:
+            try:
+                wire.dumps(codec(other).write_request(request, target(other), Losses(LOADED[name].NAMES)))
+            except BadRequest as fault:
+                assert fault.message
+    assert body == before
+
+
+@EACH
+@examples(600)
+@SEED
+def test_a_garbage_reply_is_refused_or_read(name, seed):
+    body = spoilt(random.Random(seed), REPLIED[name])
+    before = copy.deepcopy(body)
+    try:
+        reply = codec(name).read_reply(body, context(ASKED), Losses())
+    except (BadRequest, ValueError):
+        return
+    assert isinstance(reply, Reply)
+    assert body == before
+    for other in LOADED:
+        try:
+            orjson.dumps(codec(other).write_reply(reply, context(ASKED), Losses()))
+        except (BadRequest, ValueError) as fault:
+            assert str(fault)
+
+
+@EACH
+@examples(600)
+@SEED
+def test_garbage_in_a_stream_never_breaks_it(name, seed):
+    dice = random.Random(seed)
+    stream = dice.choice(STREAMS[name])
+    at = dice.randrange(len(stream))
+    payloads = {
+        "instead": [*stream[:at], spoilt(dice, [stream[at]]), *stream[at + 1 :]],
+        "before": [*stream[:at], spoilt(dice, [stream[at]]), *stream[at:]],
+        "gone": [*stream[:at], *stream[at + 1 :]],
+        "twice": [*stream[: at + 1], *stream[at:]],
+        "late": [*stream[:at], *stream[at + 1 :], stream[at]],
+    }
+    events = read(name, [*payloads[dice.choice(list(payloads))], Failed(502, "upstream_error", "no end")])
+    check_order(events)
+    for client in LOADED:
+        GRAMMARS[client](write(client, events))
+
+
+@EACH
+@examples(300)
+@SEED
+def test_a_stream_of_garbage_only_is_read_to_its_end(name, seed):
+    dice = random.Random(seed)
+    payloads = [anything(dice) for _ in range(dice.randint(1, 4))]
+    events = read(name, [*payloads, Failed(502, "upstream_error", "no end")])
+    assert isinstance(events[-1], End | Failed)
+    for client in LOADED:
+        write(client, events)
+
+
+# -- what clients are known to send --------------------------------------------------------------------------------
+
+
+def nested(depth: int) -> dict:
+    found: dict = {"type": "string"}
+    for _ in range(depth):
+        found = {"type": "object", "properties": {"a": found}}
+    return found
+
+
+CYCLE = {
+    "type": "object",
+    "properties": {"next": {"$ref": "#/$defs/node"}},
+    "$defs": {"node": {"type": "object", "properties": {"next": {"$ref": "#/$defs/node"}}}},
+}
+
+
+@PAIRS
+@pytest.mark.parametrize(
+    "schema",
+    [nested(200), nested(60), CYCLE, {"$ref": "#"}, {"allOf": [{"$ref": "#"}]}, {"maximum": 2**70}],
+    ids=lambda schema: str(schema)[:30],
+)
+def test_a_schema_of_any_depth_and_with_cycles_is_written_or_refused(one, other, schema):
+    request = replace(REQUESTS["tools"], tools=(replace(F, schema=schema),))
+    try:
+        body = orjson.loads(wire.dumps(codec(one).write_request(request, target(one), Losses())))
+        read_back = codec(one).read_request(body, Losses())
+        wire.dumps(codec(other).write_request(read_back, target(other), Losses()))
+    except BadRequest as fault:
+        assert fault.message
+
+
+@PAIRS
+@pytest.mark.parametrize(
+    "arguments", [DEEP, '{"a":' + "9" * 40 + "}", "[" * 900 + "]" * 900, "not json", '"x"', "1e999"]
+)
+def test_arguments_of_any_depth_and_size_are_written_or_refused(one, other, arguments):
+    """As chat and Responses carry them: in a text, which other protocols want as an object."""
+    turns = (
+        Turn("user", (Text("q"),)),
+        Turn("assistant", (ToolCall("toolu_1", "f", arguments),)),
+        Turn("user", (ToolResult("toolu_1", (Text(arguments),)),)),
+    )
+    try:
+        body = orjson.loads(wire.dumps(codec(one).write_request(Request(turns, max_tokens=9), target(one), Losses())))
+        wire.dumps(codec(other).write_request(codec(one).read_request(body, Losses()), target(other), Losses()))
+    except BadRequest as fault:
+        assert fault.message

@@ -1,0 +1,277 @@
+"""Values off a client's wire: of the type that they must have, or a refusal that names their place."""
+
+import base64
+
+import pytest
+
+from gproxy.errors import BadRequest
+from gproxy.protocols import wire
+from gproxy.protocols.hub import Media
+from gproxy.protocols.losses import Losses
+
+VALUES = {dict: {"a": 1}, list: [1], str: "a", bool: True, int: 5, float: 1.5, type(None): None}
+NAMED = {
+    dict: "an object",
+    list: "a list",
+    str: "a string",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    type(None): "null",
+}
+
+
+@pytest.mark.parametrize(
+    ("read", "kind", "expected"),
+    [(wire.obj, dict, "an object"), (wire.arr, list, "a list"), (wire.text, str, "a string")],
+)
+@pytest.mark.parametrize("given", VALUES)
+def test_a_value_of_another_type_is_refused_by_its_place(read, kind, expected, given):
+    value = VALUES[given]
+    if given is kind:
+        assert read(value, "a.b") is value
+        return
+    with pytest.raises(BadRequest) as refused:
+        read(value, "a.b")
+    assert refused.value.message == f"invalid_request: a.b: expected {expected}, got {NAMED[given]}"
+
+
+@pytest.mark.parametrize(
+    ("read", "kinds"),
+    [
+        (wire.optional_obj, {dict}),
+        (wire.optional_text, {str}),
+        (wire.optional_flag, {bool}),
+        (wire.optional_number, {int, float}),
+        (wire.optional_count, {int}),
+    ],
+)
+@pytest.mark.parametrize("given", VALUES)
+def test_a_field_may_be_absent_or_null_and_not_of_another_type(read, kinds, given):
+    absent = {} if read is wire.optional_obj else None
+    assert read({}, "name", "place") == absent
+    if given is type(None):
+        assert read({"name": None}, "name", "place") == absent
+    elif given in kinds:
+        assert read({"name": VALUES[given]}, "name", "place") == VALUES[given]
+    else:
+        with pytest.raises(BadRequest, match=r"place\.name: expected"):
+            read({"name": VALUES[given]}, "name", "place")
+        with pytest.raises(BadRequest, match=r"^invalid_request: name: expected"):
+            read({"name": VALUES[given]}, "name")
+
+
+@pytest.mark.parametrize(
+    ("value", "least", "found"),
+    [
+        (5, 0, 5),
+        (0, 0, 0),
+        (5.0, 0, 5),
+        ("5", 0, 5),
+        ("-1", -1, -1),
+        (-1, -1, -1),
+        (10**30, 0, 10**30),
+        # refused
+        (-1, 0, None),
+        ("-1", 0, None),
+        (0, 1, None),
+        (5.5, 0, None),
+        ("5.0", 0, None),
+        ("five", 0, None),
+        ("", 0, None),
+        ("9" * 19, 0, None),
+        (True, 0, None),
+        (float("inf"), 0, None),
+        ([5], 0, None),
+    ],
+)
+def test_a_whole_number_however_it_is_written(value, least, found):
+    if found is None:
+        with pytest.raises(BadRequest, match=r"^invalid_request: n: "):
+            wire.optional_count({"n": value}, "n", least=least)
+    else:
+        assert wire.optional_count({"n": value}, "n", least=least) == found
+
+
+@pytest.mark.parametrize(
+    ("value", "least", "ok"), [(0.5, None, True), (-2, None, True), (0, 0, True), (-0.1, 0, False)]
+)
+def test_a_number_and_its_bound(value, least, ok):
+    if ok:
+        assert wire.optional_number({"t": value}, "t", least=least) == value
+    else:
+        with pytest.raises(BadRequest, match="t: must be at least 0"):
+            wire.optional_number({"t": value}, "t", least=least)
+
+
+def test_a_list_of_objects_each_with_its_place():
+    assert wire.objects([{"a": 1}, {}], "x") == [("x[0]", {"a": 1}), ("x[1]", {})]
+    assert wire.objects(None, "x") == []
+    assert wire.objects([], "x") == []
+    with pytest.raises(BadRequest, match=r"x\[1\]: expected an object, got null"):
+        wire.objects([{}, None], "x")
+    with pytest.raises(BadRequest, match="x: expected a list, got an object"):
+        wire.objects({}, "x")
+
+
+def test_a_text_or_a_list_of_texts():
+    assert wire.texts(None, "stop") == ()
+    assert wire.texts("a", "stop") == ("a",)
+    assert wire.texts(["a", ""], "stop") == ("a", "")
+    with pytest.raises(BadRequest, match=r"stop\[1\]: expected a string, got a whole number"):
+        wire.texts(["a", 1], "stop")
+    with pytest.raises(BadRequest, match="stop: expected a list"):
+        wire.texts({"a": 1}, "stop")
+
+
+def test_a_spelling_that_no_table_knows_is_refused_with_those_that_it_does():
+    assert wire.known("a", {"a": 1, "b": 2}, "x") == 1
+    assert wire.known(None, {"a": 1}, "x") is None
+    with pytest.raises(BadRequest, match="x: 'c' is unknown; known: a, b"):
+        wire.known("c", {"a": 1, "b": 2}, "x")
+    with pytest.raises(BadRequest) as refused:
+        wire.known("y" * 10_000, {"a": 1}, "x")
+    assert len(refused.value.message) < 200
+
+
+@pytest.mark.parametrize("value", [0, 7, 1.5, True, [], ["a"], {}, {"a": 1}])
+def test_a_spelling_that_is_no_text_is_refused_and_no_fault_of_ours(value):
+    with pytest.raises(BadRequest, match=r"^invalid_request: x: expected a string, got "):
+        wire.known(value, {"a": 1, 7: 2}, "x")
+
+
+@pytest.mark.parametrize(
+    ("written", "found"),
+    [
+        ('{"a": 1}', {"a": 1}),
+        ("{}", {}),
+        ("", {}),
+        (" \n", {}),
+        # what is no object is kept as it was written, and told
+        ('{"a": ', None),
+        ("[1]", None),
+        ("null", None),
+        ("7", None),
+        ('"text"', None),
+        ("{'a': 1}", None),
+        ("[" * 100_000, None),
+        ('{"a": ' * 5000, None),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_the_arguments_of_a_call_as_an_object(written, found):
+    losses = Losses({"arguments": "messages.tool_calls"})
+    assert wire.arguments(written, losses) == ({"raw_arguments": written} if found is None else found)
+    assert losses.told() == (("messages.tool_calls",) if found is None else ())
+
+
+def test_json_text_is_compact_and_a_deep_value_is_refused():
+    assert wire.dumps({"a": [1, "ü"]}) == '{"a":[1,"ü"]}'
+    deep: dict = {}
+    for _ in range(1000):
+        deep = {"a": deep}
+    with pytest.raises(BadRequest, match="nested too deeply"):
+        wire.dumps(deep)
+
+
+AAAA = base64.b64encode(b"\0\0\0").decode()
+
+
+@pytest.mark.parametrize(
+    ("url", "kind", "name", "found"),
+    [
+        (f"data:image/png;base64,{AAAA}", "image", None, Media("image", "image/png", AAAA)),
+        (f"data:IMAGE/PNG;BASE64,{AAAA}", "image", None, Media("image", "image/png", AAAA)),
+        (f"data:image/png;name=a.png;base64,{AAAA}", "image", None, Media("image", "image/png", AAAA)),
+        # the type decides what it is
+        (f"data:application/pdf;base64,{AAAA}", "image", None, Media("file", "application/pdf", AAAA)),
+        (f"data:audio/wav;base64,{AAAA}", "file", None, Media("audio", "audio/wav", AAAA)),
+        (f"data:;base64,{AAAA}", "file", "a.PDF", Media("file", "application/pdf", AAAA, name="a.PDF")),
+        (f"data:;base64,{AAAA}", "image", None, Media("image", None, AAAA)),
+        # without base64 it is percent-encoded text
+        (
+            *("data:text/plain,a%20b%C3%BC+", "file", None),
+            Media("file", "text/plain", base64.b64encode("a bü+".encode()).decode()),
+        ),
+        (
+            *("data:text/plain;charset=utf-8,hi", "file", None),
+            Media("file", "text/plain", base64.b64encode(b"hi").decode()),
+        ),
+        # addresses
+        ("https://x/a.png", "image", None, Media("image", None, url="https://x/a.png")),
+        ("https://x/a", "file", "a.txt", Media("file", "text/plain", url="https://x/a", name="a.txt")),
+    ],
+)
+def test_a_url_may_hold_its_data(url, kind, name, found):
+    assert wire.media(url, kind, "place", name) == found
+
+
+@pytest.mark.parametrize(
+    "url", ["data:image/png", "data:image/png;base64", "data:", "data:image/png;base64,not base64!", "data:;base64,a,b"]
+)
+def test_a_data_url_that_holds_none_is_refused(url):
+    with pytest.raises(BadRequest, match="place: not"):
+        wire.media(url, "image", "place")
+
+
+@pytest.mark.parametrize(
+    ("data", "ok"),
+    [
+        ("", True),
+        ("AAAA", True),
+        ("AA==", True),
+        ("AA-_", True),
+        ("AA\r\nAA\n", True),
+        ("A" * 100_000, True),
+        ("https://x", False),
+        ("AA==AA", False),
+        ("{" + "A" * 1000, False),
+        ("A" * 1000 + "}", False),
+        ("ü", False),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_what_is_clearly_no_base64_is_refused(data, ok):
+    if ok:
+        assert wire.checked(data, "place") is data
+    else:
+        with pytest.raises(BadRequest, match="place: not base64"):
+            wire.checked(data, "place")
+
+
+def test_the_bytes_of_a_file_as_media():
+    assert wire.found("image/png", b"\0\0\0") == Media("image", "image/png", AAAA)
+    assert wire.found("application/pdf", b"\0\0\0") == Media("file", "application/pdf", AAAA)
+    assert wire.data_url("image/png", AAAA) == f"data:image/png;base64,{AAAA}"
+    assert wire.data_url(None, AAAA) == f"data:application/octet-stream;base64,{AAAA}"
+    assert wire.media(wire.data_url("image/png", AAAA), "image", "place") == Media("image", "image/png", AAAA)
+
+
+@pytest.mark.parametrize(
+    ("data", "text"), [(base64.b64encode("bü".encode()).decode(), "bü"), ("", ""), ("//79", None), ("A", None)]
+)
+def test_the_text_of_a_file(data, text):
+    assert wire.plain(data) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "media_type"),
+    [
+        ("a.pdf", "application/pdf"),
+        ("A.JPG", "image/jpeg"),
+        ("a.b.md", "text/markdown"),
+        ("pdf", None),
+        ("a.xyz", None),
+    ],
+)
+def test_a_type_by_a_name(name, media_type):
+    assert wire.guessed(name) == media_type
+    assert wire.guessed(None) is None
+    assert wire.guessed("") is None
+
+
+@pytest.mark.parametrize(
+    ("media_type", "ending"), [("image/jpeg", "jpg"), ("text/plain", "txt"), ("x/y", "bin"), (None, "bin")]
+)
+def test_a_name_by_a_type(media_type, ending):
+    assert wire.ending(media_type) == ending
