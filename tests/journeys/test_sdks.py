@@ -165,7 +165,7 @@ def test_our_own_errors_are_the_sdks_own(gateway, openai_client, anthropic_clien
         with pytest.raises(openai.AuthenticationError, match="unauthorized"):
             stranger.models.list()
     with pytest.raises(openai.APIStatusError, match="unsupported") as told:
-        openai_client.with_options(max_retries=0).embeddings.create(model=CHAT, input="Hello")
+        openai_client.with_options(max_retries=0).images.generate(model=CHAT, prompt="A lighthouse")
     assert told.value.status_code == 501
 
 

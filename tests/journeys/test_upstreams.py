@@ -148,7 +148,10 @@ def channels_gateway(vendor, tmp_path_factory):
 def test_a_custom_provider_speaks_what_it_is_said_to(own_gateway, vendor):
     gateway = own_gateway(custom(vendor.url, ', protocol = "anthropic"'), workers=1)
     assert gateway.post("/there/v1/messages", {"model": "m", "messages": []}).status == 200
-    assert gateway.post("/there/v1/chat/completions", {"model": "m", "messages": []}).status == 501
+    hello = [{"role": "user", "content": "Hi"}]
+    translated = gateway.post("/there/v1/chat/completions", {"model": "m", "messages": hello})
+    assert (translated.status, translated.headers["x-gproxy-translated"]) == (200, "openai_chat->anthropic")
+    assert gateway.post("/there/v1/embeddings", {"model": "m", "input": "Hi"}).status == 501
     assert [m["id"] for m in gateway.get("/there/v1/models", ADMIN).json["data"]] == ["claude-3-5-sonnet-latest"]
 
 

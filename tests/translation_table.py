@@ -1,0 +1,216 @@
+"""What each client protocol can carry to each upstream protocol, found out by translating one feature at a time."""
+
+import base64
+from dataclasses import replace
+from pathlib import Path
+
+from gproxy import protocols
+from gproxy.channels.facts import facts
+from gproxy.protocols.hub import (
+    Choice,
+    Citation,
+    CodeExecution,
+    Format,
+    Media,
+    Reasoning,
+    Refusal,
+    Request,
+    Target,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolResult,
+    Turn,
+    WebFetch,
+    WebSearch,
+)
+from gproxy.protocols.losses import Losses
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "translation.md"
+LOADED = protocols.load()
+ORDER = ("openai_chat", "openai_responses", "anthropic", "gemini")
+TITLES = {
+    "openai_chat": "Chat Completions",
+    "openai_responses": "Responses",
+    "anthropic": "Messages",
+    "gemini": "generateContent",
+}
+# A current model of each, and nothing more special than that.
+MODELS = {
+    "openai_chat": "gpt-4.1",
+    "openai_responses": "gpt-4.1",
+    "anthropic": "claude-sonnet-4-5",
+    "gemini": "gemini-3.5-flash",
+}
+THINKERS = {**MODELS, "openai_chat": "gpt-5.2", "openai_responses": "gpt-5.2"}
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+TOOL = Tool("weather", "Tells the weather.", SCHEMA)
+PDF = base64.b64encode(b"%PDF-1.7").decode()
+WAV = base64.b64encode(b"RIFF").decode()
+
+
+def said(*blocks) -> Request:
+    return Request((Turn("user", blocks),), max_tokens=100)
+
+
+def asked(**fields) -> Request:
+    return Request((Turn("user", (Text("Hi"),)),), **{"max_tokens": 100, **fields})
+
+
+def tooled(call: ToolCall, result: ToolResult, *tools: Tool) -> Request:
+    turns = (Turn("user", (Text("Hi"),)), Turn("assistant", (call,)), Turn("user", (result,)))
+    return Request(turns, tools=tools or (TOOL,), max_tokens=100)
+
+
+CALL = ToolCall("call_1", "weather", '{"city":"Oslo"}')
+FEATURES: dict[str, Request] = {
+    "text, several turns": Request(
+        (Turn("user", (Text("Hi"),)), Turn("assistant", (Text("Hello"),)), Turn("user", (Text("Go on"),))),
+        max_tokens=100,
+    ),
+    "system text": Request((Turn("user", (Text("Hi"),)),), ("Be brief.",), max_tokens=100),
+    "system text in between": Request(
+        (Turn("user", (Text("Hi"),)), Turn("system", (Text("Be brief."),)), Turn("user", (Text("Go on"),))),
+        max_tokens=100,
+    ),
+    "image, data": said(Text("See"), Media("image", "image/png", "AAAA")),
+    "image, address": said(Text("See"), Media("image", url="https://example.com/a.png")),
+    "image, detail": said(Text("See"), Media("image", "image/png", "AAAA", detail="high")),
+    "PDF, data": said(Text("Read"), Media("file", "application/pdf", PDF, name="a.pdf")),
+    "PDF, address": said(Text("Read"), Media("file", "application/pdf", url="https://example.com/a.pdf")),
+    "audio": said(Text("Listen"), Media("audio", "audio/wav", WAV)),
+    "file by the vendor's id": said(Text("Read"), Media("file", file_id="file-1")),
+    "tools": asked(tools=(TOOL,)),
+    "tools, strict": asked(tools=(Tool("weather", None, SCHEMA, True),)),
+    "custom tools (free text)": asked(tools=(Tool("patch", "Applies a patch."),)),
+    "tool choice: any": asked(tools=(TOOL,), choice=Choice("any")),
+    "tool choice: none": asked(tools=(TOOL,), choice=Choice("none")),
+    "tool choice: one": asked(tools=(TOOL,), choice=Choice("any", ("weather",))),
+    "tool choice: one of some": asked(
+        tools=(TOOL, Tool("time", None, SCHEMA)), choice=Choice("any", ("weather", "time"))
+    ),
+    "one call at a time": asked(tools=(TOOL,), parallel=False),
+    "call and result": tooled(CALL, ToolResult("call_1", (Text("Sun"),))),
+    "result: image": tooled(CALL, ToolResult("call_1", (Text("See"), Media("image", "image/png", "AAAA")))),
+    "result: error": tooled(CALL, ToolResult("call_1", (Text("No such city"),), is_error=True)),
+    "vendor's web search": asked(tools=(WebSearch(),)),
+    "vendor's code execution": asked(tools=(CodeExecution(),)),
+    "vendor's page reader": asked(tools=(WebFetch(),)),
+    "JSON": replace(said(Text("Tell it in JSON")), format=Format()),
+    "JSON by a schema": asked(format=Format(SCHEMA, "answer")),
+    "stop sequences": asked(stop=("END",)),
+    "temperature": asked(temperature=0.5),
+    "top_p": asked(top_p=0.5),
+    "top_k": asked(top_k=5),
+    "seed": asked(seed=7),
+    "penalties": asked(frequency_penalty=0.5, presence_penalty=0.5),
+    "several answers": asked(n=2),
+    "log-probabilities": asked(logprobs=2),
+    "no maximum of tokens": asked(max_tokens=None),
+    "reasoning: effort": asked(reasoning=Reasoning("high"), max_tokens=4000),
+    "reasoning: budget": asked(reasoning=Reasoning(None, 2000, True), max_tokens=4000),
+    "reasoning: off": asked(reasoning=Reasoning("none")),
+    "verbosity": asked(verbosity="low"),
+    "service tier: flex": asked(tier="flex"),
+    "service tier: priority": asked(tier="priority"),
+    "end user": asked(end_user="alice"),
+    "metadata": asked(metadata={"team": "blue"}),
+    "stored at the vendor": asked(store=True),
+    "prompt cache key": asked(cache_key="k"),
+    "earlier thinking, unsigned": Request(
+        (
+            Turn("user", (Text("Hi"),)),
+            Turn("assistant", (Thinking("Hm"), Text("Hello"))),
+            Turn("user", (Text("Go on"),)),
+        ),
+        max_tokens=100,
+    ),
+    "earlier refusal": Request(
+        (Turn("user", (Text("Hi"),)), Turn("assistant", (Refusal("No"),)), Turn("user", (Text("Go on"),))),
+        max_tokens=100,
+    ),
+    "earlier citations": Request(
+        (
+            Turn("user", (Text("Hi"),)),
+            Turn("assistant", (Text("So", (Citation("https://example.com", "A"),)),)),
+            Turn("user", (Text("Go on"),)),
+        ),
+        max_tokens=100,
+    ),
+}
+
+
+def target(protocol: str, feature: str) -> Target:
+    model = (THINKERS if feature.startswith("reasoning") else MODELS)[protocol]
+    known = facts(protocol, model)
+    traits = known.traits | {"custom_tools"}
+    return Target(
+        "p", model, False, known.max_output, traits, known.refused, known.budgets, known.budget_range, known.efforts
+    )
+
+
+def cell(client: str, upstream: str, feature: str) -> str | None:
+    """What is lost on the way, as the client calls it; empty when nothing is, None when the client cannot say it."""
+    codec = LOADED[client].CODECS["generate_content"]
+    unsaid = Losses()
+    wire = codec.write_request(FEATURES[feature], Target("client", "m", traits=frozenset(("custom_tools",))), unsaid)
+    read = codec.read_request(wire, Losses())
+    if unsaid.told() or not _says(read, FEATURES[feature]):
+        return None
+    losses = Losses(LOADED[client].NAMES)
+    urls = [b for turn in read.turns for b in turn.blocks if isinstance(b, Media) and b.url]
+    if any(media.kind not in LOADED[upstream].URL_KINDS for media in urls):
+        return "fetched or refused"
+    LOADED[upstream].CODECS["generate_content"].write_request(read, target(upstream, feature), losses)
+    return ", ".join(f"`{name}`" for name in losses.told())
+
+
+def _says(read: Request, meant: Request) -> bool:
+    """Whether the client's protocol can say this at all."""
+    plain = {"turns", "system", "max_tokens"}
+    fields = [name for name in Request.__dataclass_fields__ if name not in plain]
+    told = all(
+        getattr(read, name) == getattr(meant, name) or name in ("format", "reasoning", "tools")
+        for name in fields
+        if getattr(meant, name) not in (None, (), {})
+    )
+    kinds = lambda request: {type(b) for turn in request.turns for b in turn.blocks}  # noqa: E731
+    roles = lambda request: {turn.role for turn in request.turns}  # noqa: E731
+    same = kinds(meant) <= kinds(read) and roles(meant) <= roles(read)
+    tools = {type(tool) for tool in meant.tools} <= {type(tool) for tool in read.tools}
+    return told and same and tools and (meant.reasoning is None) == (read.reasoning is None)
+
+
+def table(client: str) -> str:
+    """The Markdown table of one client protocol."""
+    others = [name for name in ORDER if name != client]
+    lines = [
+        f"| {TITLES[client]} client says | " + " | ".join(f"to {TITLES[name]}" for name in others) + " |",
+        "| --- | " + " | ".join("---" for _ in others) + " |",
+    ]
+    for feature in FEATURES:
+        cells = [cell(client, name, feature) for name in others]
+        if all(found is None for found in cells):
+            continue
+        lines.append(f"| {feature} | " + " | ".join("yes" if found == "" else found or "" for found in cells) + " |")
+    return "\n".join(lines)
+
+
+def document(text: str) -> str:
+    """The document with its tables as the code makes them."""
+    for client in ORDER:
+        begin, end = f"<!-- {client} -->\n", f"\n<!-- /{client} -->"
+        before, _, rest = text.partition(begin)
+        _, _, after = rest.partition(end)
+        text = before + begin + table(client) + end + after
+    return text
+
+
+if __name__ == "__main__":  # writes them anew
+    DOCUMENT.write_text(document(DOCUMENT.read_text()))
