@@ -3,7 +3,8 @@
 GatewayError                      500 internal
 ├── BadRequest                    400 invalid_request
 │   ├── NoProviderPrefix          400 provider_prefix
-│   └── NoThread                  400 thread_unsupported_request
+│   ├── NoThread                  400 thread_unsupported_request
+│   └── TooDeep                   400 invalid_request
 ├── Unauthorized                  401 unauthorized
 ├── Forbidden                     403 forbidden
 ├── NotFound                      404 not_found
@@ -47,6 +48,10 @@ class NoThread(BadRequest):
     """A conversation that the vendor would keep. By the code Anthropic's SDK knows to send it whole instead."""
 
     code = "thread_unsupported_request"
+
+
+class TooDeep(BadRequest):
+    """A body that can be read, and not be written anew."""
 
 
 class Unauthorized(GatewayError):

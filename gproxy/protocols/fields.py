@@ -5,13 +5,13 @@ Exchanging one field leaves every other value as it was, byte for byte.
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 import orjson
 from msgspec import Raw
 
-from gproxy.errors import BadRequest
+from gproxy.errors import BadRequest, TooDeep
 from gproxy.protocols.hub import Ask, part
 
 _decode = msgspec.json.Decoder(dict[str, Raw]).decode
@@ -24,6 +24,7 @@ ABSENT = Raw()
 NULLS = (b"", b"null")
 # What the decoder raises on bytes that are no readable JSON; UnicodeDecodeError is not one of its own.
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+TOO_DEEP = "nested too deeply, or holds a number too large, to be translated"
 _SPACE = b" \t\r\n"
 # Half a surrogate pair stands in JSON as an escape.
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -134,11 +135,21 @@ def join(fields: Fields) -> bytes:
 
 
 def dumps(found: dict) -> bytes:
-    """A whole body written anew. Raises BadRequest when it is nested too deeply for that."""
+    """A whole body written anew. Raises TooDeep when it is nested too deeply for that."""
     try:
         return orjson.dumps(found)
     except orjson.JSONEncodeError:
-        raise BadRequest("the body is nested too deeply, or holds a number too large, to be translated") from None
+        raise TooDeep(f"the body is {TOO_DEEP}") from None
+
+
+def deep(found: Mapping) -> str | None:
+    """The first field that `dumps` could not write, None where it could write them all."""
+    for name, value in found.items():
+        try:
+            orjson.dumps(value)
+        except orjson.JSONEncodeError:
+            return name
+    return None
 
 
 def value(fields: Fields, name: str):

@@ -18,6 +18,7 @@ from gproxy.protocols.hub import (
     Event,
     Finish,
     Open,
+    Pieces,
     Reply,
     Request,
     Signature,
@@ -67,19 +68,19 @@ def keeping(events: Iterable[Event | None], put: Keep) -> Iterator[Event | None]
     """The same events; what belongs to their calls is kept before the choice that makes them is told as over."""
     choices: dict[int, int] = {}
     blocks: dict[int, Block] = {}
-    texts: dict[int, list[str]] = {}
+    texts: dict[int, Pieces] = {}
     for event in events:
         match event:
             case Delta(index, text) if index in texts:
-                texts[index].append(text)
+                texts[index].add(text)
             case Open(index, block, choice):
                 choices[index], blocks[index] = choice, block
                 if isinstance(block, Thinking | ToolCall):
-                    texts[index] = []
+                    texts[index] = Pieces()
             case Signed(index, signature):
                 blocks[index] = replace(blocks[index], signature=signature)
             case Close(index) if index in texts:
-                text = "".join(texts.pop(index))
+                text = str(texts.pop(index))
                 field = "text" if isinstance(blocks[index], Thinking) else "arguments"
                 blocks[index] = replace(blocks[index], **{field: text})
             case Finish(choice=choice):

@@ -18,7 +18,7 @@ import orjson
 
 from gproxy.channels.facts import facts
 from gproxy.channels.kind import STREAM, Kind
-from gproxy.errors import BadRequest, ClientGone, GatewayError, UpstreamError, UpstreamTimeout
+from gproxy.errors import BadRequest, ClientGone, GatewayError, TooDeep, UpstreamError, UpstreamTimeout
 from gproxy.protocols import fields, repair, sse, wire
 from gproxy.protocols.codec import Codec
 from gproxy.protocols.hub import (
@@ -104,7 +104,8 @@ def plan(
     asked = fields.whole(body)
     losses = Losses(client.NAMES)
     codec, far = client.CODECS[operation], upstream.CODECS[way.operation]
-    request = codec.read_request(asked, losses)
+    with _naming_depth(asked):
+        request = codec.read_request(asked, losses)
     target = _target(way, kind, provider, model)
     puts, names = None, {}
     if isinstance(request, Request):
@@ -124,6 +125,15 @@ def plan(
             )
         return replace(made, urls=tuple(dict.fromkeys(media.url for media in urls)))
     return written(made, provider.settings.strict_translation)
+
+
+@contextmanager
+def _naming_depth(asked: Mapping) -> Iterator[None]:
+    """Names the client's field that holds what is nested too deeply."""
+    try:
+        yield
+    except TooDeep:
+        raise BadRequest(f"{fields.deep(asked) or 'the body'}: {fields.TOO_DEEP}") from None
 
 
 def _put(keepsakes: Keepsakes, user_id: int, client: ModuleType, call_id: str, value: bytes) -> None:
@@ -151,7 +161,8 @@ def written(made: Translation, is_strict: bool) -> Translation:
     losses = Losses(made.client.NAMES)
     for name in made.losses:
         losses.tell(name)
-    body = wire.dumps(made.far.write_request(made.request, made.target, losses)).encode()
+    with _naming_depth(made.asked):
+        body = wire.dumps(made.far.write_request(made.request, made.target, losses)).encode()
     told = losses.told()
     if is_strict and told:
         raise BadRequest(

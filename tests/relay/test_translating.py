@@ -961,3 +961,16 @@ def test_the_context_of_a_reply_holds_no_more_than_it_needs():
     assert "input" not in found.body
     assert found.body["temperature"] == 0.5
     assert found.created > 1_700_000_000
+
+
+@pytest.mark.parametrize(("depth", "is_carried"), [(200, True), (400, False), (900, False)])
+def test_what_is_nested_too_deeply_for_a_translation_is_refused_by_its_name(depth, is_carried):
+    deep = json.loads('{"a":' * depth + "1" + "}" * depth)
+    call = {"type": "tool_use", "id": "toolu_1", "name": "f", "input": deep}
+    said = [{"role": "user", "content": "q"}, {"role": "assistant", "content": [call]}]
+    body = json.dumps({"model": "m", "max_tokens": 5, "messages": said}).encode()
+    if is_carried:
+        assert body.count(b'{"a"') == plan(CLAUDE, GEMINI, body).body.count(b'{"a"')
+    else:
+        with pytest.raises(BadRequest, match="messages: nested too deeply"):
+            plan(CLAUDE, GEMINI, body)

@@ -27,6 +27,7 @@ from gproxy.protocols.hub import (
     Likely,
     Media,
     Open,
+    Pieces,
     Refusal,
     Reply,
     Signature,
@@ -129,13 +130,13 @@ def read_stream(payloads: Iterable[dict | Failed | None], context: Context, loss
     """
     places: dict[int, int] = {}  # their index -> ours
     kinds: dict[int, type] = {}
-    held: dict[int, list[str]] = {}  # input of custom tools, which has no partial form
+    held: dict[int, Pieces] = {}  # input of custom tools, which has no partial form
     count, usage, tier = 0, Usage(), None
     is_started, finish = False, None
 
     def close(at: int) -> Iterator[Event]:
         if at in held:
-            yield Delta(places[at], free_text("".join(held.pop(at))))
+            yield Delta(places[at], free_text(str(held.pop(at))))
         yield Close(places.pop(at))
 
     for payload in payloads:
@@ -148,7 +149,7 @@ def read_stream(payloads: Iterable[dict | Failed | None], context: Context, loss
         match payload:
             case {"type": "content_block_delta", "index": int(at), "delta": dict(delta)}:
                 if at in held:
-                    held[at].append(_text(delta.get("partial_json")) or "")
+                    held[at].add(_text(delta.get("partial_json")) or "")
                 elif at in places and (event := _read_delta(places[at], kinds[at], delta, context)):
                     yield event
             case None | Failed():
@@ -163,7 +164,8 @@ def read_stream(payloads: Iterable[dict | Failed | None], context: Context, loss
                     places[at], kinds[at] = count, type(opened)
                     yield from _open(count, opened, block)
                     if isinstance(opened, ToolCall) and opened.is_custom:
-                        held[at] = [wire.dumps(block["input"])] if part(block.get("input")) else []
+                        held[at] = Pieces()
+                        held[at].add(wire.dumps(block["input"]) if part(block.get("input")) else "")
                     count += 1
             case {"type": "content_block_stop", "index": int(at)}:
                 if at in places:
@@ -313,7 +315,7 @@ def write_stream(events: Iterable[Event | None], context: Context, losses: Losse
     kinds: dict[int, type] = {}  # open blocks, by the hub's index
     late: set[int] = set()  # thinking blocks without anything in them so far
     unsigned: set[int] = set()  # others of them
-    held: dict[int, list[str]] = {}
+    held: dict[int, Pieces] = {}
     finish, used = Finish("stop"), Used(Usage())
 
     def start(block: dict) -> bytes:
@@ -326,7 +328,7 @@ def write_stream(events: Iterable[Event | None], context: Context, losses: Losse
         match event:
             case Delta(index, text):
                 if index in held:
-                    held[index].append(text)
+                    held[index].add(text)
                 elif index in kinds:
                     if index in late:
                         late.discard(index)
@@ -354,7 +356,7 @@ def write_stream(events: Iterable[Event | None], context: Context, losses: Losse
                 at += 1
                 kinds[index] = ToolCall
                 if call.is_custom:
-                    held[index] = []
+                    held[index] = Pieces()
                 yield start({"type": "tool_use", "id": legal(call.id), "name": call.name, "input": {}})
             case Open(index, _):
                 at += 1
@@ -377,7 +379,7 @@ def write_stream(events: Iterable[Event | None], context: Context, losses: Losse
                 losses.lose("logprobs")
             case Close(index) if index in kinds:
                 if index in held:
-                    whole = as_arguments("".join(held.pop(index)))
+                    whole = as_arguments(str(held.pop(index)))
                     yield _event("content_block_delta", index=at, delta=_delta(ToolCall, whole))
                 if index in unsigned:
                     unsigned.discard(index)

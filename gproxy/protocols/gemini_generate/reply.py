@@ -25,6 +25,7 @@ from gproxy.protocols.hub import (
     Logprob,
     Media,
     Open,
+    Pieces,
     Refusal,
     Reply,
     Signature,
@@ -92,7 +93,7 @@ class _Candidate:
         self.why = ""
         self.grounding: dict = {}
         self.citations: list[Citation] = []
-        self._texts: list[str] = []  # of all blocks: sources count over all of them
+        self._text = Pieces()  # of all blocks: sources count over all of them
         self._start = 0  # of the open block, in characters
 
     def close(self) -> Iterator[Event]:
@@ -103,10 +104,10 @@ class _Candidate:
     def write(self, block: Block, text: str, indexes: Iterator[int]) -> Iterator[Event]:
         if type(block) is not self._kind:
             yield from self.close()
-            self._kind, self._index, self._start = type(block), next(indexes), sum(map(len, self._texts))
+            self._kind, self._index, self._start = type(block), next(indexes), self._text.length
             yield Open(self._index, block, self._number)
         if isinstance(block, Text):
-            self._texts.append(text)
+            self._text.add(text)
         if text:
             yield Delta(self._index, text)
 
@@ -185,7 +186,7 @@ class _Candidate:
 
     def cite(self, losses: Losses) -> Iterator[Event]:
         """Sources, once all of the text is there: they come last, and count over all of it, in bytes."""
-        encoded = "".join(self._texts).encode()
+        encoded = str(self._text).encode()
 
         def at(offset: int) -> int:
             return len(encoded[:offset].decode("utf-8", "ignore")) - self._start
@@ -442,9 +443,9 @@ def write_stream(events: Iterable[Event | None], context: Context, losses: Losse
     """
     head = _head("", context)
     blocks: dict[int, tuple[Block, int]] = {}  # open ones, with their choice
-    held: dict[int, list[str]] = {}  # arguments of open calls
+    held: dict[int, Pieces] = {}  # arguments of open calls
     lengths: dict[int, int] = {}  # of each choice's text, in bytes
-    texts: dict[int, list[str]] = {}  # of open blocks
+    texts: dict[int, Pieces] = {}  # of open blocks
     starts: dict[int, int] = {}
     sources: dict[int, list[dict]] = {}
     finished: dict[int, Finish] = {}
@@ -459,11 +460,11 @@ def write_stream(events: Iterable[Event | None], context: Context, losses: Losse
             case Delta(index, text):
                 block, choice = blocks[index]
                 if index in held:
-                    held[index].append(text)
+                    held[index].add(text)
                     continue
                 thought = {"thought": True} if isinstance(block, Thinking) else {}
                 if isinstance(block, Text):
-                    texts[index].append(text)
+                    texts[index].add(text)
                 if not thought:
                     lengths[choice] = lengths.get(choice, 0) + len(text.encode())
                 has_shown = True
@@ -476,9 +477,9 @@ def write_stream(events: Iterable[Event | None], context: Context, losses: Losse
                 blocks[index] = (block, choice)
                 starts[index] = lengths.get(choice, 0)
                 if isinstance(block, Text):
-                    texts[index] = []
+                    texts[index] = Pieces()
                 if isinstance(block, ToolCall):
-                    held[index] = []
+                    held[index] = Pieces()
                 elif isinstance(block, Media) and (parts := list(_write_block(block, context, losses))):
                     has_shown = True
                     yield chunk(choice, parts)
@@ -491,7 +492,7 @@ def write_stream(events: Iterable[Event | None], context: Context, losses: Losse
                     yield chunk(choice, [part_of])
             case Cited(index, citation):
                 choice = blocks[index][1]
-                if source := _source(citation, starts[index], "".join(texts[index]), losses):
+                if source := _source(citation, starts[index], str(texts[index]), losses):
                     sources.setdefault(choice, []).append(source)
             case Likely(index, logprobs):
                 yield chunk(blocks[index][1], [], logprobs=logprobs)
@@ -499,7 +500,7 @@ def write_stream(events: Iterable[Event | None], context: Context, losses: Losse
                 block, choice = blocks.pop(index)
                 texts.pop(index, None)
                 if index in held:
-                    call = replace(block, arguments="".join(held.pop(index)))
+                    call = replace(block, arguments=str(held.pop(index)))
                     has_shown = True
                     yield chunk(choice, [_write_call(call, context, losses)])
             case Finish(choice=choice):

@@ -26,6 +26,7 @@ from gproxy.protocols.hub import (
     Likely,
     Media,
     Open,
+    Pieces,
     Refusal,
     Reply,
     Signature,
@@ -497,7 +498,7 @@ def write_stream(events: Iterable[Event | None], context: Context, losses: Losse
     shown: dict[int, _Shown] = {}
     blocks: dict[int, tuple[Block, int]] = {}  # open ones, with their choice
     starts: dict[int, int] = {}
-    thoughts: dict[int, list[str]] = {}
+    thoughts: dict[int, Pieces] = {}
     has_arguments: set[int] = set()
     used = Used(Usage())
 
@@ -520,7 +521,7 @@ def write_stream(events: Iterable[Event | None], context: Context, losses: Losse
                     fields = {"custom": {"input": text}} if block.is_custom else {"function": {"arguments": text}}
                     yield call(choice, starts[index], fields)
                 elif isinstance(block, Thinking):
-                    thoughts[index].append(text)
+                    thoughts[index].add(text)
                     yield chunk(choice, {"reasoning_content": text})
                 else:
                     yield chunk(choice, {"refusal": text})
@@ -549,7 +550,7 @@ def write_stream(events: Iterable[Event | None], context: Context, losses: Losse
                             choice, starts[index], {"id": call_id, "type": kind, **body, **_extra(block.signature)}
                         )
                     case Thinking():
-                        thoughts[index] = []
+                        thoughts[index] = Pieces()
                     case Media():
                         if images := _write_image(block, state.images, losses):
                             state.images += 1
@@ -561,7 +562,7 @@ def write_stream(events: Iterable[Event | None], context: Context, losses: Losse
                     fields = {"custom": {"input": ""}} if block.is_custom else {"function": {"arguments": ""}}
                     yield call(choice, starts[index], {**fields, **_extra(signature)})
                 elif isinstance(block, Thinking):
-                    detail = _detail("".join(thoughts[index]), signature, shown[choice].details)
+                    detail = _detail(str(thoughts[index]), signature, shown[choice].details)
                     shown[choice].details += 1
                     yield chunk(choice, {"reasoning_details": [detail]})
             case Cited(index, citation):

@@ -26,6 +26,7 @@ from gproxy.protocols.hub import (
     Logprob,
     Media,
     Open,
+    Pieces,
     Refusal,
     Reply,
     Signature,
@@ -201,7 +202,7 @@ class _Item:
     told: set = field(default_factory=set)  # parts of which a delta came
     summaries: set = field(default_factory=set)
     call: ToolCall | None = None
-    pieces: list[str] = field(default_factory=list)  # of a custom tool's input
+    pieces: Pieces = field(default_factory=Pieces)  # of a custom tool's input
     is_done: bool = False
 
 
@@ -254,7 +255,7 @@ class _Reader:
             return
         item.told.add("call")
         if item.call.is_custom and not str(event.get("type")).startswith("response.custom"):
-            item.pieces.append(text)
+            item.pieces.add(text)
         else:
             yield from self.write(at, item, "call", item.call, text)
 
@@ -327,8 +328,8 @@ class _Reader:
         if item.call is None:
             item.call = replace(call, arguments="")
             self._calls += 1
-        if item.pieces:
-            yield from self.write(at, item, "call", item.call, free_text("".join(item.pieces)))
+        if item.pieces.length:
+            yield from self.write(at, item, "call", item.call, free_text(str(item.pieces)))
         elif "call" not in item.told:
             yield from self.write(at, item, "call", item.call, call.arguments)
 
@@ -538,12 +539,11 @@ class _Events:
         self.writer = _Writer(reply_id, context, losses)
         self.number = 0
         self.block: Block | None = None  # what is open, with the text so far in `pieces`
-        self.pieces: list[str] = []
+        self.pieces = Pieces()
         self.item: dict | None = None
         self.signature: Signature | None = None
         self.annotations: list[dict] = []
         self.logprobs: list[Logprob] = []
-        self.length = 0  # of the open block's text
 
     def event(self, kind: str, **fields) -> bytes:
         data = {"type": kind, "sequence_number": self.number, **fields}
@@ -582,8 +582,7 @@ class _Events:
         return self._add(item) + self.end_item(item)
 
     def open(self, block: Block) -> bytes:
-        self.block, self.pieces, self.signature, self.annotations, self.logprobs = block, [], None, [], []
-        self.length = 0
+        self.block, self.pieces, self.signature, self.annotations, self.logprobs = block, Pieces(), None, [], []
         if isinstance(block, Text | Refusal):
             told = b""
             if self.item is None:
@@ -617,7 +616,7 @@ class _Events:
             case Refusal():
                 told = self.event("response.refusal.delta", **self.content_at, delta=text)
             case Thinking():
-                if not self.pieces:
+                if not self.pieces.length:
                     blank = {"type": "summary_text", "text": ""}
                     told = self.event("response.reasoning_summary_part.added", **self.at, summary_index=0, part=blank)
                 told += self.event("response.reasoning_summary_text.delta", **self.at, summary_index=0, delta=text)
@@ -625,12 +624,11 @@ class _Events:
                 told = self.event("response.custom_tool_call_input.delta", **self.at, delta=text)
             case ToolCall():
                 told = self.event("response.function_call_arguments.delta", **self.at, delta=text)
-        self.pieces.append(text)
-        self.length += len(text)
+        self.pieces.add(text)
         return told
 
     def cite(self, citation: Citation) -> bytes:
-        if (written := self.writer.citation(citation, self.length)) is None:
+        if (written := self.writer.citation(citation, self.pieces.length)) is None:
             return b""
         self.annotations.append(written)
         number = len(self.annotations) - 1
@@ -643,7 +641,7 @@ class _Events:
         return self.event("response.output_text.delta", **self.content_at, delta="", logprobs=written)
 
     def close(self) -> bytes:
-        text, block = "".join(self.pieces), self.block
+        text, block = str(self.pieces), self.block
         self.block = None
         match block:
             case Text() | Refusal():
