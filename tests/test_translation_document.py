@@ -19,6 +19,14 @@ def test_a_table_is_what_the_code_makes_of_each_feature(client):
 
 def test_the_document_can_be_written_anew():
     assert document(TEXT) == TEXT
+    stale = TEXT.replace("| text, several turns | yes |", "| text, several turns | |")
+    assert stale != TEXT
+    assert document(stale) == TEXT
+
+
+def test_a_document_without_a_place_for_a_table_is_left_alone():
+    with pytest.raises(ValueError, match="unpack"):
+        document(TEXT.replace(f"<!-- /{ORDER[0]} -->", ""))
 
 
 def test_the_table_of_channels_is_what_their_lanes_say():

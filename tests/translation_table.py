@@ -203,11 +203,11 @@ def table(client: str) -> str:
 
 
 def document(text: str) -> str:
-    """The document with its tables as the code makes them."""
+    """The document with its tables as the code makes them. Raises ValueError where one has no single place."""
     for client in ORDER:
         begin, end = f"<!-- {client} -->\n", f"\n<!-- /{client} -->"
-        before, _, rest = text.partition(begin)
-        _, _, after = rest.partition(end)
+        before, rest = text.split(begin)
+        _, after = rest.split(end)
         text = before + begin + table(client) + end + after
     return text
 

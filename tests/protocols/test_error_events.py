@@ -11,6 +11,7 @@ from google.genai import errors as genai_errors
 
 from gproxy import protocols
 from tests.sampled import sample
+from tests.translation_table import DOCUMENT, TITLES
 
 LOADED = protocols.load()
 
@@ -71,6 +72,15 @@ EACH = pytest.mark.parametrize("protocol", RAISED)
 def test_an_error_event_of_the_vendor_raises(vendor, protocol):
     with pytest.raises(RAISED[protocol]):
         consume(vendor, protocol, sample(protocol, "error.sse"))
+
+
+@EACH
+def test_the_document_names_what_is_raised(protocol):
+    module = "google.genai.errors" if protocol == "gemini" else RAISED[protocol].__module__.split(".")[0]
+    rows = [
+        row for row in DOCUMENT.read_text().splitlines() if row.endswith(f"| `{module}.{RAISED[protocol].__name__}` |")
+    ]
+    assert any(row.startswith(f"| {TITLES[protocol]} |") for row in rows)
 
 
 @EACH
