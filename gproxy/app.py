@@ -8,9 +8,9 @@ from flask import Flask
 from flask.json.provider import JSONProvider
 from flask.sessions import SessionInterface
 
-from gproxy import protocols
-from gproxy.web import faults, health, llm, models, unbuilt
-from gproxy.web.admin import usages, user_keys
+from gproxy import cli, protocols
+from gproxy.web import faults, health, llm, me, models, unbuilt
+from gproxy.web.admin import access, usages, user_keys, user_quotas
 
 _SLASHES = re.compile("/{2,}")
 
@@ -55,8 +55,10 @@ def create_app() -> Flask:
     spoken = protocols.load()
     for blueprint in (*llm.blueprints(spoken), *models.blueprints(spoken)):
         app.register_blueprint(blueprint)
-    for blueprint in (health.blueprint, usages.blueprint, user_keys.blueprint, unbuilt.blueprint):
+    admin = (usages.blueprint, user_keys.blueprint, user_quotas.blueprint, *access.blueprints())
+    for blueprint in (health.blueprint, me.blueprint, *admin, unbuilt.blueprint):
         app.register_blueprint(blueprint)
+    app.cli.add_command(cli.books)
     faults.register(app, spoken)
     return app
 

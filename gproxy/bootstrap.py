@@ -40,6 +40,9 @@ def content(
         aliases=tuple(map(_alias, seed["model_aliases"])),
         users=tuple(map(_user, seed["users"])),
         permissions=tuple((p["user_name"], p["provider_name"], p["model_pattern"]) for p in seed["permissions"]),
+        limits=tuple((row["user_name"], _limit(row)) for row in seed["rate_limits"]),
+        quotas=tuple((row["user_name"], _quota(row)) for row in seed["quotas"]),
+        file_permissions=tuple((row["user_name"], row["provider_name"]) for row in seed["file_permissions"]),
     )
     return _with_admin(found, settings)
 
@@ -79,7 +82,7 @@ def _model(row: dict) -> seeding.NewModel:
 
 def _alias(row: dict) -> seeding.NewAlias:
     targets = tuple((target["provider_name"], target["model_id"]) for target in documents.targets(row))
-    return seeding.NewAlias(row["alias"], row["enabled"], targets)
+    return seeding.NewAlias(row["alias"], row["enabled"], targets, prices.document(row))
 
 
 def _user(row: dict) -> seeding.NewUser:
@@ -89,7 +92,24 @@ def _user(row: dict) -> seeding.NewUser:
 
 def _key(row: dict) -> seeding.NewKey:
     key_digest = row.get("api_key_digest") or digest(row["api_key"])
-    return seeding.NewKey(key_digest, fingerprint(key_digest), row["label"], row["enabled"], row["expires_at"])
+    return seeding.NewKey(
+        key_digest,
+        fingerprint(key_digest),
+        row["label"],
+        row["enabled"],
+        row["expires_at"],
+        row.get("budget"),
+        tuple((p["provider_name"], p["model_pattern"]) for p in row["permissions"]),
+        tuple(map(_limit, row["rate_limits"])),
+    )
+
+
+def _limit(row: dict) -> seeding.NewLimit:
+    return seeding.NewLimit(row["model_pattern"], row["rpm"], row["rpd"], row["total_tokens"], row["concurrency"])
+
+
+def _quota(row: dict) -> seeding.NewQuota:
+    return seeding.NewQuota(row["quota"], row["cost_used"], row["period"])
 
 
 def _refuse_shared_keys(users: list[dict], file: str) -> None:

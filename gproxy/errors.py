@@ -6,11 +6,13 @@ GatewayError                      500 internal
 │   ├── NoThread                  400 thread_unsupported_request
 │   └── TooDeep                   400 invalid_request
 ├── Unauthorized                  401 unauthorized
+├── OverQuota                     402 quota_exceeded
 ├── Forbidden                     403 forbidden
 ├── NotFound                      404 not_found
 ├── MethodNotAllowed              405 method_not_allowed
 ├── RequestTimeout                408 request_timeout
 ├── TooLarge                      413 too_large
+├── RateLimited                   429 rate_limited
 ├── Unsupported                   501 unsupported
 ├── UpstreamError                 502 upstream_error
 │   └── UpstreamTimeout           504 upstream_timeout
@@ -58,6 +60,12 @@ class Unauthorized(GatewayError):
     status, code, label = 401, "unauthorized", "unauthorized"
 
 
+class OverQuota(GatewayError):
+    """The money is spent, or would be passed by this request."""
+
+    status, code, label = 402, "quota_exceeded", "quota_exceeded"
+
+
 class Forbidden(GatewayError):
     status, code, label = 403, "forbidden", "forbidden"
 
@@ -76,6 +84,23 @@ class RequestTimeout(GatewayError):
 
 class TooLarge(GatewayError):
     status, code, label = 413, "too_large", "too_large"
+
+
+class RateLimited(GatewayError):
+    """`retry_s` is when it could pass, None when it never could. `standings` are all counters that were looked at."""
+
+    status, code, label = 429, "rate_limited", "rate_limited"
+
+    def __init__(
+        self,
+        detail: str = "",
+        retry_s: float | None = None,
+        standings: tuple = (),
+        *,
+        headers: dict[str, str] | None = None,
+    ):
+        super().__init__(detail, headers=headers)
+        self.retry_s, self.standings = retry_s, standings
 
 
 class Unsupported(GatewayError):

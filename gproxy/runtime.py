@@ -14,17 +14,22 @@ import gevent
 from gproxy import channels, logs, protocols
 from gproxy.accounting import journal as books
 from gproxy.accounting import prices
+from gproxy.accounting.audit import Auditor
+from gproxy.accounting.balances import Balances
 from gproxy.accounting.journal import Ids, Journal
 from gproxy.accounting.writer import Writer
-from gproxy.admission import keys
+from gproxy.admission import keys, limits, quota
 from gproxy.errors import GatewayError, StartupError, Unavailable
 from gproxy.relay.capacity import Capacity
 from gproxy.relay.catalogue import Catalogue
+from gproxy.relay.holding import Holder
 from gproxy.relay.pipeline import Relay
 from gproxy.settings import PUBLISHED_KEY, Settings, is_loopback
+from gproxy.state.counters import Shared
+from gproxy.state.file import FileState
 from gproxy.state.keepsakes import Keepsakes
 from gproxy.state.signal import Signal
-from gproxy.store import machines, seeding, snapshot, usages, users
+from gproxy.store import ledger, machines, proof, seeding, snapshot, traffic, usages, users
 from gproxy.store.database import Database, prepare_folders
 from gproxy.store.sealing import Seal
 from gproxy.store.snapshot import Snapshot
@@ -36,6 +41,8 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.5
 RELOAD_WAIT_S = 2.0
+# How often the books are checked; the lease of what this process holds in Redis is renewed oftener than it ends.
+CHECK_S, RENEW_S = 60.0, 5.0
 # The thread that books usage gives the interpreter back this often, so that no stream waits for it.
 SWITCH_S = 0.0005
 
@@ -46,6 +53,7 @@ class Prepared:
 
     machine: int
     seal: Seal | None
+    deployment: str  # names the database where several share one Redis
 
 
 def prepare(settings: Settings, fill: Callable[[Database], None]) -> Prepared:
@@ -65,14 +73,18 @@ def prepare(settings: Settings, fill: Callable[[Database], None]) -> Prepared:
                 seal = seeding.seal_all(database, settings.secret_key)
             _refuse_published_key(settings)
             machine, others = machines.register(database, settings.data_dir)
+            deployment = seeding.deployment()
     except StartupError:
         raise
     except Exception as fault:
         log.debug("preparing the database failed", exc_info=fault)
         raise StartupError([f"GPROXY_DSN: the database cannot be prepared: {_reason(fault)}"]) from None
-    if others:
-        log.warning("%d other machines work on this database; without Redis, limits hold per machine", others)
-    return Prepared(machine, seal)
+    if others and settings.redis_url is None:
+        log.warning(
+            "%d other machines work on this database; without GPROXY_REDIS_URL, limits and quotas hold per machine",
+            others,
+        )
+    return Prepared(machine, seal, deployment)
 
 
 def _reason(fault: Exception) -> str:
@@ -129,8 +141,9 @@ class Snapshots:
         self._loading.join()
 
     @property
-    def is_loaded(self) -> bool:
-        return self._current is not None
+    def current(self) -> Snapshot | None:
+        """What serves now, without looking for a newer one."""
+        return self._current
 
     def _reload(self) -> None:
         signalled = self._signal.look()
@@ -168,6 +181,10 @@ class Runtime:
     catalogue: Catalogue
     machine: int
     threads: Threads
+    shared: Shared
+    owner: str
+    auditor: Auditor
+    _acquainted: Snapshot | None = None
     _greenlets: list[gevent.Greenlet] = field(default_factory=list)
 
     def ask(self, question: Callable, *args):
@@ -180,30 +197,72 @@ class Runtime:
         self.signal.raise_()
         return result
 
+    def change_account(self, deed: Callable, account: str, *args):
+        """The same for a deed that changes what an account may or did use: it is read again before it is used."""
+        result = self.threads.run(self.database.run, deed, self.database, *args)
+        self.shared.forget(account)
+        self.signal.raise_()
+        return result
+
     def readiness(self) -> dict:
-        """`serving`: calls are taken. `persisting`: usage reaches the database. `current`: no change waits."""
+        """`serving`: calls are taken. `persisting`: usage reaches the database. `current`: no change waits.
+
+        `shared`: limits and quotas hold over all workers, and over all machines where Redis is set.
+        """
         return {
-            "serving": self.snapshots.is_loaded and self.journal.is_writable,
+            "serving": self.snapshots.current is not None and self.journal.is_writable,
             "persisting": self.writer.is_persisting,
             "current": self.snapshots.is_current,
+            "shared": self.shared.is_shared,
             "in_flight": self.relay.capacity.requests,
             "clients_gone": self.relay.clients_gone,
         }
 
     def tend(self) -> None:
         """Looks for other machines' changes, and says that this machine is alive."""
-        told = time.monotonic()
+        told = renewed = checked = time.monotonic()
         while True:
             gevent.sleep(POLL_S)
             self.snapshots.refresh()
             if not self.journal.is_writable:
                 self.journal.probe()
-            if time.monotonic() - told >= machines.SEEN_S:
-                told = time.monotonic()
-                try:
-                    self.threads.run(self.database.run, machines.seen, self.machine)
-                except GatewayError as fault:
-                    log.debug("the machine's sign of life was not stored: %s", fault)
+            now = time.monotonic()
+            if now - renewed >= RENEW_S:
+                renewed = now
+                self._quietly(self._renew)
+            if now - told >= machines.SEEN_S:
+                told = now
+                self._quietly(self.threads.run, self.database.run, machines.seen, self.machine)
+            if now - checked >= CHECK_S:
+                checked = now
+                self._quietly(self.auditor.check)
+            self._quietly(self._meet_all)
+
+    def _quietly(self, deed: Callable, *args) -> None:
+        try:
+            deed(*args)
+        except GatewayError as fault:
+            log.debug("what is tended waits: %s", fault.message)
+        except Exception as fault:
+            log.error("what is tended failed: %s", type(fault).__name__, exc_info=fault)
+
+    def _renew(self) -> None:
+        """What waits to be settled, and the lease of what we hold. Raises Unavailable."""
+        self.relay.holder.retry()
+        self.shared.renew(self.owner)
+
+    def _meet_all(self) -> None:
+        """Loads what the shared state does not know yet, so that no request waits for it, and none for the database."""
+        current = self.snapshots.current
+        if current is None or current is self._acquainted:
+            return
+        for caller in current.callers.values():
+            rows = (*caller.limits, *caller.key_limits)
+            accounts = quota.accounts(caller)
+            if accounts or rows:
+                self.relay.holder.look(accounts, tuple(map(limits.counted, rows)))
+                gevent.sleep(0)
+        self._acquainted = current
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Books what is left and lets go of everything."""
@@ -212,6 +271,8 @@ class Runtime:
         self.writer.close(timeout_s)
         self.relay.upstream.close()
         self.relay.keepsakes.close()
+        self.auditor.close()
+        self.shared.close()
         self.signal.close()
 
 
@@ -225,7 +286,10 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
     root = settings.data_dir / "journal"
     slot = books.take_slot(root)
     journal = Journal(slot)
-    writer = Writer(journal, root, usages.Books(database), Threads(1))
+    owner = slot.sign(prepared.machine)
+    shared = _shared(settings, prepared.deployment)
+    writer = Writer(journal, root, usages.Books(database), Threads(1), shared, owner)
+    balances = Balances(shared, root, prepared.machine, _Questions(database), Threads(1), time.time_ns)
     tls = _tls(settings)
     relay = Relay(
         protocols=protocols.load(),
@@ -234,18 +298,56 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
         upstream=Client(settings.proxy, tls, settings.max_inflight),
         images=Images(tls, settings.proxy),
         keepsakes=Keepsakes(settings.data_dir / "keepsakes"),
+        holder=Holder(shared, owner, balances.load),
         journal=journal,
         ids=Ids(prepared.machine, slot.number, _newest_id(database, threads)),
         capacity=Capacity(settings.max_inflight, settings.max_inflight_bytes),
     )
     runtime = Runtime(
-        settings, database, snapshots, signal, journal, writer, relay, Catalogue(relay), prepared.machine, threads
+        settings=settings,
+        database=database,
+        snapshots=snapshots,
+        signal=signal,
+        journal=journal,
+        writer=writer,
+        relay=relay,
+        catalogue=Catalogue(relay),
+        machine=prepared.machine,
+        threads=threads,
+        shared=shared,
+        owner=owner,
+        auditor=Auditor(settings.data_dir / "audit.lock", partial(database.run, proof.verify), Threads(1)),
     )
     prices.shipped()
     writer.start()
     snapshots.refresh()
     runtime._greenlets.append(gevent.spawn(runtime.tend))
     return runtime
+
+
+def _shared(settings: Settings, deployment: str) -> Shared:
+    """The machine's own file, with Redis before it where it is set."""
+    local = FileState(settings.data_dir / "state")
+    if settings.redis_url is None:
+        return local
+    # Imported only where it is set: it takes memory and time.
+    from gproxy.state.failover import Failover
+    from gproxy.state.remote import RedisState
+
+    return Failover(RedisState(settings.redis_url, deployment), local)
+
+
+class _Questions:
+    """The store's questions about accounts and limits, in the calling thread."""
+
+    def __init__(self, database: Database):
+        self._database = database
+
+    def standing(self, *asked):
+        return self._database.run(ledger.standing, *asked)
+
+    def traffic(self, *asked):
+        return self._database.run(traffic.traffic, *asked)
 
 
 def _newest_id(database: Database, threads: Threads) -> int:

@@ -32,6 +32,7 @@ class Settings:
     seed: dict  # the parsed seed document; empty without a seed file
     data_dir: Path
     dsn: str
+    redis_url: str | None
     proxy: str | None
     trusted_proxies: tuple[str, ...]
     admin_user: str
@@ -69,6 +70,7 @@ def load(environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> S
         seed=seed,
         data_dir=data_dir,
         dsn=reader.dsn(data_dir),
+        redis_url=reader.redis_url(),
         proxy=reader.proxy(),
         trusted_proxies=reader.networks(),
         admin_user=reader.text("GPROXY_ADMIN_USER", None, "admin"),
@@ -85,8 +87,6 @@ def load(environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> S
         log_format=reader.one_of("GPROXY_LOG_FORMAT", ("text", "json"), "text"),
         environ=environ,
     )
-    if reader.optional("GPROXY_REDIS_URL"):
-        reader.problems.append("GPROXY_REDIS_URL: shared state over Redis is not yet supported; unset it")
     _refuse_published_key(settings, reader.problems)
     if reader.problems:
         raise StartupError(reader.problems)
@@ -179,6 +179,13 @@ class _Reader:
             self.problems.append(f"{place}: expected {', '.join(PROXY_SCHEMES)} URL such as http://proxy:3128")
         return str(value)
 
+    def redis_url(self) -> str | None:
+        value = self.optional("GPROXY_REDIS_URL")
+        if value is not None and not re.match(r"(rediss?://[^/]|unix:///)", value):
+            # What is wrong with it may be a password.
+            self.problems.append("GPROXY_REDIS_URL: expected redis://host:6379/0, rediss://… or unix:///path")
+        return value
+
     def networks(self) -> tuple[str, ...]:
         names = (self.optional("GPROXY_TRUSTED_PROXIES") or "127.0.0.1,::1").split(",")
         for name in names:
@@ -213,7 +220,8 @@ def _seed(path: Path | None, problems: list[str]) -> dict:
 
 def secrets(settings: Settings) -> set[str]:
     """What of these settings must never be printed."""
-    passwords = (urlsplit(url).password for url in (settings.dsn, settings.proxy or ""))
+    urls = (settings.dsn, settings.proxy or "", settings.redis_url or "")
+    passwords = (urlsplit(url).password for url in urls)
     vendors = (settings.environ.get(name, "").strip() for name in VENDOR_KEYS)
     ours = (settings.admin_password, settings.admin_api_key, settings.secret_key)
     return {secret for secret in (*ours, *passwords, *vendors) if secret} - {PUBLISHED_KEY}

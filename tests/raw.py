@@ -8,11 +8,11 @@ from itertools import pairwise
 from tests.gateway import ADMIN
 
 
-def open_stream(port: int, model: str) -> socket.socket:
+def open_stream(port: int, model: str, key: str = ADMIN) -> socket.socket:
     """A chat stream that was just asked for."""
     body = json.dumps({"model": model, "stream": True, "messages": []}).encode()
     sock = socket.create_connection(("127.0.0.1", port), 10)
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ADMIN}\r\n"
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
     sock.sendall(head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body)
     return sock
 

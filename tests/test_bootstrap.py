@@ -12,7 +12,7 @@ from gproxy.bootstrap import Told
 from gproxy.errors import StartupError
 from gproxy.settings import Settings
 from gproxy.store import models as m
-from gproxy.store.seeding import Content
+from gproxy.store.seeding import Content, NewLimit, NewQuota
 
 KINDS = channels.load()
 RESERVED = frozenset({"v1"})
@@ -48,6 +48,66 @@ def verifies(hashed: str, password: str) -> bool:
         return PasswordHasher().verify(hashed, password)
     except VerifyMismatchError:
         return False
+
+
+WHOLE = """
+[[providers]]
+name = "one"
+channel = "openai"
+
+[[models]]
+provider_name = "one"
+model_id = "m"
+
+[[model_aliases]]
+alias = "chat"
+provider_name = "one"
+model_id = "m"
+price_each_call = 0.25
+
+[[users]]
+name = "ann"
+
+[[users.keys]]
+api_key = "sk-ann"
+budget = 2.5
+permissions = [{ provider_name = "one", model_pattern = "m*" }, { model_pattern = "n" }]
+rate_limits = [{ model_pattern = "*", concurrency = 2 }]
+
+[[rate_limits]]
+user_name = "ann"
+model_pattern = "m*"
+rpm = 0
+total_tokens = 7
+
+[[quotas]]
+user_name = "ann"
+quota = 25
+cost_used = 1.5
+period = "week"
+
+[[file_permissions]]
+user_name = "ann"
+provider_name = "one"
+"""
+
+
+def test_limits_quotas_and_rights_of_keys_are_taken_over(content):
+    found, _ = content(WHOLE)
+    (own,) = user(found, "ann").keys
+    assert (own.budget, own.permissions) == (2_500_000_000, (("one", "m*"), (None, "n")))
+    assert own.limits == (NewLimit("*", concurrency=2),)
+    assert found.limits == (("ann", NewLimit("m*", rpm=0, total_tokens=7)),)
+    assert found.quotas == (("ann", NewQuota(25_000_000_000, 1_500_000_000, "week")),)
+    assert found.file_permissions == (("ann", "one"),)
+    assert json.loads(found.aliases[0].pricing_json) == {"price_each_call": "0.25"}
+
+
+def test_what_is_not_limited_has_no_limit(content):
+    found, _ = content(ADMIN)
+    (own,) = user(found, "root").keys
+    assert (own.budget, own.permissions, own.limits) == (None, (), ())
+    assert (found.limits, found.quotas, found.file_permissions) == ((), (), ())
 
 
 @pytest.mark.parametrize("seed", [None, "", '[[users]]\nname = "ann"\nkeys = [{ api_key = "sk-ann" }]'])

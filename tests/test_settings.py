@@ -146,7 +146,9 @@ WRONG = [
     ("GPROXY_DSN", "oracle://u:pw@h/d", "expected sqlite:///… or postgresql://…"),
     ("GPROXY_DSN", "sqlite", "expected sqlite:///… or postgresql://…"),
     ("GPROXY_DSN", "postgresql:u:pw@h/d", "expected sqlite:///… or postgresql://…"),
-    ("GPROXY_REDIS_URL", "redis://:pw@h", "not yet supported"),
+    ("GPROXY_REDIS_URL", "localhost:6379", "expected redis://host"),
+    ("GPROXY_REDIS_URL", "memcached://h", "expected redis://host"),
+    ("GPROXY_REDIS_URL", "redis://", "expected redis://host"),
     ("GPROXY_PROXY", "proxy:3128", "such as http://proxy:3128"),
     ("GPROXY_PROXY", "ftp://u:pw@proxy", "such as http://proxy:3128"),
     ("GPROXY_PROXY", "http://", "such as http://proxy:3128"),
@@ -204,7 +206,7 @@ def test_all_problems_are_told_together(load: Load):
         GPROXY_HOST="0.0.0.0",
         GPROXY_ADMIN_API_KEY="sk-admin-1",
         GPROXY_DSN="mysql://h/d",
-        GPROXY_REDIS_URL="redis://h",
+        GPROXY_REDIS_URL="h:6379",
         GPROXY_LOG_LEVEL="loud",
     )
     places = [re.split("[: ]", problem)[0] for problem in found]

@@ -61,6 +61,11 @@ class Slot(NamedTuple):
     lock: int
     inherited: list[Path]
 
+    def sign(self, machine: int) -> str:
+        """The name of this process, unlike that of any before it, under which it holds what its calls may cost."""
+        os.pwrite(self.lock, secrets.token_hex(8).encode(), 0)
+        return owner_of(self.folder, machine)
+
 
 def take_slot(root: Path) -> Slot:
     """A dead process's slot with what it left behind, else a new one. Raises OSError, RuntimeError."""
@@ -105,6 +110,14 @@ def try_lock(folder: Path) -> int | None:
         pass
     os.close(lock)
     return None
+
+
+def owner_of(folder: Path, machine: int) -> str | None:
+    """The name of the process that has this slot, or had it last; None when the slot is gone."""
+    try:
+        return f"{machine}/{folder.name}/{(folder / 'lock').read_text()}"
+    except FileNotFoundError:
+        return None
 
 
 def segments(folder: Path) -> list[Path]:

@@ -1,24 +1,26 @@
 """Prices: reading price documents and shipped price files, and finding the one that applies.
 
-A price document has the fields of a seed's [[models]] (`price_each_call`, `price_tiers` and their flex, scale and
-priority variants), USD per call and per million tokens. An unknown model has no price, not a zero one.
+A price document has the price fields of a seed's [[models]] and [[model_aliases]]: `price_each_call` in USD per call,
+`price_tiers` in USD per million tokens, both also for each mode, and `tool_prices` in USD per call of a tool that the
+vendor runs. An unknown model has no price, not a zero one.
 """
 
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from gproxy.store.snapshot import Snapshot
+from gproxy.store.snapshot import Alias, Snapshot
 
 SHIPPED = Path(__file__).resolve().parents[2] / "conf" / "prices"
 # The model row whose price holds for all models of its provider that have none; not a model itself.
 DEFAULT = "default"
-MODES = ("", "flex_", "scale_", "priority_")
+# Service tiers with prices of their own, told by `flex_price_tiers` and the like; "" is the mode of all other calls.
+MODES = ("flex", "scale", "priority", "batch")
 # A tier's fields, and the token class each of them prices.
 RATES = {
     "price_input_tokens": "input",
@@ -27,6 +29,11 @@ RATES = {
     "price_cache_creation_input_tokens": "cache_write",
     "price_cache_creation_input_tokens_5min": "cache_write_5m",
     "price_cache_creation_input_tokens_1h": "cache_write_1h",
+    "price_input_audio_tokens": "audio_input",
+    "price_input_image_tokens": "image_input",
+    "price_output_audio_tokens": "audio_output",
+    "price_output_image_tokens": "image_output",
+    "price_cache_read_input_audio_tokens": "audio_cache_read",
 }
 
 
@@ -41,44 +48,96 @@ class Tier:
     cache_write: Decimal | None = None
     cache_write_5m: Decimal | None = None
     cache_write_1h: Decimal | None = None
+    audio_input: Decimal | None = None
+    image_input: Decimal | None = None
+    audio_output: Decimal | None = None
+    image_output: Decimal | None = None
+    audio_cache_read: Decimal | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Price:
-    """`each_call` in USD. Tiers are sorted by their bound."""
+class Rates(NamedTuple):
+    """One mode's. `each_call` in USD; tiers are sorted by their bound."""
 
     each_call: Decimal | None
     tiers: tuple[Tier, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Price:
+    """The default mode's rates; `modes` are those with rates of their own, and `tools` in USD per call."""
+
+    each_call: Decimal | None
+    tiers: tuple[Tier, ...]
+    modes: Mapping[str, Rates] = field(default_factory=dict)
+    tools: Mapping[str, Decimal] = field(default_factory=dict)
+
+    def rates(self, mode: str) -> Rates:
+        return self.modes.get(mode) or Rates(self.each_call, self.tiers)
+
+    def over(self, other: "Price") -> "Price":
+        """This price, and where it says nothing of a mode's call or tiers the other one."""
+        modes = {mode: _filled(self.rates(mode), other.rates(mode)) for mode in {*self.modes, *other.modes}}
+        default = _filled(self.rates(""), other.rates(""))
+        return Price(*default, modes, {**other.tools, **self.tools})
+
+
+def _filled(rates: Rates, other: Rates) -> Rates:
+    return Rates(other.each_call if rates.each_call is None else rates.each_call, rates.tiers or other.tiers)
+
+
 class Found(NamedTuple):
     price: Price
-    source: str  # "model", "shipped" or "default"
+    source: str  # "alias", "model", "shipped" or "default"
+
+
+def charged(asked: str, told: str) -> str:
+    """The mode that a call is charged by: the one it asked for, unless the vendor says that it served another.
+
+    Vendors serve a call without a wish by their account's own, and one that wants priority as any other when they
+    have no room for it.
+    """
+    if asked == "priority" and told == "default":
+        return ""
+    return asked or (told if told in MODES else "")
 
 
 def document(fields: Mapping) -> str | None:
-    """The price fields of a model row as JSON text, None when it has none. Numbers stay the text they are."""
-    priced = {k: v for k, v in fields.items() if "price" in k and v is not None and v != []}
+    """The price fields of a row as JSON text, None when it has none. Numbers stay the text they are."""
+    priced = {k: v for k, v in fields.items() if "price" in k and v is not None and v not in ([], {})}
     return json.dumps(priced, default=str, sort_keys=True) if priced else None
 
 
 @lru_cache(maxsize=4096)
 def parse(text: str) -> Price:
-    """A stored price document's default mode."""
+    """A stored price document."""
     return read(json.loads(text, parse_float=Decimal))
 
 
+@lru_cache(maxsize=4096)
+def _parse_over(text: str, default: str) -> Price:
+    return parse(text).over(parse(default))
+
+
 def read(fields: Mapping) -> Price:
-    each = fields.get("price_each_call")
-    tiers = (
-        Tier(
-            int(tier["input_tokens_up_to"]),
-            **{name: Decimal(tier[key]) for key, name in RATES.items() if tier.get(key) is not None},
-        )
-        for tier in fields.get("price_tiers") or ()
-    )
-    ordered = tuple(sorted(tiers, key=lambda tier: tier.up_to))
-    return Price(None if each is None else Decimal(each), ordered)
+    default = _read_rates(fields, "")
+    told = {mode: _read_rates(fields, f"{mode}_") for mode in MODES}
+    modes = {mode: _filled(rates, default) for mode, rates in told.items() if rates != NOTHING}
+    tools = {name: Decimal(usd) for name, usd in (fields.get("tool_prices") or {}).items()}
+    return Price(*default, modes, tools)
+
+
+NOTHING = Rates(None, ())
+
+
+def _read_rates(fields: Mapping, prefix: str) -> Rates:
+    each = fields.get(f"{prefix}price_each_call")
+    tiers = map(_read_tier, fields.get(f"{prefix}price_tiers") or ())
+    return Rates(None if each is None else Decimal(each), tuple(sorted(tiers, key=lambda tier: tier.up_to)))
+
+
+def _read_tier(fields: Mapping) -> Tier:
+    rates = {name: Decimal(fields[key]) for key, name in RATES.items() if fields.get(key) is not None}
+    return Tier(int(fields["input_tokens_up_to"]), **rates)
 
 
 @lru_cache(maxsize=1)
@@ -91,14 +150,17 @@ def shipped() -> Mapping[tuple[str, str], Price]:
     return found
 
 
-def find(snapshot: Snapshot, provider_id: int, channel: str, model: str) -> Found | None:
-    """What a call to this target is priced by: its model row, the shipped file, the provider's `default` row."""
-    row = snapshot.models.get((provider_id, model))
+def find(snapshot: Snapshot, provider_id: int, channel: str, model: str, alias: Alias | None = None) -> Found | None:
+    """What a call to this target is priced by: its alias, model row, shipped file, or the provider's `default` row.
+
+    The `default` row also fills in what a model row leaves out.
+    """
+    if alias is not None and alias.pricing:
+        return Found(parse(alias.pricing), "alias")
+    row, default = (snapshot.models.get((provider_id, name)) for name in (model, DEFAULT))
+    default_text = default.pricing if default is not None else None
     if row is not None and row.pricing:
-        return Found(parse(row.pricing), "model")
+        return Found(_parse_over(row.pricing, default_text) if default_text else parse(row.pricing), "model")
     if price := shipped().get((channel, model)):
         return Found(price, "shipped")
-    row = snapshot.models.get((provider_id, DEFAULT))
-    if row is not None and row.pricing:
-        return Found(parse(row.pricing), "default")
-    return None
+    return Found(parse(default_text), "default") if default_text else None

@@ -18,6 +18,7 @@ from gevent.event import Event
 from gproxy.accounting import journal as books
 from gproxy.accounting.journal import Journal, Line, Slot
 from gproxy.errors import Unavailable
+from gproxy.state.counters import Shared
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,10 @@ class Reader:
                 self._opens[call] = line
             elif opened := self._opens.pop(line.entry["s"], None):
                 yield Booking(_row(opened.entry, line.entry), line.segment, line.end)
+
+    def opens(self) -> Iterator[tuple[int, dict]]:
+        """The calls that did not end, so far as was read."""
+        return ((call, opened.entry) for call, opened in self._opens.items())
 
     def orphans(self) -> Iterator[Booking]:
         """The calls of a dead process that never settled: failed, with the input estimate and no cost."""
@@ -114,11 +119,81 @@ def _row(opened: dict, settled: dict) -> dict:
     }
 
 
-class Writer:
-    """Owned by one worker. `is_persisting` is False while the database does not take rows."""
+def tokens_of(row: dict) -> int:
+    """All that a call used, each class once."""
+    names = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+    return sum(row[name] for name in names)
 
-    def __init__(self, journal: Journal, root: Path, store: Store, threads: Threads):
+
+class Estate:
+    """What dead processes still hold: each call is settled as their journal says, what it does not know is freed."""
+
+    def __init__(self, shared: Shared, owner: str, root: Path):
+        self._shared, self._owner, self._root = shared, owner, root
+        self._machine = owner.partition("/")[0]
+        self._slots: set[str] = set()  # whose dead are to be settled, once their journal is read
+        self._calls: dict[int, tuple[int, int] | None] = {}  # what they hold, with cost and tokens as far as they ended
+
+    def add(self, folder: Path) -> None:
+        """A slot that we took over: all who had it before are dead."""
+        self._slots.add(folder.name)
+
+    def look(self) -> bool:
+        """Asks for the calls of these slots. False while that cannot be told: their journal must not be read yet."""
+        try:
+            if self._slots:
+                for _, calls in self._dead():
+                    self._calls |= {call: None for call in calls if call not in self._calls}
+        except Unavailable as fault:
+            log.warning("the journals of dead processes wait: %s", fault.message)
+            return False
+        return True
+
+    def see(self, bookings: list[Booking]) -> None:
+        """From the journal of a dead process, read in the native thread."""
+        for row in (booking.row for booking in bookings):
+            if row["trace_id"] in self._calls:
+                self._calls[row["trace_id"]] = row["cost"], tokens_of(row)
+
+    def settle(self) -> None:
+        """Their journal is read. Once more only those that hold something still: a call ends once."""
+        if not self._slots:
+            return
+        try:
+            for owner, calls in self._dead():
+                for call in calls:
+                    if (ended := self._calls.get(call)) is not None:
+                        self._shared.settle(call, *ended)
+                    else:
+                        self._shared.release(call)
+                log.info("%d calls of the dead process %s hold nothing any more", len(calls), owner)
+        except Unavailable as fault:
+            log.warning("holds of dead processes wait: %s", fault.message)
+            return
+        self._slots.clear()
+        self._calls.clear()
+
+    def _dead(self) -> list[tuple[str, list[int]]]:
+        """Owners of these slots, and of slots that are gone, but for ourselves. Raises Unavailable."""
+        found = []
+        for owner, calls in self._shared.holds().items():
+            machine, slot, _ = owner.split("/")
+            is_ours = machine == self._machine and owner != self._owner
+            if is_ours and (slot in self._slots or not (self._root / slot).exists()):
+                found.append((owner, calls))
+        return found
+
+
+class Writer:
+    """Owned by one worker, which holds what its calls may cost as `owner`.
+
+    `is_persisting` is False while the database does not take rows.
+    """
+
+    def __init__(self, journal: Journal, root: Path, store: Store, threads: Threads, shared: Shared, owner: str):
         self.is_persisting = True
+        self._estate = Estate(shared, owner, root)
+        self._estate.add(journal.slot.folder)
         self._journal, self._root, self._store = journal, root, store
         self._own = Reader()
         self._read: dict[Path, int] = {}  # how far each own segment was read
@@ -158,14 +233,17 @@ class Writer:
             if looks_for_dead:
                 self._look_for_dead()
             self._journal.retry_unwritten()
+            takes_dead = self._estate.look()
             known = (list(self._journal.segments), self._journal.end)
-            done = self._threads.run(self._book_all, *known)
+            done = self._threads.run(self._book_all, *known, takes_dead)
             for path in done:
                 self._journal.forget_segment(path)
                 self._read.pop(path, None)
                 self._own.forget(path.name)
             if done:
                 self._threads.run(self._store.forget, [path.name for path in done])
+            if takes_dead:
+                self._estate.settle()
         except (Unavailable, OSError) as fault:
             return self._failed(str(fault), None)
         except Exception as fault:  # noqa: BLE001 - whatever it is, the next round must come
@@ -187,12 +265,13 @@ class Writer:
         for folder in sorted(self._root.glob("[0-9]*")):
             if folder not in known and (lock := books.try_lock(folder)) is not None:
                 self._inherited.append(Slot(int(folder.name), folder, lock, books.segments(folder)))
+                self._estate.add(folder)
 
     # Below: in the native thread.
 
-    def _book_all(self, paths: list[Path], end: int) -> list[Path]:
+    def _book_all(self, paths: list[Path], end: int, takes_dead: bool) -> list[Path]:
         """Books everything up to `end` of the newest segment; returns the segments that are not needed any more."""
-        while self._inherited:
+        while self._inherited and takes_dead:
             self._book_inherited(self._inherited[0])
             del self._inherited[0]
         self._book_pending()
@@ -224,6 +303,7 @@ class Writer:
         bookings = all_of_it()
         while batch := list(islice(bookings, BATCH)):
             self._store.book(batch)
+            self._estate.see(batch)
             count += len(batch)
         for path in slot.inherited:
             path.unlink(missing_ok=True)

@@ -5,10 +5,14 @@ import secrets
 from marshmallow import Schema, fields
 from marshmallow.validate import Length, Range
 
-from gproxy.config.schemas import Switch
+from gproxy.config.schemas import Instant, Money, Switch, key_cap, without_nul
 from gproxy.config.scope import Id, Scope
 
 MOST_AT_ONCE = 1_000
+
+
+def key_label(**kwargs) -> fields.String:
+    return fields.String(allow_none=True, validate=[Length(max=256), without_nul], **kwargs)
 
 
 class KeyQuery(Schema):
@@ -17,11 +21,24 @@ class KeyQuery(Schema):
 
 class NewKey(Schema):
     user_id = Id(required=True)
-    label = fields.String(load_default=None, allow_none=True, validate=Length(max=256))
+    label = key_label(load_default=None)
+    budget = key_cap()
+    expires_at = Instant(allow_none=True)
 
 
 class NewKeys(NewKey):
     count = fields.Integer(strict=True, required=True, validate=Range(1, MOST_AT_ONCE))
+
+
+class KeyChange(Schema):
+    """What is left out stays as it is; null takes it away."""
+
+    id = Id(required=True)
+    label = key_label()
+    enabled = Switch(is_optional=True)
+    budget = key_cap()
+    expires_at = Instant(allow_none=True)
+    cost_used = Money()
 
 
 class KeySwitch(Schema):

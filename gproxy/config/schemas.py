@@ -3,11 +3,11 @@
 import re
 from collections.abc import Callable
 from datetime import datetime
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal
 from urllib.parse import urlsplit
 
 from marshmallow import Schema, ValidationError, fields, validates_schema
-from marshmallow.validate import Length, Range, Regexp
+from marshmallow.validate import Length, OneOf, Range, Regexp
 
 from gproxy.config.routing import Routing
 from gproxy.store.snapshot import HEADER_SAFE
@@ -15,10 +15,17 @@ from gproxy.store.snapshot import HEADER_SAFE
 UNSUPPORTED = "not yet supported by this version; remove it"
 NEVER = "not part of gproxy; remove it"
 MOST_USD = 1_000_000  # per call or million tokens; beyond, a cost would not fit its column
+MOST_CAP_USD = 1_000_000_000
+NANO = 1_000_000_000
+MOST_COUNT = 2**53
+MOST_ASSUMED = 10_000_000
+ASSUMED = f"expected a whole number from 1 to {MOST_ASSUMED}"
+PERIODS = ("day", "week", "month")
 MOST_SECONDS = 86_400
 REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 UNSENDABLE = "holds a line break, blank or other character that no header can carry; mend the key"
 ADDRESS = re.compile(r"[^\s\x00-\x1f\x7f?#]+")
+TOOL_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 # Headers that carry keys, frame the message or belong to one connection.
 NEVER_FORWARDED = {
@@ -33,6 +40,15 @@ class Text(fields.String):
 
     def __init__(self, *checks: Callable, **kwargs):
         super().__init__(validate=[Length(1, 1024, error="expected 1 to 1024 characters"), *checks], **kwargs)
+
+
+def without_nul(text: str) -> None:
+    if "\0" in text:
+        raise ValidationError("holds a NUL character, which no database can store; remove it")
+
+
+def pattern() -> Text:
+    return Text(without_nul, required=True)
 
 
 def header_safe(key: str) -> None:
@@ -85,10 +101,67 @@ class Usd(fields.Field):
     def _deserialize(self, value, attr, data, **kwargs):
         is_number = isinstance(value, int | Decimal) and not isinstance(value, bool)
         if not is_number or not Decimal(value).is_finite() or value < 0:
-            raise ValidationError("expected an amount in USD that is not negative")
+            raise ValidationError("expected an amount in USD, a number such as 0.25 that is not negative")
         if value > MOST_USD:
             raise ValidationError(f"expected an amount in USD of at most {MOST_USD}")
         return Decimal(value)
+
+
+class ToolPrices(fields.Field):
+    """USD per call of a tool that the vendor runs, by the tool's name. Vendors add tools: any name may stand there."""
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        if not isinstance(value, dict):
+            raise ValidationError("expected a table, such as { web_search = 0.01 }")
+        found, problems = {}, {}
+        for name, amount in value.items():
+            try:
+                if not TOOL_NAME.fullmatch(name):
+                    raise ValidationError("expected a tool's name in lower case, such as web_search")
+                found[name] = Usd().deserialize(amount)
+            except ValidationError as fault:
+                problems[name] = fault.messages
+        if problems:
+            raise ValidationError(problems)
+        return found
+
+
+class Money(fields.Field):
+    """An amount in USD as a number. Loads to nano-USD; a tenth decimal is rounded, half up.
+
+    `zero` is what to do instead, where an amount of nothing is none.
+    """
+
+    def __init__(self, zero: str | None = None, **kwargs):
+        super().__init__(**kwargs)
+        self.zero = zero
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+        # A float by the digits that were written.
+        amount = Decimal(repr(value) if isinstance(value, float) else value) if is_number else Decimal("NaN")
+        if not amount.is_finite():
+            raise ValidationError("expected an amount in USD as a number, such as 12.5")
+        if amount > MOST_CAP_USD:
+            raise ValidationError(f"expected an amount in USD of at most {MOST_CAP_USD}")
+        nano = int((amount * NANO).quantize(Decimal(1), ROUND_HALF_UP)) if amount > 0 else 0
+        if self.zero is not None and nano == 0:
+            raise ValidationError(f"expected an amount in USD of more than 0; {self.zero}")
+        if amount < 0:
+            raise ValidationError("expected an amount in USD that is not negative")
+        return nano
+
+
+class Count(fields.Field):
+    """What a limit allows: a whole number, and 0 for nothing at all."""
+
+    def __init__(self):
+        super().__init__(load_default=None, allow_none=True)
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        if type(value) is not int or not 0 <= value <= MOST_COUNT:
+            raise ValidationError(f"expected a whole number from 0, which blocks, to {MOST_COUNT}")
+        return value
 
 
 class Instant(fields.Field):
@@ -135,9 +208,9 @@ class ProviderSettings(Schema):
     fetch_images = Switch(is_optional=True)
     on_disconnect = Later()
     retry_timeouts = Later(False)
-    unpriced = Later()
-    assumed_output_tokens = Later()
-    stop_at_quota = Later()
+    unpriced = fields.String(validate=OneOf(("allow", "deny"), error='expected "allow" or "deny"'))
+    assumed_output_tokens = fields.Integer(strict=True, validate=Range(1, MOST_ASSUMED, error=ASSUMED))
+    stop_at_quota = Switch(is_optional=True)
     early_heartbeat_s = Later()
     user_agent = Later()
     max_retries_on_429 = Later()
@@ -201,23 +274,29 @@ class Tier(Schema):
     price_cache_creation_input_tokens = Usd()
     price_cache_creation_input_tokens_5min = Usd()
     price_cache_creation_input_tokens_1h = Usd()
+    price_input_audio_tokens = Usd()
+    price_input_image_tokens = Usd()
+    price_output_audio_tokens = Usd()
+    price_output_image_tokens = Usd()
+    price_cache_read_input_audio_tokens = Usd()
 
 
-def bounds_differ(tiers: list[dict]) -> None:
-    bounds = [tier.get("input_tokens_up_to") for tier in tiers]
+def tiers_differ(tiers: list[dict]) -> None:
+    bounds = [tier["input_tokens_up_to"] for tier in tiers]
+    problems = [f"the tier up to {tier['input_tokens_up_to']} has no rate; add one" for tier in tiers if len(tier) == 1]
     if len(set(bounds)) < len(bounds):
-        raise ValidationError("two tiers have the same input_tokens_up_to; remove one")
+        problems.insert(0, "two tiers have the same input_tokens_up_to and are overlapping; remove one")
+    if problems:
+        raise ValidationError(problems)
 
 
 def tiers() -> fields.List:
-    return fields.List(fields.Nested(Tier), validate=bounds_differ)
+    return fields.List(fields.Nested(Tier), validate=tiers_differ)
 
 
-class Model(Schema):
-    provider_name = Text(required=True)
-    model_id = Text(required=True)
-    display_name = fields.String(allow_none=True, load_default=None)
-    enabled = Switch(True)
+class Priced(Schema):
+    """What a price document may hold; a row without any of it has none."""
+
     price_each_call = Usd(allow_none=True)
     price_tiers = tiers()
     flex_price_each_call = Usd(allow_none=True)
@@ -226,6 +305,16 @@ class Model(Schema):
     scale_price_tiers = tiers()
     priority_price_each_call = Usd(allow_none=True)
     priority_price_tiers = tiers()
+    batch_price_each_call = Usd(allow_none=True)
+    batch_price_tiers = tiers()
+    tool_prices = ToolPrices()
+
+
+class Model(Priced):
+    provider_name = Text(required=True)
+    model_id = Text(required=True)
+    display_name = fields.String(allow_none=True, load_default=None)
+    enabled = Switch(True)
 
 
 class Target(Schema):
@@ -240,7 +329,7 @@ def given(original, *names: str) -> list[str]:
     return [name for name in names if isinstance(original, dict) and original.get(name) is not None]
 
 
-class Alias(Schema):
+class Alias(Priced):
     alias = Text(required=True)
     provider_name = Text()
     model_id = Text()
@@ -257,15 +346,42 @@ class Alias(Schema):
             raise ValidationError("give provider_name and model_id, or targets with provider and model")
 
 
+class Amounts(Schema):
+    """What a rate limit allows; what it does not tell is not limited."""
+
+    rpm = Count()
+    rpd = Count()
+    total_tokens = Count()
+    concurrency = Count()
+
+    @validates_schema(pass_original=True, skip_on_field_errors=False)
+    def _check_amounts(self, data, original, **kwargs):
+        if not given(original, "rpm", "rpd", "total_tokens", "concurrency"):
+            raise ValidationError("give at least one of rpm, rpd, total_tokens and concurrency, or remove it")
+
+
+class KeyLimit(Amounts):
+    model_pattern = pattern()
+
+
+class KeyPermission(Schema):
+    provider_name = Text(allow_none=True, load_default=None)
+    model_pattern = pattern()
+
+
+def key_cap() -> Money:
+    return Money("leave it out: without one there is no cap; to block disable the key", allow_none=True)
+
+
 class Key(Schema):
     api_key = Text(header_safe)
     api_key_digest = fields.String(validate=Regexp(r"[0-9a-f]{64}\Z", error="expected 64 lower-case hex digits"))
     label = fields.String(allow_none=True, load_default=None)
     enabled = Switch(True)
     expires_at = Instant(allow_none=True, load_default=None)
-    budget = Later()
-    permissions = Later([])
-    rate_limits = Later([])
+    budget = key_cap()
+    permissions = fields.List(fields.Nested(KeyPermission), load_default=list)
+    rate_limits = fields.List(fields.Nested(KeyLimit), load_default=list)
 
     @validates_schema(pass_original=True, skip_on_field_errors=False)
     def _check(self, data, original, **kwargs):
@@ -284,7 +400,34 @@ class User(Schema):
 class Permission(Schema):
     user_name = Text(required=True)
     provider_name = Text(allow_none=True, load_default=None)
-    model_pattern = Text(required=True)
+    model_pattern = pattern()
+
+
+class FilePermission(Schema):
+    user_name = Text(required=True)
+    provider_name = Text(required=True)
+
+
+class RateLimit(Amounts):
+    user_name = Text(required=True)
+    model_pattern = pattern()
+
+
+def user_cap(**kwargs) -> Money:
+    remedy = "remove the row: without one there is no cap; to block use a rate limit of 0 or disable the user"
+    return Money(remedy, **kwargs)
+
+
+def quota_period(**kwargs) -> fields.String:
+    told = "expected day, week or month; leave it out for a quota without end"
+    return fields.String(allow_none=True, validate=OneOf(PERIODS, error=told), **kwargs)
+
+
+class Quota(Schema):
+    user_name = Text(required=True)
+    quota = user_cap(required=True)
+    cost_used = Money(load_default=0)
+    period = quota_period(load_default=None)
 
 
 class Seed(Schema):
@@ -294,6 +437,6 @@ class Seed(Schema):
     model_aliases = fields.List(fields.Nested(Alias), load_default=list)
     users = fields.List(fields.Nested(User), load_default=list)
     permissions = fields.List(fields.Nested(Permission), load_default=list)
-    file_permissions = Later([])
-    rate_limits = Later([])
-    quotas = Later([])
+    file_permissions = fields.List(fields.Nested(FilePermission), load_default=list)
+    rate_limits = fields.List(fields.Nested(RateLimit), load_default=list)
+    quotas = fields.List(fields.Nested(Quota), load_default=list)

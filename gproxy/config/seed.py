@@ -17,6 +17,7 @@ ANYWHERE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 PROVIDER_SETTINGS = frozenset(schemas.ProviderSettings().fields) - {
     name for name, field in schemas.ProviderSettings().fields.items() if isinstance(field, schemas.Later)
 }
+TABLES = tuple(name for name in schemas.Seed().fields if name != "settings")
 UNKNOWN = "Unknown field."
 
 
@@ -119,12 +120,15 @@ def _remedied(message: str, at: tuple, schema) -> str:
 
 def _readable(valid) -> dict:
     """The entries that can be cross-checked although others are wrong."""
-    tables = ("providers", "models", "model_aliases", "users", "permissions")
     found = {"settings": {}}
-    for table in tables:
-        rows = valid.get(table) if isinstance(valid, dict) else None
-        found[table] = [row if isinstance(row, dict) else {} for row in rows or ()]
+    for table in TABLES:
+        found[table] = _rows(valid.get(table) if isinstance(valid, dict) else None)
     return found
+
+
+def _rows(rows) -> list[dict]:
+    """A list of tables; what is none stands empty in its place."""
+    return [row if isinstance(row, dict) else {} for row in rows or ()]
 
 
 def _crossed(seed: dict, written: dict, file: str, channels: Mapping, reserved: frozenset[str]) -> Iterator[str]:
@@ -134,20 +138,29 @@ def _crossed(seed: dict, written: dict, file: str, channels: Mapping, reserved: 
     yield from _duplicates(seed["model_aliases"], "model_aliases", lambda row: row.get("alias"), file, "alias")
     yield from _duplicates(seed["models"], "models", _model_key, file, "model_id")
     yield from _duplicates(seed["permissions"], "permissions", _permission_key, file, "model_pattern")
-    keys = [
-        (f"users[{u + 1}].keys[{k + 1}]", key.get("api_key") or key.get("api_key_digest"))
-        for u, user in enumerate(seed["users"])
-        for k, key in enumerate(user.get("keys") or ())
-        if isinstance(key, dict)
-    ]
+    yield from _duplicates(seed["rate_limits"], "rate_limits", _limit_key, file, "model_pattern")
+    yield from _duplicates(seed["quotas"], "quotas", lambda row: row.get("user_name"), file, "user_name")
+    yield from _duplicates(seed["file_permissions"], "file_permissions", _file_key, file, "provider_name")
     seen: dict[str, str] = {}
-    for place, value in keys:
+    for place, key in _keys(seed):
+        yield from _duplicates(
+            _rows(key.get("permissions")), f"{place}.permissions", _permission_key, file, "model_pattern"
+        )
+        yield from _duplicates(_rows(key.get("rate_limits")), f"{place}.rate_limits", _limit_key, file, "model_pattern")
+        value = key.get("api_key") or key.get("api_key_digest")
         if value is not None and value in seen:
             yield f"{file}: {place}: the same key as {seen[value]}; a key belongs to one user"
         seen.setdefault(value, place)
     for i, provider in enumerate(seed["providers"]):
         yield from _provider(provider, f"{file}: providers[{i + 1}]", channels, reserved)
     yield from _names(seed, written, file)
+
+
+def _keys(seed: dict) -> Iterator[tuple[str, dict]]:
+    """Every key with its place."""
+    for u, user in enumerate(seed["users"]):
+        for k, key in enumerate(_rows(user.get("keys"))):
+            yield f"users[{u + 1}].keys[{k + 1}]", key
 
 
 def _model_key(row: dict):
@@ -158,6 +171,14 @@ def _permission_key(row: dict):
     if not row.get("model_pattern"):
         return None
     return (row.get("user_name"), row.get("provider_name"), row["model_pattern"])
+
+
+def _limit_key(row: dict):
+    return (row.get("user_name"), row["model_pattern"]) if row.get("model_pattern") else None
+
+
+def _file_key(row: dict):
+    return (row.get("user_name"), row["provider_name"]) if row.get("provider_name") else None
 
 
 def _duplicates(rows: list[dict], table: str, key: Callable, file: str, field: str) -> Iterator[str]:
@@ -206,9 +227,14 @@ def _names(seed: dict, written: dict, file: str) -> Iterator[str]:
         at = "targets[1].provider" if row.get("targets") else "provider_name"
         for target in targets(row):
             yield from check(f"model_aliases[{i + 1}].{at}", target["provider_name"], providers, "provider")
-    for i, row in enumerate(seed["permissions"]):
-        yield from check(f"permissions[{i + 1}].user_name", row.get("user_name"), users, "user")
-        yield from check(f"permissions[{i + 1}].provider_name", row.get("provider_name"), providers, "provider")
+    for table in ("permissions", "rate_limits", "quotas", "file_permissions"):
+        for i, row in enumerate(seed[table]):
+            yield from check(f"{table}[{i + 1}].user_name", row.get("user_name"), users, "user")
+            yield from check(f"{table}[{i + 1}].provider_name", row.get("provider_name"), providers, "provider")
+    for place, key in _keys(seed):
+        for i, row in enumerate(_rows(key.get("permissions"))):
+            at = f"{place}.permissions[{i + 1}].provider_name"
+            yield from check(at, row.get("provider_name"), providers, "provider")
 
 
 def _named(rows) -> set[str]:

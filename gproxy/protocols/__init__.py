@@ -11,8 +11,8 @@ from pkgutil import iter_modules
 from types import ModuleType
 
 PLUMBING = {
-    "codec", "custom_tools", "fields", "hub", "losses", "openai", "reading", "reasoning", "repair", "schemas",
-    "signatures", "sse", "wire", "wording",
+    "allowances", "codec", "custom_tools", "fields", "hub", "losses", "openai", "reading", "reasoning", "repair",
+    "schemas", "signatures", "sse", "wire", "wording",
 }  # fmt: skip
 VERBS = (
     "ask",
@@ -25,6 +25,7 @@ VERBS = (
     "read_error",
     "write_error",
     "error_event",
+    "limit_headers",
     "shown_id",
     "read_models",
     "next_page",

@@ -12,7 +12,7 @@ import orjson
 from msgspec import Raw
 
 from gproxy.errors import BadRequest, TooDeep
-from gproxy.protocols.hub import Ask, part
+from gproxy.protocols.hub import Ask, count, part
 
 _decode = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_list = msgspec.json.Decoder(list[Raw]).decode
@@ -185,6 +185,14 @@ def text(fields: Fields, name: str) -> str | None:
     """A field's value when it is a text, else None."""
     found = value(fields, name)
     return found if isinstance(found, str) else None
+
+
+def positive(fields: Fields, *names: str) -> int | None:
+    """The first of these fields that holds a positive whole number, None when none does."""
+    for name in names:
+        if name in fields and (found := count(value(fields, name))):
+            return found
+    return None
 
 
 def exchange(fields: Fields, name: str, raw: bytes) -> Fields:

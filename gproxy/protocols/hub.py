@@ -14,6 +14,9 @@ class Usage:
 
     `input_tokens` are the uncached ones; `reasoning_tokens` are a part of `output_tokens`.
     `cache_write_tokens` are writes whose lifetime the vendor did not tell.
+    Audio and image tokens are parts of the class in their name and together never more than it.
+    `tool_calls` are names and numbers of the tools that the vendor ran, sorted.
+    `tier` is the service tier that the vendor says it served: "default", one of the priced modes, or "" for untold.
     """
 
     input_tokens: int = 0
@@ -23,6 +26,14 @@ class Usage:
     cache_write_tokens: int = 0
     cache_write_5m_tokens: int = 0
     cache_write_1h_tokens: int = 0
+    audio_input_tokens: int = 0
+    image_input_tokens: int = 0
+    audio_output_tokens: int = 0
+    image_output_tokens: int = 0
+    audio_cache_read_tokens: int = 0
+    # What stands beside the tokens, and not always in one block with them: equal usages have equal tokens.
+    tool_calls: tuple[tuple[str, int], ...] = field(default=(), compare=False)
+    tier: str = field(default="", compare=False)
 
     @property
     def prompt_tokens(self) -> int:
@@ -42,6 +53,9 @@ class Ask(NamedTuple):
     wants_usage: bool  # the client asked for usage in its stream
     end_user: str | None
     body: object  # the protocol's own view of the body, to be given back to its functions
+    mode: str = ""  # flex, scale or priority, where the body asks to be served and charged as such
+    max_output: int | None = None  # the most tokens of one choice, where the body bounds them
+    choices: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -531,11 +545,12 @@ def _opened(index: int, block: Block, choice: int) -> Iterator[Event]:
 
 # Beyond any call; below it every sum and every price of one fits into 63 bits.
 MOST_TOKENS = 10**12
+MOST_CALLS = 10**6  # of one tool that the vendor runs
 
 
-def count(value: object) -> int:
-    """A token count off the wire: anything that is no positive whole number, or no possible count, counts as none."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MOST_TOKENS else 0
+def count(value: object, most: int = MOST_TOKENS) -> int:
+    """A count off the wire: anything that is no positive whole number, or no possible count, counts as none."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= most else 0
 
 
 def items(value: object) -> list:

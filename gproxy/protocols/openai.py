@@ -7,7 +7,7 @@ import hashlib
 
 import orjson
 
-from gproxy.protocols import schemas, wire, wording
+from gproxy.protocols import fields, schemas, wire, wording
 from gproxy.protocols.hub import Citation, Format, Logprob, ModelCard, Request, Target, Tool, Usage, count, items, part
 from gproxy.protocols.losses import Losses
 
@@ -30,26 +30,48 @@ def error(status: int, code: str, message: str, request_id: str) -> dict:
     return {"message": message, "type": kind, "param": None, "code": code, "request_id": request_id}
 
 
-def write_error(status: int, code: str, message: str, request_id: str) -> bytes:
+def write_error(status: int, code: str, message: str, request_id: str, retry_s: float | None = None) -> bytes:
     return orjson.dumps({"error": error(status, code, message, request_id)})
 
 
-def read_usage(usage: dict) -> Usage:
-    """Prompt counts include cached tokens here. Both spellings, since images and embeddings use the newer one."""
+# Where a usage block tells of what its counts consist: chat, Responses and images, transcriptions.
+INSIDE = ("prompt_tokens_details", "input_tokens_details", "input_token_details")
+OUTSIDE = ("completion_tokens_details", "output_tokens_details", "output_token_details")
+
+
+def read_usage(usage: dict, tier: str = "", calls: tuple[tuple[str, int], ...] = ()) -> Usage:
+    """Prompt counts include cached tokens here. Both spellings, since images and embeddings use the newer one.
+
+    Tier and calls of the vendor's tools stand beside the block, not in it.
+    """
     prompt = count(usage.get("prompt_tokens", usage.get("input_tokens")))
     output = count(usage.get("completion_tokens", usage.get("output_tokens")))
-    inside = part(usage.get("prompt_tokens_details") or usage.get("input_tokens_details"))
-    outside = part(usage.get("completion_tokens_details") or usage.get("output_tokens_details"))
+    inside, outside = _details(usage, INSIDE), _details(usage, OUTSIDE)
     beside = usage.get("prompt_cache_hit_tokens", usage.get("cached_tokens"))  # where imitators put it
     read = min(prompt, count(inside.get("cached_tokens", beside)))
     written = min(prompt - read, count(inside.get("cache_write_tokens")))
+    fresh = prompt - read - written
+    heard = count(inside.get("audio_tokens"))  # cached ones included
+    cached = min(heard, read, count(part(inside.get("cached_tokens_details")).get("audio_tokens")))
+    audio, spoken = min(fresh, heard - cached), min(output, count(outside.get("audio_tokens")))
     return Usage(
-        input_tokens=prompt - read - written,
+        input_tokens=fresh,
         output_tokens=output,
         reasoning_tokens=min(output, count(outside.get("reasoning_tokens"))),
         cache_read_tokens=read,
         cache_write_tokens=written,
+        audio_input_tokens=audio,
+        image_input_tokens=min(fresh - audio, count(inside.get("image_tokens"))),
+        audio_output_tokens=spoken,
+        image_output_tokens=min(output - spoken, count(outside.get("image_tokens"))),
+        audio_cache_read_tokens=cached,
+        tool_calls=calls,
+        tier=tier,
     )
+
+
+def _details(usage: dict, names: tuple[str, ...]) -> dict:
+    return next((part(usage[name]) for name in names if usage.get(name)), {})
 
 
 def read_models(body: dict) -> list[ModelCard]:
@@ -103,6 +125,18 @@ def read_tier(reply: dict) -> str | None:
     """The tier that served a reply."""
     tier = reply.get("service_tier")
     return TIERS.get(tier) if isinstance(tier, str) else None
+
+
+# The tiers that are charged at prices of their own.
+MODES = frozenset(("flex", "scale", "priority"))
+# A tier that a reply tells, as the bytes of its value.
+TOLD = {f'"{name}"'.encode(): tier for name, tier in TIERS.items() if tier != "auto"} | {b'"batch"': "batch"}
+
+
+def read_mode(asked: fields.Fields) -> str:
+    """The mode that a request's body asks for. Raises BadRequest."""
+    tier = TIERS.get(fields.text(asked, "service_tier")) if "service_tier" in asked else None
+    return tier if tier in MODES else ""
 
 
 TIERS_BACK = {tier: tier for tier in ("auto", "default", "flex", "scale", "priority")}

@@ -3,10 +3,14 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from urllib.parse import quote, urlencode
 
 from gproxy.accounting.cost import usd
+from gproxy.admission import limits
 from gproxy.errors import BadRequest, GatewayError
+from gproxy.protocols.allowances import Allowance
+from gproxy.state.counters import CONCURRENCY, RPD, RPM, TOKENS, Standing
 from gproxy.store.snapshot import Provider
 
 ALWAYS = ("idempotency-key", "accept-language", "traceparent", "tracestate")
@@ -57,10 +61,11 @@ def path(template: str, model: str, query: tuple[tuple[str, str], ...]) -> str:
     return filled + ("&" if "?" in filled else "?") + urlencode(passed)
 
 
-def to_client(provider: Provider, exchange) -> list[tuple[str, str]]:
+def to_client(provider: Provider, exchange, *, is_limited: bool = False) -> list[tuple[str, str]]:
+    """The upstream's headers that pass. What it says of limits does not, where limits of ours apply to the caller."""
     told = [("x-gproxy-provider", provider.name)]
     for name, value in exchange.headers.items():
-        if name in BACK or name.startswith(BACK_PREFIXES):
+        if name in BACK or (name.startswith(BACK_PREFIXES) and not is_limited):
             told.append((name, value))
         elif name in UPSTREAM_REQUEST_IDS:
             told.append(("x-upstream-request-id", value))
@@ -70,6 +75,26 @@ def to_client(provider: Provider, exchange) -> list[tuple[str, str]]:
 def overhead(started: float, waited_s: float) -> tuple[str, str]:
     """The time in gproxy until the headers are sent, without the wait for the upstream."""
     return ("x-gproxy-overhead-ms", f"{max(0.0, time.perf_counter() - started - waited_s) * 1000:.2f}")
+
+
+def left(standings: tuple[Standing, ...], protocol: ModuleType, now_s: float) -> list[tuple[str, str]]:
+    """What is left of the caller's limits: the tightest counter, and all under the vendor's own names."""
+    requests, tokens = limits.tightest(standings, (RPM, RPD)), limits.tightest(standings, (TOKENS,))
+    shown = requests or tokens or limits.tightest(standings, (CONCURRENCY,))
+    if shown is None:
+        return []
+    vendors = protocol.limit_headers(_allowance(requests), _allowance(tokens), now_s)
+    return [*limits.told(shown, now_s).items(), *vendors]
+
+
+def vendors_left(standings: tuple[Standing, ...], protocol: ModuleType, now_s: float) -> list[tuple[str, str]]:
+    """The same under the names that the client's own vendor gives them only."""
+    requests, tokens = limits.tightest(standings, (RPM, RPD)), limits.tightest(standings, (TOKENS,))
+    return protocol.limit_headers(_allowance(requests), _allowance(tokens), now_s)
+
+
+def _allowance(standing: Standing | None) -> Allowance | None:
+    return None if standing is None else Allowance(standing.limit, standing.remaining, standing.reset_s)
 
 
 # A count that we made by bytes.

@@ -60,7 +60,7 @@ class Passing:
         self._reader = protocol.Stream(name, asked)
         self._frame = Array() if call.as_array else Events()
         self._held = b""
-        self._fault: UpstreamError | None = None
+        self._fault: GatewayError | None = None
 
     def frames(self) -> Iterator[bytes]:
         splitter = sse.Splitter()
@@ -82,14 +82,14 @@ class Passing:
 
     def _pass(self, events: list[bytes]) -> bytes:
         """What these events are for the client. Settles before the last one is passed on."""
-        out = []
+        out, reader, tally = [], self._reader, self._tally
         for event in events:
             event = self._exchange.masked(event)
             data = sse.data_of(event)
             if data is None:
                 out.append(self._frame.comment(event))
                 continue
-            passed, verdict = self._reader.see(data)
+            passed, verdict = reader.see(data)
             if self._held:
                 out.append(self._held)
                 self._held = b""
@@ -97,16 +97,20 @@ class Passing:
             if verdict is Verdict.CUT:
                 self._fault = UpstreamError(NO_END)
                 break
+            is_beyond = verdict is Verdict.GOES_ON and reader.text_bytes > tally.covered_bytes
+            if is_beyond and tally.overruns(reader.usage, reader.text_bytes):
+                self._fault = tally.hold.ended()
+                break
             frame = self._frame.written(event, data, passed)
             if verdict is Verdict.MAY_END:
                 self._held = frame
                 self._exchange.hurry(HELD_S)
                 continue
-            if verdict is Verdict.ENDS or self._reader.has_failed:
+            if verdict is Verdict.ENDS or reader.has_failed:
                 self._settle()
                 self._exchange.hurry(TAIL_S)
             out.append(frame)
-        self._tally.saw_first_byte()
+        tally.saw_first_byte()
         return b"".join(out)
 
     def _settle(self) -> None:

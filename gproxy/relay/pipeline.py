@@ -1,6 +1,6 @@
-"""The story of one request: admit, resolve, translate, send, translate back, account.
+"""The story of one request: admit, resolve, translate, hold, send, translate back, account.
 
-`plan` has no effects; `run` has them all, in this order: journal, upstream, answer, settlement.
+`plan` has no effects; `run` has them all, in this order: hold, journal, upstream, answer, settlement.
 """
 
 import logging
@@ -13,16 +13,18 @@ from gproxy.accounting import prices
 from gproxy.accounting.journal import Ids, Journal
 from gproxy.admission import keys
 from gproxy.admission.permissions import Rights
+from gproxy.channels.facts import facts
 from gproxy.channels.kind import COUNT, EMBED, EMBED_BATCH, GENERATE, STREAM, Kind, Lane
-from gproxy.errors import BadRequest, ClientGone, GatewayError, UpstreamError
+from gproxy.errors import BadRequest, ClientGone, Forbidden, GatewayError, RateLimited, UpstreamError
 from gproxy.protocols import fields
 from gproxy.protocols.hub import Ask, Context, Count, Usage
 from gproxy.protocols.losses import Losses
 from gproxy.protocols.signatures import MARK
-from gproxy.relay import headers, local, passing, translating, ways
+from gproxy.relay import headers, holding, local, passing, translating, ways
 from gproxy.relay.capacity import Capacity
+from gproxy.relay.holding import Bound, Hold, Holder
 from gproxy.relay.presence import Presence
-from gproxy.relay.tally import Tally, Unbooked, input_estimate
+from gproxy.relay.tally import BYTES_PER_TOKEN, Tally, Unbooked, input_estimate
 from gproxy.relay.translating import Translation
 from gproxy.routing import resolve
 from gproxy.routing.choose import RoundRobin
@@ -36,6 +38,8 @@ log = logging.getLogger(__name__)
 # A name is matched against patterns and stands in rows and journal lines, so its length is bounded.
 MOST_MODEL = 512
 _MARK = MARK.encode()
+# In every part of a request, of any protocol, that holds or names sound or a picture.
+_MEDIA = (b"audio", b"image", b"inlineData", b"inline_data", b"fileData", b"file_data")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,9 @@ class Plan:
     speaks: str  # the protocol of the upstream
     body: bytes
     price: prices.Found | None
+    mode: str  # by which of its modes the price counts
+    input_tokens: int  # estimated
+    bound: Bound | None = None  # None: nothing to hold
     losses: tuple[str, ...] = ()
     translation: Translation | None = None  # None: the same dialect
 
@@ -96,6 +103,7 @@ class Relay:
     capacity: Capacity
     images: Images  # fetches what a client names by address
     keepsakes: Keepsakes  # what vendors want back and clients cannot carry
+    holder: Holder  # takes from limits, quotas and budgets
     credentials: RoundRobin = field(default_factory=RoundRobin)
     running: set[Presence] = field(default_factory=set)
     clients_gone: int = 0
@@ -104,6 +112,13 @@ class Relay:
         """Whose request this is, and the state of things that it will be served by. Raises Unauthorized."""
         snapshot = self.snapshot()
         return keys.admit(snapshot, key, time.time()), snapshot
+
+    def admit_to_files(self, key: str | None, provider: str | None) -> None:
+        """Whether this key may use files at the provider, if one is named. Raises Unauthorized, Forbidden."""
+        caller, snapshot = self.admit(key)
+        found = snapshot.providers.get(provider)
+        if provider and (found is None or not Rights(caller).may_use_files(found.id)):
+            raise Forbidden(f"files at provider {provider!r} are not allowed for this key; ask for a file permission")
 
     def plan(self, call: Call, caller: Caller, snapshot: Snapshot) -> Plan:
         """Where the call goes and what is sent. Raises GatewayError; no effects."""
@@ -135,9 +150,34 @@ class Relay:
                 operation=operation,
                 speaks=call.protocol,
                 body=call.body,
-                price=prices.find(snapshot, provider.id, provider.channel, target.model),
+                price=prices.find(snapshot, provider.id, provider.channel, target.model, resolved.alias),
+                mode=asked.mode,
+                input_tokens=input_estimate(call.body),
             )
-            return plan if way.how == "local" else self._addressed(plan, call, way)
+            if plan.price is None and provider.settings.unpriced == "deny" and operation != COUNT:
+                raise Forbidden(f"model {target.model!r} has no price, and its provider refuses what is not priced")
+            return plan if way.how == "local" else self._bounded(self._addressed(plan, call, way))
+
+    def _bounded(self, plan: Plan) -> Plan:
+        """The plan with what is to be held for it; a count of tokens costs nothing and is not limited."""
+        if plan.operation == COUNT:
+            return plan
+        writes = plan.operation in (GENERATE, STREAM)
+        return replace(
+            plan,
+            bound=holding.bound(
+                plan.caller,
+                plan.name,
+                plan.asked,
+                plan.price,
+                plan.mode,
+                plan.input_tokens,
+                facts(plan.speaks, plan.model).max_output if writes else 0,
+                plan.provider.settings.assumed_output_tokens,
+                may_cache=b'"cache_control"' in plan.body,
+                has_media=any(mark in plan.body for mark in _MEDIA),
+            ),
+        )
 
     def _addressed(self, plan: Plan, call: Call, way: Way) -> Plan:
         """The plan with its lane and with what is sent there. Raises BadRequest."""
@@ -160,8 +200,9 @@ class Relay:
         )
         # Query parameters are the client's protocol's.
         path = headers.path(lane.path, plan.model, ())
-        body, losses = made.body, made.losses
-        return replace(plan, lane=lane, path=path, speaks=way.protocol, body=body, losses=losses, translation=made)
+        mode = made.upstream.ask(made.body).mode if made.body else plan.mode
+        told = {"body": made.body, "losses": made.losses, "translation": made, "mode": mode}
+        return replace(plan, lane=lane, path=path, speaks=way.protocol, **told)
 
     def _passed(self, plan: Plan, call: Call) -> tuple[bytes, tuple[str, ...]]:
         """The client's own body under the upstream's model name, without what another provider sealed."""
@@ -193,9 +234,7 @@ class Relay:
             if plan.lane is None:
                 return self._counted(plan, call)
             credential = None if plan.kind.answers else self.credentials.next(plan.provider)
-            if plan.translation is not None and plan.translation.urls:
-                plan = self._fetched(plan, presence)
-            tally = self._open(plan, call, credential)
+            plan, tally = self._open(plan, call, credential, presence)
             try:
                 presence.begin()
                 exchange = self._send(plan, call, credential, presence)
@@ -230,29 +269,53 @@ class Relay:
     def _count_gone(self) -> None:
         self.clients_gone += 1
 
-    def _open(self, plan: Plan, call: Call, credential: Credential | None) -> Tally:
-        if plan.operation == COUNT:
-            return Unbooked()
-        now = time.time_ns()
-        tally = Tally(self.journal, self.ids.next(now), plan.price, input_estimate(call.body), call.started)
-        tally.open(
-            {
-                "rq": call.request_id,
-                "at": now,
-                "u": plan.caller.user_id,
-                "k": plan.caller.key_id,
-                "p": plan.provider.id,
-                "c": plan.provider.channel,
-                "r": credential.id if credential else None,
-                "op": EMBED if plan.operation == EMBED_BATCH else plan.operation,
-                "pr": ways.wire_name(self.protocols[call.protocol], plan.operation),
-                "m": plan.name,
-                "eu": plan.asked.end_user,
-                "t": call.header("x-gproxy-tag"),
-                **({"lo": plan.losses} if plan.losses else {}),
-            }
-        )
+    def _open(self, plan: Plan, call: Call, credential: Credential | None, presence: Presence) -> tuple[Plan, Tally]:
+        """Holds what the call may cost and opens its books. Raises GatewayError or ClientGone, and nothing is held."""
+        call_id = self.ids.next(time.time_ns())
+        hold = self._hold(call_id, plan.bound, self.protocols[call.protocol]) if plan.bound is not None else None
+        try:
+            if plan.translation is not None and plan.translation.urls:
+                plan = self._fetched(plan, presence)
+            if plan.operation == COUNT:
+                return plan, Unbooked()
+            tally = self._tally(plan, call, call_id, hold)
+            tally.open(self._entry(plan, call, credential, hold.at if hold else time.time_ns()))
+            return plan, tally
+        except BaseException:
+            if hold is not None:
+                hold.settle(0, 0)
+            raise
+
+    def _hold(self, call_id: int, bound: Bound, protocol: ModuleType) -> Hold:
+        try:
+            return self.holder.take(call_id, bound)
+        except RateLimited as fault:
+            fault.headers |= headers.vendors_left(fault.standings, protocol, time.time())
+            raise
+
+    def _tally(self, plan: Plan, call: Call, call_id: int, hold: Hold | None) -> Tally:
+        tally = Tally(self.journal, call_id, plan.price, plan.input_tokens, call.started, plan.mode, hold)
+        if hold and hold.most_output is not None and plan.price is not None and plan.provider.settings.stop_at_quota:
+            tally.covered_bytes = hold.most_output * BYTES_PER_TOKEN
         return tally
+
+    def _entry(self, plan: Plan, call: Call, credential: Credential | None, at: int) -> dict:
+        """What the journal says of a call that is about to be sent."""
+        return {
+            "rq": call.request_id,
+            "at": at,
+            "u": plan.caller.user_id,
+            "k": plan.caller.key_id,
+            "p": plan.provider.id,
+            "c": plan.provider.channel,
+            "r": credential.id if credential else None,
+            "op": EMBED if plan.operation == EMBED_BATCH else plan.operation,
+            "pr": ways.wire_name(self.protocols[call.protocol], plan.operation),
+            "m": plan.name,
+            "eu": plan.asked.end_user,
+            "t": call.header("x-gproxy-tag"),
+            **({"lo": plan.losses} if plan.losses else {}),
+        }
 
     def _send(self, plan: Plan, call: Call, credential: Credential | None, presence: Presence) -> Exchange:
         if plan.kind.answers:
@@ -270,7 +333,9 @@ class Relay:
         )
 
     def _answer(self, plan: Plan, call: Call, exchange: Exchange, tally: Tally, presence: Presence) -> Answer:
-        told = headers.to_client(plan.provider, exchange)
+        told = headers.to_client(plan.provider, exchange, is_limited=plan.bound is not None)
+        if tally.hold is not None:
+            told += headers.left(tally.hold.standings, self.protocols[call.protocol], tally.hold.at / 1e9)
         if plan.translation is not None:
             told.append(("x-gproxy-translated", plan.translation.label))
         if 300 <= exchange.status < 400:

@@ -1,14 +1,16 @@
 """One call's books: opened before it is sent, settled exactly once before its end is told."""
 
+import math
 import re
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from gproxy.accounting import prices
 from gproxy.accounting.cost import cost
 from gproxy.accounting.journal import Journal
 from gproxy.protocols.hub import Usage
+from gproxy.relay.holding import STEP_TOKENS, Hold
 
 # Bytes of text that a token stands for, where no count was told.
 BYTES_PER_TOKEN = 4
@@ -46,13 +48,19 @@ def input_estimate(body: bytes) -> int:
 
 @dataclass(slots=True)
 class Tally:
-    """`started` is on the performance counter. After settlement `cost` is in nano-USD, None when unpriced."""
+    """`started` is on the performance counter. After settlement `cost` is in nano-USD, None when unpriced.
+
+    A stream that has delivered more than `covered_bytes` of text may cost more than is held for it.
+    """
 
     journal: Journal
     call_id: int
     price: prices.Found | None
     input_estimate: int
     started: float
+    mode: str = ""
+    hold: Hold | None = None
+    covered_bytes: float = math.inf
     attempts: int = 1
     losses: list[str] = field(default_factory=list)
     first_byte: float | None = None
@@ -64,7 +72,23 @@ class Tally:
         for name in ("eu", "t"):
             if entry.get(name):
                 entry[name] = entry[name][:MOST_TEXT]
+        if self.hold is not None:
+            entry["h"] = self.hold.entry
         self.journal.open({"o": self.call_id, "e": self.input_estimate, **entry})
+
+    def overruns(self, usage: Usage | None, text_bytes: int) -> bool:
+        """Whether a stream, which delivered so much, costs more by now than its caller has left."""
+        seen = self._delivered(usage, text_bytes)
+        running = self._cost(seen)
+        step = self._cost(replace(seen, output_tokens=seen.output_tokens + STEP_TOKENS)) - running
+        if not self.hold.covers(running, step):
+            return True
+        free = (self.hold.money - running) / step * STEP_TOKENS if step else math.inf
+        self.covered_bytes = text_bytes + max(1, free) * BYTES_PER_TOKEN
+        return False
+
+    def _cost(self, usage: Usage) -> int:
+        return cost(usage, self.price.price, self.mode)
 
     def saw_first_byte(self) -> None:
         if self.first_byte is None:
@@ -90,14 +114,10 @@ class Tally:
 
     def _delivered(self, usage: Usage | None, text_bytes: int) -> Usage:
         seen = usage or Usage()
-        return Usage(
+        return replace(
+            seen,
             input_tokens=seen.input_tokens if seen.prompt_tokens else self.input_estimate,
             output_tokens=max(seen.output_tokens, estimate(text_bytes)),
-            reasoning_tokens=seen.reasoning_tokens,
-            cache_read_tokens=seen.cache_read_tokens,
-            cache_write_tokens=seen.cache_write_tokens,
-            cache_write_5m_tokens=seen.cache_write_5m_tokens,
-            cache_write_1h_tokens=seen.cache_write_1h_tokens,
         )
 
     def _settle(self, outcome: Outcome, status: int, usage: Usage, estimated: bool = False) -> None:
@@ -106,7 +126,7 @@ class Tally:
         self.is_settled = True
         is_free = outcome is Outcome.FAILED
         if self.price is not None:
-            self.cost = 0 if is_free else cost(usage, self.price.price)
+            self.cost = 0 if is_free else self._cost(usage)
         now = time.perf_counter()
         entry = {
             "s": self.call_id,
@@ -134,6 +154,8 @@ class Tally:
         if self.losses:
             entry["lo"] = _within(self.losses)
         self.journal.settle(entry)
+        if self.hold is not None:
+            self.hold.settle(self.cost or 0, usage.prompt_tokens + usage.output_tokens)
 
 
 def _within(losses: list[str]) -> list[str]:
@@ -151,7 +173,9 @@ class Unbooked:
     """In a tally's place for a call that has no row: a count of tokens costs nothing."""
 
     cost = None
+    hold = None
     is_settled = True
+    covered_bytes = math.inf
 
     def __init__(self):
         self.losses: list[str] = []

@@ -352,6 +352,8 @@ class Translated:
             for chunk in self._exchange.chunks(self._presence):
                 for event in splitter.feed(chunk):
                     verdict, payload = self._look(event)
+                    if verdict is Verdict.GOES_ON and self._reader.text_bytes > self._tally.covered_bytes:
+                        self._stop_at_quota()
                     if payload is not None:
                         yield payload
                     if verdict is Verdict.ENDS:
@@ -384,6 +386,11 @@ class Translated:
         elif verdict is Verdict.MAY_END:
             self._exchange.hurry(HELD_S)
         return verdict, _document(data)
+
+    def _stop_at_quota(self) -> None:
+        """Raises OverQuota where the stream costs more by now than its caller has left."""
+        if self._tally.overruns(self._reader.usage, self._reader.text_bytes):
+            raise self._tally.hold.ended()
 
     def _settle(self, has_failed: bool) -> None:
         if self._tally.is_settled:

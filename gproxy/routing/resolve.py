@@ -34,7 +34,7 @@ class Resolved:
 
     name: str
     targets: tuple[Target, ...]
-    alias: str | None = None
+    alias: Alias | None = None
 
 
 def aggregated(snapshot: Snapshot, sent: str, rights: Rights) -> Resolved:
@@ -137,7 +137,7 @@ def _through(snapshot: Snapshot, alias: Alias, name: str, rights: Rights) -> Res
             enabled.append(Target(provider, model))
     allowed = tuple(target for target in enabled if rights.may_use(target.provider.id, name))
     if allowed:
-        return Resolved(name, allowed, alias.name)
+        return Resolved(name, allowed, alias)
     if enabled or not rights.may_use_somewhere(name):
         raise forbidden(name)
     raise NotFound(f"alias {alias.name!r} has no enabled target left")

@@ -70,11 +70,15 @@ class Database:
         with self._db.atomic("IMMEDIATE") if self.is_sqlite else self._db.atomic():
             yield
 
-    def insert_all(self, sql: str, rows: list[tuple]) -> None:
-        """One statement for many rows, with `?` for each value, inside a deed's transaction."""
+    def execute_all(self, sql: str, rows: list[tuple]) -> None:
+        """One statement for each of many rows, with `?` for each value, inside a deed's transaction."""
         # The driver is asked past peewee, so its faults are told in peewee's words here.
         with pw.__exception_wrapper__, closing(self._db.connection().cursor()) as cursor:
             cursor.executemany(sql if self.is_sqlite else sql.replace("?", "%s"), rows)
+
+    def locked(self, query: pw.ModelSelect) -> pw.ModelSelect:
+        """The query, which then keeps others from changing what it finds; SQLite has locked it all already."""
+        return query if self.is_sqlite else query.for_update()
 
     def forget_overwritten(self) -> None:
         """Leaves nothing in SQLite's file and its log of what was overwritten or deleted; outside a transaction."""
@@ -114,6 +118,10 @@ class Database:
             runner.up(migration.name)
             done.append(migration.name)
         return done
+
+    def pending(self) -> list[str]:
+        """The migrations that this database lacks."""
+        return [migration.name for migration in Runner(self._db, str(MIGRATIONS)).status() if not migration.applied]
 
     def _backup(self, before: str) -> None:
         folder = self.data_dir / "backups"

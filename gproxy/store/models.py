@@ -24,6 +24,7 @@ class GlobalSettings(Table):
     enable_downstream_log_body = pw.BooleanField(default=False)
     provider_defaults_json = pw.TextField(default="{}")
     seal_json = pw.TextField(null=True)  # salt and check value once the database is sealed
+    deployment = pw.TextField(default="")  # a random name, under which several machines share state
     updated_at = pw.BigIntegerField()
 
     class Meta:
@@ -149,6 +150,7 @@ class UserKey(Table):
     expires_at = pw.BigIntegerField(null=True)
     budget = pw.BigIntegerField(null=True)
     cost_used = pw.BigIntegerField(default=0)
+    narrowed = pw.BooleanField(default=False)  # to its own permissions, also when all of them are gone
     created_at = pw.BigIntegerField()
     updated_at = pw.BigIntegerField()
 
@@ -157,6 +159,8 @@ class UserKey(Table):
 
 
 class ModelPermission(Table):
+    """Of a user, or of one key. A pattern stands once for user, key or none, provider or none: migration 0002."""
+
     user = pw.ForeignKeyField(User, on_delete="CASCADE")
     key = pw.ForeignKeyField(UserKey, null=True, on_delete="CASCADE")
     provider = pw.ForeignKeyField(Provider, null=True, on_delete="CASCADE")
@@ -178,6 +182,8 @@ class FilePermission(Table):
 
 
 class RateLimit(Table):
+    """Of a user, or of one key. A pattern stands once for user and key or none: migration 0002."""
+
     user = pw.ForeignKeyField(User, on_delete="CASCADE")
     key = pw.ForeignKeyField(UserKey, null=True, on_delete="CASCADE")
     model_pattern = pw.TextField()
@@ -193,10 +199,17 @@ class RateLimit(Table):
 
 
 class Quota(Table):
+    """The account of a user, with a cap or (`quota` is NULL) without.
+
+    `cost_used` is `opening`, and the cost of the user's usage rows and adjustments from `opened_at` on.
+    """
+
     user = pw.ForeignKeyField(User, unique=True, on_delete="CASCADE")
-    quota = pw.BigIntegerField()
+    quota = pw.BigIntegerField(null=True)
     cost_used = pw.BigIntegerField(default=0)
     period = pw.TextField(null=True)
+    opening = pw.BigIntegerField(default=0)
+    opened_at = pw.BigIntegerField(default=0)
     updated_at = pw.BigIntegerField()
 
     class Meta:
@@ -317,7 +330,7 @@ class Usage(Table):
     losses = pw.TextField(default="[]")
     end_user = pw.TextField(null=True)
     tag = pw.TextField(null=True)
-    created_at = pw.BigIntegerField()
+    created_at = pw.BigIntegerField(index=True)
 
     class Meta:
         table_name = "usages"
@@ -325,20 +338,26 @@ class Usage(Table):
 
 
 class Adjustment(Table):
-    """Money that moved without a usage row, such as a batch booked while usage rows are switched off."""
+    """Money without a usage row, such as a batch that was booked while usage rows are switched off.
+
+    It counts in the account of each that it names: of a user, of a key, or of both.
+    """
 
     at = pw.BigIntegerField()
-    user_id = pw.IntegerField(index=True)
+    user_id = pw.IntegerField(null=True, index=True)
+    key_id = pw.IntegerField(null=True, index=True)
     kind = pw.TextField()
     cost = pw.BigIntegerField()
     requests = pw.BigIntegerField(default=0)
+    note = pw.TextField(null=True)
+    created_at = pw.BigIntegerField(index=True)
 
     class Meta:
         table_name = "adjustments"
 
 
 class JournalMark(Table):
-    """How far a journal segment was booked where rows cannot tell; deleted after its segment."""
+    """How far a journal segment was booked, whatever became of the rows; deleted after its segment."""
 
     segment = pw.TextField(primary_key=True)
     offset = pw.BigIntegerField()

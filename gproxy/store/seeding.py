@@ -1,14 +1,18 @@
 """Filling an empty database from a validated seed, in one transaction. Nothing is half imported."""
 
 import json
+import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
+from gproxy.state.windows import window
 from gproxy.store import models as m
 from gproxy.store.database import Database
 from gproxy.store.sealing import MARK, Seal, known_seal, new_seal
 from gproxy.store.snapshot import bump
+
+NS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +47,39 @@ class NewAlias:
     alias: str
     enabled: bool
     targets: tuple[tuple[str, str], ...]  # (provider, model)
+    pricing_json: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewLimit:
+    model_pattern: str
+    rpm: int | None = None
+    rpd: int | None = None
+    total_tokens: int | None = None
+    concurrency: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewQuota:
+    """Money in nano-USD."""
+
+    quota: int
+    cost_used: int = 0
+    period: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
+    """`permissions`, if there are any, narrow what the user may do; `budget` in nano-USD."""
+
     digest: str
     fingerprint: str
     label: str | None = None
     enabled: bool = True
     expires_at: int | None = None
+    budget: int | None = None
+    permissions: tuple[tuple[str | None, str], ...] = ()  # (provider or any, pattern)
+    limits: tuple[NewLimit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +102,9 @@ class Content:
     aliases: tuple[NewAlias, ...]
     users: tuple[NewUser, ...]
     permissions: tuple[tuple[str, str | None, str], ...]  # (user, provider or any, pattern)
+    limits: tuple[tuple[str, NewLimit], ...] = ()  # each with its user
+    quotas: tuple[tuple[str, NewQuota], ...] = ()
+    file_permissions: tuple[tuple[str, str], ...] = ()  # (user, provider)
 
 
 def is_empty() -> bool:
@@ -86,24 +117,12 @@ def fill(database: Database, content: Content) -> None:
     stamps = {"created_at": now, "updated_at": now}
     with database.write():
         m.GlobalSettings.create(
-            enable_usage=content.enable_usage, provider_defaults_json=content.provider_defaults_json, updated_at=now
+            deployment=secrets.token_hex(16),
+            enable_usage=content.enable_usage,
+            provider_defaults_json=content.provider_defaults_json,
+            updated_at=now,
         )
-        providers: Mapping[str, int] = {}
-        for p in content.providers:
-            row = m.Provider.create(
-                name=p.name,
-                channel=p.channel,
-                label=p.label,
-                enabled=p.enabled,
-                settings_json=p.settings_json,
-                routing_json=p.routing_json,
-                **stamps,
-            )
-            providers[p.name] = row.id
-            for c in p.credentials:
-                m.Credential.create(
-                    provider=row, name=c.name, kind=p.channel, secret_json=c.secret_json, enabled=c.enabled, **stamps
-                )
+        providers = _providers(content.providers, stamps)
         for model in content.models:
             m.Model.create(
                 provider=providers[model.provider],
@@ -114,21 +133,44 @@ def fill(database: Database, content: Content) -> None:
                 **stamps,
             )
         for alias in content.aliases:
-            row = m.ModelAlias.create(alias=alias.alias, enabled=alias.enabled, **stamps)
+            row = m.ModelAlias.create(
+                alias=alias.alias, enabled=alias.enabled, pricing_json=alias.pricing_json, **stamps
+            )
             for provider, model_id in alias.targets:
                 m.AliasTarget.create(alias=row, provider=providers[provider], model_id=model_id)
-        users = _users(content.users, stamps)
+        users = _users(content.users, providers, stamps)
         for user, provider, pattern in content.permissions:
-            m.ModelPermission.create(
-                user=users[user],
-                provider=providers[provider] if provider else None,
-                model_pattern=pattern,
-                created_at=now,
-            )
+            _permit(users[user], None, providers[provider] if provider else None, pattern, now)
+        for user, limit in content.limits:
+            _limit(users[user], None, limit, stamps)
+        for user, quota in content.quotas:
+            _open_account(users[user], quota, now)
+        for user, provider in content.file_permissions:
+            m.FilePermission.create(user=users[user], provider=providers[provider], created_at=now)
         bump("settings", "providers", "models", "aliases", "users")
 
 
-def _users(users: tuple[NewUser, ...], stamps: dict) -> dict[str, int]:
+def _providers(providers: tuple[NewProvider, ...], stamps: dict) -> dict[str, int]:
+    ids = {}
+    for p in providers:
+        row = m.Provider.create(
+            name=p.name,
+            channel=p.channel,
+            label=p.label,
+            enabled=p.enabled,
+            settings_json=p.settings_json,
+            routing_json=p.routing_json,
+            **stamps,
+        )
+        ids[p.name] = row.id
+        for c in p.credentials:
+            m.Credential.create(
+                provider=row, name=c.name, kind=p.channel, secret_json=c.secret_json, enabled=c.enabled, **stamps
+            )
+    return ids
+
+
+def _users(users: tuple[NewUser, ...], providers: Mapping[str, int], stamps: dict) -> dict[str, int]:
     ids = {}
     for user in users:
         row = m.User.create(
@@ -136,16 +178,48 @@ def _users(users: tuple[NewUser, ...], stamps: dict) -> dict[str, int]:
         )
         ids[user.name] = row.id
         for key in user.keys:
-            m.UserKey.create(
-                user=row,
-                api_key_digest=key.digest,
-                fingerprint=key.fingerprint,
-                label=key.label,
-                enabled=key.enabled,
-                expires_at=key.expires_at,
-                **stamps,
-            )
+            _add_key(row.id, key, providers, stamps)
     return ids
+
+
+def _add_key(user_id: int, key: NewKey, providers: Mapping[str, int], stamps: dict) -> None:
+    row = m.UserKey.create(
+        user=user_id,
+        api_key_digest=key.digest,
+        fingerprint=key.fingerprint,
+        label=key.label,
+        enabled=key.enabled,
+        expires_at=key.expires_at,
+        budget=key.budget,
+        narrowed=bool(key.permissions),
+        **stamps,
+    )
+    for provider, pattern in key.permissions:
+        _permit(user_id, row.id, providers[provider] if provider else None, pattern, stamps["created_at"])
+    for limit in key.limits:
+        _limit(user_id, row.id, limit, stamps)
+
+
+def _permit(user_id: int, key_id: int | None, provider_id: int | None, pattern: str, now: int) -> None:
+    m.ModelPermission.create(user=user_id, key=key_id, provider=provider_id, model_pattern=pattern, created_at=now)
+
+
+def _limit(user_id: int, key_id: int | None, limit: NewLimit, stamps: dict) -> None:
+    m.RateLimit.create(user=user_id, key=key_id, **asdict(limit), **stamps)
+
+
+def _open_account(user_id: int, quota: NewQuota, now: int) -> None:
+    """With what was used elsewhere in the window that runs."""
+    start = window(quota.period, now // NS)[0] * NS
+    m.Quota.create(
+        user=user_id,
+        quota=quota.quota,
+        period=quota.period,
+        cost_used=quota.cost_used,
+        opening=quota.cost_used,
+        opened_at=start,
+        updated_at=now,
+    )
 
 
 def seal_of(secret: str | None) -> Seal | None:
@@ -174,3 +248,8 @@ def seal_all(database: Database, secret: str) -> Seal:
 
 def secret_json(api_key: str) -> str:
     return json.dumps({"api_key": api_key})
+
+
+def deployment() -> str:
+    """The random name of this database, under which its machines share a Redis with others."""
+    return m.GlobalSettings.select(m.GlobalSettings.deployment).scalar()

@@ -36,6 +36,9 @@ class ProviderSettings:
     write_timeout_s: float = 60
     strict_translation: bool = False
     fetch_images: bool = False
+    unpriced: str = "allow"  # or "deny": what becomes of calls whose price nobody knows
+    assumed_output_tokens: int = 4096
+    stop_at_quota: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,7 @@ class Alias:
     name: str
     targets: tuple[Target, ...]
     pattern: re.Pattern | None  # only on an alias with a `*`
+    pricing: str | None = None  # as of a model
 
     @property
     def is_wildcard(self) -> bool:
@@ -106,8 +110,34 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
+class RateLimit:
+    """One row of limits for models that match the pattern: each at most so many, 0 none at all, None any number."""
+
+    id: int
+    pattern: str
+    matches: Callable[[str], object]
+    rpm: int | None = None
+    rpd: int | None = None
+    total_tokens: int | None = None
+    concurrency: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What a user may spend, in nano-USD: within each `day`, `week` or `month`, or (None) altogether."""
+
+    cap: int
+    period: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Caller:
-    """Who a key belongs to. `expires_at` in seconds since the epoch."""
+    """Who a key belongs to, and what may be done with it. `expires_at` in seconds since the epoch.
+
+    Limits are the user's and the key's own, those first that go before others. `budget` is what may be spent by the
+    key in nano-USD. `key_grants` narrow the user's `grants`; None: to nothing less. `files` are the providers whose
+    files the user may use.
+    """
 
     user_id: int
     user_name: str
@@ -115,11 +145,18 @@ class Caller:
     is_admin: bool
     expires_at: float | None
     grants: tuple[Grant, ...]
+    limits: tuple[RateLimit, ...] = ()
+    key_limits: tuple[RateLimit, ...] = ()
+    quota: Quota | None = None
+    budget: int | None = None
+    key_grants: tuple[Grant, ...] | None = None
+    files: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     revisions: Mapping[str, int]
+    deployment: str = ""
     enable_usage: bool = True
     provider_defaults: Mapping = field(default_factory=dict)
     providers: Mapping[str, Provider] = field(default_factory=dict)  # enabled ones, by name
@@ -145,6 +182,11 @@ def by_precedence(pattern: str) -> tuple[int, int, str]:
     """Sort key: the most literal characters before the first wildcard, then the most literals."""
     literals = [c for c in pattern if c not in "*?"]
     return (-len(re.split(r"[*?]", pattern)[0]), -len(literals), pattern)
+
+
+def by_row_precedence(limit: RateLimit) -> tuple:
+    """Sort key: an exact name, then as patterns go."""
+    return (bool(re.search(r"[*?]", limit.pattern)), by_precedence(limit.pattern))
 
 
 @contextmanager
@@ -192,7 +234,11 @@ def load(before: Snapshot | None, environ: Mapping[str, str], seal: Seal | None)
 
 def _settings() -> dict:
     row = m.GlobalSettings.select().first()
-    return {"enable_usage": row.enable_usage, "provider_defaults": json.loads(row.provider_defaults_json)}
+    return {
+        "deployment": row.deployment,
+        "enable_usage": row.enable_usage,
+        "provider_defaults": json.loads(row.provider_defaults_json),
+    }
 
 
 def _providers(defaults: Mapping, environ: Mapping[str, str], seal: Seal | None) -> dict:
@@ -293,15 +339,18 @@ def _aliases() -> dict:
         pattern = None
         if "*" in row.alias:
             pattern = re.compile("(.*)".join(re.escape(part) for part in row.alias.split("*")), re.DOTALL)
-        found.append(Alias(row.alias, tuple(targets.get(row.id, ())), pattern))
+        found.append(Alias(row.alias, tuple(targets.get(row.id, ())), pattern, row.pricing_json))
     wildcards = sorted((a for a in found if a.is_wildcard), key=lambda a: by_precedence(a.name))
     return {"aliases": {a.name: a for a in found if not a.is_wildcard}, "wildcards": tuple(wildcards)}
 
 
 def _callers() -> dict:
-    grants: dict[int, list[Grant]] = {}
-    for row in m.ModelPermission.select().where(m.ModelPermission.key.is_null()).order_by(m.ModelPermission.id):
-        grants.setdefault(row.user_id, []).append(Grant(row.provider_id, glob(row.model_pattern).fullmatch))
+    grants, key_grants = _grants()
+    limits, key_limits = _limits()
+    quotas = {row.user_id: Quota(row.quota, row.period) for row in m.Quota.select().where(m.Quota.quota.is_null(False))}
+    files: dict[int, set[int]] = {}
+    for row in m.FilePermission.select():
+        files.setdefault(row.user_id, set()).add(row.provider_id)
     query = (
         m.UserKey.select(m.UserKey, m.User)
         .join(m.User)
@@ -310,13 +359,42 @@ def _callers() -> dict:
     )
     callers = {}
     for row in query:
-        expires_at = None if row.expires_at is None else row.expires_at / 1e9
         callers[row.api_key_digest] = Caller(
             user_id=row.user_id,
             user_name=row.user.name,
             key_id=row.id,
             is_admin=row.user.is_admin,
-            expires_at=expires_at,
+            expires_at=None if row.expires_at is None else row.expires_at / 1e9,
             grants=tuple(grants.get(row.user_id, ())),
+            limits=tuple(limits.get(row.user_id, ())),
+            key_limits=tuple(key_limits.get(row.id, ())),
+            quota=quotas.get(row.user_id),
+            budget=row.budget,
+            key_grants=tuple(key_grants.get(row.id, ())) if row.narrowed else None,
+            files=frozenset(files.get(row.user_id, ())),
         )
     return {"callers": callers}
+
+
+def _grants() -> tuple[dict[int, list[Grant]], dict[int, list[Grant]]]:
+    """Permission rows, of users and of keys."""
+    of_users: dict[int, list[Grant]] = {}
+    of_keys: dict[int, list[Grant]] = {}
+    for row in m.ModelPermission.select().order_by(m.ModelPermission.id):
+        owners, owner = (of_users, row.user_id) if row.key_id is None else (of_keys, row.key_id)
+        owners.setdefault(owner, []).append(Grant(row.provider_id, glob(row.model_pattern).fullmatch))
+    return of_users, of_keys
+
+
+def _limits() -> tuple[dict[int, list[RateLimit]], dict[int, list[RateLimit]]]:
+    """Rate limit rows, of users and of keys, each list in the order in which they are looked through."""
+    of_users: dict[int, list[RateLimit]] = {}
+    of_keys: dict[int, list[RateLimit]] = {}
+    for row in m.RateLimit.select():
+        owners, owner = (of_users, row.user_id) if row.key_id is None else (of_keys, row.key_id)
+        matches = glob(row.model_pattern).fullmatch
+        amounts = (row.rpm, row.rpd, row.total_tokens, row.concurrency)
+        owners.setdefault(owner, []).append(RateLimit(row.id, row.model_pattern, matches, *amounts))
+    for found in (*of_users.values(), *of_keys.values()):
+        found.sort(key=by_row_precedence)
+    return of_users, of_keys

@@ -8,8 +8,11 @@ from operator import itemgetter
 
 import peewee as pw
 
+from gproxy.store import accounts
 from gproxy.store import models as m
+from gproxy.store.accounts import Charge
 from gproxy.store.database import Database
+from gproxy.store.ledger import booked
 
 COLUMNS = tuple(
     field.column_name
@@ -17,10 +20,10 @@ COLUMNS = tuple(
     if field.name not in ("downstream_trace_id", "created_at")
 )
 pick = itemgetter(*COLUMNS)
-INSERT = (
-    f"INSERT INTO usages ({', '.join(COLUMNS)}, created_at) VALUES ({', '.join('?' * (len(COLUMNS) + 1))}) "
-    "ON CONFLICT (trace_id) DO NOTHING"
-)
+of_call = itemgetter("user_id", "user_key_id", "at", "cost")
+INSERT = f"INSERT INTO usages ({', '.join(COLUMNS)}, created_at) VALUES ({', '.join('?' * (len(COLUMNS) + 1))})"
+MARK = 'INSERT INTO journal_marks (segment, "offset") VALUES (?, 0) ON CONFLICT (segment) DO NOTHING'
+REACH = 'UPDATE journal_marks SET "offset" = ? WHERE segment = ?'
 MOST_ROWS = 10_000
 MOST_INTEGER = 2**63 - 1
 TOKENS = (
@@ -43,14 +46,22 @@ FILTERS = {
 
 
 def book(database: Database, bookings: Collection) -> None:
-    """Stores the rows of one batch in one transaction. A row that is there already stays as it is."""
+    """Stores the rows of one batch and charges their accounts, in one transaction; what is booked already stays so."""
     now = time.time_ns()
     with database.write():
+        marks = _locked_marks(database, {booking.segment for booking in bookings})
+        rows = _unbooked(bookings, marks)
+        charges = [Charge(*map(_storable, of_call(row))) for row in rows]
         if m.GlobalSettings.select(m.GlobalSettings.enable_usage).scalar():
             # The driver's own loop: the query builder would cost ten times as much for each row.
-            database.insert_all(INSERT, [(*map(_storable, pick(booking.row)), now) for booking in bookings])
+            database.execute_all(INSERT, [(*map(_storable, pick(row)), now) for row in rows])
         else:
-            _adjust(bookings, now)
+            for (user_id, key_id, day), (cost, requests) in accounts.by_day(charges).items():
+                accounts.adjust(accounts.USAGE, day, user_id, key_id, cost, requests)
+        accounts.charge(database, charges)
+        for booking in bookings:
+            marks[booking.segment] = max(marks[booking.segment], booking.end)
+        database.execute_all(REACH, [(end, segment) for segment, end in marks.items()])
 
 
 def _storable(value):
@@ -60,25 +71,22 @@ def _storable(value):
     return min(value, MOST_INTEGER) if type(value) is int else value
 
 
-def _adjust(bookings: Collection, now: int) -> None:
-    """Without usage rows: one adjustment per user and batch. How far each segment is booked tells a replay."""
-    segments = {booking.segment for booking in bookings}
-    marks = {row.segment: row.offset for row in m.JournalMark.select().where(m.JournalMark.segment.in_(segments))}
-    sums: dict[int, list[int]] = {}
-    reached: dict[str, int] = {}
-    for booking in bookings:
-        if booking.end <= marks.get(booking.segment, 0):
-            continue
-        reached[booking.segment] = max(reached.get(booking.segment, 0), booking.end)
-        entry = sums.setdefault(booking.row["user_id"], [0, 0])
-        entry[0] += booking.row["cost"]
-        entry[1] += 1
-    for user_id, (cost, requests) in sums.items():
-        m.Adjustment.insert(at=now, user_id=user_id, kind="usage", cost=cost, requests=requests).execute()
-    for segment, offset in reached.items():
-        m.JournalMark.insert(segment=segment, offset=offset).on_conflict(
-            conflict_target=[m.JournalMark.segment], update={m.JournalMark.offset: offset}
-        ).execute()
+def _locked_marks(database: Database, segments: set[str]) -> dict[str, int]:
+    """How far these segments are booked. A process that was killed may still be committing: it is waited for here."""
+    database.execute_all(MARK, [(segment,) for segment in segments])
+    query = database.locked(m.JournalMark.select().where(m.JournalMark.segment.in_(segments)))
+    return {row.segment: row.offset for row in query}
+
+
+def _unbooked(bookings: Collection, marks: dict[str, int]) -> list[dict]:
+    """The rows that are new.
+
+    Neither is enough alone: a row that was booked may be deleted, or be one of an adjustment; and rows of a version
+    that set no marks can only be told by their ids.
+    """
+    rows = {booking.row["trace_id"]: booking.row for booking in bookings if booking.end > marks[booking.segment]}
+    known = booked(rows)
+    return [row for trace_id, row in rows.items() if trace_id not in known]
 
 
 def newest_id() -> int:

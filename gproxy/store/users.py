@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 
 from gproxy.errors import NotFound
+from gproxy.store import accounts
 from gproxy.store import models as m
 from gproxy.store.database import Database
 from gproxy.store.snapshot import bump
@@ -11,7 +12,7 @@ from gproxy.store.snapshot import bump
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """`expires_at` in nanoseconds since the epoch."""
+    """`expires_at` in nanoseconds since the epoch, `budget` and `cost_used` in nano-USD."""
 
     id: int
     user_id: int
@@ -20,6 +21,8 @@ class Key:
     label: str | None
     enabled: bool
     expires_at: int | None
+    budget: int | None
+    cost_used: int
 
 
 def keys(user_ids: list[int] | None) -> list[Key]:
@@ -27,10 +30,20 @@ def keys(user_ids: list[int] | None) -> list[Key]:
     query = m.UserKey.select(m.UserKey, m.User).join(m.User).order_by(m.UserKey.id)
     if user_ids is not None:
         query = query.where(m.UserKey.user.in_(user_ids))
-    return [Key(k.id, k.user_id, k.user.name, k.fingerprint, k.label, k.enabled, k.expires_at) for k in query]
+    return [
+        Key(k.id, k.user_id, k.user.name, k.fingerprint, k.label, k.enabled, k.expires_at, k.budget, k.cost_used)
+        for k in query
+    ]
 
 
-def add_keys(database: Database, user_id: int, digests: list[tuple[str, str]], label: str | None) -> list[int]:
+def add_keys(
+    database: Database,
+    user_id: int,
+    digests: list[tuple[str, str]],
+    label: str | None,
+    budget: int | None = None,
+    expires_at: int | None = None,
+) -> list[int]:
     """New keys from (digest, fingerprint) pairs; all or none. Returns their ids. Raises NotFound."""
     now = time.time_ns()
     with database.write():
@@ -38,7 +51,14 @@ def add_keys(database: Database, user_id: int, digests: list[tuple[str, str]], l
             raise NotFound(f"there is no user {user_id}")
         ids = [
             m.UserKey.create(
-                user=user_id, api_key_digest=digest, fingerprint=shown, label=label, created_at=now, updated_at=now
+                user=user_id,
+                api_key_digest=digest,
+                fingerprint=shown,
+                label=label,
+                budget=budget,
+                expires_at=expires_at,
+                created_at=now,
+                updated_at=now,
             ).id
             for digest, shown in digests
         ]
@@ -46,12 +66,14 @@ def add_keys(database: Database, user_id: int, digests: list[tuple[str, str]], l
         return ids
 
 
-def enable_key(database: Database, key_id: int, enabled: bool) -> None:
-    """Switches a key on or off. Raises NotFound."""
+def change_key(database: Database, key_id: int, changes: dict) -> None:
+    """Sets some of label, enabled, budget, expires_at and cost_used. Raises NotFound."""
+    columns = {name: value for name, value in changes.items() if name != "cost_used"}
     with database.write():
-        change = m.UserKey.update(enabled=enabled, updated_at=time.time_ns()).where(m.UserKey.id == key_id)
-        if not change.execute():
+        if not m.UserKey.update(**columns, updated_at=time.time_ns()).where(m.UserKey.id == key_id).execute():
             raise NotFound(f"there is no key {key_id}")
+        if "cost_used" in changes:
+            accounts.set_key_used(database, key_id, changes["cost_used"])
         bump("users")
 
 

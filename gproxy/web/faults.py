@@ -27,7 +27,8 @@ PREFLIGHT = (
 
 def answer(protocol: ModuleType, fault: GatewayError, request_id: str, *, is_llm: bool = True) -> Response:
     """The fault as this protocol's error body."""
-    body = protocol.write_error(fault.status, fault.code, fault.message, request_id)
+    retry_s = getattr(fault, "retry_s", None)
+    body = protocol.write_error(fault.status, fault.code, fault.message, request_id, retry_s)
     told = [("Content-Type", "application/json"), *ids(protocol, request_id), *fault.headers.items()]
     if fault.status == 501:
         told.append(("x-should-retry", "false"))  # the SDKs would send it twice more

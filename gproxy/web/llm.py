@@ -15,7 +15,8 @@ from gproxy.web.faults import CORS, PREFLIGHT, answer, ids, internal, runtime
 DISCARD_BYTES, DISCARD_S = 1024 * 1024 * 1024, 1.0
 PIECE_BYTES = 256 * 1024
 VERSIONS = ("v1", "v1beta")
-# Routes of the contract whose operations come later: (route, methods, in whose shape they refuse).
+# Routes of the contract whose operations come later: (route, methods, in whose shape they refuse). Those of files have
+# the shape of whoever asks, and need a permission of their own.
 UNBUILT = (
     ("responses/compact", ("POST",), "openai_responses"),
     ("responses/<response_id>", ("GET", "DELETE"), "openai_responses"),
@@ -125,7 +126,11 @@ def _unbuilt(protocols: Mapping[str, ModuleType], shape: str | None) -> Callable
         spoken = shape or ("anthropic" if "anthropic-version" in request.headers else "openai_chat")
 
         def view(request_id: str) -> Response:
-            runtime().relay.admit(inbound.key(request.environ, True))
+            key = inbound.key(request.environ, True)
+            if shape is None:
+                runtime().relay.admit_to_files(key, provider or request.headers.get("X-Provider"))
+            else:
+                runtime().relay.admit(key)
             raise Unsupported(f"{request.path} is not supported by this version")
 
         return guarded(protocols[spoken], view)

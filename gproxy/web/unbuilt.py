@@ -22,7 +22,6 @@ def later(**_) -> None:
     raise _unsupported()
 
 
-@blueprint.get("/me")
 @blueprint.route("/user/<path:rest>", methods=["GET", "POST"])
 def for_users(**_) -> None:
     runtime().relay.admit(inbound.key(request.environ, False))

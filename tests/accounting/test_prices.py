@@ -8,8 +8,8 @@ import pytest
 
 from gproxy import channels
 from gproxy.accounting import prices
-from gproxy.accounting.prices import MODES, RATES, SHIPPED, Found, Price, Tier
-from gproxy.store.snapshot import Model, Snapshot
+from gproxy.accounting.prices import MODES, RATES, SHIPPED, Found, Price, Rates, Tier, charged
+from gproxy.store.snapshot import Alias, Model, Snapshot
 
 FILES = sorted(SHIPPED.glob("*.toml"))
 ROWS = [
@@ -20,10 +20,11 @@ ROWS = [
 EACH = pytest.mark.parametrize(("channel", "row"), ROWS, ids=[f"{channel}:{row['model_id']}" for channel, row in ROWS])
 # Tiers' bound of "no bound", as the price templates write it.
 UNLIMITED = 100_000_000
+PREFIXES = ("", *(f"{mode}_" for mode in MODES))
 
 
 def tiers(row: dict) -> list[list[dict]]:
-    return [row[name] for mode in MODES if (name := f"{mode}price_tiers") in row]
+    return [row[name] for prefix in PREFIXES if (name := f"{prefix}price_tiers") in row]
 
 
 def test_every_shipped_file_is_of_a_channel_and_has_rows():
@@ -36,8 +37,8 @@ def test_every_shipped_file_is_of_a_channel_and_has_rows():
 def test_a_shipped_row_says_where_and_when_its_price_was_read(channel, row):
     assert row["source"].startswith("https://")
     assert date(2025, 1, 1) <= row["checked"] <= date.today()
-    allowed = {f"{mode}{name}" for mode in MODES for name in ("price_tiers", "price_each_call")}
-    assert set(row) <= {"model_id", "display_name", "source", "checked"} | allowed
+    allowed = {f"{prefix}{name}" for prefix in PREFIXES for name in ("price_tiers", "price_each_call")}
+    assert set(row) <= {"model_id", "display_name", "source", "checked", "tool_prices"} | allowed
     assert row["model_id"] == row["model_id"].strip() != ""
 
 
@@ -58,6 +59,17 @@ def test_a_shipped_row_is_a_sane_price(channel, row):
             assert rates.get("price_cache_read_input_tokens", 0) <= fresh
             assert rates.get("price_cache_creation_input_tokens_5min", fresh) >= fresh
             assert rates.get("price_cache_creation_input_tokens_1h", fresh * 2) >= fresh
+            heard = rates.get("price_input_audio_tokens", fresh)
+            assert rates.get("price_cache_read_input_audio_tokens", 0) <= heard
+
+
+@EACH
+def test_a_shipped_row_charges_its_modes_and_tools_like_its_vendor(channel, row):
+    """Flex and batch are never dearer than the default mode, priority never cheaper; a tool costs cents."""
+    fresh = row["price_tiers"][0]["price_input_tokens"]
+    for mode, is_sane in (("flex", fresh.__ge__), ("batch", fresh.__ge__), ("priority", fresh.__le__)):
+        assert all(is_sane(found[0]["price_input_tokens"]) for found in [row.get(f"{mode}_price_tiers")] if found)
+    assert all(0 < usd <= Decimal("0.1") for usd in row.get("tool_prices", {}).values())
 
 
 def test_no_model_ships_twice():
@@ -76,6 +88,57 @@ def test_a_shipped_row_is_found_by_channel_and_model(channel, row):
     ("fields", "price"),
     [
         ({}, Price(None, ())),
+        (
+            {"tool_prices": {"web_search": Decimal("0.01"), "file_search": 0}},
+            Price(None, (), tools={"web_search": Decimal("0.01"), "file_search": Decimal(0)}),
+        ),
+        (
+            {
+                "price_tiers": [
+                    {
+                        "input_tokens_up_to": 9,
+                        "price_input_audio_tokens": 1,
+                        "price_input_image_tokens": 2,
+                        "price_output_audio_tokens": 3,
+                        "price_output_image_tokens": 4,
+                        "price_cache_read_input_audio_tokens": 5,
+                    }
+                ]
+            },
+            Price(
+                None,
+                (
+                    Tier(
+                        9,
+                        audio_input=Decimal(1),
+                        image_input=Decimal(2),
+                        audio_output=Decimal(3),
+                        image_output=Decimal(4),
+                        audio_cache_read=Decimal(5),
+                    ),
+                ),
+            ),
+        ),
+        # what a mode leaves out is the default mode's
+        (
+            {
+                "price_each_call": 1,
+                "price_tiers": [{"input_tokens_up_to": 9, "price_input_tokens": 2}],
+                "flex_price_each_call": 0,
+                "scale_price_tiers": [{"input_tokens_up_to": 9, "price_input_tokens": 3}],
+                "priority_price_tiers": [],
+                "batch_price_each_call": None,
+            },
+            Price(
+                Decimal(1),
+                (Tier(9, Decimal(2)),),
+                {
+                    "flex": Rates(Decimal(0), (Tier(9, Decimal(2)),)),
+                    "scale": Rates(Decimal(1), (Tier(9, Decimal(3)),)),
+                },
+            ),
+        ),
+        ({"batch_price_each_call": 3}, Price(None, (), {"batch": Rates(Decimal(3), ())})),
         ({"price_each_call": Decimal("0.02")}, Price(Decimal("0.02"), ())),
         ({"price_each_call": 0}, Price(Decimal(0), ())),
         ({"price_tiers": None}, Price(None, ())),
@@ -117,14 +180,18 @@ def test_a_stored_rate_keeps_every_digit(rate):
         "price_tiers": [{"input_tokens_up_to": 10, "price_input_tokens": Decimal(rate)}],
         "flex_price_tiers": [],
         "flex_price_each_call": None,
+        "tool_prices": {"web_search": Decimal(rate)},
     }
     text = prices.document(row)
-    assert prices.parse(text) == Price(Decimal(rate), (Tier(10, Decimal(rate)),))
+    assert prices.parse(text) == Price(Decimal(rate), (Tier(10, Decimal(rate)),), tools={"web_search": Decimal(rate)})
     assert "model_id" not in text
     assert "flex" not in text
 
 
-@pytest.mark.parametrize("fields", [{}, {"model_id": "a"}, {"price_tiers": [], "price_each_call": None}])
+NO_PRICES = [{}, {"model_id": "a"}, {"price_tiers": [], "price_each_call": None, "tool_prices": {}}]
+
+
+@pytest.mark.parametrize("fields", NO_PRICES)
 def test_a_row_without_a_price_has_no_document(fields):
     assert prices.document(fields) is None
 
@@ -160,6 +227,71 @@ def test_which_price_applies(rows, model, source, each):
     found = prices.find(snapshot(*rows), 1, "openai", model)
     assert (found.source if found else None) == source
     assert (found.price.each_call if found else None) == each
+
+
+# What a row says and its provider's `default` row does not, and the other way about; and what a call then costs by.
+MINE = {
+    "price_each_call": 1,
+    "flex_price_tiers": [{"input_tokens_up_to": 9, "price_input_tokens": 2}],
+    "tool_prices": {"web_search": 3},
+}
+COMMON = {
+    "price_each_call": 4,
+    "flex_price_each_call": 5,
+    "scale_price_each_call": 6,
+    "price_tiers": [{"input_tokens_up_to": 9, "price_input_tokens": 7}],
+    "priority_price_tiers": [{"input_tokens_up_to": 9, "price_input_tokens": 8}],
+    "tool_prices": {"web_search": 9, "web_fetch": 10},
+}
+
+
+@pytest.mark.parametrize(
+    ("mode", "each", "rate"),
+    [
+        ("", 1, 7),
+        # a row's default mode goes before the other row's own one
+        ("flex", 1, 2),
+        ("scale", 1, 7),
+        ("priority", 1, 8),
+        ("batch", 1, 7),
+    ],
+)
+def test_the_default_row_fills_in_what_a_model_row_leaves_out(mode, each, rate):
+    rows = ((1, "mine", prices.document(MINE)), (1, "default", prices.document(COMMON)))
+    found = prices.find(snapshot(*rows), 1, "openai", "mine")
+    rates = found.price.rates(mode)
+    assert (found.source, rates.each_call, rates.tiers[0].input) == ("model", each, rate)
+    assert found.price.tools == {"web_search": 3, "web_fetch": 10}
+
+
+def alias(pricing: str | None) -> Alias:
+    return Alias("short", (), None, pricing=pricing)
+
+
+@pytest.mark.parametrize(
+    ("rows", "model"),
+    [([], "unknown"), ([], SHIPPED_MODEL), ([(1, "mine", OWN), (1, "default", DEFAULT)], "mine")],
+)
+def test_an_aliass_own_price_goes_before_all_others(rows, model):
+    found = prices.find(snapshot(*rows), 1, "openai", model, alias('{"price_each_call": 3}'))
+    assert (found.source, found.price.each_call) == ("alias", 3)
+    without = prices.find(snapshot(*rows), 1, "openai", model, alias(None))
+    assert without == prices.find(snapshot(*rows), 1, "openai", model)
+
+
+def test_an_aliass_price_is_not_filled_in_from_its_target():
+    rows = ((1, "mine", prices.document(COMMON)), (1, "default", prices.document(COMMON)))
+    found = prices.find(snapshot(*rows), 1, "openai", "mine", alias('{"price_each_call": 0}'))
+    assert found.price == Price(Decimal(0), ())
+
+
+@pytest.mark.parametrize("asked", ["", *MODES])
+@pytest.mark.parametrize("told", ["", "default", "auto", "unheard of", *MODES])
+def test_the_mode_that_is_charged_is_one_that_was_asked_for_or_served(asked, told):
+    found = charged(asked, told)
+    assert found in ("", *MODES)
+    assert found in (asked, told, "")
+    assert charged(found, told) == found
 
 
 def test_a_shipped_price_is_of_its_own_channel_only():

@@ -11,6 +11,8 @@ from gproxy.accounting import journal as books
 from gproxy.accounting.journal import Journal, Slot, take_slot
 from gproxy.accounting.writer import Booking, Writer
 from gproxy.errors import Unavailable
+from gproxy.state.counters import Account, Limit, Take
+from gproxy.state.file import FileState
 
 ZERO = [1, 2, 0, 0, 0, 0, 0]
 
@@ -57,6 +59,11 @@ def dead_slot(root: Path, numbers: range) -> None:
     os.close(slot.lock)
 
 
+def writer(journal: Journal, root: Path, store: Store, state: FileState | None = None) -> Writer:
+    state = state or FileState(root / "state")
+    return Writer(journal, root, store, Inline(), state, journal.slot.sign(0))
+
+
 def run(writer: Writer, seconds: float) -> None:
     writer.start()
     gevent.sleep(seconds)
@@ -70,7 +77,7 @@ def test_what_a_dead_process_left_is_booked_in_spite_of_faults(tmp_path, failure
     assert slot.inherited
     journal, store = Journal(slot), Store(failures)
     call(journal, 10)
-    run(Writer(journal, tmp_path, store, Inline()), 0.5 + failures)
+    run(writer(journal, tmp_path, store), 0.5 + failures)
     assert sorted(store.rows) == [1, 2, 3, 4, 5, 10]
     assert (store.rows[5]["outcome"], store.rows[5]["cost"], store.rows[5]["estimated"]) == ("failed", 0, True)
     assert not list(tmp_path.glob("[0-9]*"))
@@ -96,7 +103,7 @@ def test_a_slot_that_cannot_be_looked_at_keeps_no_other_from_being_booked(tmp_pa
     monkeypatch.setattr(books, "try_lock", try_lock)
     monkeypatch.setattr("gproxy.accounting.writer.RECOVERY_S", 0.25)
     store = Store()
-    run(Writer(Journal(own), tmp_path, store, Inline()), 1.5)
+    run(writer(Journal(own), tmp_path, store), 1.5)
     assert sorted(store.rows) == [0, 1]
 
 
@@ -107,5 +114,86 @@ def test_a_folder_that_will_not_go_stops_nothing(tmp_path, monkeypatch):
     journal, store = Journal(inherited), Store()
     call(journal, 10)
     monkeypatch.setattr(shutil, "rmtree", lambda path, ignore_errors=False: None)
-    run(Writer(journal, tmp_path, store, Inline()), 0.5)
+    run(writer(journal, tmp_path, store), 0.5)
     assert sorted(store.rows) == [1, 2, 10]
+
+
+# -- what dead processes hold ---------------------------------------------------------------------------------------
+
+USER, LIMIT = Account("u1", 1_000), Limit("3", total_tokens=10_000, concurrency=10)
+
+
+def hold(state: FileState, owner: str, number: int) -> None:
+    taken = state.take(Take(number, owner, (USER,), (LIMIT,), 100, 50))
+    assert not taken.unknown
+    assert taken.refused is None
+
+
+@pytest.fixture
+def state(tmp_path) -> FileState:
+    found = FileState(tmp_path / "state")
+    found.load("u1", found.version("u1"), 0, 0, {}, {})
+    found.load_limit("3", {}, [], {})
+    return found
+
+
+def stands(state: FileState) -> dict:
+    money, tokens, running = state.look((USER,), (LIMIT,)).standings
+    return {
+        "used": money.used,
+        "held": money.held,
+        "tokens": 10_000 - tokens.remaining,
+        "running": 10 - running.remaining,
+    }
+
+
+@pytest.mark.parametrize("failures", [0, 1])
+def test_what_a_dead_process_held_is_settled_as_its_journal_says(tmp_path, state, failures):
+    """One call was settled in the journal and not in the state, one still ran, one was held and not yet opened."""
+    slot = take_slot(tmp_path / "journal")
+    owner, journal = slot.sign(0), Journal(slot)
+    for number in (1, 2, 3):
+        hold(state, owner, number)
+    hold(state, "9/000/another machine", 4)
+    call(journal, 1)
+    call(journal, 2, settles=False)
+    journal.close()
+    os.close(slot.lock)
+    assert stands(state) == {"used": 0, "held": 400, "tokens": 200, "running": 4}
+    mine = Journal(take_slot(tmp_path / "journal"))
+    assert mine.slot.inherited
+    run(writer(mine, tmp_path / "journal", Store(failures), state), 0.5 + failures)
+    # Of the first its cost and its 3 tokens, of the second what its row estimates, of the third what it had counted.
+    assert stands(state) == {"used": 5, "held": 100, "tokens": 3 + 1 + 50 + 50, "running": 1}
+    assert state.holds() == {"9/000/another machine": [4]}
+
+
+def test_a_living_process_keeps_what_it_holds(tmp_path, state):
+    alive = take_slot(tmp_path / "journal")
+    living = alive.sign(0)
+    hold(state, living, 1)
+    mine = Journal(take_slot(tmp_path / "journal"))
+    owner = mine.slot.sign(0)
+    hold(state, owner, 2)
+    run(Writer(mine, tmp_path / "journal", Store(), Inline(), state, owner), 0.5)
+    assert state.holds() == {living: [1], owner: [2]}
+    os.close(alive.lock)
+
+
+def test_a_process_that_died_later_is_noticed_and_one_whose_slot_is_gone_too(tmp_path, state, monkeypatch):
+    monkeypatch.setattr("gproxy.accounting.writer.RECOVERY_S", 0.25)
+    root = tmp_path / "journal"
+    mine = Journal(take_slot(root))
+    started = writer(mine, root, Store(), state)
+    hold(state, "0/077/whose slot is gone", 7)
+    started.start()
+    gevent.sleep(0.4)
+    slot = take_slot(root)
+    owner = slot.sign(0)
+    hold(state, owner, 8)
+    gevent.sleep(0.4)
+    assert state.holds()[owner] == [8]
+    os.close(slot.lock)
+    gevent.sleep(0.8)
+    assert state.holds() == {}
+    started.close(5)

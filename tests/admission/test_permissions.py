@@ -1,6 +1,8 @@
 """What a caller may do: the union of their rows and nothing else."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gproxy.admission.permissions import Rights
 from gproxy.store.snapshot import Caller, Grant, glob
@@ -71,3 +73,56 @@ def test_an_administrator_without_rows_may_nothing():
     assert not admin.may_use(None, "gpt-4")
     assert not admin.may_use_somewhere("gpt-4")
     assert not admin.may_enter(1)
+
+
+# -- keys -----------------------------------------------------------------------------------------------------------
+
+ROWS = st.lists(
+    st.tuples(st.sampled_from([None, 1, 2]), st.text("ab*?", min_size=1, max_size=4)).map(
+        lambda row: Grant(row[0], glob(row[1]).fullmatch)
+    ),
+    max_size=4,
+).map(tuple)
+NAMES, PROVIDERS = st.text("ab", max_size=4), st.sampled_from([None, 1, 2, 3])
+
+
+def narrowed(users: tuple[Grant, ...], keys: tuple[Grant, ...] | None) -> Rights:
+    return Rights(Caller(1, "user", 1, False, None, users, key_grants=keys))
+
+
+@given(ROWS, ROWS, PROVIDERS, NAMES)
+def test_a_key_allows_exactly_what_both_allow(users, keys, provider, name):
+    both, user, key = narrowed(users, keys), narrowed(users, None), narrowed(keys, None)
+    assert both.may_use(provider, name) is (user.may_use(provider, name) and key.may_use(provider, name))
+    assert both.may_use_somewhere(name) is (user.may_use_somewhere(name) and key.may_use_somewhere(name))
+    if provider is not None:
+        assert both.may_enter(provider) is (user.may_enter(provider) and key.may_enter(provider))
+
+
+@given(ROWS, ROWS, ROWS, PROVIDERS, NAMES)
+def test_rows_of_a_key_never_give_more_and_rows_of_a_user_never_less(users, more, keys, provider, name):
+    assert narrowed(users, None).may_use(provider, name) or not narrowed(users, keys).may_use(provider, name)
+    if narrowed(users, keys).may_use(provider, name):
+        assert narrowed(users + more, keys).may_use(provider, name)
+
+
+def test_a_key_with_no_rows_left_allows_nothing():
+    assert not narrowed((Grant(None, glob("*").fullmatch),), ()).may_use(1, "a")
+
+
+@pytest.mark.parametrize(
+    ("files", "keys", "provider", "may"),
+    [
+        ({1}, None, 1, True),
+        ({1}, None, 2, False),
+        (set(), None, 1, False),
+        ({1}, (Grant(1, glob("a").fullmatch),), 1, True),
+        ({1}, (Grant(None, glob("a").fullmatch),), 1, True),
+        ({1}, (Grant(2, glob("*").fullmatch),), 1, False),
+    ],
+)
+def test_files_need_a_row_of_their_own_and_a_key_that_may_be_there(files, keys, provider, may):
+    one = Caller(
+        1, "user", 1, False, None, (Grant(None, glob("*").fullmatch),), key_grants=keys, files=frozenset(files)
+    )
+    assert Rights(one).may_use_files(provider) is may

@@ -14,6 +14,7 @@ from gproxy.accounting import prices
 from gproxy.app import create_app, reserved_names
 from gproxy.config import seed as documents
 from gproxy.errors import StartupError
+from gproxy.state import windows
 
 KINDS = channels.load()
 RESERVED = frozenset({"v1", "admin"})
@@ -23,6 +24,9 @@ MODEL = f'{PROVIDER}[[models]]\nprovider_name = "one"\nmodel_id = "m"\n'
 ALIAS = f'{PROVIDER}[[model_aliases]]\nalias = "a"\n'
 USER = '[[users]]\nname = "ann"\n'
 KEY = f'{USER}[[users.keys]]\napi_key = "sk-ann"\n'
+LIMIT = f'{USER}[[rate_limits]]\nuser_name = "ann"\nmodel_pattern = "*"\n'
+QUOTA = f'{USER}[[quotas]]\nuser_name = "ann"\n'
+FILES = '[[file_permissions]]\nuser_name = "ann"\nprovider_name = "one"\n'
 
 
 def read(text: str, **environ: str) -> dict:
@@ -78,7 +82,7 @@ expires_at = "soon"                                 # 17
 
 [[users.keys]]
 api_key = "sk-ann"                                  # 18
-budget = 5                                          # 19
+budget = 0                                          # 19
 
 [[permissions]]
 user_name = "anne"                                  # 20
@@ -107,7 +111,7 @@ REMEDIES = {
     "users[2].password": "environment variable ABSENT is not set; set it or write the value",
     "users[2].keys[1].expires_at": "such as 2027-01-31T00:00:00Z",
     "users[2].keys[2]": "the same key as users[2].keys[1]",
-    "users[2].keys[2].budget": "not yet supported",
+    "users[2].keys[2].budget": "without one there is no cap; to block disable the key",
     "permissions[1].user_name": "did you mean 'ann'?",
     "rate_limit": "did you mean 'rate_limits'?",
 }
@@ -128,12 +132,6 @@ def test_all_mistakes_are_told_at_once_each_with_file_place_and_remedy(tmp_path:
 
 # text, where `not yet supported` is told
 UNSUPPORTED = [
-    ('[[rate_limits]]\nuser_name = "a"\nmodel_pattern = "*"\nrpm = 1', "rate_limits"),
-    ('[[quotas]]\nuser_name = "a"\nquota = 1', "quotas"),
-    ('[[file_permissions]]\nuser_name = "a"\nprovider_name = "one"', "file_permissions"),
-    (KEY + "budget = 10", "users[1].keys[1].budget"),
-    (KEY + 'permissions = [{ model_pattern = "*" }]', "users[1].keys[1].permissions"),
-    (KEY + "rate_limits = [{ rpm = 1 }]", "users[1].keys[1].rate_limits"),
     (
         ALIAS + 'targets = [{ provider = "one", model = "m" }, { provider = "one", model = "n" }]',
         "model_aliases[1].targets",
@@ -157,9 +155,6 @@ UNSUPPORTED = [
             'user_agent = "x"',
             'on_disconnect = "drain"',
             "retry_timeouts = true",
-            'unpriced = "refuse"',
-            "assumed_output_tokens = 4096",
-            "stop_at_quota = true",
             "early_heartbeat_s = 5",
         )
     ),
@@ -275,7 +270,29 @@ WRONG = [
     (MODEL + "price_tiers = [{ input_tokens_up_to = true }]", "models[1].price_tiers[1].input_tokens_up_to: expected"),
     (
         MODEL + "price_tiers = [{ input_tokens_up_to = 9 }, { input_tokens_up_to = 9 }]",
-        "models[1].price_tiers: two tiers have the same input_tokens_up_to",
+        "models[1].price_tiers: two tiers have the same input_tokens_up_to and are overlapping; remove one",
+    ),
+    (MODEL + 'price_each_call = "3 USD"', "models[1].price_each_call: expected an amount in USD, a number"),
+    (MODEL + "batch_price_each_call = -1", "models[1].batch_price_each_call: expected an amount"),
+    (
+        MODEL + "price_tiers = [{ input_tokens_up_to = 9, price_input_tokens = 1 }, { input_tokens_up_to = 7 }]",
+        "models[1].price_tiers: the tier up to 7 has no rate; add one",
+    ),
+    (
+        MODEL + "batch_price_tiers = [{ price_output_image_tokens = 9 }]",
+        "models[1].batch_price_tiers[1].input_tokens_up_to: missing; add it",
+    ),
+    (
+        MODEL + "price_tiers = [{ input_tokens_up_to = 9, price_input_audio_tokens = nan }]",
+        "models[1].price_tiers[1].price_input_audio_tokens: expected an amount",
+    ),
+    (MODEL + "tool_prices = 0.01", "models[1].tool_prices: expected a table, such as { web_search = 0.01 }"),
+    (MODEL + "tool_prices = { web_search = -1 }", "models[1].tool_prices.web_search: expected an amount"),
+    (MODEL + "tool_prices = { web_search = inf }", "models[1].tool_prices.web_search: expected an amount"),
+    (MODEL + 'tool_prices = { "Web Search" = 1 }', "models[1].tool_prices.Web Search: expected a tool's name in lower"),
+    (
+        ALIAS + 'provider_name = "one"\nmodel_id = "m"\nflex_price_each_call = -1',
+        "model_aliases[1].flex_price_each_call: expected an amount",
     ),
     (ALIAS + 'provider_name = "one"', "model_aliases[1]: give provider_name and model_id, or targets"),
     (ALIAS + "targets = []", "model_aliases[1]: give provider_name and model_id, or targets"),
@@ -295,6 +312,46 @@ WRONG = [
     (USER + 'is_admin = "true"', "users[1].is_admin: expected true or false"),
     (USER + '[[permissions]]\nuser_name = "ann"\nmodel_pattern = ""', "permissions[1].model_pattern: expected 1 to"),
     (USER + '[[permissions]]\nuser_name = "ann"', "permissions[1].model_pattern: missing; add it"),
+    (PROVIDER + 'settings = { unpriced = "refuse" }', 'providers[1].settings.unpriced: expected "allow" or "deny"'),
+    (PROVIDER + "settings = { unpriced = true }", "providers[1].settings.unpriced: expected"),
+    (PROVIDER + "settings = { assumed_output_tokens = 0 }", "providers[1].settings.assumed_output_tokens: expect"),
+    (PROVIDER + "settings = { assumed_output_tokens = 10_000_001 }", "providers[1].settings.assumed_output_tokens: ex"),
+    (PROVIDER + "settings = { assumed_output_tokens = 5.0 }", "providers[1].settings.assumed_output_tokens: expected"),
+    (PROVIDER + "settings = { stop_at_quota = 1 }", "providers[1].settings.stop_at_quota: expected true or false"),
+    ("[global]\nunpriced = 0", "global.unpriced: expected"),
+    (LIMIT, "rate_limits[1]: give at least one of rpm, rpd, total_tokens and concurrency"),
+    (LIMIT + "rpm = -1", "rate_limits[1].rpm: expected a whole number from 0, which blocks"),
+    (LIMIT + "rpd = 1.5", "rate_limits[1].rpd: expected a whole number"),
+    (LIMIT + "rpd = 1.0", "rate_limits[1].rpd: expected a whole number"),
+    (LIMIT + 'rpd = "1"', "rate_limits[1].rpd: expected a whole number"),
+    (LIMIT + "concurrency = true", "rate_limits[1].concurrency: expected a whole number"),
+    (LIMIT + f"total_tokens = {2**53 + 1}", "rate_limits[1].total_tokens: expected a whole number"),
+    (LIMIT + "rpm = 1\nprovider_name = 'one'", "rate_limits[1].provider_name: unknown key"),
+    (LIMIT.replace('"*"', '"a\\u0000"') + "rpm = 1", "rate_limits[1].model_pattern: holds a NUL"),
+    (USER + '[[rate_limits]]\nuser_name = "ann"\nrpm = 1', "rate_limits[1].model_pattern: missing; add it"),
+    ('[[rate_limits]]\nmodel_pattern = "*"\nrpm = 1', "rate_limits[1].user_name: missing; add it"),
+    (KEY + 'rate_limits = [{ model_pattern = "*" }]', "users[1].keys[1].rate_limits[1]: give at least one of rpm"),
+    (KEY + "rate_limits = [{ rpm = 1 }]", "users[1].keys[1].rate_limits[1].model_pattern: missing; add it"),
+    (KEY + "permissions = [{}]", "users[1].keys[1].permissions[1].model_pattern: missing; add it"),
+    (KEY + "permissions = 5", "users[1].keys[1].permissions: expected a list"),
+    (KEY + "budget = 0", "users[1].keys[1].budget: expected an amount in USD of more than 0; leave it out"),
+    (KEY + "budget = -1", "users[1].keys[1].budget: expected an amount in USD of more than 0"),
+    (KEY + 'budget = "5 USD"', "users[1].keys[1].budget: expected an amount in USD as a number"),
+    (QUOTA, "quotas[1].quota: missing; add it"),
+    (QUOTA + "quota = 0", "quotas[1].quota: expected an amount in USD of more than 0; remove the row: without"),
+    (QUOTA + "quota = 0.0000000004", "quotas[1].quota: expected an amount in USD of more than 0"),
+    (QUOTA + "quota = -0.5", "quotas[1].quota: expected an amount in USD of more than 0"),
+    (QUOTA + 'quota = "5 USD"', "quotas[1].quota: expected an amount in USD as a number"),
+    (QUOTA + 'quota = "5"', "quotas[1].quota: expected an amount in USD as a number"),
+    (QUOTA + "quota = nan", "quotas[1].quota: expected an amount in USD as a number"),
+    (QUOTA + "quota = inf", "quotas[1].quota: expected an amount in USD as a number"),
+    (QUOTA + "quota = true", "quotas[1].quota: expected an amount in USD as a number"),
+    (QUOTA + "quota = 1e10", "quotas[1].quota: expected an amount in USD of at most 1000000000"),
+    (QUOTA + "quota = 1e9999", "quotas[1].quota: expected an amount in USD of at most 1000000000"),
+    (QUOTA + "quota = 1\ncost_used = -1", "quotas[1].cost_used: expected an amount in USD that is not negative"),
+    (QUOTA + 'quota = 1\nperiod = "year"', "quotas[1].period: expected day, week or month"),
+    (QUOTA + "quota = 1\nperiod = 7", "quotas[1].period: expected a text"),
+    (USER + FILES.replace('provider_name = "one"', ""), "file_permissions[1].provider_name: missing; add it"),
 ]  # fmt: skip
 
 
@@ -343,6 +400,14 @@ NAMES = [
         USER + '[[permissions]]\nuser_name = "ann"\nprovider_name = "one"\nmodel_pattern = "*"',
         "permissions[1].provider_name: unknown provider 'one'",
     ),
+    (LIMIT.replace(USER, "") + "rpm = 1", "rate_limits[1].user_name: unknown user 'ann'; add a user"),
+    (QUOTA.replace(USER, "") + "quota = 1", "quotas[1].user_name: unknown user 'ann'; add a user"),
+    (PROVIDER + FILES, "file_permissions[1].user_name: unknown user 'ann'; add a user"),
+    (USER + FILES, "file_permissions[1].provider_name: unknown provider 'one'; add a provider"),
+    (
+        KEY + 'permissions = [{ provider_name = "one", model_pattern = "*" }]',
+        "users[1].keys[1].permissions[1].provider_name: unknown provider 'one'; add a provider",
+    ),
 ]
 
 
@@ -380,6 +445,20 @@ DUPLICATES = [
     (
         KEY + '[[users]]\nname = "bob"\n[[users.keys]]\napi_key = "sk-ann"',
         "users[2].keys[1]: the same key as users[1].keys[1]; a key belongs to one user",
+    ),
+    (
+        LIMIT + "rpm = 1\n" + LIMIT.replace(USER, "") + "rpd = 2",
+        "rate_limits[2].model_pattern: a duplicate of rate_limits[1]; remove one",
+    ),
+    (QUOTA + "quota = 1\n" + QUOTA.replace(USER, "") + "quota = 2", "quotas[2].user_name: a duplicate of quotas[1]"),
+    (PROVIDER + USER + FILES + FILES, "file_permissions[2].provider_name: a duplicate of file_permissions[1]"),
+    (
+        KEY + 'permissions = [{ model_pattern = "*" }, { model_pattern = "*" }]',
+        "users[1].keys[1].permissions[2].model_pattern: a duplicate of users[1].keys[1].permissions[1]",
+    ),
+    (
+        KEY + 'rate_limits = [{ model_pattern = "*", rpm = 1 }, { model_pattern = "*", rpd = 1 }]',
+        "users[1].keys[1].rate_limits[2].model_pattern: a duplicate of users[1].keys[1].rate_limits[1]",
     ),
 ]
 
@@ -569,6 +648,67 @@ def test_only_what_providers_follow_is_stored_of_the_global_table():
     assert found["enable_usage"] is False
 
 
+# written, nano-USD
+AMOUNTS = [
+    ("25", 25_000_000_000),
+    ("25.50", 25_500_000_000),
+    ("0.000000001", 1),
+    ("0.0000000005", 1),
+    ("0.1234567894", 123_456_789),
+    ("0.1234567895", 123_456_790),
+    ("1e3", 1_000_000_000_000),
+    ("1_000_000_000", 10**18),
+    ("999999999.999999999", 10**18 - 1),
+]
+
+
+@pytest.mark.parametrize(("written", "nano"), AMOUNTS)
+def test_money_is_kept_exactly_to_the_ninth_decimal(written, nano):
+    (quota,) = read(QUOTA + f"quota = {written}\ncost_used = {written}")["quotas"]
+    assert (quota["quota"], quota["cost_used"], type(quota["quota"])) == (nano, nano, int)
+    (user,) = read(KEY + f"budget = {written}")["users"]
+    assert user["keys"][0]["budget"] == nano
+
+
+def test_a_quota_holds_for_ever_and_nothing_is_used_unless_told():
+    (quota,) = read(QUOTA + "quota = 1")["quotas"]
+    assert (quota["cost_used"], quota["period"]) == (0, None)
+    for period in windows.PERIODS:
+        assert read(QUOTA + f'quota = 1\nperiod = "{period}"')["quotas"][0]["period"] == period
+
+
+def test_a_limit_may_be_nothing_at_all_and_leaves_open_what_it_does_not_tell():
+    (limit,) = read(LIMIT + f"rpm = 0\ntotal_tokens = {2**53}")["rate_limits"]
+    assert (limit["rpm"], limit["rpd"], limit["total_tokens"], limit["concurrency"]) == (0, None, 2**53, None)
+
+
+def test_a_key_has_limits_permissions_and_a_budget_of_its_own():
+    text = PROVIDER + KEY + "budget = 2.5\n"
+    text += 'permissions = [{ provider_name = "one", model_pattern = "gpt-*" }, { model_pattern = "gpt-*" }]\n'
+    text += 'rate_limits = [{ model_pattern = "gpt-*", concurrency = 2 }]'
+    (key,) = read(text)["users"][0]["keys"]
+    assert key["budget"] == 2_500_000_000
+    assert [(p["provider_name"], p["model_pattern"]) for p in key["permissions"]] == [("one", "gpt-*"), (None, "gpt-*")]
+    assert [(row["model_pattern"], row["concurrency"]) for row in key["rate_limits"]] == [("gpt-*", 2)]
+
+
+def test_what_is_limited_for_one_user_or_pattern_is_no_duplicate():
+    text = LIMIT + 'rpm = 1\n[[rate_limits]]\nuser_name = "ann"\nmodel_pattern = "a*"\nrpm = 1\n'
+    text += '[[users]]\nname = "bob"\n[[rate_limits]]\nuser_name = "bob"\nmodel_pattern = "*"\nrpm = 1'
+    assert len(read(text)["rate_limits"]) == 3
+
+
+def test_what_becomes_of_unpriced_calls_and_quotas_may_be_set_for_all_and_for_one():
+    text = '[global]\nunpriced = "deny"\nassumed_output_tokens = 10_000_000\nstop_at_quota = false\n' + PROVIDER
+    found = read(text + 'settings = { unpriced = "allow", assumed_output_tokens = 1, stop_at_quota = true }')
+    written = [documents.settings_json(row) for row in (found["settings"], found["providers"][0]["settings"])]
+    assert written == [
+        '{"assumed_output_tokens": 10000000, "stop_at_quota": false, "unpriced": "deny"}',
+        '{"assumed_output_tokens": 1, "stop_at_quota": true, "unpriced": "allow"}',
+    ]
+    assert documents.settings_json(read(PROVIDER + "settings = {}")["providers"][0]["settings"]) == "{}"
+
+
 PRICES = ["0.1", "0.000000001", "3", "1e-7", "0.30", "123456.123456789", "2.675"]
 
 
@@ -591,6 +731,23 @@ def test_a_price_is_kept_exactly(written):
 def test_a_model_without_a_price_has_none():
     for text in (MODEL, MODEL + "price_tiers = []"):
         assert prices.document(read(text)["models"][0]) is None
+
+
+def test_an_alias_has_the_prices_that_a_model_may_have():
+    prices_of_both = "price_each_call = 0.1\ntool_prices = { web_search = 0.01 }\n"
+    prices_of_both += "scale_price_tiers = [{ input_tokens_up_to = 9, price_input_audio_tokens = 2.5 }]"
+    (alias,) = read(f'{ALIAS}provider_name = "one"\nmodel_id = "m"\n{prices_of_both}')["model_aliases"]
+    (model,) = read(f"{MODEL}{prices_of_both}")["models"]
+    assert prices.document(alias) == prices.document(model)
+    found = prices.parse(prices.document(alias))
+    assert found.rates("scale").tiers[0].audio_input == Decimal("2.5")
+    assert found.tools == {"web_search": Decimal("0.01")}
+
+
+@pytest.mark.parametrize("nothing", ["", "price_tiers = []", "tool_prices = {}"])
+def test_an_alias_without_a_price_has_none(nothing):
+    (alias,) = read(f'{ALIAS}provider_name = "one"\nmodel_id = "m"\n{nothing}')["model_aliases"]
+    assert prices.document(alias) is None
 
 
 def test_a_price_of_nothing_is_a_price():

@@ -116,7 +116,7 @@ def test_an_unreadable_seed(own_gateway, text, told):
     [
         ({"GPROXY_PORT": "70000"}, "GPROXY_PORT"),
         ({"GPROXY_WORKERS": "many"}, "GPROXY_WORKERS"),
-        ({"GPROXY_REDIS_URL": "redis://localhost"}, "not yet supported"),
+        ({"GPROXY_REDIS_URL": "localhost:6379"}, "expected redis://host"),
         ({"GPROXY_LOG_LEVEL": "loud"}, "GPROXY_LOG_LEVEL"),
         ({"GPROXY_HOST": "0.0.0.0"}, "published quick-start key"),
         ({"GPROXY_CONFIG": "nowhere.toml"}, "nowhere.toml"),

@@ -441,14 +441,14 @@ def test_deepseek_gets_thinking_with_every_call(blocks, shown, told):
 
 # -- the same dialect ----------------------------------------------------------------------------------------------
 
-RELAY = Relay(LOADED, {}, None, None, None, None, None, None, None)
+RELAY = Relay(LOADED, {}, None, None, None, None, None, None, None, None)
 SEALED = wrap(Signature("other/gemini", "S"))
 
 
 def passed(protocol: str, body: dict) -> tuple[bytes, tuple[str, ...]]:
     data = json.dumps(body, indent=1).encode()  # not as we would write it
     call = Call(protocol, data, lambda name: None, (), "req_1", 0.0, model="m")
-    plan = Plan(None, LOADED[protocol].ask(data), "m", "m", None, None, None, "", "m", "", protocol, data, None)
+    plan = Plan(None, LOADED[protocol].ask(data), "m", "m", None, None, None, "", "m", "", protocol, data, None, "", 0)
     sent, losses = RELAY._passed(plan, call)
     assert data == call.body
     return sent, losses

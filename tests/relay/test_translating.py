@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import pytest
 
 from gproxy import channels, protocols
 from gproxy.channels.kind import COUNT, EMBED, EMBED_BATCH, GENERATE, STREAM
-from gproxy.errors import BadRequest, ClientGone, UpstreamError, UpstreamTimeout
+from gproxy.errors import BadRequest, ClientGone, OverQuota, UpstreamError, UpstreamTimeout
 from gproxy.protocols.hub import Answer, Reply, Signature, ToolCall
 from gproxy.protocols.signatures import wrap
 from gproxy.relay import translating
@@ -503,9 +504,12 @@ class Exchange:
 
 
 class Books:
-    """How a call was settled; only the first end counts."""
+    """How a call was settled; only the first end counts. `covers` is how much text may pass before more is asked for,
+    and `answers` are what is answered then."""
 
-    def __init__(self):
+    def __init__(self, covers: float = math.inf, answers: tuple[bool, ...] = ()):
+        self.covered_bytes, self._answers = covers, list(answers)
+        self.hold = self
         self.ends: list[tuple] = []
         self.losses: list[str] = []
         self.saw_first = False
@@ -526,6 +530,14 @@ class Books:
     def client_left(self, usage, text_bytes):
         self.ends.append(("left", usage, text_bytes))
 
+    def overruns(self, usage, text_bytes) -> bool:
+        assert text_bytes > self.covered_bytes
+        self.covered_bytes = text_bytes
+        return self._answers.pop(0)
+
+    def ended(self) -> OverQuota:
+        return OverQuota("the quota is spent")
+
 
 class Watch:
     is_closed = False
@@ -535,8 +547,8 @@ class Watch:
 
 
 class Stream:
-    def __init__(self, client: str, upstream: str, exchange: Exchange, as_array: bool = False):
-        self.books, self.exchange, self.gone, self.watch = Books(), exchange, [], Watch()
+    def __init__(self, client: str, upstream: str, exchange: Exchange, as_array: bool = False, books=None):
+        self.books, self.exchange, self.gone, self.watch = books or Books(), exchange, [], Watch()
         made = plan(client, upstream, hello(client), STREAM)
         self.stream = translating.Translated(
             *(made, asking(), context(made), exchange, self.books, self.watch, as_array, lambda: self.gone.append(1))
@@ -544,6 +556,24 @@ class Stream:
 
     def all(self) -> bytes:
         return b"".join(self.stream.frames())
+
+
+@PAIRS
+def test_a_stream_that_costs_more_than_is_left_ends_with_an_error(client, upstream):
+    """Its text passes so far as it was covered; the event that went beyond does not."""
+    pieces = [event + b"\n\n" for event in sample(upstream, "text.sse").strip().split(b"\n\n")]
+    whole = Stream(client, upstream, Exchange(*pieces)).all()
+    found = Stream(client, upstream, Exchange(*pieces), books=Books(1, (False, True)))
+    told = found.all()
+    assert b"quota_exceeded" in told
+    assert len(told) < len(whole)
+    (how, status, _, size), *_ = found.books.ends
+    assert (how, status) == ("broke", 402)
+    assert size > 1
+    ended = PROTOCOLS[client].Stream(None, asking())
+    for data in payloads(told):
+        ended.see(data)
+    assert ended.has_failed or not ended.is_terminal
 
 
 @PAIRS

@@ -105,7 +105,11 @@ def told(way, *arguments) -> object:
         found = way(SNAPSHOT, *arguments)
     except GatewayError as fault:
         return type(fault)
-    return found.name, [f"{target.provider.name} {target.model}" for target in found.targets], found.alias
+    return (
+        found.name,
+        [f"{target.provider.name} {target.model}" for target in found.targets],
+        found.alias and found.alias.name,
+    )
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def register(database: Database, folder: Path) -> tuple[int, int]:
 def add(database: Database, count: int, seen_s_ago: float) -> None:
     seen_at = time.time_ns() - int(seen_s_ago * SECOND)
     rows = [(i, f"other-{i}", seen_at) for i in range(count)]
-    database.run(database.insert_all, "INSERT INTO machines (id, owner, seen_at) VALUES (?, ?, ?)", rows)
+    database.run(database.execute_all, "INSERT INTO machines (id, owner, seen_at) VALUES (?, ?, ?)", rows)
 
 
 def test_a_data_directory_keeps_its_number(database: Database, tmp_path: Path):

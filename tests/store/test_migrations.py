@@ -6,18 +6,22 @@ from pathlib import Path
 
 import pytest
 
+from gproxy.errors import Unavailable
+from gproxy.store import ledger, proof
 from gproxy.store import models as m
+from gproxy.store.accounts import MOST
 from gproxy.store.database import MIGRATIONS, Database
 from tests import postgres
 from tests.filled import filled, migrated
 
-SECOND = """
+LATER = """
 import peewee as pw
 
 def up(migrator, db):
     migrator.migrate(migrator.add_column("providers", "note", pw.TextField(null=True)))
 """
-BROKEN = SECOND + '    db.execute_sql("SELECT 1 FROM nowhere")\n'
+OURS = sorted(path.stem for path in MIGRATIONS.glob("[0-9]*.py"))
+BROKEN = LATER + '    db.execute_sql("SELECT 1 FROM nowhere")\n'
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -63,27 +67,27 @@ def test_the_migrations_make_the_tables_that_the_models_tell(tmp_path: Path, dsn
 
 
 def test_a_fresh_database_is_not_backed_up(tmp_path: Path, folder: Path, dsn):
-    (folder / "0002_second.py").write_text(SECOND)
-    assert migrate(Database(dsn, tmp_path), folder) == ["0001_initial", "0002_second"]
+    (folder / "9000_later.py").write_text(LATER)
+    assert migrate(Database(dsn, tmp_path), folder) == [*OURS, "9000_later"]
     assert not (tmp_path / "backups").exists()
 
 
 def test_what_was_applied_is_not_applied_again(tmp_path: Path, folder: Path, dsn):
     database = filled(tmp_path, dsn)
     assert migrate(database, folder) == []
-    (folder / "0002_second.py").write_text(SECOND)
-    assert migrate(database, folder) == ["0002_second"]
+    (folder / "9000_later.py").write_text(LATER)
+    assert migrate(database, folder) == ["9000_later"]
     assert migrate(database, folder) == []
     assert "note" in columns(database, "providers")
     assert database.run(m.Provider.select().count) == 2
 
 
-def test_sqlite_is_backed_up_before_a_second_migration(tmp_path: Path, folder: Path):
+def test_sqlite_is_backed_up_before_a_migration(tmp_path: Path, folder: Path):
     database = filled(tmp_path)
-    (folder / "0002_second.py").write_text(SECOND)
+    (folder / "9000_later.py").write_text(LATER)
     migrate(database, folder)
     (backup,) = (tmp_path / "backups").iterdir()
-    assert backup.name.startswith("gproxy-before-0002_second-") and backup.suffix == ".db"
+    assert backup.name.startswith("gproxy-before-9000_later-") and backup.suffix == ".db"
     copy = sqlite3.connect(backup)
     assert [row[0] for row in copy.execute("SELECT name FROM providers ORDER BY name")] == ["one", "two"]
     assert "note" not in {row[1] for row in copy.execute("PRAGMA table_info(providers)")}
@@ -93,26 +97,143 @@ def test_sqlite_is_backed_up_before_a_second_migration(tmp_path: Path, folder: P
 
 def test_postgres_is_left_to_its_operator(tmp_path: Path, folder: Path, pytestconfig):
     database = filled(tmp_path, postgres.fresh_database(pytestconfig))
-    (folder / "0002_second.py").write_text(SECOND)
-    assert migrate(database, folder) == ["0002_second"]
+    (folder / "9000_later.py").write_text(LATER)
+    assert migrate(database, folder) == ["9000_later"]
     assert not (tmp_path / "backups").exists()
 
 
 def test_a_failed_migration_leaves_nothing_and_is_tried_again(tmp_path: Path, folder: Path, dsn):
     database = filled(tmp_path, dsn)
-    (folder / "0002_second.py").write_text(BROKEN)
+    (folder / "9000_later.py").write_text(BROKEN)
     with pytest.raises(Exception, match="nowhere"):
         migrate(database, folder)
     assert "note" not in columns(database, "providers")
-    (folder / "0002_second.py").write_text(SECOND)
-    assert migrate(database, folder) == ["0002_second"]
+    (folder / "9000_later.py").write_text(LATER)
+    assert migrate(database, folder) == ["9000_later"]
     assert "note" in columns(database, "providers")
 
 
 def test_an_older_version_works_on_a_newer_database(tmp_path: Path, folder: Path, dsn):
     database = filled(tmp_path, dsn)
-    (folder / "0002_second.py").write_text(SECOND)
+    (folder / "9000_later.py").write_text(LATER)
     migrate(database, folder)
     with database.alone():
         assert database.migrate() == []
     assert database.run(lambda: sorted(row.name for row in m.Provider.select())) == ["one", "two"]
+
+
+SWITCHES = (
+    "enable_usage",
+    "enable_upstream_log",
+    "enable_upstream_log_body",
+    "enable_downstream_log",
+    "enable_downstream_log_body",
+)
+NUMBERS = (
+    "input_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "cache_read_input_tokens",
+    "cache_creation_input_tokens",
+    "cache_creation_input_tokens_5min",
+    "cache_creation_input_tokens_1h",
+    "attempts",
+)
+USAGE = {
+    **{"request_id": "r", "at": 1, "operation": "o", "protocol": "p", "outcome": "complete", "losses": "[]"},
+    **dict.fromkeys(NUMBERS, 1),
+    **{"priced": True, "estimated": False, "created_at": 1},
+}
+
+
+@pytest.fixture
+def first(tmp_path: Path, dsn, folder: Path) -> Database:
+    """A database of the first version, with users that called, and one that did not."""
+    for later in OURS[1:]:
+        (folder / f"{later}.py").unlink()
+    database = Database(dsn, tmp_path)
+    migrate(database, folder)
+
+    def insert(table: str, **values):
+        places = ", ".join([m.proxy.obj.param] * len(values))
+        m.proxy.obj.execute_sql(f"INSERT INTO {table} ({', '.join(values)}) VALUES ({places})", tuple(values.values()))
+
+    def fill():
+        insert("global_settings", **dict.fromkeys(SWITCHES, True), provider_defaults_json="{}", updated_at=1)
+        stamps = {"created_at": 1, "updated_at": 1}
+        insert("providers", name="p", channel="c", enabled=True, settings_json="{}", routing_json="{}", **stamps)
+        for user in (1, 2, 3, 4):
+            insert("users", name=f"user-{user}", enabled=True, is_admin=False, **stamps)
+            key = {"user_id": user, "api_key_digest": f"d{user}", "fingerprint": "f", "enabled": True, "cost_used": 0}
+            insert("user_keys", **key, **stamps)
+        for trace_id, (user, cost) in enumerate(((1, 5), (1, 6), (2, 7), (99, 8), (4, MOST), (4, MOST)), 1):
+            insert("usages", **USAGE, trace_id=trace_id, user_id=user, user_key_id=user, cost=cost)
+        for user, cost in ((2, 10), (3, 20), (99, 30)):
+            insert("adjustments", at=1, user_id=user, kind="usage", cost=cost, requests=1)
+        insert("user_quotas", user_id=1, quota=1_000, cost_used=100, updated_at=1)
+        for provider in (None, None, 1):
+            insert("user_model_permissions", user_id=1, provider_id=provider, model_pattern="*", created_at=1)
+        insert("user_rate_limits", user_id=1, model_pattern="*", rpm=5, **stamps)
+        insert("journal_marks", segment="s", **{'"offset"': 7})
+
+    database.run(fill)
+    return database
+
+
+def test_accounts_are_opened_with_what_was_spent_before(first: Database):
+    assert migrate(first, MIGRATIONS) == OURS[1:]
+    columns = (m.Quota.user, m.Quota.quota, m.Quota.cost_used, m.Quota.opening, m.Quota.opened_at, m.Quota.period)
+    assert first.run(lambda: list(m.Quota.select(*columns).order_by(m.Quota.user).tuples())) == [
+        (1, 1_000, 111, 100, 0, None),  # with what stood there before
+        (2, None, 17, 0, 0, None),
+        (3, None, 20, 0, 0, None),
+        (4, None, MOST, 0, 0, None),
+    ]
+    assert first.run(lambda: [key.cost_used for key in m.UserKey.select().order_by(m.UserKey.id)]) == [11, 7, 0, MOST]
+    assert first.run(proof.verify).differences == ()
+    assert first.run(m.Usage.select().count) == 6 and first.run(ledger.marks, ["s"]) == {"s": 7}
+
+
+def test_what_stood_twice_stands_once(first: Database):
+    migrate(first, MIGRATIONS)
+    assert first.run(lambda: [row.provider_id for row in m.ModelPermission.select()]) == [None, 1]
+
+    def twice(table, **values):
+        table.create(user=1, model_pattern="*", created_at=1, **values)
+
+    limit = {"rpm": 1, "updated_at": 1}
+    first.run(twice, m.RateLimit, key=1, **limit)
+    first.run(twice, m.ModelPermission, key=1)
+    for table, values in (
+        (m.RateLimit, limit),
+        (m.RateLimit, {**limit, "key": 1}),
+        (m.ModelPermission, {}),
+        (m.ModelPermission, {"provider": 1}),
+        (m.ModelPermission, {"key": 1}),
+    ):
+        with pytest.raises(Unavailable):
+            first.run(twice, table, **values)
+
+
+def test_a_deployment_has_a_name_of_its_own(first: Database, tmp_path: Path):
+    migrate(first, MIGRATIONS)
+    names = {first.run(lambda: m.GlobalSettings.get().deployment)}
+    for number in range(2):
+        other = filled(tmp_path / f"{number}")
+        names.add(other.run(lambda: m.GlobalSettings.get().deployment))
+    assert len(names) == 3 and all(len(name) == 32 for name in names)
+
+
+def test_an_older_version_goes_on_writing_after_the_accounts_were_opened(first: Database):
+    """Another machine that was not upgraded yet: it knows nothing of the new columns."""
+    migrate(first, MIGRATIONS)
+
+    def write():
+        execute = m.proxy.obj.execute_sql
+        columns = "user_id, api_key_digest, fingerprint, enabled, cost_used, created_at, updated_at"
+        execute(f"INSERT INTO user_keys ({columns}) VALUES (1, 'new', 'f', TRUE, 0, 1, 1)")
+        execute("INSERT INTO adjustments (at, user_id, kind, cost, requests) VALUES (1, 1, 'usage', 1, 1)")
+
+    first.run(write)
+    key = first.run(lambda: m.UserKey.get(m.UserKey.api_key_digest == "new"))
+    assert (key.narrowed, key.budget) == (False, None)

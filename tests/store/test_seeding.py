@@ -1,15 +1,18 @@
 """A first start stores everything or nothing."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gproxy.errors import Unavailable
+from gproxy.state.windows import window
+from gproxy.store import access, ledger, proof, seeding, snapshot, users
 from gproxy.store import models as m
-from gproxy.store import seeding, snapshot, users
-from gproxy.store.seeding import NewAlias, NewModel
+from gproxy.store.accounts import Account
+from gproxy.store.seeding import NewAlias, NewLimit, NewModel, NewQuota, NewUser
 from tests import postgres
 from tests.filled import SECRET, content, filled, key, migrated, provider
 
@@ -62,6 +65,42 @@ def test_a_routing_document_is_stored_as_it_is(tmp_path: Path, dsn):
     assert stored == ["{}", '{"rules": []}']
 
 
+def test_limits_quotas_and_keys_of_their_own_rights_are_stored(tmp_path: Path, dsn):
+    narrow = key(
+        "sk-ann",
+        budget=5,
+        permissions=(("one", "m*"), (None, "n")),
+        limits=(NewLimit("m", rpm=1, concurrency=2),),
+    )
+    database = filled(
+        tmp_path,
+        dsn,
+        users=(NewUser("root", None, True, True, (key("sk-root"),)), NewUser("ann", None, True, False, (narrow,))),
+        limits=(("ann", NewLimit("*", rpd=0)), ("root", NewLimit("*", total_tokens=2**53))),
+        quotas=(("ann", NewQuota(10, 4, "month")), ("root", NewQuota(20))),
+        file_permissions=(("ann", "two"),),
+        aliases=(NewAlias("chat", True, (("one", "m"),), '{"price_each_call": "0.2"}'),),
+    )
+    assert database.run(access.rows, access.Permission, {"user_id": [2]}) == [
+        access.Permission(1, 2, 2, 1, "m*"),
+        access.Permission(2, 2, 2, None, "n"),
+        access.Permission(4, 2, None, 1, "m*"),
+    ]
+    assert database.run(access.rows, access.RateLimit, {}) == [
+        access.RateLimit(1, 2, 2, "m", 1, None, None, 2),
+        access.RateLimit(2, 2, None, "*", None, 0, None, None),
+        access.RateLimit(3, 1, None, "*", None, None, 2**53, None),
+    ]
+    assert database.run(access.rows, access.FilePermission, {}) == [access.FilePermission(1, 2, 2)]
+    month = window("month", time.time())[0]
+    assert database.run(ledger.account, 2) == Account(4, month, 10, "month")
+    assert database.run(ledger.account, 1) == Account(0, 0, 20, None)
+    assert database.run(ledger.key_account, 2) == Account(0, 0, 5, None)
+    assert database.run(proof.verify).differences == ()
+    assert database.run(lambda: [k.narrowed for k in m.UserKey.select().order_by(m.UserKey.id)]) == [False, True]
+    assert database.run(lambda: m.ModelAlias.get().pricing_json) == '{"price_each_call": "0.2"}'
+
+
 @pytest.mark.parametrize(
     "broken",
     [
@@ -70,8 +109,12 @@ def test_a_routing_document_is_stored_as_it_is(tmp_path: Path, dsn):
         {"permissions": (("absent", None, "*"),)},
         {"users": tuple(replace(user, keys=(key("same"),)) for user in content().users)},
         {"providers": content().providers * 2},
+        {"limits": (("absent", NewLimit("*", rpm=1)),)},
+        {"limits": (("ann", NewLimit("*", rpm=1)),) * 2},
+        {"quotas": (("ann", NewQuota(1)),) * 2},
+        {"file_permissions": (("ann", "absent"),)},
     ],
-    ids=["model", "alias", "permission", "key", "provider"],
+    ids=["model", "alias", "permission", "key", "provider", "limit", "limits", "quota", "files"],
 )
 def test_nothing_is_half_imported(tmp_path: Path, dsn, broken):
     database = migrated(tmp_path, dsn)

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gproxy.admission.keys import digest
+from gproxy.store import accounts, snapshot
 from gproxy.store import models as m
-from gproxy.store import snapshot
 from gproxy.store.database import Database
-from gproxy.store.seeding import NewAlias, NewCredential, NewModel, NewUser, secret_json
-from gproxy.store.snapshot import Snapshot, Way, by_precedence, glob, without_version
+from gproxy.store.seeding import NewAlias, NewCredential, NewLimit, NewModel, NewQuota, NewUser, secret_json
+from gproxy.store.snapshot import Quota, Snapshot, Way, by_precedence, glob, without_version
 from tests import postgres
 from tests.filled import SECRET, filled, key, provider
 
@@ -66,7 +66,7 @@ def test_an_unchanged_revision_gives_the_same_snapshot(tmp_path: Path, pytestcon
 
 
 PARTS = {
-    "settings": {"providers", "provider_by_id", "provider_defaults"},
+    "settings": {"providers", "provider_by_id", "provider_defaults", "deployment"},
     "providers": {"providers", "provider_by_id"},
     "models": {"models", "registered"},
     "aliases": {"aliases", "wildcards"},
@@ -124,6 +124,81 @@ def test_what_is_disabled_is_absent_but_a_model(tmp_path: Path):
     assert not found.registered["m"][0].enabled
     assert (found.aliases, found.wildcards) == ({}, ())
     assert list(found.callers) == [digest("sk-on")]
+
+
+def test_a_caller_has_limits_quota_and_rights_of_user_and_key(tmp_path: Path):
+    narrow = key("sk-2", budget=5, permissions=(("two", "m"),), limits=(NewLimit("m", concurrency=2),))
+    found = load(
+        filled(
+            tmp_path,
+            users=(
+                NewUser("u", None, True, True, (key("sk-1"), narrow)),
+                NewUser("v", None, True, True, (key("sk-3"),)),
+            ),
+            permissions=(("u", None, "*"),),
+            limits=(("u", NewLimit("*", 1, 2, 3, 4)), ("u", NewLimit("m", rpm=0))),
+            quotas=(("u", NewQuota(10, 4, "month")),),
+            file_permissions=(("u", "two"), ("u", "one")),
+        )
+    )
+    first, second, other = (found.callers[digest(text)] for text in ("sk-1", "sk-2", "sk-3"))
+    shown = [(row.id, row.pattern, row.rpm, row.rpd, row.total_tokens, row.concurrency) for row in first.limits]
+    assert shown == [(3, "m", 0, None, None, None), (2, "*", 1, 2, 3, 4)]
+    assert bool(first.limits[0].matches("m")) and not first.limits[0].matches("mm") and first.limits[1].matches("mm")
+    assert (first.key_limits, first.budget, first.key_grants) == ((), None, None)
+    assert (first.quota, first.files) == (Quota(10, "month"), frozenset({1, 2}))
+    assert (second.limits, second.quota, second.files) == (first.limits, first.quota, first.files)
+    assert [(row.pattern, row.concurrency) for row in second.key_limits] == [("m", 2)]
+    assert second.budget == 5
+    assert [(grant.provider_id, bool(grant.matches("m"))) for grant in second.key_grants] == [(2, True)]
+    assert len(second.grants) == 1, "a key's permission was taken for the user's"
+    assert (other.limits, other.quota, other.files, other.key_grants) == ((), None, frozenset(), None)
+
+
+def test_an_account_without_a_cap_is_no_quota(tmp_path: Path):
+    database = filled(tmp_path, quotas=(("ann", NewQuota(10)),))
+    first = load(database)
+    assert first.callers[digest("sk-ann")].quota == Quota(10, None)
+    database.run(accounts.remove_quota, database, 2)
+    assert load(database, first).callers[digest("sk-ann")].quota is None
+
+
+def test_a_key_whose_provider_is_deleted_may_do_nothing_rather_than_all(tmp_path: Path):
+    users = (NewUser("u", None, True, True, (key("sk-1", permissions=(("two", "*"),)),)),)
+    database = filled(tmp_path, users=users, permissions=(("u", None, "*"),))
+    database.run(m.Provider.delete().where(m.Provider.name == "two").execute)
+    assert load(database).callers[digest("sk-1")].key_grants == ()
+
+
+# patterns in the order in which they are asked
+LIMIT_ORDERS = [
+    ["gpt-4o", "gpt-4o*", "gpt-*", "*"],
+    ["a", "aaaa*"],
+    ["gpt-4?", "gpt-*", "g*t-4o", "*-4o", "*o", "*"],
+]
+
+
+@pytest.mark.parametrize("patterns", LIMIT_ORDERS)
+def test_limits_are_in_the_order_in_which_they_go_before_others(tmp_path: Path, patterns):
+    shuffled = random.Random(1).sample(patterns, len(patterns))
+    found = load(filled(tmp_path, limits=tuple(("ann", NewLimit(pattern, rpm=1)) for pattern in shuffled)))
+    assert [row.pattern for row in found.callers[digest("sk-ann")].limits] == patterns
+
+
+def test_what_a_provider_does_not_say_of_prices_and_quotas_is_what_all_have(tmp_path: Path):
+    providers = (provider("one", unpriced="allow", stop_at_quota=False), provider("two"))
+    found = load(filled(tmp_path / "a", providers=providers, provider_defaults_json='{"unpriced": "deny"}'))
+    both = (found.providers["one"].settings, found.providers["two"].settings)
+    said = [(one.unpriced, one.assumed_output_tokens, one.stop_at_quota) for one in both]
+    assert said == [("allow", 4096, False), ("deny", 4096, True)]
+    found = load(filled(tmp_path / "b", provider_defaults_json='{"assumed_output_tokens": 7}'))
+    assert found.providers["one"].settings.assumed_output_tokens == 7
+
+
+def test_an_alias_may_have_a_price_of_its_own(tmp_path: Path):
+    aliases = (NewAlias("a", True, (("one", "m"),), '{"price_each_call": "0.2"}'), NewAlias("b", True, (("one", "m"),)))
+    found = load(filled(tmp_path, aliases=aliases)).aliases
+    assert (found["a"].pricing, found["b"].pricing) == ('{"price_each_call": "0.2"}', None)
 
 
 def test_an_expiry_is_told_in_seconds(tmp_path: Path):

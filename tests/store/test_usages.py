@@ -1,5 +1,7 @@
 """Usage rows: booked exactly once, found page by page, summed exactly."""
 
+import threading
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,14 +10,16 @@ import pytest
 
 from gproxy.accounting.writer import Booking
 from gproxy.errors import Unavailable
+from gproxy.store import accounts as deeds
+from gproxy.store import ledger, proof, usages
 from gproxy.store import models as m
-from gproxy.store import usages
 from gproxy.store.database import Database
 from tests import postgres
 from tests.filled import filled
 
 MS = 1_000_000
 AT = 1_790_000_000_000  # milliseconds
+SEGMENTS = count()
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
@@ -32,12 +36,20 @@ def emptied(made: tuple[str, Path], enable_usage: bool) -> Database:
     database = Database(*made)
 
     def empty():
-        for table in (m.Usage, m.Adjustment, m.JournalMark):
+        for table in (m.Usage, m.Adjustment, m.JournalMark, m.Quota):
             table.delete().execute()
+        m.UserKey.update(cost_used=0).execute()
         m.GlobalSettings.update(enable_usage=enable_usage).execute()
 
     database.run(empty)
     return database
+
+
+def accounts(database: Database) -> dict[str, int]:
+    """What users and keys have spent; every account must agree with the rows."""
+    assert database.run(proof.verify).differences == ()
+    users = database.run(lambda: {f"u{row.user_id}": row.cost_used for row in m.Quota.select()})
+    return users | database.run(lambda: {f"k{row.id}": row.cost_used for row in m.UserKey.select()})
 
 
 @pytest.fixture
@@ -80,7 +92,9 @@ def row(trace_id: int, **changes) -> dict:
     } | changes
 
 
-def book(database: Database, *rows: dict, segment: str = "s1", ends: list[int] | None = None) -> None:
+def book(database: Database, *rows: dict, segment: str | None = None, ends: list[int] | None = None) -> None:
+    """Books rows at their places in a segment, or in one that was never seen before."""
+    segment = segment or f"segment-{next(SEGMENTS)}"
     places = ends or [100 * (i + 1) for i in range(len(rows))]
     database.run(usages.book, database, [Booking(r, segment, end) for r, end in zip(rows, places, strict=True)])
 
@@ -107,6 +121,61 @@ def test_booking_twice_adds_nothing(database: Database):
 def test_a_row_twice_in_one_batch_is_one(database: Database):
     book(database, row(1), row(1))
     assert asked(database) == [1]
+    assert accounts(database)["u2"] == 1_000
+
+
+def test_booking_charges_the_accounts_of_users_and_keys(database: Database):
+    book(database, row(1), row(2, user_id=1, user_key_id=1, cost=7), row(3, cost=5))
+    assert accounts(database) == {"u1": 7, "u2": 1_005, "k1": 7, "k2": 1_005}
+    book(database, row(3, cost=5), row(4, cost=1))
+    assert accounts(database) == {"u1": 7, "u2": 1_006, "k1": 7, "k2": 1_006}
+
+
+def test_a_row_of_a_user_that_was_deleted_is_kept_and_opens_no_account(database: Database):
+    book(database, row(1, user_id=98, user_key_id=99), row(2), row(3, user_id=None, user_key_id=None))
+    assert asked(database) == [3, 2, 1]
+    assert accounts(database) == {"u2": 1_000, "k1": 0, "k2": 1_000}
+
+
+@pytest.mark.parametrize("enable_usage", [True, False])
+def test_a_replay_after_the_row_was_deleted_brings_nothing_back(made, enable_usage):
+    database = emptied(made, enable_usage)
+    book(database, row(1), row(2), segment="s", ends=[100, 200])
+    database.run(deeds.delete_usages, database, [1, 2])
+    database.run(m.GlobalSettings.update(enable_usage=not enable_usage).execute)
+    # After a crash, with usage rows switched on or off meanwhile.
+    book(database, row(1), row(2), row(3, cost=1), segment="s", ends=[100, 200, 300])
+    assert accounts(database)["u2"] == accounts(database)["k2"] == 2_001
+
+
+def test_marks_say_how_far_a_segment_is_booked_until_it_is_forgotten(database: Database):
+    book(database, row(1), row(2), segment="s", ends=[100, 200])
+    book(database, row(3), segment="t", ends=[50])
+    assert database.run(ledger.marks, ["s", "t", "u"]) == {"s": 200, "t": 50}
+    database.run(usages.forget, ["s"])
+    assert database.run(ledger.marks, ["s", "t"]) == {"t": 50}
+
+
+@pytest.mark.parametrize("enable_usage", [True, False])
+def test_a_process_that_was_killed_while_it_committed_is_waited_for(tmp_path: Path, pytestconfig, enable_usage):
+    """Its transaction ends although nobody hears of it, while its successor books the same journal."""
+    database = filled(tmp_path, postgres.fresh_database(pytestconfig), enable_usage=enable_usage)
+    rows = [Booking(row(i), "s", 100 * i) for i in range(1, 4)]
+    is_held, may_end = threading.Event(), threading.Event()
+
+    def commit_late():
+        with database.write():
+            usages.book(database, rows)
+            is_held.set()
+            assert may_end.wait(10)
+
+    thread = threading.Thread(target=database.run, args=(commit_late,))
+    thread.start()
+    assert is_held.wait(10)
+    threading.Timer(0.3, may_end.set).start()
+    database.run(usages.book, database, rows)
+    thread.join()
+    assert accounts(database)["k2"] == 3_000
 
 
 def test_an_empty_batch_is_none(database: Database):
@@ -135,7 +204,7 @@ def test_a_connection_that_breaks_while_booking_is_an_outage(tmp_path: Path, pyt
             own = m.proxy.obj.execute_sql("SELECT pg_backend_pid()").fetchone()[0]
             with psycopg.connect(dsn, autocommit=True) as other:
                 other.execute("SELECT pg_terminate_backend(%s)", (own,))
-            database.insert_all("INSERT INTO machines (id, owner, seen_at) VALUES (?, ?, ?)", [(1, "x", 1)])
+            database.execute_all("INSERT INTO machines (id, owner, seen_at) VALUES (?, ?, ?)", [(1, "x", 1)])
 
     for deed in (cut_and_book, book_while_cut):
         with pytest.raises(Unavailable):
@@ -170,20 +239,31 @@ def adjustments(database: Database) -> list[tuple]:
 
 
 def test_without_usage_rows_each_user_and_batch_is_one_adjustment(adjusting: Database):
-    book(adjusting, row(1, user_id=1), row(2, user_id=2), row(3, user_id=1, cost=5))
-    book(adjusting, row(4, user_id=1), segment="s2")
+    mine = {"user_id": 1, "user_key_id": 1}
+    book(adjusting, row(1, **mine), row(2), row(3, **mine, cost=5))
+    book(adjusting, row(4, **mine))
     assert sorted(adjustments(adjusting)) == [(1, "usage", 1_000, 1), (1, "usage", 1_005, 2), (2, "usage", 1_000, 1)]
     assert asked(adjusting) == []
+    assert accounts(adjusting) == {"u1": 2_005, "u2": 1_000, "k1": 2_005, "k2": 1_000}
+
+
+def test_an_adjustment_keeps_to_one_key_and_day(adjusting: Database):
+    day = 86_400_000 * MS
+    start = AT * MS // day * day
+    book(adjusting, row(1, at=start), row(2, at=start - 1), row(3, at=start + day - 1), row(4, at=start, user_key_id=1))
+    columns = (m.Adjustment.at, m.Adjustment.key_id, m.Adjustment.requests)
+    found = adjusting.run(lambda: sorted(m.Adjustment.select(*columns).tuples()))
+    assert found == [(start - day, 2, 1), (start, 1, 1), (start, 2, 2)]
 
 
 def test_a_replayed_batch_is_adjusted_once(adjusting: Database):
     rows = [row(i) for i in range(1, 5)]
-    book(adjusting, *rows[:2], ends=[100, 200])
-    book(adjusting, *rows[:2], ends=[100, 200])
+    book(adjusting, *rows[:2], segment="s", ends=[100, 200])
+    book(adjusting, *rows[:2], segment="s", ends=[100, 200])
     # After a crash the segment is read from its start, in batches of another size.
-    book(adjusting, *rows[:3], ends=[100, 200, 300])
-    book(adjusting, rows[3], ends=[400])
-    book(adjusting, *rows, ends=[100, 200, 300, 400])
+    book(adjusting, *rows[:3], segment="s", ends=[100, 200, 300])
+    book(adjusting, rows[3], segment="s", ends=[400])
+    book(adjusting, *rows, segment="s", ends=[100, 200, 300, 400])
     assert adjustments(adjusting) == [(2, "usage", 2_000, 2), (2, "usage", 1_000, 1), (2, "usage", 1_000, 1)]
 
 
@@ -196,10 +276,11 @@ def test_segments_are_told_apart(adjusting: Database):
 
 
 def test_a_failed_adjustment_is_made_at_the_next_attempt(adjusting: Database):
-    with pytest.raises(Unavailable):
-        book(adjusting, row(1), row(2, user_id=None))
-    assert adjustments(adjusting) == []
-    book(adjusting, row(1), row(2))
+    bookings = [Booking(row(1), "s", 100), Booking(row(2), "s", 2**63)]  # a place that no column holds
+    with pytest.raises((Unavailable, OverflowError)):
+        adjusting.run(usages.book, adjusting, bookings)
+    assert adjustments(adjusting) == [] and accounts(adjusting)["k2"] == 0
+    book(adjusting, row(1), row(2), segment="s", ends=[100, 200])
     assert adjustments(adjusting) == [(2, "usage", 2_000, 2)]
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from gproxy.admission.keys import digest
 from gproxy.errors import NotFound
-from gproxy.store import snapshot, users
+from gproxy.store import proof, snapshot, users
 from gproxy.store.database import Database
 from tests.filled import filled
 
@@ -59,9 +59,9 @@ def test_all_keys_are_made_or_none(database: Database):
 
 def test_a_key_that_is_switched_off_admits_nobody(database: Database):
     before = revision(database)
-    database.run(users.enable_key, database, 2, False)
+    database.run(users.change_key, database, 2, {"enabled": False})
     assert digest("sk-ann") not in callers(database)
-    database.run(users.enable_key, database, 2, True)
+    database.run(users.change_key, database, 2, {"enabled": True})
     assert digest("sk-ann") in callers(database)
     assert revision(database) == before + 2
 
@@ -69,8 +69,24 @@ def test_a_key_that_is_switched_off_admits_nobody(database: Database):
 def test_a_missing_key_cannot_be_switched(database: Database):
     before = revision(database)
     with pytest.raises(NotFound, match="no key 99"):
-        database.run(users.enable_key, database, 99, True)
+        database.run(users.change_key, database, 99, {"enabled": True})
     assert revision(database) == before
+
+
+def test_a_key_may_have_a_budget_and_an_end_from_the_beginning_or_later(database: Database):
+    (made,) = database.run(users.add_keys, database, 2, [("d1", "f1")], None, 50, 2_000_000_000)
+    shown = database.run(users.keys, [2])[-1]
+    assert (shown.id, shown.budget, shown.expires_at, shown.cost_used) == (made, 50, 2_000_000_000, 0)
+    changes = {"label": "new", "budget": None, "expires_at": None, "cost_used": 7}
+    database.run(users.change_key, database, made, changes)
+    shown = database.run(users.keys, [2])[-1]
+    assert {name: getattr(shown, name) for name in changes} == changes
+    assert shown.enabled and database.run(proof.verify).differences == ()
+
+
+def test_only_the_key_that_is_meant_is_changed(database: Database):
+    database.run(users.change_key, database, 2, {"budget": 50, "cost_used": 1})
+    assert [(key.budget, key.cost_used) for key in database.run(users.keys, None)] == [(None, 0), (50, 1)]
 
 
 def test_a_deleted_key_is_gone(database: Database):

@@ -1,5 +1,6 @@
 """Anthropic Messages. https://docs.anthropic.com/en/api/messages"""
 
+from gproxy.protocols.allowances import anthropic as limit_headers  # noqa: F401 - a verb of this protocol
 from gproxy.protocols.anthropic_messages import count, reply, request
 from gproxy.protocols.anthropic_messages.passing import (  # noqa: F401 - verbs of this protocol
     LIST_QUERY,

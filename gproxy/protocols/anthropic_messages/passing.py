@@ -9,7 +9,7 @@ from msgspec import Raw
 from gproxy.errors import NoThread
 from gproxy.protocols import fields, sse
 from gproxy.protocols.fields import ABSENT, outgoing  # noqa: F401 - a verb of this protocol
-from gproxy.protocols.hub import Ask, ModelCard, Usage, count, items, part
+from gproxy.protocols.hub import MOST_CALLS, Ask, ModelCard, Usage, count, items, part
 from gproxy.protocols.reading import Verdict
 from gproxy.protocols.signatures import is_wrapped
 
@@ -43,7 +43,15 @@ def ask(body: bytes) -> Ask:
     if "metadata" in found:
         user_id = part(fields.value(found, "metadata")).get("user_id")
         end_user = user_id if isinstance(user_id, str) else None
-    return Ask(fields.model(found), fields.is_stream(found), True, end_user, found)
+    return Ask(
+        fields.model(found),
+        fields.is_stream(found),
+        True,
+        end_user,
+        found,
+        mode="priority" if "speed" in found and fields.value(found, "speed") == "fast" else "",
+        max_output=fields.positive(found, "max_tokens"),
+    )
 
 
 def unsealed(body: dict) -> dict:
@@ -96,7 +104,27 @@ def read_usage(usage: dict, before: Usage | None = None) -> Usage:
         cache_write_tokens=max(0, total - five - hour),
         cache_write_5m_tokens=five,
         cache_write_1h_tokens=hour,
+        tool_calls=_calls(part(usage.get("server_tool_use"))) or before.tool_calls,
+        tier=_tier(usage) or before.tier,
     )
+
+
+# https://docs.anthropic.com/en/api/service-tiers, https://platform.claude.com/docs/en/build-with-claude/fast-mode
+# Its Priority Tier is a commitment of the account, paid for otherwise: by the call it is charged as any other.
+TIERS = {"standard": "default", "priority": "default", "batch": "batch"}
+SPEEDS = {"standard": "default", "fast": "priority"}
+REQUESTS = "_requests"
+
+
+def _tier(usage: dict) -> str:
+    """The speed decides where it is told: a fast reply is of the standard service tier all the same."""
+    return SPEEDS.get(str(usage.get("speed"))) or TIERS.get(str(usage.get("service_tier")), "")
+
+
+def _calls(used: dict) -> tuple[tuple[str, int], ...]:
+    """`web_search_requests` and the like, by the name of the tool."""
+    told = {name: count(number, MOST_CALLS) for name, number in used.items() if name.endswith(REQUESTS)}
+    return tuple(sorted((name.removesuffix(REQUESTS), number) for name, number in told.items() if number))
 
 
 def _latest(usage: dict, name: str, before: int) -> int:
@@ -111,7 +139,7 @@ def _error(status: int, code: str, message: str, request_id: str) -> bytes:
     return orjson.dumps({"type": "error", "error": inner, "request_id": request_id})
 
 
-def write_error(status: int, code: str, message: str, request_id: str) -> bytes:
+def write_error(status: int, code: str, message: str, request_id: str, retry_s: float | None = None) -> bytes:
     return _error(status, code, message, request_id)
 
 

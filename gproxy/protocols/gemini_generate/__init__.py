@@ -1,5 +1,6 @@
 """Gemini generateContent. https://ai.google.dev/api/generate-content"""
 
+from gproxy.protocols.allowances import google as limit_headers  # noqa: F401 - a verb of this protocol
 from gproxy.protocols.codec import Codec
 from gproxy.protocols.gemini_generate import count, embeddings, reply, request
 from gproxy.protocols.gemini_generate.passing import (  # noqa: F401 - verbs of this protocol

@@ -39,7 +39,38 @@ STATUSES = {
 def ask(body: bytes) -> Ask:
     """What the body asks for; model and stream are told by the path. Raises BadRequest."""
     found = fields.split(body)
-    return Ask(None, False, True, None, found)
+    config = _config(found)
+    return Ask(
+        None,
+        False,
+        True,
+        None,
+        found,
+        mode=_read_mode(found),
+        max_output=fields.positive(config, "maxOutputTokens", "max_output_tokens"),
+        choices=fields.positive(config, "candidateCount", "candidate_count") or 1,
+    )
+
+
+def _config(found: fields.Fields) -> fields.Fields:
+    named = next((found[name] for name in ("generationConfig", "generation_config") if name in found), None)
+    return (fields.find(bytes(named)) or {}) if named is not None else {}
+
+
+# https://ai.google.dev/gemini-api/docs/priority-inference
+TIERS = {"standard": "default", "flex": "flex", "priority": "priority", "batch": "batch"}
+
+
+def _tier(told: object) -> str:
+    """In any case, with or without the name of its kind in front."""
+    return TIERS.get(told.lower().removeprefix("service_tier_"), "") if isinstance(told, str) else ""
+
+
+def _read_mode(found: fields.Fields) -> str:
+    for name in ("serviceTier", "service_tier"):
+        if (tier := _tier(fields.value(found, name) if name in found else None)) not in ("", "default"):
+            return tier
+    return ""
 
 
 # Where bodies of counts and embeddings repeat the model of their path.
@@ -107,33 +138,62 @@ def read_whole(body: bytes) -> tuple[Usage | None, fields.Fields | None]:
     """The usage of a whole reply, and its fields; no fields when it is not JSON."""
     found = fields.find(body)
     usage = fields.inner(found.get("usageMetadata", ABSENT)) if found else None
-    return (read_usage(usage) if usage else None), found
+    return (read_usage(usage, _calls(found.get("candidates", ABSENT))) if usage else None), found
 
 
-def read_usage(usage: dict) -> Usage:
-    """Prompt counts include cached tokens; thoughts and tool-use prompts are counted beside and billed as well."""
+# Where the tokens are told by modality: the prompt's with the cached ones.
+PROMPT = ("promptTokensDetails", "toolUsePromptTokensDetails")
+CACHED = ("cacheTokensDetails",)
+REPLY = ("candidatesTokensDetails",)
+
+
+def _of_kind(modality: str, usage: dict, places: tuple[str, ...]) -> int:
+    told = [part(one) for place in places for one in items(usage.get(place))]
+    return sum(count(one.get("tokenCount")) for one in told if one.get("modality") == modality)
+
+
+def read_usage(usage: dict, calls: tuple[tuple[str, int], ...] = ()) -> Usage:
+    """Prompt counts include cached tokens; thoughts and tool-use prompts are counted beside and billed as well.
+
+    Calls of the vendor's tools stand beside the block, not in it.
+    """
     prompt = count(usage.get("promptTokenCount")) + count(usage.get("toolUsePromptTokenCount"))
     read = min(prompt, count(usage.get("cachedContentTokenCount")))
     thoughts = count(usage.get("thoughtsTokenCount"))
+    fresh, output = prompt - read, count(usage.get("candidatesTokenCount")) + thoughts
+    cached = min(read, _of_kind("AUDIO", usage, CACHED))
+    audio = min(fresh, max(0, _of_kind("AUDIO", usage, PROMPT) - cached))
+    images = max(0, _of_kind("IMAGE", usage, PROMPT) - _of_kind("IMAGE", usage, CACHED))
+    spoken = min(output, _of_kind("AUDIO", usage, REPLY))
     return Usage(
-        input_tokens=prompt - read,
-        output_tokens=count(usage.get("candidatesTokenCount")) + thoughts,
+        input_tokens=fresh,
+        output_tokens=output,
         reasoning_tokens=thoughts,
         cache_read_tokens=read,
+        audio_input_tokens=audio,
+        image_input_tokens=min(fresh - audio, images),
+        audio_output_tokens=spoken,
+        image_output_tokens=min(output - spoken, _of_kind("IMAGE", usage, REPLY)),
+        audio_cache_read_tokens=cached,
+        tool_calls=calls,
+        tier=_tier(usage.get("serviceTier")),
     )
 
 
-def _error(status: int, code: str, message: str, request_id: str) -> bytes:
+def _error(status: int, code: str, message: str, request_id: str, retry_s: float | None = None) -> bytes:
     details = [
         {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": code, "domain": "gproxy"},
         {"@type": "type.googleapis.com/google.rpc.RequestInfo", "requestId": request_id},
     ]
+    if retry_s is not None:
+        details.append({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{retry_s:.3f}s"})
     name = STATUSES.get(status, "INTERNAL")
     return orjson.dumps({"error": {"code": status, "message": message, "status": name, "details": details}})
 
 
-def write_error(status: int, code: str, message: str, request_id: str) -> bytes:
-    return _error(status, code, message, request_id)
+def write_error(status: int, code: str, message: str, request_id: str, retry_s: float | None = None) -> bytes:
+    """`retry_s`: how long to wait, for which this protocol has a place in the body and no header."""
+    return _error(status, code, message, request_id, retry_s)
 
 
 def error_event(status: int, code: str, message: str, request_id: str) -> bytes:
@@ -153,6 +213,7 @@ class _Candidate(msgspec.Struct):
     index: int = 0
     content: _Content | None = None
     finishReason: Raw = ABSENT
+    groundingMetadata: Raw = ABSENT
 
 
 class _Chunk(msgspec.Struct):
@@ -164,6 +225,22 @@ class _Chunk(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(_Chunk).decode
+_decode_candidates = msgspec.json.Decoder(list[_Candidate]).decode
+# However often a reply was searched for, it is one call: https://ai.google.dev/gemini-api/docs/google-search
+SEARCHED = (("google_search", 1),)
+_QUERIES = b'"webSearchQueries"'
+
+
+def _calls(candidates: Raw) -> tuple[tuple[str, int], ...]:
+    """The calls of the vendor's own tools that a whole reply tells of."""
+    if _QUERIES not in (written := bytes(candidates)):
+        return ()
+    return SEARCHED if any(map(_is_searched, fields.seen(_decode_candidates, written) or ())) else ()
+
+
+def _is_searched(candidate: _Candidate) -> bool:
+    told = candidate.groundingMetadata
+    return _QUERIES in bytes(told) and bool(items(fields.inner(told).get("webSearchQueries")))
 
 
 class Stream:
@@ -177,13 +254,13 @@ class Stream:
         self._told = ABSENT  # the newest usage: every event tells it, and only the last one is read
         self.text_bytes = 0
         self.has_failed = False
-        self._is_blocked = False
+        self._is_blocked = self._is_searched = False
         self._open: dict[int, bool] = {}
 
     @property
     def usage(self) -> Usage | None:
         told = fields.inner(self._told)
-        return read_usage(told) if told else None
+        return read_usage(told, SEARCHED if self._is_searched else ()) if told else None
 
     @property
     def is_terminal(self) -> bool:
@@ -214,6 +291,7 @@ class Stream:
             self._open[candidate.index] = False
         elif candidate.index not in self._open:
             self._open[candidate.index] = True
+        self._is_searched |= _is_searched(candidate)
         for piece in (candidate.content and candidate.content.parts) or ():
             self.text_bytes += max(0, len(piece.text) - 2) + len(piece.functionCall)
 

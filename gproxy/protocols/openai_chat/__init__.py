@@ -1,5 +1,6 @@
 """OpenAI Chat Completions, and embeddings beside them. https://platform.openai.com/docs/api-reference/chat"""
 
+from gproxy.protocols.allowances import openai as limit_headers  # noqa: F401 - a verb of this protocol
 from gproxy.protocols.codec import Codec
 from gproxy.protocols.openai_chat import embeddings, reply, request
 from gproxy.protocols.openai_chat.passing import (  # noqa: F401 - verbs of this protocol

@@ -9,8 +9,10 @@ from gproxy.protocols import fields, sse
 from gproxy.protocols.fields import ABSENT, NULLS
 from gproxy.protocols.hub import Ask, Usage, items, part
 from gproxy.protocols.openai import (  # noqa: F401 - verbs of this protocol
+    TOLD,
     error,
     next_page,
+    read_mode,
     read_models,
     read_usage,
     write_error,
@@ -35,8 +37,16 @@ def ask(body: bytes) -> Ask:
     options = fields.value(found, "stream_options") if "stream_options" in found else None
     if options is not None and not isinstance(options, dict):
         raise BadRequest("stream_options: expected an object")
-    wants_usage = part(options).get("include_usage") is True
-    return Ask(fields.model(found), fields.is_stream(found), wants_usage, fields.text(found, "user"), found)
+    return Ask(
+        fields.model(found),
+        fields.is_stream(found),
+        part(options).get("include_usage") is True,
+        fields.text(found, "user"),
+        found,
+        mode=read_mode(found),
+        max_output=fields.positive(found, "max_completion_tokens", "max_tokens"),
+        choices=fields.positive(found, "n") or 1,
+    )
 
 
 def outgoing(asked: Ask, body: bytes, model: str) -> bytes:
@@ -84,7 +94,7 @@ def read_whole(body: bytes) -> tuple[Usage | None, fields.Fields | None]:
     """The usage of a whole reply, and its fields; no fields when it is not JSON."""
     found = fields.find(body)
     usage = fields.inner(found.get("usage", ABSENT)) if found else None
-    return (read_usage(usage) if usage else None), found
+    return (read_usage(usage, TOLD.get(bytes(found.get("service_tier", ABSENT)), "")) if usage else None), found
 
 
 def error_event(status: int, code: str, message: str, request_id: str) -> bytes:
@@ -109,6 +119,7 @@ class _Chunk(msgspec.Struct):
     choices: list[_Choice] | None = None
     model: Raw = ABSENT
     usage: Raw = ABSENT
+    service_tier: Raw = ABSENT
     error: Raw = ABSENT
 
 
@@ -128,6 +139,7 @@ class Stream:
         self.has_failed = False
         self._open: dict[int, bool] = {}  # choice -> still without a finish_reason
         self._is_done = False
+        self._tier = ""
 
     @property
     def is_terminal(self) -> bool:
@@ -148,9 +160,10 @@ class Stream:
             return self._for_client(data, chunk, has_usage=False), Verdict.GOES_ON
         for choice in chunk.choices or ():
             self._look(choice)
+        self._tier = TOLD.get(bytes(chunk.service_tier), self._tier)
         usage = fields.inner(chunk.usage)
         if usage:
-            self.usage = read_usage(usage)
+            self.usage = read_usage(usage, self._tier)
         passed = self._for_client(data, chunk, bool(usage))
         ends = usage and not chunk.choices and bool(self._open) and self.is_terminal
         return passed, Verdict.ENDS if ends else Verdict.GOES_ON

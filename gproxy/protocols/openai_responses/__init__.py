@@ -1,5 +1,6 @@
 """OpenAI Responses. https://platform.openai.com/docs/api-reference/responses"""
 
+from gproxy.protocols.allowances import openai as limit_headers  # noqa: F401 - a verb of this protocol
 from gproxy.protocols.codec import Codec
 from gproxy.protocols.openai_responses import count, reply, request
 from gproxy.protocols.openai_responses.passing import (  # noqa: F401 - verbs of this protocol

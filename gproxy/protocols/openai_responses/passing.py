@@ -1,22 +1,27 @@
 """OpenAI Responses. https://platform.openai.com/docs/api-reference/responses"""
 
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+
 import msgspec
 import orjson
 from msgspec import Raw
 
 from gproxy.protocols import fields, sse
 from gproxy.protocols.fields import ABSENT, NULLS, outgoing  # noqa: F401 - a verb of this protocol
-from gproxy.protocols.hub import Ask, Usage, part
+from gproxy.protocols.hub import MOST_CALLS, Ask, Usage, part
 from gproxy.protocols.openai import (  # noqa: F401 - verbs of this protocol
+    TOLD,
     error,
     next_page,
+    read_mode,
     read_models,
     read_usage,
     write_error,
     write_model,
     write_models,
 )
-from gproxy.protocols.openai_chat.passing import read_whole
 from gproxy.protocols.reading import Verdict
 from gproxy.protocols.signatures import is_wrapped
 
@@ -32,7 +37,15 @@ TERMINAL = frozenset(("response.completed", "response.incomplete", "response.fai
 def ask(body: bytes) -> Ask:
     """What the body asks for. Raises BadRequest."""
     found = fields.split(body)
-    return Ask(fields.model(found), fields.is_stream(found), True, fields.text(found, "user"), found)
+    return Ask(
+        fields.model(found),
+        fields.is_stream(found),
+        True,
+        fields.text(found, "user"),
+        found,
+        mode=read_mode(found),
+        max_output=fields.positive(found, "max_output_tokens"),
+    )
 
 
 def unsealed(body: dict) -> dict:
@@ -40,6 +53,54 @@ def unsealed(body: dict) -> dict:
     if not isinstance(body.get("input"), list):
         return body
     return {**body, "input": [item for item in body["input"] if not is_wrapped(part(item).get("encrypted_content"))]}
+
+
+class _Item(msgspec.Struct):
+    type: str = ""
+    status: Raw = ABSENT
+    action: Raw = ABSENT
+
+
+_decode_items = msgspec.json.Decoder(list[_Item]).decode
+_decode_item = msgspec.json.Decoder(_Item).decode
+
+CALL = "_call"
+# Stands in the bytes of every item that is a call; an output without it need not be parsed.
+_CALL = b'_call"'
+# Calls that the client answers itself.
+OF_CLIENT = frozenset(("function_call", "custom_tool_call", "computer_call", "local_shell_call", "apply_patch_call"))
+
+
+def read_whole(body: bytes) -> tuple[Usage | None, fields.Fields | None]:
+    """The usage of a whole reply, and its fields; no fields when it is not JSON."""
+    found = fields.find(body)
+    usage = fields.inner(found.get("usage", ABSENT)) if found else None
+    if not usage:
+        return None, found
+    tier = TOLD.get(bytes(found.get("service_tier", ABSENT)), "")
+    return read_usage(usage, tier, _calls(found.get("output", ABSENT))), found
+
+
+def _calls(output: Raw) -> tuple[tuple[str, int], ...]:
+    """The calls of the vendor's own tools among the items of an output."""
+    if _CALL not in (written := bytes(output)):
+        return ()
+    return _counted(filter(None, map(_tool, fields.seen(_decode_items, written) or ())))
+
+
+def _counted(names: Iterable[str]) -> tuple[tuple[str, int], ...]:
+    return tuple(sorted((name, min(number, MOST_CALLS)) for name, number in Counter(names).items()))
+
+
+def _tool(item: _Item) -> str | None:
+    """The vendor's tool that this item is a call of; None when it is none, or one that is not charged."""
+    if not item.type.endswith(CALL) or item.type in OF_CLIENT or bytes(item.status) == b'"failed"':
+        return None
+    # Only the search itself is charged, not the opening of a page that it found:
+    # https://developers.openai.com/api/docs/guides/tools-web-search
+    if item.type == "web_search_call" and fields.inner(item.action).get("type", "search") != "search":
+        return None
+    return item.type.removesuffix(CALL)
 
 
 def error_event(status: int, code: str, message: str, request_id: str, sequence: int = 0) -> bytes:
@@ -54,6 +115,7 @@ class _Event(msgspec.Struct):
     sequence_number: int = 0
     response: Raw = ABSENT
     delta: Raw = ABSENT
+    item: Raw = ABSENT
 
 
 _decode = msgspec.json.Decoder(_Event).decode
@@ -67,11 +129,20 @@ class Stream:
 
     def __init__(self, name: bytes | None, asked: Ask):
         self._name = name
-        self.usage: Usage | None = None
+        self._usage: Usage | None = None
+        self._tools: list[str] = []  # the vendor's, whose calls were seen to be done
         self.text_bytes = 0
         self.is_terminal = self.has_failed = False
         self._sequence = 0
         self._response: fields.Fields | None = None  # as the last event showed it
+
+    @property
+    def usage(self) -> Usage | None:
+        """As the response tells it. Some leave the output out at the end, and a cut stream has no end."""
+        told = self._usage
+        if not self._tools or (told.tool_calls if told else self.is_terminal):
+            return told
+        return replace(told or Usage(), tool_calls=_counted(self._tools))
 
     def see(self, data: bytes) -> tuple[bytes | None, Verdict]:
         event = fields.seen(_decode, data)
@@ -82,6 +153,8 @@ class Stream:
             self.text_bytes += max(0, len(event.delta) - 2)
         if event.type == "error":
             self.has_failed = True
+        elif event.type == "response.output_item.done" and _CALL in bytes(event.item):
+            self._look(event.item)
         if not event.response or bytes(event.response) in NULLS:
             return data, Verdict.GOES_ON
         passed = self._read_response(data, event)
@@ -91,9 +164,14 @@ class Stream:
         self.has_failed = event.type == "response.failed"
         return passed, Verdict.ENDS
 
+    def _look(self, written: Raw) -> None:
+        item = fields.seen(_decode_item, bytes(written))
+        if item is not None and (tool := _tool(item)):
+            self._tools.append(tool)
+
     def _read_response(self, data: bytes, event: _Event) -> bytes:
         usage, inner = read_whole(bytes(event.response))
-        self.usage = usage or self.usage
+        self._usage = usage or self._usage
         self._response = inner or self._response
         if self._name is None or not inner or "model" not in inner or bytes(inner["model"]) == self._name:
             return data

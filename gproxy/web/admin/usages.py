@@ -3,13 +3,14 @@
 from datetime import UTC, datetime
 
 from gproxy.accounting.cost import usd
+from gproxy.config.access import UsageIds
 from gproxy.config.scope import UsageFilter, UsageQuery
-from gproxy.store import usages
+from gproxy.store import accounts, usages
 from gproxy.web.admin import document, guarded
 from gproxy.web.faults import runtime
 
 blueprint = guarded("admin_usages", __name__)
-QUERY, FILTER = UsageQuery(), UsageFilter()
+QUERY, FILTER, IDS = UsageQuery(), UsageFilter(), UsageIds()
 HIDDEN = ("created_at",)
 
 
@@ -22,6 +23,12 @@ def query() -> list[dict]:
 def summary() -> dict:
     sums = runtime().ask(usages.summary, document(FILTER))
     return {"count": sums.count, **sums.tokens, "total_cost": _money(sums.cost), "unpriced_count": sums.unpriced}
+
+
+@blueprint.post("/usages/batch-delete")
+def delete_many() -> dict:
+    """An empty list deletes nothing. What the rows cost stays spent."""
+    return {"ok": True, "deleted": runtime().change(accounts.delete_usages, document(IDS))}
 
 
 def _row(row: dict) -> dict:

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 
+from gproxy.accounting.cost import usd
 from gproxy.admission.keys import digest, fingerprint
 from gproxy.config import keys as documents
 from gproxy.store import users
@@ -10,7 +11,8 @@ from gproxy.web.faults import runtime
 
 blueprint = guarded("admin_user_keys", __name__)
 QUERY, NEW, NEW_MANY = documents.KeyQuery(), documents.NewKey(), documents.NewKeys()
-SWITCH, ONE, MANY = documents.KeySwitch(), documents.KeyId(), documents.IdList()
+SWITCH, CHANGE = documents.KeySwitch(), documents.KeyChange()
+ONE, MANY = documents.KeyId(), documents.IdList()
 
 
 @blueprint.post("/user-keys/query")
@@ -21,20 +23,28 @@ def query() -> list[dict]:
 @blueprint.post("/user-keys/generate")
 def generate() -> dict:
     asked = document(NEW)
-    (made,) = _make(asked["user_id"], 1, asked["label"])
+    (made,) = _make(asked, 1)
     return {"ok": True, **made}
 
 
 @blueprint.post("/user-keys/batch-upsert")
 def generate_many() -> dict:
     asked = document(NEW_MANY)
-    return {"ok": True, "keys": _make(asked["user_id"], asked["count"], asked["label"])}
+    return {"ok": True, "keys": _make(asked, asked["count"])}
 
 
 @blueprint.post("/user-keys/update-enabled")
 def update_enabled() -> dict:
     asked = document(SWITCH)
-    runtime().change(users.enable_key, asked["id"], asked["enabled"])
+    runtime().change(users.change_key, asked.pop("id"), asked)
+    return {"ok": True}
+
+
+@blueprint.post("/user-keys/update")
+def update() -> dict:
+    asked = document(CHANGE)
+    key_id = asked.pop("id")
+    runtime().change_account(users.change_key, f"k{key_id}", key_id, asked)
     return {"ok": True}
 
 
@@ -50,10 +60,12 @@ def delete_many() -> dict:
     return {"ok": True}
 
 
-def _make(user_id: int, count: int, label: str | None) -> list[dict]:
+def _make(asked: dict, count: int) -> list[dict]:
     keys = [documents.new_key() for _ in range(count)]
     digests = [digest(key) for key in keys]
-    ids = runtime().change(users.add_keys, user_id, [(d, fingerprint(d)) for d in digests], label)
+    shown = [(d, fingerprint(d)) for d in digests]
+    rest = (asked["label"], asked.get("budget"), asked.get("expires_at"))
+    ids = runtime().change(users.add_keys, asked["user_id"], shown, *rest)
     return [{"id": key_id, "api_key": key} for key_id, key in zip(ids, keys, strict=True)]
 
 
@@ -69,4 +81,6 @@ def _shown(key: users.Key) -> dict:
         "label": key.label,
         "enabled": key.enabled,
         "expires_at": expires,
+        "budget": None if key.budget is None else usd(key.budget),
+        "cost_used": usd(key.cost_used),
     }

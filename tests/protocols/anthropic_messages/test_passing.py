@@ -47,6 +47,22 @@ def test_what_a_request_asks_for(body, expected):
 
 
 @pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({}, ("", None, 1)),
+        ({"speed": "fast", "max_tokens": 7}, ("priority", 7, 1)),
+        ({"speed": "standard", "max_tokens": 0}, ("", None, 1)),
+        # a wish of the account's own capacity is no mode
+        ({"service_tier": "auto", "speed": None}, ("", None, 1)),
+        ({"speed": ["fast"], "max_tokens": True, "n": 4}, ("", None, 1)),
+    ],
+)
+def test_how_much_and_how_fast_a_request_asks_for(body, expected):
+    asked = passing.ask(json.dumps(body).encode())
+    assert (asked.mode, asked.max_output, asked.choices) == expected
+
+
+@pytest.mark.parametrize(
     ("name", "last", "is_terminal", "has_failed"),
     [
         ("text.sse", "message_stop", True, False),
@@ -134,6 +150,54 @@ READ = Usage(
 )
 def test_usage_in_disjoint_classes(usage, expected):
     assert passing.read_usage(usage) == expected
+
+
+@pytest.mark.parametrize(
+    ("told", "tier"),
+    [
+        ({}, ""),
+        ({"service_tier": "standard"}, "default"),
+        ({"service_tier": "priority"}, "default"),
+        ({"service_tier": "batch"}, "batch"),
+        ({"service_tier": None, "speed": None}, ""),
+        ({"service_tier": "unheard of", "speed": ["fast"]}, ""),
+        # a fast reply is of the standard service tier all the same
+        ({"service_tier": "standard", "speed": "fast"}, "priority"),
+        ({"service_tier": "priority", "speed": "standard"}, "default"),
+    ],
+)
+def test_the_tier_that_served_a_reply(told, tier):
+    usage, _ = passing.read_whole(json.dumps({"usage": {"input_tokens": 1, **told}}).encode())
+    assert usage.tier == tier
+    assert passing.read_usage({"output_tokens": 9}, usage).tier == tier
+
+
+@pytest.mark.parametrize(
+    ("used", "calls"),
+    [
+        ({"web_search_requests": 3, "web_fetch_requests": 0}, (("web_search", 3),)),
+        ({"web_search_requests": 1, "web_fetch_requests": 2}, (("web_fetch", 2), ("web_search", 1))),
+        ({"tool_of_tomorrow_requests": 1, "total": 9}, (("tool_of_tomorrow", 1),)),
+        ({"web_search_requests": -1, "web_fetch_requests": True, "code_requests": "2", "x_requests": 10**7}, ()),
+        ({}, ()),
+        (None, ()),
+        ([1], ()),
+    ],
+)
+def test_the_vendors_own_tools_are_counted_by_their_requests(used, calls):
+    assert passing.read_usage({"server_tool_use": used}).tool_calls == calls
+
+
+def test_the_last_number_of_requests_that_a_stream_tells_counts():
+    reader = passing.Stream(None, asking())
+    start = {"input_tokens": 5, "service_tier": "batch", "server_tool_use": {"web_search_requests": 0}}
+    reader.see(json.dumps({"type": "message_start", "message": {"usage": start}}).encode())
+    for number in (1, 2):
+        usage = {"output_tokens": number, "server_tool_use": {"web_search_requests": number}}
+        reader.see(json.dumps({"type": "message_delta", "usage": usage}).encode())
+    reader.see(json.dumps({"type": "message_delta", "usage": {"output_tokens": 9}}).encode())
+    assert reader.usage == Usage(input_tokens=5, output_tokens=9)
+    assert (reader.usage.tool_calls, reader.usage.tier) == ((("web_search", 2),), "batch")
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,33 @@ def test_model_and_stream_are_told_by_the_path_and_the_body_passes_as_it_is(body
 
 
 @pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({}, ("", None, 1)),
+        (
+            {"serviceTier": "flex", "generationConfig": {"maxOutputTokens": 7, "candidateCount": 2}},
+            ("flex", 7, 2),
+        ),
+        (
+            {"service_tier": "PRIORITY", "generation_config": {"max_output_tokens": 7, "candidate_count": 2}},
+            ("priority", 7, 2),
+        ),
+        ({"serviceTier": "SERVICE_TIER_FLEX", "generationConfig": {}}, ("flex", None, 1)),
+        ({"serviceTier": "standard", "generationConfig": None}, ("", None, 1)),
+        ({"serviceTier": "unspecified", "generationConfig": [7]}, ("", None, 1)),
+        (
+            {"serviceTier": 7, "generationConfig": {"maxOutputTokens": "7", "candidateCount": -1}},
+            ("", None, 1),
+        ),
+        ({"maxOutputTokens": 7, "candidateCount": 2}, ("", None, 1)),
+    ],
+)
+def test_how_much_and_how_fast_a_request_asks_for(body, expected):
+    asked = passing.ask(json.dumps(body).encode())
+    assert (asked.mode, asked.max_output, asked.choices) == expected
+
+
+@pytest.mark.parametrize(
     ("body", "model", "sent"),
     [
         ({"model": "models/asked", "contents": []}, "x", {"model": "models/x", "contents": []}),
@@ -148,6 +175,79 @@ def test_prompt_feedback_without_a_block_reason_is_no_end_and_a_block_stays_one(
             Usage(input_tokens=140, output_tokens=7),
         ),
         ({"promptTokenCount": 7, "totalTokenCount": 7}, Usage(input_tokens=7)),
+        # by modality: what was heard and seen, in the prompt and in what tools found, some of it from the cache
+        (
+            {
+                "promptTokenCount": 1000,
+                "toolUsePromptTokenCount": 100,
+                "cachedContentTokenCount": 300,
+                "candidatesTokenCount": 1400,
+                "thoughtsTokenCount": 50,
+                "promptTokensDetails": [
+                    {"modality": "TEXT", "tokenCount": 500},
+                    {"modality": "AUDIO", "tokenCount": 200},
+                    {"modality": "IMAGE", "tokenCount": 258},
+                    {"modality": "VIDEO", "tokenCount": 42},
+                ],
+                "toolUsePromptTokensDetails": [{"modality": "IMAGE", "tokenCount": 100}],
+                "cacheTokensDetails": [
+                    {"modality": "AUDIO", "tokenCount": 120},
+                    {"modality": "IMAGE", "tokenCount": 58},
+                    {"modality": "TEXT", "tokenCount": 122},
+                ],
+                "candidatesTokensDetails": [
+                    {"modality": "IMAGE", "tokenCount": 1290},
+                    {"modality": "AUDIO", "tokenCount": 25},
+                ],
+            },
+            Usage(
+                input_tokens=800,
+                output_tokens=1450,
+                reasoning_tokens=50,
+                cache_read_tokens=300,
+                audio_input_tokens=80,
+                image_input_tokens=300,
+                audio_output_tokens=25,
+                image_output_tokens=1290,
+                audio_cache_read_tokens=120,
+            ),
+        ),
+        # parts are never more than their whole
+        (
+            {
+                "promptTokenCount": 10,
+                "cachedContentTokenCount": 4,
+                "candidatesTokenCount": 5,
+                "promptTokensDetails": [
+                    {"modality": "IMAGE", "tokenCount": 9},
+                    {"modality": "AUDIO", "tokenCount": 9},
+                ],
+                "cacheTokensDetails": [{"modality": "AUDIO", "tokenCount": 7}],
+                "candidatesTokensDetails": [
+                    {"modality": "AUDIO", "tokenCount": 3},
+                    {"modality": "IMAGE", "tokenCount": 3},
+                ],
+            },
+            Usage(
+                input_tokens=6,
+                output_tokens=5,
+                cache_read_tokens=4,
+                audio_input_tokens=5,
+                image_input_tokens=1,
+                audio_output_tokens=3,
+                image_output_tokens=2,
+                audio_cache_read_tokens=4,
+            ),
+        ),
+        (
+            {
+                "promptTokenCount": 10,
+                "promptTokensDetails": [7, {"modality": "AUDIO"}, {"modality": ["AUDIO"], "tokenCount": 3}],
+                "cacheTokensDetails": {"modality": "AUDIO", "tokenCount": 3},
+                "candidatesTokensDetails": None,
+            },
+            Usage(input_tokens=10),
+        ),
         # garbage
         ({}, Usage()),
         ({"promptTokenCount": None, "candidatesTokenCount": "5", "thoughtsTokenCount": -3}, Usage()),
@@ -175,6 +275,55 @@ def test_usage_in_disjoint_classes(usage, expected):
 )
 def test_the_usage_of_a_stream(name, expected):
     assert read(passing, sample("gemini", name)).stream.usage == expected
+
+
+@pytest.mark.parametrize(
+    ("told", "tier"),
+    [
+        ("standard", "default"),
+        ("flex", "flex"),
+        ("PRIORITY", "priority"),
+        ("batch", "batch"),
+        ("unspecified", ""),
+        ("", ""),
+        (None, ""),
+        (7, ""),
+    ],
+)
+def test_the_tier_that_served_a_reply(told, tier):
+    assert passing.read_usage({"promptTokenCount": 1, "serviceTier": told}).tier == tier
+
+
+def candidate(queries: object) -> dict:
+    return {"content": {"parts": [{"text": "webSearchQueries"}]}, "groundingMetadata": {"webSearchQueries": queries}}
+
+
+@pytest.mark.parametrize(
+    ("candidates", "calls"),
+    [
+        ([candidate(["a"])], (("google_search", 1),)),
+        # one search, however many questions it asked and answers it gave
+        ([candidate(["a", "b"]), candidate(["c"])], (("google_search", 1),)),
+        ([candidate([]), candidate(["c"])], (("google_search", 1),)),
+        ([candidate([])], ()),
+        ([candidate(None), candidate("a")], ()),
+        ([{"groundingMetadata": None}, {"content": {"parts": [{"text": '"webSearchQueries"'}]}}], ()),
+        ([{"groundingMetadata": ["webSearchQueries"]}], ()),
+        ([], ()),
+    ],
+)
+def test_a_reply_that_was_searched_for_counts_one_search(candidates, calls):
+    reply = {"candidates": candidates, "usageMetadata": {"promptTokenCount": 3}}
+    usage, _ = passing.read_whole(json.dumps(reply).encode())
+    assert (usage, usage.tool_calls) == (Usage(input_tokens=3), calls)
+    reader = passing.Stream(None, asking())
+    for chunk in ({"candidates": candidates}, reply, {"usageMetadata": reply["usageMetadata"]}):
+        reader.see(json.dumps(chunk).encode())
+    assert reader.usage.tool_calls == calls
+
+
+def test_the_search_of_a_grounded_stream_is_counted():
+    assert read(passing, sample("gemini", "grounded.sse")).stream.usage.tool_calls == (("google_search", 1),)
 
 
 def test_the_usage_of_a_whole_reply():

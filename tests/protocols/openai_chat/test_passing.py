@@ -55,6 +55,33 @@ def test_what_a_request_asks_for(body, model, is_stream, wants_usage, end_user):
 
 
 @pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({}, ("", None, 1)),
+        ({"service_tier": "flex", "max_tokens": 7, "n": 3}, ("flex", 7, 3)),
+        ({"service_tier": "scale", "max_completion_tokens": 9, "max_tokens": 7}, ("scale", 9, 1)),
+        ({"service_tier": "priority", "max_completion_tokens": 0, "max_tokens": 7}, ("priority", 7, 1)),
+        ({"service_tier": "fast"}, ("priority", None, 1)),
+        ({"service_tier": "ultrafast"}, ("priority", None, 1)),
+        ({"service_tier": "auto"}, ("", None, 1)),
+        ({"service_tier": "default"}, ("", None, 1)),
+        # what the vendor will complain of
+        ({"service_tier": "batch", "max_tokens": -1, "n": 0}, ("", None, 1)),
+        ({"service_tier": 7, "max_tokens": "7", "n": True}, ("", None, 1)),
+        ({"service_tier": None, "max_tokens": 7.0, "n": [3]}, ("", None, 1)),
+        ({"service_tier": ["flex"], "max_tokens": True, "n": 10**30}, ("", None, 1)),
+    ],
+)
+def test_how_much_and_how_fast_a_request_asks_for(body, expected):
+    asked = passing.ask(json.dumps(body).encode())
+    assert (asked.mode, asked.max_output, asked.choices) == expected
+
+
+def test_a_mode_is_read_however_its_text_is_escaped():
+    assert passing.ask(rb'{"service_tier": "pr\u0069ority"}').mode == "priority"
+
+
+@pytest.mark.parametrize(
     ("options", "after"),
     [
         (None, {"include_usage": True}),
@@ -245,7 +272,88 @@ def test_arguments_of_a_tool_call_are_counted():
                 "output_tokens": 1056,
                 "input_tokens_details": {"text_tokens": 10, "image_tokens": 40},
             },
-            Usage(input_tokens=50, output_tokens=1056),
+            Usage(input_tokens=50, output_tokens=1056, image_input_tokens=40),
+        ),
+        (
+            {
+                "input_tokens": 50,
+                "output_tokens": 1056,
+                "input_tokens_details": {"text_tokens": 10, "image_tokens": 40},
+                "output_tokens_details": {"text_tokens": 0, "image_tokens": 1056},
+            },
+            Usage(input_tokens=50, output_tokens=1056, image_input_tokens=40, image_output_tokens=1056),
+        ),
+        # audio both ways
+        (
+            {
+                "prompt_tokens": 130,
+                "completion_tokens": 100,
+                "prompt_tokens_details": {"audio_tokens": 30, "text_tokens": 100, "cached_tokens": 50},
+                "completion_tokens_details": {"audio_tokens": 90, "reasoning_tokens": 0, "text_tokens": 10},
+            },
+            Usage(
+                input_tokens=80,
+                output_tokens=100,
+                cache_read_tokens=50,
+                audio_input_tokens=30,
+                audio_output_tokens=90,
+            ),
+        ),
+        # some of it from the cache
+        (
+            {
+                "prompt_tokens": 130,
+                "completion_tokens": 1,
+                "prompt_tokens_details": {
+                    "audio_tokens": 30,
+                    "cached_tokens": 64,
+                    "cached_tokens_details": {"audio_tokens": 20, "text_tokens": 44},
+                },
+            },
+            Usage(
+                input_tokens=66,
+                output_tokens=1,
+                cache_read_tokens=64,
+                audio_input_tokens=10,
+                audio_cache_read_tokens=20,
+            ),
+        ),
+        # the spelling of transcriptions
+        (
+            {
+                "type": "tokens",
+                "input_tokens": 14,
+                "output_tokens": 45,
+                "input_token_details": {"text_tokens": 4, "audio_tokens": 10},
+            },
+            Usage(input_tokens=14, output_tokens=45, audio_input_tokens=10),
+        ),
+        # parts are never more than their whole
+        (
+            {
+                "prompt_tokens": 10,
+                "completion_tokens": 5,
+                "prompt_tokens_details": {"audio_tokens": 7, "image_tokens": 7},
+                "completion_tokens_details": {"audio_tokens": 99, "image_tokens": 1},
+            },
+            Usage(
+                input_tokens=10,
+                output_tokens=5,
+                audio_input_tokens=7,
+                image_input_tokens=3,
+                audio_output_tokens=5,
+            ),
+        ),
+        (
+            {
+                "prompt_tokens": 10,
+                "prompt_tokens_details": {
+                    "cached_tokens": 8,
+                    "audio_tokens": 5,
+                    "cached_tokens_details": {"audio_tokens": 9},
+                },
+            },
+            Usage(input_tokens=2, cache_read_tokens=8, audio_cache_read_tokens=5),
         ),
         ({"prompt_tokens": 8, "total_tokens": 8}, Usage(input_tokens=8)),
         # garbage
@@ -287,6 +395,41 @@ def test_usage_in_disjoint_classes(usage, expected):
 )
 def test_the_usage_of_a_stream(name, expected):
     assert read(passing, sample("openai_chat", name)).stream.usage == expected
+
+
+USED = {"prompt_tokens": 1, "completion_tokens": 1}
+
+
+@pytest.mark.parametrize(
+    ("told", "tier"),
+    [
+        ("default", "default"),
+        ("flex", "flex"),
+        ("scale", "scale"),
+        ("priority", "priority"),
+        ("fast", "priority"),
+        ("batch", "batch"),
+        ("auto", ""),
+        ("on_demand", ""),
+        (None, ""),
+        (7, ""),
+        (["flex"], ""),
+    ],
+)
+def test_the_tier_that_served_a_reply(told, tier):
+    reply = {"choices": [], "service_tier": told, "usage": USED}
+    assert passing.read_whole(json.dumps(reply).encode())[0].tier == tier
+    reader = passing.Stream(None, asking())
+    reader.see(json.dumps({"choices": [{"index": 0, "finish_reason": "stop"}], "service_tier": told}).encode())
+    reader.see(json.dumps({"choices": [], "usage": USED}).encode())
+    assert reader.usage.tier == tier
+
+
+def test_the_last_tier_that_a_stream_tells_is_the_one_that_served_it():
+    reader = passing.Stream(None, asking())
+    for told in ("priority", "auto", "default"):
+        reader.see(json.dumps({"choices": [], "service_tier": told, "usage": USED}).encode())
+    assert reader.usage.tier == "default"
 
 
 def test_the_usage_of_a_whole_reply():

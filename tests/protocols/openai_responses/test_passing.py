@@ -44,6 +44,21 @@ def test_what_a_request_asks_for(body, expected):
     assert passing.ask(json.dumps(body).encode())[:4] == expected
 
 
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({}, ("", None, 1)),
+        ({"service_tier": "flex", "max_output_tokens": 7}, ("flex", 7, 1)),
+        ({"service_tier": "ultrafast", "max_tokens": 7, "n": 3}, ("priority", None, 1)),
+        ({"service_tier": "auto", "max_output_tokens": None}, ("", None, 1)),
+        ({"service_tier": {}, "max_output_tokens": "7"}, ("", None, 1)),
+    ],
+)
+def test_how_much_and_how_fast_a_request_asks_for(body, expected):
+    asked = passing.ask(json.dumps(body).encode())
+    assert (asked.mode, asked.max_output, asked.choices) == expected
+
+
 @pytest.mark.parametrize("is_stream", [True, False])
 def test_a_stream_is_not_asked_for_usage_which_it_tells_anyway(is_stream):
     body = json.dumps({"model": "a", "stream": is_stream}).encode()
@@ -164,6 +179,96 @@ def test_usage_in_disjoint_classes(usage, expected):
 )
 def test_the_usage_of_a_stream(name, expected):
     assert read(passing, sample("openai_responses", name)).stream.usage == expected
+
+
+def search(action: object = None, status: str = "completed") -> dict:
+    return {"type": "web_search_call", "status": status, "action": action}
+
+
+SEARCH = search({"type": "search", "query": "tower"})
+# items of an output, and the calls of the vendor's tools among them
+OUTPUTS = [
+    ([], ()),
+    ([SEARCH, SEARCH, search()], (("web_search", 3),)),
+    # a page that was opened belongs to its search
+    ([SEARCH, search({"type": "open_page"}), search({"type": "find_in_page"})], (("web_search", 1),)),
+    ([search({"type": "search"}, "failed"), {"type": "image_generation_call", "status": "failed"}], ()),
+    (
+        [
+            {"type": "code_interpreter_call", "code": "1"},
+            {"type": "image_generation_call", "action": "generate", "result": "iVBORw0KGgo="},
+            {"type": "file_search_call", "queries": ["a"], "results": None},
+            {"type": "mcp_call", "name": "function_call"},
+            SEARCH,
+            {"type": "tool_of_tomorrow_call"},
+        ],
+        (
+            ("code_interpreter", 1),
+            ("file_search", 1),
+            ("image_generation", 1),
+            ("mcp", 1),
+            ("tool_of_tomorrow", 1),
+            ("web_search", 1),
+        ),
+    ),
+    # the client's own
+    ([{"type": f"{name}_call"} for name in ("function", "custom_tool", "computer", "local_shell", "apply_patch")], ()),
+    # no items, and what only looks like one
+    ([{"type": "message", "content": [{"type": "output_text", "text": "web_search_call"}]}], ()),
+    ([{"type": "reasoning", "summary": "web_search_call"}], ()),
+    ([{"type": 7, "of": "web_search_call"}], ()),
+    ({"type": "web_search_call"}, ()),
+    ("web_search_call", ()),
+    (None, ()),
+]
+TOLD = {"input_tokens": 9, "output_tokens": 2}
+
+
+@pytest.mark.parametrize(("output", "calls"), OUTPUTS)
+def test_the_vendors_own_tools_are_counted_by_their_calls(output, calls):
+    reply = {"output": output, "usage": TOLD, "service_tier": "flex"}
+    usage, _ = passing.read_whole(json.dumps(reply).encode())
+    assert (usage.tool_calls, usage.tier) == (calls, "flex")
+    reader = passing.Stream(None, asking())
+    reader.see(json.dumps({"type": "response.completed", "response": reply}).encode())
+    assert (reader.usage.tool_calls, reader.usage.tier) == (calls, "flex")
+
+
+@pytest.mark.parametrize(("output", "calls"), [row for row in OUTPUTS if isinstance(row[0], list)])
+@pytest.mark.parametrize("at_the_end", [[], None])
+def test_calls_are_counted_as_they_are_done_where_the_end_does_not_list_them(output, calls, at_the_end):
+    reader = passing.Stream(None, asking())
+    for item in output:
+        for kind in ("added", "done"):
+            reader.see(json.dumps({"type": f"response.output_item.{kind}", "item": item}).encode())
+    # cut here, no more is known
+    assert reader.usage == (Usage() if calls else None)
+    assert calls == (reader.usage.tool_calls if reader.usage else ())
+    reader.see(json.dumps({"type": "response.completed", "response": {"output": at_the_end, "usage": TOLD}}).encode())
+    assert reader.usage == Usage(input_tokens=9, output_tokens=2)
+    assert reader.usage.tool_calls == calls
+
+
+def test_calls_that_are_told_twice_are_counted_once():
+    reader = read(passing, sample("openai_responses", "searched.sse")).stream
+    assert reader.usage.tool_calls == (("web_search", 1),)
+    reader = read(passing, sample("openai_responses", "image.sse")).stream
+    assert reader.usage.tool_calls == (("image_generation", 1),)
+
+
+def test_a_response_that_ended_without_usage_has_none_whatever_tools_it_ran():
+    reader = passing.Stream(None, asking())
+    reader.see(json.dumps({"type": "response.output_item.done", "item": SEARCH}).encode())
+    reader.see(b'{"type": "response.completed", "response": {"usage": null}}')
+    assert reader.usage is None
+
+
+def test_the_tier_is_the_one_that_is_told_at_the_end():
+    reader = passing.Stream(None, asking())
+    for kind, tier in (("created", "auto"), ("in_progress", "auto"), ("completed", "priority")):
+        response = {"service_tier": tier, "usage": TOLD if kind == "completed" else None}
+        reader.see(json.dumps({"type": f"response.{kind}", "response": response}).encode())
+    assert reader.usage.tier == "priority"
 
 
 def test_a_response_without_usage_does_not_take_back_what_was_told():

@@ -1,0 +1,53 @@
+"""Which money caps apply to a call, and what is said of them."""
+
+import math
+from datetime import UTC, datetime
+
+from gproxy.errors import OverQuota
+from gproxy.state.counters import Account, Standing
+from gproxy.store.snapshot import Caller
+
+NANO = 1_000_000_000
+USER, KEY = "u", "k"  # what the name of an account begins with
+TITLES = {USER: "quota", KEY: "budget of this key"}
+
+
+def accounts(caller: Caller) -> tuple[Account, ...]:
+    """The user's quota and the key's budget, where they are set."""
+    found = []
+    if caller.quota is not None:
+        found.append(Account(f"{USER}{caller.user_id}", caller.quota.cap, caller.quota.period))
+    if caller.budget is not None:
+        found.append(Account(f"{KEY}{caller.key_id}", caller.budget))
+    return tuple(found)
+
+
+def refusal(refused: Standing, money: int, now_s: float) -> OverQuota:
+    """The answer to a call whose upper bound of `money` has no room in an account."""
+    title, cap, left = TITLES[refused.key[0]], usd(refused.limit), usd(refused.remaining)
+    detail = f"this request may cost up to {usd(money)} USD, and of the {title} of {cap} USD {left} USD are left"
+    if refused.held:
+        detail += f" ({usd(refused.held)} USD are held by running requests)"
+    return OverQuota(f"{detail}; {resets(refused, now_s)}", headers=_retry(refused))
+
+
+def ended(standing: Standing | None, now_s: float) -> OverQuota:
+    """What ends a stream whose running cost passed what was left."""
+    if standing is None:
+        return OverQuota("the quota is spent, so this stream ends here")
+    return OverQuota(f"the {TITLES[standing.key[0]]} is spent, so this stream ends here; {resets(standing, now_s)}")
+
+
+def resets(standing: Standing, now_s: float) -> str:
+    if standing.reset_s is None:
+        return "it does not reset; an administrator can raise it"
+    return f"it resets at {datetime.fromtimestamp(math.ceil(now_s + standing.reset_s), UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def usd(nano: int) -> str:
+    """Money as text without trailing zeros."""
+    return f"{nano // NANO}.{nano % NANO:09d}".rstrip("0").rstrip(".")
+
+
+def _retry(refused: Standing) -> dict[str, str]:
+    return {} if refused.reset_s is None else {"Retry-After": str(max(1, math.ceil(refused.reset_s)))}

@@ -1,0 +1,147 @@
+"""What a call may cost and use: held before it is sent, more of it as a stream runs on, ended with the call."""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from gproxy.accounting import cost
+from gproxy.accounting.prices import Found
+from gproxy.admission import limits, quota
+from gproxy.errors import OverQuota, Unavailable
+from gproxy.protocols.hub import Ask
+from gproxy.state.counters import Account, Limit, Shared, Standing, Take, Taken
+from gproxy.store.snapshot import Caller
+
+log = logging.getLogger(__name__)
+
+# How often what is not known yet is loaded for one call; more than once only when somebody else changes it meanwhile.
+ATTEMPTS = 5
+# A stream that runs beyond its hold asks for so many tokens more at once.
+STEP_TOKENS = 1_024
+
+
+class Bound(NamedTuple):
+    """The most that a call may cost (nano-USD) and use, and where that is counted.
+
+    `most_output` is the output in it, in tokens; None where the upstream cannot go beyond.
+    """
+
+    accounts: tuple[Account, ...]
+    limits: tuple[Limit, ...]
+    money: int = 0
+    tokens: int = 0
+    most_output: int | None = None
+
+
+def bound(
+    caller: Caller,
+    name: str,
+    asked: Ask,
+    price: Found | None,
+    mode: str,
+    input_tokens: int,
+    most_output: int | None,
+    assumed_output: int,
+    may_cache: bool,
+    has_media: bool,
+) -> Bound | None:
+    """What is to be held for a call of this name; None for a caller without limits and caps.
+
+    `most_output` is what the model can write at most, where that is known: 0 of one that writes nothing.
+    """
+    accounts, rows = quota.accounts(caller), limits.applying(caller, name)
+    if not accounts and not rows:
+        return None
+    if asked.max_output is not None and most_output != 0:
+        output, is_open = asked.max_output, False
+    else:
+        output = assumed_output if most_output is None else min(most_output, assumed_output)
+        is_open = output != most_output
+    output *= asked.choices
+    money = 0 if price is None else cost.bound(price.price, mode, input_tokens, output, may_cache, has_media)
+    return Bound(accounts, rows, money, input_tokens + output, output if is_open else None)
+
+
+class Holder:
+    """Takes and ends holds for one process. `load` makes the shared state know accounts and limits by their keys."""
+
+    def __init__(self, shared: Shared, owner: str, load: Callable[[tuple[str, ...]], None]):
+        self.shared, self._owner, self._load = shared, owner, load
+        self._unsettled: deque[tuple[int, int, int]] = deque()  # at most one for each call that ran
+
+    def take(self, call: int, bound: Bound) -> "Hold":
+        """Raises OverQuota, RateLimited, Unavailable; then nothing is held and nothing counted."""
+        wanted = Take(call, self._owner, bound.accounts, bound.limits, bound.money, bound.tokens)
+        taken = self._known(lambda: self.shared.take(wanted))
+        if (refused := taken.refused) is not None:
+            now_s = taken.at / 1e9
+            if refused.counter is None:
+                raise quota.refusal(refused, bound.money, now_s)
+            raise limits.refusal(refused, taken.standings, bound.tokens, now_s)
+        return Hold(self, call, taken.at, bound, taken.standings)
+
+    def look(self, accounts: tuple[Account, ...], rows: tuple[Limit, ...]) -> Taken:
+        """How these accounts and limits stand. Raises Unavailable."""
+        return self._known(lambda: self.shared.look(accounts, rows))
+
+    def _known(self, ask: Callable[[], Taken]) -> Taken:
+        """The answer once all that it is about is loaded. Raises Unavailable."""
+        for _ in range(ATTEMPTS):
+            taken = ask()
+            if not taken.unknown:
+                return taken
+            self._load(taken.unknown)
+        raise Unavailable("the limits and quotas of this user are being changed")
+
+    def settle(self, call: int, money: int, tokens: int) -> None:
+        """Never raises: what cannot be told now is told later."""
+        try:
+            self.shared.settle(call, money, tokens)
+        except Unavailable:
+            self._unsettled.append((call, money, tokens))
+
+    def retry(self) -> None:
+        """Settles what could not be settled before. Raises Unavailable."""
+        while self._unsettled:
+            self.shared.settle(*self._unsettled[0])
+            self._unsettled.popleft()
+
+
+class Hold:
+    """One call's hold. `at` is when it was counted, in nanoseconds."""
+
+    __slots__ = ("_bound", "_call", "_holder", "at", "money", "standings")
+
+    def __init__(self, holder: Holder, call: int, at: int, bound: Bound, standings: tuple[Standing, ...]):
+        self._holder, self._call, self._bound = holder, call, bound
+        self.at, self.money, self.standings = at, bound.money, standings
+
+    @property
+    def entry(self) -> list[int]:
+        """For the journal: what has to be held again where the shared state is lost."""
+        return [self._bound.money, self._bound.tokens]
+
+    @property
+    def most_output(self) -> int | None:
+        """The output tokens that it covers, where a call may go beyond and has to stop at a cap."""
+        return self._bound.most_output if self._bound.accounts else None
+
+    def settle(self, money: int, tokens: int) -> None:
+        self._holder.settle(self._call, money, tokens)
+
+    def covers(self, running: int, step: int) -> bool:
+        """Whether the cost so far is held, by now: else `step` more is asked for, or what is left of it."""
+        need = running - self.money
+        if need <= 0:
+            return True
+        granted = self._holder.shared.extend(self._call, need, need + step)
+        self.money += granted
+        return granted > 0
+
+    def ended(self) -> OverQuota:
+        """What ends a stream that is not covered any more."""
+        now_s = time.time()
+        found = self._holder.shared.look(self._bound.accounts, ()).standings
+        return quota.ended(min(found, key=lambda one: one.remaining, default=None), now_s)

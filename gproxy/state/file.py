@@ -1,0 +1,548 @@
+"""The shared state of one machine: limits, accounts and holds in a table that its processes share, without a server."""
+
+import logging
+import struct
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+
+from gproxy.errors import Unavailable
+from gproxy.state import counters
+from gproxy.state.counters import BUCKETS, HOUR_S, MINUTE_S, Account, Limit, Standing, Take, Taken
+from gproxy.state.ring import PIECE, Ring
+from gproxy.state.table import Full, Garbled, Table, Transaction
+from gproxy.state.windows import window
+
+log = logging.getLogger(__name__)
+
+LIMIT, ACCOUNT, HOLD = 1, 3, 4  # kinds of records
+NS = 1_000_000_000
+MINUTE_NS, HOUR_NS = MINUTE_S * NS, HOUR_S * NS
+# An idle record gives its slot away after so long; it can be loaded again.
+IDLE_S = 40 * 86_400
+MOST_RECENT, MOST_CALLS = 200 * PIECE, 100  # moments, and holds, that one transaction can write
+BUSY_WAIT_S = 1.0  # what a caller is told to wait for a running call to end
+
+
+class FileState:
+    """One process's end. `clock` is in nanoseconds since the epoch and read under the lock of all processes."""
+
+    is_shared = True
+
+    def __init__(self, folder: Path, clock: Callable[[], int] = time.time_ns):
+        self._table = Table(folder, clock=lambda: clock() / NS)
+        self._folder, self._clock = folder, clock
+
+    def take(self, take: Take) -> Taken:
+        return self._run(self._take, take)
+
+    def look(self, accounts: tuple[Account, ...], limits: tuple[Limit, ...]) -> Taken:
+        return self._run(self._look, accounts, limits)
+
+    def settle(self, call: int, money: int, tokens: int) -> None:
+        self._run(self._settle, call, money, tokens)
+
+    def extend(self, call: int, need: int, wish: int) -> int:
+        return self._run(self._extend, call, need, wish)
+
+    def version(self, account: str) -> int:
+        return self._run(lambda records: _Funds.read(records, _named("a", account)).version)
+
+    def load(
+        self,
+        account: str,
+        version: int,
+        window: int,
+        used: int,
+        settled: Mapping[int, int],
+        running: Mapping[int, tuple[str, int]],
+    ) -> bool:
+        # Holds first: until the account is loaded nothing is taken from it.
+        for some in _parts(running):
+            self._run(self._join_account, account, window, some)
+        return self._run(self._load, account, version, window, used, settled)
+
+    def load_limit(
+        self,
+        limit: str,
+        hours: Mapping[int, tuple[int, int]],
+        recent: Sequence[int],
+        running: Mapping[int, tuple[str, int, int]],
+    ) -> None:
+        self._run(self._load_limit, limit, hours, recent)
+        for some in _parts(running):
+            self._run(self._join_limit, limit, some)
+
+    def forget(self, account: str | None = None) -> None:
+        names = [_named("a", account)] if account is not None else self._run(_accounts)
+        for digest in names:
+            self._run(_forget, digest)
+
+    def holds(self) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for owner, call in self._run(_holds):
+            found.setdefault(owner, []).append(call)
+        return found
+
+    def release(self, call: int) -> None:
+        self._run(self._settle, call, 0, None)
+
+    def renew(self, owner: str) -> None:
+        """Nothing: whether an owner lives is told by the lock of its journal."""
+
+    def close(self) -> None:
+        self._table.close()
+
+    def _run(self, deed: Callable, *args):
+        """The deed as one transaction. What was lost is told, and has to be loaded again. Raises Unavailable."""
+        try:
+            try:
+                return self._table.run(deed, *args)
+            except Garbled:
+                log.error("the counters in %s were garbled: they are rebuilt from the books", self._folder)
+                return self._table.run(deed, *args)
+        except Full:
+            raise Unavailable("the counters have no room") from None
+        except (OSError, Garbled) as fault:
+            log.error("the counters in %s cannot be used: %s", self._folder, fault)
+            raise Unavailable("the counters cannot be used right now") from None
+
+    # Below: deeds, each one transaction.
+
+    def _look(self, records: Transaction, accounts: tuple[Account, ...], limits: tuple[Limit, ...]) -> Taken:
+        at = self._clock()
+        funds = [_Funds.current(records, account, at) for account in accounts]
+        counts = [_Counts.current(records, limit, at) for limit in limits]
+        unknown = _lacking(accounts, funds) + _lacking(limits, counts)
+        known, counted = [one for one in funds if one is not None], [one for one in counts if one is not None]
+        return Taken(at, _standings(records, known, counted, at, None), None, unknown)
+
+    def _take(self, records: Transaction, take: Take) -> Taken:
+        at = self._clock()
+        funds = [_Funds.current(records, account, at) for account in take.accounts]
+        counts = [_Counts.current(records, limit, at) for limit in take.limits]
+        if None in funds or None in counts:
+            return Taken(at, unknown=_lacking(take.accounts, funds) + _lacking(take.limits, counts))
+        if not _have_room(funds, counts, take):
+            standings = _standings(records, funds, counts, at, take)
+            return Taken(at, standings, next(one for one in standings if one.wait_s != 0.0))
+        hold = _Hold(take.call, take.owner, at, take.tokens)
+        for fund in funds:
+            fund.held += take.money
+            fund.write(records, at)
+            hold.money.append((fund.digest, fund.window, take.money))
+        for count in counts:
+            if count.add(records, take.tokens, at):
+                hold.limits.append(count.digest)
+            count.write(records, at)
+        if hold.money or hold.limits:
+            hold.write(records, _numbered(take.call))
+        return Taken(at, _standings(records, funds, counts, at, None))
+
+    def _settle(self, records: Transaction, call: int, money: int, tokens: int | None) -> None:
+        digest = _numbered(call)
+        if (hold := _Hold.read(records, digest)) is not None:
+            _end(records, digest, hold, self._clock(), money, hold.tokens if tokens is None else tokens)
+
+    def _extend(self, records: Transaction, call: int, need: int, wish: int) -> int:
+        digest = _numbered(call)
+        if (hold := _Hold.read(records, digest)) is None:
+            return 0
+        # One that has to be loaded, or began another window, cannot say what is left in this one: it stops no call.
+        found = ((_Funds.of(records, account), opened) for account, opened, _ in hold.money)
+        funds = [fund for fund, opened in found if fund is not None and fund.window == opened and fund.is_loaded]
+        # The caps are those of the last take.
+        left = min((fund.cap - fund.used - fund.held for fund in funds), default=wish)
+        if left < need:
+            return 0
+        granted = min(wish, left)
+        for fund in funds:
+            fund.held += granted
+            fund.write(records, self._clock())
+        hold.money = [(account, opened, amount + granted) for account, opened, amount in hold.money]
+        hold.write(records, digest)
+        return granted
+
+    def _join_account(self, records: Transaction, account: str, window: int, running) -> None:
+        """Holds of running calls that lack one of an account that is about to be loaded."""
+        fund = _Funds.read(records, _named("a", account))
+        if fund.window != window:
+            fund.window, fund.held, fund.is_loaded = window, 0, False
+        elif fund.is_loaded:
+            return
+        for call, (owner, amount) in running:
+            digest = _numbered(call)
+            hold = _Hold.read(records, digest) or _Hold(call, owner, self._clock(), 0)
+            if not hold.has(fund.digest):
+                hold.money.append((fund.digest, window, amount))
+                hold.write(records, digest)
+                fund.held += amount
+        fund.write(records, self._clock())
+
+    def _load(self, records: Transaction, account: str, version: int, window: int, used: int, settled) -> bool:
+        fund = _Funds.read(records, _named("a", account))
+        if fund.version != version:
+            return False
+        if fund.is_loaded and window == fund.window:
+            return True  # somebody was faster
+        if settled:
+            found = (_Hold.parse(record.payload) for record in records.records() if record.kind == HOLD)
+            pending = {hold.call for hold in found if hold.has(fund.digest)}
+            used += sum(cost for call, cost in settled.items() if call not in pending)
+        if fund.window != window:
+            fund.held = 0
+        fund.window, fund.used, fund.is_loaded = window, used, True
+        fund.write(records, self._clock())
+        return True
+
+    def _load_limit(self, records: Transaction, limit: str, hours, recent: Sequence[int]) -> None:
+        digest = _named("l", limit)
+        if _Counts.of(records, digest) is not None:
+            return
+        at = self._clock()
+        count = _Counts.fresh(digest, at)
+        for hour, (requests, tokens) in hours.items():
+            count.count(hour, requests, tokens)
+        for moment in recent[-MOST_RECENT:]:
+            count.ring.strike(records, moment)
+        count.write(records, at)
+
+    def _join_limit(self, records: Transaction, limit: str, running) -> None:
+        """Holds of running calls for a limit that was loaded."""
+        if (count := _Counts.of(records, _named("l", limit))) is None:
+            return
+        for call, (owner, at, tokens) in running:
+            digest = _numbered(call)
+            hold = _Hold.read(records, digest) or _Hold(call, owner, at, tokens)
+            if count.digest not in hold.limits:
+                hold.limits.append(count.digest)
+                hold.write(records, digest)
+                count.running += 1
+        count.write(records, self._clock())
+
+
+def _parts(running: Mapping) -> Iterator[list[tuple]]:
+    """So many calls as one transaction can hold."""
+    left = iter(running.items())
+    while some := list(islice(left, MOST_CALLS)):
+        yield some
+
+
+def _lacking(asked: Sequence[Account | Limit], found: Sequence) -> tuple[str, ...]:
+    return tuple(one.key for one, known in zip(asked, found, strict=True) if known is None)
+
+
+def _have_room(funds: "list[_Funds]", counts: "list[_Counts]", take: Take) -> bool:
+    for fund in funds:
+        if fund.used + fund.held + take.money > fund.cap:
+            return False
+    return all(count.has_room(take.tokens) for count in counts)
+
+
+def _standings(
+    records: Transaction, funds: "list[_Funds]", counts: "list[_Counts]", at: int, take: Take | None
+) -> tuple[Standing, ...]:
+    """Every account and counter; those that have no room for a take have to wait."""
+    found = [fund.standing(at, take.money if take else 0) for fund in funds]
+    for count in counts:
+        found += count.standings(records, at, take)
+    return tuple(found)
+
+
+def _end(records: Transaction, digest: bytes, hold: "_Hold", at: int, money: int, tokens: int) -> None:
+    """Ends a hold: money and tokens as they were used."""
+    for name, opened, amount in hold.money:
+        if (fund := _Funds.of(records, name)) is not None:
+            if fund.window == opened:
+                fund.held -= amount
+                fund.used += money
+            fund.version += 1
+            fund.write(records, at)
+    for name in hold.limits:
+        if (count := _Counts.of(records, name)) is not None:
+            count.running = max(0, count.running - 1)
+            count.count(hold.at // HOUR_NS, 0, tokens - hold.tokens)
+            count.write(records, at)
+    records.remove(digest)
+
+
+def _accounts(records: Transaction) -> list[bytes]:
+    return [record.digest for record in records.records() if record.kind == ACCOUNT]
+
+
+def _holds(records: Transaction) -> list[tuple[str, int]]:
+    found = (_Hold.parse(record.payload) for record in records.records() if record.kind == HOLD)
+    return [(hold.owner, hold.call) for hold in found]
+
+
+def _forget(records: Transaction, digest: bytes) -> None:
+    if (fund := _Funds.of(records, digest)) is not None:
+        fund.is_loaded = False
+        fund.version += 1
+        records.put(digest, ACCOUNT, fund.packed())
+
+
+_FUNDS = struct.Struct("<qqqqI?")
+
+
+@dataclass(slots=True)
+class _Funds:
+    """An account's record. Money in nano-USD; `cap` is the one that the last take knew.
+
+    Of an account in its current window also its key, and the window's end.
+    """
+
+    digest: bytes
+    window: int = 0
+    used: int = 0
+    held: int = 0
+    cap: int = 0
+    version: int = 0
+    is_loaded: bool = False
+    key: str = ""
+    end: int | None = None
+
+    @classmethod
+    def of(cls, records: Transaction, digest: bytes) -> "_Funds | None":
+        found = records.find(digest, ACCOUNT)
+        return None if found is None else cls(digest, *_FUNDS.unpack(found))
+
+    @classmethod
+    def read(cls, records: Transaction, digest: bytes) -> "_Funds":
+        return cls.of(records, digest) or cls(digest)
+
+    @classmethod
+    def current(cls, records: Transaction, account: Account, at: int) -> "_Funds | None":
+        """The account in the window that `at` lies in: a new one begins with nothing used. None: it is to be loaded."""
+        fund = cls.of(records, _named("a", account.key))
+        if fund is None or not fund.is_loaded:
+            return None
+        start, fund.end = window(account.period, at / NS)
+        if start < fund.window:  # its period was changed, and not all know yet
+            return None
+        if start > fund.window:
+            fund.window, fund.used, fund.held, fund.version = start, 0, 0, fund.version + 1
+        fund.key, fund.cap = account.key, account.cap
+        return fund
+
+    def standing(self, at: int, money: int) -> Standing:
+        """As it stands; to wait where `money` has no room."""
+        reset = None if self.end is None else self.end - at / NS
+        left = self.cap - self.used - self.held
+        wait = 0.0 if money <= left or not money else reset
+        return Standing(self.key, None, self.cap, max(0, left), reset, wait, self.used, self.held)
+
+    def packed(self) -> bytes:
+        return _FUNDS.pack(self.window, self.used, self.held, self.cap, self.version % 2**32, self.is_loaded)
+
+    def write(self, records: Transaction, at: int) -> None:
+        records.put(self.digest, ACCOUNT, self.packed(), at // NS + IDLE_S)
+
+
+_HOLD = struct.Struct("<qqqBBB")  # call, at, tokens, length of the owner, number of accounts, of limits
+_MONEY = struct.Struct("<16sqq")
+
+
+@dataclass(slots=True)
+class _Hold:
+    """What a running call holds: (account, window, amount) of each account, and the limits that count it."""
+
+    call: int
+    owner: str
+    at: int
+    tokens: int
+    money: list[tuple[bytes, int, int]] = field(default_factory=list)
+    limits: list[bytes] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, records: Transaction, digest: bytes) -> "_Hold | None":
+        found = records.find(digest, HOLD)
+        return None if found is None else cls.parse(found)
+
+    @classmethod
+    def parse(cls, payload: bytes) -> "_Hold":
+        call, at, tokens, length, accounts, limits = _HOLD.unpack_from(payload)
+        start = _HOLD.size + length
+        owner = payload[_HOLD.size : start].decode()
+        money = [_MONEY.unpack_from(payload, start + n * _MONEY.size) for n in range(accounts)]
+        start += accounts * _MONEY.size
+        return cls(
+            call, owner, at, tokens, money, [payload[start + n * 16 : start + n * 16 + 16] for n in range(limits)]
+        )
+
+    def has(self, account: bytes) -> bool:
+        return any(name == account for name, _, _ in self.money)
+
+    def write(self, records: Transaction, digest: bytes) -> None:
+        owner = self.owner.encode()
+        head = _HOLD.pack(self.call, self.at, self.tokens, len(owner), len(self.money), len(self.limits))
+        money = b"".join(_MONEY.pack(*one) for one in self.money)
+        records.put(digest, HOLD, head + owner + money + b"".join(self.limits))
+
+
+_NUMBERS = struct.Struct("<QQQQIi")  # the ring's four, the hour of the newest bucket, running calls
+_BUCKETS, _BUCKET = struct.Struct(f"<{BUCKETS}q"), struct.Struct("<q")
+_REQUESTS_AT, _TOKENS_AT = _NUMBERS.size, _NUMBERS.size + _BUCKETS.size
+_TAIL_AT = _TOKENS_AT + _BUCKETS.size
+_LAST = (BUCKETS - 1) * _BUCKET.size
+
+
+class _Counts:
+    """A limit's record: a ring of the moments of its requests, hourly buckets of requests and tokens, running calls.
+
+    `limit` are the amounts, and `requests` and `tokens` the sums of the buckets, where it was asked for by them.
+    """
+
+    __slots__ = ("_raw", "digest", "hour", "limit", "requests", "ring", "running", "tokens")
+
+    def __init__(self, digest: bytes, raw: bytes):
+        self.digest, self._raw = digest, bytearray(raw[:_TAIL_AT])
+        *numbers, self.hour, self.running = _NUMBERS.unpack_from(raw)
+        self.ring = Ring(digest, MINUTE_NS, numbers, raw[_TAIL_AT:])
+
+    @classmethod
+    def of(cls, records: Transaction, digest: bytes) -> "_Counts | None":
+        found = records.find(digest, LIMIT)
+        return None if found is None else cls(digest, found)
+
+    @classmethod
+    def fresh(cls, digest: bytes, at: int) -> "_Counts":
+        return cls(digest, _NUMBERS.pack(0, 0, 0, 0, at // HOUR_NS, 0) + bytes(2 * _BUCKETS.size))
+
+    @classmethod
+    def current(cls, records: Transaction, limit: Limit, at: int) -> "_Counts | None":
+        """The limit without what is too old by now. None: it is to be loaded."""
+        count = cls.of(records, _named("l", limit.key))
+        if count is not None:
+            count.limit = limit
+            count.advance(at // HOUR_NS)
+            count.ring.advance(records, at)
+            count.requests = sum(count._buckets(_REQUESTS_AT)) if limit.rpd is not None else 0
+            count.tokens = sum(count._buckets(_TOKENS_AT)) if limit.total_tokens is not None else 0
+        return count
+
+    def write(self, records: Transaction, at: int) -> None:
+        _NUMBERS.pack_into(self._raw, 0, *self.ring.numbers, self.hour, self.running)
+        records.put(self.digest, LIMIT, bytes(self._raw) + self.ring.tail, at // NS + IDLE_S)
+
+    def advance(self, hour: int) -> None:
+        """Lets go of buckets that are too old; a clock that was set back does not bring them back."""
+        if hour <= self.hour:
+            return
+        gone = min(BUCKETS, hour - self.hour) * _BUCKET.size
+        for start in (_REQUESTS_AT, _TOKENS_AT):
+            end = start + _BUCKETS.size
+            self._raw[start:end] = self._raw[start + gone : end] + bytes(gone)
+        self.hour = hour
+
+    def has_room(self, tokens: int) -> bool:
+        """Whether one more request, of so many tokens, is within every counter."""
+        limit = self.limit
+        return (
+            (limit.rpm is None or self.ring.next - self.ring.first < limit.rpm)
+            and (limit.rpd is None or self.requests < limit.rpd)
+            and (limit.total_tokens is None or 0 < limit.total_tokens >= self.tokens + tokens)
+            and (limit.concurrency is None or self.running < limit.concurrency)
+        )
+
+    def add(self, records: Transaction, tokens: int, at: int) -> bool:
+        """One request more. Whether its end has to be told: what that corrects or frees is counted only then."""
+        limit = self.limit
+        if limit.rpm is not None:
+            self.ring.strike(records, at)
+        self.requests += 1
+        self._change(_REQUESTS_AT + _LAST, 1)
+        if limit.total_tokens is None and limit.concurrency is None:
+            return False
+        self.tokens += tokens
+        self._change(_TOKENS_AT + _LAST, tokens)
+        self.running += 1
+        return True
+
+    def count(self, hour: int, requests: int, tokens: int) -> None:
+        """Adds to the buckets of an hour, if it is one of the 25; never below 0."""
+        index = BUCKETS - 1 - (self.hour - hour)
+        if 0 <= index < BUCKETS:
+            self._change(_REQUESTS_AT + index * _BUCKET.size, requests)
+            self._change(_TOKENS_AT + index * _BUCKET.size, tokens)
+
+    def _change(self, at: int, by: int) -> None:
+        _BUCKET.pack_into(self._raw, at, max(0, _BUCKET.unpack_from(self._raw, at)[0] + by))
+
+    def _buckets(self, start: int) -> tuple[int, ...]:
+        return _BUCKETS.unpack_from(self._raw, start)
+
+    def standings(self, records: Transaction, at: int, take: Take | None) -> list[Standing]:
+        """Each counter of the limit; those that have no room for a take have to wait."""
+        limit, ring = self.limit, self.ring
+        found, key = [], limit.key
+        if limit.rpm is not None:
+            left = limit.rpm - (ring.next - ring.first)
+            reset = max(0.0, (ring.newest + MINUTE_NS - at) / NS) if ring.next > ring.first else 0.0
+            wait = self._minute_wait(records, at) if take and left <= 0 else 0.0
+            found.append(Standing(key, counters.RPM, limit.rpm, max(0, left), reset, wait))
+        if limit.rpd is not None:
+            found.append(self._day(counters.RPD, limit.rpd, self.requests, _REQUESTS_AT, at, 1 if take else None))
+        if limit.total_tokens is not None:
+            cost = take.tokens if take else None
+            found.append(self._day(counters.TOKENS, limit.total_tokens, self.tokens, _TOKENS_AT, at, cost))
+        if limit.concurrency is not None:
+            left = limit.concurrency - self.running
+            wait = BUSY_WAIT_S if take and left <= 0 else 0.0
+            found.append(Standing(key, counters.CONCURRENCY, limit.concurrency, max(0, left), None, wait))
+        return found
+
+    def _minute_wait(self, records: Transaction, at: int) -> float | None:
+        """Until the one has left whose place the next one takes."""
+        if self.limit.rpm == 0:
+            return None
+        return max(0.001, (self.ring.moment(records, self.ring.next - self.limit.rpm) + MINUTE_NS - at) / NS)
+
+    def _day(self, counter: str, most: int, count: int, start: int, at: int, cost: int | None) -> Standing:
+        """`cost` is what is to be counted, None when nothing is."""
+        left = most - count
+        if cost is not None and (cost > most or most == 0):
+            wait = None
+        elif cost is not None and cost > left:
+            wait = self._leaves_in(_oldest_of(self._buckets(start), cost - left), at)
+        else:
+            wait = 0.0
+        return Standing(self.limit.key, counter, most, max(0, left), self._empty_in(start, at) if count else 0.0, wait)
+
+    def _empty_in(self, start: int, at: int) -> float:
+        """Seconds until the newest bucket that holds something has left."""
+        if _BUCKET.unpack_from(self._raw, start + _LAST)[0]:
+            return self._leaves_in(BUCKETS - 1, at)
+        buckets = self._buckets(start)
+        return self._leaves_in(max(n for n in range(BUCKETS) if buckets[n]), at)
+
+    def _leaves_in(self, index: int, at: int) -> float:
+        """Seconds until this bucket is none of the 25 any more."""
+        return (self.hour + index + 1) * HOUR_S - at / NS
+
+
+def _oldest_of(buckets: Sequence[int], lacking: int) -> int:
+    """The bucket with which enough has left."""
+    for index, count in enumerate(buckets):
+        lacking -= count
+        if lacking <= 0:
+            return index
+    return BUCKETS - 1
+
+
+@lru_cache(maxsize=16_384)
+def _named(kind: str, key: str) -> bytes:
+    return blake2b(f"{kind}:{key}".encode(), digest_size=16).digest()
+
+
+# Odd, and without a pattern: it spreads calls over the table.
+_SPREAD, _ALL = 0x9E3779B97F4A7C15F39CC0605CEDC835, 2**128 - 1
+
+
+def _numbered(call: int) -> bytes:
+    """A call's digest: no two calls have the same."""
+    return ((call * 2 + 1) * _SPREAD & _ALL).to_bytes(16, "big")

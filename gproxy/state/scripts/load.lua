@@ -1,0 +1,31 @@
+-- ARGV[2]: a JSON document. Answers 1; or 0, if somebody settled meanwhile or began a newer window. A window that has yet
+-- to come does not count: the clock was set back since.
+
+local asked = cjson.decode(ARGV[2])
+local key = asked.account
+local version = tonumber(redis.call('HGET', account_name(key), 'version') or 0) + tonumber(epoch())
+local account = read_account(key)
+local window = account.window or -1
+local is_late = asked.window < window and window * SECOND <= at
+if version ~= asked.version or is_late then return 0 end
+if account.loaded and window == asked.window then return 1 end -- somebody was faster
+
+local function is_held(call)
+  return redis.call('HEXISTS', hold_name(call), 'money:' .. key) == 1
+end
+
+if window ~= asked.window then begin_window(key, asked.window) end
+redis.call('HSET', account_name(key), 'used', asked.used, 'epoch', epoch(), 'loaded', whole(at))
+for _, settled in ipairs(asked.settled) do
+  local call, money = unpack(settled)
+  if not is_held(call) then add(key, 'used', money) end
+end
+for _, running in ipairs(asked.running) do
+  local call, owner, money = unpack(running)
+  if not is_held(call) then
+    hold_money(call, owner, key, asked.window, money)
+    redis.call('ZADD', LEASES, 'NX', whole(at), owner)
+  end
+end
+redis.call('EXPIRE', account_name(key), KEEP_S)
+return 1

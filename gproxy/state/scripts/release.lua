@@ -1,0 +1,3 @@
+-- ARGV: time, call.
+
+end_hold(ARGV[2], '0')

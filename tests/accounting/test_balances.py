@@ -1,0 +1,255 @@
+"""What the shared state is told of accounts and limits: the books as they are, each call once."""
+
+import os
+from functools import partial
+from pathlib import Path
+
+import gevent
+import pytest
+
+from gproxy.accounting.balances import Balances
+from gproxy.accounting.journal import Journal, take_slot
+from gproxy.accounting.writer import Booking, Reader
+from gproxy.errors import Unavailable
+from gproxy.state.counters import Account, Limit, Take
+from gproxy.state.file import FileState
+from gproxy.state.windows import DAY_S
+from gproxy.store import ledger, usages
+from gproxy.store import models as m
+from gproxy.store.database import Database
+from gproxy.store.traffic import traffic
+from tests.filled import filled
+
+NS = 1_000_000_000
+DAY = 20_000 * DAY_S
+NOW = (DAY + 12 * 3_600) * NS
+USER, KEY, LIMIT = Account("u1", 10**12), Account("k1", 10**12), "1"
+
+
+class Inline:
+    def run(self, deed, *args):
+        return deed(*args)
+
+
+class Asked:
+    """The store's questions on a real database."""
+
+    def __init__(self, database: Database):
+        self.standing = partial(database.run, ledger.standing)
+        self.traffic = partial(database.run, traffic)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Database:
+    found = filled(tmp_path, f"sqlite:///{tmp_path / 'gproxy.db'}")
+    stamps = {"created_at": 0, "updated_at": 0}
+
+    def prepare():
+        for table in (m.RateLimit, m.Quota):
+            table.delete().execute()
+        m.RateLimit.create(id=1, user=1, model_pattern="gpt-*", rpm=9, **stamps)
+
+    found.run(prepare)
+    return found
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> FileState:
+    return FileState(tmp_path / "state", clock=lambda: NOW)
+
+
+@pytest.fixture
+def journal(tmp_path: Path):
+    made = Journal(take_slot(tmp_path / "journal"))
+    yield made
+    made.close()
+    os.close(made.slot.lock)
+
+
+def call(journal: Journal, number: int, cost: int | None, at: int = NOW - NS, model: str = "gpt-4", **changes) -> None:
+    """A call that ended with this cost and 30 tokens, or (None) still runs."""
+    opened = {name: 1 for name in ("rq", "u", "k", "p", "c", "r", "op", "pr")}
+    journal.open({"o": number, "e": 5, "at": at, "m": model, **opened, **changes})
+    if cost is not None:
+        counts = [10, 20, 0, 0, 0, 0, 0]
+        journal.settle({"s": number, "x": "complete", "st": 200, "n": counts, "c": cost, "ps": "model"})
+
+
+def book(database: Database, journal: Journal) -> list[Booking]:
+    """All that ended so far into the database; the journal keeps its lines."""
+    reader = Reader()
+    rows = [booking for path in journal.segments for booking in reader.rows(path, 0, None)]
+    database.run(usages.book, database, rows)
+    return rows
+
+
+def balances(state: FileState, database: Database, tmp_path: Path) -> Balances:
+    return Balances(state, tmp_path / "journal", 0, Asked(database), Inline(), lambda: NOW)
+
+
+def stands(state: FileState, account: Account = USER) -> tuple[int, int]:
+    (found,) = state.look((account,), ()).standings
+    return found.used, found.held
+
+
+def test_an_account_is_the_database_and_what_it_lacks(state, database, journal, tmp_path):
+    call(journal, 1, 100)
+    book(database, journal)
+    call(journal, 2, 30)
+    call(journal, 3, None, h=[7, 99])
+    call(journal, 4, 1_000, u=2, k=2)
+    balances(state, database, tmp_path).load(("u1", "k1"))
+    assert stands(state) == stands(state, KEY) == (130, 7)
+    state.settle(3, 5, 1)
+    assert stands(state) == (135, 0)
+
+
+def test_a_call_whose_settlement_is_to_come_is_not_counted_twice(state, database, journal, tmp_path):
+    """Its line is written, and its hold still there: the process is between the two."""
+    loading = balances(state, database, tmp_path)
+    loading.load(("u1",))
+    state.take(Take(1, journal.slot.sign(0), (USER,), (), 50, 0))
+    call(journal, 1, 40, h=[50, 0])
+    state.forget("u1")
+    loading.load(("u1",))
+    assert stands(state) == (0, 50)
+    state.settle(1, 40, 0)
+    assert stands(state) == (40, 0)
+
+
+@pytest.mark.parametrize("unbooked_today", [True, False])
+def test_only_the_window_counts_in_which_a_call_was_admitted(state, database, journal, tmp_path, unbooked_today):
+    database.run(ledger_quota, database)
+    call(journal, 1, 100, at=(DAY - 10) * NS)
+    call(journal, 2, 7, at=(DAY + 10) * NS)
+    book(database, journal)
+    call(journal, 3, 1_000, at=(DAY - 5) * NS)
+    if unbooked_today:
+        call(journal, 4, 20, at=(DAY + 20) * NS)
+    call(journal, 5, None, at=(DAY - 5) * NS, h=[3, 0])
+    balances(state, database, tmp_path).load(("u1",))
+    daily = Account("u1", 10**12, "day")
+    assert stands(state, daily) == (27 if unbooked_today else 7, 0)
+
+
+def ledger_quota(database: Database) -> None:
+    m.Quota.create(user=1, quota=10**12, period="day", updated_at=0)
+
+
+def test_an_unbooked_call_of_a_newer_window_opens_it(state, database, journal, tmp_path):
+    database.run(ledger_quota, database)
+    call(journal, 1, 100, at=(DAY - 10) * NS)
+    book(database, journal)
+    call(journal, 2, 7, at=(DAY + 10) * NS)
+    balances(state, database, tmp_path).load(("u1",))
+    assert stands(state, Account("u1", 10**12, "day")) == (7, 0)
+
+
+def test_with_rows_switched_off_the_marks_tell_what_is_booked(state, database, journal, tmp_path):
+    database.run(lambda: m.GlobalSettings.update(enable_usage=False).execute())
+    call(journal, 1, 100)
+    book(database, journal)
+    call(journal, 2, 30)
+    balances(state, database, tmp_path).load(("u1",))
+    assert stands(state) == (130, 0)
+
+
+def test_a_limit_counts_its_rows_its_journal_and_what_runs(state, database, journal, tmp_path):
+    call(journal, 1, 1, at=NOW - 2 * 3_600 * NS)
+    call(journal, 2, 1)
+    call(journal, 3, 1, model="claude")
+    book(database, journal)
+    call(journal, 4, 1)
+    call(journal, 5, None, h=[0, 500])
+    call(journal, 6, 1, u=2)
+    balances(state, database, tmp_path).load((LIMIT,))
+    limit = Limit(LIMIT, rpm=10, rpd=100, total_tokens=10_000, concurrency=5)
+    left = {one.counter: one.remaining for one in state.look((), (limit,)).standings}
+    assert left == {"rpm": 10 - 3, "rpd": 100 - 4, "total_tokens": 10_000 - 3 * 30 - 500, "concurrency": 4}
+    state.settle(5, 0, 20)
+    left = {one.counter: one.remaining for one in state.look((), (limit,)).standings}
+    assert (left["total_tokens"], left["concurrency"]) == (10_000 - 3 * 30 - 20, 5)
+
+
+def test_a_limit_that_is_gone_counts_nothing(state, database, journal, tmp_path):
+    balances(state, database, tmp_path).load(("77",))
+    assert state.look((), (Limit("77", rpm=3),)).standings[0].remaining == 3
+
+
+def test_whoever_asks_meanwhile_waits_for_the_same_load(state, database, journal, tmp_path):
+    read = []
+
+    class Slow(Inline):
+        def run(self, deed, *args):
+            read.append(args)
+            gevent.sleep(0.05)
+            return deed(*args)
+
+    loading = Balances(state, tmp_path / "journal", 0, Asked(database), Slow(), lambda: NOW)
+    gevent.joinall([gevent.spawn(loading.load, ("u1",)) for _ in range(10)], raise_error=True)
+    assert len(read) == 1
+
+
+def test_all_who_wait_are_told_that_it_failed_and_the_next_one_tries_again(state, database, journal, tmp_path):
+    class Away(Inline):
+        is_away = True
+
+        def run(self, deed, *args):
+            gevent.sleep(0.02)
+            if self.is_away:
+                raise Unavailable
+            return deed(*args)
+
+    threads = Away()
+    loading = Balances(state, tmp_path / "journal", 0, Asked(database), threads, lambda: NOW)
+    failing = [gevent.spawn(loading.load, ("u1",)) for _ in range(3)]
+    gevent.joinall(failing)
+    assert all(isinstance(greenlet.exception, Unavailable) for greenlet in failing)
+    threads.is_away = False
+    loading.load(("u1",))
+    assert stands(state) == (0, 0)
+
+
+def test_an_account_in_which_calls_end_all_the_time_is_loaded_in_the_end(state, database, journal, tmp_path):
+    loading = balances(state, database, tmp_path)
+    loading.load(("u1",))
+    for number in range(1, 6):
+        state.take(Take(number, "0/000/x", (USER,), (), 50, 0))
+    state.forget("u1")
+    left = [1, 2, 3]
+
+    class Busy(Inline):
+        def run(self, deed, *args):
+            result = deed(*args)
+            if left:
+                state.settle(left.pop(), 10, 0)
+            return result
+
+    Balances(state, tmp_path / "journal", 0, Asked(database), Busy(), lambda: NOW).load(("u1",))
+    assert stands(state)[1] == 100
+
+
+@pytest.mark.parametrize("key", ["u1", LIMIT])
+def test_a_call_that_ends_while_its_account_is_loaded_leaves_no_hold(state, database, journal, tmp_path, key):
+    """It was admitted before there was a hold to take, so its own settlement found none."""
+    call(journal, 1, None, h=[7, 9])
+
+    class Late(Inline):
+        is_first = True
+
+        def run(self, deed, *args):
+            result = deed(*args)
+            if self.is_first:
+                self.is_first = False
+                counts = [10, 20, 0, 0, 0, 0, 0]
+                journal.settle({"s": 1, "x": "complete", "st": 200, "n": counts, "c": 40, "ps": "model"})
+                state.settle(1, 40, 30)
+            return result
+
+    Balances(state, tmp_path / "journal", 0, Asked(database), Late(), lambda: NOW).load((key,))
+    assert state.holds() == {}
+    if key == "u1":
+        assert stands(state) == (40, 0)
+    else:
+        limit = Limit(LIMIT, total_tokens=1_000, concurrency=2)
+        assert [one.remaining for one in state.look((), (limit,)).standings] == [1_000 - 30, 2]

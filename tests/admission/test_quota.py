@@ -1,0 +1,53 @@
+"""Which money caps apply, and what callers are told of them."""
+
+import pytest
+
+from gproxy.admission import quota
+from gproxy.state.counters import Account, Standing
+from gproxy.store.snapshot import Caller, Quota
+
+
+def test_a_quota_and_a_budget_are_accounts_of_their_own():
+    one = Caller(5, "user", 9, False, None, (), quota=Quota(100, "month"), budget=30)
+    assert quota.accounts(one) == (Account("u5", 100, "month"), Account("k9", 30, None))
+    assert quota.accounts(Caller(5, "user", 9, False, None, ())) == ()
+
+
+@pytest.mark.parametrize(
+    ("refused", "money", "told", "headers"),
+    [
+        (
+            Standing("u5", None, 2_000_000_000, 1_500_000, 3600.0, 3600.0, 1_998_500_000, 0),
+            2_000_001,
+            "this request may cost up to 0.002000001 USD, and of the quota of 2 USD 0.0015 USD are left; "
+            "it resets at 2026-11-25T01:00:00Z",
+            {"Retry-After": "3600"},
+        ),
+        (
+            Standing("k9", None, 10**9, 0, None, None, 400_000_000, 600_000_000),
+            5,
+            "this request may cost up to 0.000000005 USD, and of the budget of this key of 1 USD 0 USD are left "
+            "(0.6 USD are held by running requests); it does not reset; an administrator can raise it",
+            {},
+        ),
+    ],
+    ids=["quota with a period", "budget"],
+)
+def test_a_refusal_says_what_is_left_and_when_it_resets(refused, money, told, headers):
+    fault = quota.refusal(refused, money, 1_795_564_800.0)
+    assert (fault.status, fault.code, fault.message) == (402, "quota_exceeded", f"quota_exceeded: {told}")
+    assert fault.headers == headers
+
+
+def test_the_end_of_a_stream_names_what_is_spent():
+    spent = Standing("k9", None, 10**9, 0, None, None, 10**9, 0)
+    assert "budget of this key is spent" in quota.ended(spent, 0.0).message
+    assert quota.ended(None, 0.0).code == "quota_exceeded"
+
+
+@pytest.mark.parametrize(
+    ("nano", "text"),
+    [(0, "0"), (1, "0.000000001"), (10**9, "1"), (1_500_000_000, "1.5"), (12_345_678_901, "12.345678901")],
+)
+def test_money_is_told_without_trailing_zeros(nano, text):
+    assert quota.usd(nano) == text

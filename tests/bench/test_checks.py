@@ -1,0 +1,49 @@
+"""What the checks cost on the request road: everything switched on, on the file that a machine's workers share."""
+
+import time
+from decimal import Decimal
+
+from gproxy import protocols
+from gproxy.accounting.prices import Found, Price, Tier
+from gproxy.protocols.hub import Ask
+from gproxy.relay import headers
+from gproxy.relay.holding import Holder, bound
+from gproxy.state.file import FileState
+from gproxy.store.snapshot import Caller, Quota, RateLimit, glob
+
+MOST_US = 60.0
+BATCHES, CALLS = 25, 200
+
+
+def test_the_checks_of_a_call_cost_at_most_60_microseconds(tmp_path, record_property):
+    """CPU time of the best batch: what else runs on the machine is not the checks' cost.
+
+    One limit of each kind and a quota with a period on the user: bound, take, headers of what is left, settlement.
+    """
+    state = FileState(tmp_path / "state")
+    price = Found(Price(None, (Tier(10**8, Decimal("0.4"), Decimal("1.6")),)), "model")
+    row = RateLimit(7, "*", glob("*").fullmatch, rpm=10**6, rpd=10**7, total_tokens=10**12, concurrency=1_000)
+    caller = Caller(1, "user", 2, False, None, (), limits=(row,), quota=Quota(10**15, "month"))
+    asked = Ask("gpt-4.1-mini", False, False, None, None, max_output=50)
+
+    def load(keys: tuple[str, ...]) -> None:
+        state.load("u1", state.version("u1"), 0, 0, {}, {})
+        state.load_limit("7", {}, [], {})
+
+    holder, protocol = Holder(state, "0/000/0123456789abcdef", load), protocols.load()["openai_chat"]
+
+    def one(number: int) -> None:
+        hold = holder.take(number, bound(caller, "gpt-4.1-mini", asked, price, "", 30, 32_768, 4_096, False, False))
+        headers.left(hold.standings, protocol, hold.at / 1e9)
+        hold.settle(68_800, 52)
+
+    def batch(first: int) -> float:
+        started = time.process_time()
+        for number in range(first, first + CALLS):
+            one(number)
+        return (time.process_time() - started) / CALLS * 1e6
+
+    best = min(batch(number * CALLS) for number in range(BATCHES))
+    record_property("microseconds", best)
+    print(f"checks: {best:.1f} µs of CPU a call")
+    assert best <= MOST_US

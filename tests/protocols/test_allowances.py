@@ -1,0 +1,44 @@
+"""What is left, under the names and in the formats of each vendor."""
+
+import pytest
+
+from gproxy.protocols import allowances
+from gproxy.protocols.allowances import Allowance
+
+NOW = 1_795_564_800.5  # 2026-11-25T00:00:00.5Z
+REQUESTS, TOKENS = Allowance(60, 59, 12.2), Allowance(1_000, 0, 90_000.0)
+
+
+def test_openai_tells_durations():
+    assert allowances.openai(REQUESTS, TOKENS, NOW) == [
+        ("x-ratelimit-limit-requests", "60"),
+        ("x-ratelimit-remaining-requests", "59"),
+        ("x-ratelimit-reset-requests", "13s"),
+        ("x-ratelimit-limit-tokens", "1000"),
+        ("x-ratelimit-remaining-tokens", "0"),
+        ("x-ratelimit-reset-tokens", "25h0m0s"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(0.0, "0ms"), (0.0201, "21ms"), (1.0, "1s"), (59.5, "1m0s"), (360.0, "6m0s"), (3_661.0, "1h1m1s")],
+)
+def test_durations_are_rounded_up(seconds, told):
+    assert allowances.openai(Allowance(1, 0, seconds), None, NOW)[2] == ("x-ratelimit-reset-requests", told)
+
+
+def test_anthropic_tells_moments():
+    assert allowances.anthropic(REQUESTS, TOKENS, NOW) == [
+        ("anthropic-ratelimit-requests-limit", "60"),
+        ("anthropic-ratelimit-requests-remaining", "59"),
+        ("anthropic-ratelimit-requests-reset", "2026-11-25T00:00:13Z"),
+        ("anthropic-ratelimit-tokens-limit", "1000"),
+        ("anthropic-ratelimit-tokens-remaining", "0"),
+        ("anthropic-ratelimit-tokens-reset", "2026-11-26T01:00:01Z"),
+    ]
+
+
+@pytest.mark.parametrize("write", [allowances.openai, allowances.anthropic, allowances.google])
+def test_what_is_not_limited_is_not_told(write):
+    assert write(None, None, NOW) == []

@@ -1,0 +1,189 @@
+"""What is held for a call, when more of it is asked for, and that every hold ends."""
+
+import time
+from decimal import Decimal
+
+import pytest
+
+from gproxy.accounting.journal import Journal, take_slot
+from gproxy.accounting.prices import Found, Price, Tier
+from gproxy.errors import OverQuota, RateLimited, Unavailable
+from gproxy.protocols.hub import Ask, Usage
+from gproxy.relay.holding import STEP_TOKENS, Bound, Holder, bound
+from gproxy.relay.tally import Tally
+from gproxy.state.counters import Account, Limit
+from gproxy.state.file import FileState
+from gproxy.store.snapshot import Caller, Quota, RateLimit, glob
+
+# 1 and 2 USD per million tokens: 1,000 and 2,000 nano-USD each.
+PRICE = Found(Price(None, (Tier(10**8, Decimal(1), Decimal(2), cache_write_5m=Decimal(5)),)), "model")
+ROW = RateLimit(3, "*", glob("*").fullmatch, rpm=9)
+CAPPED = Caller(1, "user", 2, False, None, (), quota=Quota(10**9, None), limits=(ROW,))
+
+
+def asking(max_output: int | None = None, choices: int = 1) -> Ask:
+    return Ask("m", False, False, None, None, max_output=max_output, choices=choices)
+
+
+@pytest.mark.parametrize(
+    ("asked", "most_output", "money", "tokens", "open_output"),
+    [
+        (asking(50), None, 100 * 1_000 + 50 * 2_000, 150, None),
+        (asking(50, choices=3), None, 100 * 1_000 + 150 * 2_000, 250, None),
+        (asking(), None, 100 * 1_000 + 4_096 * 2_000, 4_196, 4_096),
+        (asking(), 100_000, 100 * 1_000 + 4_096 * 2_000, 4_196, 4_096),
+        (asking(choices=2), 100_000, 100 * 1_000 + 8_192 * 2_000, 8_292, 8_192),
+        (asking(), 300, 100 * 1_000 + 300 * 2_000, 400, None),  # it cannot write more
+        (asking(50), 0, 100 * 1_000, 100, None),  # an embedding writes nothing
+    ],
+    ids=["declared", "n", "assumed", "known and larger", "assumed and n", "known and smaller", "no output"],
+)
+def test_the_upper_bound_of_a_call(asked, most_output, money, tokens, open_output):
+    found = bound(CAPPED, "m", asked, PRICE, "", 100, most_output, 4_096, False, False)
+    assert found == Bound((Account("u1", 10**9),), (Limit("3", rpm=9),), money, tokens, open_output)
+
+
+def test_a_request_that_writes_to_a_cache_is_bounded_by_what_that_costs():
+    assert bound(CAPPED, "m", asking(1), PRICE, "", 100, None, 1, True, False).money == 100 * 5_000 + 2_000
+
+
+def test_without_a_price_nothing_is_held_and_tokens_are_counted():
+    found = bound(CAPPED, "m", asking(7), None, "", 100, None, 1, False, False)
+    assert (found.money, found.tokens) == (0, 107)
+
+
+def test_a_caller_without_limits_and_caps_needs_nothing():
+    assert bound(Caller(1, "user", 2, False, None, ()), "m", asking(), PRICE, "", 1, None, 1, False, False) is None
+
+
+class Flaky(FileState):
+    """Cannot be reached so many times."""
+
+    failures = 0
+
+    def settle(self, call: int, money: int, tokens: int) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise Unavailable
+        super().settle(call, money, tokens)
+
+
+@pytest.fixture
+def state(tmp_path) -> Flaky:
+    return Flaky(tmp_path / "state")
+
+
+USER = Account("u1", 1_000_000)
+
+
+def loads(state: FileState, *, works: bool = True):
+    asked = []
+
+    def load(keys: tuple[str, ...]) -> None:
+        asked.append(keys)
+        for key in keys if works else ():
+            if key == "u1":
+                state.load(key, state.version(key), 0, 0, {}, {})
+            else:
+                state.load_limit(key, {}, [], {})
+
+    return asked, load
+
+
+def money(state: FileState) -> tuple[int, int]:
+    (found,) = state.look((USER,), ()).standings
+    return found.used, found.held
+
+
+def test_what_is_not_known_yet_is_loaded_once(state):
+    asked, load = loads(state)
+    holder = Holder(state, "0/000/x", load)
+    hold = holder.take(1, Bound((USER,), (Limit("3", rpm=2),), 400, 10))
+    assert asked == [("u1", "3")]
+    assert (hold.money, hold.entry, money(state)) == (400, [400, 10], (0, 400))
+    holder.take(2, Bound((USER,), (Limit("3", rpm=2),), 400, 10))
+    assert len(asked) == 1
+
+
+def test_what_cannot_be_loaded_refuses_the_call(state):
+    with pytest.raises(Unavailable):
+        Holder(state, "0/000/x", loads(state, works=False)[1]).take(1, Bound((USER,), (), 1, 1))
+
+
+def test_refusals_name_what_refused_and_nothing_is_held(state):
+    holder = Holder(state, "0/000/x", loads(state)[1])
+    with pytest.raises(OverQuota, match="may cost up to"):
+        holder.take(1, Bound((USER,), (Limit("3", rpm=0),), 1_000_001, 1))
+    with pytest.raises(RateLimited, match="blocked"):
+        holder.take(1, Bound((USER,), (Limit("3", rpm=0),), 5, 1))
+    assert money(state) == (0, 0)
+
+
+def test_a_settlement_that_fails_is_told_later(state):
+    holder = Holder(state, "0/000/x", loads(state)[1])
+    hold = holder.take(1, Bound((USER,), (), 400, 10))
+    state.failures = 1
+    hold.settle(123, 5)
+    assert money(state) == (0, 400)
+    holder.retry()
+    assert money(state) == (123, 0)
+    holder.retry()
+    assert money(state) == (123, 0)
+
+
+def test_a_running_call_gets_what_is_left_and_no_more(state):
+    holder = Holder(state, "0/000/x", loads(state)[1])
+    hold = holder.take(1, Bound((USER,), (), 400_000, 10, 200))
+    assert hold.covers(400_000, 9) is True
+    assert hold.money == 400_000
+    assert hold.covers(400_001, 100_000) is True
+    assert hold.money == 500_001
+    assert hold.covers(900_000, 500_000) is True  # all that is left
+    assert hold.money == 1_000_000
+    assert hold.covers(1_000_001, 1) is False
+    assert "spent" in hold.ended().message
+
+
+def test_a_tally_asks_for_more_as_its_text_grows(state, tmp_path):
+    slot = take_slot(tmp_path / "journal")
+    journal = Journal(slot)
+    holder = Holder(state, "0/000/x", loads(state)[1])
+    account = Account("u1", 100_000 + 4_000 * 2_000)
+    hold = holder.take(1, Bound((account,), (), 100_000 + 16 * 2_000, 116, 16))
+    tally = Tally(journal, 1, PRICE, 100, time.perf_counter(), "", hold)
+    tally.open({})
+    tally.covered_bytes = 64
+    assert tally.overruns(None, 68) is False
+    assert hold.money == 100_000 + (17 + STEP_TOKENS) * 2_000
+    assert tally.covered_bytes == 68 + STEP_TOKENS * 4
+    size = 68
+    while not tally.overruns(None, size):
+        size = int(tally.covered_bytes) + 4
+    assert 15_900 < size <= 16_100  # 4,000 tokens
+    tally.broke(402, None, size)
+    (found,) = state.look((account,), ()).standings
+    assert (found.held, found.used) == (0, tally.cost)
+    journal.close()
+
+
+def test_every_end_of_a_call_ends_its_hold_once(state, tmp_path):
+    slot = take_slot(tmp_path / "journal")
+    journal = Journal(slot)
+    holder = Holder(state, "0/000/x", loads(state)[1])
+    limit = Limit("3", total_tokens=10_000)
+    ends = (
+        lambda tally: tally.complete(200, Usage(10, 20), 0),
+        lambda tally: tally.broke(502, None, 0),
+        lambda tally: tally.client_left(None, 40),
+    )
+    for number, end in enumerate(ends):
+        hold = holder.take(number, Bound((USER,), (limit,), 100_000, 1_000))
+        tally = Tally(journal, number, PRICE, 100, time.perf_counter(), "", hold)
+        tally.open({})
+        end(tally)
+        end(tally)
+        assert hold.at > 0
+    account, tokens = state.look((USER,), (limit,)).standings
+    assert (account.used, account.held) == (50_000 + 0 + 120_000, 0)
+    assert 10_000 - tokens.remaining == 30 + 0 + 110
+    journal.close()

@@ -1,0 +1,184 @@
+"""Permissions, file permissions and rate limits: stored once for a place, all or none, and told to the workers."""
+
+from pathlib import Path
+
+import pytest
+
+from gproxy.admission.keys import digest
+from gproxy.errors import NotFound
+from gproxy.store import access, snapshot
+from gproxy.store import models as m
+from gproxy.store.access import FilePermission, Permission, RateLimit
+from gproxy.store.database import Database
+from gproxy.store.seeding import NewUser
+from tests import postgres
+from tests.filled import filled, key
+
+ROOT, ANN, ONE, TWO = 1, 2, 1, 2
+SECOND_KEY = 3  # of Ann
+USERS = (
+    NewUser("root", None, True, True, (key("sk-root"),)),
+    NewUser("ann", None, True, False, (key("sk-ann"), key("sk-ann-2"))),
+)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request, tmp_path: Path) -> Database:
+    dsn = None if request.param == "sqlite" else postgres.fresh_database(request.config)
+    return filled(tmp_path, dsn, users=USERS, permissions=())
+
+
+def put(database: Database, *entries) -> list[int]:
+    return database.run(access.put, database, entries)
+
+
+def rows(database: Database, kind: type, **asked) -> list:
+    return database.run(access.rows, kind, asked)
+
+
+def revision(database: Database) -> int:
+    return database.run(snapshot.revisions)["users"]
+
+
+def limit(pattern: str = "*", key_id: int | None = None, row_id: int = 0, user: int = ANN, **amounts) -> RateLimit:
+    told = {"rpm": None, "rpd": None, "total_tokens": None, "concurrency": None} | amounts
+    return RateLimit(row_id, user, key_id, pattern, **told)
+
+
+def test_rows_are_stored_as_they_are_given(database: Database):
+    before = revision(database)
+    assert put(database, limit("a", rpm=0, total_tokens=2**53), limit("b", ANN, concurrency=1)) == [1, 2]
+    assert put(database, Permission(0, ANN, None, ONE, "m*"), Permission(0, ANN, None, None, "m*")) == [1, 2]
+    assert put(database, FilePermission(0, ANN, TWO)) == [1]
+    assert rows(database, RateLimit) == [
+        RateLimit(1, ANN, None, "a", 0, None, 2**53, None),
+        RateLimit(2, ANN, ANN, "b", None, None, None, 1),
+    ]
+    assert rows(database, Permission) == [Permission(1, ANN, None, ONE, "m*"), Permission(2, ANN, None, None, "m*")]
+    assert rows(database, FilePermission) == [FilePermission(1, ANN, TWO)]
+    assert revision(database) == before + 3
+
+
+def test_rows_are_found_by_what_they_name(database: Database):
+    put(database, *(Permission(0, user, None, provider, "m") for user in (ROOT, ANN) for provider in (ONE, TWO)))
+    put(database, Permission(0, ANN, ANN, ONE, "m"))
+    for asked, found in (
+        ({}, [1, 2, 3, 4, 5]),
+        ({"user_id": [ANN]}, [3, 4, 5]),
+        ({"user_id": [ROOT, ANN], "provider_id": [ONE]}, [1, 3, 5]),
+        ({"key_id": [ANN]}, [5]),
+        ({"user_id": []}, []),
+        ({"limit": 2}, [1, 2]),
+        ({"limit": 2, "offset": 3}, [4, 5]),
+        ({"offset": 4}, [5]),
+        ({"user_id": None, "limit": None}, [1, 2, 3, 4, 5]),
+    ):
+        assert [row.id for row in rows(database, Permission, **asked)] == found, asked
+
+
+def test_what_stands_at_a_place_is_changed_and_keeps_its_id(database: Database):
+    put(database, limit("a", rpm=1), limit("a", ANN, rpm=2), limit("a", SECOND_KEY, rpm=3))
+    assert put(database, limit("a", ANN, rpd=5), limit("a", rpm=7)) == [2, 1]
+    assert [(row.rpm, row.rpd) for row in rows(database, RateLimit)] == [(7, None), (None, 5), (3, None)]
+
+
+def test_a_row_may_be_moved_by_its_id(database: Database):
+    put(database, limit("a", rpm=1), limit("b", rpm=2))
+    assert put(database, limit("c", row_id=1, rpm=3)) == [1]
+    assert [(row.id, row.model_pattern, row.rpm) for row in rows(database, RateLimit)] == [(1, "c", 3), (2, "b", 2)]
+
+
+def test_a_row_that_is_moved_onto_another_is_one_with_it(database: Database):
+    put(database, Permission(0, ANN, None, None, "a"), Permission(0, ANN, None, None, "b"))
+    assert put(database, Permission(1, ANN, None, None, "b")) == [2]
+    assert rows(database, Permission) == [Permission(2, ANN, None, None, "b")]
+
+
+def test_an_id_may_be_chosen_and_is_not_given_again(database: Database):
+    assert put(database, limit("a", row_id=2, rpm=1)) == [2]
+    assert put(database, *(limit(pattern, rpm=1) for pattern in "bcd")) == [3, 4, 5]
+    assert put(database, limit("e", row_id=1, rpm=1)) == [1]
+    assert put(database, limit("f", rpm=1))[0] > 5
+
+
+NOWHERE = [
+    (limit(user=99, rpm=1), "there is no user 99"),
+    (limit(key_id=99, rpm=1), "user 2 has no key 99"),
+    (limit(key_id=ROOT, rpm=1), "user 2 has no key 1"),
+    (Permission(0, 99, None, None, "*"), "there is no user 99"),
+    (Permission(0, ANN, None, 99, "*"), "there is no provider 99"),
+    (Permission(0, ANN, ROOT, None, "*"), "user 2 has no key 1"),
+    (FilePermission(0, ANN, 99), "there is no provider 99"),
+]
+
+
+@pytest.mark.parametrize(("entry", "told"), NOWHERE, ids=[told for _, told in NOWHERE])
+def test_rows_are_stored_all_or_none(database: Database, entry, told):
+    before = revision(database)
+    good = limit("good", rpm=1) if isinstance(entry, RateLimit) else Permission(0, ANN, ANN, None, "good")
+    with pytest.raises(NotFound, match=told):
+        put(database, good, entry)
+    assert [rows(database, kind) for kind in access.TABLES] == [[], [], []]
+    assert revision(database) == before
+
+
+@pytest.mark.parametrize("kind", access.TABLES)
+def test_rows_are_deleted_all_or_none(database: Database, kind):
+    made = {
+        RateLimit: [limit("a", rpm=1), limit("b", rpm=1)],
+        Permission: [Permission(0, ANN, None, None, "a"), Permission(0, ANN, None, None, "b")],
+        FilePermission: [FilePermission(0, ANN, ONE), FilePermission(0, ANN, TWO)],
+    }[kind]
+    put(database, *made)
+    before = revision(database)
+    with pytest.raises(NotFound, match="no row 8, 9; nothing was deleted"):
+        database.run(access.delete, database, kind, [1, 9, 8])
+    assert (len(rows(database, kind)), revision(database)) == (2, before)
+    database.run(access.delete, database, kind, [1])
+    assert ([row.id for row in rows(database, kind)], revision(database)) == ([2], before + 1)
+
+
+def test_a_limit_is_deleted_by_its_place(database: Database):
+    put(database, limit("a", rpm=1), limit("a", ANN, rpm=2), limit("b", rpm=3))
+    for places, told in (
+        ([(ANN, None, "a"), (ANN, None, "c")], "user 2 has no rate limit for 'c'; nothing was deleted"),
+        ([(ANN, SECOND_KEY, "a")], "key 3 has no rate limit for 'a'; nothing was deleted"),
+    ):
+        with pytest.raises(NotFound, match=told):
+            database.run(access.delete_limits, database, places)
+    assert len(rows(database, RateLimit)) == 3
+    database.run(access.delete_limits, database, [(ANN, ANN, "a"), (ANN, None, "b")])
+    assert [(row.key_id, row.model_pattern) for row in rows(database, RateLimit)] == [(None, "a")]
+
+
+def test_a_key_is_narrowed_as_long_as_it_has_permissions(database: Database):
+    def narrowed() -> list[bool]:
+        found = database.run(snapshot.load, None, {}, None)
+        return [found.callers[digest(text)].key_grants is not None for text in ("sk-root", "sk-ann", "sk-ann-2")]
+
+    put(database, Permission(0, ANN, None, None, "*"), FilePermission(0, ANN, ONE))
+    assert narrowed() == [False, False, False]
+    first, second = put(database, Permission(0, ANN, ANN, None, "a"), Permission(0, ANN, ANN, ONE, "a"))
+    assert narrowed() == [False, True, False]
+    database.run(access.delete, database, Permission, [first])
+    assert narrowed() == [False, True, False]
+    put(database, Permission(second, ANN, SECOND_KEY, ONE, "a"))
+    assert narrowed() == [False, False, True]
+    database.run(access.delete, database, Permission, [second])
+    assert narrowed() == [False, False, False]
+
+
+def test_a_key_whose_provider_was_deleted_stays_narrowed(database: Database):
+    put(database, Permission(0, ANN, ANN, ONE, "a"), Permission(0, ANN, SECOND_KEY, None, "a"))
+    database.run(m.Provider.delete().where(m.Provider.id == ONE).execute)
+    put(database, Permission(0, ANN, SECOND_KEY, TWO, "a"))
+    narrowed = database.run(lambda: [key.narrowed for key in m.UserKey.select().order_by(m.UserKey.id)])
+    assert narrowed == [False, True, True]
+
+
+def test_what_belongs_to_a_user_or_key_goes_with_them(database: Database):
+    put(database, limit("a", rpm=1), limit("a", ANN, rpm=1), Permission(0, ANN, ANN, None, "a"))
+    database.run(m.UserKey.delete().where(m.UserKey.id == ANN).execute)
+    assert ([row.key_id for row in rows(database, RateLimit)], rows(database, Permission)) == ([None], [])
+    database.run(m.User.delete().where(m.User.id == ANN).execute)
+    assert rows(database, RateLimit) == []

@@ -1,0 +1,81 @@
+"""What a limit row has counted, asked of the usage rows."""
+
+from pathlib import Path
+
+import pytest
+
+from gproxy.accounting.writer import Booking
+from gproxy.store import models as m
+from gproxy.store import usages
+from gproxy.store.database import Database
+from gproxy.store.traffic import HOUR_NS, MINUTE_NS, traffic
+from tests import postgres
+from tests.filled import filled
+
+NOW = 500_000 * HOUR_NS + 1_800_000_000_000
+KINDS = pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+
+
+def opened(kind: str, folder: Path, config: pytest.Config) -> Database:
+    dsn = f"sqlite:///{folder / 'gproxy.db'}" if kind == "sqlite" else postgres.fresh_database(config)
+    return filled(folder, dsn)
+
+
+def book(database: Database, *calls: tuple) -> None:
+    """(id, moment, user, key, model, tokens) of each call."""
+    rows = [{name: None for name in usages.COLUMNS} for _ in calls]
+    for row, (trace_id, at, user, key, model, tokens) in zip(rows, calls, strict=True):
+        counts = dict.fromkeys((name for name in row if name.endswith(("tokens", "5min", "1h"))), 0)
+        row |= counts | {"trace_id": trace_id, "at": at, "user_id": user, "user_key_id": key, "model": model}
+        row |= {"request_id": "r", "operation": "o", "protocol": "p", "outcome": "complete", "losses": "[]"}
+        row |= {"cost": 0, "priced": True, "estimated": False, "attempts": 1}
+        row |= dict(zip(("input_tokens", "output_tokens", "cache_read_input_tokens"), tokens, strict=True))
+    database.run(usages.book, database, [Booking(row, "segment", n) for n, row in enumerate(rows, 1)])
+
+
+def limit(database: Database, created_at: int = 0, key: int | None = None) -> int:
+    stamps = {"created_at": created_at, "updated_at": created_at}
+    return database.run(lambda: m.RateLimit.create(user=1, key=key, model_pattern="gpt-*", rpm=1, **stamps).id)
+
+
+@KINDS
+def test_rows_are_counted_by_hour_and_model_and_those_of_the_last_minute_one_by_one(kind, tmp_path, pytestconfig):
+    database = opened(kind, tmp_path, pytestconfig)
+    number = limit(database)
+    book(
+        database,
+        (1, NOW - 2 * HOUR_NS, 1, 1, "gpt-4", (1, 2, 4)),
+        (2, NOW - 2 * HOUR_NS + 5, 1, 1, "gpt-4", (10, 20, 40)),
+        (3, NOW - MINUTE_NS, 1, 2, "gpt-5", (100, 0, 0)),
+        (4, NOW - 5, 1, 1, "claude", (0, 7, 0)),
+        (5, NOW - 9, 1, 1, "gpt-4", (0, 8, 0)),
+        (6, NOW - 5, 2, 3, "gpt-4", (99, 99, 99)),  # another's
+        (7, NOW - 30 * HOUR_NS, 1, 1, "gpt-4", (99, 99, 99)),  # long ago
+    )
+    found = database.run(traffic, number, NOW - 25 * HOUR_NS, NOW, [1, 5, 77])
+    assert (found.user_id, found.key_id, found.since) == (1, None, NOW - 25 * HOUR_NS)
+    assert sorted(found.hours) == [
+        (499_998, "gpt-4", 2, 77),
+        (500_000, "claude", 1, 7),
+        (500_000, "gpt-4", 1, 8),
+        (500_000, "gpt-5", 1, 100),
+    ]
+    assert found.recent == ((NOW - 9, "gpt-4"), (NOW - 5, "claude"))
+    assert found.booked == {1, 5}
+    assert (bool(found.matches("gpt-9")), bool(found.matches("claude"))) == (True, False)
+
+
+@KINDS
+def test_a_limit_counts_from_when_it_was_made_and_a_keys_only_its_key(kind, tmp_path, pytestconfig):
+    database = opened(kind, tmp_path, pytestconfig)
+    key = database.run(lambda: m.UserKey.select().where(m.UserKey.user == 1).order_by(m.UserKey.id).first().id)
+    book(
+        database,
+        (1, NOW - 30, 1, key, "gpt-4", (1, 0, 0)),
+        (2, NOW - 10, 1, key, "gpt-4", (2, 0, 0)),
+        (3, NOW - 9, 1, key + 1000, "gpt-4", (4, 0, 0)),
+    )
+    found = database.run(traffic, limit(database, NOW - 20, key), 0, NOW, [])
+    assert (found.key_id, found.since) == (key, NOW - 20)
+    assert found.hours == ((500_000, "gpt-4", 1, 2),)
+    assert database.run(traffic, 999, 0, NOW, []) is None

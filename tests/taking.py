@@ -1,0 +1,57 @@
+"""How tests take from a shared state: a clock that they turn, and accounts and limits loaded with nothing used."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from gproxy.state.counters import Account, Limit, Shared, Standing, Take, Taken
+from gproxy.state.windows import window
+
+NS = 1_000_000_000
+MINUTE, HOUR, DAY = 60, 3600, 86_400
+MONDAY = int(datetime(2026, 3, 2, 10, 20, tzinfo=UTC).timestamp())
+
+
+class Clock:
+    """Stands until it is turned. Whole microseconds: Redis knows no finer time."""
+
+    def __init__(self, now_s: float = MONDAY):
+        self.now = int(now_s * NS)
+
+    def __call__(self) -> int:
+        return self.now
+
+    def turn(self, seconds: float) -> None:
+        self.now += round(seconds * 1_000_000) * 1000
+
+
+def call(
+    number: int,
+    accounts: Sequence[Account] = (),
+    limits: Sequence[Limit] = (),
+    money: int = 0,
+    tokens: int = 0,
+    owner: str = "one",
+) -> Take:
+    return Take(number, owner, tuple(accounts), tuple(limits), money, tokens)
+
+
+def load(state: Shared, account: Account, used: int = 0, settled=None, running=None, now_ns: int = MONDAY * NS) -> None:
+    start, _ = window(account.period, now_ns // NS)
+    assert state.load(account.key, state.version(account.key), start, used, settled or {}, running or {})
+
+
+def load_empty(state: Shared, *found: Account | Limit, now_ns: int = MONDAY * NS) -> None:
+    for one in found:
+        if isinstance(one, Limit):
+            state.load_limit(one.key, {}, [], {})
+        else:
+            load(state, one, now_ns=now_ns)
+
+
+def is_taken(taken: Taken) -> bool:
+    return taken.refused is None and not taken.unknown
+
+
+def standing(taken: Taken, key: str, counter: str | None = None) -> Standing:
+    (found,) = [one for one in taken.standings if (one.key, one.counter) == (key, counter)]
+    return found

@@ -1,0 +1,132 @@
+"""Permissions, file permissions and rate limits over the admin API."""
+
+import pytest
+
+from tests.gateway import DEV, Gateway
+
+# Users and keys of the journeys' seed.
+DEV_ID, GONE_ID, OTHER_ID, OTHER_KEY = 2, 3, 4, 6
+OPENAI, ANTHROPIC = 1, 2
+NOTHING = {"rpm": None, "rpd": None, "total_tokens": None, "concurrency": None}
+
+# path, a row, and what tells it when it is deleted
+KINDS = [
+    (
+        "user-permissions",
+        {"user_id": OTHER_ID, "key_id": OTHER_KEY, "provider_id": ANTHROPIC, "model_pattern": "claude-*"},
+        "id",
+    ),
+    ("user-file-permissions", {"user_id": OTHER_ID, "provider_id": ANTHROPIC}, "id"),
+    (
+        "user-rate-limits",
+        {"user_id": OTHER_ID, "key_id": OTHER_KEY, "model_pattern": "claude-*", **NOTHING, "rpm": 5},
+        "user_id key_id model_pattern",
+    ),
+]
+PATHS = [kind[0] for kind in KINDS]
+
+
+def ok(gateway: Gateway, path: str, body) -> dict | list:
+    reply = gateway.post(f"/admin/{path}", body)
+    assert reply.status == 200, reply.body
+    return reply.json
+
+
+@pytest.mark.parametrize(("path", "row", "place"), KINDS, ids=PATHS)
+def test_a_row_is_made_found_changed_and_deleted(admin: Gateway, path, row, place):
+    mine = {"user_id": {"Eq": OTHER_ID}} if path == "user-file-permissions" else {"key_id": OTHER_KEY}
+    made = ok(admin, f"{path}/upsert", row)["id"]
+    assert ok(admin, f"{path}/query", mine) == [{"id": made, **row}]
+    changed = row | ({"rpm": 7, "concurrency": 0} if "rpm" in row else {})
+    assert ok(admin, f"{path}/upsert", changed | {"id": made}) == {"ok": True, "id": made}
+    assert ok(admin, f"{path}/query", mine) == [{"id": made, **changed}]
+    told = {name: (row | {"id": made})[name] for name in place.split()}
+    assert ok(admin, f"{path}/delete", told) == {"ok": True}
+    assert ok(admin, f"{path}/query", mine) == []
+    reply = admin.post(f"/admin/{path}/delete", told)
+    assert reply.status == 404 and "nothing was deleted" in reply.json["error"]["message"]
+
+
+@pytest.mark.parametrize(("path", "row", "place"), KINDS, ids=PATHS)
+def test_many_rows_are_made_and_deleted_at_once(admin: Gateway, path, row, place):
+    rows = (
+        [{**row, "user_id": GONE_ID, "provider_id": n} for n in (1, 2)]
+        if path == "user-file-permissions"
+        else [{**row, "user_id": GONE_ID, "key_id": None, "model_pattern": pattern} for pattern in "ab"]
+    )
+    mine = {"user_id": {"In": [GONE_ID]}}
+    ids = ok(admin, f"{path}/batch-upsert", rows)["ids"]
+    made = [{"id": row_id, **one} for row_id, one in zip(ids, rows, strict=True)]
+    assert ok(admin, f"{path}/query", mine) == made
+    assert ok(admin, f"{path}/query", {**mine, "limit": 1, "offset": 1}) == made[1:]
+    assert admin.post(f"/admin/{path}/batch-upsert", [rows[0], {**rows[1], "user_id": 99}]).status == 404
+    told = [{name: one[name] for name in place.split()} for one in made]
+    assert admin.post(f"/admin/{path}/batch-delete", [told[0], told[0] | {place.split()[0]: 99}]).status == 404
+    assert ok(admin, f"{path}/query", mine) == made
+    assert ok(admin, f"{path}/batch-delete", []) == {"ok": True}
+    assert ok(admin, f"{path}/query", mine) == made
+    assert ok(admin, f"{path}/batch-delete", told) == {"ok": True}
+    assert ok(admin, f"{path}/query", mine) == []
+
+
+LIMIT, PERMISSION = "user-rate-limits/upsert", "user-permissions/upsert"
+PLACE = {"user_id": DEV_ID, "model_pattern": "*"}
+WRONG = [
+    (LIMIT, {**PLACE, "rpm": -1}, "rpm: expected a whole number from 0, which blocks"),
+    (LIMIT, {**PLACE, "rpd": 1.5}, "rpd: expected a whole number"),
+    (LIMIT, {**PLACE, "rpd": "5"}, "rpd: expected a whole number"),
+    (LIMIT, {**PLACE, "total_tokens": 2**53 + 1}, "total_tokens: expected a whole number"),
+    (LIMIT, {**PLACE, "concurrency": True}, "concurrency: expected a whole number"),
+    (LIMIT, PLACE, "give at least one of rpm, rpd, total_tokens and concurrency"),
+    (LIMIT, {**PLACE, **NOTHING}, "give at least one of rpm, rpd, total_tokens and concurrency"),
+    (LIMIT, {"user_id": DEV_ID, "rpm": 1}, "model_pattern: Missing"),
+    (LIMIT, {"model_pattern": "*", "rpm": 1}, "user_id: Missing"),
+    (LIMIT, {**PLACE, "model_pattern": "", "rpm": 1}, "model_pattern: expected 1 to 1024"),
+    (LIMIT, {**PLACE, "model_pattern": "a\0", "rpm": 1}, "model_pattern: holds a NUL"),
+    (LIMIT, {**PLACE, "rpm": 1, "id": -1}, "id: expected a whole number"),
+    (LIMIT, {**PLACE, "rpm": 1, "id": 2**31}, "id: expected a whole number"),
+    (LIMIT, {**PLACE, "rpm": 1, "pattern": "*"}, "pattern: Unknown field"),
+    ("user-rate-limits/batch-upsert", [{**PLACE, "rpm": 1}, {**PLACE, "rpm": -1}], "1.rpm: expected a whole number"),
+    ("user-rate-limits/delete", {"user_id": DEV_ID}, "model_pattern: Missing"),
+    ("user-rate-limits/query", {"user_id": "dev"}, "user_id: "),
+    (PERMISSION, {"user_id": DEV_ID, "model_pattern": None}, "model_pattern: "),
+    (PERMISSION, {**PLACE, "provider_id": "one"}, "provider_id: "),
+    (PERMISSION, {**PLACE, "key_id": 1.5}, "key_id: "),
+    ("user-permissions/batch-upsert", PLACE, "Invalid input type"),
+    ("user-permissions/batch-delete", [1], "0: Invalid input type"),
+    ("user-permissions/delete", {}, "id: Missing"),
+    ("user-file-permissions/upsert", {"user_id": DEV_ID}, "provider_id: Missing"),
+    ("user-file-permissions/upsert", {"user_id": DEV_ID, "provider_id": None}, "provider_id: "),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "told"), WRONG, ids=[told for _, _, told in WRONG])
+def test_a_wrong_value_is_refused_by_name(admin: Gateway, path, body, told):
+    reply = admin.post(f"/admin/{path}", body)
+    assert reply.status == 400 and told in reply.json["error"]["message"], reply.body
+
+
+NOWHERE = [
+    (LIMIT, {**PLACE, "user_id": 99, "rpm": 1}, "no user 99"),
+    (LIMIT, {**PLACE, "key_id": OTHER_KEY, "rpm": 1}, f"user {DEV_ID} has no key {OTHER_KEY}"),
+    (PERMISSION, {**PLACE, "provider_id": 99}, "no provider 99"),
+    ("user-file-permissions/upsert", {"user_id": DEV_ID, "provider_id": 99}, "no provider 99"),
+    ("user-permissions/delete", {"id": 9_999}, "no row 9999"),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "told"), NOWHERE, ids=[told for _, _, told in NOWHERE])
+def test_what_is_not_there_is_not_found(admin: Gateway, path, body, told):
+    reply = admin.post(f"/admin/{path}", body)
+    assert reply.status == 404 and told in reply.json["error"]["message"], reply.body
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("verb", ["query", "upsert", "delete", "batch-upsert", "batch-delete"])
+def test_only_administrators_may_look_or_change(admin: Gateway, path, verb):
+    assert admin.post(f"/admin/{path}/{verb}", {}, DEV).status == 403
+    assert admin.post(f"/admin/{path}/{verb}", {}, None).status == 401
+
+
+def test_what_is_not_built_says_so(admin: Gateway):
+    assert admin.post("/admin/user-permissions/rename", {}).status == 501
