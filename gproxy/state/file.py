@@ -152,11 +152,11 @@ class FileState:
         digest = _numbered(call)
         if (hold := _Hold.read(records, digest)) is None:
             return 0
-        # One that has to be loaded, or began another window, cannot say what is left in this one: it stops no call.
         found = ((_Funds.of(records, account), opened) for account, opened, _ in hold.money)
-        funds = [fund for fund, opened in found if fund is not None and fund.window == opened and fund.is_loaded]
+        funds = [fund for fund, opened in found if fund is not None and fund.window == opened]
+        # One that has to be loaded, or began another window, cannot say what is left in this one: it stops no call.
         # The caps are those of the last take.
-        left = min((fund.cap - fund.used - fund.held for fund in funds), default=wish)
+        left = min((fund.cap - fund.used - fund.held for fund in funds if fund.is_loaded), default=wish)
         if left < need:
             return 0
         granted = min(wish, left)
@@ -247,7 +247,7 @@ def _standings(
     records: Transaction, funds: "list[_Funds]", counts: "list[_Counts]", at: int, take: Take | None
 ) -> tuple[Standing, ...]:
     """Every account and counter; those that have no room for a take have to wait."""
-    found = [fund.standing(at, take.money if take else 0) for fund in funds]
+    found = [fund.standing(at, take.money if take else None) for fund in funds]
     for count in counts:
         found += count.standings(records, at, take)
     return tuple(found)
@@ -329,11 +329,11 @@ class _Funds:
         fund.key, fund.cap = account.key, account.cap
         return fund
 
-    def standing(self, at: int, money: int) -> Standing:
-        """As it stands; to wait where `money` has no room."""
+    def standing(self, at: int, money: int | None) -> Standing:
+        """As it stands; to wait where `money` has no room, None where none is wanted."""
         reset = None if self.end is None else self.end - at / NS
         left = self.cap - self.used - self.held
-        wait = 0.0 if money <= left or not money else reset
+        wait = 0.0 if money is None or money <= left else reset
         return Standing(self.key, None, self.cap, max(0, left), reset, wait, self.used, self.held)
 
     def packed(self) -> bytes:

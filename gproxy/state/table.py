@@ -23,7 +23,7 @@ HEADER = struct.Struct("<12sIQ")  # magic, number of slots, birth in nanoseconds
 MAGIC = b"gproxy tab 1"
 HEADER_BYTES = 4096
 LOG_HEAD = struct.Struct("<II")  # length of what follows, its check; zeros: nothing is being written
-LOG_ENTRY = struct.Struct("<Q")  # where the record goes
+LOG_ENTRY = struct.Struct("<QI")  # where what follows goes, and its length
 LOG_AT, LOG_BYTES = HEADER_BYTES, 256 * 1024
 LOG_BODY_AT = LOG_AT + LOG_HEAD.size
 TABLE_AT = LOG_AT + LOG_BYTES
@@ -33,7 +33,7 @@ HEAD = struct.Struct(
 )  # check of all that follows, digest, kind, length, expiry in seconds; then the payload
 DIGEST_AT, KIND_AT, PAYLOAD_AT = 4, 20, HEAD.size
 MOST_PAYLOAD = SLOT_BYTES - PAYLOAD_AT
-MOST_RECORDS = LOG_BYTES // (SLOT_BYTES + LOG_ENTRY.size) - 1  # slots of one transaction
+MOST_RECORDS = LOG_BYTES // (SLOT_BYTES + LOG_ENTRY.size) - 1  # slots of one transaction, were they all full
 FREE, GONE = 0, 255  # kinds of slots without a record; a search ends at the first, and goes on at the second
 NEVER = 2**62
 LEAST_SLOTS, MOST_SLOTS = 1024, 256 * 1024
@@ -41,7 +41,7 @@ MOST_PROBES = 24  # beyond, the table is made anew, with room for four times wha
 # The lock is held for microseconds. After a few tries it is waited for asleep: a holder that was stopped must not stop
 # our event loop.
 LOCK_TRIES, LOCK_WAIT_S, LOCK_NAP_S = 50, 1.0, 0.0003
-_CLEAR, _EMPTY = bytes(LOG_HEAD.size), bytes(SLOT_BYTES)
+_CLEAR, _EMPTY = bytes(LOG_HEAD.size), bytes(HEAD.size)
 _GONE_SLOT = _EMPTY[:KIND_AT] + bytes([GONE]) + _EMPTY[KIND_AT + 1 :]
 
 
@@ -167,16 +167,14 @@ class Table:
         return (self._slot(place) if slot is None else slot)[KIND_AT]
 
     def write(self, slots: dict[int, bytes]) -> None:
-        """These slots by their places, all or none."""
-        memory, is_logged = self._map, len(slots) > 1
-        if is_logged:
-            body = b"".join([part for place, slot in slots.items() for part in (LOG_ENTRY.pack(place), slot)])
-            memory[LOG_BODY_AT : LOG_BODY_AT + len(body)] = body
-            memory[LOG_AT:LOG_BODY_AT] = LOG_HEAD.pack(len(body), zlib.crc32(body))
+        """These slots by their places, all or none: even one could be left half written by a process that is killed."""
+        memory = self._map
+        body = b"".join([part for place, slot in slots.items() for part in (LOG_ENTRY.pack(place, len(slot)), slot)])
+        memory[LOG_BODY_AT : LOG_BODY_AT + len(body)] = body
+        memory[LOG_AT:LOG_BODY_AT] = LOG_HEAD.pack(len(body), zlib.crc32(body))
         for place, slot in slots.items():
-            memory[place : place + SLOT_BYTES] = slot
-        if is_logged:
-            memory[LOG_AT:LOG_BODY_AT] = _CLEAR
+            memory[place : place + len(slot)] = slot
+        memory[LOG_AT:LOG_BODY_AT] = _CLEAR
 
     def grow(self) -> None:
         """Makes the table anew with what still matters in it: places found before are none any more.
@@ -241,9 +239,11 @@ class Table:
         body = memory[LOG_BODY_AT : min(TABLE_AT, LOG_BODY_AT + length)]
         # One that is not whole: its writer was killed before it began with the slots themselves.
         if len(body) == length and zlib.crc32(body) == check:
-            for at in range(0, length, LOG_ENTRY.size + SLOT_BYTES):
-                (place,) = LOG_ENTRY.unpack_from(body, at)
-                memory[place : place + SLOT_BYTES] = body[at + LOG_ENTRY.size : at + LOG_ENTRY.size + SLOT_BYTES]
+            at = 0
+            while at < length:
+                place, size = LOG_ENTRY.unpack_from(body, at)
+                at += LOG_ENTRY.size + size
+                memory[place : place + size] = body[at - size : at]
         memory[LOG_AT:LOG_BODY_AT] = _CLEAR
 
     def _reopen(self) -> None:
@@ -377,7 +377,7 @@ def record_of(slot: bytes) -> Record:
 
 def _slot_of(digest: bytes, kind: int, payload: bytes, expires: int) -> bytes:
     content = HEAD.pack(0, digest, kind, len(payload), expires)[DIGEST_AT:] + payload
-    return (_check(content) + content).ljust(SLOT_BYTES, b"\0")
+    return _check(content) + content
 
 
 def _check(header: bytes) -> bytes:

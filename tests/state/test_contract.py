@@ -599,15 +599,24 @@ def test_of_two_that_load_the_first_is_believed(state):
     assert state.holds() == {}
 
 
-def test_a_load_for_the_window_before_does_nothing(state, clock):
+def test_a_load_that_began_before_a_new_window_does_nothing(state, clock):
     load_empty(state, DAILY_ONE)
+    version = state.version("daily")
     clock.turn(DAY)
     state.take(call(1, [DAILY_ONE], money=60))
-    state.forget("daily")
     yesterday, today = window(DAILY, MONDAY)
-    assert state.load("daily", state.version("daily"), yesterday, 5, {}, {}) is False
+    assert state.load("daily", version, yesterday, 5, {}, {}) is False
+    state.forget("daily")
     assert state.load("daily", state.version("daily"), today, 7, {}, {}) is True
     assert standing(state.look((DAILY_ONE,), ()), "daily")[6:] == (7, 60)
+
+
+def test_another_period_is_loaded_though_its_window_began_earlier(state):
+    load_empty(state, DAILY_ONE)
+    monthly = Account("daily", 100, "month")
+    assert state.take(call(1, [monthly], money=1)).unknown == ("daily",)
+    load(state, monthly, used=8)
+    assert standing(state.look((monthly,), ()), "daily").used == 8
 
 
 def test_a_load_for_the_next_window_leaves_the_holds_of_the_one_before_alone(state, clock):

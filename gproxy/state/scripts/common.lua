@@ -45,10 +45,6 @@ local function read_account(key)
   }
 end
 
-local function begin_window(key, window)
-  redis.call('HSET', account_name(key), 'window', whole(window), 'used', '0', 'held', '0')
-end
-
 local function add(key, field, money)
   redis.call('HINCRBY', account_name(key), field, money)
   redis.call('EXPIRE', account_name(key), KEEP_S)
@@ -61,6 +57,15 @@ end
 -- A load that began before this fails.
 local function outdate(key)
   add(key, 'version', 1)
+end
+
+local function clear(key, window)
+  redis.call('HSET', account_name(key), 'window', whole(window), 'used', '0', 'held', '0')
+end
+
+local function begin_window(key, window)
+  clear(key, window)
+  outdate(key)
 end
 
 local function forget(key)

@@ -1,20 +1,17 @@
--- ARGV[2]: a JSON document. Answers 1; or 0, if somebody settled meanwhile or began a newer window. A window that has yet
--- to come does not count: the clock was set back since.
+-- ARGV[2]: a JSON document. Answers 1; or 0, if somebody settled meanwhile, forgot the account or began another window.
 
 local asked = cjson.decode(ARGV[2])
 local key = asked.account
 local version = tonumber(redis.call('HGET', account_name(key), 'version') or 0) + tonumber(epoch())
 local account = read_account(key)
-local window = account.window or -1
-local is_late = asked.window < window and window * SECOND <= at
-if version ~= asked.version or is_late then return 0 end
-if account.loaded and window == asked.window then return 1 end -- somebody was faster
+if version ~= asked.version then return 0 end
+if account.loaded and account.window == asked.window then return 1 end -- somebody was faster
 
 local function is_held(call)
   return redis.call('HEXISTS', hold_name(call), 'money:' .. key) == 1
 end
 
-if window ~= asked.window then begin_window(key, asked.window) end
+if account.window ~= asked.window then clear(key, asked.window) end
 redis.call('HSET', account_name(key), 'used', asked.used, 'epoch', epoch(), 'loaded', whole(at))
 for _, settled in ipairs(asked.settled) do
   local call, money = unpack(settled)
