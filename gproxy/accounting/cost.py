@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from decimal import ROUND_HALF_UP, Context, Decimal, localcontext
+from math import ceil
 
 from gproxy.accounting.prices import Price, Tier, charged
 from gproxy.protocols.hub import Usage
@@ -38,15 +39,17 @@ def bound(
     pictures only where the request has some in it (`has_media`), and written to a cache where it asks for that.
     """
     rates = price.rates(mode)
-    with localcontext(EXACT):
-        total = (rates.each_call or ZERO) * NANO
-        if tier := _tier(rates.tiers, input_tokens):
-            writes = (tier.cache_write, tier.cache_write_5m, tier.cache_write_1h) if may_cache else ()
-            media = (tier.audio_input, tier.image_input) if has_media else ()
-            fresh = _dearest(tier.input, *media, *writes)
-            output = _dearest(tier.output, tier.audio_output, tier.image_output)
-            total += (input_tokens * fresh + output_tokens * output) * PER_TOKEN
-        return _rounded(total)
+    total = rates.each_call * NANO if rates.each_call else ZERO
+    if tier := _tier(rates.tiers, input_tokens):
+        fresh, output = tier.input or ZERO, tier.output or ZERO
+        if has_media:
+            fresh = _dearest(fresh, tier.audio_input, tier.image_input)
+        if may_cache:
+            fresh = _dearest(fresh, tier.cache_write, tier.cache_write_5m, tier.cache_write_1h)
+        if tier.audio_output or tier.image_output:
+            output = _dearest(output, tier.audio_output, tier.image_output)
+        total += (input_tokens * fresh + output_tokens * output) * PER_TOKEN
+    return ceil(total)
 
 
 def _parts(usage: Usage, tier: Tier) -> Iterator[tuple[int, Decimal]]:

@@ -20,12 +20,13 @@ NEVER_S = 3600  # told where no time would help
 
 def applying(caller: Caller, name: str) -> tuple[Limit, ...]:
     """At most one row of the user and one of the key: the most specific that matches the name that the client sent."""
-    found = (_first(caller.limits, name), _first(caller.key_limits, name))
-    return tuple(counted(row) for row in found if row is not None)
-
-
-def _first(rows: Iterable[RateLimit], name: str) -> RateLimit | None:
-    return next((row for row in rows if row.matches(name)), None)
+    found = []
+    for rows in (caller.limits, caller.key_limits):
+        for row in rows:
+            if row.matches(name):
+                found.append(counted(row))
+                break
+    return tuple(found)
 
 
 def counted(row: RateLimit) -> Limit:
@@ -42,17 +43,17 @@ def refusal(refused: Standing, standings: tuple[Standing, ...], tokens: int, now
         detail = f"{refused.counter}: this request may use {tokens} tokens, and {refused.limit} {title} are allowed"
     else:
         detail = f"{refused.counter}: {refused.limit} {title} are used up; try again in {_rounded(wait_s)} s"
-    return RateLimited(detail, wait_s, standings, headers={**told(refused, now_s), **_retry(wait_s)})
+    return RateLimited(detail, wait_s, standings, headers=dict(told(refused, now_s)) | _retry(wait_s))
 
 
-def told(standing: Standing, now_s: float) -> dict[str, str]:
+def told(standing: Standing, now_s: float) -> list[tuple[str, str]]:
     """The headers of one counter; its reset is in seconds since the epoch."""
-    return {
-        "X-RateLimit-Limit": str(standing.limit),
-        "X-RateLimit-Remaining": str(standing.remaining),
-        "X-RateLimit-Reset": str(math.ceil(now_s + (standing.reset_s or 0.0))),
-        "X-RateLimit-Counter": standing.counter,
-    }
+    return [
+        ("X-RateLimit-Limit", str(standing.limit)),
+        ("X-RateLimit-Remaining", str(standing.remaining)),
+        ("X-RateLimit-Reset", str(math.ceil(now_s + (standing.reset_s or 0.0)))),
+        ("X-RateLimit-Counter", standing.counter),
+    ]
 
 
 def tightest(standings: Iterable[Standing], counters: Collection[str]) -> Standing | None:

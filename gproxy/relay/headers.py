@@ -84,7 +84,7 @@ def left(standings: tuple[Standing, ...], protocol: ModuleType, now_s: float) ->
     if shown is None:
         return []
     vendors = protocol.limit_headers(_allowance(requests), _allowance(tokens), now_s)
-    return [*limits.told(shown, now_s).items(), *vendors]
+    return limits.told(shown, now_s) + vendors
 
 
 def vendors_left(standings: tuple[Standing, ...], protocol: ModuleType, now_s: float) -> list[tuple[str, str]]:

@@ -36,7 +36,7 @@ MOST_PAYLOAD = SLOT_BYTES - PAYLOAD_AT
 MOST_RECORDS = LOG_BYTES // (SLOT_BYTES + LOG_ENTRY.size) - 1  # slots of one transaction, were they all full
 FREE, GONE = 0, 255  # kinds of slots without a record; a search ends at the first, and goes on at the second
 NEVER = 2**62
-LEAST_SLOTS, MOST_SLOTS = 1024, 256 * 1024
+LEAST_SLOTS, MOST_SLOTS = 4096, 256 * 1024
 MOST_PROBES = 24  # beyond, the table is made anew, with room for four times what it holds
 # The lock is held for microseconds. After a few tries it is waited for asleep: a holder that was stopped must not stop
 # our event loop.
@@ -150,21 +150,20 @@ class Table:
         Where no search goes on behind it, it is free, and so are those before it through which searches only passed:
         else the table would fill with what is gone.
         """
-        if self._kind(self._beside(place, 1), slots) != FREE:
+        last = self._size - SLOT_BYTES
+        if self._kind(place + SLOT_BYTES if place < last else TABLE_AT, slots) != FREE:
             slots[place] = _GONE_SLOT
             return
         slots[place] = _EMPTY
         for _ in range(MOST_PROBES):
-            if self._kind(place := self._beside(place, -1), slots) != GONE:
+            place = place - SLOT_BYTES if place > TABLE_AT else last
+            if self._kind(place, slots) != GONE:
                 return
             slots[place] = _EMPTY
 
-    def _beside(self, place: int, step: int) -> int:
-        return TABLE_AT + ((place - TABLE_AT) // SLOT_BYTES + step) % self._slots * SLOT_BYTES
-
     def _kind(self, place: int, slots: dict[int, bytes]) -> int:
         slot = slots.get(place)
-        return (self._slot(place) if slot is None else slot)[KIND_AT]
+        return self._map[place + KIND_AT] if slot is None else slot[KIND_AT]
 
     def write(self, slots: dict[int, bytes]) -> None:
         """These slots by their places, all or none: even one could be left half written by a process that is killed."""

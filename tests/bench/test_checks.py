@@ -13,6 +13,8 @@ from gproxy.store.snapshot import Caller, Quota, RateLimit, glob
 
 MOST_US = 60.0
 BATCHES, CALLS = 25, 200
+# What a list of 100,000 takes on the machine that is meant; one that is busy or slower gets as much more.
+LIST_US = 1_100.0
 
 
 def test_the_checks_of_a_call_cost_at_most_60_microseconds(tmp_path, record_property):
@@ -44,6 +46,16 @@ def test_the_checks_of_a_call_cost_at_most_60_microseconds(tmp_path, record_prop
         return (time.process_time() - started) / CALLS * 1e6
 
     best = min(batch(number * CALLS) for number in range(BATCHES))
+    slowness = max(1.0, _list_us() / LIST_US)
     record_property("microseconds", best)
-    print(f"checks: {best:.1f} µs of CPU a call")
-    assert best <= MOST_US
+    print(f"checks: {best:.1f} µs of CPU a call, on a machine {slowness:.2f} times as slow as meant")
+    assert best <= MOST_US * slowness
+
+
+def _list_us() -> float:
+    found = []
+    for _ in range(20):
+        started = time.process_time()
+        [None for _ in range(100_000)]
+        found.append((time.process_time() - started) * 1e6)
+    return min(found)
