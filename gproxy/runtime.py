@@ -74,6 +74,10 @@ def prepare(settings: Settings, fill: Callable[[Database], None]) -> Prepared:
             _refuse_published_key(settings)
             machine, others = machines.register(database, settings.data_dir)
             deployment = seeding.deployment()
+        # The books decide what accounts have used: the database may be another one than last time, or an older copy.
+        counted = FileState(settings.data_dir / "state")
+        counted.forget()
+        counted.close()
     except StartupError:
         raise
     except Exception as fault:
@@ -220,7 +224,7 @@ class Runtime:
 
     def tend(self) -> None:
         """Looks for other machines' changes, and says that this machine is alive."""
-        told = renewed = checked = time.monotonic()
+        told = renewed = time.monotonic()
         while True:
             gevent.sleep(POLL_S)
             self.snapshots.refresh()
@@ -233,10 +237,17 @@ class Runtime:
             if now - told >= machines.SEEN_S:
                 told = now
                 self._quietly(self.threads.run, self.database.run, machines.seen, self.machine)
-            if now - checked >= CHECK_S:
-                checked = now
-                self._quietly(self.auditor.check)
+
+    def meet(self) -> None:
+        """Makes the shared state know every caller."""
+        while True:
             self._quietly(self._meet_all)
+            gevent.sleep(POLL_S)
+
+    def audit(self) -> None:
+        while True:
+            gevent.sleep(CHECK_S)
+            self._quietly(self.auditor.check)
 
     def _quietly(self, deed: Callable, *args) -> None:
         try:
@@ -268,6 +279,7 @@ class Runtime:
         """Books what is left and lets go of everything."""
         for greenlet in self._greenlets:
             greenlet.kill()
+        self._quietly(self.relay.holder.retry)
         self.writer.close(timeout_s)
         self.relay.upstream.close()
         self.relay.keepsakes.close()
@@ -298,7 +310,7 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
         upstream=Client(settings.proxy, tls, settings.max_inflight),
         images=Images(tls, settings.proxy),
         keepsakes=Keepsakes(settings.data_dir / "keepsakes"),
-        holder=Holder(shared, owner, balances.load),
+        holder=Holder(shared, owner, balances.load, signal.look),
         journal=journal,
         ids=Ids(prepared.machine, slot.number, _newest_id(database, threads)),
         capacity=Capacity(settings.max_inflight, settings.max_inflight_bytes),
@@ -321,7 +333,7 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
     prices.shipped()
     writer.start()
     snapshots.refresh()
-    runtime._greenlets.append(gevent.spawn(runtime.tend))
+    runtime._greenlets += map(gevent.spawn, (runtime.tend, runtime.meet, runtime.audit))
     return runtime
 
 

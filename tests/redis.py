@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
+from threading import Timer
 
 import pytest
 import redis
@@ -17,6 +18,7 @@ import redis
 from tests.conftest import missing
 
 READY_S = 20
+LONGEST_HANG_S = 10
 STACK, URL = pytest.StashKey[ExitStack](), pytest.StashKey[str]()
 _numbers = count(1)
 
@@ -28,6 +30,7 @@ class Server:
         self._program, self._folder, self._port = program, folder, _free_port()
         self.url = f"redis://127.0.0.1:{self._port}/0"
         self._process: subprocess.Popen | None = None
+        self._waking: Timer | None = None
 
     def start(self) -> None:
         options = ["--bind", "127.0.0.1", "--port", str(self._port), "--save", "", "--appendonly", "no"]
@@ -36,16 +39,22 @@ class Server:
         self._wait()
 
     def kill(self) -> None:
+        if self._waking is not None:
+            self._waking.cancel()
         if self._process is not None:
             self._process.kill()
             self._process.wait(READY_S)
             self._process = None
 
     def hang(self) -> None:
-        """Takes connections and answers nothing."""
+        """Takes connections and answers nothing; goes on by itself in the end, for whoever waits without a limit."""
         self._process.send_signal(signal.SIGSTOP)
+        self._waking = Timer(LONGEST_HANG_S, self._process.send_signal, (signal.SIGCONT,))
+        self._waking.daemon = True
+        self._waking.start()
 
     def go_on(self) -> None:
+        self._waking.cancel()
         self._process.send_signal(signal.SIGCONT)
 
     def _wait(self) -> None:

@@ -65,7 +65,8 @@ class Balances:
 
         Raises Unavailable.
         """
-        for key in keys:
+        # Limits first: the holds that they make know the tokens of their calls.
+        for key in sorted(keys, key=lambda key: key[0] in (USER, KEY)):
             if (others := self._loading.get(key)) is not None:
                 others.get()
                 continue
@@ -106,7 +107,7 @@ class Balances:
     def _funds(self, whose: str, own: int) -> tuple[int, int, dict[int, int], dict[int, tuple[str, int]]]:
         """Start of the window, what is used in it, and the calls that are not in that yet."""
         ended, running = self._journal(lambda opened: opened[whose] == own)
-        ids, segments = [b.row["trace_id"] for b in ended], sorted({b.segment for b in ended})
+        ids, segments = [*running, *(b.row["trace_id"] for b in ended)], sorted({b.segment for b in ended})
         asked = (own, None) if whose == USER else (None, own)
         found = self._store.standing(*asked, ids, segments)
         account = found.account
@@ -122,7 +123,11 @@ class Balances:
 
         used = account.cost_used if account.window == opened_at else 0
         settled = {booking.row["trace_id"]: booking.row["cost"] for booking in unbooked if is_in(booking.row["at"])}
-        held = {call: (one.owner, one.held[0]) for call, one in running.items() if is_in(one.opened["at"])}
+        held = {
+            call: (one.owner, one.held[0])
+            for call, one in running.items()
+            if call not in found.booked and is_in(one.opened["at"])  # else it ended between the two readings
+        }
         return opened_at, used, settled, held
 
     def _ended(self, calls: Collection[int]) -> list[tuple[int, int, int]]:
@@ -133,12 +138,15 @@ class Balances:
         now = self._clock()
         ended, running = self._journal(lambda opened: True)
         found = self._store.traffic(
-            limit_id, (now // HOUR_NS - BUCKETS + 1) * HOUR_NS, now, [b.row["trace_id"] for b in ended]
+            limit_id,
+            (now // HOUR_NS - BUCKETS + 1) * HOUR_NS,
+            now,
+            [*running, *(b.row["trace_id"] for b in ended)],
         )
         if found is None:
             return {}, [], {}
         hours: dict[int, tuple[int, int]] = {}
-        recent = [at for at, model in found.recent if found.matches(model)]
+        recent = [at for at, model in found.recent if found.counts(model)]
 
         def count(hour: int, requests: int, tokens: int) -> None:
             before = hours.get(hour, (0, 0))
@@ -146,10 +154,10 @@ class Balances:
 
         def is_meant(user_id: int, key_id: int, at: int, model: str) -> bool:
             is_own = key_id == found.key_id if found.key_id is not None else user_id == found.user_id
-            return is_own and at >= found.since and bool(found.matches(model))
+            return is_own and at >= found.since and found.counts(model)
 
         for hour, model, requests, tokens in found.hours:
-            if found.matches(model):
+            if found.counts(model):
                 count(hour, requests, tokens)
         moments = []
         for row in (booking.row for booking in ended if booking.row["trace_id"] not in found.booked):
@@ -159,7 +167,7 @@ class Balances:
         held = {}
         for call, one in running.items():
             opened = one.opened
-            if is_meant(opened["u"], opened["k"], opened["at"], opened["m"]):
+            if call not in found.booked and is_meant(opened["u"], opened["k"], opened["at"], opened["m"]):
                 count(opened["at"] // HOUR_NS, 1, one.held[1])
                 moments.append(opened["at"])
                 held[call] = (one.owner, opened["at"], one.held[1])

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import orjson
 
 from gproxy.errors import Unavailable
+from gproxy.syscalls import pwrite
 
 log = logging.getLogger(__name__)
 
@@ -167,6 +168,11 @@ class Journal:
         self.is_writable = True
         self._live[entry["o"]] = line
 
+    def refuse_when_full(self) -> None:
+        """Raises Unavailable while nothing can be opened, so that nothing else has to be undone."""
+        if not self.is_writable:
+            raise Unavailable("the usage journal cannot be written", retry_after_s=5)
+
     def settle(self, entry: dict) -> None:
         """Books how a call ended; `entry["s"]` is its id. Its room was reserved, so a full disk does not matter."""
         line = orjson.dumps(entry) + b"\n"
@@ -213,7 +219,7 @@ class Journal:
     def _write(self, line: bytes) -> None:
         written = 0
         while written < len(line):
-            written += os.pwrite(self._fd, line[written:], self.end + written)
+            written += pwrite(self._fd, line[written:], self.end + written)
         self.end += len(line)
 
     def _next_segment(self) -> None:

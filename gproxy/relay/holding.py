@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 # How often what is not known yet is loaded for one call; more than once only when somebody else changes it meanwhile.
 ATTEMPTS = 5
+# Of tokens and of nano-USD: beyond any limit and any quota.
+MOST = 2**61
 # A stream that runs beyond its hold asks for so many tokens more at once.
 STEP_TOKENS = 1_024
 
@@ -61,14 +63,22 @@ def bound(
         is_open = output != most_output
     output *= asked.choices
     money = 0 if price is None else cost.bound(price.price, mode, input_tokens, output, may_cache, has_media)
-    return Bound(accounts, rows, money, input_tokens + output, output if is_open else None)
+    tokens = min(input_tokens + output, MOST)
+    return Bound(accounts, rows, min(money, MOST), tokens, output if is_open else None)
 
 
 class Holder:
     """Takes and ends holds for one process. `load` makes the shared state know accounts and limits by their keys."""
 
-    def __init__(self, shared: Shared, owner: str, load: Callable[[tuple[str, ...]], None]):
-        self.shared, self._owner, self._load = shared, owner, load
+    def __init__(
+        self,
+        shared: Shared,
+        owner: str,
+        load: Callable[[tuple[str, ...]], None],
+        changes: Callable[[], int] = lambda: 0,
+    ):
+        """`changes` is a number that grows whenever somebody may have got a limit or a cap."""
+        self.shared, self._owner, self._load, self.changes = shared, owner, load, changes
         self._unsettled: deque[tuple[int, int, int]] = deque()  # at most one for each call that ran
 
     def take(self, call: int, bound: Bound) -> "Hold":
@@ -145,3 +155,21 @@ class Hold:
         now_s = time.time()
         found = self._holder.shared.look(self._bound.accounts, ()).standings
         return quota.ended(min(found, key=lambda one: one.remaining, default=None), now_s)
+
+
+class Unheld:
+    """In a hold's place for a caller without limits and caps.
+
+    If the caller got some meanwhile, whoever loaded them gave the call a hold, and it has to end as any other.
+    """
+
+    __slots__ = ("_call", "_changes", "_holder")
+
+    most_output = None
+
+    def __init__(self, holder: Holder, call: int):
+        self._holder, self._call, self._changes = holder, call, holder.changes()
+
+    def settle(self, money: int, tokens: int) -> None:
+        if self._holder.changes() != self._changes:
+            self._holder.settle(self._call, money, tokens)

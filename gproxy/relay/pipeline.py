@@ -6,7 +6,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import ModuleType
 
 from gproxy.accounting import prices
@@ -22,7 +22,7 @@ from gproxy.protocols.losses import Losses
 from gproxy.protocols.signatures import MARK
 from gproxy.relay import headers, holding, local, passing, translating, ways
 from gproxy.relay.capacity import Capacity
-from gproxy.relay.holding import Bound, Hold, Holder
+from gproxy.relay.holding import Bound, Hold, Holder, Unheld
 from gproxy.relay.presence import Presence
 from gproxy.relay.tally import BYTES_PER_TOKEN, Tally, Unbooked, input_estimate
 from gproxy.relay.translating import Translation
@@ -58,9 +58,9 @@ class Call:
     as_array: bool = False  # a Gemini stream as one JSON array
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Plan:
-    """Everything that is decided before anything happens."""
+    """Everything that is decided before anything happens. It is filled step by step, and then only read."""
 
     caller: Caller
     asked: Ask
@@ -156,36 +156,37 @@ class Relay:
             )
             if plan.price is None and provider.settings.unpriced == "deny" and operation != COUNT:
                 raise Forbidden(f"model {target.model!r} has no price, and its provider refuses what is not priced")
-            return plan if way.how == "local" else self._bounded(self._addressed(plan, call, way))
-
-    def _bounded(self, plan: Plan) -> Plan:
-        """The plan with what is to be held for it; a count of tokens costs nothing and is not limited."""
-        if plan.operation == COUNT:
+            if way.how != "local":
+                self._address(plan, call, way)
+            if way.how != "local" and operation != COUNT:  # which costs nothing and is not limited
+                plan.bound = self._bound(plan)
             return plan
+
+    def _bound(self, plan: Plan) -> Bound | None:
+        caller = plan.caller
+        if not (caller.limits or caller.key_limits or caller.quota or caller.budget is not None):
+            return None
         writes = plan.operation in (GENERATE, STREAM)
-        return replace(
-            plan,
-            bound=holding.bound(
-                plan.caller,
-                plan.name,
-                plan.asked,
-                plan.price,
-                plan.mode,
-                plan.input_tokens,
-                facts(plan.speaks, plan.model).max_output if writes else 0,
-                plan.provider.settings.assumed_output_tokens,
-                may_cache=b'"cache_control"' in plan.body,
-                has_media=any(mark in plan.body for mark in _MEDIA),
-            ),
+        return holding.bound(
+            caller,
+            plan.name,
+            plan.asked,
+            plan.price,
+            plan.mode,
+            plan.input_tokens,
+            facts(plan.speaks, plan.model).max_output if writes else 0,
+            plan.provider.settings.assumed_output_tokens,
+            may_cache=b'"cache_control"' in plan.body,
+            has_media=any(mark in plan.body for mark in _MEDIA),
         )
 
-    def _addressed(self, plan: Plan, call: Call, way: Way) -> Plan:
-        """The plan with its lane and with what is sent there. Raises BadRequest."""
-        lane = plan.kind.lane(way.operation, way.protocol, plan.provider.settings.protocol)
+    def _address(self, plan: Plan, call: Call, way: Way) -> None:
+        """Fills in the lane and what is sent there. Raises BadRequest."""
+        plan.lane = plan.kind.lane(way.operation, way.protocol, plan.provider.settings.protocol)
         if way.protocol == call.protocol and way.operation == plan.operation:
-            body, losses = self._passed(plan, call)
-            path = headers.path(lane.path, plan.model, call.query)
-            return replace(plan, lane=lane, path=path, body=body, losses=losses)
+            plan.body, plan.losses = self._passed(plan, call)
+            plan.path = headers.path(plan.lane.path, plan.model, call.query)
+            return
         made = translating.plan(
             self.protocols[call.protocol],
             self.protocols[way.protocol],
@@ -199,10 +200,14 @@ class Relay:
             plan.caller.user_id,
         )
         # Query parameters are the client's protocol's.
-        path = headers.path(lane.path, plan.model, ())
-        mode = made.upstream.ask(made.body).mode if made.body else plan.mode
-        told = {"body": made.body, "losses": made.losses, "translation": made, "mode": mode}
-        return replace(plan, lane=lane, path=path, speaks=way.protocol, **told)
+        plan.path = headers.path(plan.lane.path, plan.model, ())
+        plan.speaks = way.protocol
+        if made.body:
+            plan.mode = made.upstream.ask(made.body).mode
+        self._translate(plan, made)
+
+    def _translate(self, plan: Plan, made: Translation) -> None:
+        plan.body, plan.losses, plan.translation = made.body, made.losses, made
 
     def _passed(self, plan: Plan, call: Call) -> tuple[bytes, tuple[str, ...]]:
         """The client's own body under the upstream's model name, without what another provider sealed."""
@@ -234,7 +239,7 @@ class Relay:
             if plan.lane is None:
                 return self._counted(plan, call)
             credential = None if plan.kind.answers else self.credentials.next(plan.provider)
-            plan, tally = self._open(plan, call, credential, presence)
+            tally = self._open(plan, call, credential, presence)
             try:
                 presence.begin()
                 exchange = self._send(plan, call, credential, presence)
@@ -259,43 +264,47 @@ class Relay:
         told = [("x-gproxy-provider", plan.provider.name), headers.ESTIMATED, ("Content-Type", "application/json")]
         return Answer(200, [*told, headers.overhead(call.started, 0.0)], body)
 
-    def _fetched(self, plan: Plan, presence: Presence) -> Plan:
-        """The plan with the files that its upstream cannot fetch itself. Raises BadRequest, ClientGone."""
+    def _fetch(self, plan: Plan, presence: Presence) -> None:
+        """Fills in the files that its upstream cannot fetch itself. Raises BadRequest, ClientGone."""
         presence.begin()
         made = translating.fetch(plan.translation, self.images, presence)
-        made = translating.written(made, plan.provider.settings.strict_translation)
-        return replace(plan, body=made.body, losses=made.losses, translation=made)
+        self._translate(plan, translating.written(made, plan.provider.settings.strict_translation))
 
     def _count_gone(self) -> None:
         self.clients_gone += 1
 
-    def _open(self, plan: Plan, call: Call, credential: Credential | None, presence: Presence) -> tuple[Plan, Tally]:
+    def _open(self, plan: Plan, call: Call, credential: Credential | None, presence: Presence) -> Tally:
         """Holds what the call may cost and opens its books. Raises GatewayError or ClientGone, and nothing is held."""
-        call_id = self.ids.next(time.time_ns())
-        hold = self._hold(call_id, plan.bound, self.protocols[call.protocol]) if plan.bound is not None else None
+        # Before anything is counted: a request that is refused for its files uses up nothing.
+        if plan.translation is not None and plan.translation.urls:
+            self._fetch(plan, presence)
+        if plan.operation == COUNT:
+            return Unbooked()
+        now = time.time_ns()
+        call_id = self.ids.next(now)
+        self.journal.refuse_when_full()
+        hold = self._hold(call_id, plan.bound, self.protocols[call.protocol])
+        tally = self._tally(plan, call, call_id, hold)
         try:
-            if plan.translation is not None and plan.translation.urls:
-                plan = self._fetched(plan, presence)
-            if plan.operation == COUNT:
-                return plan, Unbooked()
-            tally = self._tally(plan, call, call_id, hold)
-            tally.open(self._entry(plan, call, credential, hold.at if hold else time.time_ns()))
-            return plan, tally
+            tally.open(self._entry(plan, call, credential, hold.at if plan.bound else now))
         except BaseException:
-            if hold is not None:
-                hold.settle(0, 0)
+            hold.settle(0, 0)
             raise
+        return tally
 
-    def _hold(self, call_id: int, bound: Bound, protocol: ModuleType) -> Hold:
+    def _hold(self, call_id: int, bound: Bound | None, protocol: ModuleType) -> Hold | Unheld:
+        if bound is None:
+            return Unheld(self.holder, call_id)
         try:
             return self.holder.take(call_id, bound)
         except RateLimited as fault:
             fault.headers |= headers.vendors_left(fault.standings, protocol, time.time())
             raise
 
-    def _tally(self, plan: Plan, call: Call, call_id: int, hold: Hold | None) -> Tally:
+    def _tally(self, plan: Plan, call: Call, call_id: int, hold: Hold | Unheld) -> Tally:
         tally = Tally(self.journal, call_id, plan.price, plan.input_tokens, call.started, plan.mode, hold)
-        if hold and hold.most_output is not None and plan.price is not None and plan.provider.settings.stop_at_quota:
+        may_stop = plan.operation == STREAM and plan.price is not None and plan.provider.settings.stop_at_quota
+        if may_stop and hold.most_output is not None:
             tally.covered_bytes = hold.most_output * BYTES_PER_TOKEN
         return tally
 
@@ -334,7 +343,7 @@ class Relay:
 
     def _answer(self, plan: Plan, call: Call, exchange: Exchange, tally: Tally, presence: Presence) -> Answer:
         told = headers.to_client(plan.provider, exchange, is_limited=plan.bound is not None)
-        if tally.hold is not None:
+        if plan.bound is not None:
             told += headers.left(tally.hold.standings, self.protocols[call.protocol], tally.hold.at / 1e9)
         if plan.translation is not None:
             told.append(("x-gproxy-translated", plan.translation.label))
@@ -391,7 +400,10 @@ class Relay:
             )
             if plan.operation == STREAM:
                 return self._streamed(stream, call, exchange, told, plan.losses)
-            body, lost = translating.folded(made, stream.events(), context, stream.losses)
+            try:
+                body, lost = translating.folded(made, stream.events(), context, stream.losses)
+            finally:
+                exchange.close()
             return self._whole(exchange, call, tally, told, (*plan.losses, *lost), body, "application/json")
         body = exchange.read(presence)
         read = made.upstream.read_whole(body)

@@ -29,8 +29,8 @@ class Presence:
         self._armed, self._fault, self._watcher, self._timer = False, None, None, None
 
     def begin(self) -> None:
-        """Starts to watch the client, once its request is read."""
-        if self._sock is not None:
+        """Starts to watch the client, once its request is read. Idempotent."""
+        if self._sock is not None and self._watcher is None:
             self._watcher = get_hub().loop.io(self._sock.fileno(), 1)
             self._watcher.start(self._look)
 

@@ -10,7 +10,7 @@ from gproxy.accounting import prices
 from gproxy.accounting.cost import cost
 from gproxy.accounting.journal import Journal
 from gproxy.protocols.hub import Usage
-from gproxy.relay.holding import STEP_TOKENS, Hold
+from gproxy.relay.holding import STEP_TOKENS, Hold, Unheld
 
 # Bytes of text that a token stands for, where no count was told.
 BYTES_PER_TOKEN = 4
@@ -24,6 +24,8 @@ CLIENT_GONE_STATUS = 499
 MOST_TEXT = 128
 # Names of what a reply lost in translation; a request's stand in the line that opens a call.
 MOST_LOSSES_BYTES = 300
+# What a column holds, in nano-USD.
+MOST_COST = 2**63 - 1
 
 
 class Outcome(StrEnum):
@@ -59,7 +61,7 @@ class Tally:
     input_estimate: int
     started: float
     mode: str = ""
-    hold: Hold | None = None
+    hold: Hold | Unheld | None = None
     covered_bytes: float = math.inf
     attempts: int = 1
     losses: list[str] = field(default_factory=list)
@@ -72,7 +74,7 @@ class Tally:
         for name in ("eu", "t"):
             if entry.get(name):
                 entry[name] = entry[name][:MOST_TEXT]
-        if self.hold is not None:
+        if isinstance(self.hold, Hold):
             entry["h"] = self.hold.entry
         self.journal.open({"o": self.call_id, "e": self.input_estimate, **entry})
 
@@ -88,7 +90,7 @@ class Tally:
         return False
 
     def _cost(self, usage: Usage) -> int:
-        return cost(usage, self.price.price, self.mode)
+        return min(cost(usage, self.price.price, self.mode), MOST_COST)
 
     def saw_first_byte(self) -> None:
         if self.first_byte is None:
@@ -153,9 +155,11 @@ class Tally:
             entry["f"] = int((self.first_byte - self.started) * 1000)
         if self.losses:
             entry["lo"] = _within(self.losses)
-        self.journal.settle(entry)
-        if self.hold is not None:
-            self.hold.settle(self.cost or 0, usage.prompt_tokens + usage.output_tokens)
+        try:
+            self.journal.settle(entry)
+        finally:
+            if self.hold is not None:
+                self.hold.settle(self.cost or 0, usage.prompt_tokens + usage.output_tokens)
 
 
 def _within(losses: list[str]) -> list[str]:

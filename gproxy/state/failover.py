@@ -179,7 +179,7 @@ class Failover:
         here = self._here.pop(call, None)
         if here is None:
             return _Ended(money, tokens)
-        is_strange = not (self.is_shared or here.is_asked or here.outage < self._outages)
+        is_strange = here.outage == self._outages and not here.is_asked
         return _Ended(money, tokens, here.places, self._seen_at, is_strange)
 
     def _is_reachable(self) -> bool:

@@ -25,6 +25,11 @@ MINUTE_NS, HOUR_NS = MINUTE_S * NS, HOUR_S * NS
 # An idle record gives its slot away after so long; it can be loaded again.
 IDLE_S = 40 * 86_400
 MOST_RECENT, MOST_CALLS = 200 * PIECE, 100  # moments, and holds, that one transaction can write
+# Of a larger limit per minute the requests of 12 ms are one entry, which leaves when the last of them does: so no ring
+# has more than about this many entries.
+MOST_EXACT = 5_000
+GRAIN_NS = MINUTE_NS // MOST_EXACT
+MOST = 2**63 - 1
 BUSY_WAIT_S = 1.0  # what a caller is told to wait for a running call to end
 
 
@@ -168,20 +173,18 @@ class FileState:
         return granted
 
     def _join_account(self, records: Transaction, account: str, window: int, running) -> None:
-        """Holds of running calls that lack one of an account that is about to be loaded."""
+        """Running calls hold something of an account that is about to be loaded, in its window."""
         fund = _Funds.read(records, _named("a", account))
-        if fund.window != window:
-            fund.window, fund.held, fund.is_loaded = window, 0, False
-        elif fund.is_loaded:
+        if fund.is_loaded and fund.window == window:
             return
+        if fund.is_loaded:
+            fund.is_loaded = False
+            fund.write(records, self._clock())
         for call, (owner, amount) in running:
             digest = _numbered(call)
             hold = _Hold.read(records, digest) or _Hold(call, owner, self._clock(), 0)
-            if not hold.has(fund.digest):
-                hold.money.append((fund.digest, window, amount))
-                hold.write(records, digest)
-                fund.held += amount
-        fund.write(records, self._clock())
+            hold.enter(fund.digest, window, amount)
+            hold.write(records, digest)
 
     def _load(self, records: Transaction, account: str, version: int, window: int, used: int, settled) -> bool:
         fund = _Funds.read(records, _named("a", account))
@@ -189,13 +192,10 @@ class FileState:
             return False
         if fund.is_loaded and window == fund.window:
             return True  # somebody was faster
-        if settled:
-            found = (_Hold.parse(record.payload) for record in records.records() if record.kind == HOLD)
-            pending = {hold.call for hold in found if hold.has(fund.digest)}
-            used += sum(cost for call, cost in settled.items() if call not in pending)
-        if fund.window != window:
-            fund.held = 0
-        fund.window, fund.used, fund.is_loaded = window, used, True
+        found = (_Hold.parse(record.payload) for record in records.records() if record.kind == HOLD)
+        holds = {hold.call: hold.amount(fund.digest, window) for hold in found if hold.has(fund.digest)}
+        fund.used = used + sum(cost for call, cost in settled.items() if call not in holds)
+        fund.held, fund.window, fund.is_loaded = sum(holds.values()), window, True
         fund.write(records, self._clock())
         return True
 
@@ -340,7 +340,8 @@ class _Funds:
         return Standing(self.key, None, self.cap, max(0, left), reset, wait, self.used, self.held)
 
     def packed(self) -> bytes:
-        return _FUNDS.pack(self.window, self.used, self.held, self.cap, self.version % 2**32, self.is_loaded)
+        used, held = min(MOST, self.used), max(-MOST, min(MOST, self.held))
+        return _FUNDS.pack(self.window, used, held, self.cap, self.version % 2**32, self.is_loaded)
 
     def write(self, records: Transaction, at: int) -> None:
         records.put(self.digest, ACCOUNT, self.packed(), at // NS + IDLE_S)
@@ -380,6 +381,15 @@ class _Hold:
     def has(self, account: bytes) -> bool:
         return any(name == account for name, _, _ in self.money)
 
+    def amount(self, account: bytes, window: int) -> int:
+        """What is held of the account in this window."""
+        return sum(amount for name, opened, amount in self.money if (name, opened) == (account, window))
+
+    def enter(self, account: bytes, window: int, amount: int) -> None:
+        """Holds so much of the account, or what it holds already, in this window."""
+        held = next((before for name, _, before in self.money if name == account), amount)
+        self.money = [one for one in self.money if one[0] != account] + [(account, window, held)]
+
     def write(self, records: Transaction, digest: bytes) -> None:
         owner = self.owner.encode()
         head = _HOLD.pack(self.call, self.at, self.tokens, len(owner), len(self.money), len(self.limits))
@@ -387,7 +397,7 @@ class _Hold:
         records.put(digest, HOLD, head + owner + money + b"".join(self.limits))
 
 
-_NUMBERS = struct.Struct("<QQQQIi")  # the ring's four, the hour of the newest bucket, running calls
+_NUMBERS = struct.Struct("<QQQQQIi")  # the ring's five, the hour of the newest bucket, running calls
 _BUCKETS, _BUCKET = struct.Struct(f"<{BUCKETS}q"), struct.Struct("<q")
 _REQUESTS_AT, _TOKENS_AT = _NUMBERS.size, _NUMBERS.size + _BUCKETS.size
 _TAIL_AT = _TOKENS_AT + _BUCKETS.size
@@ -414,7 +424,7 @@ class _Counts:
 
     @classmethod
     def fresh(cls, digest: bytes, at: int) -> "_Counts":
-        return cls(digest, _NUMBERS.pack(0, 0, 0, 0, at // HOUR_NS, 0) + bytes(2 * _BUCKETS.size))
+        return cls(digest, _NUMBERS.pack(0, 0, 0, 0, 0, at // HOUR_NS, 0) + bytes(2 * _BUCKETS.size))
 
     @classmethod
     def current(cls, records: Transaction, limit: Limit, at: int) -> "_Counts | None":
@@ -434,6 +444,8 @@ class _Counts:
 
     def advance(self, hour: int) -> None:
         """Lets go of buckets that are too old; a clock that was set back does not bring them back."""
+        if hour < self.hour - 1:  # it was far ahead: what it counted stays, as of now
+            self.hour = hour
         if hour <= self.hour:
             return
         gone = min(BUCKETS, hour - self.hour) * _BUCKET.size
@@ -446,7 +458,7 @@ class _Counts:
         """Whether one more request, of so many tokens, is within every counter."""
         limit = self.limit
         return (
-            (limit.rpm is None or self.ring.next - self.ring.first < limit.rpm)
+            (limit.rpm is None or self.ring.count < limit.rpm)
             and (limit.rpd is None or self.requests < limit.rpd)
             and (limit.total_tokens is None or 0 < limit.total_tokens >= self.tokens + tokens)
             and (limit.concurrency is None or self.running < limit.concurrency)
@@ -456,7 +468,7 @@ class _Counts:
         """One request more. Whether its end has to be told: what that corrects or frees is counted only then."""
         limit = self.limit
         if limit.rpm is not None:
-            self.ring.strike(records, at)
+            self.ring.strike(records, at, 1 if limit.rpm <= MOST_EXACT else GRAIN_NS)
         self.requests += 1
         self._change(_REQUESTS_AT + _LAST, 1)
         if limit.total_tokens is None and limit.concurrency is None:
@@ -474,7 +486,7 @@ class _Counts:
             self._change(_TOKENS_AT + index * _BUCKET.size, tokens)
 
     def _change(self, at: int, by: int) -> None:
-        _BUCKET.pack_into(self._raw, at, max(0, _BUCKET.unpack_from(self._raw, at)[0] + by))
+        _BUCKET.pack_into(self._raw, at, min(MOST, max(0, _BUCKET.unpack_from(self._raw, at)[0] + by)))
 
     def _buckets(self, start: int) -> tuple[int, ...]:
         return _BUCKETS.unpack_from(self._raw, start)
@@ -484,8 +496,8 @@ class _Counts:
         limit, ring = self.limit, self.ring
         found, key = [], limit.key
         if limit.rpm is not None:
-            left = limit.rpm - (ring.next - ring.first)
-            reset = max(0.0, (ring.newest + MINUTE_NS - at) / NS) if ring.next > ring.first else 0.0
+            left = limit.rpm - ring.count
+            reset = max(0.0, (ring.newest + MINUTE_NS - at) / NS) if ring.count else 0.0
             wait = self._minute_wait(records, at) if take and left <= 0 else 0.0
             found.append(Standing(key, counters.RPM, limit.rpm, max(0, left), reset, wait))
         if limit.rpd is not None:
@@ -495,7 +507,8 @@ class _Counts:
             found.append(self._day(counters.TOKENS, limit.total_tokens, self.tokens, _TOKENS_AT, at, cost))
         if limit.concurrency is not None:
             left = limit.concurrency - self.running
-            wait = BUSY_WAIT_S if take and left <= 0 else 0.0
+            busy = BUSY_WAIT_S if limit.concurrency else None
+            wait = busy if take and left <= 0 else 0.0
             found.append(Standing(key, counters.CONCURRENCY, limit.concurrency, max(0, left), None, wait))
         return found
 
@@ -503,7 +516,8 @@ class _Counts:
         """Until the one has left whose place the next one takes."""
         if self.limit.rpm == 0:
             return None
-        return max(0.001, (self.ring.moment(records, self.ring.next - self.limit.rpm) + MINUTE_NS - at) / NS)
+        leaves = self.ring.left_by(records, self.ring.count - self.limit.rpm + 1) + MINUTE_NS
+        return max(0.001, (leaves - at) / NS)
 
     def _day(self, counter: str, most: int, count: int, start: int, at: int, cost: int | None) -> Standing:
         """`cost` is what is to be counted, None when nothing is."""

@@ -19,7 +19,7 @@ from gproxy.state.table import Full, Garbled, Table, Transaction
 COUNT, WINDOW = 5, 6  # kinds of records
 NS = 1_000_000_000
 _COUNT = struct.Struct("<qd")  # the count and when it expires
-_WINDOW = struct.Struct("<QQQQ")  # a ring's numbers
+_WINDOW = struct.Struct("<QQQQQ")  # a ring's numbers
 
 
 class TableStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupport, TimestampedSlidingWindow):
@@ -112,10 +112,9 @@ class TableStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupport, Ti
     def _strike(self, records: Transaction, key: str, limit: int, expiry: int, amount: int) -> bool:
         at, ring = time.time_ns(), self._ring(records, key, expiry)
         ring.advance(records, at)
-        if len(ring) + amount > limit:
+        if ring.count + amount > limit:
             return False
-        for _ in range(amount):
-            ring.strike(records, at)
+        ring.strike(records, at, count=amount)
         expires = (at + ring.span) // NS + 1
         records.put(ring.digest, WINDOW, _WINDOW.pack(*ring.numbers) + ring.tail, expires)
         return True
@@ -123,7 +122,7 @@ class TableStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupport, Ti
     def _look(self, records: Transaction, key: str, expiry: int) -> tuple[float, int]:
         at, ring = time.time_ns(), self._ring(records, key, expiry)
         ring.advance(records, at)
-        return (ring.oldest if ring else at) / NS, len(ring)
+        return (ring.oldest if ring.count else at) / NS, ring.count
 
     def _ring(self, records: Transaction, key: str, expiry: int) -> Ring:
         digest = _digest(key, "window")

@@ -9,7 +9,6 @@ Only one thread of a process may use a table, and nothing within a transaction m
 """
 
 import errno
-import fcntl
 import mmap
 import os
 import struct
@@ -19,8 +18,10 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from gproxy import syscalls
+
 HEADER = struct.Struct("<12sIQ")  # magic, number of slots, birth in nanoseconds; their check follows
-MAGIC = b"gproxy tab 1"
+MAGIC, MOVED = b"gproxy tab 1", b"gproxy moved"  # the second stands in a file in whose place there is another
 HEADER_BYTES = 4096
 LOG_HEAD = struct.Struct("<II")  # length of what follows, its check; zeros: nothing is being written
 LOG_ENTRY = struct.Struct("<QI")  # where what follows goes, and its length
@@ -41,6 +42,7 @@ MOST_PROBES = 24  # beyond, the table is made anew, with room for four times wha
 # The lock is held for microseconds. After a few tries it is waited for asleep: a holder that was stopped must not stop
 # our event loop.
 LOCK_TRIES, LOCK_WAIT_S, LOCK_NAP_S = 50, 1.0, 0.0003
+LOOK_S = 0.02
 _CLEAR, _EMPTY = bytes(LOG_HEAD.size), bytes(HEAD.size)
 _GONE_SLOT = _EMPTY[:KIND_AT] + bytes([GONE]) + _EMPTY[KIND_AT + 1 :]
 
@@ -71,6 +73,7 @@ class Table:
         self._folder_fd = self._fd = -1
         self._map: mmap.mmap | None = None
         self._size = self._slots = 0
+        self._looked_at = 0.0
         self._places: dict[bytes, int] = {}  # where a record was last seen
 
     def run(self, deed: Callable, *args):
@@ -90,7 +93,7 @@ class Table:
             self._start(LEAST_SLOTS, [])
             raise
         finally:
-            fcntl.flock(self._folder_fd, fcntl.LOCK_UN)
+            syscalls.unlock(self._folder_fd)
 
     def close(self) -> None:
         self._let_go()
@@ -201,19 +204,15 @@ class Table:
         if self._folder_fd < 0:
             self._open_folder()
         tries, until = 0, None
-        while True:
-            try:
-                fcntl.flock(self._folder_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                tries += 1
-                if tries < LOCK_TRIES:
-                    continue
-                now = time.monotonic()
-                until = until or now + LOCK_WAIT_S
-                if now > until:
-                    raise
-                time.sleep(LOCK_NAP_S)
+        while not syscalls.try_lock(self._folder_fd):
+            tries += 1
+            if tries < LOCK_TRIES:
+                continue
+            now = time.monotonic()
+            until = until or now + LOCK_WAIT_S
+            if now > until:
+                raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK))
+            time.sleep(LOCK_NAP_S)
 
     def _open_folder(self) -> None:
         self._folder.mkdir(0o700, parents=True, exist_ok=True)
@@ -221,17 +220,24 @@ class Table:
 
     def _catch_up(self) -> None:
         """The file as it is now: another process may have made a new one, or was killed while it wrote."""
-        found = os.fstat(self._fd) if self._fd >= 0 else None
-        if found is None or found.st_nlink == 0:
+        if self._fd >= 0 and syscalls.size(self._fd) != self._size:
+            raise Garbled
+        if self._fd < 0 or self._map[: len(MAGIC)] == MOVED or self._is_removed():
             if os.fstat(self._folder_fd).st_nlink == 0:  # the folder was removed under us, and its lock with it
                 self.close()
                 self._lock()
             self._reopen()
-        elif found.st_size != self._size:
-            raise Garbled
         head = self._map[LOG_AT:LOG_BODY_AT]
         if head != _CLEAR:
             self._redo(*LOG_HEAD.unpack(head))
+
+    def _is_removed(self) -> bool:
+        """Whether somebody else removed the file. It is looked at now and then."""
+        now = time.monotonic()
+        if now < self._looked_at + LOOK_S:
+            return False
+        self._looked_at = now
+        return os.fstat(self._fd).st_nlink == 0
 
     def _redo(self, length: int, check: int) -> None:
         memory = self._map
@@ -291,6 +297,8 @@ class Table:
         except OSError:
             os.close(fd)
             raise
+        if self._map is not None and syscalls.size(self._fd) == self._size:
+            self._map[: len(MOVED)] = MOVED
         self._take_up(fd, slots)
 
 
@@ -315,7 +323,9 @@ class Transaction:
         return payload_of(slot) if slot is not None and slot[KIND_AT] == kind else None
 
     def put(self, digest: bytes, kind: int, payload: bytes, expires: int = NEVER) -> None:
-        """`expires` in seconds: from then on its slot may be used for another."""
+        """`expires` in seconds: from then on its slot may be used for another. Raises Full."""
+        if len(payload) > MOST_PAYLOAD:
+            raise Full
         self._changed[digest] = _slot_of(digest, kind, payload, expires)
 
     def remove(self, digest: bytes) -> None:

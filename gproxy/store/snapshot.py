@@ -346,7 +346,7 @@ def _aliases() -> dict:
 
 def _callers() -> dict:
     grants, key_grants = _grants()
-    limits, key_limits = _limits()
+    of_users, of_keys = limits()
     quotas = {row.user_id: Quota(row.quota, row.period) for row in m.Quota.select().where(m.Quota.quota.is_null(False))}
     files: dict[int, set[int]] = {}
     for row in m.FilePermission.select():
@@ -366,8 +366,8 @@ def _callers() -> dict:
             is_admin=row.user.is_admin,
             expires_at=None if row.expires_at is None else row.expires_at / 1e9,
             grants=tuple(grants.get(row.user_id, ())),
-            limits=tuple(limits.get(row.user_id, ())),
-            key_limits=tuple(key_limits.get(row.id, ())),
+            limits=tuple(of_users.get(row.user_id, ())),
+            key_limits=tuple(of_keys.get(row.id, ())),
             quota=quotas.get(row.user_id),
             budget=row.budget,
             key_grants=tuple(key_grants.get(row.id, ())) if row.narrowed else None,
@@ -386,7 +386,7 @@ def _grants() -> tuple[dict[int, list[Grant]], dict[int, list[Grant]]]:
     return of_users, of_keys
 
 
-def _limits() -> tuple[dict[int, list[RateLimit]], dict[int, list[RateLimit]]]:
+def limits() -> tuple[dict[int, list[RateLimit]], dict[int, list[RateLimit]]]:
     """Rate limit rows, of users and of keys, each list in the order in which they are looked through."""
     of_users: dict[int, list[RateLimit]] = {}
     of_keys: dict[int, list[RateLimit]] = {}

@@ -7,7 +7,7 @@ import peewee as pw
 
 from gproxy.store import models as m
 from gproxy.store.ledger import booked
-from gproxy.store.snapshot import glob, read
+from gproxy.store.snapshot import RateLimit, limits, read
 
 HOUR_NS, MINUTE_NS = 3_600_000_000_000, 60_000_000_000
 
@@ -16,12 +16,13 @@ HOUR_NS, MINUTE_NS = 3_600_000_000_000, 60_000_000_000
 class Traffic:
     """`hours`: (hour since the epoch, model, requests, tokens); `recent`: (moment, model) of the last minute.
 
-    Nothing before `since` (nanoseconds) counts: before that the limit did not exist.
+    Nothing before `since` (nanoseconds) counts: before that the limit did not exist. `counts` tells whether this row
+    is the one that applies to a model.
     """
 
     user_id: int
     key_id: int | None
-    matches: Callable[[str], object]
+    counts: Callable[[str], bool]
     since: int
     hours: tuple[tuple[int, str, int, int], ...]
     recent: tuple[tuple[int, str], ...]
@@ -49,7 +50,7 @@ def traffic(limit_id: int, since: int, now: int, ids: list[int]) -> Traffic | No
         return Traffic(
             limit.user_id,
             limit.key_id,
-            glob(limit.model_pattern).fullmatch,
+            _counts(limit),
             since,
             tuple(
                 (int(h), model, n, int(t))
@@ -58,3 +59,9 @@ def traffic(limit_id: int, since: int, now: int, ids: list[int]) -> Traffic | No
             tuple(recent.order_by(m.Usage.at).tuples()),
             booked(ids),
         )
+
+
+def _counts(limit: m.RateLimit) -> Callable[[str], bool]:
+    of_users, of_keys = limits()
+    rows: list[RateLimit] = of_users[limit.user_id] if limit.key_id is None else of_keys[limit.key_id]
+    return lambda model: next((row.id for row in rows if row.matches(model)), None) == limit.id

@@ -171,6 +171,37 @@ def test_a_limit_counts_its_rows_its_journal_and_what_runs(state, database, jour
     assert (left["total_tokens"], left["concurrency"]) == (10_000 - 3 * 30 - 20, 5)
 
 
+def test_a_call_that_is_booked_between_the_two_readings_is_counted_once(state, database, journal, tmp_path):
+    call(journal, 1, None, h=[7, 9])
+
+    class Between(Asked):
+        def __init__(self, database):
+            super().__init__(database)
+            found = self.standing
+
+            def standing(*asked):
+                journal.settle(
+                    {"s": 1, "x": "complete", "st": 200, "n": [10, 20, 0, 0, 0, 0, 0], "c": 70, "ps": "model"}
+                )
+                book(database, journal)
+                return found(*asked)
+
+            self.standing = standing
+
+    Balances(state, tmp_path / "journal", 0, Between(database), Inline(), lambda: NOW).load(("u1",))
+    assert stands(state) == (70, 0)
+    assert state.holds() == {}
+
+
+def test_the_hold_of_a_running_call_knows_its_tokens_whatever_is_asked_first(state, database, journal, tmp_path):
+    call(journal, 1, None, h=[7, 500])
+    balances(state, database, tmp_path).load(("u1", LIMIT))
+    limit = Limit(LIMIT, total_tokens=1_000)
+    assert state.look((), (limit,)).standings[0].remaining == 500
+    state.settle(1, 5, 20)
+    assert state.look((), (limit,)).standings[0].remaining == 980
+
+
 def test_a_limit_that_is_gone_counts_nothing(state, database, journal, tmp_path):
     balances(state, database, tmp_path).load(("77",))
     assert state.look((), (Limit("77", rpm=3),)).standings[0].remaining == 3

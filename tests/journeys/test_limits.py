@@ -503,6 +503,47 @@ def test_a_stream_that_runs_while_the_file_is_lost_is_still_counted_once(own_gat
     assert me["limits"][0]["counters"][0]["remaining"] == 5
 
 
+def test_a_quota_and_a_limit_that_come_while_a_stream_runs_count_it_once(own_gateway, vendor):
+    """Its user had neither when it was admitted; whoever loads them gives it a hold, and it ends with the stream."""
+    vendor.scripts["gpt-paced"] = _paced
+    gateway = own_gateway(seed(vendor.url) + users())
+    user = _user_id(gateway, "user-0")
+    sock = open_stream(gateway.port, "openai-main/gpt-paced", "sk-user-0")
+    time.sleep(0.6)
+    assert gateway.post("/admin/user-quotas/upsert", {"user_id": user, "quota": 1.0}).status == 200
+    row = {"id": 0, "user_id": user, "model_pattern": "*", "concurrency": 3}
+    assert gateway.post("/admin/user-rate-limits/upsert", row).status == 200
+    gateway.get("/me", "sk-user-0")
+    while b"[DONE]" not in sock.recv(65536):
+        pass
+    sock.close()
+    me = gateway.get("/me", "sk-user-0").json
+    assert (me["quota"]["held"], nano(me["quota"]["cost_used"])) == (0, 68_800)
+    assert me["limits"][0]["counters"][0]["remaining"] == 3
+
+
+def test_a_quota_may_change_its_period_and_what_was_used_while_calls_run(own_gateway, vendor):
+    vendor.scripts["gpt-paced"] = _paced
+    gateway = own_gateway(seed(vendor.url) + users(quota(1.0)))
+    user = _user_id(gateway, "user-0")
+    sock = open_stream(gateway.port, "openai-main/gpt-paced", "sk-user-0")
+    time.sleep(0.6)
+    changed = {"user_id": user, "quota": 2.0, "period": "month", "cost_used": 0.5}
+    assert gateway.post("/admin/user-quotas/upsert", changed).status == 200
+    me = gateway.get("/me", "sk-user-0").json["quota"]
+    assert (me["quota"], me["cost_used"], me["period"]) == (2.0, 0.5, "month")
+    assert me["held"] > 0
+    while b"[DONE]" not in sock.recv(65536):
+        pass
+    sock.close()
+    me = gateway.get("/me", "sk-user-0").json["quota"]
+    assert (me["held"], nano(me["cost_used"])) == (0, 500_000_000 + 68_800)
+    _wait_until_booked(gateway)
+    assert _verify(gateway).returncode == 0
+    (account,) = gateway.post("/admin/user-quotas/query", {"user_id": user}).json
+    assert nano(account["cost_used"]) == 500_000_000 + 68_800
+
+
 def test_limited_traffic_goes_on_while_the_database_is_away(own_gateway, vendor):
     text = seed(vendor.url) + users(limit(rpm=100, rpd=100), quota(1.0))
     gateway = own_gateway(text)

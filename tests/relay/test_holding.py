@@ -9,7 +9,7 @@ from gproxy.accounting.journal import Journal, take_slot
 from gproxy.accounting.prices import Found, Price, Tier
 from gproxy.errors import OverQuota, RateLimited, Unavailable
 from gproxy.protocols.hub import Ask, Usage
-from gproxy.relay.holding import STEP_TOKENS, Bound, Holder, bound
+from gproxy.relay.holding import STEP_TOKENS, Bound, Holder, Unheld, bound
 from gproxy.relay.tally import Tally
 from gproxy.state.counters import Account, Limit
 from gproxy.state.file import FileState
@@ -186,4 +186,43 @@ def test_every_end_of_a_call_ends_its_hold_once(state, tmp_path):
     account, tokens = state.look((USER,), (limit,)).standings
     assert (account.used, account.held) == (50_000 + 0 + 120_000, 0)
     assert 10_000 - tokens.remaining == 30 + 0 + 110
+    journal.close()
+
+
+def test_a_call_without_a_hold_ends_the_one_that_it_was_given_meanwhile(state):
+    changes = [0]
+    holder = Holder(state, "0/000/x", loads(state)[1], lambda: changes[0])
+    early, late = Unheld(holder, 1), Unheld(holder, 2)
+    state.load("u1", state.version("u1"), 0, 0, {}, {1: ("0/000/x", 50), 2: ("0/000/x", 50)})
+    early.settle(30, 1)
+    assert money(state) == (0, 100)  # nothing had changed, so nobody can have given it one
+    changes[0] += 1
+    late.settle(30, 1)
+    assert money(state) == (30, 50)
+
+
+def test_absurd_bounds_fit_into_the_state_and_are_refused_as_any_other(state):
+    asked = asking(10**12, choices=10**12)
+    found = bound(CAPPED, "m", asked, PRICE, "", 10**12, None, 4_096, True, True)
+    holder = Holder(state, "0/000/x", loads(state)[1])
+    with pytest.raises(OverQuota):
+        holder.take(1, found)
+    huge = Limit("3", total_tokens=10, concurrency=5)
+    with pytest.raises(RateLimited):
+        holder.take(1, Bound((), (huge,), 0, found.tokens))
+    for number in range(10):
+        holder.take(number, Bound((), (Limit("3", concurrency=100),), 0, found.tokens))
+    holder.take(99, Bound((), (Limit("3", concurrency=100),), 0, 1))
+
+
+def test_a_cost_beyond_any_column_is_booked_as_the_most_and_ends_its_hold(state, tmp_path):
+    slot = take_slot(tmp_path / "journal")
+    journal = Journal(slot)
+    dear = Found(Price(None, (Tier(10**8, Decimal(10**6), Decimal(10**6)),)), "model")
+    hold = Holder(state, "0/000/x", loads(state)[1]).take(1, Bound((USER,), (), 5, 5))
+    tally = Tally(journal, 1, dear, 100, time.perf_counter(), "", hold)
+    tally.open({})
+    tally.complete(200, Usage(10**12, 10**12), 0)
+    assert tally.cost == 2**63 - 1
+    assert state.holds() == {}
     journal.close()

@@ -334,6 +334,19 @@ def test_calls_count_as_running_only_until_they_end_whatever_was_limited(state):
     assert is_taken(state.take(call(9, limits=[Limit("user", concurrency=1)])))
 
 
+def test_a_clock_that_was_far_ahead_stops_nobody_for_long(state, clock):
+    load_empty(state, Limit("user"))
+    limit = Limit("user", rpm=3)
+    clock.turn(HOUR)
+    assert is_taken(state.take(call(1, limits=[limit])))
+    clock.turn(-HOUR)
+    for number in range(2, 4):
+        assert is_taken(state.take(call(number, limits=[limit])))
+    clock.turn(MINUTE)
+    for number in range(4, 7):
+        assert is_taken(state.take(call(number, limits=[limit])))
+
+
 # Money
 
 
@@ -617,6 +630,34 @@ def test_another_period_is_loaded_though_its_window_began_earlier(state):
     assert state.take(call(1, [monthly], money=1)).unknown == ("daily",)
     load(state, monthly, used=8)
     assert standing(state.look((monthly,), ()), "daily").used == 8
+
+
+def test_running_calls_follow_their_account_into_another_period(state):
+    load_empty(state, DAILY_ONE)
+    state.take(call(1, [DAILY_ONE], money=60))
+    monthly = Account("daily", 100, "month")
+    assert state.take(call(2, [monthly], money=1)).unknown == ("daily",)
+    load(state, monthly, used=8, running={1: ("one", 60)})
+    assert standing(state.look((monthly,), ()), "daily")[6:] == (8, 60)
+    state.settle(1, 50, 0)
+    assert standing(state.look((monthly,), ()), "daily")[6:] == (58, 0)
+
+
+def test_a_period_that_comes_back_finds_what_is_held_in_it(state):
+    load_empty(state, DAILY_ONE)
+    state.take(call(1, [DAILY_ONE], money=60))
+    monthly = Account("daily", 100, "month")
+    load(state, monthly)
+    load(state, DAILY_ONE)
+    assert standing(state.look((DAILY_ONE,), ()), "daily")[6:] == (0, 60)
+    state.settle(1, 50, 0)
+    assert standing(state.look((DAILY_ONE,), ()), "daily")[6:] == (50, 0)
+
+
+def test_a_concurrency_of_nothing_never_has_room(state):
+    load_empty(state, Limit("user"))
+    refused = state.take(call(1, limits=[Limit("user", concurrency=0)])).refused
+    assert (refused.counter, refused.wait_s) == (CONCURRENCY, None)
 
 
 def test_a_load_for_the_next_window_leaves_the_holds_of_the_one_before_alone(state, clock):

@@ -23,11 +23,11 @@ ROOT = Path(__file__).resolve().parents[2]
 FIXED, OTHER, DAILY_ONE = Account("fixed", 100), Account("other", 100), Account("daily", 100, DAILY)
 OPEN_S = 5
 
-# Greenlets that take while Redis hangs and the breaker is about to try again: how long each waited.
+# Greenlets that take at once: how many lines the log has by then, and how long each waited.
 HALF_OPEN = """
 from gevent import monkey
 monkey.patch_all()
-import sys, time
+import logging, sys, time
 from pathlib import Path
 import gevent
 from gproxy.state.counters import Take
@@ -35,6 +35,13 @@ from gproxy.state.failover import Failover
 from gproxy.state.file import FileState
 from gproxy.state.remote import RedisState
 
+class Said(logging.Handler):
+    count = 0
+    def emit(self, record):
+        self.count += 1
+
+said = Said()
+logging.getLogger().addHandler(said)
 state = Failover(RedisState(*sys.argv[1:3]), FileState(Path(sys.argv[3])), open_s=0.2)
 
 def take(number):
@@ -46,7 +53,8 @@ state.take(Take(0, "one", (), (), 0, 0))
 for count in map(int, sys.stdin):
     time.sleep(0.3)
     taking = [gevent.spawn(take, number) for number in range(count)]
-    print(*[one.get() for one in taking], flush=True)
+    waits = [one.get() for one in taking]
+    print(said.count, *waits, flush=True)
 """
 
 # Greenlets that spend while Redis comes and goes. The books are a dictionary, written before the state is told. Ends by
@@ -98,11 +106,33 @@ print(sum(settled.values()), found.used, found.held, len(settled))
 """
 
 
+class Losing(RedisState):
+    """Redis as it is when an answer is lost: what was asked is done, and nobody knows."""
+
+    is_losing = False
+
+    def credit(self, *arguments) -> None:
+        super().credit(*arguments)
+        self._lose()
+
+    def settle_elsewhere(self, *arguments, **named) -> None:
+        super().settle_elsewhere(*arguments, **named)
+        self._lose()
+
+    def forget(self, account: str | None = None) -> None:
+        super().forget(account)
+        self._lose()
+
+    def _lose(self) -> None:
+        if self.is_losing:
+            raise Unavailable("the answer is lost")
+
+
 class Machine:
     """A machine's two states, and the breaker's clock. Its own clock and Redis's are one here."""
 
     def __init__(self, url: str, folder: Path, clock: Clock):
-        self.remote, self.local = RedisState(url, "own", clock), FileState(folder, clock)
+        self.remote, self.local = Losing(url, "own", clock), FileState(folder, clock)
         self.now_s = 0.0
         self.state = Failover(self.remote, self.local, lambda: self.now_s, OPEN_S)
 
@@ -156,9 +186,14 @@ def lose(machine: Machine, server: redis.Server) -> None:
 def find(machine: Machine, server: redis.Server) -> None:
     """Redis answers again, as if nothing had been, and the machine finds out."""
     server.go_on()
-    machine.now_s += OPEN_S
-    machine.state.renew("one")
+    try_again(machine)
     assert machine.state.is_shared
+
+
+def try_again(machine: Machine, times: int = 1) -> None:
+    for _ in range(times):
+        machine.now_s += OPEN_S
+        machine.state.renew("one")
 
 
 def said(caplog) -> list[str]:
@@ -226,19 +261,22 @@ def test_one_greenlet_tries_and_the_others_do_not_wait(server, tmp_path):
         text=True,
     ) as running:
 
-        def waits(count: int) -> list[float]:
+        def take(count: int) -> tuple[int, list[float]]:
             running.stdin.write(f"{count}\n")
             running.stdin.flush()
-            return sorted(float(word) for word in running.stdout.readline().split())
+            said, *waits = running.stdout.readline().split()
+            return int(said), sorted(float(wait) for wait in waits)
 
-        waits(1)
+        assert take(1)[0] == 0
         server.hang()
-        waits(1)
-        *others, longest = waits(50)
+        assert take(50)[0] == 1
+        said, (*others, longest) = take(50)
+        assert said == 1
         assert 0.09 < longest < 0.3
         assert others[-1] < 0.09
         server.go_on()
-        assert waits(50)[-1] < 0.3
+        said, waits = take(50)
+        assert waits[-1] < 0.3
         running.stdin.close()
 
 
@@ -304,6 +342,23 @@ def test_a_take_whose_answer_was_lost_is_held_while_the_call_runs(machine, serve
         assert machine.used(FIXED) == [(0, 0)]
 
 
+@pytest.mark.parametrize("tries", [0, 2])
+def test_a_take_whose_answer_was_lost_is_settled_like_others(machine, server, tries):
+    load_empty(machine.state, FIXED, OTHER)
+    machine.take(9, FIXED, money=0)
+    lose(machine, server)
+    load_empty(machine.state, FIXED)
+    find(machine, server)
+    server.hang()
+    machine.take(1, FIXED, money=10)
+    load_empty(machine.state, FIXED)
+    assert is_taken(machine.take(1, FIXED, money=10))
+    machine.state.settle(1, 7, 0)
+    try_again(machine, tries)
+    find(machine, server)
+    assert machine.used(FIXED) == [(7, 0)]
+
+
 # What was counted here
 
 
@@ -324,6 +379,25 @@ def test_what_was_spent_here_is_added_when_redis_is_back(machine, server):
     machine.state.settle(13, 4, 0)
     assert machine.used(FIXED) == [(21, 1)]
     assert machine.state.holds() == {"one": [1]}
+
+
+def test_a_call_that_ends_while_the_others_are_told_is_told_too(machine, server):
+    load_empty(machine.state, FIXED)
+    machine.take(1, FIXED, money=0)
+    lose(machine, server)
+    load_empty(machine.state, FIXED)
+    for number in (2, 3):
+        machine.take(number, FIXED, money=10)
+    machine.state.settle(2, 9, 0)
+    tell = machine.remote.settle_elsewhere
+
+    def meanwhile(*arguments):
+        machine.state.settle(3, 8, 0)
+        tell(*arguments)
+
+    machine.remote.settle_elsewhere = meanwhile
+    find(machine, server)
+    assert machine.used(FIXED) == [(17, 0)]
 
 
 def test_what_was_spent_before_midnight_is_not_taken_from_the_next_day(machine, server, clock):
@@ -367,9 +441,7 @@ def test_what_another_machine_found_in_the_books_is_not_added_again(machine, new
     load_empty(machine.state, FIXED)
     machine.take(2, FIXED, money=10)
     machine.state.settle(2, 9, 0)
-    for _ in range(tries):
-        machine.now_s += OPEN_S
-        machine.state.renew("one")
+    try_again(machine, tries)
     clock.turn(1)
     server.go_on()
     other.state.forget("fixed")
@@ -380,45 +452,22 @@ def test_what_another_machine_found_in_the_books_is_not_added_again(machine, new
 
 
 @pytest.mark.parametrize("tries", [0, 1])
-def test_money_whose_receipt_was_lost_is_not_added_twice(server, clock, tmp_path, tries):
+def test_money_whose_receipt_was_lost_is_not_added_twice(machine, server, tries):
     """Told call by call, or as a sum after a try in vain."""
-
-    class Losing(RedisState):
-        is_losing = True
-
-        def credit(self, *arguments) -> None:
-            super().credit(*arguments)
-            self._lose()
-
-        def settle_elsewhere(self, *arguments) -> None:
-            super().settle_elsewhere(*arguments)
-            self._lose()
-
-        def _lose(self) -> None:
-            if self.is_losing:
-                raise Unavailable("the answer is lost")
-
-    remote, now_s = Losing(server.url, "own", clock), [0.0]
-    state = Failover(remote, FileState(tmp_path / "counters", clock), lambda: now_s[0], OPEN_S)
-    load_empty(state, FIXED)
-    state.take(call(1, [FIXED], money=0))
-    server.hang()
-    state.renew("one")
-    load_empty(state, FIXED)
-    state.take(call(2, [FIXED], money=10))
-    state.settle(2, 9, 0)
-    for _ in range(tries):
-        now_s[0] += OPEN_S
-        state.renew("one")
+    load_empty(machine.state, FIXED)
+    machine.take(1, FIXED, money=0)
+    lose(machine, server)
+    load_empty(machine.state, FIXED)
+    machine.take(2, FIXED, money=10)
+    machine.state.settle(2, 9, 0)
+    try_again(machine, tries)
     server.go_on()
     for is_losing in (True, False):
-        assert not state.is_shared
-        remote.is_losing = is_losing
-        now_s[0] += OPEN_S
-        state.renew("one")
-    assert state.is_shared
-    assert state.take(call(3, [FIXED], money=1)).unknown == ("fixed",)
-    state.close()
+        assert not machine.state.is_shared
+        machine.remote.is_losing = is_losing
+        try_again(machine)
+    assert machine.state.is_shared
+    assert machine.take(3, FIXED, money=1).unknown == ("fixed",)
 
 
 def test_a_hold_that_another_worker_gave_a_call_of_here_ends_with_it(machine, new_machine, server):
@@ -438,6 +487,47 @@ def test_a_hold_that_another_worker_gave_a_call_of_here_ends_with_it(machine, ne
     assert other.used(FIXED) == [(9, 10)]
     machine.state.settle(3, 8, 0)
     assert other.used(FIXED) == [(17, 0)]
+
+
+def test_a_hold_that_a_call_of_here_was_given_between_two_outages_ends_with_it(machine, server):
+    load_empty(machine.state, FIXED)
+    lose(machine, server)
+    load_empty(machine.state, FIXED)
+    machine.take(1, FIXED, money=10)
+    find(machine, server)
+    machine.state.forget("fixed")
+    load(machine.state, FIXED, running={1: ("one", 10)})
+    machine.take(2, FIXED, money=0)
+    lose(machine, server)
+    machine.state.settle(1, 9, 0)
+    try_again(machine, 2)
+    find(machine, server)
+    assert machine.used(FIXED) == [(9, 0)]
+
+
+def test_an_answer_that_comes_when_others_gave_up_is_no_sign_of_life(machine, new_machine, server, clock):
+    """What was loaded after they did may know of what was spent here."""
+    other = new_machine()
+    load_empty(machine.state, FIXED)
+    machine.take(1, FIXED, money=0)
+    clock.turn(1)
+    answer = machine.remote.take
+
+    def meanwhile(take):
+        taken = answer(take)
+        lose(machine, server)
+        server.go_on()
+        return taken
+
+    machine.remote.take = meanwhile
+    machine.take(2, FIXED, money=0)
+    load_empty(machine.state, FIXED)
+    machine.take(3, FIXED, money=10)
+    machine.state.settle(3, 9, 0)
+    other.state.forget("fixed")
+    load(other.state, FIXED, used=9)
+    find(machine, server)
+    assert other.take(4, FIXED, money=1).unknown == ("fixed",)
 
 
 def test_a_second_outage_begins_with_the_books(machine, server):
@@ -464,9 +554,8 @@ def test_what_an_outage_leaves_to_be_told_does_not_grow_with_it(machine, server)
     for number in range(1, 501):
         assert is_taken(machine.take(number, *accounts, money=1))
         machine.state.settle(number, number, 0)
-        if number % 100 == 0:  # tries again, in vain
-            machine.now_s += OPEN_S
-            machine.state.renew("one")
+        if number % 100 == 0:
+            try_again(machine)
     server.go_on()
     with Redis.from_url(server.url) as client:
         client.config_resetstat()
@@ -478,7 +567,9 @@ def test_what_an_outage_leaves_to_be_told_does_not_grow_with_it(machine, server)
 def test_what_an_operator_resets_during_an_outage_is_loaded_again_after_it(machine, server):
     load_empty(machine.state, FIXED, OTHER)
     lose(machine, server)
+    load_empty(machine.state, FIXED, OTHER)
     machine.state.forget("fixed")
+    assert machine.state.look((FIXED, OTHER), ()).unknown == ("fixed",)
     find(machine, server)
     assert machine.state.look((FIXED, OTHER), ()).unknown == ("fixed",)
     load_empty(machine.state, FIXED)
@@ -486,6 +577,19 @@ def test_what_an_operator_resets_during_an_outage_is_loaded_again_after_it(machi
     machine.state.forget()
     find(machine, server)
     assert sorted(machine.state.look((FIXED, OTHER), ()).unknown) == ["fixed", "other"]
+
+
+def test_a_reset_whose_receipt_was_lost_is_made_again(machine, server):
+    load_empty(machine.state, FIXED)
+    lose(machine, server)
+    machine.state.forget("fixed")
+    server.go_on()
+    machine.remote.is_losing = True
+    try_again(machine)
+    machine.remote.is_losing = False
+    load(machine.remote, FIXED, used=99)
+    try_again(machine)
+    assert machine.state.look((FIXED,), ()).unknown == ("fixed",)
 
 
 def test_a_released_call_is_freed_wherever_it_is_held(machine, server):
@@ -497,6 +601,7 @@ def test_a_released_call_is_freed_wherever_it_is_held(machine, server):
     find(machine, server)
     for number in (1, 2):
         machine.state.release(number)
+        machine.state.settle(number, 9, 0)
     assert machine.state.holds() == {}
     assert machine.used(FIXED) == [(0, 0)]
 

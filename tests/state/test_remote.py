@@ -271,6 +271,16 @@ def test_as_many_holds_are_freed_as_there_are(state, clock, client, where):
     assert client.zrange(f"gproxy:{{{where[1]}}}:leases", 0, -1) == ["living"]
 
 
+def test_a_hold_that_expired_is_in_nobodys_way(state, clock, client, where):
+    load_empty(state, FIXED)
+    for number in range(remote.FREED_AT_ONCE + 1):
+        state.take(call(number, [FIXED], owner="silent"))
+    client.delete(*client.scan_iter(f"*{where[1]}*:hold:*"))
+    clock.turn(31)
+    state.renew("living")
+    assert state.holds() == {}
+
+
 # Money spent elsewhere
 
 

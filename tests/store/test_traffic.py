@@ -62,7 +62,7 @@ def test_rows_are_counted_by_hour_and_model_and_those_of_the_last_minute_one_by_
     ]
     assert found.recent == ((NOW - 9, "gpt-4"), (NOW - 5, "claude"))
     assert found.booked == {1, 5}
-    assert (bool(found.matches("gpt-9")), bool(found.matches("claude"))) == (True, False)
+    assert (found.counts("gpt-9"), found.counts("claude")) == (True, False)
 
 
 @KINDS
@@ -79,3 +79,13 @@ def test_a_limit_counts_from_when_it_was_made_and_a_keys_only_its_key(kind, tmp_
     assert (found.key_id, found.since) == (key, NOW - 20)
     assert found.hours == ((500_000, "gpt-4", 1, 2),)
     assert database.run(traffic, 999, 0, NOW, []) is None
+
+
+def test_a_row_counts_only_what_no_more_specific_one_applies_to(tmp_path, pytestconfig):
+    database = opened("sqlite", tmp_path, pytestconfig)
+    number = limit(database)
+    stamps = {"created_at": 0, "updated_at": 0}
+    exact = database.run(lambda: m.RateLimit.create(user=1, model_pattern="gpt-4", rpm=1, **stamps).id)
+    wide, narrow = (database.run(traffic, one, 0, NOW, []) for one in (number, exact))
+    assert (wide.counts("gpt-4"), wide.counts("gpt-5")) == (False, True)
+    assert (narrow.counts("gpt-4"), narrow.counts("gpt-5")) == (True, False)

@@ -11,7 +11,16 @@ local function is_held(call)
   return redis.call('HEXISTS', hold_name(call), 'money:' .. key) == 1
 end
 
-if account.window ~= asked.window then clear(key, asked.window) end
+if account.window ~= asked.window then
+  clear(key, asked.window)
+  -- What is held in this window already: the account was in it before, as when a clock was set back.
+  for _, owner in ipairs(redis.call('ZRANGE', LEASES, 0, -1)) do
+    for _, call in ipairs(redis.call('ZRANGE', owner_name(owner), 0, -1)) do
+      local held = redis.call('HMGET', hold_name(call), 'window:' .. key, 'money:' .. key)
+      if tonumber(held[1] or -1) == asked.window then add(key, 'held', held[2]) end
+    end
+  end
+end
 redis.call('HSET', account_name(key), 'used', asked.used, 'epoch', epoch(), 'loaded', whole(at))
 for _, settled in ipairs(asked.settled) do
   local call, money = unpack(settled)
@@ -19,8 +28,9 @@ for _, settled in ipairs(asked.settled) do
 end
 for _, running in ipairs(asked.running) do
   local call, owner, money = unpack(running)
-  if not is_held(call) then
-    hold_money(call, owner, key, asked.window, money)
+  local held = redis.call('HMGET', hold_name(call), 'window:' .. key, 'money:' .. key)
+  if tonumber(held[1] or -1) ~= asked.window then
+    hold_money(call, owner, key, asked.window, held[2] or money)
     redis.call('ZADD', LEASES, 'NX', whole(at), owner)
   end
 end

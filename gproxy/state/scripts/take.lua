@@ -28,6 +28,7 @@ if #unknown > 2 then return unknown end
 local function minute(key, most, is_test)
   local name = minute_name(key)
   redis.call('ZREMRANGEBYSCORE', name, '-inf', whole(at - MINUTE))
+  redis.call('ZREMRANGEBYSCORE', name, '(' .. whole(at + MINUTE), '+inf') -- the clock was far ahead
   local moments = redis.call('ZCARD', name)
   local function leaves(index)
     return tonumber(redis.call('ZRANGE', name, index, index, 'WITHSCORES')[2]) + MINUTE
@@ -55,7 +56,7 @@ end
 local function running(key, most, is_test)
   local calls = redis.call('SCARD', running_name(key))
   local is_full = is_test and calls >= most
-  return is_full, calls, calls > 0 and -1 or at, is_full and at + SECOND or at
+  return is_full, calls, calls > 0 and -1 or at, is_full and (most > 0 and at + SECOND or -1) or at
 end
 
 local function standing(is_test)
