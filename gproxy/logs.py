@@ -4,6 +4,9 @@ import json
 import logging
 from datetime import UTC, datetime
 
+from gevent.monkey import get_original
+
+_native_lock = get_original("_thread", "RLock")
 BLACK = "[redacted]"
 # Shorter ones would black out ordinary words.
 LEAST_SECRET = 6
@@ -24,6 +27,13 @@ def redacted(text: str) -> str:
         if secret in text:
             text = text.replace(secret, BLACK)
     return text
+
+
+class StandardError(logging.StreamHandler):
+    """Native threads write lines too, and gevent's own lock may leave one of them waiting for ever."""
+
+    def createLock(self) -> None:
+        self.lock = _native_lock()
 
 
 class _Formatter(logging.Formatter):
@@ -61,7 +71,7 @@ def config(level: str, style: str) -> dict:
         "disable_existing_loggers": False,
         "formatters": {"ours": {"()": f"{__name__}.{formatter.__name__}"}},
         "handlers": {
-            "stderr": {"class": "logging.StreamHandler", "formatter": "ours", "stream": "ext://sys.stderr"},
+            "stderr": {"()": StandardError, "formatter": "ours", "stream": "ext://sys.stderr"},
         },
         "root": {"level": level.upper(), "handlers": ["stderr"]},
         "loggers": {

@@ -57,6 +57,7 @@ class Failover:
     """One process's end, used by the greenlets of one thread; several may wait for the remote state at a time."""
 
     def __init__(self, remote: Remote, local: Shared, clock: Callable[[], float] = time.monotonic, open_s: float = 5.0):
+        """`open_s` is longer than the remote state is ever waited for."""
         self.is_shared = True  # the breaker is closed
         self._remote, self._local, self._clock, self._open_s = remote, local, clock, open_s
         self._retry_at = 0.0
@@ -81,7 +82,8 @@ class Failover:
         """
         self._settlements.setdefault(call, self._ended(call, money, tokens))
         self._try(lambda _: self._tell((), (), (call,)))
-        self._local.settle(call, money, tokens)
+        with suppress(Unavailable):  # it has said so in the log, and the money is known
+            self._local.settle(call, money, tokens)
 
     def extend(self, call: int, need: int, wish: int) -> int:
         """What is held where nobody can ask gets its wish: an outage ends no stream, and its cost is settled anyway."""
@@ -118,9 +120,13 @@ class Failover:
         self._ask(lambda state: state.load_limit(limit, hours, recent, running))
 
     def forget(self, account: str | None = None) -> None:
-        self._local.forget(account)
         self._forgotten.add(account)
         self._try(lambda _: self._tell((account,), (), ()))
+        try:
+            self._local.forget(account)
+        except Unavailable:
+            if not self.is_shared:
+                raise
 
     def holds(self) -> dict[str, list[int]]:
         """In both states, as far as they can be reached."""
@@ -204,7 +210,7 @@ class Failover:
             "the shared state cannot be reached (%s): limits and quotas hold per machine until it can",
             type(fault.__cause__).__name__,
         )
-        # What the local state knows of money is from another time. If it cannot be used either, its takes will say so.
+        # What the local state knows of money is of another time. If it cannot be used either, its takes will say so.
         with suppress(Unavailable):
             self._local.forget()
 

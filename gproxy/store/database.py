@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 import peewee as pw
+from gevent.monkey import get_original
 from playhouse.db_url import connect
 from playhouse.migrations import Runner
 
@@ -28,6 +29,7 @@ BUSY_TIMEOUT_S = 5
 PRAGMAS = {"journal_mode": "wal", "synchronous": "normal", "foreign_keys": 1, "busy_timeout": BUSY_TIMEOUT_S * 1000}
 # The same number on every machine: who holds it migrates and seeds.
 ADVISORY_LOCK = 0x6770726F7879
+_native_lock = get_original("_thread", "allocate_lock")
 FAULTS = (pw.PeeweeException, sqlite3.Error, OSError)
 
 
@@ -39,6 +41,8 @@ class Database:
         self.is_sqlite = dsn.startswith("sqlite")
         self.path = _sqlite_path(dsn) if self.is_sqlite else None
         self._db = _open(dsn, self.path)
+        # gevent's own lock may leave a native thread waiting for ever when another native thread lets it go.
+        self._db._lock = _native_lock()
         models.proxy.initialize(self._db)
 
     def run(self, deed: Callable, *args, **kwargs):

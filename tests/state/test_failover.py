@@ -391,9 +391,10 @@ def test_a_call_that_ends_while_the_others_are_told_is_told_too(machine, server)
     machine.state.settle(2, 9, 0)
     tell = machine.remote.settle_elsewhere
 
-    def meanwhile(*arguments):
+    def meanwhile(*arguments, **named):
+        machine.remote.settle_elsewhere = tell
         machine.state.settle(3, 8, 0)
-        tell(*arguments)
+        tell(*arguments, **named)
 
     machine.remote.settle_elsewhere = meanwhile
     find(machine, server)
@@ -590,6 +591,24 @@ def test_a_reset_whose_receipt_was_lost_is_made_again(machine, server):
     load(machine.remote, FIXED, used=99)
     try_again(machine)
     assert machine.state.look((FIXED,), ()).unknown == ("fixed",)
+
+
+def test_a_local_state_that_cannot_be_used_is_in_nobodys_way_while_redis_answers(server, clock, tmp_path):
+    (tmp_path / "file").write_bytes(b"a file in the way")
+    state = Failover(RedisState(server.url, "own", clock), FileState(tmp_path / "file", clock))
+    load_empty(state, FIXED)
+    state.forget("fixed")
+    load_empty(state, FIXED)
+    assert is_taken(state.take(call(1, [FIXED], money=10)))
+    state.settle(1, 7, 0)
+    assert state.take(call(2, [FIXED], money=10)).standings[0].used == 7
+    server.hang()
+    with pytest.raises(Unavailable):
+        state.take(call(3, [FIXED], money=10))
+    state.settle(2, 8, 0)
+    with pytest.raises(Unavailable):
+        state.forget("fixed")
+    state.close()
 
 
 def test_a_released_call_is_freed_wherever_it_is_held(machine, server):

@@ -277,3 +277,29 @@ def test_many_machines_fill_one_postgres_database_once(tmp_path: Path, pytestcon
         assert rows(database.execute) == ONCE
     assert sum("made an administrator" in text for text in printed) == 1
     assert sorted(text.splitlines()[-1] for text in printed) == [f"machine {i}" for i in range(PROCESSES)]
+
+
+MANY_THREADS = """
+from gevent import monkey; monkey.patch_all()
+import sys
+from pathlib import Path
+import gevent
+from gproxy.store.database import Database
+from gproxy.threads import Threads
+folder = Path(sys.argv[1])
+database, pools = Database(f"sqlite:///{folder / 'x.db'}", folder), [Threads(2) for _ in range(4)]
+def ask(n):
+    for _ in range(400):
+        pools[n % 4].run(database.run, lambda: None)
+gevent.joinall([gevent.spawn(ask, n) for n in range(16)], raise_error=True)
+print(type(database._db._lock))
+"""
+
+
+def test_native_threads_that_use_one_database_never_wait_for_ever(tmp_path: Path):
+    """gevent's own lock lost the wake-up of a native thread now and then, and with it the thread."""
+    done = subprocess.run(
+        [sys.executable, "-c", MANY_THREADS, str(tmp_path)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "<class '_thread.lock'>"
