@@ -346,7 +346,10 @@ def _shared(settings: Settings, deployment: str) -> Shared:
     from gproxy.state.failover import Failover
     from gproxy.state.remote import RedisState
 
-    return Failover(RedisState(settings.redis_url, deployment), local)
+    try:
+        return Failover(RedisState(settings.redis_url, deployment), local)
+    except ValueError as fault:  # it does not say the address, which may hold a password
+        raise StartupError([f"GPROXY_REDIS_URL: {fault}"]) from None
 
 
 class _Questions:

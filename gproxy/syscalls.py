@@ -8,12 +8,16 @@ import ctypes
 import errno
 import fcntl
 import os
+import struct
 
 _libc = ctypes.PyDLL(None, use_errno=True)
-_flock, _pwrite, _lseek = _libc.flock, _libc.pwrite, _libc.lseek
+_flock, _pwrite, _statx = _libc.flock, _libc.pwrite, _libc.statx
 _flock.argtypes = (ctypes.c_int, ctypes.c_int)
 _pwrite.argtypes, _pwrite.restype = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int64), ctypes.c_ssize_t
-_lseek.argtypes, _lseek.restype = (ctypes.c_int, ctypes.c_int64, ctypes.c_int), ctypes.c_int64
+_statx.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_char_p)
+# Of statx(2): what it is asked for, and where it puts it, alike on every machine.
+_AT_EMPTY_PATH, _NLINK, _SIZE = 0x1000, 0x4, 0x200
+_STATX = struct.Struct("=16xI20xQ")
 
 
 def try_lock(fd: int) -> bool:
@@ -39,6 +43,15 @@ def pwrite(fd: int, content: bytes, at: int) -> int:
     return written
 
 
-def size(fd: int) -> int:
-    """How long a regular file is; where its descriptor stands is lost."""
-    return _lseek(fd, 0, os.SEEK_END)
+class Watch:
+    """One open file, looked at by one thread."""
+
+    def __init__(self, fd: int):
+        self._fd, self._found = fd, ctypes.create_string_buffer(256)
+
+    def look(self) -> tuple[int, int]:
+        """How many names the file has, and how long it is. Raises OSError."""
+        if _statx(self._fd, b"", _AT_EMPTY_PATH, _NLINK | _SIZE, self._found) != 0:
+            fault = ctypes.get_errno()
+            raise OSError(fault, os.strerror(fault))
+        return _STATX.unpack_from(self._found)

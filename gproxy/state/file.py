@@ -509,7 +509,8 @@ class _Counts:
             left = limit.concurrency - self.running
             busy = BUSY_WAIT_S if limit.concurrency else None
             wait = busy if take and left <= 0 else 0.0
-            found.append(Standing(key, counters.CONCURRENCY, limit.concurrency, max(0, left), None, wait))
+            reset = None if self.running else 0.0
+            found.append(Standing(key, counters.CONCURRENCY, limit.concurrency, max(0, left), reset, wait))
         return found
 
     def _minute_wait(self, records: Transaction, at: int) -> float | None:

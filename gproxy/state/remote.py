@@ -84,7 +84,7 @@ class RedisState:
         accounts = self._accounts.pop(call, ())
         try:
             self.settle_elsewhere(call, money, tokens, [(account, 0) for account in accounts], since=0)
-        except Unavailable:
+        except BaseException:
             if accounts:
                 self._accounts[call] = accounts
             raise

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from gproxy import syscalls
 
 HEADER = struct.Struct("<12sIQ")  # magic, number of slots, birth in nanoseconds; their check follows
-MAGIC, MOVED = b"gproxy tab 1", b"gproxy moved"  # the second stands in a file in whose place there is another
+MAGIC = b"gproxy tab 1"
 HEADER_BYTES = 4096
 LOG_HEAD = struct.Struct("<II")  # length of what follows, its check; zeros: nothing is being written
 LOG_ENTRY = struct.Struct("<QI")  # where what follows goes, and its length
@@ -42,7 +42,6 @@ MOST_PROBES = 24  # beyond, the table is made anew, with room for four times wha
 # The lock is held for microseconds. After a few tries it is waited for asleep: a holder that was stopped must not stop
 # our event loop.
 LOCK_TRIES, LOCK_WAIT_S, LOCK_NAP_S = 50, 1.0, 0.0003
-LOOK_S = 0.02
 _CLEAR, _EMPTY = bytes(LOG_HEAD.size), bytes(HEAD.size)
 _GONE_SLOT = _EMPTY[:KIND_AT] + bytes([GONE]) + _EMPTY[KIND_AT + 1 :]
 
@@ -72,8 +71,8 @@ class Table:
         self._most_slots, self._clock = most_slots, clock
         self._folder_fd = self._fd = -1
         self._map: mmap.mmap | None = None
+        self._watch: syscalls.Watch | None = None
         self._size = self._slots = 0
-        self._looked_at = 0.0
         self._places: dict[bytes, int] = {}  # where a record was last seen
 
     def run(self, deed: Callable, *args):
@@ -220,24 +219,17 @@ class Table:
 
     def _catch_up(self) -> None:
         """The file as it is now: another process may have made a new one, or was killed while it wrote."""
-        if self._fd >= 0 and syscalls.size(self._fd) != self._size:
-            raise Garbled
-        if self._fd < 0 or self._map[: len(MAGIC)] == MOVED or self._is_removed():
+        links, size = self._watch.look() if self._watch is not None else (0, 0)
+        if links == 0:
             if os.fstat(self._folder_fd).st_nlink == 0:  # the folder was removed under us, and its lock with it
                 self.close()
                 self._lock()
             self._reopen()
+        elif size != self._size:
+            raise Garbled
         head = self._map[LOG_AT:LOG_BODY_AT]
         if head != _CLEAR:
             self._redo(*LOG_HEAD.unpack(head))
-
-    def _is_removed(self) -> bool:
-        """Whether somebody else removed the file. It is looked at now and then."""
-        now = time.monotonic()
-        if now < self._looked_at + LOOK_S:
-            return False
-        self._looked_at = now
-        return os.fstat(self._fd).st_nlink == 0
 
     def _redo(self, length: int, check: int) -> None:
         memory = self._map
@@ -270,14 +262,14 @@ class Table:
     def _take_up(self, fd: int, slots: int) -> None:
         self._let_go()
         self._fd, self._slots, self._size = fd, slots, TABLE_AT + slots * SLOT_BYTES
-        self._map = mmap.mmap(fd, self._size)
+        self._map, self._watch = mmap.mmap(fd, self._size), syscalls.Watch(fd)
 
     def _let_go(self) -> None:
         self._places.clear()
         if self._fd >= 0:
             self._map.close()
             os.close(self._fd)
-        self._fd, self._map = -1, None
+        self._fd, self._map, self._watch = -1, None, None
 
     def _start(self, least_slots: int, kept: list[Record]) -> None:
         slots = LEAST_SLOTS
@@ -297,8 +289,6 @@ class Table:
         except OSError:
             os.close(fd)
             raise
-        if self._map is not None and syscalls.size(self._fd) == self._size:
-            self._map[: len(MOVED)] = MOVED
         self._take_up(fd, slots)
 
 
