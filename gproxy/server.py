@@ -17,7 +17,7 @@ import gevent
 from gunicorn.glogging import Logger
 from gunicorn.workers.ggevent import GeventWorker
 
-from gproxy import bootstrap, channels, logs, runtime, settings
+from gproxy import bootstrap, channels, logs, runtime, settings, turns
 from gproxy.app import reserved_names
 from gproxy.errors import ShuttingDown, StartupError
 from gproxy.runtime import Runtime
@@ -33,6 +33,8 @@ MARGIN_S = CUT_S + BOOK_S + 3.0
 QUIET_S = 1.0
 ACCEPTS_S = 1.5
 ONE_ASKING_S = 1.0
+# Every so many requests of one connection the others get their turn: nothing in a request need ever wait.
+REQUESTS_IN_A_ROW = 8
 QUICKSTART = "quickstart.toml"
 
 _prepared: runtime.Prepared | None = None
@@ -181,6 +183,9 @@ class GatewayWorker(GeventWorker):
             raise StopIteration from None
         if not self.alive:
             raise StopIteration
+        connection.requests += 1
+        if connection.requests % REQUESTS_IN_A_ROW == 0:
+            turns.give()
         connection.is_idle, connection.since = True, time.monotonic()
 
     def handle_quit(self, sig, frame) -> None:
@@ -231,6 +236,7 @@ class _Connection:
     client: socket.socket
     since: float
     is_idle: bool = True
+    requests: int = 0
 
     def is_quiet(self) -> bool:
         """Whether nothing is on its way. A request that is just coming in would be taken for one whose client left."""

@@ -18,6 +18,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection
 from urllib3.util import Timeout
 
+from gproxy import turns
 from gproxy.errors import UpstreamError, UpstreamTimeout
 from gproxy.upstream import faults
 from gproxy.upstream.chunked import Chunked
@@ -140,7 +141,7 @@ class Exchange:
             in_a_row += 1
             if in_a_row >= READS_IN_A_ROW:
                 in_a_row = 0
-                gevent.sleep(0)
+                turns.give()
             started = time.perf_counter()
             try:
                 with presence:

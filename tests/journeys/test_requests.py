@@ -463,6 +463,28 @@ def test_requests_and_bytes_in_flight_are_capped(own_gateway, vendor):
     assert small.get("/readyz").json["in_flight"] == 0
 
 
+def test_a_connection_that_is_always_ready_lets_others_come_up(own_gateway):
+    alone = own_gateway(workers=1)
+    many = 1_500
+    answered, began = [], threading.Event()
+
+    def read(sock: socket.socket) -> None:
+        while len(answered) < many and (piece := sock.recv(65536)):
+            answered.extend([1] * piece.count(b"HTTP/1.1 200"))
+            began.set()
+
+    with socket.create_connection(("127.0.0.1", alone.port), 30) as sock:
+        reader = threading.Thread(target=read, args=(sock,))
+        reader.start()
+        sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * many)
+        began.wait(10)
+        assert alone.get("/healthz").status == 200
+        before = len(answered)
+        reader.join()
+    assert len(answered) == many
+    assert before < many / 2
+
+
 def test_lists_survive_a_failing_upstream(gateway, vendor):
     assert whole("openai_chat", "x")["model"] == "x"
     listed = {model["id"] for model in gateway.get("/v1/models", ADMIN).json["data"]}
