@@ -12,8 +12,11 @@ import socket
 import sys
 import time
 from dataclasses import dataclass
+from email.utils import formatdate
+from functools import lru_cache
 
 import gevent
+import gunicorn.util
 from gunicorn.glogging import Logger
 from gunicorn.workers.ggevent import GeventWorker
 
@@ -147,6 +150,19 @@ def _refuse_taken_port(arbiter) -> None:
             else:
                 remedy = f"{fault.strerror}; choose another GPROXY_HOST or GPROXY_PORT"
             raise StartupError([f"cannot listen on {host}:{port}: {remedy}"]) from None
+
+
+@lru_cache(maxsize=1)
+def _date(second: int) -> str:
+    return formatdate(second, usegmt=True)
+
+
+def _http_date(timestamp: float | None = None) -> str:
+    return _date(int(time.time() if timestamp is None else timestamp))
+
+
+# gunicorn formats the date anew for each answer.
+gunicorn.util.http_date = _http_date
 
 
 class GatewayWorker(GeventWorker):

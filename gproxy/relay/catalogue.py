@@ -180,7 +180,7 @@ class Catalogue:
         speaks = kind.native(GET_MODEL, provider.settings.protocol)
         if speaks is None or kind.answers:
             raise NotFound(f"there is no model {model!r} at provider {provider.name!r}")
-        with headers.naming(provider):
+        with headers.Naming(provider):
             body = self._get(provider, GET_MODEL, speaks, model, ())
         protocol = self.relay.protocols[speaks]
         if isinstance(body.get("data"), dict):  # some imitators wrap it

@@ -1,8 +1,7 @@
 """Which headers and query parameters pass, either way. Allow-lists: what is not named does not pass."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import ModuleType
 from urllib.parse import quote, urlencode
 
@@ -110,11 +109,17 @@ def cost(nano: int) -> tuple[str, str]:
     return ("x-gproxy-cost-usd", f"{usd(nano):.9f}")
 
 
-@contextmanager
-def naming(provider: Provider) -> Iterator[None]:
-    """An error from here on names the provider: the caller is permitted to know it."""
-    try:
-        yield
-    except GatewayError as fault:
-        fault.headers.setdefault("x-gproxy-provider", provider.name)
-        raise
+class Naming:
+    """A context: an error from within names the provider, for the caller is permitted to know it."""
+
+    __slots__ = ("_name",)
+
+    def __init__(self, provider: Provider):
+        self._name = provider.name
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(self, kind, fault: BaseException | None, trace) -> None:
+        if isinstance(fault, GatewayError):
+            fault.headers.setdefault("x-gproxy-provider", self._name)

@@ -135,7 +135,7 @@ class Relay:
         if not target.model:
             raise BadRequest("model: names a provider and no model")
         provider, kind = target.provider, self.kinds[target.provider.channel]
-        with headers.naming(provider):
+        with headers.Naming(provider):
             way = ways.choose(kind, provider, operation, call.protocol, call.as_array, self.protocols)
             plan = Plan(
                 caller=caller,
@@ -235,7 +235,7 @@ class Relay:
 
     def run(self, plan: Plan, call: Call, presence: Presence) -> Answer:
         """Sends the planned call and answers. Raises GatewayError or ClientGone; then it is settled."""
-        with headers.naming(plan.provider):
+        with headers.Naming(plan.provider):
             if plan.lane is None:
                 return self._counted(plan, call)
             credential = None if plan.kind.answers else self.credentials.next(plan.provider)

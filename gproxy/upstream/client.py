@@ -3,9 +3,7 @@
 A session would merge environment proxies, netrc and cookies of other tenants into a call, at three times the cost.
 """
 
-import http.client
 import re
-import socket
 import ssl
 import time
 from collections.abc import Iterator, Mapping
@@ -15,13 +13,13 @@ import gevent
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection
 from urllib3.util import Timeout
 
 from gproxy import turns
 from gproxy.errors import UpstreamError, UpstreamTimeout
 from gproxy.upstream import faults
 from gproxy.upstream.chunked import Chunked
+from gproxy.upstream.connection import QUICKER
 
 READ_BYTES = 65536
 MOST_REPLY_BYTES = 256 * 1024 * 1024
@@ -30,22 +28,6 @@ TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 POOLS = 256
 # Every so many reads that were ready at once, the other greenlets get their turn.
 READS_IN_A_ROW = 32
-
-
-class _Connection(HTTPConnection):
-    @property
-    def is_connected(self) -> bool:
-        """Whether an idle connection can be used: one peek, instead of a poll through the hub."""
-        if self.sock is None:
-            return False
-        raw = getattr(self.sock, "_sock", self.sock)
-        try:
-            raw.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return True
-        except OSError:
-            pass
-        return False  # closed, or bytes that nobody asked for
 
 
 class _Adapter(HTTPAdapter):
@@ -57,8 +39,7 @@ class _Adapter(HTTPAdapter):
         manager = self.proxy_manager_for(proxy) if proxy else self.poolmanager
         kwargs = {"ssl_context": tls, "cert_reqs": ssl.CERT_REQUIRED} if parts.scheme == "https" else {}
         self._pool = manager.connection_from_host(parts.host, parts.port, parts.scheme, pool_kwargs=kwargs)
-        if parts.scheme == "http" and not proxy:
-            self._pool.ConnectionCls = _Connection
+        self._pool.ConnectionCls = QUICKER.get(self._pool.ConnectionCls, self._pool.ConnectionCls)
         # An HTTP proxy wants the whole URL of a plain HTTP call in the request line.
         is_absolute = proxy and proxy.startswith("http") and parts.scheme == "http"
         self._prefix = base_url if is_absolute else (parts.path or "")
@@ -77,10 +58,8 @@ class _Adapter(HTTPAdapter):
         request.headers.update(self._proxy_headers)
 
     def build_response(self, req, resp):
-        """Status and the raw body are all that is looked at; no cookie jar, no charset guess."""
-        response = requests.Response()
-        response.status_code, response.raw, response.request = resp.status, resp, req
-        return response
+        """The library's answer itself: a requests.Response would add a cookie jar and a guess at the charset."""
+        return resp
 
 
 class Exchange:
@@ -219,7 +198,7 @@ class Client:
         alarm = gevent.Timeout.start_new(min(limits.connect_s + limits.first_byte_s, limits.total_s))
         try:
             with presence:
-                response = self._adapter(base_url).send(request, stream=True, timeout=waits)
+                raw = self._adapter(base_url).send(request, stream=True, timeout=waits)
         except faults.FOREIGN as fault:
             # `from None`: the chained text would be printed with a traceback.
             raise faults.told(fault) from None
@@ -230,7 +209,7 @@ class Client:
         finally:
             alarm.close()
         waited_s = time.perf_counter() - started
-        return Exchange(response.raw, response.status_code, limits, deadline, secret, waited_s)
+        return Exchange(raw, raw.status, limits, deadline, secret, waited_s)
 
     def _adapter(self, base_url: str) -> _Adapter:
         adapter = self._adapters.get(base_url)
@@ -243,7 +222,3 @@ class Client:
     def close(self) -> None:
         for adapter in self._adapters.values():
             adapter.close()
-
-
-# A vendor's list of models or rate-limit headers can pass http.client's default of 100 header lines.
-http.client._MAXHEADERS = 256

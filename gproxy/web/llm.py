@@ -2,9 +2,12 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from types import ModuleType
 
 from flask import Blueprint, Response, request
+from werkzeug.http import HTTP_STATUS_CODES
+from werkzeug.wsgi import ClosingIterator
 
 from gproxy.errors import ClientGone, GatewayError, NotFound, RequestTimeout, ShuttingDown, Unsupported
 from gproxy.relay.pipeline import Answer, Call
@@ -154,7 +157,7 @@ def relay(protocol: str, request_id: str, provider: str | None = None, **path) -
         call = Call(
             protocol=protocol,
             body=inbound.body(environ, running.settings.max_body, running.settings.body_timeout_s, place, presence),
-            header=lambda name: environ.get(f"HTTP_{name.replace('-', '_').upper()}"),
+            header=lambda name: environ.get(_environ_name(name)),
             query=inbound.query(environ),
             request_id=request_id,
             started=started,
@@ -167,17 +170,34 @@ def relay(protocol: str, request_id: str, provider: str | None = None, **path) -
         let_go()
         raise
     told.headers += (*ids(running.relay.protocols[protocol], request_id), *CORS)
-    response = Response(_body(told), told.status, told.headers)
-    response.call_on_close(_end(sock, told, let_go, plan.provider.settings.write_timeout_s))
-    return response
+    return _Reply(told, _end(sock, told, let_go, plan.provider.settings.write_timeout_s))
 
 
-def _body(told: Answer) -> bytes | Iterable[bytes]:
+class _Reply(Response):
+    """An answer as it is sent. Werkzeug's own would copy and check its headers, which the server does again."""
+
+    def __init__(self, told: Answer, end: Callable[[], None]):
+        self._told, self._end = told, end
+
+    def __call__(self, environ, start_response) -> ClosingIterator:
+        told, body = self._told, self._told.body
+        if isinstance(body, bytes):
+            told.headers.append(("Content-Length", str(len(body))))
+            body = _pieces(body)
+        start_response(f"{told.status} {HTTP_STATUS_CODES.get(told.status, 'Unknown')}", told.headers)
+        return ClosingIterator(body, self._end)
+
+
+def _pieces(body: bytes) -> Iterable[bytes]:
     """A large reply in pieces: the time that a client may take to read is counted for each."""
-    if not isinstance(told.body, bytes) or len(told.body) <= PIECE_BYTES:
-        return told.body
-    told.headers.append(("Content-Length", str(len(told.body))))
-    return (told.body[at : at + PIECE_BYTES] for at in range(0, len(told.body), PIECE_BYTES))
+    if len(body) <= PIECE_BYTES:
+        return (body,)
+    return (body[at : at + PIECE_BYTES] for at in range(0, len(body), PIECE_BYTES))
+
+
+@lru_cache(maxsize=1024)
+def _environ_name(header: str) -> str:
+    return f"HTTP_{header.replace('-', '_').upper()}"
 
 
 def _end(sock, told: Answer, let_go: Callable[[], None], write_timeout_s: float) -> Callable[[], None]:

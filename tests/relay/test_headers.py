@@ -201,10 +201,10 @@ def test_overhead_is_the_time_that_was_not_waited():
 
 
 def test_an_error_behind_the_permission_names_the_provider():
-    with pytest.raises(UpstreamError) as caught, headers.naming(PROVIDER):
+    with pytest.raises(UpstreamError) as caught, headers.Naming(PROVIDER):
         raise UpstreamError("broke")
     assert caught.value.headers == {"x-gproxy-provider": "main"}
-    with pytest.raises(GatewayError) as caught, headers.naming(PROVIDER):
+    with pytest.raises(GatewayError) as caught, headers.Naming(PROVIDER):
         raise GatewayError("x", headers={"x-gproxy-provider": "inner"})
     assert caught.value.headers == {"x-gproxy-provider": "inner"}
 

@@ -1,0 +1,86 @@
+import email.parser
+import io
+import socket
+import threading
+from http.client import HTTPMessage
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gproxy.upstream.connection import MOST_JOINED_BYTES, PlainConnection, parse_headers
+
+HEADS = (
+    b"\r\n",
+    b"Content-Type: application/json\r\nContent-Length: 12\r\n\r\n",
+    b"A:b\r\nA:  c \t\r\nX-Empty:\r\n\r\n",
+    b"Folded: one\r\n two\r\n\r\n",
+    b"No colon here\r\nA: b\r\n\r\n",
+    b"Space : x\r\n\r\n",
+    b"A: b\nC: d\n\n",
+    b"Latin: \xe4\xf6\xfc\r\nNext-Line: a\x85b\r\n\r\n",
+    b"Tab: a\tb\r\nNul: a\0b\r\nFeed: a\x0bB: c\r\n\r\n",
+    b"Content-Type: multipart/mixed; boundary=x\r\nA: b\r\n\r\n",
+    b"A: b\r\n",
+    b": nameless\r\nA: b\r\n\r\n",
+    b"From me\r\nA: b\r\n\r\n",
+)
+
+
+def by_the_library(head: bytes) -> list[tuple[str, str]]:
+    return email.parser.Parser(_class=HTTPMessage).parsestr(head.decode("iso-8859-1")).items()
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_head_is_read_as_the_library_reads_it(head):
+    assert parse_headers(io.BytesIO(head)).items() == by_the_library(head)
+
+
+@given(st.lists(st.tuples(st.binary(max_size=8), st.binary(max_size=12)), max_size=4))
+def test_any_head_is_read_as_the_library_reads_it(pairs):
+    lines = [name + b": " + value for name, value in pairs]
+    head = b"".join(line.replace(b"\n", b" ") + b"\r\n" for line in lines if line.strip(b"\r")) + b"\r\n"
+    assert parse_headers(io.BytesIO(head)).items() == by_the_library(head)
+
+
+class Counted:
+    """A socket that notes what is sent at once; of the first it takes only so much."""
+
+    def __init__(self, sock: socket.socket, most: int):
+        self._sock, self._most, self.sent = sock, most, []
+
+    def send(self, data) -> int:
+        self.sent.append(len(data))
+        return self._sock.send(data[: self._most])
+
+    def __getattr__(self, name: str):
+        return getattr(self._sock, name)
+
+
+@pytest.mark.parametrize(
+    ("size", "most", "sends"), [(100, 1_000_000, 1), (100, 30, 1), (MOST_JOINED_BYTES + 1, 1_000_000, 2)]
+)
+def test_head_and_body_are_sent_at_once_and_arrive_whole(size, most, sends):
+    body, got = bytes(range(256)) * (size // 256 + 1), []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            sock, _ = server.accept()
+            with sock:
+                while not b"".join(got).endswith(body):
+                    got.append(sock.recv(65536))
+                sock.sendall(b"HTTP/1.1 204 No Content\r\nX-A: b\r\n\r\n")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        connection = PlainConnection("127.0.0.1", server.getsockname()[1], timeout=5)
+        connection.connect()
+        connection.sock = counted = Counted(connection.sock, most)
+        connection.request("POST", "/x", body=body, headers={"Content-Length": str(len(body))})
+        answer = connection.getresponse()
+        thread.join()
+        connection.close()
+    assert (answer.status, answer.headers["X-A"]) == (204, "b")
+    assert len(counted.sent) == sends
+    assert b"".join(got).startswith(b"POST /x HTTP/1.1\r\nHost: 127.0.0.1")
+    assert b"".join(got).partition(b"\r\n\r\n")[2] == body
