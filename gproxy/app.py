@@ -7,6 +7,7 @@ import orjson
 from flask import Flask
 from flask.json.provider import JSONProvider
 from flask.sessions import SessionInterface
+from werkzeug.routing import Rule
 
 from gproxy import cli, protocols
 from gproxy.web import faults, health, llm, me, models, unbuilt
@@ -40,6 +41,23 @@ class _App(Flask):
     json_provider_class = _Json
     session_interface = _NoSession()
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._fixed: dict[tuple[str, str], Rule] = {}
+
+    def index(self) -> None:
+        """Learns the rules without a variable by method and path, once all are there."""
+        rules = [rule for rule in self.url_map.iter_rules() if not rule.arguments]
+        self._fixed = {(method, rule.rule): rule for rule in rules for method in rule.methods}
+
+    def create_url_adapter(self, request):
+        """A path without a variable needs no search, which takes 20 µs and leaves a cycle to the collector."""
+        found = self._fixed.get((request.environ["REQUEST_METHOD"], request.environ["PATH_INFO"])) if request else None
+        if found is None:
+            return super().create_url_adapter(request)
+        request.url_rule, request.view_args = found, {}
+        return None
+
     def wsgi_app(self, environ, start_response):
         """Doubled and trailing slashes do not make another path."""
         path = environ["PATH_INFO"]
@@ -60,6 +78,7 @@ def create_app() -> Flask:
         app.register_blueprint(blueprint)
     app.cli.add_command(cli.books)
     faults.register(app, spoken)
+    app.index()
     return app
 
 

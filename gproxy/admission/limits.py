@@ -1,7 +1,7 @@
 """Which limit rows apply to a call, and what is said of their counters."""
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 from gproxy.errors import RateLimited
 from gproxy.state.counters import CONCURRENCY, RPD, RPM, TOKENS, Limit, Standing
@@ -56,13 +56,20 @@ def told(standing: Standing, now_s: float) -> list[tuple[str, str]]:
     ]
 
 
-def tightest(standings: Iterable[Standing], counters: Collection[str]) -> Standing | None:
-    """Of these counters the one with the least left."""
-    found = None
+def tightest(standings: Iterable[Standing]) -> tuple[Standing | None, Standing | None, Standing | None]:
+    """The counter with the least left of those of requests, the one of tokens, and the one of requests at once."""
+    requests = tokens = running = None
     for one in standings:
-        if one.counter in counters and (found is None or one.remaining < found.remaining):
-            found = one
-    return found
+        counter = one.counter
+        if counter == TOKENS:
+            if tokens is None or one.remaining < tokens.remaining:
+                tokens = one
+        elif counter == CONCURRENCY:
+            if running is None or one.remaining < running.remaining:
+                running = one
+        elif counter is not None and (requests is None or one.remaining < requests.remaining):
+            requests = one
+    return requests, tokens, running
 
 
 def _retry(wait_s: float | None) -> dict[str, str]:

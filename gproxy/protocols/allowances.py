@@ -6,10 +6,10 @@ such headers, and tells in an error's details how long to wait.
 
 import math
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Protocol
 
 
-class Allowance(NamedTuple):
+class Allowance(Protocol):
     """Of requests, or of tokens. `reset_s` is when all of it is there again, in seconds from now on."""
 
     limit: int

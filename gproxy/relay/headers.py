@@ -8,8 +8,7 @@ from urllib.parse import quote, urlencode
 from gproxy.accounting.cost import usd
 from gproxy.admission import limits
 from gproxy.errors import BadRequest, GatewayError
-from gproxy.protocols.allowances import Allowance
-from gproxy.state.counters import CONCURRENCY, RPD, RPM, TOKENS, Standing
+from gproxy.state.counters import Standing
 from gproxy.store.snapshot import Provider
 
 ALWAYS = ("idempotency-key", "accept-language", "traceparent", "tracestate")
@@ -78,22 +77,15 @@ def overhead(started: float, waited_s: float) -> tuple[str, str]:
 
 def left(standings: tuple[Standing, ...], protocol: ModuleType, now_s: float) -> list[tuple[str, str]]:
     """What is left of the caller's limits: the tightest counter, and all under the vendor's own names."""
-    requests, tokens = limits.tightest(standings, (RPM, RPD)), limits.tightest(standings, (TOKENS,))
-    shown = requests or tokens or limits.tightest(standings, (CONCURRENCY,))
-    if shown is None:
-        return []
-    vendors = protocol.limit_headers(_allowance(requests), _allowance(tokens), now_s)
-    return limits.told(shown, now_s) + vendors
+    requests, tokens, running = limits.tightest(standings)
+    shown = requests or tokens or running
+    return [] if shown is None else limits.told(shown, now_s) + protocol.limit_headers(requests, tokens, now_s)
 
 
 def vendors_left(standings: tuple[Standing, ...], protocol: ModuleType, now_s: float) -> list[tuple[str, str]]:
     """The same under the names that the client's own vendor gives them only."""
-    requests, tokens = limits.tightest(standings, (RPM, RPD)), limits.tightest(standings, (TOKENS,))
-    return protocol.limit_headers(_allowance(requests), _allowance(tokens), now_s)
-
-
-def _allowance(standing: Standing | None) -> Allowance | None:
-    return None if standing is None else Allowance(standing.limit, standing.remaining, standing.reset_s)
+    requests, tokens, _ = limits.tightest(standings)
+    return protocol.limit_headers(requests, tokens, now_s)
 
 
 # A count that we made by bytes.

@@ -37,9 +37,14 @@ class Bound(NamedTuple):
     most_output: int | None = None
 
 
+def applying(caller: Caller, name: str) -> tuple[tuple[Account, ...], tuple[Limit, ...]]:
+    """The accounts and limits that a call of this name counts in."""
+    return quota.accounts(caller), limits.applying(caller, name)
+
+
 def bound(
-    caller: Caller,
-    name: str,
+    accounts: tuple[Account, ...],
+    rows: tuple[Limit, ...],
     asked: Ask,
     price: Found | None,
     mode: str,
@@ -48,14 +53,11 @@ def bound(
     assumed_output: int,
     may_cache: bool,
     has_media: bool,
-) -> Bound | None:
-    """What is to be held for a call of this name; None for a caller without limits and caps.
+) -> Bound:
+    """What is to be held for a call in these accounts and limits.
 
     `most_output` is what the model can write at most, where that is known: 0 of one that writes nothing.
     """
-    accounts, rows = quota.accounts(caller), limits.applying(caller, name)
-    if not accounts and not rows:
-        return None
     if asked.max_output is not None and most_output != 0:
         output, is_open = asked.max_output, False
     else:

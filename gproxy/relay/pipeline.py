@@ -163,13 +163,13 @@ class Relay:
             return plan
 
     def _bound(self, plan: Plan) -> Bound | None:
-        caller = plan.caller
-        if not (caller.limits or caller.key_limits or caller.quota or caller.budget is not None):
+        accounts, rows = holding.applying(plan.caller, plan.name)
+        if not accounts and not rows:
             return None
         writes = plan.operation in (GENERATE, STREAM)
         return holding.bound(
-            caller,
-            plan.name,
+            accounts,
+            rows,
             plan.asked,
             plan.price,
             plan.mode,

@@ -30,6 +30,7 @@ MOST_RECENT, MOST_CALLS = 200 * PIECE, 100  # moments, and holds, that one trans
 MOST_EXACT = 5_000
 GRAIN_NS = MINUTE_NS // MOST_EXACT
 MOST = 2**63 - 1
+MOST_COUNTED = MOST // BUCKETS  # in one bucket: their sum has to fit as well
 BUSY_WAIT_S = 1.0  # what a caller is told to wait for a running call to end
 
 
@@ -397,7 +398,8 @@ class _Hold:
         records.put(digest, HOLD, head + owner + money + b"".join(self.limits))
 
 
-_NUMBERS = struct.Struct("<QQQQQIi")  # the ring's five, the hour of the newest bucket, running calls
+# The ring's five, the hour of the newest bucket, running calls, and the sums of the buckets.
+_NUMBERS = struct.Struct("<QQQQQIiqq")
 _BUCKETS, _BUCKET = struct.Struct(f"<{BUCKETS}q"), struct.Struct("<q")
 _REQUESTS_AT, _TOKENS_AT = _NUMBERS.size, _NUMBERS.size + _BUCKETS.size
 _TAIL_AT = _TOKENS_AT + _BUCKETS.size
@@ -407,14 +409,14 @@ _LAST = (BUCKETS - 1) * _BUCKET.size
 class _Counts:
     """A limit's record: a ring of the moments of its requests, hourly buckets of requests and tokens, running calls.
 
-    `limit` are the amounts, and `requests` and `tokens` the sums of the buckets, where it was asked for by them.
+    `limit` are the amounts, where it was asked for by them; `requests` and `tokens` the sums of the buckets.
     """
 
     __slots__ = ("_raw", "digest", "hour", "limit", "requests", "ring", "running", "tokens")
 
     def __init__(self, digest: bytes, raw: bytes):
         self.digest, self._raw = digest, bytearray(raw[:_TAIL_AT])
-        *numbers, self.hour, self.running = _NUMBERS.unpack_from(raw)
+        *numbers, self.hour, self.running, self.requests, self.tokens = _NUMBERS.unpack_from(raw)
         self.ring = Ring(digest, MINUTE_NS, numbers, raw[_TAIL_AT:])
 
     @classmethod
@@ -424,7 +426,7 @@ class _Counts:
 
     @classmethod
     def fresh(cls, digest: bytes, at: int) -> "_Counts":
-        return cls(digest, _NUMBERS.pack(0, 0, 0, 0, 0, at // HOUR_NS, 0) + bytes(2 * _BUCKETS.size))
+        return cls(digest, _NUMBERS.pack(0, 0, 0, 0, 0, at // HOUR_NS, 0, 0, 0) + bytes(2 * _BUCKETS.size))
 
     @classmethod
     def current(cls, records: Transaction, limit: Limit, at: int) -> "_Counts | None":
@@ -434,13 +436,12 @@ class _Counts:
             count.limit = limit
             count.advance(at // HOUR_NS)
             count.ring.advance(records, at)
-            count.requests = sum(count._buckets(_REQUESTS_AT)) if limit.rpd is not None else 0
-            count.tokens = sum(count._buckets(_TOKENS_AT)) if limit.total_tokens is not None else 0
         return count
 
     def write(self, records: Transaction, at: int) -> None:
-        _NUMBERS.pack_into(self._raw, 0, *self.ring.numbers, self.hour, self.running)
-        records.put(self.digest, LIMIT, bytes(self._raw) + self.ring.tail, at // NS + IDLE_S)
+        numbers = (*self.ring.numbers, self.hour, self.running, self.requests, self.tokens)
+        _NUMBERS.pack_into(self._raw, 0, *numbers)
+        records.put(self.digest, LIMIT, self._raw + self.ring.tail, at // NS + IDLE_S)
 
     def advance(self, hour: int) -> None:
         """Lets go of buckets that are too old; a clock that was set back does not bring them back."""
@@ -453,6 +454,7 @@ class _Counts:
             end = start + _BUCKETS.size
             self._raw[start:end] = self._raw[start + gone : end] + bytes(gone)
         self.hour = hour
+        self.requests, self.tokens = sum(self._buckets(_REQUESTS_AT)), sum(self._buckets(_TOKENS_AT))
 
     def has_room(self, tokens: int) -> bool:
         """Whether one more request, of so many tokens, is within every counter."""
@@ -469,12 +471,10 @@ class _Counts:
         limit = self.limit
         if limit.rpm is not None:
             self.ring.strike(records, at, 1 if limit.rpm <= MOST_EXACT else GRAIN_NS)
-        self.requests += 1
-        self._change(_REQUESTS_AT + _LAST, 1)
+        self.requests += self._change(_REQUESTS_AT + _LAST, 1)
         if limit.total_tokens is None and limit.concurrency is None:
             return False
-        self.tokens += tokens
-        self._change(_TOKENS_AT + _LAST, tokens)
+        self.tokens += self._change(_TOKENS_AT + _LAST, tokens)
         self.running += 1
         return True
 
@@ -482,11 +482,18 @@ class _Counts:
         """Adds to the buckets of an hour, if it is one of the 25; never below 0."""
         index = BUCKETS - 1 - (self.hour - hour)
         if 0 <= index < BUCKETS:
-            self._change(_REQUESTS_AT + index * _BUCKET.size, requests)
-            self._change(_TOKENS_AT + index * _BUCKET.size, tokens)
+            if requests:
+                self.requests += self._change(_REQUESTS_AT + index * _BUCKET.size, requests)
+            self.tokens += self._change(_TOKENS_AT + index * _BUCKET.size, tokens)
 
-    def _change(self, at: int, by: int) -> None:
-        _BUCKET.pack_into(self._raw, at, min(MOST, max(0, _BUCKET.unpack_from(self._raw, at)[0] + by)))
+    def _change(self, at: int, by: int) -> int:
+        """By how much the bucket changed: it stays a count, and within its width."""
+        before = _BUCKET.unpack_from(self._raw, at)[0]
+        after = before + by
+        if not 0 <= after <= MOST_COUNTED:
+            after = 0 if after < 0 else MOST_COUNTED
+        _BUCKET.pack_into(self._raw, at, after)
+        return after - before
 
     def _buckets(self, start: int) -> tuple[int, ...]:
         return _BUCKETS.unpack_from(self._raw, start)

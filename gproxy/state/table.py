@@ -21,7 +21,7 @@ from typing import NamedTuple
 from gproxy import syscalls
 
 HEADER = struct.Struct("<12sIQ")  # magic, number of slots, birth in nanoseconds; their check follows
-MAGIC = b"gproxy tab 1"
+MAGIC = b"gproxy tab 2"
 HEADER_BYTES = 4096
 LOG_HEAD = struct.Struct("<II")  # length of what follows, its check; zeros: nothing is being written
 LOG_ENTRY = struct.Struct("<QI")  # where what follows goes, and its length
@@ -29,9 +29,8 @@ LOG_AT, LOG_BYTES = HEADER_BYTES, 256 * 1024
 LOG_BODY_AT = LOG_AT + LOG_HEAD.size
 TABLE_AT = LOG_AT + LOG_BYTES
 SLOT_BYTES = 1024
-HEAD = struct.Struct(
-    "<I16sBxHq"
-)  # check of all that follows, digest, kind, length, expiry in seconds; then the payload
+# Check of all that follows, digest, kind, length of the payload, expiry in seconds; then the payload.
+HEAD = struct.Struct("<I16sBxHq")
 DIGEST_AT, KIND_AT, PAYLOAD_AT = 4, 20, HEAD.size
 MOST_PAYLOAD = SLOT_BYTES - PAYLOAD_AT
 MOST_RECORDS = LOG_BYTES // (SLOT_BYTES + LOG_ENTRY.size) - 1  # slots of one transaction, were they all full

@@ -77,8 +77,10 @@ def test_a_wait_is_never_told_as_nothing():
     assert limits.refusal(standing(RPM, 1, 0, 0.01, 0.001), (), 1, 0.0).headers["Retry-After"] == "1"
 
 
-def test_the_tightest_counter_is_the_one_with_least_left():
-    found = (standing(RPM, 9, 4, 1.0), standing(RPD, 99, 2, 1.0), standing(TOKENS, 9, 0, 1.0))
-    assert limits.tightest(found, (RPM, RPD)).counter == RPD
-    assert limits.tightest(found, (RPM, TOKENS)).counter == TOKENS
-    assert limits.tightest(found, (CONCURRENCY,)) is None
+def test_the_tightest_counters_are_those_with_least_left():
+    minute, day, tokens = standing(RPM, 9, 4, 1.0), standing(RPD, 99, 2, 1.0), standing(TOKENS, 9, 0, 1.0)
+    calls, account = standing(CONCURRENCY, 2, 1, None), Standing("u1", None, 9, 0, None)
+    assert limits.tightest((account, minute, day, tokens, calls)) == (day, tokens, calls)
+    looser = (standing(RPM, 9, 3, 1.0), standing(TOKENS, 9, 1, 1.0), standing(CONCURRENCY, 2, 2, None))
+    assert limits.tightest((minute, *looser, tokens, calls)) == (looser[0], tokens, calls)
+    assert limits.tightest((account,)) == (None, None, None)

@@ -7,7 +7,7 @@ from gproxy import protocols
 from gproxy.accounting.prices import Found, Price, Tier
 from gproxy.protocols.hub import Ask
 from gproxy.relay import headers
-from gproxy.relay.holding import Holder, bound
+from gproxy.relay.holding import Holder, applying, bound
 from gproxy.state.file import FileState
 from gproxy.store.snapshot import Caller, Quota, RateLimit, glob
 
@@ -35,7 +35,9 @@ def test_the_checks_of_a_call_cost_at_most_60_microseconds(tmp_path, record_prop
     holder, protocol = Holder(state, "0/000/0123456789abcdef", load), protocols.load()["openai_chat"]
 
     def one(number: int) -> None:
-        hold = holder.take(number, bound(caller, "gpt-4.1-mini", asked, price, "", 30, 32_768, 4_096, False, False))
+        hold = holder.take(
+            number, bound(*applying(caller, "gpt-4.1-mini"), asked, price, "", 30, 32_768, 4_096, False, False)
+        )
         headers.left(hold.standings, protocol, hold.at / 1e9)
         hold.settle(68_800, 52)
 

@@ -1,12 +1,19 @@
 """What is left, under the names and in the formats of each vendor."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from gproxy.protocols import allowances
-from gproxy.protocols.allowances import Allowance
 
 NOW = 1_795_564_800.5  # 2026-11-25T00:00:00.5Z
-REQUESTS, TOKENS = Allowance(60, 59, 12.2), Allowance(1_000, 0, 90_000.0)
+
+
+def left(limit: int, remaining: int, reset_s: float) -> SimpleNamespace:
+    return SimpleNamespace(limit=limit, remaining=remaining, reset_s=reset_s)
+
+
+REQUESTS, TOKENS = left(60, 59, 12.2), left(1_000, 0, 90_000.0)
 
 
 def test_openai_tells_durations():
@@ -25,7 +32,7 @@ def test_openai_tells_durations():
     [(0.0, "0ms"), (0.0201, "21ms"), (1.0, "1s"), (59.5, "1m0s"), (360.0, "6m0s"), (3_661.0, "1h1m1s")],
 )
 def test_durations_are_rounded_up(seconds, told):
-    assert allowances.openai(Allowance(1, 0, seconds), None, NOW)[2] == ("x-ratelimit-reset-requests", told)
+    assert allowances.openai(left(1, 0, seconds), None, NOW)[2] == ("x-ratelimit-reset-requests", told)
 
 
 def test_anthropic_tells_moments():

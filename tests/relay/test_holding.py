@@ -9,7 +9,7 @@ from gproxy.accounting.journal import Journal, take_slot
 from gproxy.accounting.prices import Found, Price, Tier
 from gproxy.errors import OverQuota, RateLimited, Unavailable
 from gproxy.protocols.hub import Ask, Usage
-from gproxy.relay.holding import STEP_TOKENS, Bound, Holder, Unheld, bound
+from gproxy.relay.holding import STEP_TOKENS, Bound, Holder, Unheld, applying, bound
 from gproxy.relay.tally import Tally
 from gproxy.state.counters import Account, Limit
 from gproxy.state.file import FileState
@@ -39,21 +39,21 @@ def asking(max_output: int | None = None, choices: int = 1) -> Ask:
     ids=["declared", "n", "assumed", "known and larger", "assumed and n", "known and smaller", "no output"],
 )
 def test_the_upper_bound_of_a_call(asked, most_output, money, tokens, open_output):
-    found = bound(CAPPED, "m", asked, PRICE, "", 100, most_output, 4_096, False, False)
+    found = bound(*applying(CAPPED, "m"), asked, PRICE, "", 100, most_output, 4_096, False, False)
     assert found == Bound((Account("u1", 10**9),), (Limit("3", rpm=9),), money, tokens, open_output)
 
 
 def test_a_request_that_writes_to_a_cache_is_bounded_by_what_that_costs():
-    assert bound(CAPPED, "m", asking(1), PRICE, "", 100, None, 1, True, False).money == 100 * 5_000 + 2_000
+    assert bound(*applying(CAPPED, "m"), asking(1), PRICE, "", 100, None, 1, True, False).money == 100 * 5_000 + 2_000
 
 
 def test_without_a_price_nothing_is_held_and_tokens_are_counted():
-    found = bound(CAPPED, "m", asking(7), None, "", 100, None, 1, False, False)
+    found = bound(*applying(CAPPED, "m"), asking(7), None, "", 100, None, 1, False, False)
     assert (found.money, found.tokens) == (0, 107)
 
 
 def test_a_caller_without_limits_and_caps_needs_nothing():
-    assert bound(Caller(1, "user", 2, False, None, ()), "m", asking(), PRICE, "", 1, None, 1, False, False) is None
+    assert applying(Caller(1, "user", 2, False, None, ()), "m") == ((), ())
 
 
 class Flaky(FileState):
@@ -203,7 +203,7 @@ def test_a_call_without_a_hold_ends_the_one_that_it_was_given_meanwhile(state):
 
 def test_absurd_bounds_fit_into_the_state_and_are_refused_as_any_other(state):
     asked = asking(10**12, choices=10**12)
-    found = bound(CAPPED, "m", asked, PRICE, "", 10**12, None, 4_096, True, True)
+    found = bound(*applying(CAPPED, "m"), asked, PRICE, "", 10**12, None, 4_096, True, True)
     holder = Holder(state, "0/000/x", loads(state)[1])
     with pytest.raises(OverQuota):
         holder.take(1, found)
