@@ -8,7 +8,8 @@ from gproxy import settings
 from gproxy.errors import StartupError, Unavailable
 from gproxy.store import ledger, proof
 from gproxy.store.database import Database
-from gproxy.store.proof import Difference, Proof, usd
+from gproxy.store.proof import Difference, Proof
+from gproxy.units import usd_text
 
 DIFFERENT, UNUSABLE = 1, 2
 
@@ -60,8 +61,8 @@ def _remedy(database: Database, one: Difference) -> str:
     """The call that makes the account say what the rows say."""
     number = int(one.account[1:])
     if one.account.startswith("k"):
-        return f'POST /admin/user-keys/update {{"id": {number}, "cost_used": {usd(one.expected)}}}'
+        return f'POST /admin/user-keys/update {{"id": {number}, "cost_used": {usd_text(one.expected)}}}'
     cap = database.run(ledger.account, number).cap
-    quota = "null" if cap is None else usd(cap)
-    body = f'{{"user_id": {number}, "quota": {quota}, "cost_used": {usd(one.expected)}}}'
+    quota = "null" if cap is None else usd_text(cap)
+    body = f'{{"user_id": {number}, "quota": {quota}, "cost_used": {usd_text(one.expected)}}}'
     return f"POST /admin/user-quotas/upsert {body}"

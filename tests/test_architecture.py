@@ -34,6 +34,7 @@ ROOMS = {  # room: what it may import of ours
     "settings": {"errors"},
     "syscalls": set(),
     "turns": set(),
+    "units": set(),
     "threads": set(),
     "logs": set(),
     "errors": set(),
@@ -71,7 +72,7 @@ def is_allowed(room: str, imported: str) -> bool:
     own = room.partition("/")[0]
     inside = imported.removeprefix("gproxy.")
     return allowed == EVERYTHING or any(
-        inside == name or inside.startswith(f"{name}.") for name in ({own, "__version__"} | allowed)
+        inside == name or inside.startswith(f"{name}.") for name in ({own, "__version__", "units"} | allowed)
     )
 
 

@@ -18,10 +18,10 @@ from gproxy.accounting.writer import Booking, Reader, Threads, tokens_of
 from gproxy.errors import Unavailable
 from gproxy.state.counters import BUCKETS, HOUR_S, MINUTE_S, Shared
 from gproxy.state.windows import window
+from gproxy.units import NS
 
 log = logging.getLogger(__name__)
 
-NS = 1_000_000_000
 HOUR_NS = HOUR_S * NS
 # An account is read again when something was settled in it meanwhile. No new call is granted until it is loaded, so
 # that those which run become fewer.

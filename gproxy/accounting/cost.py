@@ -6,8 +6,8 @@ from math import ceil
 
 from gproxy.accounting.prices import Price, Tier, charged
 from gproxy.protocols.hub import Usage
+from gproxy.units import NANO
 
-NANO = 1_000_000_000
 # USD per million tokens times tokens, in nano-USD
 PER_TOKEN = 1_000
 ZERO, ONE = Decimal(0), Decimal(1)
@@ -86,8 +86,3 @@ def _tier(tiers: tuple[Tier, ...], prompt_tokens: int) -> Tier | None:
 
 def _rounded(nano: Decimal) -> int:
     return int(nano.quantize(ONE, ROUND_HALF_UP))
-
-
-def usd(nano: int) -> Decimal:
-    """The same money in USD, with at most nine decimals."""
-    return Decimal(nano) / NANO

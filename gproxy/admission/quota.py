@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from gproxy.errors import OverQuota
 from gproxy.state.counters import Account, Standing
 from gproxy.store.snapshot import Caller
+from gproxy.units import usd_text
 
-NANO = 1_000_000_000
 USER, KEY = "u", "k"  # what the name of an account begins with
 TITLES = {USER: "quota", KEY: "budget of this key"}
 
@@ -24,10 +24,10 @@ def accounts(caller: Caller) -> tuple[Account, ...]:
 
 def refusal(refused: Standing, money: int, now_s: float) -> OverQuota:
     """The answer to a call whose upper bound of `money` has no room in an account."""
-    title, cap, left = TITLES[refused.key[0]], usd(refused.limit), usd(refused.remaining)
-    detail = f"this request may cost up to {usd(money)} USD, and of the {title} of {cap} USD {left} USD are left"
+    title, cap, left = TITLES[refused.key[0]], usd_text(refused.limit), usd_text(refused.remaining)
+    detail = f"this request may cost up to {usd_text(money)} USD, and of the {title} of {cap} USD {left} USD are left"
     if refused.held:
-        detail += f" ({usd(refused.held)} USD are held by running requests)"
+        detail += f" ({usd_text(refused.held)} USD are held by running requests)"
     return OverQuota(f"{detail}; {resets(refused, now_s)}", headers=_retry(refused))
 
 
@@ -42,11 +42,6 @@ def resets(standing: Standing, now_s: float) -> str:
     if standing.reset_s is None:
         return "it does not reset; an administrator can raise it"
     return f"it resets at {datetime.fromtimestamp(math.ceil(now_s + standing.reset_s), UTC):%Y-%m-%dT%H:%M:%SZ}"
-
-
-def usd(nano: int) -> str:
-    """Money as text without trailing zeros."""
-    return f"{nano // NANO}.{nano % NANO:09d}".rstrip("0").rstrip(".")
 
 
 def _retry(refused: Standing) -> dict[str, str]:

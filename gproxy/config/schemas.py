@@ -11,12 +11,12 @@ from marshmallow.validate import Length, OneOf, Range, Regexp
 
 from gproxy.config.routing import Routing
 from gproxy.store.snapshot import HEADER_SAFE
+from gproxy.units import NANO, NS
 
 UNSUPPORTED = "not yet supported by this version; remove it"
 NEVER = "not part of gproxy; remove it"
 MOST_USD = 1_000_000  # per call or million tokens; beyond, a cost would not fit its column
 MOST_CAP_USD = 1_000_000_000
-NANO = 1_000_000_000
 MOST_COUNT = 2**53
 MOST_ASSUMED = 10_000_000
 ASSUMED = f"expected a whole number from 1 to {MOST_ASSUMED}"
@@ -175,7 +175,7 @@ class Instant(fields.Field):
                 value = None
         if not isinstance(value, datetime) or value.tzinfo is None:
             raise ValidationError("expected a date and time with offset, such as 2027-01-31T00:00:00Z")
-        instant = int(value.timestamp()) * 1_000_000_000
+        instant = int(value.timestamp()) * NS
         if not 0 <= instant < 2**63:
             raise ValidationError("expected a year from 1970 to 2261; remove it if the key never expires")
         return instant

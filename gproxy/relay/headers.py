@@ -5,11 +5,11 @@ from collections.abc import Callable
 from types import ModuleType
 from urllib.parse import quote, urlencode
 
-from gproxy.accounting.cost import usd
 from gproxy.admission import limits
 from gproxy.errors import BadRequest, GatewayError
 from gproxy.state.counters import Standing
 from gproxy.store.snapshot import Provider
+from gproxy.units import NANO
 
 ALWAYS = ("idempotency-key", "accept-language", "traceparent", "tracestate")
 # A vendor's beta switches go to its own protocol only.
@@ -98,7 +98,7 @@ def lossy(losses: tuple[str, ...]) -> list[tuple[str, str]]:
 
 
 def cost(nano: int) -> tuple[str, str]:
-    return ("x-gproxy-cost-usd", f"{usd(nano):.9f}")
+    return ("x-gproxy-cost-usd", f"{nano // NANO}.{nano % NANO:09d}")
 
 
 class Naming:

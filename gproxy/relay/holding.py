@@ -13,6 +13,7 @@ from gproxy.errors import OverQuota, Unavailable
 from gproxy.protocols.hub import Ask
 from gproxy.state.counters import Account, Limit, Shared, Standing, Take, Taken
 from gproxy.store.snapshot import Caller
+from gproxy.units import NS
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ class Holder:
         wanted = Take(call, self._owner, bound.accounts, bound.limits, bound.money, bound.tokens)
         taken = self._known(lambda: self.shared.take(wanted))
         if (refused := taken.refused) is not None:
-            now_s = taken.at / 1e9
+            now_s = taken.at / NS
             if refused.counter is None:
                 raise quota.refusal(refused, bound.money, now_s)
             raise limits.refusal(refused, taken.standings, bound.tokens, now_s)
@@ -165,12 +166,12 @@ class Unheld:
     If the caller got some meanwhile, whoever loaded them gave the call a hold, and it has to end as any other.
     """
 
-    __slots__ = ("_call", "_changes", "_holder")
+    __slots__ = ("_call", "_changes", "_holder", "at")
 
-    most_output = None
+    entry = most_output = None
 
-    def __init__(self, holder: Holder, call: int):
-        self._holder, self._call, self._changes = holder, call, holder.changes()
+    def __init__(self, holder: Holder, call: int, at: int):
+        self._holder, self._call, self.at, self._changes = holder, call, at, holder.changes()
 
     def settle(self, money: int, tokens: int) -> None:
         if self._holder.changes() != self._changes:

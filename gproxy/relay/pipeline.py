@@ -30,6 +30,7 @@ from gproxy.routing import resolve
 from gproxy.routing.choose import RoundRobin
 from gproxy.state.keepsakes import Keepsakes
 from gproxy.store.snapshot import Caller, Credential, Provider, Snapshot, Way
+from gproxy.units import NS
 from gproxy.upstream.client import Client, Exchange, Limits
 from gproxy.upstream.images import Images
 
@@ -283,18 +284,18 @@ class Relay:
         now = time.time_ns()
         call_id = self.ids.next(now)
         self.journal.refuse_when_full()
-        hold = self._hold(call_id, plan.bound, self.protocols[call.protocol])
+        hold = self._hold(call_id, now, plan.bound, self.protocols[call.protocol])
         tally = self._tally(plan, call, call_id, hold)
         try:
-            tally.open(self._entry(plan, call, credential, hold.at if plan.bound else now))
+            tally.open(self._entry(plan, call, credential, hold.at))
         except BaseException:
             hold.settle(0, 0)
             raise
         return tally
 
-    def _hold(self, call_id: int, bound: Bound | None, protocol: ModuleType) -> Hold | Unheld:
+    def _hold(self, call_id: int, now: int, bound: Bound | None, protocol: ModuleType) -> Hold | Unheld:
         if bound is None:
-            return Unheld(self.holder, call_id)
+            return Unheld(self.holder, call_id, now)
         try:
             return self.holder.take(call_id, bound)
         except RateLimited as fault:
@@ -344,7 +345,7 @@ class Relay:
     def _answer(self, plan: Plan, call: Call, exchange: Exchange, tally: Tally, presence: Presence) -> Answer:
         told = headers.to_client(plan.provider, exchange, is_limited=plan.bound is not None)
         if plan.bound is not None:
-            told += headers.left(tally.hold.standings, self.protocols[call.protocol], tally.hold.at / 1e9)
+            told += headers.left(tally.hold.standings, self.protocols[call.protocol], tally.hold.at / NS)
         if plan.translation is not None:
             told.append(("x-gproxy-translated", plan.translation.label))
         if 300 <= exchange.status < 400:

@@ -74,7 +74,7 @@ class Tally:
         for name in ("eu", "t"):
             if entry.get(name):
                 entry[name] = entry[name][:MOST_TEXT]
-        if isinstance(self.hold, Hold):
+        if self.hold is not None and self.hold.entry is not None:
             entry["h"] = self.hold.entry
         self.journal.open({"o": self.call_id, "e": self.input_estimate, **entry})
 

@@ -14,10 +14,10 @@ from typing import NamedTuple, Protocol
 from gproxy.errors import Unavailable
 from gproxy.state.counters import Account, Limit, Shared, Take, Taken
 from gproxy.state.windows import window
+from gproxy.units import NS
 
 log = logging.getLogger(__name__)
 
-NS = 1_000_000_000
 
 Place = tuple[str, int]  # an account and the start of its window
 

@@ -16,11 +16,11 @@ from gproxy.state.counters import BUCKETS, HOUR_S, MINUTE_S, Account, Limit, Sta
 from gproxy.state.ring import PIECE, Ring
 from gproxy.state.table import Full, Garbled, Table, Transaction
 from gproxy.state.windows import window
+from gproxy.units import NS
 
 log = logging.getLogger(__name__)
 
 LIMIT, ACCOUNT, HOLD = 1, 3, 4  # kinds of records
-NS = 1_000_000_000
 MINUTE_NS, HOUR_NS = MINUTE_S * NS, HOUR_S * NS
 # An idle record gives its slot away after so long; it can be loaded again.
 IDLE_S = 40 * 86_400

@@ -15,9 +15,9 @@ from limits.storage.base import TimestampedSlidingWindow
 
 from gproxy.state.ring import Ring
 from gproxy.state.table import Full, Garbled, Table, Transaction
+from gproxy.units import NS
 
 COUNT, WINDOW = 5, 6  # kinds of records
-NS = 1_000_000_000
 _COUNT = struct.Struct("<qd")  # the count and when it expires
 _WINDOW = struct.Struct("<QQQQQ")  # a ring's numbers
 

@@ -4,12 +4,12 @@ import struct
 from collections.abc import Iterator
 
 from gproxy.state.table import Transaction
+from gproxy.units import NS
 
 KIND = 2
 ENTRY = struct.Struct("<QI")  # a moment, and how many came at it
 PIECE = 40  # entries in a record
 MOST_REMOVED = 3  # pieces in one transaction
-NS = 1_000_000_000
 # Spreads the pieces over the table; odd, so that no two of them share a place.
 _STEP, _ALL = 0x9E3779B97F4A7C15F39CC0605CEDC835, 2**128 - 1
 

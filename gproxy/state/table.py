@@ -61,11 +61,10 @@ class Record(NamedTuple):
 
 
 class Table:
-    """Opened in each process, after the fork. `losses` counts how often what was there had to be given up."""
+    """Opened in each process, after the fork."""
 
     def __init__(self, folder: Path, most_slots: int = MOST_SLOTS, clock: Callable[[], float] = time.time):
         """`clock` is in seconds since the epoch: records expire by it."""
-        self.losses = 0
         self._folder, self._path, self._fresh_path = folder, folder / "table", folder / "fresh"
         self._most_slots, self._clock = most_slots, clock
         self._folder_fd = self._fd = -1
@@ -87,7 +86,6 @@ class Table:
             transaction.commit()
             return result
         except Garbled:
-            self.losses += 1
             self._start(LEAST_SLOTS, [])
             raise
         finally:

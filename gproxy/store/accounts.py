@@ -19,10 +19,9 @@ from gproxy.state.windows import DAY_S, window
 from gproxy.store import models as m
 from gproxy.store.database import Database
 from gproxy.store.snapshot import bump
+from gproxy.units import NANO, NS
 
-SECOND = 1_000_000_000
-DAY = DAY_S * SECOND
-NANO = 1_000_000_000
+DAY = DAY_S * NS
 MOST = 2**63 - 1
 AT_ONCE = 500
 # Kinds of adjustments. The last two stand in place of rows that were removed: no money came or went by them.
@@ -95,7 +94,7 @@ def _open(user_ids: list[int]) -> None:
 
 
 def _window(period: str | None, at: int) -> int:
-    return window(period, at // SECOND)[0] * SECOND
+    return window(period, at // NS)[0] * NS
 
 
 def adjust(kind: str, at: int, user_id: int | None, key_id: int | None, cost: int, requests: int, note=None) -> None:
@@ -292,5 +291,5 @@ def of_users(asked: dict, now: int) -> list[tuple[int, Account]]:
     for row in query:
         start = max(_window(row.period, now), row.opened_at)
         used = row.cost_used if start == row.opened_at else 0
-        found.append((row.user_id, Account(used, start // SECOND, row.quota, row.period)))
+        found.append((row.user_id, Account(used, start // NS, row.quota, row.period)))
     return found

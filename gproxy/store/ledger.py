@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from gproxy.store import models as m
-from gproxy.store.accounts import AT_ONCE, SECOND, Account
+from gproxy.store.accounts import AT_ONCE, Account
 from gproxy.store.snapshot import read
+from gproxy.units import NS
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ def account(user_id: int) -> Account | None:
     """The account of a user, None when there is no such user."""
     row = m.Quota.get_or_none(m.Quota.user == user_id)
     if row is not None:
-        return Account(row.cost_used, row.opened_at // SECOND, row.quota, row.period)
+        return Account(row.cost_used, row.opened_at // NS, row.quota, row.period)
     return Account(0) if m.User.select().where(m.User.id == user_id).exists() else None
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from gproxy.errors import StartupError
 from gproxy.store import models as m
 from gproxy.store.database import Database
+from gproxy.units import NS
 
 MACHINES = 256
 SEEN_S = 60
@@ -19,10 +20,10 @@ def register(database: Database, data_dir: Path) -> tuple[int, int]:
     owner, now = _owner(data_dir), time.time_ns()
     with database.write():
         rows = {row.id: row for row in m.Machine.select().order_by(m.Machine.id)}
-        others = [r for r in rows.values() if r.owner != owner and r.seen_at > now - 2 * SEEN_S * 1_000_000_000]
+        others = [r for r in rows.values() if r.owner != owner and r.seen_at > now - 2 * SEEN_S * NS]
         mine = next((row.id for row in rows.values() if row.owner == owner), None)
         if mine is None:
-            stale = [r.id for r in rows.values() if r.seen_at < now - FORGOTTEN_S * 1_000_000_000]
+            stale = [r.id for r in rows.values() if r.seen_at < now - FORGOTTEN_S * NS]
             free = [number for number in range(MACHINES) if number not in rows] + stale
             if not free:
                 raise StartupError([f"the database is in use by {MACHINES} machines already"])

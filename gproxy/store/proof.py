@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import peewee as pw
 
 from gproxy.store import models as m
-from gproxy.store.accounts import MOST, MOVED, NANO, SECOND, key_spent, spent, sums
+from gproxy.store.accounts import MOST, MOVED, key_spent, spent, sums
 from gproxy.store.snapshot import read
+from gproxy.units import NS, usd_text
 
 # A row may become visible so much later than it says that it was stored.
-SETTLED_NS = 60 * SECOND
+SETTLED_NS = 60 * NS
 # More accounts than this are added up faster all together than one by one.
 FEW = 20
 
@@ -30,13 +31,7 @@ class Difference:
     found: int
 
     def __str__(self) -> str:
-        return f"{self.owner}: the rows say {usd(self.expected)} USD, the account says {usd(self.found)} USD"
-
-
-def usd(nano: int) -> str:
-    """Money as text without trailing zeros."""
-    whole, rest = divmod(abs(nano), NANO)
-    return f"{'-' * (nano < 0)}{whole}.{rest:09d}".rstrip("0").rstrip(".")
+        return f"{self.owner}: the rows say {usd_text(self.expected)} USD, the account says {usd_text(self.found)} USD"
 
 
 @dataclass(frozen=True, slots=True)

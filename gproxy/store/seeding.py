@@ -11,8 +11,7 @@ from gproxy.store import models as m
 from gproxy.store.database import Database
 from gproxy.store.sealing import MARK, Seal, known_seal, new_seal
 from gproxy.store.snapshot import bump
-
-NS = 1_000_000_000
+from gproxy.units import NS
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import peewee as pw
 
 from gproxy.store import models as m
 from gproxy.store.sealing import Seal
+from gproxy.units import NS
 
 log = logging.getLogger(__name__)
 
@@ -364,7 +365,7 @@ def _callers() -> dict:
             user_name=row.user.name,
             key_id=row.id,
             is_admin=row.user.is_admin,
-            expires_at=None if row.expires_at is None else row.expires_at / 1e9,
+            expires_at=None if row.expires_at is None else row.expires_at / NS,
             grants=tuple(grants.get(row.user_id, ())),
             limits=tuple(of_users.get(row.user_id, ())),
             key_limits=tuple(of_keys.get(row.id, ())),

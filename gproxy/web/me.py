@@ -4,12 +4,12 @@ from datetime import UTC, datetime
 
 from flask import Blueprint, request
 
-from gproxy.accounting.cost import usd
 from gproxy.admission import limits, quota
 from gproxy.state.counters import Standing
 from gproxy.state.windows import DAY, window
 from gproxy.store import usages
 from gproxy.store.snapshot import Caller
+from gproxy.units import NS, usd
 from gproxy.web import inbound
 from gproxy.web.faults import runtime
 
@@ -23,7 +23,7 @@ def me() -> dict:
     rows = (*caller.limits, *caller.key_limits)
     counted = tuple(map(limits.counted, rows))
     taken = running.relay.holder.look(quota.accounts(caller), counted)
-    now_s = taken.at / 1e9
+    now_s = taken.at / NS
     accounts = {one.key[0]: _account(one, now_s) for one in taken.standings if one.counter is None}
     if quota.USER in accounts:
         accounts[quota.USER]["period"] = caller.quota.period

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gproxy import protocols
 from gproxy.accounting import prices
-from gproxy.accounting.cost import bound, cost, usd
+from gproxy.accounting.cost import bound, cost
 from gproxy.accounting.prices import MODES, Price, Rates, Tier
 from gproxy.protocols.hub import MOST_TOKENS, Usage
 
@@ -571,11 +571,3 @@ def test_the_sum_of_many_rows_is_exact():
     written = sum(n % 13 for n in range(100_000)) * 600
     read = sum(n % 7 for n in range(100_000)) * 75
     assert total == fresh + written + read
-
-
-@pytest.mark.parametrize(
-    ("nano", "amount"),
-    [(0, "0"), (1, "0.000000001"), (1_500_000_000, "1.5"), (600_000_000_000_000_001, "600000000.000000001")],
-)
-def test_money_in_usd_is_exact(nano, amount):
-    assert usd(nano) == Decimal(amount)

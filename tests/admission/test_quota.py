@@ -43,11 +43,3 @@ def test_the_end_of_a_stream_names_what_is_spent():
     spent = Standing("k9", None, 10**9, 0, None, None, 10**9, 0)
     assert "budget of this key is spent" in quota.ended(spent, 0.0).message
     assert quota.ended(None, 0.0).code == "quota_exceeded"
-
-
-@pytest.mark.parametrize(
-    ("nano", "text"),
-    [(0, "0"), (1, "0.000000001"), (10**9, "1"), (1_500_000_000, "1.5"), (12_345_678_901, "12.345678901")],
-)
-def test_money_is_told_without_trailing_zeros(nano, text):
-    assert quota.usd(nano) == text

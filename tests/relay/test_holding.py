@@ -192,7 +192,7 @@ def test_every_end_of_a_call_ends_its_hold_once(state, tmp_path):
 def test_a_call_without_a_hold_ends_the_one_that_it_was_given_meanwhile(state):
     changes = [0]
     holder = Holder(state, "0/000/x", loads(state)[1], lambda: changes[0])
-    early, late = Unheld(holder, 1), Unheld(holder, 2)
+    early, late = Unheld(holder, 1, 0), Unheld(holder, 2, 0)
     state.load("u1", state.version("u1"), 0, 0, {}, {1: ("0/000/x", 50), 2: ("0/000/x", 50)})
     early.settle(30, 1)
     assert money(state) == (0, 100)  # nothing had changed, so nobody can have given it one

@@ -15,9 +15,10 @@ from gproxy.errors import NotFound
 from gproxy.state.windows import PERIODS, window
 from gproxy.store import accounts, ledger, proof, snapshot, usages
 from gproxy.store import models as m
-from gproxy.store.accounts import AS_IT_IS, DAY, SECOND, Account
+from gproxy.store.accounts import AS_IT_IS, DAY, Account
 from gproxy.store.database import Database
 from gproxy.store.seeding import NewUser
+from gproxy.units import NS
 from tests import postgres
 from tests.filled import filled, key
 from tests.store.test_usages import row
@@ -113,7 +114,7 @@ def test_an_account_without_a_period_counts_for_ever(database: Database):
 @pytest.mark.parametrize("period", PERIODS)
 def test_a_window_counts_what_was_called_in_it(database: Database, period):
     database.run(accounts.set_quota, database, ANN, 5_000, None, period)
-    begin = start(period) * SECOND
+    begin = start(period) * NS
     book(database, call(1, begin), call(2, begin - 1), call(3))
     assert database.run(ledger.account, ANN) == Account(2_000, start(period), 5_000, period)
     assert (used(database), key_used(database)) == (2_000, 3_000)
@@ -122,9 +123,9 @@ def test_a_window_counts_what_was_called_in_it(database: Database, period):
 @pytest.mark.parametrize("period", PERIODS)
 def test_a_call_of_a_later_window_begins_it_and_one_of_an_earlier_changes_nothing(database: Database, period):
     database.run(accounts.set_quota, database, ANN, 5_000, None, period)
-    end = window(period, time.time())[1] * SECOND
+    end = window(period, time.time())[1] * NS
     book(database, call(1), call(2, end, cost=5), call(3, end - 1))
-    assert database.run(ledger.account, ANN) == Account(5, end // SECOND, 5_000, period)
+    assert database.run(ledger.account, ANN) == Account(5, end // NS, 5_000, period)
     book(database, call(4), call(5, end + 1, cost=7))
     assert used(database) == 12
 
@@ -259,7 +260,7 @@ def test_only_a_quota_is_told_to_the_workers(database: Database):
 
 
 def test_rows_that_are_deleted_stay_spent(database: Database):
-    day = int(datetime(2026, 3, 4, tzinfo=UTC).timestamp()) * SECOND
+    day = int(datetime(2026, 3, 4, tzinfo=UTC).timestamp()) * NS
     book(database, call(1, day), call(2, day + DAY - 1, cost=5), call(3, day + DAY), call(4, day, user=ROOT), call(5))
     book(database, call(6, day, cost=7, key=SECOND_KEY))
     assert database.run(accounts.delete_usages, database, [1, 2, 3, 4, 6, NOBODY]) == 5
@@ -289,7 +290,7 @@ def test_many_rows_are_deleted_at_once(database: Database):
 
 
 def test_old_rows_are_removed_step_by_step_oldest_first(database: Database):
-    day = int(datetime(2026, 3, 4, tzinfo=UTC).timestamp()) * SECOND
+    day = int(datetime(2026, 3, 4, tzinfo=UTC).timestamp()) * NS
     book(database, *(call(number, day + number * 1_000_000) for number in range(1, 11)), call(11))
     steps = [database.run(accounts.delete_usages_before, database, day + 8_000_001, 3) for _ in range(4)]
     assert steps == [3, 3, 2, 0]
@@ -331,7 +332,7 @@ class Expected:
         return self.opening + sum(amount for at, amount in self.amounts if at >= self.opened_at)
 
     def enter(self, at: int) -> None:
-        begin = window(self.period, at // SECOND)[0] * SECOND
+        begin = window(self.period, at // NS)[0] * NS
         if begin > self.opened_at:
             self.opening, self.opened_at = 0, begin
 
@@ -343,7 +344,7 @@ class Expected:
         self.enter(now)
         if period == self.period:
             return
-        begin = window(period, max([now, *(at for at, _ in self.amounts)]) // SECOND)[0] * SECOND
+        begin = window(period, max([now, *(at for at, _ in self.amounts)]) // NS)[0] * NS
         self.opening = self.opening if begin <= self.opened_at else 0
         self.period, self.opened_at = period, begin
         self.opening -= min(self.used, 0)

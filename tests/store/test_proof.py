@@ -190,10 +190,10 @@ def test_what_becomes_visible_late_is_no_difference(database: Database):
 
 
 def test_what_was_stored_a_moment_ago_is_read_again(database: Database, monkeypatch):
-    monkeypatch.setattr(proof, "SETTLED_NS", 60 * accounts.SECOND)
+    monkeypatch.setattr(proof, "SETTLED_NS", 60 * accounts.NS)
     book(database, call(1))
     checkpoint = database.run(proof.verify).checkpoint
-    assert checkpoint.horizon < time.time_ns() - 59 * accounts.SECOND
+    assert checkpoint.horizon < time.time_ns() - 59 * accounts.NS
     assert differences(database, checkpoint) == []
     database.run(m.Usage.update(cost=0).execute)
     assert differences(database, checkpoint) == [("u2", 0, 1_000), ("k2", 0, 1_000)]

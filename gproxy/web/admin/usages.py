@@ -2,10 +2,10 @@
 
 from datetime import UTC, datetime
 
-from gproxy.accounting.cost import usd
 from gproxy.config.access import UsageIds
 from gproxy.config.scope import UsageFilter, UsageQuery
 from gproxy.store import accounts, usages
+from gproxy.units import NS, usd
 from gproxy.web.admin import document, guarded
 from gproxy.web.faults import runtime
 
@@ -36,8 +36,8 @@ def _row(row: dict) -> dict:
     shown = {name: value for name, value in row.items() if name not in HIDDEN}
     for name in ("trace_id", "downstream_trace_id"):
         shown[name] = None if row[name] is None else str(row[name])
-    at = datetime.fromtimestamp(row["at"] // 1_000_000_000, UTC)
-    shown["at"] = f"{at:%Y-%m-%dT%H:%M:%S}.{row['at'] % 1_000_000_000 // 1000:06d}Z"
+    at = datetime.fromtimestamp(row["at"] // NS, UTC)
+    shown["at"] = f"{at:%Y-%m-%dT%H:%M:%S}.{row['at'] % NS // 1000:06d}Z"
     shown["cost"] = _money(row["cost"])
     return shown
 

@@ -2,10 +2,10 @@
 
 from datetime import UTC, datetime
 
-from gproxy.accounting.cost import usd
 from gproxy.admission.keys import digest, fingerprint
 from gproxy.config import keys as documents
 from gproxy.store import users
+from gproxy.units import NS, usd
 from gproxy.web.admin import document, guarded
 from gproxy.web.faults import runtime
 
@@ -72,7 +72,7 @@ def _make(asked: dict, count: int) -> list[dict]:
 def _shown(key: users.Key) -> dict:
     expires = None
     if key.expires_at is not None:
-        expires = datetime.fromtimestamp(key.expires_at / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        expires = datetime.fromtimestamp(key.expires_at / NS, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {
         "id": key.id,
         "user_id": key.user_id,

@@ -2,9 +2,9 @@
 
 import time
 
-from gproxy.accounting.cost import usd
 from gproxy.config import access as documents
 from gproxy.store import accounts
+from gproxy.units import usd
 from gproxy.web.admin import document, guarded
 from gproxy.web.faults import runtime
 

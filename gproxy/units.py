@@ -1,0 +1,17 @@
+"""The units in which money and time are counted: nano-USD, and nanoseconds since the epoch."""
+
+from decimal import Decimal
+
+NANO = 1_000_000_000  # nano-USD in a USD
+NS = 1_000_000_000  # nanoseconds in a second
+
+
+def usd(nano: int) -> Decimal:
+    """The same money in USD, with at most nine decimals."""
+    return Decimal(nano) / NANO
+
+
+def usd_text(nano: int) -> str:
+    """The same as text, without trailing zeros."""
+    whole, rest = divmod(abs(nano), NANO)
+    return f"{'-' * (nano < 0)}{whole}.{rest:09d}".rstrip("0").rstrip(".")
