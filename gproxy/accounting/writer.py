@@ -5,6 +5,7 @@ booking a line twice adds nothing. A segment is deleted only after its rows are 
 """
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -26,6 +27,8 @@ INTERVAL_S = 0.25
 RECOVERY_S = 2.0
 BATCH = 500
 MOST_BACKOFF_S = 2.0
+# Redis frees what a process holds that was silent for 30 s: whose journal is older may have calls that no account has.
+FREED_S = 25.0
 
 
 class Booking(NamedTuple):
@@ -133,6 +136,7 @@ class Estate:
         self._machine = owner.partition("/")[0]
         self._slots: set[str] = set()  # whose dead are to be settled, once their journal is read
         self._calls: dict[int, tuple[int, int] | None] = {}  # what they hold, with cost and tokens as far as they ended
+        self._doubtful: set[str] = set()  # accounts that may lack what was freed
 
     def add(self, folder: Path) -> None:
         """A slot that we took over: all who had it before are dead."""
@@ -149,11 +153,13 @@ class Estate:
             return False
         return True
 
-    def see(self, bookings: list[Booking]) -> None:
-        """From the journal of a dead process, read in the native thread."""
+    def see(self, bookings: list[Booking], is_old: bool) -> None:
+        """From the journal of a dead process, an old one perhaps; read in the native thread."""
         for row in (booking.row for booking in bookings):
             if row["trace_id"] in self._calls:
                 self._calls[row["trace_id"]] = row["cost"], tokens_of(row)
+            elif is_old:
+                self._doubtful |= {f"u{row['user_id']}", f"k{row['user_key_id']}"}
 
     def settle(self) -> None:
         """Their journal is read. Once more only those that hold something still: a call ends once."""
@@ -167,11 +173,14 @@ class Estate:
                     else:
                         self._shared.release(call)
                 log.info("%d calls of the dead process %s hold nothing any more", len(calls), owner)
+            for account in self._doubtful:
+                self._shared.forget(account)
         except Unavailable as fault:
             log.warning("holds of dead processes wait: %s", fault.message)
             return
         self._slots.clear()
         self._calls.clear()
+        self._doubtful.clear()
 
     def _dead(self) -> list[tuple[str, list[int]]]:
         """Owners of these slots, and of slots that are gone, but for ourselves. Raises Unavailable."""
@@ -293,6 +302,8 @@ class Writer:
     def _book_inherited(self, slot: Slot) -> None:
         """Everything that a dead process left; from the start again when it fails in the middle."""
         reader, count = Reader(), 0
+        written = max((path.stat().st_mtime for path in slot.inherited if path.exists()), default=0.0)
+        is_old = time.time() - written > FREED_S
 
         def all_of_it() -> Iterator[Booking]:
             for path in slot.inherited:
@@ -303,7 +314,7 @@ class Writer:
         bookings = all_of_it()
         while batch := list(islice(bookings, BATCH)):
             self._store.book(batch)
-            self._estate.see(batch)
+            self._estate.see(batch, is_old)
             count += len(batch)
         for path in slot.inherited:
             path.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 import gevent
@@ -166,6 +167,19 @@ def test_what_a_dead_process_held_is_settled_as_its_journal_says(tmp_path, state
     # Of the first its cost and its 3 tokens, of the second what its row estimates, of the third what it had counted.
     assert stands(state) == {"used": 5, "held": 100, "tokens": 3 + 1 + 50 + 50, "running": 1}
     assert state.holds() == {"9/000/another machine": [4]}
+
+
+@pytest.mark.parametrize(("age_s", "loads"), [(0, []), (60, ["u1"])], ids=["just died", "silent for a minute"])
+def test_accounts_are_loaded_again_when_what_the_dead_held_may_have_been_freed(tmp_path, state, age_s, loads):
+    slot = take_slot(tmp_path / "journal")
+    journal = Journal(slot)
+    call(journal, 1)
+    journal.close()
+    os.close(slot.lock)
+    for path in books.segments(slot.folder):
+        os.utime(path, (time.time() - age_s, time.time() - age_s))
+    run(writer(Journal(take_slot(tmp_path / "journal")), tmp_path / "journal", Store(), state), 0.5)
+    assert list(state.look((USER,), (LIMIT,)).unknown) == loads
 
 
 def test_a_living_process_keeps_what_it_holds(tmp_path, state):
