@@ -26,6 +26,7 @@ NULLS = (b"", b"null")
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 TOO_DEEP = "nested too deeply, or holds a number too large, to be translated"
 _SPACE = b" \t\r\n"
+_WHOLE = re.compile(r"\+?([0-9]{1,15})(?:\.0*)?")
 # Half a surrogate pair stands in JSON as an escape.
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -188,11 +189,22 @@ def text(fields: Fields, name: str) -> str | None:
 
 
 def positive(fields: Fields, *names: str) -> int | None:
-    """The first of these fields that holds a positive whole number, None when none does."""
+    """The first of these fields that holds a positive whole number, None when none does.
+
+    `8.0` and `"8"` are one too: some upstreams read them so, and what a call may cost must cover that.
+    """
     for name in names:
-        if name in fields and (found := count(value(fields, name))):
+        if name in fields and (found := count(_whole(value(fields, name)))):
             return found
     return None
+
+
+def _whole(found: object) -> object:
+    if isinstance(found, float) and found.is_integer():
+        return int(found)
+    if isinstance(found, str) and (read := _WHOLE.fullmatch(found.strip())):
+        return int(read[1])
+    return found
 
 
 def exchange(fields: Fields, name: str, raw: bytes) -> Fields:

@@ -1,37 +1,21 @@
 """The shared state of one machine: limits, accounts and holds in a table that its processes share, without a server."""
 
 import logging
-import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
-from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 
 from gproxy.errors import Unavailable
-from gproxy.state import counters
-from gproxy.state.counters import BUCKETS, HOUR_S, MINUTE_S, Account, Limit, Standing, Take, Taken
-from gproxy.state.ring import PIECE, Ring
+from gproxy.state.counters import Account, Limit, Standing, Take, Taken
+from gproxy.state.records import ACCOUNT, HOLD, HOUR_NS, Counts, Funds, Hold, named, numbered
+from gproxy.state.ring import PIECE
 from gproxy.state.table import Full, Garbled, Table, Transaction
-from gproxy.state.windows import window
 from gproxy.units import NS
 
 log = logging.getLogger(__name__)
 
-LIMIT, ACCOUNT, HOLD = 1, 3, 4  # kinds of records
-MINUTE_NS, HOUR_NS = MINUTE_S * NS, HOUR_S * NS
-# An idle record gives its slot away after so long; it can be loaded again.
-IDLE_S = 40 * 86_400
 MOST_RECENT, MOST_CALLS = 200 * PIECE, 100  # moments, and holds, that one transaction can write
-# Of a larger limit per minute the requests of 12 ms are one entry, which leaves when the last of them does: so no ring
-# has more than about this many entries.
-MOST_EXACT = 5_000
-GRAIN_NS = MINUTE_NS // MOST_EXACT
-MOST = 2**63 - 1
-MOST_COUNTED = MOST // BUCKETS  # in one bucket: their sum has to fit as well
-BUSY_WAIT_S = 1.0  # what a caller is told to wait for a running call to end
 
 
 class FileState:
@@ -56,7 +40,7 @@ class FileState:
         return self._run(self._extend, call, need, wish)
 
     def version(self, account: str) -> int:
-        return self._run(lambda records: _Funds.read(records, _named("a", account)).version)
+        return self._run(lambda records: Funds.read(records, named("a", account)).version)
 
     def load(
         self,
@@ -84,7 +68,7 @@ class FileState:
             self._run(self._join_limit, limit, some)
 
     def forget(self, account: str | None = None) -> None:
-        names = [_named("a", account)] if account is not None else self._run(_accounts)
+        names = [named("a", account)] if account is not None else self._run(_accounts)
         for digest in names:
             self._run(_forget, digest)
 
@@ -121,22 +105,22 @@ class FileState:
 
     def _look(self, records: Transaction, accounts: tuple[Account, ...], limits: tuple[Limit, ...]) -> Taken:
         at = self._clock()
-        funds = [_Funds.current(records, account, at) for account in accounts]
-        counts = [_Counts.current(records, limit, at) for limit in limits]
+        funds = [Funds.current(records, account, at) for account in accounts]
+        counts = [Counts.current(records, limit, at) for limit in limits]
         unknown = _lacking(accounts, funds) + _lacking(limits, counts)
         known, counted = [one for one in funds if one is not None], [one for one in counts if one is not None]
         return Taken(at, _standings(records, known, counted, at, None), None, unknown)
 
     def _take(self, records: Transaction, take: Take) -> Taken:
         at = self._clock()
-        funds = [_Funds.current(records, account, at) for account in take.accounts]
-        counts = [_Counts.current(records, limit, at) for limit in take.limits]
+        funds = [Funds.current(records, account, at) for account in take.accounts]
+        counts = [Counts.current(records, limit, at) for limit in take.limits]
         if None in funds or None in counts:
             return Taken(at, unknown=_lacking(take.accounts, funds) + _lacking(take.limits, counts))
         if not _have_room(funds, counts, take):
             standings = _standings(records, funds, counts, at, take)
             return Taken(at, standings, next(one for one in standings if one.wait_s != 0.0))
-        hold = _Hold(take.call, take.owner, at, take.tokens)
+        hold = Hold(take.call, take.owner, at, take.tokens)
         for fund in funds:
             fund.held += take.money
             fund.write(records, at)
@@ -146,19 +130,19 @@ class FileState:
                 hold.limits.append(count.digest)
             count.write(records, at)
         if hold.money or hold.limits:
-            hold.write(records, _numbered(take.call))
+            hold.write(records, numbered(take.call))
         return Taken(at, _standings(records, funds, counts, at, None))
 
     def _settle(self, records: Transaction, call: int, money: int, tokens: int | None) -> None:
-        digest = _numbered(call)
-        if (hold := _Hold.read(records, digest)) is not None:
+        digest = numbered(call)
+        if (hold := Hold.read(records, digest)) is not None:
             _end(records, digest, hold, self._clock(), money, hold.tokens if tokens is None else tokens)
 
     def _extend(self, records: Transaction, call: int, need: int, wish: int) -> int:
-        digest = _numbered(call)
-        if (hold := _Hold.read(records, digest)) is None:
+        digest = numbered(call)
+        if (hold := Hold.read(records, digest)) is None:
             return 0
-        found = ((_Funds.of(records, account), opened) for account, opened, _ in hold.money)
+        found = ((Funds.of(records, account), opened) for account, opened, _ in hold.money)
         funds = [fund for fund, opened in found if fund is not None and fund.window == opened]
         # One that has to be loaded, or began another window, cannot say what is left in this one: it stops no call.
         # The caps are those of the last take.
@@ -175,25 +159,25 @@ class FileState:
 
     def _join_account(self, records: Transaction, account: str, window: int, running) -> None:
         """Running calls hold something of an account that is about to be loaded, in its window."""
-        fund = _Funds.read(records, _named("a", account))
+        fund = Funds.read(records, named("a", account))
         if fund.is_loaded and fund.window == window:
             return
         if fund.is_loaded:
             fund.is_loaded = False
             fund.write(records, self._clock())
         for call, (owner, amount) in running:
-            digest = _numbered(call)
-            hold = _Hold.read(records, digest) or _Hold(call, owner, self._clock(), 0)
+            digest = numbered(call)
+            hold = Hold.read(records, digest) or Hold(call, owner, self._clock(), 0)
             hold.enter(fund.digest, window, amount)
             hold.write(records, digest)
 
     def _load(self, records: Transaction, account: str, version: int, window: int, used: int, settled) -> bool:
-        fund = _Funds.read(records, _named("a", account))
+        fund = Funds.read(records, named("a", account))
         if fund.version != version:
             return False
         if fund.is_loaded and window == fund.window:
             return True  # somebody was faster
-        found = (_Hold.parse(record.payload) for record in records.records() if record.kind == HOLD)
+        found = (Hold.parse(record.payload) for record in records.records() if record.kind == HOLD)
         holds = {hold.call: hold.amount(fund.digest, window) for hold in found if hold.has(fund.digest)}
         fund.used = used + sum(cost for call, cost in settled.items() if call not in holds)
         fund.held, fund.window, fund.is_loaded = sum(holds.values()), window, True
@@ -201,11 +185,11 @@ class FileState:
         return True
 
     def _load_limit(self, records: Transaction, limit: str, hours, recent: Sequence[int]) -> None:
-        digest = _named("l", limit)
-        if _Counts.of(records, digest) is not None:
+        digest = named("l", limit)
+        if Counts.of(records, digest) is not None:
             return
         at = self._clock()
-        count = _Counts.fresh(digest, at)
+        count = Counts.fresh(digest, at)
         for hour, (requests, tokens) in hours.items():
             count.count(hour, requests, tokens)
         for moment in recent[-MOST_RECENT:]:
@@ -214,11 +198,11 @@ class FileState:
 
     def _join_limit(self, records: Transaction, limit: str, running) -> None:
         """Holds of running calls for a limit that was loaded."""
-        if (count := _Counts.of(records, _named("l", limit))) is None:
+        if (count := Counts.of(records, named("l", limit))) is None:
             return
         for call, (owner, at, tokens) in running:
-            digest = _numbered(call)
-            hold = _Hold.read(records, digest) or _Hold(call, owner, at, tokens)
+            digest = numbered(call)
+            hold = Hold.read(records, digest) or Hold(call, owner, at, tokens)
             if count.digest not in hold.limits:
                 hold.limits.append(count.digest)
                 hold.write(records, digest)
@@ -237,7 +221,7 @@ def _lacking(asked: Sequence[Account | Limit], found: Sequence) -> tuple[str, ..
     return tuple(one.key for one, known in zip(asked, found, strict=True) if known is None)
 
 
-def _have_room(funds: "list[_Funds]", counts: "list[_Counts]", take: Take) -> bool:
+def _have_room(funds: list[Funds], counts: list[Counts], take: Take) -> bool:
     for fund in funds:
         if fund.used + fund.held + take.money > fund.cap:
             return False
@@ -248,7 +232,7 @@ def _have_room(funds: "list[_Funds]", counts: "list[_Counts]", take: Take) -> bo
 
 
 def _standings(
-    records: Transaction, funds: "list[_Funds]", counts: "list[_Counts]", at: int, take: Take | None
+    records: Transaction, funds: list[Funds], counts: list[Counts], at: int, take: Take | None
 ) -> tuple[Standing, ...]:
     """Every account and counter; those that have no room for a take have to wait."""
     found = [fund.standing(at, take.money if take else None) for fund in funds]
@@ -257,17 +241,17 @@ def _standings(
     return tuple(found)
 
 
-def _end(records: Transaction, digest: bytes, hold: "_Hold", at: int, money: int, tokens: int) -> None:
+def _end(records: Transaction, digest: bytes, hold: Hold, at: int, money: int, tokens: int) -> None:
     """Ends a hold: money and tokens as they were used."""
     for name, opened, amount in hold.money:
-        if (fund := _Funds.of(records, name)) is not None:
+        if (fund := Funds.of(records, name)) is not None:
             if fund.window == opened:
                 fund.held -= amount
                 fund.used += money
             fund.version += 1
             fund.write(records, at)
     for name in hold.limits:
-        if (count := _Counts.of(records, name)) is not None:
+        if (count := Counts.of(records, name)) is not None:
             count.running = max(0, count.running - 1)
             count.count(hold.at // HOUR_NS, 0, tokens - hold.tokens)
             count.write(records, at)
@@ -279,295 +263,12 @@ def _accounts(records: Transaction) -> list[bytes]:
 
 
 def _holds(records: Transaction) -> list[tuple[str, int]]:
-    found = (_Hold.parse(record.payload) for record in records.records() if record.kind == HOLD)
+    found = (Hold.parse(record.payload) for record in records.records() if record.kind == HOLD)
     return [(hold.owner, hold.call) for hold in found]
 
 
 def _forget(records: Transaction, digest: bytes) -> None:
-    if (fund := _Funds.of(records, digest)) is not None:
+    if (fund := Funds.of(records, digest)) is not None:
         fund.is_loaded = False
         fund.version += 1
         records.put(digest, ACCOUNT, fund.packed())
-
-
-_FUNDS = struct.Struct("<qqqqI?")
-
-
-@dataclass(slots=True)
-class _Funds:
-    """An account's record. Money in nano-USD; `cap` is the one that the last take knew.
-
-    Of an account in its current window also its key, and the window's end.
-    """
-
-    digest: bytes
-    window: int = 0
-    used: int = 0
-    held: int = 0
-    cap: int = 0
-    version: int = 0
-    is_loaded: bool = False
-    key: str = ""
-    end: int | None = None
-
-    @classmethod
-    def of(cls, records: Transaction, digest: bytes) -> "_Funds | None":
-        found = records.find(digest, ACCOUNT)
-        return None if found is None else cls(digest, *_FUNDS.unpack(found))
-
-    @classmethod
-    def read(cls, records: Transaction, digest: bytes) -> "_Funds":
-        return cls.of(records, digest) or cls(digest)
-
-    @classmethod
-    def current(cls, records: Transaction, account: Account, at: int) -> "_Funds | None":
-        """The account in the window that `at` lies in: a new one begins with nothing used. None: it is to be loaded."""
-        fund = cls.of(records, _named("a", account.key))
-        if fund is None or not fund.is_loaded:
-            return None
-        start, fund.end = window(account.period, at / NS)
-        if start < fund.window:  # its period was changed, and not all know yet
-            return None
-        if start > fund.window:
-            fund.window, fund.used, fund.held, fund.version = start, 0, 0, fund.version + 1
-        fund.key, fund.cap = account.key, account.cap
-        return fund
-
-    def standing(self, at: int, money: int | None) -> Standing:
-        """As it stands; to wait where `money` has no room, None where none is wanted."""
-        reset = None if self.end is None else self.end - at / NS
-        left = self.cap - self.used - self.held
-        wait = 0.0 if money is None or money <= left else reset
-        return Standing(self.key, None, self.cap, max(0, left), reset, wait, self.used, self.held)
-
-    def packed(self) -> bytes:
-        used, held = min(MOST, self.used), max(-MOST, min(MOST, self.held))
-        return _FUNDS.pack(self.window, used, held, self.cap, self.version % 2**32, self.is_loaded)
-
-    def write(self, records: Transaction, at: int) -> None:
-        records.put(self.digest, ACCOUNT, self.packed(), at // NS + IDLE_S)
-
-
-_HOLD = struct.Struct("<qqqBBB")  # call, at, tokens, length of the owner, number of accounts, of limits
-_MONEY = struct.Struct("<16sqq")
-
-
-@dataclass(slots=True)
-class _Hold:
-    """What a running call holds: (account, window, amount) of each account, and the limits that count it."""
-
-    call: int
-    owner: str
-    at: int
-    tokens: int
-    money: list[tuple[bytes, int, int]] = field(default_factory=list)
-    limits: list[bytes] = field(default_factory=list)
-
-    @classmethod
-    def read(cls, records: Transaction, digest: bytes) -> "_Hold | None":
-        found = records.find(digest, HOLD)
-        return None if found is None else cls.parse(found)
-
-    @classmethod
-    def parse(cls, payload: bytes) -> "_Hold":
-        call, at, tokens, length, accounts, limits = _HOLD.unpack_from(payload)
-        start = _HOLD.size + length
-        owner = payload[_HOLD.size : start].decode()
-        money = [_MONEY.unpack_from(payload, start + n * _MONEY.size) for n in range(accounts)]
-        start += accounts * _MONEY.size
-        return cls(
-            call, owner, at, tokens, money, [payload[start + n * 16 : start + n * 16 + 16] for n in range(limits)]
-        )
-
-    def has(self, account: bytes) -> bool:
-        return any(name == account for name, _, _ in self.money)
-
-    def amount(self, account: bytes, window: int) -> int:
-        """What is held of the account in this window."""
-        return sum(amount for name, opened, amount in self.money if (name, opened) == (account, window))
-
-    def enter(self, account: bytes, window: int, amount: int) -> None:
-        """Holds so much of the account, or what it holds already, in this window."""
-        held = next((before for name, _, before in self.money if name == account), amount)
-        self.money = [one for one in self.money if one[0] != account] + [(account, window, held)]
-
-    def write(self, records: Transaction, digest: bytes) -> None:
-        owner = self.owner.encode()
-        head = _HOLD.pack(self.call, self.at, self.tokens, len(owner), len(self.money), len(self.limits))
-        money = b"".join(_MONEY.pack(*one) for one in self.money)
-        records.put(digest, HOLD, head + owner + money + b"".join(self.limits))
-
-
-# The ring's five, the hour of the newest bucket, running calls, and the sums of the buckets.
-_NUMBERS = struct.Struct("<QQQQQIiqq")
-_BUCKETS, _BUCKET = struct.Struct(f"<{BUCKETS}q"), struct.Struct("<q")
-_REQUESTS_AT, _TOKENS_AT = _NUMBERS.size, _NUMBERS.size + _BUCKETS.size
-_TAIL_AT = _TOKENS_AT + _BUCKETS.size
-_LAST = (BUCKETS - 1) * _BUCKET.size
-
-
-class _Counts:
-    """A limit's record: a ring of the moments of its requests, hourly buckets of requests and tokens, running calls.
-
-    `limit` are the amounts, where it was asked for by them; `requests` and `tokens` the sums of the buckets.
-    """
-
-    __slots__ = ("_raw", "digest", "hour", "limit", "requests", "ring", "running", "tokens")
-
-    def __init__(self, digest: bytes, raw: bytes):
-        self.digest, self._raw = digest, bytearray(raw[:_TAIL_AT])
-        *numbers, self.hour, self.running, self.requests, self.tokens = _NUMBERS.unpack_from(raw)
-        self.ring = Ring(digest, MINUTE_NS, numbers, raw[_TAIL_AT:])
-
-    @classmethod
-    def of(cls, records: Transaction, digest: bytes) -> "_Counts | None":
-        found = records.find(digest, LIMIT)
-        return None if found is None else cls(digest, found)
-
-    @classmethod
-    def fresh(cls, digest: bytes, at: int) -> "_Counts":
-        return cls(digest, _NUMBERS.pack(0, 0, 0, 0, 0, at // HOUR_NS, 0, 0, 0) + bytes(2 * _BUCKETS.size))
-
-    @classmethod
-    def current(cls, records: Transaction, limit: Limit, at: int) -> "_Counts | None":
-        """The limit without what is too old by now. None: it is to be loaded."""
-        count = cls.of(records, _named("l", limit.key))
-        if count is not None:
-            count.limit = limit
-            count.advance(at // HOUR_NS)
-            count.ring.advance(records, at)
-        return count
-
-    def write(self, records: Transaction, at: int) -> None:
-        numbers = (*self.ring.numbers, self.hour, self.running, self.requests, self.tokens)
-        _NUMBERS.pack_into(self._raw, 0, *numbers)
-        records.put(self.digest, LIMIT, self._raw + self.ring.tail, at // NS + IDLE_S)
-
-    def advance(self, hour: int) -> None:
-        """Lets go of buckets that are too old; a clock that was set back does not bring them back."""
-        if hour < self.hour - 1:  # it was far ahead: what it counted stays, as of now
-            self.hour = hour
-        if hour <= self.hour:
-            return
-        gone = min(BUCKETS, hour - self.hour) * _BUCKET.size
-        for start in (_REQUESTS_AT, _TOKENS_AT):
-            end = start + _BUCKETS.size
-            self._raw[start:end] = self._raw[start + gone : end] + bytes(gone)
-        self.hour = hour
-        self.requests, self.tokens = sum(self._buckets(_REQUESTS_AT)), sum(self._buckets(_TOKENS_AT))
-
-    def has_room(self, tokens: int) -> bool:
-        """Whether one more request, of so many tokens, is within every counter."""
-        limit = self.limit
-        return (
-            (limit.rpm is None or self.ring.count < limit.rpm)
-            and (limit.rpd is None or self.requests < limit.rpd)
-            and (limit.total_tokens is None or 0 < limit.total_tokens >= self.tokens + tokens)
-            and (limit.concurrency is None or self.running < limit.concurrency)
-        )
-
-    def add(self, records: Transaction, tokens: int, at: int) -> bool:
-        """One request more. Whether its end has to be told: what that corrects or frees is counted only then."""
-        limit = self.limit
-        if limit.rpm is not None:
-            self.ring.strike(records, at, 1 if limit.rpm <= MOST_EXACT else GRAIN_NS)
-        self.requests += self._change(_REQUESTS_AT + _LAST, 1)
-        if limit.total_tokens is None and limit.concurrency is None:
-            return False
-        self.tokens += self._change(_TOKENS_AT + _LAST, tokens)
-        self.running += 1
-        return True
-
-    def count(self, hour: int, requests: int, tokens: int) -> None:
-        """Adds to the buckets of an hour, if it is one of the 25; never below 0."""
-        index = BUCKETS - 1 - (self.hour - hour)
-        if 0 <= index < BUCKETS:
-            if requests:
-                self.requests += self._change(_REQUESTS_AT + index * _BUCKET.size, requests)
-            self.tokens += self._change(_TOKENS_AT + index * _BUCKET.size, tokens)
-
-    def _change(self, at: int, by: int) -> int:
-        """By how much the bucket changed: it stays a count, and within its width."""
-        before = _BUCKET.unpack_from(self._raw, at)[0]
-        after = before + by
-        if not 0 <= after <= MOST_COUNTED:
-            after = 0 if after < 0 else MOST_COUNTED
-        _BUCKET.pack_into(self._raw, at, after)
-        return after - before
-
-    def _buckets(self, start: int) -> tuple[int, ...]:
-        return _BUCKETS.unpack_from(self._raw, start)
-
-    def standings(self, records: Transaction, at: int, take: Take | None) -> list[Standing]:
-        """Each counter of the limit; those that have no room for a take have to wait."""
-        limit, ring = self.limit, self.ring
-        found, key = [], limit.key
-        if limit.rpm is not None:
-            left = limit.rpm - ring.count
-            reset = max(0.0, (ring.newest + MINUTE_NS - at) / NS) if ring.count else 0.0
-            wait = self._minute_wait(records, at) if take and left <= 0 else 0.0
-            found.append(Standing(key, counters.RPM, limit.rpm, max(0, left), reset, wait))
-        if limit.rpd is not None:
-            found.append(self._day(counters.RPD, limit.rpd, self.requests, _REQUESTS_AT, at, 1 if take else None))
-        if limit.total_tokens is not None:
-            cost = take.tokens if take else None
-            found.append(self._day(counters.TOKENS, limit.total_tokens, self.tokens, _TOKENS_AT, at, cost))
-        if limit.concurrency is not None:
-            left = limit.concurrency - self.running
-            busy = BUSY_WAIT_S if limit.concurrency else None
-            wait = busy if take and left <= 0 else 0.0
-            reset = None if self.running else 0.0
-            found.append(Standing(key, counters.CONCURRENCY, limit.concurrency, max(0, left), reset, wait))
-        return found
-
-    def _minute_wait(self, records: Transaction, at: int) -> float | None:
-        """Until the one has left whose place the next one takes."""
-        if self.limit.rpm == 0:
-            return None
-        leaves = self.ring.left_by(records, self.ring.count - self.limit.rpm + 1) + MINUTE_NS
-        return max(0.001, (leaves - at) / NS)
-
-    def _day(self, counter: str, most: int, count: int, start: int, at: int, cost: int | None) -> Standing:
-        """`cost` is what is to be counted, None when nothing is."""
-        left = most - count
-        if cost is not None and (cost > most or most == 0):
-            wait = None
-        elif cost is not None and cost > left:
-            wait = self._leaves_in(_oldest_of(self._buckets(start), cost - left), at)
-        else:
-            wait = 0.0
-        return Standing(self.limit.key, counter, most, max(0, left), self._empty_in(start, at) if count else 0.0, wait)
-
-    def _empty_in(self, start: int, at: int) -> float:
-        """Seconds until the newest bucket that holds something has left."""
-        if _BUCKET.unpack_from(self._raw, start + _LAST)[0]:
-            return self._leaves_in(BUCKETS - 1, at)
-        buckets = self._buckets(start)
-        return self._leaves_in(max(n for n in range(BUCKETS) if buckets[n]), at)
-
-    def _leaves_in(self, index: int, at: int) -> float:
-        """Seconds until this bucket is none of the 25 any more."""
-        return (self.hour + index + 1) * HOUR_S - at / NS
-
-
-def _oldest_of(buckets: Sequence[int], lacking: int) -> int:
-    """The bucket with which enough has left."""
-    for index, count in enumerate(buckets):
-        lacking -= count
-        if lacking <= 0:
-            return index
-    return BUCKETS - 1
-
-
-@lru_cache(maxsize=16_384)
-def _named(kind: str, key: str) -> bytes:
-    return blake2b(f"{kind}:{key}".encode(), digest_size=16).digest()
-
-
-# Odd, and without a pattern: it spreads calls over the table.
-_SPREAD, _ALL = 0x9E3779B97F4A7C15F39CC0605CEDC835, 2**128 - 1
-
-
-def _numbered(call: int) -> bytes:
-    """A call's digest: no two calls have the same."""
-    return ((call * 2 + 1) * _SPREAD & _ALL).to_bytes(16, "big")

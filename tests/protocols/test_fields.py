@@ -245,3 +245,23 @@ def test_a_body_written_anew():
 def test_a_body_that_cannot_be_written_is_a_bad_request(document):
     with pytest.raises(BadRequest, match="translated"):
         fields.dumps(document)
+
+
+@pytest.mark.parametrize(
+    ("sent", "read"),
+    [
+        (b"8", 8),
+        (b"8.0", 8),
+        (b'"8"', 8),
+        (b'" +8.0 "', 8),
+        (b"8.5", None),
+        (b'"eight"', None),
+        (b'"8e3"', None),
+        (b"-1", None),
+        (b"0", None),
+        (b"true", None),
+        (b"null", None),
+    ],
+)
+def test_a_number_that_an_upstream_may_read_as_whole_is_one(sent, read):
+    assert fields.positive(fields.split(b'{"n": ' + sent + b"}"), "n") == read
