@@ -189,14 +189,19 @@ def text(fields: Fields, name: str) -> str | None:
 
 
 def positive(fields: Fields, *names: str) -> int | None:
-    """The first of these fields that holds a positive whole number, None when none does.
-
-    `8.0` and `"8"` are one too: some upstreams read them so, and what a call may cost must cover that.
-    """
+    """The first of these fields that holds a positive whole number, None when none does."""
     for name in names:
-        if name in fields and (found := count(_whole(value(fields, name)))):
+        if name in fields and (found := count(value(fields, name))):
             return found
     return None
+
+
+def choices(fields: Fields, *names: str) -> int:
+    """How many answers are asked for, 1 where it is not told.
+
+    `8.0` and `"8"` are eight: some upstreams read them so, and what a call may cost must cover that.
+    """
+    return max((count(_whole(value(fields, name))) for name in names if name in fields), default=1) or 1
 
 
 def _whole(found: object) -> object:

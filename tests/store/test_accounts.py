@@ -374,7 +374,7 @@ DEEDS = st.one_of(
 def test_whatever_happens_no_money_is_lost_or_made(made, monkeypatch):
     monkeypatch.setattr(proof, "SETTLED_NS", 0)  # nobody else is booking here
 
-    @settings(deadline=None, max_examples=100 if made[0].startswith("sqlite") else 15)
+    @settings(deadline=None, max_examples=40 if made[0].startswith("sqlite") else 15)
     @given(calls=CALLS, deeds=st.lists(DEEDS, max_size=14))
     def history(calls, deeds):
         database = emptied(made)

@@ -305,8 +305,10 @@ def refused(url: str, presence=None, **options) -> str:
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left_open():
+    gc.freeze()  # what all the other tests made needs no look: it takes most of a second
     yield
     gc.collect()  # a socket that nobody closed warns here, and a warning is an error
+    gc.unfreeze()
 
 
 @pytest.fixture

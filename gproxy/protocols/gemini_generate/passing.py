@@ -48,7 +48,7 @@ def ask(body: bytes) -> Ask:
         found,
         mode=_read_mode(found),
         max_output=fields.positive(config, "maxOutputTokens", "max_output_tokens"),
-        choices=fields.positive(config, "candidateCount", "candidate_count") or 1,
+        choices=fields.choices(config, "candidateCount", "candidate_count"),
     )
 
 

@@ -45,7 +45,7 @@ def ask(body: bytes) -> Ask:
         found,
         mode=read_mode(found),
         max_output=fields.positive(found, "max_completion_tokens", "max_tokens"),
-        choices=fields.positive(found, "n") or 1,
+        choices=fields.choices(found, "n"),
     )
 
 
