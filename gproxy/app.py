@@ -11,7 +11,7 @@ from werkzeug.routing import Rule
 
 from gproxy import cli, protocols
 from gproxy.web import faults, health, llm, me, models, unbuilt
-from gproxy.web.admin import access, usages, user_keys, user_quotas
+from gproxy.web.admin import access, credential_statuses, usages, user_keys, user_quotas
 
 _SLASHES = re.compile("/{2,}")
 
@@ -73,7 +73,10 @@ def create_app() -> Flask:
     spoken = protocols.load()
     for blueprint in (*llm.blueprints(spoken), *models.blueprints(spoken)):
         app.register_blueprint(blueprint)
-    admin = (usages.blueprint, user_keys.blueprint, user_quotas.blueprint, *access.blueprints())
+    admin = (
+        *(usages.blueprint, user_keys.blueprint, user_quotas.blueprint, credential_statuses.blueprint),
+        *access.blueprints(),
+    )
     for blueprint in (health.blueprint, me.blueprint, *admin, unbuilt.blueprint):
         app.register_blueprint(blueprint)
     app.cli.add_command(cli.books)

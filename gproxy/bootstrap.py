@@ -49,7 +49,10 @@ def content(
 
 def _provider(row: dict) -> seeding.NewProvider:
     credentials = tuple(
-        seeding.NewCredential(seeding.secret_json(c["api_key"]), c["name"], c["enabled"]) for c in row["credentials"]
+        seeding.NewCredential(
+            seeding.secret_json(c["api_key"]), c["name"], c["enabled"], c["weight"], c["rpm"], c["concurrency"]
+        )
+        for c in row["credentials"]
     )
     settings = documents.settings_json(row["settings"])
     return seeding.NewProvider(
@@ -81,7 +84,10 @@ def _model(row: dict) -> seeding.NewModel:
 
 
 def _alias(row: dict) -> seeding.NewAlias:
-    targets = tuple((target["provider_name"], target["model_id"]) for target in documents.targets(row))
+    targets = tuple(
+        seeding.NewTarget(one["provider_name"], one["model_id"], one.get("tier", 0), one.get("weight", 1))
+        for one in documents.targets(row)
+    )
     return seeding.NewAlias(row["alias"], row["enabled"], targets, prices.document(row))
 
 

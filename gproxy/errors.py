@@ -108,9 +108,14 @@ class Unsupported(GatewayError):
 
 
 class UpstreamError(GatewayError):
-    """The upstream could not be reached, or broke off."""
+    """The upstream could not be reached, or broke off.
+
+    `was_sent`: it may have begun to work on the request. `is_stale`: not so, for the connection, which was used again,
+    died without a byte.
+    """
 
     status, code, label = 502, "upstream_error", "upstream_error"
+    was_sent, is_stale = True, False
 
 
 class UpstreamTimeout(UpstreamError):

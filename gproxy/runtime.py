@@ -24,7 +24,9 @@ from gproxy.relay.capacity import Capacity
 from gproxy.relay.catalogue import Catalogue
 from gproxy.relay.holding import Holder
 from gproxy.relay.pipeline import Relay
+from gproxy.relay.pool import Pool
 from gproxy.settings import PUBLISHED_KEY, Settings, is_loopback
+from gproxy.state.board import Board
 from gproxy.state.counters import Shared
 from gproxy.state.file import FileState
 from gproxy.state.keepsakes import Keepsakes
@@ -212,7 +214,12 @@ class Runtime:
         """`serving`: calls are taken. `persisting`: usage reaches the database. `current`: no change waits.
 
         `shared`: limits and quotas hold over all workers, and over all machines where Redis is set.
+        `credentials_usable`: those of enabled providers that neither are refused nor have no money.
         """
+        current = self.snapshots.current
+        credentials = (
+            [one for provider in current.providers.values() for one in provider.credentials] if current else []
+        )
         return {
             "serving": self.snapshots.current is not None and self.journal.is_writable,
             "persisting": self.writer.is_persisting,
@@ -220,6 +227,8 @@ class Runtime:
             "shared": self.shared.is_shared,
             "in_flight": self.relay.capacity.requests,
             "clients_gone": self.relay.clients_gone,
+            "credentials": len(credentials),
+            "credentials_usable": sum(map(self.relay.pool.is_usable, credentials)),
         }
 
     def tend(self) -> None:
@@ -283,6 +292,7 @@ class Runtime:
         self.writer.close(timeout_s)
         self.relay.upstream.close()
         self.relay.keepsakes.close()
+        self.relay.pool.close()
         self.auditor.close()
         self.shared.close()
         self.signal.close()
@@ -303,6 +313,8 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
     writer = Writer(journal, root, usages.Books(database), Threads(1), shared, owner)
     balances = Balances(shared, root, prepared.machine, _Questions(database), Threads(1), time.time_ns)
     tls = _tls(settings)
+    holder = Holder(shared, owner, balances.load, signal.look)
+    ids = Ids(prepared.machine, slot.number, _newest_id(database, threads))
     relay = Relay(
         protocols=protocols.load(),
         kinds=channels.load(),
@@ -310,9 +322,10 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
         upstream=Client(settings.proxy, tls, settings.max_inflight),
         images=Images(tls, settings.proxy),
         keepsakes=Keepsakes(settings.data_dir / "keepsakes"),
-        holder=Holder(shared, owner, balances.load, signal.look),
+        holder=holder,
+        pool=Pool(Board(settings.data_dir / "health"), holder, ids.next),
         journal=journal,
-        ids=Ids(prepared.machine, slot.number, _newest_id(database, threads)),
+        ids=ids,
         capacity=Capacity(settings.max_inflight, settings.max_inflight_bytes),
     )
     runtime = Runtime(

@@ -6,7 +6,17 @@ from pathlib import Path
 from gproxy.admission.keys import digest, fingerprint
 from gproxy.store import seeding
 from gproxy.store.database import Database
-from gproxy.store.seeding import Content, NewAlias, NewCredential, NewKey, NewModel, NewProvider, NewUser, secret_json
+from gproxy.store.seeding import (
+    Content,
+    NewAlias,
+    NewCredential,
+    NewKey,
+    NewModel,
+    NewProvider,
+    NewTarget,
+    NewUser,
+    secret_json,
+)
 
 SECRET = "sk-upstream-7f3a9b2c4d"
 
@@ -41,7 +51,7 @@ def content(**changes) -> Content:
             "provider_defaults_json": "{}",
             "providers": (provider("one", NewCredential(secret_json(SECRET))), provider("two")),
             "models": (NewModel("one", "m", "Model M", True, '{"price_each_call": "0.1"}'),),
-            "aliases": (NewAlias("chat", True, (("one", "m"),)),),
+            "aliases": (NewAlias("chat", True, (NewTarget("one", "m"),)),),
             "users": (
                 NewUser("root", None, True, True, (key("sk-root"),)),
                 NewUser("ann", None, True, False, (key("sk-ann"),)),

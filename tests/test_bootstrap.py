@@ -12,7 +12,7 @@ from gproxy.bootstrap import Told
 from gproxy.errors import StartupError
 from gproxy.settings import Settings
 from gproxy.store import models as m
-from gproxy.store.seeding import Content, NewLimit, NewQuota
+from gproxy.store.seeding import Content, NewLimit, NewQuota, NewTarget
 
 KINDS = channels.load()
 RESERVED = frozenset({"v1"})
@@ -298,7 +298,7 @@ def test_a_seed_becomes_rows(content):
         True,
         '{"price_each_call": "0.10"}',
     )
-    assert (alias.alias, alias.enabled, alias.targets) == ("chat-*", True, (("one", "m"),))
+    assert (alias.alias, alias.enabled, alias.targets) == ("chat-*", True, (NewTarget("one", "m"),))
     assert found.permissions == (("root", "one", "m*"),)
 
 

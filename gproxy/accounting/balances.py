@@ -26,6 +26,7 @@ HOUR_NS = HOUR_S * NS
 # An account is read again when something was settled in it meanwhile. No new call is granted until it is loaded, so
 # that those which run become fewer.
 LOAD_S, PAUSE_S = 5.0, 0.005
+CREDENTIAL = "c"  # what the keys of their limits begin with
 USER, KEY = "u", "k"  # what accounts' keys begin with, and the names of their owners in the journal
 
 
@@ -81,6 +82,9 @@ class Balances:
                 del self._loading[key]
 
     def _load_one(self, key: str) -> None:
+        if key[0] == CREDENTIAL:  # its limits are for the upstream's sake: no book has them, and they begin anew
+            self._shared.load_limit(key, {}, [], {})
+            return
         if key[0] not in (USER, KEY):
             found = self._threads.run(self._counts, int(key))
             self._shared.load_limit(key, *found)

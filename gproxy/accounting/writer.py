@@ -88,13 +88,15 @@ class Reader:
 def _row(opened: dict, settled: dict) -> dict:
     """A usage row, ready for the database."""
     fresh, output, reasoning, read, written, five, hour = settled["n"]
+    # Who served it in the end, where that is another than was asked first.
+    provider, channel, credential = settled.get("by") or (opened["p"], opened["c"], opened["r"])
     return {
         "trace_id": opened["o"],
         "request_id": opened["rq"],
         "at": opened["at"],
-        "provider_id": opened["p"],
-        "provider_channel": opened["c"],
-        "credential_id": opened["r"],
+        "provider_id": provider,
+        "provider_channel": channel,
+        "credential_id": credential,
         "user_id": opened["u"],
         "user_key_id": opened["k"],
         "operation": opened["op"],
@@ -118,6 +120,7 @@ def _row(opened: dict, settled: dict) -> dict:
         "latency_ms": settled.get("l"),
         "first_byte_ms": settled.get("f"),
         "attempts": settled.get("a", 1),
+        "tries": orjson.dumps(settled.get("tr", ())).decode(),
         "losses": orjson.dumps(sorted({*opened.get("lo", ()), *settled.get("lo", ())})).decode(),
     }
 

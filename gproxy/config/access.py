@@ -1,7 +1,7 @@
 """Documents about permissions, rate limits and quotas."""
 
 from marshmallow import Schema, fields
-from marshmallow.validate import Length, Range
+from marshmallow.validate import Length, OneOf, Range
 
 from gproxy.config.schemas import Amounts, Money, pattern, quota_period, user_cap
 from gproxy.config.scope import BigInt, Id, Scope
@@ -79,6 +79,18 @@ class Quota(Schema):
     quota = user_cap(required=True, allow_none=True)
     cost_used = Money(load_default=None, allow_none=True)
     period = quota_period()
+
+
+class CredentialStatusQuery(Schema):
+    provider_name = Scope(fields.String())
+
+
+class CredentialStatus(Schema):
+    """Of the credential at this place among its provider's usable ones, counted from 0 by their ids."""
+
+    provider_name = fields.String(required=True)
+    index = fields.Integer(strict=True, required=True, validate=Range(0, MOST_ID))
+    status = fields.String(required=True, validate=OneOf(("healthy", "dead"), error='expected "healthy" or "dead"'))
 
 
 class UserId(Schema):

@@ -13,6 +13,11 @@ from gproxy.config.routing import Routing
 from gproxy.store.snapshot import HEADER_SAFE
 from gproxy.units import NANO, NS
 
+STRATEGIES = ("round_robin", "sticky", "cache_affinity")
+MOST_ATTEMPTS, MOST_WEIGHT, MOST_TARGETS = 20, 1_000, 16
+ATTEMPTS = f"expected a whole number from 1 to {MOST_ATTEMPTS}"
+TIER = f"expected a whole number from 0, which is tried first, to {MOST_WEIGHT}"
+TARGETS = f"at most {MOST_TARGETS} targets"
 UNSUPPORTED = "not yet supported by this version; remove it"
 NEVER = "not part of gproxy; remove it"
 MOST_USD = 1_000_000  # per call or million tokens; beyond, a cost would not fit its column
@@ -164,6 +169,15 @@ class Count(fields.Field):
         return value
 
 
+class Weight(fields.Field):
+    """How often one is chosen beside others."""
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        if type(value) is not int or not 1 <= value <= MOST_WEIGHT:
+            raise ValidationError(f"expected a whole number from 1 to {MOST_WEIGHT}; to leave it out disable it")
+        return value
+
+
 class Instant(fields.Field):
     """RFC 3339 with an offset, as a TOML date-time or as text. Loads to nanoseconds since the epoch."""
 
@@ -207,14 +221,16 @@ class ProviderSettings(Schema):
     strict_translation = Switch(is_optional=True)
     fetch_images = Switch(is_optional=True)
     on_disconnect = Later()
-    retry_timeouts = Later(False)
+    retry_timeouts = Switch(is_optional=True)
+    max_attempts = fields.Integer(strict=True, validate=Range(1, MOST_ATTEMPTS, error=ATTEMPTS))
+    retry_within_s = Seconds()
     unpriced = fields.String(validate=OneOf(("allow", "deny"), error='expected "allow" or "deny"'))
     assumed_output_tokens = fields.Integer(strict=True, validate=Range(1, MOST_ASSUMED, error=ASSUMED))
     stop_at_quota = Switch(is_optional=True)
     early_heartbeat_s = Later()
     user_agent = Later()
     max_retries_on_429 = Later()
-    rotation_strategy = Later("round_robin")
+    rotation_strategy = fields.String(validate=OneOf(STRATEGIES, error="expected one of {choices}"))
     rewrite_rules = Later([])
     sanitize_rules = Later([])
     cache_breakpoints = Later([])
@@ -246,9 +262,9 @@ class Credential(Schema):
     api_key = Text(header_safe, required=True)
     name = Text(allow_none=True, load_default=None)
     enabled = Switch(True)
-    weight = Later()
-    rpm = Later()
-    concurrency = Later()
+    weight = Weight(load_default=1)
+    rpm = Count()
+    concurrency = Count()
 
 
 PATH_SEGMENT = Regexp(
@@ -320,8 +336,8 @@ class Model(Priced):
 class Target(Schema):
     provider_name = Text(required=True, data_key="provider")
     model_id = Text(required=True, data_key="model")
-    tier = Later()
-    weight = Later()
+    tier = fields.Integer(strict=True, load_default=0, validate=Range(0, MOST_WEIGHT, error=TIER))
+    weight = Weight(load_default=1)
 
 
 def given(original, *names: str) -> list[str]:
@@ -334,7 +350,7 @@ class Alias(Priced):
     provider_name = Text()
     model_id = Text()
     enabled = Switch(True)
-    targets = fields.List(fields.Nested(Target), validate=Length(max=1, error=f"a second target is {UNSUPPORTED}"))
+    targets = fields.List(fields.Nested(Target), validate=Length(max=MOST_TARGETS, error=TARGETS))
 
     @validates_schema(pass_original=True, skip_on_field_errors=False)
     def _check(self, data, original, **kwargs):

@@ -136,6 +136,10 @@ def _crossed(seed: dict, written: dict, file: str, channels: Mapping, reserved: 
     yield from _duplicates(seed["providers"], "providers", lambda row: row.get("name"), file, "name")
     yield from _duplicates(seed["users"], "users", lambda row: row.get("name"), file, "name")
     yield from _duplicates(seed["model_aliases"], "model_aliases", lambda row: row.get("alias"), file, "alias")
+    for i, alias in enumerate(seed["model_aliases"]):
+        yield from _duplicates(
+            _rows(alias.get("targets")), f"model_aliases[{i + 1}].targets", _model_key, file, "model"
+        )
     yield from _duplicates(seed["models"], "models", _model_key, file, "model_id")
     yield from _duplicates(seed["permissions"], "permissions", _permission_key, file, "model_pattern")
     yield from _duplicates(seed["rate_limits"], "rate_limits", _limit_key, file, "model_pattern")
@@ -224,9 +228,10 @@ def _names(seed: dict, written: dict, file: str) -> Iterator[str]:
     for i, row in enumerate(seed["models"]):
         yield from check(f"models[{i + 1}].provider_name", row.get("provider_name"), providers, "provider")
     for i, row in enumerate(seed["model_aliases"]):
-        at = "targets[1].provider" if row.get("targets") else "provider_name"
-        for target in targets(row):
-            yield from check(f"model_aliases[{i + 1}].{at}", target["provider_name"], providers, "provider")
+        for t, target in enumerate(_rows(row.get("targets"))):
+            at = f"model_aliases[{i + 1}].targets[{t + 1}].provider"
+            yield from check(at, target.get("provider_name"), providers, "provider")
+        yield from check(f"model_aliases[{i + 1}].provider_name", row.get("provider_name"), providers, "provider")
     for table in ("permissions", "rate_limits", "quotas", "file_permissions"):
         for i, row in enumerate(seed[table]):
             yield from check(f"{table}[{i + 1}].user_name", row.get("user_name"), users, "user")

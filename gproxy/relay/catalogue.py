@@ -192,7 +192,7 @@ class Catalogue:
 
     def _get(self, provider: Provider, operation: str, speaks: str, model: str, query: tuple) -> dict:
         """One GET. Raises GatewayError, NotFound on the upstream's 404."""
-        credential = self.relay.credentials.next(provider)
+        credential = self.relay.pool.any(provider)
         kind, settings = self.relay.kinds[provider.channel], provider.settings
         lane = kind.lane(operation, speaks, settings.protocol)
         nobody = Presence(None)

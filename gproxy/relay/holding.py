@@ -70,6 +70,13 @@ def bound(
     return Bound(accounts, rows, min(money, MOST), tokens, output if is_open else None)
 
 
+def dearer(one: Bound, other: Bound) -> Bound:
+    """What covers either of two calls in the same accounts and limits."""
+    opened = [bound.most_output for bound in (one, other) if bound.most_output is not None]
+    money, tokens = max(one.money, other.money), max(one.tokens, other.tokens)
+    return one._replace(money=money, tokens=tokens, most_output=min(opened, default=None))
+
+
 class Holder:
     """Takes and ends holds for one process. `load` makes the shared state know accounts and limits by their keys."""
 
@@ -81,19 +88,23 @@ class Holder:
         changes: Callable[[], int] = lambda: 0,
     ):
         """`changes` is a number that grows whenever somebody may have got a limit or a cap."""
-        self.shared, self._owner, self._load, self.changes = shared, owner, load, changes
+        self.shared, self.owner, self._load, self.changes = shared, owner, load, changes
         self._unsettled: deque[tuple[int, int, int]] = deque()  # at most one for each call that ran
 
     def take(self, call: int, bound: Bound) -> "Hold":
         """Raises OverQuota, RateLimited, Unavailable; then nothing is held and nothing counted."""
-        wanted = Take(call, self._owner, bound.accounts, bound.limits, bound.money, bound.tokens)
-        taken = self._known(lambda: self.shared.take(wanted))
+        wanted = Take(call, self.owner, bound.accounts, bound.limits, bound.money, bound.tokens)
+        taken = self.count(wanted)
         if (refused := taken.refused) is not None:
             now_s = taken.at / NS
             if refused.counter is None:
                 raise quota.refusal(refused, bound.money, now_s)
             raise limits.refusal(refused, taken.standings, bound.tokens, now_s)
         return Hold(self, call, taken.at, bound, taken.standings)
+
+    def count(self, wanted: Take) -> Taken:
+        """A take as it comes out. Raises Unavailable."""
+        return self._known(lambda: self.shared.take(wanted))
 
     def look(self, accounts: tuple[Account, ...], rows: tuple[Limit, ...]) -> Taken:
         """How these accounts and limits stand. Raises Unavailable."""

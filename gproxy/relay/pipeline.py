@@ -4,30 +4,36 @@
 """
 
 import logging
+import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import ModuleType
 
 from gproxy.accounting import prices
 from gproxy.accounting.journal import Ids, Journal
 from gproxy.admission import keys
 from gproxy.admission.permissions import Rights
+from gproxy.channels import faults
 from gproxy.channels.facts import facts
+from gproxy.channels.faults import Fault
 from gproxy.channels.kind import COUNT, EMBED, EMBED_BATCH, GENERATE, STREAM, Kind, Lane
 from gproxy.errors import BadRequest, ClientGone, Forbidden, GatewayError, RateLimited, UpstreamError
 from gproxy.protocols import fields
 from gproxy.protocols.hub import Ask, Context, Count, Usage
 from gproxy.protocols.losses import Losses
 from gproxy.protocols.signatures import MARK
-from gproxy.relay import headers, holding, local, passing, translating, ways
+from gproxy.relay import affinity, headers, holding, local, passing, translating, ways
 from gproxy.relay.capacity import Capacity
 from gproxy.relay.holding import Bound, Hold, Holder, Unheld
+from gproxy.relay.pool import Pool
 from gproxy.relay.presence import Presence
 from gproxy.relay.tally import BYTES_PER_TOKEN, Tally, Unbooked, input_estimate
 from gproxy.relay.translating import Translation
-from gproxy.routing import resolve
-from gproxy.routing.choose import RoundRobin
+from gproxy.relay.trip import Trip
+from gproxy.routing import choose, resolve
+from gproxy.routing.resolve import Target
 from gproxy.state.keepsakes import Keepsakes
 from gproxy.store.snapshot import Caller, Credential, Provider, Snapshot, Way
 from gproxy.units import NS
@@ -78,7 +84,11 @@ class Plan:
     price: prices.Found | None
     mode: str  # by which of its modes the price counts
     input_tokens: int  # estimated
+    affinity: bytes = b""  # names the conversation, where the provider's strategy goes by it
     bound: Bound | None = None  # None: nothing to hold
+    others: tuple[
+        Callable[[], "Plan"], ...
+    ] = ()  # the same call to the alias's other targets, planned when it is needed
     losses: tuple[str, ...] = ()
     translation: Translation | None = None  # None: the same dialect
 
@@ -105,7 +115,8 @@ class Relay:
     images: Images  # fetches what a client names by address
     keepsakes: Keepsakes  # what vendors want back and clients cannot carry
     holder: Holder  # takes from limits, quotas and budgets
-    credentials: RoundRobin = field(default_factory=RoundRobin)
+    pool: Pool  # the credentials, in turn, and their health
+    dice: Callable[[], float] = random.random
     running: set[Presence] = field(default_factory=set)
     clients_gone: int = 0
 
@@ -132,9 +143,32 @@ class Relay:
             raise BadRequest(f"model: longer than {MOST_MODEL} characters")
         operation = STREAM if call.operation == GENERATE and asked.is_stream else call.operation
         resolved = self._resolve(snapshot, call.provider, sent, Rights(caller))
-        target = resolved.targets[0]
-        if not target.model:
+        targets = choose.by_tier(resolved.targets, self.dice)
+        if not targets[0].model:
             raise BadRequest("model: names a provider and no model")
+
+        def plan_for(target: Target) -> Plan:
+            return self._plan_for(call, caller, snapshot, asked, sent, operation, resolved, target)
+
+        plan, rest = self._first_plan(targets, plan_for)
+        if plan.lane is not None and operation != COUNT:  # which costs nothing and is not limited
+            plan.bound = self._bound(plan, snapshot, resolved, rest)
+        plan.others = tuple(partial(plan_for, target) for target in rest)
+        return plan
+
+    def _first_plan(self, targets: list[Target], plan_for: Callable[[Target], Plan]) -> tuple[Plan, list[Target]]:
+        """The first target that the call can go to, and those after it. Raises what keeps it from the very first."""
+        first: GatewayError | None = None
+        for n, target in enumerate(targets):
+            try:
+                return plan_for(target), targets[n + 1 :]
+            except GatewayError as fault:
+                first = first or fault
+        raise first
+
+    def _plan_for(
+        self, call: Call, caller: Caller, snapshot: Snapshot, asked: Ask, sent: str, operation: str, resolved, target
+    ) -> Plan:
         provider, kind = target.provider, self.kinds[target.provider.channel]
         with headers.Naming(provider):
             way = ways.choose(kind, provider, operation, call.protocol, call.as_array, self.protocols)
@@ -159,27 +193,34 @@ class Relay:
                 raise Forbidden(f"model {target.model!r} has no price, and its provider refuses what is not priced")
             if way.how != "local":
                 self._address(plan, call, way)
-            if way.how != "local" and operation != COUNT:  # which costs nothing and is not limited
-                plan.bound = self._bound(plan)
+            if provider.settings.rotation_strategy == choose.CACHE_AFFINITY:
+                plan.affinity = affinity.key(asked, target.model)
             return plan
 
-    def _bound(self, plan: Plan) -> Bound | None:
+    def _bound(
+        self, plan: Plan, snapshot: Snapshot, resolved: resolve.Resolved, others: Sequence[Target]
+    ) -> Bound | None:
+        """What is held covers the dearest of the targets that the call may come to."""
         accounts, rows = holding.applying(plan.caller, plan.name)
         if not accounts and not rows:
             return None
         writes = plan.operation in (GENERATE, STREAM)
-        return holding.bound(
-            accounts,
-            rows,
-            plan.asked,
-            plan.price,
-            plan.mode,
-            plan.input_tokens,
-            facts(plan.speaks, plan.model).max_output if writes else 0,
-            plan.provider.settings.assumed_output_tokens,
-            may_cache=b'"cache_control"' in plan.body,
-            has_media=any(mark in plan.body for mark in _MEDIA),
-        )
+        may_cache = b'"cache_control"' in plan.body
+        has_media = any(mark in plan.body for mark in _MEDIA)
+
+        def bound(provider: Provider, speaks: str, model: str, price: prices.Found | None) -> Bound:
+            most = facts(speaks, model).max_output if writes else 0
+            assumed = provider.settings.assumed_output_tokens
+            return holding.bound(
+                accounts, rows, plan.asked, price, plan.mode, plan.input_tokens, most, assumed, may_cache, has_media
+            )
+
+        found = bound(plan.provider, plan.speaks, plan.model, plan.price)
+        for target in others:
+            provider, speaks = target.provider, self.kinds[target.provider.channel].prefers or plan.speaks
+            price = prices.find(snapshot, provider.id, provider.channel, target.model, resolved.alias)
+            found = holding.dearer(found, bound(provider, speaks, target.model, price))
+        return found
 
     def _address(self, plan: Plan, call: Call, way: Way) -> None:
         """Fills in the lane and what is sent there. Raises BadRequest."""
@@ -239,13 +280,17 @@ class Relay:
         with headers.Naming(plan.provider):
             if plan.lane is None:
                 return self._counted(plan, call)
-            credential = None if plan.kind.answers else self.credentials.next(plan.provider)
-            tally = self._open(plan, call, credential, presence)
+            trip = Trip(self.pool, plan)
+            try:
+                tally = self._open(plan, call, trip, presence)
+            except BaseException:
+                trip.give_back()
+                raise
             try:
                 presence.begin()
-                exchange = self._send(plan, call, credential, presence)
+                exchange = self._reach(trip, call, tally, presence)
                 tally.saw_first_byte()
-                return self._answer(plan, call, exchange, tally, presence)
+                return self._answer(trip.plan, call, exchange, tally, presence)
             except ClientGone:
                 self._count_gone()
                 tally.client_left(None, 0)
@@ -253,8 +298,36 @@ class Relay:
             except BaseException as fault:
                 tally.broke(getattr(fault, "status", 500), None, 0)
                 if isinstance(fault, GatewayError):
-                    log.warning("request %s: provider %s: %s", call.request_id, plan.provider.name, fault.message)
+                    log.warning("request %s: provider %s: %s", call.request_id, trip.plan.provider.name, fault.message)
                 raise
+
+    def _reach(self, trip: Trip, call: Call, tally: Tally, presence: Presence) -> Exchange:
+        """The first answer that is no fault of who gave it, else the first of those that are.
+
+        Raises GatewayError when there is none at all.
+        """
+        while True:
+            began = trip.begin()
+            try:
+                self._fill(trip.plan, presence)
+                exchange = self._send(trip.plan, call, trip.credential, presence)
+            except GatewayError as fault:
+                goes_on = trip.got_none(fault)
+            else:
+                if (fault := self._fault(exchange, presence)) is None:
+                    trip.served(exchange.status, began)
+                    tally.serve(trip.plan, trip.credential)
+                    return exchange
+                goes_on = trip.got(exchange, fault)
+            if not goes_on:
+                return trip.first()
+            log.info("request %s: another attempt, at provider %s", call.request_id, trip.plan.provider.name)
+
+    def _fault(self, exchange: Exchange, presence: Presence) -> Fault | None:
+        """What an answer says of the credential. Its body is read for that, and kept. Raises UpstreamError."""
+        if not faults.may_be_fault(exchange.status):
+            return None
+        return faults.classify(exchange.status, exchange.headers, exchange.kept(presence), time.time())
 
     def _counted(self, plan: Plan, call: Call) -> Answer:
         """Tokens by the bytes of the body, where the upstream has no count; told as the estimate that it is."""
@@ -265,29 +338,31 @@ class Relay:
         told = [("x-gproxy-provider", plan.provider.name), headers.ESTIMATED, ("Content-Type", "application/json")]
         return Answer(200, [*told, headers.overhead(call.started, 0.0)], body)
 
-    def _fetch(self, plan: Plan, presence: Presence) -> None:
+    def _fill(self, plan: Plan, presence: Presence) -> None:
         """Fills in the files that its upstream cannot fetch itself. Raises BadRequest, ClientGone."""
-        presence.begin()
-        made = translating.fetch(plan.translation, self.images, presence)
-        self._translate(plan, translating.written(made, plan.provider.settings.strict_translation))
+        if plan.translation is not None and plan.translation.urls:
+            presence.begin()
+            made = translating.fetch(plan.translation, self.images, presence)
+            self._translate(plan, translating.written(made, plan.provider.settings.strict_translation))
 
     def _count_gone(self) -> None:
         self.clients_gone += 1
 
-    def _open(self, plan: Plan, call: Call, credential: Credential | None, presence: Presence) -> Tally:
+    def _open(self, plan: Plan, call: Call, trip: Trip, presence: Presence) -> Tally:
         """Holds what the call may cost and opens its books. Raises GatewayError or ClientGone, and nothing is held."""
         # Before anything is counted: a request that is refused for its files uses up nothing.
-        if plan.translation is not None and plan.translation.urls:
-            self._fetch(plan, presence)
+        if trip.plan is plan:
+            self._fill(plan, presence)
         if plan.operation == COUNT:
-            return Unbooked()
+            return Unbooked(trip.give_back)
         now = time.time_ns()
         call_id = self.ids.next(now)
         self.journal.refuse_when_full()
         hold = self._hold(call_id, now, plan.bound, self.protocols[call.protocol])
-        tally = self._tally(plan, call, call_id, hold)
+        tally = self._tally(trip.plan, call, call_id, hold)
+        tally.attempts, tally.give_back = trip.attempts.made, trip.give_back
         try:
-            tally.open(self._entry(plan, call, credential, hold.at))
+            tally.open(self._entry(trip.plan, call, trip.credential, hold.at))
         except BaseException:
             hold.settle(0, 0)
             raise

@@ -3,6 +3,7 @@
 import math
 import re
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -11,6 +12,7 @@ from gproxy.accounting.cost import cost
 from gproxy.accounting.journal import Journal
 from gproxy.protocols.hub import Usage
 from gproxy.relay.holding import STEP_TOKENS, Hold, Unheld
+from gproxy.store.snapshot import Credential
 
 # Bytes of text that a token stands for, where no count was told.
 BYTES_PER_TOKEN = 4
@@ -22,6 +24,8 @@ ENCODED_TOKENS = 1_500
 CLIENT_GONE_STATUS = 499
 # What the client sends into the row is bounded, as every line of the journal is.
 MOST_TEXT = 128
+# Attempts that a row tells of, the last ones.
+MOST_TOLD = 8
 # Names of what a reply lost in translation; a request's stand in the line that opens a call.
 MOST_LOSSES_BYTES = 300
 # What a column holds, in nano-USD.
@@ -63,7 +67,9 @@ class Tally:
     mode: str = ""
     hold: Hold | Unheld | None = None
     covered_bytes: float = math.inf
-    attempts: int = 1
+    attempts: Sequence[tuple] = ()  # each: provider, credential, end, milliseconds
+    by: tuple[int, str, int | None] | None = None  # who served it, where not the one that `open` tells
+    give_back: Callable[[], None] = lambda: None  # the place that the credential's own limits gave
     losses: list[str] = field(default_factory=list)
     first_byte: float | None = None
     cost: int | None = None
@@ -91,6 +97,11 @@ class Tally:
 
     def _cost(self, usage: Usage) -> int:
         return min(cost(usage, self.price.price, self.mode), MOST_COST)
+
+    def serve(self, plan, credential: Credential | None) -> None:
+        """Who answers: its price counts, and the row tells it."""
+        self.price, self.mode, self.input_estimate = plan.price, plan.mode, plan.input_tokens
+        self.by = plan.provider.id, plan.provider.channel, credential.id if credential else None
 
     def saw_first_byte(self) -> None:
         if self.first_byte is None:
@@ -145,8 +156,12 @@ class Tally:
             ],
             "c": self.cost or 0,
             "l": int((now - self.started) * 1000),
-            "a": self.attempts,
+            "a": max(1, len(self.attempts)),
         }
+        if len(self.attempts) > 1:
+            entry["tr"] = self.attempts[-MOST_TOLD:]
+            if self.by is not None:
+                entry["by"] = self.by
         if self.price is not None:
             entry["ps"] = self.price.source
         if estimated:
@@ -160,6 +175,7 @@ class Tally:
         finally:
             if self.hold is not None:
                 self.hold.settle(self.cost or 0, usage.prompt_tokens + usage.output_tokens)
+            self.give_back()
 
 
 def _within(losses: list[str]) -> list[str]:
@@ -181,16 +197,22 @@ class Unbooked:
     is_settled = True
     covered_bytes = math.inf
 
-    def __init__(self):
+    def __init__(self, give_back: Callable[[], None]):
         self.losses: list[str] = []
+        self._give_back = give_back
+
+    def serve(self, plan, credential: Credential | None) -> None:
+        """No row tells it."""
 
     def saw_first_byte(self) -> None:
         """Nothing is measured."""
 
     def complete(self, status: int, usage: Usage | None, text_bytes: int) -> None:
         """Nothing is booked."""
+        self._give_back()
 
     broke = complete
 
     def client_left(self, usage: Usage | None, text_bytes: int) -> None:
         """Nothing is booked."""
+        self._give_back()

@@ -1,24 +1,57 @@
-"""Which credential a call uses."""
+"""In which order credentials and targets are tried. Pure: turns, keys and dice are passed in."""
 
-from collections.abc import Sequence
-from itertools import count
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from math import gcd, log
 
-from gproxy.errors import NoCredential
-from gproxy.store.snapshot import Credential, Provider
+from gproxy.routing.resolve import Target
+from gproxy.store.snapshot import Credential
+
+ROUND_ROBIN, STICKY, CACHE_AFFINITY = "round_robin", "sticky", "cache_affinity"
+STRATEGIES = (ROUND_ROBIN, STICKY, CACHE_AFFINITY)
+_SCALE = 2.0**64
 
 
-class RoundRobin:
-    """One credential after another, per provider; one of these in each worker."""
+def by_turn(credentials: Sequence[Credential], turn: int) -> Sequence[Credential]:
+    """Each in its turn, as often as its weight says; after the first the others as they follow it."""
+    if len(credentials) == 1:
+        return credentials
+    total = sum(credential.weight for credential in credentials)
+    at = turn * _stride(total) % total
+    for n, credential in enumerate(credentials):
+        at -= credential.weight
+        if at < 0:
+            return (*credentials[n:], *credentials[:n])
+    raise AssertionError("weights are positive")
 
-    def __init__(self):
-        self._turns: dict[int, count] = {}
 
-    def next(self, provider: Provider) -> Credential:
-        """Raises NoCredential when the provider has none that is enabled."""
-        usable: Sequence[Credential] = provider.credentials
-        if not usable:
-            raise NoCredential(f"provider {provider.name!r} has no enabled credential", retry_after_s=60)
-        if len(usable) == 1:
-            return usable[0]
-        turn = next(self._turns.setdefault(provider.id, count()))
-        return usable[turn % len(usable)]
+def _stride(total: int) -> int:
+    """So that turns are spread: with equal weights one after another, else no weight is used up in one go."""
+    stride = max(1, round(total * 0.618))
+    while gcd(stride, total) != 1:
+        stride += 1
+    return stride
+
+
+def by_affinity(credentials: Sequence[Credential], key: bytes) -> Sequence[Credential]:
+    """The same key finds the same credential, in every process and on every machine, as long as it can be used.
+
+    Rendezvous hashing: a credential that goes or comes moves only its own share of the keys.
+    """
+    if len(credentials) == 1:
+        return credentials
+    return sorted(credentials, key=lambda credential: _score(credential, key))
+
+
+def _score(credential: Credential, key: bytes) -> float:
+    """The least is first; smaller by as much as the weight is larger."""
+    digest = blake2b(key, digest_size=8, person=str(credential.id).encode()[-16:]).digest()
+    return -log((int.from_bytes(digest, "big") + 1) / (_SCALE + 1)) / credential.weight
+
+
+def by_tier(targets: Sequence[Target], dice: Callable[[], float]) -> list[Target]:
+    """One tier after the other; within one by chance, as their weights say."""
+    if len(targets) == 1:
+        return list(targets)
+    # Of exponential times with these rates the shortest comes first as often as its weight says.
+    return sorted(targets, key=lambda target: (target.tier, -log(1.0 - dice()) / target.weight))

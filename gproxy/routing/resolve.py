@@ -24,8 +24,12 @@ class Rights(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Target:
+    """`tier` and `weight` as an alias's target has them."""
+
     provider: Provider
     model: str
+    tier: int = 0
+    weight: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +138,7 @@ def _through(snapshot: Snapshot, alias: Alias, name: str, rights: Rights) -> Res
         model = _filled(alias, target.model_id, name)
         row = snapshot.models.get((target.provider_id, model))
         if (provider := snapshot.provider_by_id.get(target.provider_id)) and (row is None or row.enabled):
-            enabled.append(Target(provider, model))
+            enabled.append(Target(provider, model, target.tier, target.weight))
     allowed = tuple(target for target in enabled if rights.may_use(target.provider.id, name))
     if allowed:
         return Resolved(name, allowed, alias)

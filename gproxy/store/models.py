@@ -72,6 +72,9 @@ class Credential(Table):
     kind = pw.TextField()
     secret_json = pw.TextField()
     enabled = pw.BooleanField(default=True)
+    weight = pw.IntegerField(default=1)
+    rpm = pw.BigIntegerField(null=True)
+    concurrency = pw.BigIntegerField(null=True)
     created_at = pw.BigIntegerField()
     updated_at = pw.BigIntegerField()
 
@@ -327,6 +330,7 @@ class Usage(Table):
     latency_ms = pw.IntegerField(null=True)
     first_byte_ms = pw.IntegerField(null=True)
     attempts = pw.IntegerField(default=1)
+    tries = pw.TextField(default="[]")
     losses = pw.TextField(default="[]")
     end_user = pw.TextField(null=True)
     tag = pw.TextField(null=True)

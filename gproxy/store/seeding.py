@@ -19,6 +19,9 @@ class NewCredential:
     secret_json: str
     name: str | None = None
     enabled: bool = True
+    weight: int = 1
+    rpm: int | None = None
+    concurrency: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +45,18 @@ class NewModel:
 
 
 @dataclass(frozen=True, slots=True)
+class NewTarget:
+    provider: str
+    model_id: str
+    tier: int = 0
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class NewAlias:
     alias: str
     enabled: bool
-    targets: tuple[tuple[str, str], ...]  # (provider, model)
+    targets: tuple[NewTarget, ...]
     pricing_json: str | None = None
 
 
@@ -135,8 +146,14 @@ def fill(database: Database, content: Content) -> None:
             row = m.ModelAlias.create(
                 alias=alias.alias, enabled=alias.enabled, pricing_json=alias.pricing_json, **stamps
             )
-            for provider, model_id in alias.targets:
-                m.AliasTarget.create(alias=row, provider=providers[provider], model_id=model_id)
+            for target in alias.targets:
+                m.AliasTarget.create(
+                    alias=row,
+                    provider=providers[target.provider],
+                    model_id=target.model_id,
+                    tier=target.tier,
+                    weight=target.weight,
+                )
         users = _users(content.users, providers, stamps)
         for user, provider, pattern in content.permissions:
             _permit(users[user], None, providers[provider] if provider else None, pattern, now)
@@ -163,9 +180,7 @@ def _providers(providers: tuple[NewProvider, ...], stamps: dict) -> dict[str, in
         )
         ids[p.name] = row.id
         for c in p.credentials:
-            m.Credential.create(
-                provider=row, name=c.name, kind=p.channel, secret_json=c.secret_json, enabled=c.enabled, **stamps
-            )
+            m.Credential.create(provider=row, kind=p.channel, **asdict(c), **stamps)
     return ids
 
 

@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
+from hashlib import blake2b
 
 import peewee as pw
 
@@ -40,6 +42,10 @@ class ProviderSettings:
     unpriced: str = "allow"  # or "deny": what becomes of calls whose price nobody knows
     assumed_output_tokens: int = 4096
     stop_at_quota: bool = True
+    rotation_strategy: str = "round_robin"  # or "sticky", "cache_affinity"
+    max_attempts: int = 5
+    retry_within_s: float = 60  # after so long no further attempt begins
+    retry_timeouts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,14 @@ class Credential:
     id: int
     provider_id: int
     secret: str | None = field(repr=False)  # None: its environment variable holds no usable key
+    weight: int = 1
+    rpm: int | None = None
+    concurrency: int | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells one key from the next in its place."""
+        return _fingerprint(self.secret)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +100,12 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Target:
+    """Of an alias. Those of the lowest tier are tried first, each as often as its weight says."""
+
     provider_id: int
     model_id: str
+    tier: int = 0
+    weight: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +187,11 @@ class Snapshot:
     callers: Mapping[str, Caller] = field(default_factory=dict)  # usable ones, by key digest
 
 
+@lru_cache(maxsize=4096)
+def _fingerprint(secret: str) -> str:
+    return blake2b(secret.encode(), digest_size=4).hexdigest()
+
+
 def glob(pattern: str) -> re.Pattern:
     """`*` is any run of characters (also of `/`), `?` is any one; all else is itself. Matches whole strings."""
     first, *rest = ("".join("." if c == "?" else re.escape(c) for c in part) for part in pattern.split("*"))
@@ -248,7 +271,8 @@ def _providers(defaults: Mapping, environ: Mapping[str, str], seal: Seal | None)
         secret = resolve_secret(row.secret_json, environ, seal)
         if secret is None:
             log.warning("credential %d: its environment variable holds no usable key, so it is not used", row.id)
-        credentials.setdefault(row.provider_id, []).append(Credential(row.id, row.provider_id, secret))
+        found = Credential(row.id, row.provider_id, secret, row.weight, row.rpm, row.concurrency)
+        credentials.setdefault(row.provider_id, []).append(found)
     known = {f.name for f in fields(ProviderSettings)}
     found = []
     for row in m.Provider.select().where(m.Provider.enabled).order_by(m.Provider.name):
@@ -334,7 +358,7 @@ def _models() -> dict:
 def _aliases() -> dict:
     targets: dict[int, list[Target]] = {}
     for row in m.AliasTarget.select().order_by(m.AliasTarget.tier, m.AliasTarget.id):
-        targets.setdefault(row.alias_id, []).append(Target(row.provider_id, row.model_id))
+        targets.setdefault(row.alias_id, []).append(Target(row.provider_id, row.model_id, row.tier, row.weight))
     found = []
     for row in m.ModelAlias.select().where(m.ModelAlias.enabled).order_by(m.ModelAlias.alias):
         pattern = None

@@ -35,6 +35,7 @@ TOKENS = (
     "cache_creation_input_tokens_5min",
     "cache_creation_input_tokens_1h",
 )
+TRY = ("provider_id", "credential_id", "end", "ms")
 FILTERS = {
     "provider_id": m.Usage.provider_id,
     "credential_id": m.Usage.credential_id,
@@ -143,6 +144,7 @@ def query(asked: dict) -> list[dict]:
     rows = list(found.dicts())
     for row in rows:
         row["losses"] = json.loads(row["losses"])
+        row["tries"] = [dict(zip(TRY, one, strict=True)) for one in json.loads(row["tries"])]
     return rows
 
 

@@ -19,7 +19,7 @@ from gproxy import turns
 from gproxy.errors import UpstreamError, UpstreamTimeout
 from gproxy.upstream import faults
 from gproxy.upstream.chunked import Chunked
-from gproxy.upstream.connection import QUICKER
+from gproxy.upstream.connection import QUICKER, SENDING, Sending
 
 READ_BYTES = 65536
 MOST_REPLY_BYTES = 256 * 1024 * 1024
@@ -80,6 +80,7 @@ class Exchange:
         self.waited_s = waited_s  # for the upstream, so far
         self._raw, self._limits, self._deadline = raw, limits, deadline
         self._hurry_s: float | None = None
+        self._kept: bytes | None = None
         self._secret = secret.encode() if secret else None
         # Private names of http.client and urllib3, both pinned; without them the library reads the body itself.
         inner = getattr(raw, "_fp", None)
@@ -95,6 +96,8 @@ class Exchange:
 
     def read(self, presence: AbstractContextManager) -> bytes:
         """The whole body; the connection is let go in any case. Raises UpstreamError, and what `presence` throws in."""
+        if self._kept is not None:
+            return self._kept
         pieces, size = [], 0
         try:
             for piece in self.chunks(presence):
@@ -105,6 +108,14 @@ class Exchange:
         finally:
             self.close()
         return self.masked(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+
+    def kept(self, presence: AbstractContextManager) -> bytes:
+        """The whole body, which `read` gives once more. One that broke off is kept as nothing, and fails there."""
+        try:
+            self._kept = self.read(presence)
+        except UpstreamError:
+            return b""
+        return self._kept
 
     def masked(self, data: bytes) -> bytes:
         """The same without our key, for a whole body or a whole event: in pieces it could hide."""
@@ -192,6 +203,7 @@ class Client:
         request.headers = {"User-Agent": "gproxy", "Accept-Encoding": "identity", **headers}
         if body is not None:
             request.headers["Content-Length"] = str(len(body))
+        SENDING.set(sending := Sending())
         started, deadline = time.perf_counter(), time.monotonic() + limits.total_s
         waits = Timeout(connect=limits.connect_s, read=limits.first_byte_s)
         # The library's timeouts run per system call; this one also ends a head that comes in byte by byte.
@@ -201,11 +213,11 @@ class Client:
                 raw = self._adapter(base_url).send(request, stream=True, timeout=waits)
         except faults.FOREIGN as fault:
             # `from None`: the chained text would be printed with a traceback.
-            raise faults.told(fault) from None
+            raise faults.told(fault, sending) from None
         except gevent.Timeout as fault:
             if fault is not alarm:
                 raise
-            raise UpstreamTimeout("no answer in time") from None
+            raise faults.told(TimeoutError(), sending) from None
         finally:
             alarm.close()
         waited_s = time.perf_counter() - started

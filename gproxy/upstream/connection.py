@@ -4,6 +4,7 @@ import email.parser
 import http.client
 import re
 import socket
+from contextvars import ContextVar
 from http.client import HTTPMessage
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -17,12 +18,27 @@ _SENT = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+: [\t\x20-\x7e]*")
 _LINE = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0\x0b\x0c\x1c-\x1e\x85]*)\r\n")
 
 
+class Sending:
+    """How far one request came on its way: whether the connection was open before, and whether it was written there."""
+
+    __slots__ = ("is_sent", "was_open")
+
+    def __init__(self):
+        self.is_sent = self.was_open = False
+
+
+# The request that this greenlet sends.
+SENDING: ContextVar[Sending] = ContextVar("sending")
+
+
 class _Joining:
     """The library sends head and body apart: two system calls here, and two packets for the upstream to wake up for."""
 
     _parts: list[bytes] | None = None
 
     def request(self, *args, **kwargs) -> None:
+        sending = SENDING.get(None) or Sending()
+        sending.was_open = self.sock is not None
         self._parts = []
         try:
             super().request(*args, **kwargs)
@@ -30,6 +46,9 @@ class _Joining:
             parts, self._parts = self._parts, None
         if sum(map(len, parts)) <= MOST_JOINED_BYTES:
             parts = [b"".join(parts)]
+        if self.sock is None:
+            self.connect()
+        sending.is_sent = True
         for part in parts:
             self.send(part)
 
@@ -37,8 +56,6 @@ class _Joining:
         if self._parts is not None:
             self._parts.append(data)
             return
-        if self.sock is None:
-            self.connect()
         # gevent's sendall asks for the size of the socket's buffer first; nearly always all of it goes at once.
         sent = self.sock.send(data)
         if sent < len(data):

@@ -4,12 +4,16 @@ Their texts are never passed on: they quote URLs, and a refused header quotes it
 """
 
 import http.client
+from collections.abc import Iterator
 
 import requests
 import urllib3
 
 from gproxy.errors import UpstreamError, UpstreamTimeout
+from gproxy.upstream.connection import Sending
 
+# How a connection ends that the other side had closed before.
+DIED = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
 # Ordered: the first row whose class fits decides.
 FAULTS: tuple[tuple[type[BaseException], type[UpstreamError], str], ...] = (
     (requests.exceptions.InvalidHeader, UpstreamError, "the credential holds a character that no header can carry"),
@@ -33,12 +37,25 @@ FAULTS: tuple[tuple[type[BaseException], type[UpstreamError], str], ...] = (
 )
 
 
-def told(fault: BaseException) -> UpstreamError:
-    """Our error for a library's. The fault's own text stays inside."""
-    for foreign, ours, text in FAULTS:
-        if isinstance(fault, foreign):
-            return ours(text)
-    return UpstreamError("the upstream call failed")
+def told(fault: BaseException, sending: Sending | None = None) -> UpstreamError:
+    """Our error for a library's, and how far the request came. The fault's own text stays inside."""
+    found = next((ours(text) for foreign, ours, text in FAULTS if isinstance(fault, foreign)), None)
+    found = found or UpstreamError("the upstream call failed")
+    if sending is not None:
+        found.was_sent = sending.is_sent
+        found.is_stale = sending.is_sent and sending.was_open and any(isinstance(one, DIED) for one in _causes(fault))
+    return found
+
+
+def _causes(fault: BaseException) -> Iterator[BaseException]:
+    """The fault and what the libraries wrapped it around, each in its own way."""
+    left, seen = [fault], set()
+    while left:
+        one = left.pop()
+        if isinstance(one, BaseException) and id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            left += [one.__cause__, one.__context__, getattr(one, "reason", None), *one.args]
 
 
 FOREIGN = tuple(foreign for foreign, _, _ in FAULTS)

@@ -74,6 +74,7 @@ def test_a_call_becomes_a_row_with_everything_that_was_told(tmp_path):
         "latency_ms": 9,
         "first_byte_ms": 3,
         "attempts": 2,
+        "tries": "[]",
         "losses": '["seed","tools"]',
     }
     assert booking.segment == "1.log"
@@ -82,12 +83,14 @@ def test_a_call_becomes_a_row_with_everything_that_was_told(tmp_path):
 
 def test_what_was_not_told_has_its_default(tmp_path):
     (booking,) = Reader().rows(write(tmp_path / "1.log", opened(7, eu=None, t=None), settled(7)), 0, None)
-    told = {name: booking.row[name] for name in ("price_source", "priced", "estimated", "first_byte_ms", "losses")}
+    names = ("price_source", "priced", "estimated", "first_byte_ms", "tries", "losses")
+    told = {name: booking.row[name] for name in names}
     assert told == {
         "price_source": None,
         "priced": False,
         "estimated": False,
         "first_byte_ms": None,
+        "tries": "[]",
         "losses": "[]",
     }
     assert (booking.row["end_user"], booking.row["tag"]) == (None, None)

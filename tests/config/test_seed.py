@@ -132,15 +132,6 @@ def test_all_mistakes_are_told_at_once_each_with_file_place_and_remedy(tmp_path:
 
 # text, where `not yet supported` is told
 UNSUPPORTED = [
-    (
-        ALIAS + 'targets = [{ provider = "one", model = "m" }, { provider = "one", model = "n" }]',
-        "model_aliases[1].targets",
-    ),
-    (ALIAS + 'targets = [{ provider = "one", model = "m", tier = 1 }]', "model_aliases[1].targets[1].tier"),
-    (ALIAS + 'targets = [{ provider = "one", model = "m", weight = 2 }]', "model_aliases[1].targets[1].weight"),
-    (PROVIDER + 'credentials = [{ api_key = "k", weight = 2 }]', "providers[1].credentials[1].weight"),
-    (PROVIDER + 'credentials = [{ api_key = "k", rpm = 2 }]', "providers[1].credentials[1].rpm"),
-    (PROVIDER + 'credentials = [{ api_key = "k", concurrency = 2 }]', "providers[1].credentials[1].concurrency"),
     *(
         (f"{PROVIDER}settings = {{ {written} }}", f"providers[1].settings.{written.split(' ')[0]}")
         for written in (
@@ -150,11 +141,9 @@ UNSUPPORTED = [
             "enable_magic_cache = true",
             "flatten_system_before_cache = true",
             'extra_beta_headers = ["x"]',
-            'rotation_strategy = "cache_affinity"',
             "max_retries_on_429 = 2",
             'user_agent = "x"',
             'on_disconnect = "drain"',
-            "retry_timeouts = true",
             "early_heartbeat_s = 5",
         )
     ),
@@ -165,7 +154,6 @@ UNSUPPORTED = [
             "enable_upstream_log_body",
             "enable_downstream_log",
             "enable_downstream_log_body",
-            "retry_timeouts",
         )
     ),
 ]
@@ -627,7 +615,7 @@ def test_a_time_is_seconds_more_than_none_and_at_most_a_day(written):
 
 
 def test_provider_settings_are_stored_as_they_stand():
-    text = PROVIDER + 'settings = { connect_timeout_s = 2.5, forward_headers = ["x-team"], retry_timeouts = false }'
+    text = PROVIDER + 'settings = { connect_timeout_s = 2.5, forward_headers = ["x-team"] }'
     (provider,) = read(text)["providers"]
     assert documents.settings_json(provider["settings"]) == '{"connect_timeout_s": 2.5, "forward_headers": ["x-team"]}'
 

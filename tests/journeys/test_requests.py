@@ -292,14 +292,14 @@ def test_no_key_crosses_the_gateway(gateway, vendor):
     async def echo(seen, reader, writer):
         told = {"error": {"message": f"bad key in {seen.headers}", "type": "x", "code": None}}
         writer.write(
-            b"HTTP/1.1 401 No\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(dumps(told))
+            b"HTTP/1.1 400 No\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(dumps(told))
         )
         writer.write(dumps(told))
 
     vendor.scripts["echo"] = echo
     for _ in range(4):
         reply = gateway.chat("openai-main/echo")
-        assert reply.status == 401
+        assert reply.status == 400
         assert not any(key.encode() in reply.body for key in UPSTREAM_KEYS)
     for seen in list(vendor.seen):
         assert not any(key in f"{seen.headers}{seen.path}{seen.query}{seen.body}" for key in (ADMIN, DEV, OTHER))
@@ -313,7 +313,7 @@ def test_a_key_that_comes_in_two_pieces_or_in_a_header_is_masked_too(gateway, ve
 
         key = seen.headers["authorization"].removeprefix("Bearer ").encode()
         told = b'{"error": {"message": "bad key %s here"}}' % key
-        head = b"HTTP/1.1 401 No\r\nx-ratelimit-key: %s\r\nx-request-id: %s\r\nContent-Length: %d\r\n\r\n"
+        head = b"HTTP/1.1 400 No\r\nx-ratelimit-key: %s\r\nx-request-id: %s\r\nContent-Length: %d\r\n\r\n"
         writer.write(head % (key, key, len(told)) + told[:40])
         await asyncio.sleep(0.2)
         writer.write(told[40:])

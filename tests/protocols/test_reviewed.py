@@ -441,7 +441,7 @@ def test_deepseek_gets_thinking_with_every_call(blocks, shown, told):
 
 # -- the same dialect ----------------------------------------------------------------------------------------------
 
-RELAY = Relay(LOADED, {}, None, None, None, None, None, None, None, None)
+RELAY = Relay(LOADED, {}, None, None, None, None, None, None, None, None, None)
 SEALED = wrap(Signature("other/gemini", "S"))
 
 

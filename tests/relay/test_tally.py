@@ -134,9 +134,29 @@ def test_a_call_without_any_byte_has_no_first_byte_time(journal):
 
 
 def test_attempts_and_losses_are_told(journal):
-    make(journal, attempts=3, losses=["seed", "logit_bias"]).complete(200, SEEN, 0)
+    tries = [(1, 7, 500, 12), (1, 8, "upstream_error", 3), (2, 9, 200, 41)]
+    tally = make(journal, attempts=tries, losses=["seed", "logit_bias"])
+    tally.by = (2, "anthropic", 9)
+    tally.complete(200, SEEN, 0)
     settled = entries(journal)[1]
-    assert (settled["a"], settled["lo"]) == (3, ["seed", "logit_bias"])
+    assert (settled["a"], settled["lo"], settled["by"]) == (3, ["seed", "logit_bias"], [2, "anthropic", 9])
+    assert settled["tr"] == [list(one) for one in tries]
+
+
+def test_one_attempt_is_told_by_the_open_line_alone(journal):
+    tally = make(journal, attempts=[(1, 7, 200, 12)])
+    tally.by = (1, "openai", 7)
+    tally.complete(200, SEEN, 0)
+    settled = entries(journal)[1]
+    assert (settled["a"], "tr" in settled, "by" in settled) == (1, False, False)
+
+
+def test_a_place_with_a_credential_is_given_back_at_the_end_and_once(journal):
+    given_back = []
+    tally = make(journal, give_back=lambda: given_back.append(1))
+    tally.complete(200, SEEN, 0)
+    tally.client_left(SEEN, 0)
+    assert given_back == [1]
 
 
 @pytest.mark.parametrize(
@@ -157,14 +177,16 @@ def test_so_many_losses_are_told_as_the_room_of_a_line_holds(journal, losses, to
 
 
 def test_a_count_of_tokens_is_not_booked():
-    unbooked = Unbooked()
+    given_back = []
+    unbooked = Unbooked(lambda: given_back.append(1))
     unbooked.saw_first_byte()
     for end in (unbooked.complete, unbooked.broke):
         end(200, SEEN, 9)
     unbooked.client_left(SEEN, 9)
     unbooked.losses = ["seed"]
     # Settled from the start: whoever asks has nothing left to do.
-    assert (unbooked.cost, unbooked.is_settled, Unbooked().losses) == (None, True, [])
+    assert (unbooked.cost, unbooked.is_settled, Unbooked(print).losses) == (None, True, [])
+    assert given_back  # the place with the credential, at the first end already
 
 
 def test_without_a_journal_nothing_is_opened(tmp_path):

@@ -1,46 +1,64 @@
-"""Which credential a call uses."""
+"""Orders of credentials and targets, by turn, by conversation, by chance."""
+
+import random
+from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
-from gproxy.errors import NoCredential
-from gproxy.routing.choose import RoundRobin
-from gproxy.store.snapshot import Credential, Provider, ProviderSettings
+from gproxy.routing.choose import by_affinity, by_tier, by_turn
+from gproxy.store.snapshot import Credential
 
 
-def provider(number: int, *secrets: str) -> Provider:
-    credentials = tuple(Credential(at, number, secret) for at, secret in enumerate(secrets))
-    return Provider(number, f"p-{number}", "custom", ProviderSettings(), credentials)
+def credentials(*weights: int) -> tuple[Credential, ...]:
+    return tuple(Credential(n, 1, f"secret-{n}", weight) for n, weight in enumerate(weights, 1))
 
 
-def taken(robin: RoundRobin, of: Provider, times: int) -> str:
-    return "".join(robin.next(of).secret for _ in range(times))
+def ids(found) -> list[int]:
+    return [credential.id for credential in found]
 
 
-@pytest.mark.parametrize(("secrets", "expected"), [("a", "aaaaaaa"), ("ab", "abababa"), ("abc", "abcabca")])
-def test_credentials_take_turns(secrets, expected):
-    assert taken(RoundRobin(), provider(1, *secrets), 7) == expected
+@pytest.mark.parametrize("weights", [(1,), (1, 1), (1, 1, 1), (1, 3), (5, 1, 1), (10, 7, 3)])
+def test_each_takes_its_turn_as_often_as_its_weight_says(weights):
+    pool = credentials(*weights)
+    first = Counter(by_turn(pool, turn)[0].id for turn in range(sum(weights) * 4))
+    assert first == {n: weight * 4 for n, weight in enumerate(weights, 1)}
 
 
-def test_every_provider_has_its_own_turns():
-    robin = RoundRobin()
-    assert taken(robin, provider(1, "a", "b"), 1) == "a"
-    assert taken(robin, provider(2, "x", "y"), 2) == "xy"
-    assert taken(robin, provider(1, "a", "b"), 2) == "ba"
+def test_after_the_first_come_all_the_others_once():
+    pool = credentials(2, 1, 1)
+    for turn in range(8):
+        assert sorted(ids(by_turn(pool, turn))) == [1, 2, 3]
 
 
-def test_a_credential_that_came_or_went_gets_or_gives_up_its_turns():
-    robin = RoundRobin()
-    assert taken(robin, provider(1, "a", "b", "c"), 2) == "ab"
-    assert taken(robin, provider(1, "a"), 2) == "aa"
-    assert sorted(taken(robin, provider(1, "a", "b", "c", "d"), 4)) == ["a", "b", "c", "d"]
+def test_turns_are_spread():
+    longest, run, last = 0, 0, None
+    for turn in range(100):
+        now = by_turn(credentials(5, 5), turn)[0].id
+        run = run + 1 if now == last else 1
+        longest, last = max(longest, run), now
+    assert longest <= 3
 
 
-def test_without_a_credential_the_caller_is_told_to_come_back():
-    with pytest.raises(NoCredential) as caught:
-        RoundRobin().next(provider(1))
-    assert "'p-1'" in caught.value.message
-    assert (caught.value.status, caught.value.headers) == (503, {"Retry-After": "60"})
+def test_a_conversation_keeps_its_credential_and_only_a_lost_ones_share_moves():
+    pool = credentials(1, 1, 1, 1)
+    keys = [str(n).encode() for n in range(400)]
+    before = {key: by_affinity(pool, key)[0].id for key in keys}
+    assert before == {key: by_affinity(pool[::-1], key)[0].id for key in keys}
+    without = {key: by_affinity(pool[:3], key)[0].id for key in keys}
+    assert all(without[key] == before[key] for key in keys if before[key] != 4)
+    assert {without[key] for key in keys if before[key] == 4} == {1, 2, 3}
 
 
-def test_a_secret_is_in_no_representation():
-    assert "sk-secret" not in repr(provider(1, "sk-secret"))
+def test_conversations_are_shared_out_by_weight():
+    first = Counter(by_affinity(credentials(1, 3), str(n).encode())[0].id for n in range(4_000))
+    assert first[2] / first[1] == pytest.approx(3, rel=0.15)
+
+
+def test_a_tier_comes_before_the_next_and_within_one_the_weight_decides():
+    targets = [SimpleNamespace(name=n, tier=t, weight=w) for n, t, w in (("a", 1, 1), ("b", 0, 1), ("c", 0, 3))]
+    dice = random.Random(7).random
+    orders = Counter("".join(target.name for target in by_tier(targets, dice)) for _ in range(4_000))
+    assert set(orders) == {"bca", "cba"}
+    assert orders["cba"] / orders["bca"] == pytest.approx(3, rel=0.15)
+    assert by_tier(targets[:1], None) == targets[:1]

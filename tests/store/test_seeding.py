@@ -12,7 +12,7 @@ from gproxy.state.windows import window
 from gproxy.store import access, ledger, proof, seeding, snapshot, users
 from gproxy.store import models as m
 from gproxy.store.accounts import Account
-from gproxy.store.seeding import NewAlias, NewLimit, NewModel, NewQuota, NewUser
+from gproxy.store.seeding import NewAlias, NewLimit, NewModel, NewQuota, NewTarget, NewUser
 from tests import postgres
 from tests.filled import SECRET, content, filled, key, migrated, provider
 
@@ -79,7 +79,7 @@ def test_limits_quotas_and_keys_of_their_own_rights_are_stored(tmp_path: Path, d
         limits=(("ann", NewLimit("*", rpd=0)), ("root", NewLimit("*", total_tokens=2**53))),
         quotas=(("ann", NewQuota(10, 4, "month")), ("root", NewQuota(20))),
         file_permissions=(("ann", "two"),),
-        aliases=(NewAlias("chat", True, (("one", "m"),), '{"price_each_call": "0.2"}'),),
+        aliases=(NewAlias("chat", True, (NewTarget("one", "m"),), '{"price_each_call": "0.2"}'),),
     )
     assert database.run(access.rows, access.Permission, {"user_id": [2]}) == [
         access.Permission(1, 2, 2, 1, "m*"),
@@ -105,7 +105,7 @@ def test_limits_quotas_and_keys_of_their_own_rights_are_stored(tmp_path: Path, d
     "broken",
     [
         {"models": (NewModel("absent", "m", None, True, None),)},
-        {"aliases": (NewAlias("a", True, (("absent", "m"),)),)},
+        {"aliases": (NewAlias("a", True, (NewTarget("absent", "m"),)),)},
         {"permissions": (("absent", None, "*"),)},
         {"users": tuple(replace(user, keys=(key("same"),)) for user in content().users)},
         {"providers": content().providers * 2},

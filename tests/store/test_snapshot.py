@@ -14,7 +14,7 @@ from gproxy.admission.keys import digest
 from gproxy.store import accounts, snapshot
 from gproxy.store import models as m
 from gproxy.store.database import Database
-from gproxy.store.seeding import NewAlias, NewCredential, NewLimit, NewModel, NewQuota, NewUser, secret_json
+from gproxy.store.seeding import NewAlias, NewCredential, NewLimit, NewModel, NewQuota, NewTarget, NewUser, secret_json
 from gproxy.store.snapshot import Quota, Snapshot, Way, by_precedence, glob, without_version
 from tests import postgres
 from tests.filled import SECRET, filled, key, provider
@@ -77,7 +77,10 @@ SHARED = {name for parts in PARTS.values() for name in parts}
 
 @pytest.mark.parametrize("table", PARTS)
 def test_a_reload_reads_only_what_changed(tmp_path: Path, table):
-    database = filled(tmp_path, aliases=(NewAlias("a*", True, (("one", "m"),)), NewAlias("b", True, (("one", "m"),))))
+    database = filled(
+        tmp_path,
+        aliases=(NewAlias("a*", True, (NewTarget("one", "m"),)), NewAlias("b", True, (NewTarget("one", "m"),))),
+    )
     first = load(database)
     change(database, table)
     second = load(database, first)
@@ -114,7 +117,7 @@ def test_what_is_disabled_is_absent_but_a_model(tmp_path: Path):
             tmp_path,
             providers=(provider("one", *credentials), provider("two", enabled=False)),
             models=(NewModel("one", "m", None, False, None),),
-            aliases=(NewAlias("a", False, (("one", "m"),)), NewAlias("b*", False, (("one", "m"),))),
+            aliases=(NewAlias("a", False, (NewTarget("one", "m"),)), NewAlias("b*", False, (NewTarget("one", "m"),))),
             users=users,
             permissions=(),
         )
@@ -196,7 +199,10 @@ def test_what_a_provider_does_not_say_of_prices_and_quotas_is_what_all_have(tmp_
 
 
 def test_an_alias_may_have_a_price_of_its_own(tmp_path: Path):
-    aliases = (NewAlias("a", True, (("one", "m"),), '{"price_each_call": "0.2"}'), NewAlias("b", True, (("one", "m"),)))
+    aliases = (
+        NewAlias("a", True, (NewTarget("one", "m"),), '{"price_each_call": "0.2"}'),
+        NewAlias("b", True, (NewTarget("one", "m"),)),
+    )
     found = load(filled(tmp_path, aliases=aliases)).aliases
     assert (found["a"].pricing, found["b"].pricing) == ('{"price_each_call": "0.2"}', None)
 
@@ -445,7 +451,7 @@ WILDCARDS = [
 
 @pytest.mark.parametrize(("alias", "matching", "other"), WILDCARDS)
 def test_an_alias_has_one_wildcard(tmp_path: Path, alias, matching, other):
-    found = load(filled(tmp_path, aliases=(NewAlias(alias, True, (("one", "m"),)),)))
+    found = load(filled(tmp_path, aliases=(NewAlias(alias, True, (NewTarget("one", "m"),)),)))
     (wildcard,) = found.wildcards
     assert wildcard.is_wildcard and not found.aliases
     assert [name for name in matching if not wildcard.pattern.fullmatch(name)] == []
@@ -453,12 +459,12 @@ def test_an_alias_has_one_wildcard(tmp_path: Path, alias, matching, other):
 
 
 def test_an_alias_with_a_question_mark_is_an_exact_one(tmp_path: Path):
-    found = load(filled(tmp_path, aliases=(NewAlias("a?", True, (("one", "m"),)),)))
+    found = load(filled(tmp_path, aliases=(NewAlias("a?", True, (NewTarget("one", "m"),)),)))
     assert list(found.aliases) == ["a?"] and not found.aliases["a?"].is_wildcard
 
 
 def test_wildcard_aliases_stand_in_their_precedence(tmp_path: Path):
-    aliases = tuple(NewAlias(name, True, (("one", "m"),)) for name in ("*", "gpt-*", "gpt-5-*", "*-mini"))
+    aliases = tuple(NewAlias(name, True, (NewTarget("one", "m"),)) for name in ("*", "gpt-*", "gpt-5-*", "*-mini"))
     assert [alias.name for alias in load(filled(tmp_path, aliases=aliases)).wildcards] == [
         "gpt-5-*",
         "gpt-*",

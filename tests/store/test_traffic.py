@@ -27,8 +27,15 @@ def book(database: Database, *calls: tuple) -> None:
     for row, (trace_id, at, user, key, model, tokens) in zip(rows, calls, strict=True):
         counts = dict.fromkeys((name for name in row if name.endswith(("tokens", "5min", "1h"))), 0)
         row |= counts | {"trace_id": trace_id, "at": at, "user_id": user, "user_key_id": key, "model": model}
-        row |= {"request_id": "r", "operation": "o", "protocol": "p", "outcome": "complete", "losses": "[]"}
-        row |= {"cost": 0, "priced": True, "estimated": False, "attempts": 1}
+        row |= {
+            "request_id": "r",
+            "operation": "o",
+            "protocol": "p",
+            "outcome": "complete",
+            "losses": "[]",
+            "tries": "[]",
+        }
+        row |= {"cost": 0, "priced": True, "estimated": False, "attempts": 1, "tries": "[]"}
         row |= dict(zip(("input_tokens", "output_tokens", "cache_read_input_tokens"), tokens, strict=True))
     database.run(usages.book, database, [Booking(row, "segment", n) for n, row in enumerate(rows, 1)])
 

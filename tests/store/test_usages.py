@@ -88,6 +88,7 @@ def row(trace_id: int, **changes) -> dict:
         "latency_ms": 12,
         "first_byte_ms": 7,
         "attempts": 1,
+        "tries": "[[3,9,500,12],[3,7,200,4]]",
         "losses": "[]",
     } | changes
 
@@ -108,7 +109,11 @@ def test_a_row_is_stored_as_it_was_booked(database: Database):
     book(database, booked)
     (found,) = database.run(usages.query, {})
     assert found.pop("created_at") > 0 and found.pop("downstream_trace_id") is None
-    assert found == booked | {"losses": ["top_k"]}
+    tries = [
+        {"provider_id": 3, "credential_id": 9, "end": 500, "ms": 12},
+        {"provider_id": 3, "credential_id": 7, "end": 200, "ms": 4},
+    ]
+    assert found == booked | {"losses": ["top_k"], "tries": tries}
 
 
 def test_booking_twice_adds_nothing(database: Database):

@@ -1,0 +1,249 @@
+"""The credentials of providers: which one is next, what became of it, and what its own limits allow."""
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from itertools import count
+from math import ceil
+from typing import NamedTuple
+
+import orjson
+
+from gproxy.channels.faults import Fault
+from gproxy.errors import NoCredential
+from gproxy.relay.holding import Holder
+from gproxy.routing import choose, health
+from gproxy.routing.health import Mark
+from gproxy.state.board import Board
+from gproxy.state.counters import Limit, Take
+from gproxy.store.snapshot import Credential, Provider
+
+MOST_NAME = 600  # bytes of a name on the board
+KEPT_S = 86_400  # how long a mark stays after its cooling
+NO_WAIT_S = 60.0  # told where only an operator helps
+
+
+class Pool:
+    """Of one process; health and limits are shared with the others. `clock` is in seconds since the epoch."""
+
+    def __init__(
+        self,
+        board: Board,
+        holder: Holder,
+        new_id: Callable[[int], int],
+        clock: Callable[[], float] = time.time,
+        dice: Callable[[], float] = random.random,
+    ):
+        self.holder, self.clock = holder, clock
+        self._board, self._new_id, self._dice = board, new_id, dice
+        self._turns: dict[int, count] = {}
+
+    def candidates(self, provider: Provider, model: str, affinity: bytes) -> "Candidates":
+        """The provider's credentials in their order. `affinity` names the conversation. Raises NoCredential."""
+        credentials, strategy = provider.credentials, provider.settings.rotation_strategy
+        if not credentials:
+            raise _none(provider)
+        if strategy == choose.CACHE_AFFINITY:
+            order = choose.by_affinity(credentials, affinity)
+        elif strategy == choose.STICKY:
+            order = credentials
+        else:
+            order = choose.by_turn(credentials, next(self._turns.setdefault(provider.id, count())))
+        return Candidates(self, provider, model, order)
+
+    def any(self, provider: Provider) -> Credential:
+        """For a call that nobody is charged for: a healthy one if there is. Raises NoCredential."""
+        if not provider.credentials:
+            raise _none(provider)
+        return next(filter(self.is_usable, provider.credentials), provider.credentials[0])
+
+    def marks(self, credential: Credential, model: str) -> tuple[Mark | None, Mark | None]:
+        """What is known of it for all models, and for this one."""
+        of_all, of_model = self._board.notes((_name(credential.id, ""), _name(credential.id, model)))
+        return _mark(of_all), _mark(of_model)
+
+    def claim(self, credential: Credential, model: str) -> bool:
+        """Whether this call is the one that tries a credential whose cooling is over."""
+        now, is_mine = self.clock(), True
+        for mark, name in zip(self.marks(credential, model), ("", model), strict=True):
+            if health.is_due(mark, credential.fingerprint, now):
+                is_mine = self._claim(_name(credential.id, name), credential.fingerprint, now) and is_mine
+        return is_mine
+
+    def _claim(self, name: str, fingerprint: str, now: float) -> bool:
+        is_mine = False
+
+        def deed(note: bytes | None) -> bytes | None:
+            nonlocal is_mine
+            mark = _mark(note)
+            is_mine = mark is None or health.is_due(mark, fingerprint, now)
+            if mark is None or not is_mine:
+                return note
+            return _note(mark._replace(probe=now + health.PROBE_S))
+
+        self._board.change(name, deed, _expires)
+        return is_mine
+
+    def failed(self, credential: Credential, model: str, fault: Fault) -> None:
+        now, dice = self.clock(), self._dice()
+
+        def deed(note: bytes | None) -> bytes:
+            return _note(health.after(_mark(note), fault.verdict, fault.wait_s, credential.fingerprint, now, dice))
+
+        of_all = fault.verdict in health.OF_ALL_MODELS
+        self._board.change(_name(credential.id, "" if of_all else model), deed, _expires)
+
+    def succeeded(self, credential: Credential, model: str, began: float) -> None:
+        """It works, so what was known when the call began is over; what came meanwhile is not."""
+
+        def deed(note: bytes | None) -> bytes | None:
+            mark = _mark(note)
+            return note if mark is None or _outlives(mark, credential, began) else None
+
+        for mark, name in zip(self.marks(credential, model), ("", model), strict=True):
+            if mark is not None and not _outlives(mark, credential, began):
+                self._board.change(_name(credential.id, name), deed, _expires)
+
+    def lease(self, credential: Credential) -> tuple[int | None, float]:
+        """A place within the credential's own limits, to be given back, or in how many seconds there may be one.
+
+        Raises Unavailable.
+        """
+        limit = Limit(f"c{credential.id}", credential.rpm, concurrency=credential.concurrency)
+        call = self._new_id(time.time_ns())
+        taken = self.holder.count(Take(call, self.holder.owner, (), (limit,), 0, 0))
+        if taken.refused is None:
+            return call, 0.0
+        return None, NO_WAIT_S if taken.refused.wait_s is None else taken.refused.wait_s
+
+    def give_back(self, lease: int) -> None:
+        self.holder.settle(lease, 0, 0)
+
+    def enable(self, credential_id: int) -> None:
+        """As an operator says: nothing is known of it any more."""
+        prefix = _name(credential_id, "")
+        for name in self._board.all():
+            if name.startswith(prefix):
+                self._board.change(name, lambda note: None, _expires)
+
+    def disable(self, credential: Credential) -> None:
+        self.failed(credential, "", Fault(health.DEAD))
+
+    def standing(self, credential: Credential) -> "Standing":
+        """How it stands with all that is known of it. Looks through the whole board: for operators."""
+        prefix, now = _name(credential.id, ""), self.clock()
+        notes = ((name, _mark(note)) for name, note in self._board.all().items() if name.startswith(prefix))
+        marks = {name.removeprefix(prefix): mark for name, mark in notes if mark.secret == credential.fingerprint}
+        cooling = {model: mark for model, mark in marks.items() if health.cools_until(mark, mark.secret, now)}
+        if "" in cooling and cooling[""].verdict == health.DEAD:
+            return Standing("unavailable", cooling)
+        return Standing("cooldown" if cooling else "healthy", cooling)
+
+    def is_usable(self, credential: Credential) -> bool:
+        """Whether it can be used for any model that nothing else is known of."""
+        (note,) = self._board.notes((_name(credential.id, ""),))
+        return not health.cools_until(_mark(note), credential.fingerprint, self.clock())
+
+    def close(self) -> None:
+        self._board.close()
+
+
+class Standing(NamedTuple):
+    """`healthy`, `cooldown` or `unavailable`, and the marks that make it so by model, "" being all of them."""
+
+    status: str
+    cooling: dict[str, Mark]
+
+
+class Candidates:
+    """One call's way through a provider's credentials: each is tried once."""
+
+    def __init__(self, pool: Pool, provider: Provider, model: str, order: Sequence[Credential]):
+        self._pool, self._provider, self._model = pool, provider, model
+        self._left = list(order)
+        self._soonest = 0.0  # when the first of those that were passed over can be used
+
+    def next(self) -> tuple[Credential, int | None] | None:
+        """The next one that can be used, with the lease on it if it has limits; None when there is none.
+
+        Raises Unavailable.
+        """
+        for credential in list(self._left):
+            marks, now = self._pool.marks(credential, self._model), self._pool.clock()
+            cools = max(health.cools_until(mark, credential.fingerprint, now) for mark in marks)
+            if cools:
+                self._wait_until(cools)
+                continue
+            is_due = any(health.is_due(mark, credential.fingerprint, now) for mark in marks)
+            if is_due and not self._pool.claim(credential, self._model):
+                self._wait_until(now + 1.0)
+                continue
+            if found := self._take(credential):
+                return found
+        return None
+
+    def last_resort(self) -> tuple[Credential, int | None] | None:
+        """Of those that only failed for a moment the one whose cooling ends first."""
+        light = []
+        for credential in self._left:
+            marks = [mark for mark in self._pool.marks(credential, self._model) if mark is not None]
+            if all(map(health.is_light, marks)):
+                light.append((max((mark.until for mark in marks), default=0.0), credential))
+        for _, credential in sorted(light, key=lambda one: one[0]):
+            if found := self._take(credential):
+                return found
+        return None
+
+    def refusal(self) -> NoCredential:
+        """What is told where none can be used."""
+        name, wait_s = self._provider.name, self._soonest - self._pool.clock()
+        if not self._soonest or wait_s > KEPT_S:
+            text = f"the upstream refuses the keys of provider {name!r}; an administrator must look"
+            return NoCredential(text, retry_after_s=int(NO_WAIT_S))
+        seconds = max(1, ceil(wait_s))
+        text = f"every credential of provider {name!r} is cooling or busy; try again in {seconds} s"
+        return NoCredential(text, retry_after_s=seconds)
+
+    def _take(self, credential: Credential) -> tuple[Credential, int | None] | None:
+        lease = None
+        if credential.rpm is not None or credential.concurrency is not None:
+            lease, wait_s = self._pool.lease(credential)
+            if lease is None:
+                self._wait_until(self._pool.clock() + wait_s)
+                return None
+        self._left.remove(credential)
+        return credential, lease
+
+    def _wait_until(self, moment: float) -> None:
+        self._soonest = min(self._soonest, moment) if self._soonest else moment
+
+
+def _none(provider: Provider) -> NoCredential:
+    return NoCredential(f"provider {provider.name!r} has no enabled credential", retry_after_s=int(NO_WAIT_S))
+
+
+def _name(credential_id: int, model: str) -> str:
+    """On the board. A name that is too long stands there by its beginning and a digest of it."""
+    name = f"{credential_id}/{model}"
+    if len(model) * 4 > MOST_NAME and len(model.encode()) > MOST_NAME:
+        name = f"{credential_id}/{model[:100]}#{blake2b(model.encode(), digest_size=16).hexdigest()}"
+    return name
+
+
+def _mark(note: bytes | None) -> Mark | None:
+    return None if note is None else Mark(*orjson.loads(note))
+
+
+def _note(mark: Mark) -> bytes:
+    return orjson.dumps(tuple(mark))
+
+
+def _expires(note: bytes) -> float:
+    mark = _mark(note)
+    return mark.until + KEPT_S
+
+
+def _outlives(mark: Mark, credential: Credential, began: float) -> bool:
+    is_same_key = mark.secret == credential.fingerprint
+    return is_same_key and (mark.verdict == health.DEAD or mark.at > began)

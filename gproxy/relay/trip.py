@@ -1,0 +1,112 @@
+"""One call's way: target by target, and the credentials of each, until one answers."""
+
+from collections.abc import Callable
+
+from gproxy.channels.faults import Fault, Verdict
+from gproxy.errors import GatewayError, NoCredential, UpstreamError
+from gproxy.relay.attempts import Attempts, Next
+from gproxy.relay.pool import Candidates, Pool
+from gproxy.store.snapshot import Credential
+
+UNREACHED = Fault(Verdict.FAILED)
+
+
+class Trip:
+    """`plan` and `credential` are those of the attempt that is made. Raises NoCredential when there is none to make."""
+
+    def __init__(self, pool: Pool, plan):
+        self._pool, self._targets = pool, list(plan.others)
+        self._stops: list[tuple[object, Candidates]] = []  # the targets that were come to
+        self._refusals: list[NoCredential] = []
+        self._first: tuple[object, GatewayError | object] | None = None  # plan, and its fault or the answer that is one
+        self._lease: int | None = None
+        settings = plan.provider.settings
+        self._retries_timeouts = settings.retry_timeouts
+        self.attempts = Attempts(settings.max_attempts, settings.retry_within_s)
+        self.plan, self.credential = plan, None
+        if plan.kind.answers is None and not (self._stop_at(plan) and self._choose()) and not self._go_on():
+            raise self._refusal()
+
+    def begin(self) -> float:
+        """When the next attempt begins, in seconds since the epoch."""
+        self.attempts.begin()
+        return self._pool.clock()
+
+    def served(self, status: int, began: float) -> None:
+        self._end(status)
+        if self.credential is not None:
+            self._pool.succeeded(self.credential, self.plan.model, began)
+
+    def got(self, answer, fault: Fault) -> bool:
+        """An answer that is the fault of who gave it. Whether there is another attempt to make."""
+        self._end(answer.status)
+        return self._failed(answer, fault)
+
+    def got_none(self, fault: GatewayError) -> bool:
+        """No answer at all. Whether there is another attempt to make. Raises what is not the upstream's fault."""
+        if not isinstance(fault, UpstreamError):
+            raise fault
+        self._end(fault.code)
+        what = self.attempts.after(fault, self._retries_timeouts)
+        if what is Next.SAME and not self.attempts.is_over():
+            return True
+        return self._failed(fault, UNREACHED, goes_on=what is Next.OTHER)
+
+    def first(self):
+        """The first answer, whatever it says. Raises the first fault, where that was none."""
+        self.plan, found = self._first
+        if isinstance(found, GatewayError):
+            raise found
+        return found
+
+    def give_back(self) -> None:
+        """The place that the credential's own limits gave. Idempotent."""
+        if self._lease is not None:
+            lease, self._lease = self._lease, None
+            self._pool.give_back(lease)
+
+    def _end(self, what: int | str) -> None:
+        self.attempts.end(self.plan.provider.id, self.credential and self.credential.id, what)
+
+    def _failed(self, end, fault: Fault, goes_on: bool = True) -> bool:
+        self._first = self._first or (self.plan, end)
+        self.give_back()
+        if self.credential is None:
+            return False
+        self._pool.failed(self.credential, self.plan.model, fault)
+        return goes_on and not self.attempts.is_over() and (self._choose() or self._go_on())
+
+    def _choose(self) -> bool:
+        """The next credential of this target that can be used."""
+        plan, candidates = self._stops[-1]
+        return self._take(plan, candidates.next)
+
+    def _go_on(self) -> bool:
+        """To the next target; where none is left, to what only failed for a moment."""
+        while self._targets:
+            try:
+                plan = self._targets.pop(0)()
+            except GatewayError:  # the call cannot be said to that one
+                continue
+            if self._stop_at(plan) and self._choose():
+                return True
+        return any(self._take(plan, candidates.last_resort) for plan, candidates in self._stops)
+
+    def _stop_at(self, plan) -> bool:
+        try:
+            self._stops.append((plan, self._pool.candidates(plan.provider, plan.model, plan.affinity)))
+        except NoCredential as refusal:
+            self._refusals.append(refusal)
+            return False
+        return True
+
+    def _take(self, plan, choose: Callable[[], tuple[Credential, int | None] | None]) -> bool:
+        if (found := choose()) is None:
+            return False
+        self.plan, (self.credential, self._lease) = plan, found
+        return True
+
+    def _refusal(self) -> NoCredential:
+        """That of whoever can be used first."""
+        refusals = [*self._refusals, *(candidates.refusal() for _, candidates in self._stops)]
+        return min(refusals, key=lambda refusal: int(refusal.headers["Retry-After"]))

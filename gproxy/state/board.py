@@ -1,0 +1,101 @@
+"""A small board that the processes of a machine share: short notes by name, kept over restarts.
+
+Reading costs a memory read while nobody writes: what was read is kept until a number in a shared page says that
+something changed. Each change is one transaction of a crash-safe table.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from pathlib import Path
+
+from gproxy.state.signal import Signal
+from gproxy.state.table import Full, Garbled, Table, Transaction
+
+log = logging.getLogger(__name__)
+
+NOTE = 5  # a kind of record
+NAME_END = b"\0"
+MOST_KEPT = 16_384  # notes, or that there is none, which a process remembers
+
+
+class Board:
+    """One process's end. `clock` is in seconds since the epoch."""
+
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.time):
+        self._table = Table(folder, clock=clock)
+        folder.mkdir(0o700, parents=True, exist_ok=True)
+        self._signal = Signal(folder / "signal")
+        self._seen = -1
+        self._kept: dict[str, bytes | None] = {}
+
+    def notes(self, names: Sequence[str]) -> list[bytes | None]:
+        """The notes of these names. What cannot be read counts as none."""
+        now = self._signal.look()
+        if now != self._seen or len(self._kept) > MOST_KEPT:
+            self._seen, self._kept = now, {}
+        kept = self._kept
+        lacking = [name for name in names if name not in kept]
+        if lacking:
+            kept |= self._run(_read, lacking) or dict.fromkeys(lacking)
+        return [kept[name] for name in names]
+
+    def change(self, name: str, deed: Callable[[bytes | None], bytes | None], expires: Callable[[bytes], float]):
+        """`deed` turns the note into the next one, None being none; what it was turned into is returned.
+
+        `expires` tells, in seconds since the epoch, from when on a note's place may be used for another.
+        """
+        found = self._run(_change, name, deed, expires)
+        self._signal.raise_()
+        return found
+
+    def all(self) -> dict[str, bytes]:
+        """Every note."""
+        return self._run(_all) or {}
+
+    def close(self) -> None:
+        self._table.close()
+        self._signal.close()
+
+    def _run(self, deed: Callable, *args):
+        """None when the table cannot be used; what was garbled is begun anew."""
+        for _ in range(2):
+            try:
+                return self._table.run(deed, *args)
+            except Garbled:
+                log.error("the board was garbled: what stood on it is forgotten")
+            except (OSError, Full) as fault:
+                log.error("the board cannot be used: %s", type(fault).__name__)
+                break
+        return None
+
+
+def _digest(name: str) -> bytes:
+    return blake2b(name.encode(), digest_size=16).digest()
+
+
+def _read(records: Transaction, names: Sequence[str]) -> dict[str, bytes | None]:
+    found = {}
+    for name in names:
+        content = records.find(_digest(name), NOTE)
+        found[name] = None if content is None else content.partition(NAME_END)[2]
+    return found
+
+
+def _change(records: Transaction, name: str, deed: Callable, expires: Callable) -> bytes | None:
+    digest = _digest(name)
+    content = records.find(digest, NOTE)
+    before = None if content is None else content.partition(NAME_END)[2]
+    note = deed(before)
+    if note is None:
+        if content is not None:
+            records.remove(digest)
+    elif note != before:
+        records.put(digest, NOTE, name.encode() + NAME_END + note, int(expires(note)))
+    return note
+
+
+def _all(records: Transaction) -> dict[str, bytes]:
+    parts = (record.payload.partition(NAME_END) for record in records.records() if record.kind == NOTE)
+    return {name.decode(): note for name, _, note in parts}

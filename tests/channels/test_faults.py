@@ -1,0 +1,126 @@
+"""What an answer says of the credential: by status, by code, and how long the upstream wants to be left alone."""
+
+import json
+from datetime import UTC, datetime
+from email.utils import format_datetime
+
+import pytest
+
+from gproxy.channels.faults import Fault, Verdict, classify, may_be_fault
+
+NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC).timestamp()
+DEAD, BROKE, FORBIDDEN, LIMITED, FAILED = (
+    Verdict.DEAD,
+    Verdict.BROKE,
+    Verdict.FORBIDDEN,
+    Verdict.LIMITED,
+    Verdict.FAILED,
+)
+
+
+def error(**fields) -> bytes:
+    return json.dumps({"error": {"message": "no", **fields}}).encode()
+
+
+def google(status: str, **detail) -> bytes:
+    return error(code=400, status=status, details=[{"@type": "x", **detail}])
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "verdict"),
+    [
+        (401, error(code="invalid_api_key"), DEAD),
+        (401, b"<html>", DEAD),
+        (400, google("INVALID_ARGUMENT", reason="API_KEY_INVALID"), DEAD),
+        (400, b"[" + google("INVALID_ARGUMENT", reason="API_KEY_INVALID") + b"]", DEAD),
+        (403, google("PERMISSION_DENIED", reason="CONSUMER_SUSPENDED"), DEAD),
+        (402, b"", BROKE),
+        (429, error(code="insufficient_quota"), BROKE),
+        (429, error(type="insufficient_quota"), BROKE),
+        (400, error(type="billing_error"), BROKE),
+        (403, error(), FORBIDDEN),
+        (403, google("PERMISSION_DENIED"), FORBIDDEN),
+        (429, error(type="rate_limit_error"), LIMITED),
+        (408, b"", FAILED),
+        (500, b"", FAILED),
+        (503, b"busy", FAILED),
+        (529, error(type="overloaded_error"), FAILED),
+    ],
+)
+def test_a_fault_of_the_credential_or_the_upstream(status, body, verdict):
+    assert may_be_fault(status)
+    assert classify(status, {}, body, NOW) == Fault(verdict)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (400, error(code="context_length_exceeded")),
+        (400, error(message="my text says API_KEY_INVALID and insufficient_quota")),
+        (400, b'{"error": "API_KEY_INVALID"}'),
+        (400, b'{"error": {"details": "API_KEY_INVALID", "code": ["insufficient_quota"]}}'),
+        (400, b"[]"),
+        (400, b"\xff"),
+        (400, b"[" * 100_000),
+        (404, error()),
+        (413, b""),
+        (422, error()),
+    ],
+)
+def test_what_is_about_the_request_is_no_fault(status, body):
+    assert classify(status, {}, body, NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "wait_s"),
+    [
+        ({"retry-after": "7"}, b"", 7),
+        ({"retry-after": "1.5"}, b"", 1.5),
+        ({"retry-after": "0"}, b"", 1),
+        ({"retry-after": "999999"}, b"", 3600),
+        ({"retry-after": "nan"}, b"", None),
+        ({"retry-after": "soon"}, b"", None),
+        ({"retry-after": format_datetime(datetime(2026, 11, 25, 12, 0, 42, tzinfo=UTC), usegmt=True)}, b"", 42),
+        ({"retry-after": format_datetime(datetime(2026, 11, 25, 11, 0, tzinfo=UTC), usegmt=True)}, b"", 1),
+        ({"retry-after-ms": "2500", "retry-after": "9"}, b"", 2.5),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "1m30s"}, b"", 90),
+        ({"x-ratelimit-remaining-requests": "3", "x-ratelimit-reset-requests": "1m30s"}, b"", None),
+        (
+            {
+                "x-ratelimit-remaining-requests": "0",
+                "x-ratelimit-reset-requests": "20ms",
+                "x-ratelimit-remaining-tokens": "0",
+                "x-ratelimit-reset-tokens": "6m0s",
+            },
+            b"",
+            360,
+        ),
+        ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "2h"}, b"", 3600),
+        ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "7 bananas"}, b"", None),
+        (
+            {
+                "anthropic-ratelimit-input-tokens-remaining": "0",
+                "anthropic-ratelimit-input-tokens-reset": "2026-11-25T12:00:17Z",
+            },
+            b"",
+            17,
+        ),
+        (
+            {
+                "anthropic-ratelimit-requests-remaining": "0",
+                "anthropic-ratelimit-requests-reset": "tomorrow",
+            },
+            b"",
+            None,
+        ),
+        ({}, google("RESOURCE_EXHAUSTED", retryDelay="38.5s"), 38.5),
+        ({}, google("RESOURCE_EXHAUSTED", retryDelay=5), None),
+        ({}, b"", None),
+    ],
+)
+def test_how_long_a_limited_credential_is_left_alone(headers, body, wait_s):
+    assert classify(429, headers, body, NOW) == Fault(LIMITED, wait_s)
+
+
+def test_an_overloaded_upstream_may_tell_too():
+    assert classify(503, {"retry-after": "12"}, b"", NOW) == Fault(FAILED, 12)
