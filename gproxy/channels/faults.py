@@ -70,6 +70,44 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, now_s: float)
     return Fault(verdict, None if told is None else min(MOST_WAIT_S, max(LEAST_WAIT_S, told)))
 
 
+# What an error event says in place of a status, by the words of any vendor; all others are the upstream's own failure.
+BY_WORD = {
+    "insufficient_quota": Verdict.BROKE,
+    "billing_error": Verdict.BROKE,
+    "rate_limit_error": Verdict.LIMITED,
+    "rate_limit_exceeded": Verdict.LIMITED,
+    "RESOURCE_EXHAUSTED": Verdict.LIMITED,
+    "authentication_error": Verdict.DEAD,
+    "invalid_api_key": Verdict.DEAD,
+    "UNAUTHENTICATED": Verdict.DEAD,
+    "permission_error": Verdict.FORBIDDEN,
+    "PERMISSION_DENIED": Verdict.FORBIDDEN,
+}
+OF_REQUEST = frozenset(
+    (
+        *("invalid_request_error", "not_found_error", "request_too_large", "invalid_prompt", "content_filter"),
+        *("context_length_exceeded", "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION"),
+    )
+)
+
+
+def classify_event(data: bytes, headers: Mapping[str, str], now_s: float) -> Fault | None:
+    """The same of an event that tells an error within a stream."""
+    error = _error(data)
+    words = list(_codes(error))
+    verdict = next((BY_WORD[word] for word in words if word in BY_WORD), None)
+    if verdict is None and any(word in OF_REQUEST for word in words):
+        return None
+    status = error.get("code")
+    if verdict is None and isinstance(status, int) and 400 <= status < 500:
+        verdict = BY_STATUS.get(status)
+        if verdict is None:
+            return None
+    verdict = verdict or Verdict.FAILED
+    told = _told(headers, error, now_s) if verdict is Verdict.LIMITED else None
+    return Fault(verdict, None if told is None else min(MOST_WAIT_S, max(LEAST_WAIT_S, told)))
+
+
 def _error(body: bytes) -> dict:
     """The error object of any vendor; Gemini wraps its own into a list where a stream was asked for."""
     try:
@@ -78,8 +116,14 @@ def _error(body: bytes) -> dict:
         return {}
     if isinstance(found, list):
         found = found[0] if found else None
-    error = found.get("error") if isinstance(found, dict) else None
-    return error if isinstance(error, dict) else {}
+    if not isinstance(found, dict):
+        return {}
+    if isinstance(found.get("response"), dict):  # of Responses: a response that failed
+        found = found["response"]
+    error = found.get("error")
+    if isinstance(error, dict):
+        return error
+    return found if found.get("type") == "error" else {}
 
 
 def _codes(error: Mapping) -> Iterator[str]:

@@ -24,7 +24,7 @@ from gproxy.protocols import fields
 from gproxy.protocols.hub import Ask, Context, Count, Usage
 from gproxy.protocols.losses import Losses
 from gproxy.protocols.signatures import MARK
-from gproxy.relay import affinity, headers, holding, local, passing, translating, ways
+from gproxy.relay import affinity, headers, holding, local, opening, passing, translating, ways
 from gproxy.relay.capacity import Capacity
 from gproxy.relay.holding import Bound, Hold, Holder, Unheld
 from gproxy.relay.pool import Pool
@@ -311,10 +311,11 @@ class Relay:
             try:
                 self._fill(trip.plan, presence)
                 exchange = self._send(trip.plan, call, trip.credential, presence)
+                fault = self._fault(trip, exchange, presence)
             except GatewayError as fault:
                 goes_on = trip.got_none(fault)
             else:
-                if (fault := self._fault(exchange, presence)) is None:
+                if fault is None:
                     trip.served(exchange.status, began)
                     tally.serve(trip.plan, trip.credential)
                     return exchange
@@ -323,11 +324,21 @@ class Relay:
                 return trip.first()
             log.info("request %s: another attempt, at provider %s", call.request_id, trip.plan.provider.name)
 
-    def _fault(self, exchange: Exchange, presence: Presence) -> Fault | None:
-        """What an answer says of the credential. Its body is read for that, and kept. Raises UpstreamError."""
-        if not faults.may_be_fault(exchange.status):
+    def _fault(self, trip: Trip, exchange: Exchange, presence: Presence) -> Fault | None:
+        """What an answer says of the credential. What is read of it for that is kept.
+
+        Raises UpstreamError when it breaks off meanwhile.
+        """
+        if faults.may_be_fault(exchange.status):
+            return faults.classify(exchange.status, exchange.headers, exchange.kept(presence), time.time())
+        if exchange.status != 200 or not exchange.is_stream or not trip.has_others:
             return None
-        return faults.classify(exchange.status, exchange.headers, exchange.kept(presence), time.time())
+        try:
+            protocol = self.protocols[trip.plan.speaks]
+            return opening.fault_of(exchange, protocol, trip.plan.asked, presence, time.time())
+        except BaseException:
+            exchange.close()
+            raise
 
     def _counted(self, plan: Plan, call: Call) -> Answer:
         """Tokens by the bytes of the body, where the upstream has no count; told as the estimate that it is."""

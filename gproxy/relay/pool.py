@@ -164,6 +164,11 @@ class Candidates:
         self._left = list(order)
         self._soonest = 0.0  # when the first of those that were passed over can be used
 
+    @property
+    def left(self) -> int:
+        """How many were not tried yet."""
+        return len(self._left)
+
     def next(self) -> tuple[Credential, int | None] | None:
         """The next one that can be used, with the lease on it if it has limits; None when there is none.
 

@@ -32,14 +32,24 @@ class Trip:
         self.attempts.begin()
         return self._pool.clock()
 
+    @property
+    def has_others(self) -> bool:
+        """Whether there may be another attempt after this one."""
+        is_last = self.credential is None or len(self.attempts.made) + 1 >= self.attempts.most
+        return not is_last and bool(self._targets or self._stops[-1][1].left)
+
     def served(self, status: int, began: float) -> None:
         self._end(status)
+        if self._first is not None and not isinstance(self._first[1], GatewayError):
+            self._first[1].close()
         if self.credential is not None:
             self._pool.succeeded(self.credential, self.plan.model, began)
 
     def got(self, answer, fault: Fault) -> bool:
         """An answer that is the fault of who gave it. Whether there is another attempt to make."""
         self._end(answer.status)
+        if self._first is not None:
+            answer.close()
         return self._failed(answer, fault)
 
     def got_none(self, fault: GatewayError) -> bool:

@@ -6,6 +6,7 @@ A session would merge environment proxies, netrc and cookies of other tenants in
 import re
 import ssl
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 
@@ -81,6 +82,7 @@ class Exchange:
         self._raw, self._limits, self._deadline = raw, limits, deadline
         self._hurry_s: float | None = None
         self._kept: bytes | None = None
+        self._ahead: deque[bytes] = deque()
         self._secret = secret.encode() if secret else None
         # Private names of http.client and urllib3, both pinned; without them the library reads the body itself.
         inner = getattr(raw, "_fp", None)
@@ -123,8 +125,27 @@ class Exchange:
             return data.replace(self._secret, MASK.encode())
         return data
 
+    def peek(self, presence: AbstractContextManager, wait_s: float) -> bytes | None:
+        """The next bytes of the body, which `chunks` gives once more; empty at its end, None when none came in time.
+
+        Raises UpstreamError, and what `presence` throws in.
+        """
+        started = time.perf_counter()
+        with gevent.Timeout(max(0.0, wait_s), False):
+            piece = next(self._arriving(presence), b"")
+            if piece:
+                self._ahead.append(piece)
+            return piece
+        self.waited_s += time.perf_counter() - started
+        return None
+
     def chunks(self, presence: AbstractContextManager) -> Iterator[bytes]:
         """The body as it arrives. Raises UpstreamError, and what `presence` throws in."""
+        while self._ahead:
+            yield self._ahead.popleft()
+        yield from self._arriving(presence)
+
+    def _arriving(self, presence: AbstractContextManager) -> Iterator[bytes]:
         in_a_row = 0
         while True:
             self._set_timeout(self._limits.idle_s if self._hurry_s is None else self._hurry_s)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.gateway import ADMIN
 from tests.raw import open_stream
-from tests.vendor import answers, dumps, faithful, refuses, sends, streams, whole
+from tests.vendor import STREAM_HEAD, answers, chunk, dumps, events, faithful, refuses, sends, streams, whole
 
 KEYS = ("sk-pool-aaaa-0001", "sk-pool-bbbb-0002", "sk-pool-cccc-0003")
 
@@ -266,6 +266,80 @@ def test_a_connection_that_the_upstream_had_closed_is_no_fault_of_anyone(own_gat
 
 
 ANSWER = whole("openai_chat", "once")
+
+
+# -- a stream that fails before it means anything ------------------------------------------------------------------
+
+OPENINGS = {
+    "openai_chat": b'data: {"id":"c","object":"chat.completion.chunk","model":"m","choices":'
+    b'[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n',
+    "anthropic": b'event: message_start\ndata: {"type":"message_start","message":{"id":"msg","type":"message","role":'
+    b'"assistant","model":"m","content":[],"usage":{"input_tokens":3,"output_tokens":1}}}\n\n'
+    b'event: ping\ndata: {"type":"ping"}\n\n',
+}
+ERRORS = {
+    "openai_chat": b'data: {"error":{"message":"overloaded","type":"server_error","code":null}}\n\n',
+    "anthropic": b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"busy"}}\n\n',
+}
+
+
+def begins(protocol: str, *then: bytes | float | str):
+    """The opening of a stream, without output, and what follows."""
+    return sends(STREAM_HEAD + chunk(OPENINGS[protocol]), *then)
+
+
+def test_an_error_before_any_output_goes_on(sticky, vendor):
+    vendor.scripts["opens"] = by_key({KEYS[0]: begins("openai_chat", chunk(ERRORS["openai_chat"]), b"0\r\n\r\n")})
+    reply = sticky.chat("pool/opens", stream=True)
+    assert (reply.status, b"overloaded" in reply.body, reply.body.count(b"[DONE]")) == (200, False, 1)
+    assert asked(vendor, "opens") == list(KEYS[:2])
+    (row,) = rows(sticky, "opens", 1)
+    assert (row["outcome"], row["attempts"]) == ("complete", 2)
+
+
+def test_an_error_after_output_is_told_and_nothing_is_repeated(sticky, vendor):
+    vendor.scripts["speaks"] = by_key({KEYS[0]: streams(2, "clean")})
+    assert b"error" in sticky.chat("pool/speaks", stream=True).body
+    assert asked(vendor, "speaks") == [KEYS[0]]
+
+
+def test_a_stream_that_thinks_for_long_is_taken_for_begun(sticky, vendor):
+    rest = b"".join(map(chunk, events("openai_chat", "m")[1:])) + b"0\r\n\r\n"
+    vendor.scripts["thinks"] = by_key({KEYS[0]: begins("openai_chat", 1.2, chunk(b": ping\n\n"), 1.2, rest)})
+    started = time.monotonic()
+    with open_stream(sticky.port, "pool/thinks") as sock:
+        head = sock.recv(65536)
+        assert 1.8 < time.monotonic() - started < 2.3
+        assert head.startswith(b"HTTP/1.1 200")
+        while b"[DONE]" not in head and (piece := sock.recv(65536)):
+            head += piece
+    assert b'"role":"assistant"' in head and b"error" not in head and b"[DONE]" in head
+    assert asked(vendor, "thinks") == [KEYS[0]]
+
+
+def test_a_stream_that_ends_before_any_output_is_an_error_with_a_status(sticky, vendor):
+    vendor.scripts["empty"] = by_key({KEYS[0]: begins("openai_chat", b"0\r\n\r\n")})
+    assert sticky.chat("pool/empty", stream=True).status == 502
+    assert asked(vendor, "empty") == [KEYS[0]]
+
+
+def test_an_error_before_any_output_goes_on_across_protocols(own_gateway, vendor):
+    aliases = alias("first-claude", target("claude", "opens-claude"), target("pool", "after", tier=1))
+    gateway = own_gateway(seed(vendor, aliases=aliases))
+    vendor.scripts["opens-claude"] = begins("anthropic", chunk(ERRORS["anthropic"]), b"0\r\n\r\n")
+    body = {"model": "first-claude", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}], "stream": True}
+    reply = gateway.post("/v1/messages", body, ADMIN)
+    assert (reply.status, reply.headers["x-gproxy-translated"]) == (200, "anthropic->openai_responses")
+    assert b"message_stop" in reply.body and b"busy" not in reply.body
+
+
+def test_when_every_stream_fails_the_first_ones_events_are_told(sticky, vendor):
+    vendor.scripts["both"] = begins("openai_chat", chunk(ERRORS["openai_chat"]), b"0\r\n\r\n")
+    reply = sticky.chat("pool/both", stream=True)
+    assert (reply.status, b"overloaded" in reply.body, b"[DONE]" in reply.body) == (200, True, False)
+    assert asked(vendor, "both") == list(KEYS[:2])
+    (row,) = rows(sticky, "both", 1)
+    assert (row["outcome"], row["attempts"], row["cost"]) == ("failed", 2, 0)
 
 
 # -- beyond one provider ---------------------------------------------------------------------------------------------
