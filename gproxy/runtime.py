@@ -247,6 +247,11 @@ class Runtime:
                 told = now
                 self._quietly(self.threads.run, self.database.run, machines.seen, self.machine)
 
+    def beat(self) -> None:
+        while True:
+            gevent.sleep(POLL_S)
+            self.relay.beat()
+
     def meet(self) -> None:
         """Makes the shared state know every caller."""
         while True:
@@ -346,7 +351,7 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
     prices.shipped()
     writer.start()
     snapshots.refresh()
-    runtime._greenlets += map(gevent.spawn, (runtime.tend, runtime.meet, runtime.audit))
+    runtime._greenlets += map(gevent.spawn, (runtime.tend, runtime.beat, runtime.meet, runtime.audit))
     return runtime
 
 

@@ -224,6 +224,7 @@ class ProviderSettings(Schema):
     retry_timeouts = Switch(is_optional=True)
     max_attempts = fields.Integer(strict=True, validate=Range(1, MOST_ATTEMPTS, error=ATTEMPTS))
     retry_within_s = Seconds()
+    heartbeat_s = Seconds()
     unpriced = fields.String(validate=OneOf(("allow", "deny"), error='expected "allow" or "deny"'))
     assumed_output_tokens = fields.Integer(strict=True, validate=Range(1, MOST_ASSUMED, error=ASSUMED))
     stop_at_quota = Switch(is_optional=True)

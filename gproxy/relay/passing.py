@@ -10,7 +10,7 @@ from gproxy.errors import ClientGone, GatewayError, UpstreamError
 from gproxy.protocols import fields, sse
 from gproxy.protocols.hub import Ask, text_bytes
 from gproxy.protocols.reading import Verdict
-from gproxy.relay.presence import Presence
+from gproxy.relay.presence import Presence, arriving
 from gproxy.relay.tally import Tally
 
 log = logging.getLogger(__name__)
@@ -19,6 +19,7 @@ NO_END = "the upstream ended the stream before its end"
 # How long what still belongs to a stream may take after its end was told, so that its connection can be used again;
 # and how long an event is held that may have been the last.
 TAIL_S, HELD_S = 0.25, 5.0
+ARRAY_HEARTBEAT = b"\n"  # space between the elements
 
 
 def text_in(body: bytes) -> int:
@@ -59,14 +60,17 @@ class Passing:
         self._status = exchange.status
         self._reader = protocol.Stream(name, asked)
         self._frame = Array() if call.as_array else Events()
+        self._heartbeat = ARRAY_HEARTBEAT if call.as_array else protocol.HEARTBEAT
         self._held = b""
         self._fault: GatewayError | None = None
 
     def frames(self) -> Iterator[bytes]:
         splitter = sse.Splitter()
         try:
-            for chunk in self._exchange.chunks(self._presence):
-                if frames := self._pass(splitter.feed(chunk)):
+            for chunk in arriving(self._exchange, self._presence):
+                if chunk is None:
+                    yield self._heartbeat
+                elif frames := self._pass(splitter.feed(chunk)):
                     yield frames
                 if self._fault is not None:
                     raise self._fault

@@ -434,6 +434,8 @@ class Relay:
             told += headers.left(tally.hold.standings, self.protocols[call.protocol], tally.hold.at / NS)
         if plan.translation is not None:
             told.append(("x-gproxy-translated", plan.translation.label))
+        if plan.operation == STREAM:
+            presence.beat_every(plan.provider.settings.heartbeat_s)
         if 300 <= exchange.status < 400:
             exchange.close()
             raise UpstreamError(f"the upstream redirects ({exchange.status}), and redirects are not followed")
@@ -525,6 +527,12 @@ class Relay:
             told.append(headers.cost(tally.cost))
         told.append(headers.overhead(call.started, exchange.waited_s))
         return Answer(exchange.status, told, body)
+
+    def beat(self) -> None:
+        """Has every stream that was quiet for long say that it lives."""
+        now = time.monotonic()
+        for presence in tuple(self.running):
+            presence.look_at(now)
 
     def cut(self, fault: Callable[[], GatewayError]) -> int:
         """Ends every call that still runs, each with a fault of its own. Returns how many there were."""

@@ -6,6 +6,8 @@ the upstream. A stopping worker interrupts a call the same way. A half-closed cl
 
 import select
 import socket
+import time
+from collections.abc import Iterator
 from typing import Self
 
 import gevent
@@ -18,15 +20,21 @@ HANGUP_S = 0.05
 _poll = monkey.get_original("select", "poll")
 
 
+class Beat(BaseException):
+    """Nothing has come for a while. Not an Exception, so that nothing in between mistakes it for a fault."""
+
+
 class Presence:
     """One request's watch, as a context manager around each wait; outside of them nothing is ever thrown."""
 
-    __slots__ = ("_armed", "_fault", "_greenlet", "_sock", "_timer", "_watcher")
+    __slots__ = ("_armed", "_beat_s", "_fault", "_greenlet", "_since", "_sock", "_timer", "_watcher")
 
     def __init__(self, sock: socket.socket | None):
         self._greenlet = gevent.getcurrent()
         self._sock = getattr(sock, "_sock", sock)
         self._armed, self._fault, self._watcher, self._timer = False, None, None, None
+        self._beat_s: float | None = None
+        self._since = 0.0
 
     def begin(self) -> None:
         """Starts to watch the client, once its request is read. Idempotent."""
@@ -58,6 +66,21 @@ class Presence:
             self._timer.stop()
             self._interrupt(ClientGone())
 
+    def beat_every(self, seconds: float) -> None:
+        """From now on a wait is interrupted by a Beat when it has lasted so long."""
+        self._beat_s = seconds
+
+    def look_at(self, now: float) -> None:
+        """Whether a beat is due, on the monotonic clock. From any greenlet."""
+        if self._beat_s is not None and self._armed and now - self._since >= self._beat_s:
+            get_hub().loop.run_callback(self._beat, self._since)
+
+    def _beat(self, since: float) -> None:
+        """Runs in the hub, where what was waited for may have come meanwhile."""
+        if self._armed and self._since == since:
+            self._armed = False
+            self._greenlet.throw(Beat())
+
     def interrupt(self, fault: BaseException) -> None:
         """Throws the fault into the waiting call, or into its next wait. From any greenlet."""
         get_hub().loop.run_callback(self._interrupt, fault)
@@ -75,6 +98,8 @@ class Presence:
         if self._fault is not None:
             raise self._fault
         self._armed = True
+        if self._beat_s is not None:
+            self._since = time.monotonic()
         return self
 
     def __exit__(self, *_) -> None:
@@ -87,3 +112,16 @@ class Presence:
                 watcher.stop()
                 watcher.close()
         self._watcher = self._timer = None
+
+
+def arriving(exchange, presence: Presence) -> Iterator[bytes | None]:
+    """The body of an answer as it arrives; None where nothing has come for as long as `presence` beats.
+
+    Raises UpstreamError, and what `presence` throws in.
+    """
+    while True:
+        try:
+            yield from exchange.chunks(presence)
+            return
+        except Beat:
+            yield None

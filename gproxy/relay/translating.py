@@ -40,8 +40,8 @@ from gproxy.protocols.hub import (
 from gproxy.protocols.losses import Losses
 from gproxy.protocols.reading import Verdict
 from gproxy.relay import remembering
-from gproxy.relay.passing import HELD_S, NO_END, TAIL_S, Array, Events, is_whole
-from gproxy.relay.presence import Presence
+from gproxy.relay.passing import ARRAY_HEARTBEAT, HELD_S, NO_END, TAIL_S, Array, Events, is_whole
+from gproxy.relay.presence import Presence, arriving
 from gproxy.relay.tally import Tally
 from gproxy.state.keepsakes import Keepsakes
 from gproxy.store.snapshot import Provider, Way
@@ -311,6 +311,8 @@ class Translated:
         self._presence, self._gone, self._status = presence, gone, exchange.status
         self._reader = made.upstream.Stream(None, asked)
         self._frame = Array() if as_array else Events()
+        self._heartbeat = ARRAY_HEARTBEAT if as_array else made.client.HEARTBEAT
+        self._is_quiet = False
         self.losses = Losses(made.upstream.NAMES)
 
     def frames(self) -> Iterator[bytes]:
@@ -320,6 +322,9 @@ class Translated:
             for piece in self._client.write_stream(self.events(), self._context, self.losses):
                 if piece:
                     out.append(self._frame.made(piece))
+                elif self._is_quiet:
+                    out.append(self._heartbeat)
+                    self._is_quiet = False
                 if out and (not piece or len(piece) > LARGE):
                     yield b"".join(out)
                     out = []
@@ -349,8 +354,9 @@ class Translated:
         """The stream's documents as they arrive; None before each wait; a fault in the place of an end."""
         splitter = sse.Splitter()
         try:
-            for chunk in self._exchange.chunks(self._presence):
-                for event in splitter.feed(chunk):
+            for chunk in arriving(self._exchange, self._presence):
+                self._is_quiet = chunk is None
+                for event in splitter.feed(chunk or b""):
                     verdict, payload = self._look(event)
                     if verdict is Verdict.GOES_ON and self._reader.text_bytes > self._tally.covered_bytes:
                         self._stop_at_quota()

@@ -46,6 +46,7 @@ class ProviderSettings:
     max_attempts: int = 5
     retry_within_s: float = 60  # after so long no further attempt begins
     retry_timeouts: bool = False
+    heartbeat_s: float = 15  # of silence in a stream, after which the client is told that it lives
 
 
 @dataclass(frozen=True, slots=True)

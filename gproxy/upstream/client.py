@@ -81,11 +81,12 @@ class Exchange:
         self.waited_s = waited_s  # for the upstream, so far
         self._raw, self._limits, self._deadline = raw, limits, deadline
         self._hurry_s: float | None = None
+        self._quiet_s = 0.0  # how long nothing has come, over waits that were broken off
         self._kept: bytes | None = None
         self._ahead: deque[bytes] = deque()
         self._secret = secret.encode() if secret else None
         # Private names of http.client and urllib3, both pinned; without them the library reads the body itself.
-        inner = getattr(raw, "_fp", None)
+        inner = self._inner = getattr(raw, "_fp", None)
         file = getattr(inner, "fp", None)
         # The connection has let go of its socket when the upstream said `Connection: close`; the body's file has not.
         self._sock = getattr(getattr(file, "raw", None), "_sock", None)
@@ -130,13 +131,11 @@ class Exchange:
 
         Raises UpstreamError, and what `presence` throws in.
         """
-        started = time.perf_counter()
         with gevent.Timeout(max(0.0, wait_s), False):
             piece = next(self._arriving(presence), b"")
             if piece:
                 self._ahead.append(piece)
             return piece
-        self.waited_s += time.perf_counter() - started
         return None
 
     def chunks(self, presence: AbstractContextManager) -> Iterator[bytes]:
@@ -148,7 +147,7 @@ class Exchange:
     def _arriving(self, presence: AbstractContextManager) -> Iterator[bytes]:
         in_a_row = 0
         while True:
-            self._set_timeout(self._limits.idle_s if self._hurry_s is None else self._hurry_s)
+            self._set_timeout((self._limits.idle_s if self._hurry_s is None else self._hurry_s) - self._quiet_s)
             in_a_row += 1
             if in_a_row >= READS_IN_A_ROW:
                 in_a_row = 0
@@ -159,7 +158,11 @@ class Exchange:
                     chunk = self._read()
             except faults.FOREIGN as fault:
                 raise faults.told(fault) from None
-            self.waited_s += time.perf_counter() - started
+            finally:
+                waited_s = time.perf_counter() - started
+                self.waited_s += waited_s
+                self._quiet_s += waited_s
+            self._quiet_s = 0.0
             if not chunk:
                 return
             yield chunk
@@ -167,6 +170,9 @@ class Exchange:
     def _read(self) -> bytes:
         """What has arrived of the body, at least one byte unless it is over."""
         if self._chunked is None:
+            # Waited for outside of the library, which closes the connection when a wait is broken off.
+            if self._inner is not None and self._inner.fp is not None and self._inner.length != 0:
+                self._inner.fp.peek(1)
             return self._raw.read1(READ_BYTES, decode_content=True)
         chunk = self._chunked.read()
         if not chunk and not self._chunked.rest:
@@ -187,6 +193,8 @@ class Exchange:
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise UpstreamTimeout("the answer took longer than total_timeout_s")
+        if idle_s <= 0:
+            raise UpstreamTimeout("no answer in time")
         if self._sock is not None:
             self._sock.settimeout(min(idle_s, left))
 

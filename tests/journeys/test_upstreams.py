@@ -1,5 +1,6 @@
 """How upstreams are reached, waited for and listed."""
 
+import json
 import select
 import socket
 import threading
@@ -7,8 +8,8 @@ import time
 
 import pytest
 
-from tests.gateway import ADMIN
-from tests.vendor import STREAM_HEAD, body, chunk, dumps, events, sends
+from tests.gateway import ADMIN, Gateway, seed
+from tests.vendor import STREAM_HEAD, body, chunk, dumps, events, sends, streams
 
 
 def custom(base_url: str, settings: str = "", channel: str = "custom") -> str:
@@ -201,3 +202,77 @@ def test_a_model_that_no_list_shows_is_asked_for(gateway, vendor):
     )
     assert gateway.get("/v1/models/openai-main/gpt-gone", ADMIN).status == 404
     assert gateway.get("/v1/models/demo/none", ADMIN).status == 404
+
+
+QUIET = 1.3
+
+
+@pytest.fixture(scope="module")
+def beating(vendor, tmp_path_factory):
+    """A gateway that says after half a second of silence that a stream lives."""
+    running = Gateway(tmp_path_factory.mktemp("beating"), seed(vendor.url, ", heartbeat_s = 0.5")).start()
+    yield running
+    running.stop()
+
+
+def pausing(protocol: str, head: bytes = STREAM_HEAD, wrap=chunk, end: bytes = b"0\r\n\r\n"):
+    """A faithful stream, silent for a while in its middle: until it means output its head is held."""
+    told = [wrap(event) for event in events(protocol, "quiet")]
+    half = len(told) // 2
+    return sends(head + b"".join(told[:half]), QUIET, b"".join(told[half:]) + end, "close")
+
+
+PLAIN_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+ROUTES = {
+    "openai_chat": ("openai-main", "/v1/chat/completions", {"messages": [], "stream": True}),
+    "openai_responses": ("openai-main", "/v1/responses", {"input": "q", "stream": True}),
+    "anthropic": ("anthropic-main", "/v1/messages", {"messages": [], "max_tokens": 9, "stream": True}),
+}
+
+
+def drop_beats(body: bytes) -> bytes:
+    return body.replace(b": heartbeat\n\n", b"")
+
+
+@pytest.mark.parametrize("framing", ["chunked", "until the end"])
+@pytest.mark.parametrize("protocol", list(ROUTES))
+def test_a_silent_stream_beats_and_nothing_of_it_changes(beating, vendor, protocol, framing):
+    provider, path, body = ROUTES[protocol]
+    model = f"quiet-{protocol}-{framing[:3]}"
+    plain = {} if framing == "chunked" else {"head": PLAIN_HEAD, "wrap": bytes, "end": b""}
+    vendor.scripts[model] = pausing(protocol, **plain)
+    reply = beating.post(path, {**body, "model": f"{provider}/{model}"})
+    assert reply.status == 200
+    assert 1 <= reply.body.count(b": heartbeat\n\n") <= 3
+    vendor.scripts[model + "-calm"] = streams(None, "clean")
+    calm = beating.post(path, {**body, "model": f"{provider}/{model}-calm"}).body.replace(b"-calm", b"")
+    assert drop_beats(reply.body).replace(b"quiet", b"x") == calm.replace(b"quiet", b"x")
+
+
+def test_gemini_gets_empty_lines_and_an_array_stays_one(beating, vendor):
+    body = {"contents": [{"role": "user", "parts": [{"text": "q"}]}]}
+    vendor.scripts["quiet-gemini"] = pausing("gemini")
+    events_of = beating.post("/v1beta/models/vertex-main/quiet-gemini:streamGenerateContent?alt=sse", body)
+    assert (events_of.status, b"heartbeat" in events_of.body, b"\n\n\n" in events_of.body) == (200, False, True)
+    array = beating.post("/v1beta/models/vertex-main/quiet-gemini:streamGenerateContent", body)
+    assert b"\n\n" in array.body.replace(b"\r", b"") or array.body.count(b"\n") > 2
+    assert len(json.loads(array.body)) == len(events("gemini", "m"))
+
+
+def test_a_translated_stream_beats_in_the_clients_way(beating, vendor):
+    vendor.scripts["quiet-crossing"] = pausing("anthropic")
+    body = {"model": "anthropic-main/quiet-crossing", "messages": [{"role": "user", "content": "q"}], "stream": True}
+    reply = beating.post("/v1/chat/completions", body)
+    assert (reply.status, reply.body.endswith(b"data: [DONE]\n\n")) == (200, True)
+    assert 1 <= reply.body.count(b": heartbeat\n\n") <= 3
+    assert all(part.startswith((b"data: ", b": heartbeat")) for part in reply.body.split(b"\n\n") if part)
+
+
+def test_heartbeats_do_not_keep_a_dead_upstream(own_gateway, vendor):
+    gateway = own_gateway(timeouts=", heartbeat_s = 0.5, idle_timeout_s = 2")
+    vendor.scripts["falls-silent"] = streams(2, "hang")
+    started = time.monotonic()
+    reply = gateway.chat("openai-main/falls-silent", stream=True)
+    assert 1.8 < time.monotonic() - started < 3
+    assert reply.body.count(b": heartbeat\n\n") >= 2
+    assert b"upstream_timeout" in reply.body

@@ -355,6 +355,15 @@ def test_the_vendors_sdk_hears_what_the_vendor_said(name, stream, client):
     assert heard == expected(client, fold(events))
 
 
+@CLIENTS
+@pytest.mark.parametrize("case", ["text", "parallel tools"])
+def test_the_vendors_sdk_hears_nothing_of_heartbeats(client, case):
+    """Wherever between two events they stand."""
+    written, beat = write(client, unfold(fold(unfold(REPLIES[case])))), LOADED[client].HEARTBEAT
+    beating = beat + b"".join(event + b"\n\n" + beat + beat for event in written.split(b"\n\n") if event)
+    assert HEAR[client](beating) == HEAR[client](written)
+
+
 BROKEN = ("broken arguments", "arguments that are a list")  # the SDKs refuse them, or keep them as text
 
 

@@ -35,6 +35,7 @@ ROUTES = {
 # Fields of a request that its reply repeats.
 ECHOED: tuple[str, ...] = ()
 # Operations that go by another wire name than generation does.
+HEARTBEAT = b": heartbeat\n\n"
 WIRE_NAMES: dict[str, str] = {}
 # A call's id as clients of this protocol see it.
 shown_id = legal

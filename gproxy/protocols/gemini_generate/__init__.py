@@ -47,6 +47,7 @@ ROUTES = {f"models/{{model}}:{action}": operation for action, operation in ACTIO
 # Fields of a request that its reply repeats.
 ECHOED: tuple[str, ...] = ()
 # Operations that go by another wire name than generation does.
+HEARTBEAT = b"\n"  # its SDK takes a comment for data
 WIRE_NAMES: dict[str, str] = {}
 
 

@@ -31,6 +31,7 @@ ROUTES = {"chat/completions": "generate_content", "embeddings": "embeddings"}
 # Fields of a request that its reply repeats.
 ECHOED: tuple[str, ...] = ()
 # Operations that go by another wire name than generation does.
+HEARTBEAT = b": heartbeat\n\n"
 WIRE_NAMES = {"embeddings": "openai", "model_list": "openai", "model_get": "openai"}
 
 

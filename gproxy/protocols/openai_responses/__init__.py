@@ -35,6 +35,7 @@ ROUTES = {
 # Fields of a request that its reply repeats.
 ECHOED = tuple(reply.ECHOES)
 # Operations that go by another wire name than generation does.
+HEARTBEAT = b": heartbeat\n\n"
 WIRE_NAMES = {"count_tokens": "openai"}
 
 
