@@ -247,6 +247,13 @@ class Gateway:
         messages = [{"role": "user", "content": "Say hello."}]
         return self.post("/v1/chat/completions", {"model": model, "messages": messages, **fields}, key)
 
+    def heal(self) -> None:
+        """Nothing is known against any credential any more."""
+        for one in self.post("/admin/credential-statuses/query").json:
+            if one["status"] != "healthy":
+                asked = {"provider_name": one["provider"], "index": one["index"], "status": "healthy"}
+                assert self.post("/admin/credential-statuses/update", asked).status == 200
+
     def usages(self, **asked) -> list[dict]:
         reply = self.post("/admin/usages/query", asked)
         assert reply.status == 200, reply.body

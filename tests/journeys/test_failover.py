@@ -117,13 +117,7 @@ def test_a_fault_that_is_an_answer_goes_on_to_the_next_credential(own_gateway, v
         assert reply.status == 200, (status, reply.body)
         assert asked(vendor, model) == list(KEYS[:2])
         if status in (401, 402):  # of the whole credential: what follows starts with a key that works
-            enable(gateway)
-
-
-def enable(gateway) -> None:
-    for index in (0, 1):
-        body = {"provider_name": "pool", "index": index, "status": "healthy"}
-        assert gateway.post("/admin/credential-statuses/update", body, ADMIN).status == 200
+            gateway.heal()
 
 
 def test_the_row_keeps_every_attempt_and_who_served_it(sticky, vendor):
@@ -155,7 +149,7 @@ def test_a_key_that_is_none_is_left_alone_by_all_workers_until_an_operator_says_
         ("pool", 0, "unavailable"),
         ("pool", 1, "healthy"),
     }
-    enable(sticky)
+    sticky.heal()
     assert sticky.chat("pool/again").status == 200
     assert asked(vendor, "again") == [KEYS[0]]
 

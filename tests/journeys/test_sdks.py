@@ -136,20 +136,23 @@ def test_models_in_three_shapes(openai_client, anthropic_client, genai_client):
     ],
 )
 def test_an_upstreams_error_is_the_sdks_own(
-    vendor, openai_client, anthropic_client, genai_client, status, openai_error, anthropic_error
+    gateway, vendor, openai_client, anthropic_client, genai_client, status, openai_error, anthropic_error
 ):
     model = f"says-{status}"
     vendor.scripts[model] = refuses(status, f"vendor says {status}", {"retry-after": "7"})
     with pytest.raises(openai_error, match=f"vendor says {status}") as told:
         openai_client.chat.completions.create(model=f"openai-main/{model}", messages=HELLO)
     assert told.value.response.headers["retry-after"] == "7"
+    gateway.heal()
     with pytest.raises(openai_error):
         openai_client.responses.create(model=f"openai-main/{model}", input="Hello", stream=True)
+    gateway.heal()
     with pytest.raises(anthropic_error, match=f"vendor says {status}"):
         anthropic_client.messages.create(model=f"anthropic-main/{model}", max_tokens=9, messages=HELLO)
     with pytest.raises(genai_errors.APIError) as told:
         genai_client.models.generate_content(model=f"vertex-main/{model}", contents="Hello")
     assert told.value.code == status
+    gateway.heal()
 
 
 def test_our_own_errors_are_the_sdks_own(gateway, openai_client, anthropic_client, genai_client):
