@@ -18,7 +18,10 @@ def open_stream(port: int, model: str, key: str = ADMIN) -> socket.socket:
 
 
 def check_events_leave_at_once(port: int, model: str, words: int, least_pause_s: float) -> None:
-    """Reads a paced stream to its end: its words must not arrive in bunches."""
+    """Reads a paced stream to its end: its words must not arrive in bunches.
+
+    What comes before the first of them is held with it, where another credential could be asked instead.
+    """
     arrivals = []
     with open_stream(port, model) as sock:
         while True:
@@ -26,6 +29,6 @@ def check_events_leave_at_once(port: int, model: str, words: int, least_pause_s:
             arrivals.append((time.monotonic(), piece))
             if b"[DONE]" in piece or not piece:
                 break
-    told = [at for at, piece in arrivals if b'"content":"' in piece]
+    told = [at for at, piece in arrivals if b'"content":"' in piece.replace(b'"content":""', b"")]
     assert len(told) >= words
     assert all(later - earlier > least_pause_s for earlier, later in pairwise(told))

@@ -220,7 +220,8 @@ class ProviderSettings(Schema):
     # Without a default: what a provider does not say, [global] decides.
     strict_translation = Switch(is_optional=True)
     fetch_images = Switch(is_optional=True)
-    on_disconnect = Later()
+    on_disconnect = fields.String(validate=OneOf(("cancel", "drain"), error='expected "cancel" or "drain"'))
+    drain_s = Seconds()
     retry_timeouts = Switch(is_optional=True)
     max_attempts = fields.Integer(strict=True, validate=Range(1, MOST_ATTEMPTS, error=ATTEMPTS))
     retry_within_s = Seconds()

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterator
 from types import ModuleType
 
+import gevent
 import orjson
 
 from gproxy.errors import ClientGone, GatewayError, UpstreamError
@@ -54,6 +55,7 @@ class Passing:
         presence: Presence,
         call,
         gone: Callable[[], None],
+        drain_s: float = 0.0,
     ):
         self._exchange, self._tally, self._presence = exchange, tally, presence
         self._request_id, self._gone = call.request_id, gone
@@ -61,11 +63,12 @@ class Passing:
         self._reader = protocol.Stream(name, asked)
         self._frame = Array() if call.as_array else Events()
         self._heartbeat = ARRAY_HEARTBEAT if call.as_array else protocol.HEARTBEAT
+        self._splitter, self._drain_s = sse.Splitter(), drain_s
         self._held = b""
         self._fault: GatewayError | None = None
 
     def frames(self) -> Iterator[bytes]:
-        splitter = sse.Splitter()
+        splitter = self._splitter
         try:
             for chunk in arriving(self._exchange, self._presence):
                 if chunk is None:
@@ -152,15 +155,31 @@ class Passing:
     def close(self) -> None:
         """Lets go of the upstream and settles. Before the end that means that the client left."""
         self._presence.close()
+        tally, reader, is_whole = self._tally, self._reader, False
         try:
+            if self._drain_s and not tally.is_settled:
+                is_whole = drained(self._exchange, self._presence, reader, self._splitter, self._drain_s)
             self._exchange.close()
         finally:
-            self._settle_as_left()
+            if not tally.is_settled:
+                tally.client_left(reader.usage, reader.text_bytes, is_whole)
+                self._gone()
 
-    def _settle_as_left(self) -> None:
-        if not self._tally.is_settled:
-            self._tally.client_left(self._reader.usage, self._reader.text_bytes)
-            self._gone()
+
+def drained(exchange, presence: Presence, reader, splitter: sse.Splitter, most_s: float) -> bool:
+    """Reads the rest of a stream whose client left, for its usage. Whether it came to its end."""
+    with gevent.Timeout(most_s, False):
+        try:
+            for chunk in arriving(exchange, presence):
+                for event in splitter.feed(chunk or b""):
+                    if (data := sse.data_of(event)) is not None:
+                        _, verdict = reader.see(data)
+                        if verdict is Verdict.ENDS:
+                            return not reader.has_failed
+            return reader.is_terminal and not reader.has_failed
+        except (GatewayError, sse.TooLong) as fault:
+            log.info("a stream whose client left was not read to its end: %s", fault)
+    return False
 
 
 class Events:

@@ -287,7 +287,9 @@ class Relay:
                 trip.give_back()
                 raise
             try:
-                presence.begin()
+                # An answer that is drained is read to its end, whoever is still there.
+                if plan.provider.settings.on_disconnect == "cancel":
+                    presence.begin()
                 exchange = self._reach(trip, call, tally, presence)
                 tally.saw_first_byte()
                 return self._answer(trip.plan, call, exchange, tally, presence)
@@ -451,7 +453,9 @@ class Relay:
             return self._translated(plan, call, exchange, tally, presence, told)
         if plan.operation == STREAM and exchange.is_stream:
             protocol, quoted = self.protocols[call.protocol], fields.quoted(plan.sent_model)
-            stream = passing.Passing(protocol, quoted, plan.asked, exchange, tally, presence, call, self._count_gone)
+            stream = passing.Passing(
+                protocol, quoted, plan.asked, exchange, tally, presence, call, self._count_gone, _drain_s(plan)
+            )
             return self._streamed(stream, call, exchange, told, plan.losses)
         protocol, body = self.protocols[call.protocol], exchange.read(presence)
         found = self._settle(protocol.read_whole(body), body, exchange, tally)
@@ -485,7 +489,7 @@ class Relay:
         context = made.context(plan.sent_model, call.request_id, plan.asked.wants_usage)
         if exchange.is_stream:
             stream = translating.Translated(
-                made, plan.asked, context, exchange, tally, presence, call.as_array, self._count_gone
+                made, plan.asked, context, exchange, tally, presence, call.as_array, self._count_gone, _drain_s(plan)
             )
             if plan.operation == STREAM:
                 return self._streamed(stream, call, exchange, told, plan.losses)
@@ -539,6 +543,11 @@ class Relay:
         for presence in self.running:
             presence.interrupt(fault())
         return len(self.running)
+
+
+def _drain_s(plan: Plan) -> float:
+    settings = plan.provider.settings
+    return settings.drain_s if settings.on_disconnect == "drain" else 0.0
 
 
 def is_error(usage: Usage | None, found: fields.Fields) -> bool:

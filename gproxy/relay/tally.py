@@ -121,9 +121,12 @@ class Tally:
         else:
             self._settle(Outcome.FAILED, status, Usage())
 
-    def client_left(self, usage: Usage | None, text_bytes: int) -> None:
-        """The client went away: its input, and what was delivered."""
-        self._settle(Outcome.PARTIAL, CLIENT_GONE_STATUS, self._delivered(usage, text_bytes), estimated=True)
+    def client_left(self, usage: Usage | None, text_bytes: int, is_whole: bool = False) -> None:
+        """The client went away: its input, and what was delivered; or all of it, where the rest was read for that."""
+        if is_whole and usage is not None:
+            self._settle(Outcome.PARTIAL, CLIENT_GONE_STATUS, usage)
+        else:
+            self._settle(Outcome.PARTIAL, CLIENT_GONE_STATUS, self._delivered(usage, text_bytes), estimated=True)
 
     def _delivered(self, usage: Usage | None, text_bytes: int) -> Usage:
         seen = usage or Usage()
@@ -213,6 +216,6 @@ class Unbooked:
 
     broke = complete
 
-    def client_left(self, usage: Usage | None, text_bytes: int) -> None:
+    def client_left(self, usage: Usage | None, text_bytes: int, is_whole: bool = False) -> None:
         """Nothing is booked."""
         self._give_back()

@@ -40,7 +40,7 @@ from gproxy.protocols.hub import (
 from gproxy.protocols.losses import Losses
 from gproxy.protocols.reading import Verdict
 from gproxy.relay import remembering
-from gproxy.relay.passing import ARRAY_HEARTBEAT, HELD_S, NO_END, TAIL_S, Array, Events, is_whole
+from gproxy.relay.passing import ARRAY_HEARTBEAT, HELD_S, NO_END, TAIL_S, Array, Events, drained, is_whole
 from gproxy.relay.presence import Presence, arriving
 from gproxy.relay.tally import Tally
 from gproxy.state.keepsakes import Keepsakes
@@ -305,6 +305,7 @@ class Translated:
         presence: Presence,
         as_array: bool,
         gone: Callable[[], None],
+        drain_s: float = 0.0,
     ):
         self._client, self._upstream, self._puts, self._names = made.client, made.upstream, made.puts, made.names
         self._context, self._exchange, self._tally = context, exchange, tally
@@ -313,6 +314,7 @@ class Translated:
         self._frame = Array() if as_array else Events()
         self._heartbeat = ARRAY_HEARTBEAT if as_array else made.client.HEARTBEAT
         self._is_quiet = False
+        self._splitter, self._drain_s = sse.Splitter(), drain_s
         self.losses = Losses(made.upstream.NAMES)
 
     def frames(self) -> Iterator[bytes]:
@@ -352,7 +354,7 @@ class Translated:
 
     def payloads(self) -> Iterator[dict | Failed | None]:
         """The stream's documents as they arrive; None before each wait; a fault in the place of an end."""
-        splitter = sse.Splitter()
+        splitter = self._splitter
         try:
             for chunk in arriving(self._exchange, self._presence):
                 self._is_quiet = chunk is None
@@ -418,12 +420,15 @@ class Translated:
     def close(self) -> None:
         """Lets go of the upstream and settles. Before the end that means that the client left."""
         self._presence.close()
+        tally, reader, is_whole = self._tally, self._reader, False
         try:
+            if self._drain_s and not tally.is_settled:
+                is_whole = drained(self._exchange, self._presence, reader, self._splitter, self._drain_s)
             self._exchange.close()
         finally:
-            if not self._tally.is_settled:
-                self._tally.losses = list(self.losses.told())
-                self._tally.client_left(self._reader.usage, self._reader.text_bytes)
+            if not tally.is_settled:
+                tally.losses = list(self.losses.told())
+                tally.client_left(reader.usage, reader.text_bytes, is_whole)
                 self._gone()
 
 

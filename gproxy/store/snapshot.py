@@ -46,6 +46,8 @@ class ProviderSettings:
     max_attempts: int = 5
     retry_within_s: float = 60  # after so long no further attempt begins
     retry_timeouts: bool = False
+    on_disconnect: str = "cancel"  # or "drain": what becomes of an upstream's answer whose client left
+    drain_s: float = 60  # at most so long
     heartbeat_s: float = 15  # of silence in a stream, after which the client is told that it lives
 
 

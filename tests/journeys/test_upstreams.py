@@ -9,7 +9,8 @@ import time
 import pytest
 
 from tests.gateway import ADMIN, Gateway, seed
-from tests.vendor import STREAM_HEAD, body, chunk, dumps, events, sends, streams
+from tests.raw import open_stream
+from tests.vendor import STREAM_HEAD, body, chunk, dumps, events, sends, streams, whole
 
 
 def custom(base_url: str, settings: str = "", channel: str = "custom") -> str:
@@ -276,3 +277,40 @@ def test_heartbeats_do_not_keep_a_dead_upstream(own_gateway, vendor):
     assert 1.8 < time.monotonic() - started < 3
     assert reply.body.count(b": heartbeat\n\n") >= 2
     assert b"upstream_timeout" in reply.body
+
+
+def test_a_drained_stream_is_read_to_its_end_and_billed_exactly(own_gateway, vendor):
+    gateway = own_gateway(timeouts=', on_disconnect = "drain", heartbeat_s = 0.5')
+    vendor.scripts["drained"] = streams(None, "clean", pause_s=0.15)
+    with open_stream(gateway.port, "openai-main/drained") as sock:
+        assert b"200" in sock.recv(4096)
+    (row,) = gateway.wait_rows(1, model={"Eq": "drained"})
+    assert (row["outcome"], row["status"], row["estimated"]) == ("partial", 499, False)
+    assert (row["input_tokens"], row["output_tokens"]) == (12, 40)
+    (seen,) = vendor.asked("drained")
+    assert not seen.error and seen.closed_at is None
+
+
+def test_a_drained_reply_is_waited_for(own_gateway, vendor):
+    gateway = own_gateway(timeouts=', on_disconnect = "drain"')
+    answer = dumps(whole("openai_chat", "waited"))
+    vendor.scripts["waited"] = sends(0.6, body(200, answer))
+    data = json.dumps({"model": "openai-main/waited", "messages": []}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ADMIN}\r\n"
+    with socket.create_connection(("127.0.0.1", gateway.port), 5) as sock:
+        sock.sendall(head.encode() + b"Content-Length: %d\r\n\r\n" % len(data) + data)
+        time.sleep(0.1)
+    (row,) = gateway.wait_rows(1, model={"Eq": "waited"})
+    assert (row["estimated"], row["output_tokens"]) == (False, 40)
+
+
+def test_a_drain_ends_after_its_time(own_gateway, vendor):
+    gateway = own_gateway(timeouts=', on_disconnect = "drain", drain_s = 0.5, heartbeat_s = 0.5')
+    vendor.scripts["endless"] = streams(4, "hang", pause_s=0.05)
+    with open_stream(gateway.port, "openai-main/endless") as sock:
+        sock.recv(4096)
+    started = time.monotonic()
+    (row,) = gateway.wait_rows(1, model={"Eq": "endless"})
+    assert (row["outcome"], row["estimated"]) == ("partial", True)
+    assert time.monotonic() - started < 4
+    assert gateway.get("/readyz").json["in_flight"] == 0
