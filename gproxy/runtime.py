@@ -24,7 +24,7 @@ from gproxy.relay.capacity import Capacity
 from gproxy.relay.catalogue import Catalogue
 from gproxy.relay.holding import Holder
 from gproxy.relay.pipeline import Relay
-from gproxy.relay.pool import Pool
+from gproxy.relay.pool import Pool, expires
 from gproxy.settings import PUBLISHED_KEY, Settings, is_loopback
 from gproxy.state.board import Board
 from gproxy.state.counters import Shared
@@ -190,6 +190,7 @@ class Runtime:
     shared: Shared
     owner: str
     auditor: Auditor
+    notices: object | None = None  # state.notices, tells other machines of health
     _acquainted: Snapshot | None = None
     _greenlets: list[gevent.Greenlet] = field(default_factory=list)
 
@@ -239,6 +240,8 @@ class Runtime:
             self.snapshots.refresh()
             if not self.journal.is_writable:
                 self.journal.probe()
+            if self.notices is not None and self.shared.is_shared:
+                self._quietly(self.notices.exchange)
             now = time.monotonic()
             if now - renewed >= RENEW_S:
                 renewed = now
@@ -298,6 +301,8 @@ class Runtime:
         self.relay.upstream.close()
         self.relay.keepsakes.close()
         self.relay.pool.close()
+        if self.notices is not None:
+            self.notices.close()
         self.auditor.close()
         self.shared.close()
         self.signal.close()
@@ -320,6 +325,7 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
     tls = _tls(settings)
     holder = Holder(shared, owner, balances.load, signal.look)
     ids = Ids(prepared.machine, slot.number, _newest_id(database, threads))
+    board = Board(settings.data_dir / "health", expires, shares=settings.redis_url is not None)
     relay = Relay(
         protocols=protocols.load(),
         kinds=channels.load(),
@@ -328,7 +334,7 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
         images=Images(tls, settings.proxy),
         keepsakes=Keepsakes(settings.data_dir / "keepsakes"),
         holder=holder,
-        pool=Pool(Board(settings.data_dir / "health"), holder, ids.next),
+        pool=Pool(board, holder, ids.next),
         journal=journal,
         ids=ids,
         capacity=Capacity(settings.max_inflight, settings.max_inflight_bytes),
@@ -346,6 +352,7 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
         threads=threads,
         shared=shared,
         owner=owner,
+        notices=_notices(settings, prepared.deployment, board),
         auditor=Auditor(settings.data_dir / "audit.lock", partial(database.run, proof.verify), Threads(1)),
     )
     prices.shipped()
@@ -368,6 +375,14 @@ def _shared(settings: Settings, deployment: str) -> Shared:
         return Failover(RedisState(settings.redis_url, deployment), local)
     except ValueError as fault:  # it does not say the address, which may hold a password
         raise StartupError([f"GPROXY_REDIS_URL: {fault}"]) from None
+
+
+def _notices(settings: Settings, deployment: str, board: Board):
+    if settings.redis_url is None:
+        return None
+    from gproxy.state.notices import Notices
+
+    return Notices(settings.redis_url, deployment, board)
 
 
 class _Questions:

@@ -76,7 +76,10 @@ def test_a_database_that_is_not_there_is_not_made(tmp_path: Path):
 def test_a_database_of_an_older_version_is_not_migrated(tmp_path: Path, pytestconfig):
     dsn = postgres.fresh_database(pytestconfig)
     status, lines, errors = verify(tmp_path, GPROXY_DSN=dsn)
-    assert (status, lines) == (2, []) and "lacks 0001_initial, 0002_accounts, 0003_pools; start the gateway once" in errors
+    assert (status, lines) == (
+        2,
+        [],
+    ) and "lacks 0001_initial, 0002_accounts, 0003_pools; start the gateway once" in errors
     assert Database(dsn, tmp_path).run(m.proxy.obj.get_tables) == []
 
 

@@ -82,7 +82,7 @@ class Pool:
                 return note
             return _note(mark._replace(probe=now + health.PROBE_S))
 
-        self._board.change(name, deed, _expires)
+        self._board.change(name, deed)
         return is_mine
 
     def failed(self, credential: Credential, model: str, fault: Fault) -> None:
@@ -92,7 +92,7 @@ class Pool:
             return _note(health.after(_mark(note), fault.verdict, fault.wait_s, credential.fingerprint, now, dice))
 
         of_all = fault.verdict in health.OF_ALL_MODELS
-        self._board.change(_name(credential.id, "" if of_all else model), deed, _expires)
+        self._board.change(_name(credential.id, "" if of_all else model), deed)
 
     def succeeded(self, credential: Credential, model: str, began: float) -> None:
         """It works, so what was known when the call began is over; what came meanwhile is not."""
@@ -103,7 +103,7 @@ class Pool:
 
         for mark, name in zip(self.marks(credential, model), ("", model), strict=True):
             if mark is not None and not _outlives(mark, credential, began):
-                self._board.change(_name(credential.id, name), deed, _expires)
+                self._board.change(_name(credential.id, name), deed)
 
     def lease(self, credential: Credential) -> tuple[int | None, float]:
         """A place within the credential's own limits, to be given back, or in how many seconds there may be one.
@@ -125,7 +125,7 @@ class Pool:
         prefix = _name(credential_id, "")
         for name in self._board.all():
             if name.startswith(prefix):
-                self._board.change(name, lambda note: None, _expires)
+                self._board.change(name, lambda note: None)
 
     def disable(self, credential: Credential) -> None:
         self.failed(credential, "", Fault(health.DEAD))
@@ -244,9 +244,9 @@ def _note(mark: Mark) -> bytes:
     return orjson.dumps(tuple(mark))
 
 
-def _expires(note: bytes) -> float:
-    mark = _mark(note)
-    return mark.until + KEPT_S
+def expires(note: bytes) -> float:
+    """When a mark on the board is of no use any more."""
+    return _mark(note).until + KEPT_S
 
 
 def _outlives(mark: Mark, credential: Credential, began: float) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gproxy.state.signal import Signal
 from gproxy.state.table import Full, Garbled, Table, Transaction
+from gproxy.units import NS
 
 log = logging.getLogger(__name__)
 
@@ -21,9 +22,23 @@ MOST_KEPT = 16_384  # notes, or that there is none, which a process remembers
 
 
 class Board:
-    """One process's end. `clock` is in seconds since the epoch."""
+    """One process's end. `clock` is in seconds since the epoch.
 
-    def __init__(self, folder: Path, clock: Callable[[], float] = time.time):
+    `pending` are this process's changes that other machines were not told yet, each with its moment in nanoseconds;
+    none are kept where nobody `shares` them.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        expires: Callable[[bytes], float],
+        clock: Callable[[], float] = time.time,
+        shares: bool = False,
+    ):
+        """`expires` tells, in seconds since the epoch, from when on a note's place may be used for another."""
+        self._expires, self._shares = expires, shares
+        self.pending: dict[str, tuple[int, bytes | None]] = {}
+        self._clock = clock
         self._table = Table(folder, clock=clock)
         folder.mkdir(0o700, parents=True, exist_ok=True)
         self._signal = Signal(folder / "signal")
@@ -41,14 +56,18 @@ class Board:
             kept |= self._run(_read, lacking) or dict.fromkeys(lacking)
         return [kept[name] for name in names]
 
-    def change(self, name: str, deed: Callable[[bytes | None], bytes | None], expires: Callable[[bytes], float]):
-        """`deed` turns the note into the next one, None being none; what it was turned into is returned.
-
-        `expires` tells, in seconds since the epoch, from when on a note's place may be used for another.
-        """
-        found = self._run(_change, name, deed, expires)
+    def change(self, name: str, deed: Callable[[bytes | None], bytes | None]) -> None:
+        """`deed` turns the note into the next one, None being none."""
+        note = self._run(_change, name, deed, self._expires)
         self._signal.raise_()
-        return found
+        if self._shares and (name in self.pending or len(self.pending) < MOST_KEPT):
+            self.pending[name] = int(self._clock() * NS), note
+
+    def adopt(self, name: str, note: bytes | None) -> None:
+        """A note as another machine has it."""
+        if self.notes((name,)) != [note]:
+            self._run(_change, name, lambda _: note, self._expires)
+            self._signal.raise_()
 
     def all(self) -> dict[str, bytes]:
         """Every note."""

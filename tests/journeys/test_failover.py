@@ -9,7 +9,9 @@ from collections import Counter
 import pytest
 
 from tests.gateway import ADMIN
+from tests.postgres import fresh_database
 from tests.raw import open_stream
+from tests.redis import fresh
 from tests.vendor import STREAM_HEAD, answers, chunk, dumps, events, faithful, refuses, sends, streams, whole
 
 KEYS = ("sk-pool-aaaa-0001", "sk-pool-bbbb-0002", "sk-pool-cccc-0003")
@@ -463,3 +465,19 @@ def test_no_secret_stands_on_the_board(sticky, vendor):
     assert sticky.chat("pool/leak").status == 200
     for path in (sticky.data / "health").iterdir():
         assert not any(key.encode() in path.read_bytes() for key in KEYS)
+
+
+def test_what_one_machine_learns_the_other_knows_within_a_second(own_gateway, vendor, pytestconfig):
+    postgres = fresh_database(pytestconfig)
+    url, _ = fresh(pytestconfig)
+    text = seed(vendor, 'rotation_strategy = "sticky"')
+    machines = [own_gateway(text, GPROXY_DSN=postgres, GPROXY_REDIS_URL=url, workers=1) for _ in range(2)]
+    vendor.scripts["learned"] = by_key({KEYS[0]: refuses(401, "no such key")})
+    assert machines[0].chat("pool/learned").status == 200
+    time.sleep(1.2)
+    assert machines[1].chat("pool/learned").status == 200
+    assert asked(vendor, "learned").count(KEYS[0]) == 1
+    machines[1].heal()
+    time.sleep(1.2)
+    assert machines[0].chat("pool/healed").status == 200
+    assert asked(vendor, "healed") == [KEYS[0]]

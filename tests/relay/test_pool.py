@@ -7,7 +7,7 @@ import pytest
 from gproxy.channels.faults import Fault, Verdict
 from gproxy.errors import NoCredential
 from gproxy.relay.holding import Holder
-from gproxy.relay.pool import Pool
+from gproxy.relay.pool import Pool, expires
 from gproxy.routing import health
 from gproxy.state.board import Board
 from gproxy.state.file import FileState
@@ -40,7 +40,7 @@ def make(tmp_path, clock):
 
     def pool() -> Pool:
         holder = Holder(state, "0/000/0123456789abcdef", load)
-        board = Board(tmp_path / "health", clock)
+        board = Board(tmp_path / "health", expires, clock)
         return Pool(board, holder, lambda now: next(numbers), clock, lambda: 0.5)
 
     return pool

@@ -18,11 +18,11 @@ def forever(note: bytes) -> float:
 
 
 def put(board: Board, name: str, note: bytes | None) -> None:
-    board.change(name, lambda before: note, forever)
+    board.change(name, lambda before: note)
 
 
 def test_another_process_sees_a_note_at_once_and_its_end(folder):
-    mine, theirs = Board(folder), Board(folder)
+    mine, theirs = Board(folder, forever), Board(folder, forever)
     assert theirs.notes(("a", "b")) == [None, None]
     put(mine, "a", b"1")
     assert theirs.notes(("a", "b")) == [b"1", None]
@@ -32,7 +32,7 @@ def test_another_process_sees_a_note_at_once_and_its_end(folder):
 
 
 def test_nothing_is_read_while_nobody_writes(folder, monkeypatch):
-    board = Board(folder)
+    board = Board(folder, forever)
     put(board, "a", b"1")
     assert board.notes(("a", "b")) == [b"1", None]
     monkeypatch.setattr(board, "_run", None)
@@ -40,18 +40,18 @@ def test_nothing_is_read_while_nobody_writes(folder, monkeypatch):
 
 
 def test_notes_outlive_the_processes(folder):
-    first = Board(folder)
+    first = Board(folder, forever)
     put(first, "a", b"1")
     put(first, "b\xc3\xb6".encode().decode(), b"2")
     first.close()
-    assert Board(folder).all() == {"a": b"1", "bÃ¶": b"2"}
+    assert Board(folder, forever).all() == {"a": b"1", "bÃ¶": b"2"}
 
 
 def test_changes_from_many_sides_are_all_there(folder):
     def add() -> None:
-        board = Board(folder)
+        board = Board(folder, forever)
         for _ in range(100):
-            board.change("n", lambda note: b"%d" % (int(note or 0) + 1), forever)
+            board.change("n", lambda note: b"%d" % (int(note or 0) + 1))
         board.close()
 
     threads = [threading.Thread(target=add) for _ in range(4)]
@@ -59,17 +59,17 @@ def test_changes_from_many_sides_are_all_there(folder):
         thread.start()
     for thread in threads:
         thread.join()
-    assert Board(folder).notes(("n",)) == [b"400"]
+    assert Board(folder, forever).notes(("n",)) == [b"400"]
 
 
 def test_a_garbled_board_is_begun_anew_and_told(folder, caplog):
-    board = Board(folder)
+    board = Board(folder, forever)
     put(board, "a", b"1")
     path = folder / "table"
     with path.open("r+b") as file:
         file.seek(300_000)
         file.write(os.urandom(path.stat().st_size - 300_000))
-    other = Board(folder)
+    other = Board(folder, forever)
     assert other.notes(("a",)) == [None]
     assert "garbled" in caplog.text
     put(other, "a", b"2")
@@ -77,7 +77,7 @@ def test_a_garbled_board_is_begun_anew_and_told(folder, caplog):
 
 
 def test_a_board_that_cannot_be_used_counts_as_empty(folder, caplog):
-    board = Board(folder)
+    board = Board(folder, forever)
     (folder / "table").mkdir()
     assert board.notes(("a",)) == [None]
     put(board, "a", b"1")

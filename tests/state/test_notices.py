@@ -1,0 +1,115 @@
+"""Boards of several machines that tell each other, through a real Redis."""
+
+import pytest
+import redis
+
+from gproxy.errors import Unavailable
+from gproxy.state.board import Board
+from gproxy.state.notices import GONE_S, Notices
+from gproxy.units import NS
+from tests.redis import fresh, server
+
+
+class Clock:
+    now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def ns(self) -> int:
+        return int(self.now * NS)
+
+
+class Machine:
+    def __init__(self, folder, where: tuple[str, str], clock: Clock):
+        self.where = where
+        self.board = Board(folder, lambda note: 2.0**40, clock, shares=True)
+        self.notices = Notices(*where, self.board, clock.ns)
+
+    def put(self, name: str, note: bytes | None) -> None:
+        self.board.change(name, lambda before: note)
+
+    def close(self) -> None:
+        self.notices.close()
+        self.board.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def machines(tmp_path, pytestconfig, clock):
+    where = fresh(pytestconfig)
+    made = [Machine(tmp_path / str(n), where, clock) for n in range(2)]
+    yield made
+    for machine in made:
+        machine.close()
+
+
+def exchange(*machines: Machine) -> None:
+    for _ in range(2):
+        for machine in machines:
+            machine.notices.exchange()
+
+
+def test_a_note_and_its_end_reach_the_other_machine(machines, clock):
+    one, other = machines
+    one.put("a", b"1")
+    exchange(one, other)
+    assert other.board.notes(("a",)) == [b"1"]
+    clock.now += 1
+    other.put("a", None)
+    exchange(one, other)
+    assert one.board.notes(("a",)) == [None]
+    assert (one.board.pending, other.board.pending) == ({}, {})
+
+
+def test_the_newest_word_counts_whoever_tells_it_first(machines, clock):
+    one, other = machines
+    one.put("a", b"old")
+    clock.now += 1
+    other.put("a", b"new")
+    exchange(other, one)
+    assert [machine.board.notes(("a",)) for machine in machines] == [[b"new"], [b"new"]]
+
+
+def test_a_machine_that_comes_later_hears_all_of_it(machines, tmp_path, clock):
+    one, _ = machines
+    for name in ("a", "b"):
+        one.put(name, name.encode())
+    one.notices.exchange()
+    late = Machine(tmp_path / "late", one.where, clock)
+    late.notices.exchange()
+    assert late.board.all() == {"a": b"a", "b": b"b"}
+    late.close()
+
+
+def test_what_is_long_gone_leaves_redis(machines, clock):
+    one, other = machines
+    one.put("a", b"1")
+    one.put("a", None)
+    exchange(one, other)
+    clock.now += GONE_S + 1
+    one.put("b", b"1")
+    exchange(one, other)
+    client = redis.Redis.from_url(one.where[0])
+    assert list(client.hgetall(f"gproxy:{{{one.where[1]}}}:notes")) == [b"b"]
+    client.close()
+
+
+def test_without_redis_each_keeps_its_own_and_tells_it_later(tmp_path, clock):
+    with server() as running:
+        machine = Machine(tmp_path / "a", (running.url, "p"), clock)
+        other = Machine(tmp_path / "b", (running.url, "p"), clock)
+        running.kill()
+        machine.put("a", b"1")
+        with pytest.raises(Unavailable):
+            machine.notices.exchange()
+        assert machine.board.notes(("a",)) == [b"1"]
+        running.start()
+        exchange(machine, other)
+        assert other.board.notes(("a",)) == [b"1"]
+        machine.close()
+        other.close()
