@@ -143,7 +143,6 @@ UNSUPPORTED = [
             'extra_beta_headers = ["x"]',
             "max_retries_on_429 = 2",
             'user_agent = "x"',
-            'on_disconnect = "drain"',
             "early_heartbeat_s = 5",
         )
     ),
@@ -847,3 +846,62 @@ def test_whatever_a_seed_holds_it_is_read_or_refused(document):
         assert isinstance(documents.read(document, "gproxy.toml", {"HOME": "x"}, KINDS, RESERVED), dict)
     except StartupError as fault:
         assert fault.problems and all(problem.startswith("gproxy.toml: ") for problem in fault.problems)
+
+
+# -- pools and targets
+
+POOL = """
+[[providers]]
+name = "one"
+channel = "openai"
+settings = { rotation_strategy = "cache_affinity", max_attempts = 3, retry_within_s = 20, retry_timeouts = true, \
+on_disconnect = "drain", drain_s = 5, heartbeat_s = 10 }
+credentials = [{ api_key = "k", weight = 3, rpm = 60, concurrency = 4 }, { api_key = "l" }]
+
+[[model_aliases]]
+alias = "best"
+targets = [{ provider = "one", model = "m", weight = 3 }, { provider = "one", model = "n", tier = 1 }]
+"""
+
+
+def test_a_pool_and_the_targets_of_an_alias_are_read():
+    found = read(POOL)
+    (provider,), (alias,) = found["providers"], found["model_aliases"]
+    assert {name: value for name, value in provider["settings"].items() if value is not None} == {
+        "rotation_strategy": "cache_affinity",
+        "max_attempts": 3,
+        "retry_within_s": 20.0,
+        "retry_timeouts": True,
+        "on_disconnect": "drain",
+        "drain_s": 5.0,
+        "heartbeat_s": 10.0,
+    }
+    first, second = provider["credentials"]
+    assert (first["weight"], first["rpm"], first["concurrency"]) == (3, 60, 4)
+    assert (second["weight"], second["rpm"], second["concurrency"]) == (1, None, None)
+    assert [(one["model_id"], one["tier"], one["weight"]) for one in alias["targets"]] == [("m", 0, 3), ("n", 1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("written", "instead", "place", "told"),
+    [
+        ('"cache_affinity"', '"random"', "providers[1].settings.rotation_strategy", "expected one of round_robin"),
+        ("max_attempts = 3", "max_attempts = 0", "providers[1].settings.max_attempts", "from 1 to 20"),
+        ("max_attempts = 3", "max_attempts = 2.5", "providers[1].settings.max_attempts", "expected a whole number"),
+        ("retry_within_s = 20", "retry_within_s = -1", "providers[1].settings.retry_within_s", "expected seconds"),
+        ("retry_timeouts = true", 'retry_timeouts = "yes"', "providers[1].settings.retry_timeouts", "true or false"),
+        ('"drain"', '"wait"', "providers[1].settings.on_disconnect", 'expected "cancel" or "drain"'),
+        ("heartbeat_s = 10", "heartbeat_s = 0", "providers[1].settings.heartbeat_s", "expected seconds"),
+        ('"k", weight = 3', '"k", weight = 0', "providers[1].credentials[1].weight", "to leave it out disable it"),
+        ("rpm = 60", "rpm = -1", "providers[1].credentials[1].rpm", "expected a whole number from 0"),
+        ("tier = 1", "tier = -1", "model_aliases[1].targets[2].tier", "from 0, which is tried first"),
+        ('"m", weight = 3', '"m", weight = true', "model_aliases[1].targets[1].weight", "expected a whole number"),
+        ('model = "n"', 'model = "m"', "model_aliases[1].targets[2].model", "a duplicate of"),
+        ('"one", model = "n"', '"two", model = "n"', "model_aliases[1].targets[2].provider", "unknown provider 'two'"),
+    ],
+)
+def test_a_mistake_in_a_pool_is_told_with_its_place_and_remedy(written, instead, place, told):
+    assert written in POOL
+    (problem,) = problems(POOL.replace(written, instead, 1))
+    assert problem.startswith(f"gproxy.toml: {place}: ")
+    assert told in problem
