@@ -15,6 +15,8 @@ from gproxy.units import NANO, NS
 
 STRATEGIES = ("round_robin", "sticky", "cache_affinity")
 MOST_ATTEMPTS, MOST_WEIGHT, MOST_TARGETS = 20, 1_000, 16
+MOST_CONNECTIONS = 100_000
+CONNECTIONS = f"expected a whole number from 1 to {MOST_CONNECTIONS}"
 ATTEMPTS = f"expected a whole number from 1 to {MOST_ATTEMPTS}"
 TIER = f"expected a whole number from 0, which is tried first, to {MOST_WEIGHT}"
 TARGETS = f"at most {MOST_TARGETS} targets"
@@ -217,6 +219,8 @@ class ProviderSettings(Schema):
     idle_timeout_s = Seconds()
     total_timeout_s = Seconds()
     write_timeout_s = Seconds()
+    max_connections = fields.Integer(strict=True, validate=Range(1, MOST_CONNECTIONS, error=CONNECTIONS))
+    connection_wait_s = Seconds()
     # Without a default: what a provider does not say, [global] decides.
     strict_translation = Switch(is_optional=True)
     fetch_images = Switch(is_optional=True)

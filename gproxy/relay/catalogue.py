@@ -237,4 +237,4 @@ def _is_local(provider: Provider, spoken: str, operation: str = LIST_MODELS) -> 
 
 
 def _hurried(given: Limits) -> Limits:
-    return Limits(min(given.connect_s, FETCH_S), FETCH_S, FETCH_S, FETCH_S)
+    return Limits(min(given.connect_s, FETCH_S), FETCH_S, FETCH_S, FETCH_S, given.connections, FETCH_S)

@@ -560,4 +560,6 @@ def limits(settings) -> Limits:
         settings.first_byte_timeout_s,
         settings.idle_timeout_s,
         settings.total_timeout_s,
+        settings.max_connections,
+        settings.connection_wait_s,
     )

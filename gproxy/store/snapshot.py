@@ -37,6 +37,8 @@ class ProviderSettings:
     idle_timeout_s: float = 120
     total_timeout_s: float = 3600
     write_timeout_s: float = 60
+    max_connections: int = 1000  # of a worker to this upstream
+    connection_wait_s: float = 10
     strict_translation: bool = False
     fetch_images: bool = False
     unpriced: str = "allow"  # or "deny": what becomes of calls whose price nobody knows

@@ -7,17 +7,18 @@ import re
 import ssl
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 
 import gevent
 import requests
 import urllib3
+from gevent.lock import BoundedSemaphore
 from requests.adapters import HTTPAdapter
 from urllib3.util import Timeout
 
 from gproxy import turns
-from gproxy.errors import UpstreamError, UpstreamTimeout
+from gproxy.errors import Overloaded, UpstreamError, UpstreamTimeout
 from gproxy.upstream import faults
 from gproxy.upstream.chunked import Chunked
 from gproxy.upstream.connection import QUICKER, SENDING, Sending
@@ -67,8 +68,17 @@ class Exchange:
     """An upstream's answer as it comes in. `headers` have lower-case names."""
 
     def __init__(
-        self, raw: urllib3.HTTPResponse, status: int, limits: "Limits", deadline: float, secret: str, waited_s: float
+        self,
+        raw: urllib3.HTTPResponse,
+        status: int,
+        limits: "Limits",
+        deadline: float,
+        secret: str,
+        waited_s: float,
+        let_go: Callable[[], None],
     ):
+        """`let_go` gives back the connection's place, once."""
+        self._let_go: Callable[[], None] | None = let_go
         self.status = status
         # A short one, as local servers have, is an ordinary word that answers may hold.
         secret = secret if len(secret) >= LEAST_SECRET else ""
@@ -186,8 +196,11 @@ class Exchange:
         self._hurry_s = idle_s
 
     def close(self) -> None:
-        """Closes the upstream's connection unless its body was read to the end."""
+        """Closes the upstream's connection unless its body was read to the end. Idempotent."""
         self._raw.close()
+        if self._let_go is not None:
+            let_go, self._let_go = self._let_go, None
+            let_go()
 
     def _set_timeout(self, idle_s: float) -> None:
         left = self._deadline - time.monotonic()
@@ -200,12 +213,21 @@ class Exchange:
 
 
 class Limits:
-    """Timeouts of one call, in seconds."""
+    """Timeouts of one call, in seconds; how many connections its upstream may have, and how long one is waited for."""
 
-    __slots__ = ("connect_s", "first_byte_s", "idle_s", "total_s")
+    __slots__ = ("connect_s", "connections", "first_byte_s", "idle_s", "total_s", "wait_s")
 
-    def __init__(self, connect_s: float = 10, first_byte_s: float = 300, idle_s: float = 120, total_s: float = 3600):
+    def __init__(
+        self,
+        connect_s: float = 10,
+        first_byte_s: float = 300,
+        idle_s: float = 120,
+        total_s: float = 3600,
+        connections: int = 1000,
+        wait_s: float = 10,
+    ):
         self.connect_s, self.first_byte_s, self.idle_s, self.total_s = connect_s, first_byte_s, idle_s, total_s
+        self.connections, self.wait_s = connections, wait_s
 
 
 class Client:
@@ -214,6 +236,7 @@ class Client:
     def __init__(self, proxy: str | None, tls: ssl.SSLContext, pool_size: int):
         self._proxy, self._tls, self._pool_size = proxy, tls, pool_size
         self._adapters: dict[str, _Adapter] = {}
+        self._places: dict[str, tuple[int, BoundedSemaphore]] = {}
 
     def send(
         self,
@@ -226,7 +249,34 @@ class Client:
         presence: AbstractContextManager,
         secret: str,
     ) -> Exchange:
-        """Sends one call and waits for the answer's head. Raises UpstreamError, and what `presence` throws in."""
+        """Sends one call and waits for the answer's head.
+
+        Raises UpstreamError, Overloaded, and what `presence` throws in.
+        """
+        let_go = self._enter(base_url, limits, presence)
+        try:
+            return self._send(method, base_url, path, headers, body, limits, presence, secret, let_go)
+        except BaseException:
+            let_go()
+            raise
+
+    def _enter(self, base_url: str, limits: Limits, presence: AbstractContextManager) -> Callable[[], None]:
+        """A place among the upstream's connections; what gives it back. Raises Overloaded."""
+        most, places = self._places.get(base_url, (0, None))
+        if most != limits.connections:
+            if len(self._places) >= POOLS:
+                self._places.clear()  # those that are out go back to where they came from
+            places = BoundedSemaphore(limits.connections)
+            self._places[base_url] = limits.connections, places
+        if not places.acquire(blocking=False):
+            with presence:
+                if not places.acquire(timeout=limits.wait_s):
+                    raise Overloaded(f"{limits.connections} connections of this worker to the upstream are in use")
+        return places.release
+
+    def _send(
+        self, method, base_url, path, headers, body, limits, presence, secret, let_go: Callable[[], None]
+    ) -> Exchange:
         request = requests.PreparedRequest()
         request.method, request.url, request.body = method, path, body
         request.headers = {"User-Agent": "gproxy", "Accept-Encoding": "identity", **headers}
@@ -250,7 +300,7 @@ class Client:
         finally:
             alarm.close()
         waited_s = time.perf_counter() - started
-        return Exchange(raw, raw.status, limits, deadline, secret, waited_s)
+        return Exchange(raw, raw.status, limits, deadline, secret, waited_s, let_go)
 
     def _adapter(self, base_url: str) -> _Adapter:
         adapter = self._adapters.get(base_url)

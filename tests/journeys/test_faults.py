@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ SEED = """
 name = "up"
 channel = "custom"
 settings = {{ base_url = "{vendor}/v1", protocol = "openai_chat", connect_timeout_s = 1, first_byte_timeout_s = 1, \
-idle_timeout_s = 1, total_timeout_s = 4 }}
+idle_timeout_s = 1, total_timeout_s = 4, max_connections = 4, connection_wait_s = 0.5 }}
 credentials = [{{ api_key = "sk-up-0001" }}]
 
 [[providers]]
@@ -202,7 +203,9 @@ def test_a_refused_connection_is_told(faulty):
 
 
 def test_nothing_stays_behind(faulty, vendor):
-    """After all of the above: no request, no hold, no socket that the other side has closed."""
+    """After all of the above: no request, no hold, no place of a connection, no socket that the other side closed."""
+    with ThreadPoolExecutor(4) as together:
+        assert set(together.map(lambda n: faulty.chat(f"up/after-{n}").status, range(4))) == {200}
     (worker,) = workers(faulty)
     assert faulty.get("/readyz").json["in_flight"] == 0
     me = faulty.get("/me", ADMIN).json

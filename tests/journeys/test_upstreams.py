@@ -5,6 +5,7 @@ import select
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -314,3 +315,27 @@ def test_a_drain_ends_after_its_time(own_gateway, vendor):
     assert (row["outcome"], row["estimated"]) == ("partial", True)
     assert time.monotonic() - started < 4
     assert gateway.get("/readyz").json["in_flight"] == 0
+
+
+def test_connections_of_an_upstream_are_bounded_and_waited_for(own_gateway, vendor):
+    gateway = own_gateway(timeouts=", max_connections = 2, connection_wait_s = 0.5", workers=1)
+    vendor.scripts["takes-a-while"] = sends(0.9, body(200, dumps(whole("openai_chat", "m"))))
+    found: list[tuple[int, float]] = []
+
+    def ask() -> None:
+        started = time.monotonic()
+        reply = gateway.chat("openai-main/takes-a-while")
+        found.append((reply.status, time.monotonic() - started))
+        if reply.status == 503:
+            assert reply.json["error"]["code"] == "overloaded"
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(status for status, _ in found) == [200, 200, 503]
+    assert 0.4 < next(took for status, took in found if status == 503) < 0.9
+    vendor.scripts["is-quick"] = sends(0.2, body(200, dumps(whole("openai_chat", "m"))))
+    with ThreadPoolExecutor(5) as together:  # some of them wait
+        assert list(together.map(lambda _: gateway.chat("openai-main/is-quick").status, range(5))) == [200] * 5
