@@ -24,7 +24,7 @@ from gproxy.protocols import fields
 from gproxy.protocols.hub import Ask, Context, Count, Usage
 from gproxy.protocols.losses import Losses
 from gproxy.protocols.signatures import MARK
-from gproxy.relay import affinity, headers, holding, local, opening, passing, translating, ways
+from gproxy.relay import affinity, headers, holding, local, opening, passing, remembering, translating, ways
 from gproxy.relay.capacity import Capacity
 from gproxy.relay.holding import Bound, Hold, Holder, Unheld
 from gproxy.relay.pool import Pool
@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 # A name is matched against patterns and stands in rows and journal lines, so its length is bounded.
 MOST_MODEL = 512
 _MARK = MARK.encode()
+_PREVIOUS = b'"previous_response_id"'
 # In every part of a request, of any protocol, that holds or names sound or a picture.
 _MEDIA = (b"audio", b"image", b"inlineData", b"inline_data", b"fileData", b"file_data")
 
@@ -85,12 +86,18 @@ class Plan:
     mode: str  # by which of its modes the price counts
     input_tokens: int  # estimated
     affinity: bytes = b""  # names the conversation, where the provider's strategy goes by it
+    kept_by: int | None = None  # the credential under which the vendor keeps what the call goes on from
     bound: Bound | None = None  # None: nothing to hold
     others: tuple[
         Callable[[], "Plan"], ...
     ] = ()  # the same call to the alias's other targets, planned when it is needed
     losses: tuple[str, ...] = ()
     translation: Translation | None = None  # None: the same dialect
+
+    @property
+    def keeps_responses(self) -> bool:
+        """Whether the vendor keeps the reply under the credential that asks for it, of several."""
+        return self.speaks == "openai_responses" and self.translation is None and len(self.provider.credentials) > 1
 
 
 @dataclass(slots=True)
@@ -193,9 +200,16 @@ class Relay:
                 raise Forbidden(f"model {target.model!r} has no price, and its provider refuses what is not priced")
             if way.how != "local":
                 self._address(plan, call, way)
+            if plan.keeps_responses and _PREVIOUS in call.body:
+                plan.kept_by = self._kept_by(plan)
             if provider.settings.rotation_strategy == choose.CACHE_AFFINITY:
                 plan.affinity = affinity.key(asked, target.model)
             return plan
+
+    def _kept_by(self, plan: Plan) -> int | None:
+        previous = fields.text(plan.asked.body, "previous_response_id")
+        find = partial(self.keepsakes.find, plan.caller.user_id)
+        return previous and remembering.whose_response(find, plan.provider.id, previous)
 
     def _bound(
         self, plan: Plan, snapshot: Snapshot, resolved: resolve.Resolved, others: Sequence[Target]
@@ -456,13 +470,22 @@ class Relay:
             stream = passing.Passing(
                 protocol, quoted, plan.asked, exchange, tally, presence, call, self._count_gone, _drain_s(plan)
             )
+            if plan.keeps_responses:
+                stream.on_end = lambda reader: self._keep_response(plan, tally, reader.response_id)
             return self._streamed(stream, call, exchange, told, plan.losses)
         protocol, body = self.protocols[call.protocol], exchange.read(presence)
         found = self._settle(protocol.read_whole(body), body, exchange, tally)
+        if plan.keeps_responses:
+            self._keep_response(plan, tally, fields.text(found, "id"))
         quoted = fields.quoted(plan.sent_model)
         if protocol.MODEL_FIELD in found and bytes(found[protocol.MODEL_FIELD]) != quoted:
             body = fields.join(fields.exchange(found, protocol.MODEL_FIELD, quoted))
         return self._whole(exchange, call, tally, told, plan.losses, body)
+
+    def _keep_response(self, plan: Plan, tally: Tally, response_id: str | None) -> None:
+        if response_id and tally.by is not None:
+            put = partial(self.keepsakes.put, plan.caller.user_id)
+            remembering.keep_response(put, plan.provider.id, response_id, tally.by[2])
 
     def _settle(self, read: tuple[Usage | None, fields.Fields | None], body: bytes, exchange, tally: Tally):
         """Books a whole reply by the upstream's own bytes. Raises UpstreamError on what is none."""

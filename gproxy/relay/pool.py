@@ -39,8 +39,11 @@ class Pool:
         self._board, self._new_id, self._dice = board, new_id, dice
         self._turns: dict[int, count] = {}
 
-    def candidates(self, provider: Provider, model: str, affinity: bytes) -> "Candidates":
-        """The provider's credentials in their order. `affinity` names the conversation. Raises NoCredential."""
+    def candidates(self, provider: Provider, model: str, affinity: bytes, first: int | None = None) -> "Candidates":
+        """The provider's credentials in their order. `affinity` names the conversation.
+
+        `first` goes before all, whatever the strategy. Raises NoCredential.
+        """
         credentials, strategy = provider.credentials, provider.settings.rotation_strategy
         if not credentials:
             raise _none(provider)
@@ -50,6 +53,8 @@ class Pool:
             order = credentials
         else:
             order = choose.by_turn(credentials, next(self._turns.setdefault(provider.id, count())))
+        if first is not None:
+            order = sorted(order, key=lambda credential: credential.id != first)
         return Candidates(self, provider, model, order)
 
     def any(self, provider: Provider) -> Credential:

@@ -32,6 +32,16 @@ Keep = Callable[[str, bytes], object]
 Find = Callable[[str], bytes | None]
 
 
+def whose_response(find: Find, provider: int, response_id: str) -> int | None:
+    """The credential under which the vendor keeps a response, where this machine has seen it made."""
+    found = find(f"response:{provider}:{response_id}")
+    return None if found is None else int(found)
+
+
+def keep_response(put: Keep, provider: int, response_id: str, credential: int) -> None:
+    put(f"response:{provider}:{response_id}", b"%d" % credential)
+
+
 def keep(reply: Reply, put: Keep) -> None:
     """Keeps what belongs to a whole reply's calls."""
     for answer in reply.answers:

@@ -104,7 +104,7 @@ class Trip:
 
     def _stop_at(self, plan) -> bool:
         try:
-            self._stops.append((plan, self._pool.candidates(plan.provider, plan.model, plan.affinity)))
+            self._stops.append((plan, self._pool.candidates(plan.provider, plan.model, plan.affinity, plan.kept_by)))
         except NoCredential as refusal:
             self._refusals.append(refusal)
             return False

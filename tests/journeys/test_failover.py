@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import threading
 import time
 from collections import Counter
@@ -12,7 +13,7 @@ from tests.gateway import ADMIN
 from tests.postgres import fresh_database
 from tests.raw import open_stream
 from tests.redis import fresh
-from tests.vendor import STREAM_HEAD, answers, chunk, dumps, events, faithful, refuses, sends, streams, whole
+from tests.vendor import STREAM_HEAD, answers, body, chunk, dumps, events, faithful, refuses, sends, streams, whole
 
 KEYS = ("sk-pool-aaaa-0001", "sk-pool-bbbb-0002", "sk-pool-cccc-0003")
 
@@ -427,6 +428,29 @@ def test_a_conversation_keeps_its_credential(own_gateway, vendor):
         (key,) = set(asked(vendor, model))
         used.add(key)
     assert used == set(KEYS)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_goes_on_from_a_response_begins_with_the_key_that_keeps_it(own_gateway, vendor, stream):
+    gateway = own_gateway(seed(vendor, keys=KEYS))
+    numbers = iter(range(1000))
+
+    async def numbered(seen, reader, writer):
+        number = f"resp_{next(numbers)}_{key_of(seen)[-4:]}".encode()
+        data = dumps(whole("openai_responses", "m")).replace(b"resp_1", number)
+        told = [one.replace(b"resp_1", number) for one in events("openai_responses", "m")]
+        writer.write(STREAM_HEAD + b"".join(map(chunk, told)) + b"0\r\n\r\n" if stream else body(200, data))
+
+    vendor.scripts["kept"] = numbered
+    previous = None
+    for _ in range(8):
+        asked_for = {"model": "pool/kept", "input": "q", "stream": stream}
+        if previous is not None:
+            asked_for["previous_response_id"] = previous
+        reply = gateway.post("/v1/responses", asked_for, ADMIN)
+        assert reply.status == 200
+        previous = re.search(rb"resp_\d+_\d{4}", reply.body)[0].decode()
+    assert len(set(asked(vendor, "kept"))) == 1
 
 
 def test_with_two_of_three_failing_at_random_everybody_is_answered(own_gateway, vendor):

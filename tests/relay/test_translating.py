@@ -527,7 +527,7 @@ class Books:
     def broke(self, status, usage, text_bytes):
         self.ends.append(("broke", status, usage, text_bytes))
 
-    def client_left(self, usage, text_bytes):
+    def client_left(self, usage, text_bytes, is_whole=False):
         self.ends.append(("left", usage, text_bytes))
 
     def overruns(self, usage, text_bytes) -> bool:

@@ -144,6 +144,10 @@ class Stream:
             return told
         return replace(told or Usage(), tool_calls=_counted(self._tools))
 
+    @property
+    def response_id(self) -> str | None:
+        return fields.text(self._response, "id") if self._response else None
+
     def see(self, data: bytes) -> tuple[bytes | None, Verdict]:
         event = fields.seen(_decode, data)
         if event is None:
