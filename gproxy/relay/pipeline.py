@@ -309,9 +309,11 @@ class Relay:
                 return self._answer(trip.plan, call, exchange, tally, presence)
             except ClientGone:
                 self._count_gone()
+                trip.give_up()
                 tally.client_left(None, 0)
                 raise
             except BaseException as fault:
+                trip.give_up()
                 tally.broke(getattr(fault, "status", 500), None, 0)
                 if isinstance(fault, GatewayError):
                     log.warning("request %s: provider %s: %s", call.request_id, trip.plan.provider.name, fault.message)

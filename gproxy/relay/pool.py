@@ -90,6 +90,17 @@ class Pool:
         self._board.change(name, deed)
         return is_mine
 
+    def unclaim(self, credential: Credential, model: str) -> None:
+        """Whoever tried it does not know: the next one may try at once."""
+
+        def deed(note: bytes | None) -> bytes | None:
+            mark = _mark(note)
+            return note if mark is None else _note(mark._replace(probe=0.0))
+
+        for mark, name in zip(self.marks(credential, model), ("", model), strict=True):
+            if mark is not None and mark.probe > self.clock():
+                self._board.change(_name(credential.id, name), deed)
+
     def failed(self, credential: Credential, model: str, fault: Fault) -> None:
         now, dice = self.clock(), self._dice()
 

@@ -20,6 +20,8 @@ class Trip:
         self._refusals: list[NoCredential] = []
         self._first: tuple[object, GatewayError | object] | None = None  # plan, and its fault or the answer that is one
         self._lease: int | None = None
+        self._is_open = False  # an attempt, of which nothing is known yet
+        self._bound = plan.bound
         settings = plan.provider.settings
         self._retries_timeouts = settings.retry_timeouts
         self.attempts = Attempts(settings.max_attempts, settings.retry_within_s)
@@ -30,6 +32,7 @@ class Trip:
     def begin(self) -> float:
         """When the next attempt begins, in seconds since the epoch."""
         self.attempts.begin()
+        self._is_open = True
         return self._pool.clock()
 
     @property
@@ -69,6 +72,11 @@ class Trip:
             raise found
         return found
 
+    def give_up(self) -> None:
+        """The call ends before its attempt did: whoever waits for what comes of it need not."""
+        if self._is_open and self.credential is not None:
+            self._pool.unclaim(self.credential, self.plan.model)
+
     def give_back(self) -> None:
         """The place that the credential's own limits gave. Idempotent."""
         if self._lease is not None:
@@ -76,6 +84,7 @@ class Trip:
             self._pool.give_back(lease)
 
     def _end(self, what: int | str) -> None:
+        self._is_open = False
         self.attempts.end(self.plan.provider.id, self.credential and self.credential.id, what)
 
     def _failed(self, end, fault: Fault, goes_on: bool = True) -> bool:
@@ -98,7 +107,11 @@ class Trip:
                 plan = self._targets.pop(0)()
             except GatewayError:  # the call cannot be said to that one
                 continue
-            if self._stop_at(plan) and self._choose():
+            plan.bound = self._bound
+            if plan.kind.answers is not None:
+                self.plan, self.credential = plan, None
+                return True
+            if plan.lane is not None and self._stop_at(plan) and self._choose():
                 return True
         return any(self._take(plan, candidates.last_resort) for plan, candidates in self._stops)
 

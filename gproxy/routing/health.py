@@ -12,7 +12,7 @@ OF_ALL_MODELS = (DEAD, BROKE)
 BROKE_S, FORBIDDEN_S = 3600.0, 300.0
 FIRST_S, MOST_BACKOFF_S = 1.0, 60.0
 FORGOTTEN_S = 600.0  # so long after the last fault the next one is the first again
-PROBE_S = 60.0  # so long the one that tries has; then another may
+PROBE_S = 5.0  # so long the others wait for the one that tries; an answer may take minutes
 # An upstream that failed so often in a row is not asked any more while it cools; before, it is where nothing else is.
 MOST_STRIKES = 3
 NEVER = 2.0**40

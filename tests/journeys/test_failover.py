@@ -365,6 +365,38 @@ def test_the_next_tier_answers_across_protocols(tiered, vendor, stream):
         assert row["cost"] == pytest.approx(float(reply.headers["x-gproxy-cost-usd"]))
 
 
+def test_the_next_target_tells_what_is_left_of_limits_too(own_gateway, vendor):
+    vendor.scripts["down"] = refuses(500, "down")
+    aliases = alias("told", target("pool", "down"), target("claude", "spare", tier=1))
+    gateway = own_gateway(
+        seed(vendor, aliases=aliases, more='[[rate_limits]]\nuser_name = "root"\nmodel_pattern = "*"\nrpm = 9')
+    )
+    reply = gateway.chat("told")
+    assert (reply.status, reply.headers["x-gproxy-provider"]) == (200, "claude")
+    assert (reply.headers["X-RateLimit-Limit"], reply.headers["x-ratelimit-remaining-requests"]) == ("9", "8")
+
+
+def test_the_demo_may_be_the_last_resort(own_gateway, vendor):
+    vendor.scripts["down"] = refuses(500, "down")
+    aliases = '[[providers]]\nname = "demo"\nchannel = "demo"\n'
+    aliases += alias("always", target("pool", "down"), target("demo", "demo-1", tier=1))
+    reply = own_gateway(seed(vendor, aliases=aliases)).chat("always")
+    assert (reply.status, reply.headers["x-gproxy-provider"]) == (200, "demo")
+
+
+def test_a_client_that_leaves_while_it_tries_keeps_nobody_waiting(own_gateway, vendor):
+    gateway = own_gateway(seed(vendor, keys=KEYS[:1]), workers=1)
+    vendor.scripts["tried"] = refuses(429, "slow down", {"Retry-After": "1"})
+    assert gateway.chat("pool/tried").status == 429
+    vendor.scripts["tried"] = sends("hang")
+    time.sleep(1.1)
+    with open_stream(gateway.port, "pool/tried"):
+        time.sleep(0.2)
+    time.sleep(0.3)
+    vendor.scripts["tried"] = faithful
+    assert gateway.chat("pool/tried").status == 200
+
+
 def test_a_refused_connection_goes_on(tiered, vendor):
     reply = tiered.chat("unreachable")
     assert (reply.status, reply.headers["x-gproxy-provider"]) == (200, "pool")

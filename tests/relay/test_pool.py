@@ -88,6 +88,16 @@ def test_who_tried_and_was_lost_is_waited_for_only_so_long(make, clock):
     assert order(other, both) == [1, 2]
 
 
+def test_who_gives_up_trying_lets_the_next_one_try(make, clock):
+    one, other, both = make(), make(), provider()
+    one.failed(both.credentials[0], "m", LIMITED)
+    clock.now += 31
+    assert order(one, both) == [1, 2]
+    assert order(other, both) == [2]
+    one.unclaim(both.credentials[0], "m")
+    assert order(other, both) == [1, 2]
+
+
 def test_a_success_that_began_before_the_fault_ends_no_cooling(make, clock):
     pool, both = make(), provider()
     began = clock.now
