@@ -4,100 +4,37 @@
 """
 
 import logging
-import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from types import ModuleType
 
-from gproxy.accounting import prices
 from gproxy.accounting.journal import Ids, Journal
 from gproxy.admission import keys
 from gproxy.admission.permissions import Rights
 from gproxy.channels import faults
-from gproxy.channels.facts import facts
 from gproxy.channels.faults import Fault
-from gproxy.channels.kind import COUNT, EMBED, EMBED_BATCH, GENERATE, STREAM, Kind, Lane
-from gproxy.errors import BadRequest, ClientGone, Forbidden, GatewayError, RateLimited, UpstreamError
+from gproxy.channels.kind import COUNT, EMBED, EMBED_BATCH, STREAM, Kind
+from gproxy.errors import ClientGone, Forbidden, GatewayError, RateLimited, UpstreamError
 from gproxy.protocols import fields
-from gproxy.protocols.hub import Ask, Context, Count, Usage
+from gproxy.protocols.hub import Context, Count, Usage
 from gproxy.protocols.losses import Losses
-from gproxy.protocols.signatures import MARK
-from gproxy.relay import affinity, headers, holding, local, opening, passing, remembering, translating, ways
+from gproxy.relay import headers, local, opening, passing, remembering, translating, ways
 from gproxy.relay.capacity import Capacity
 from gproxy.relay.holding import Bound, Hold, Holder, Unheld
+from gproxy.relay.planning import Call, Plan, Planner
 from gproxy.relay.pool import Pool
 from gproxy.relay.presence import Presence
 from gproxy.relay.tally import BYTES_PER_TOKEN, Tally, Unbooked, input_estimate
-from gproxy.relay.translating import Translation
 from gproxy.relay.trip import Trip
-from gproxy.routing import choose, resolve
-from gproxy.routing.resolve import Target
 from gproxy.state.keepsakes import Keepsakes
-from gproxy.store.snapshot import Caller, Credential, Provider, Snapshot, Way
+from gproxy.store.snapshot import Caller, Credential, Snapshot
 from gproxy.units import NS
 from gproxy.upstream.client import Client, Exchange, Limits
 from gproxy.upstream.images import Images
 
 log = logging.getLogger(__name__)
-
-# A name is matched against patterns and stands in rows and journal lines, so its length is bounded.
-MOST_MODEL = 512
-_MARK = MARK.encode()
-_PREVIOUS = b'"previous_response_id"'
-# In every part of a request, of any protocol, that holds or names sound or a picture.
-_MEDIA = (b"audio", b"image", b"inlineData", b"inline_data", b"fileData", b"file_data")
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A request as web hands it over. `header` looks one up by its lower-case name."""
-
-    protocol: str
-    body: bytes
-    header: Callable[[str], str | None]
-    query: tuple[tuple[str, str], ...]
-    request_id: str
-    started: float  # performance counter
-    provider: str | None = None  # on a scoped path
-    model: str | None = None  # where the path names it
-    operation: str = GENERATE  # a stream too, where the body tells
-    as_array: bool = False  # a Gemini stream as one JSON array
-
-
-@dataclass(slots=True)
-class Plan:
-    """Everything that is decided before anything happens. It is filled step by step, and then only read."""
-
-    caller: Caller
-    asked: Ask
-    sent_model: str
-    name: str  # without provider prefix
-    provider: Provider
-    kind: Kind
-    lane: Lane | None  # None: answered here
-    path: str  # below the upstream's base URL
-    model: str  # the upstream's
-    operation: str  # the client's
-    speaks: str  # the protocol of the upstream
-    body: bytes
-    price: prices.Found | None
-    mode: str  # by which of its modes the price counts
-    input_tokens: int  # estimated
-    affinity: bytes = b""  # names the conversation, where the provider's strategy goes by it
-    kept_by: int | None = None  # the credential under which the vendor keeps what the call goes on from
-    bound: Bound | None = None  # None: nothing to hold
-    others: tuple[
-        Callable[[], "Plan"], ...
-    ] = ()  # the same call to the alias's other targets, planned when it is needed
-    losses: tuple[str, ...] = ()
-    translation: Translation | None = None  # None: the same dialect
-
-    @property
-    def keeps_responses(self) -> bool:
-        """Whether the vendor keeps the reply under the credential that asks for it, of several."""
-        return self.speaks == "openai_responses" and self.translation is None and len(self.provider.credentials) > 1
 
 
 @dataclass(slots=True)
@@ -123,9 +60,12 @@ class Relay:
     keepsakes: Keepsakes  # what vendors want back and clients cannot carry
     holder: Holder  # takes from limits, quotas and budgets
     pool: Pool  # the credentials, in turn, and their health
-    dice: Callable[[], float] = random.random
     running: set[Presence] = field(default_factory=set)
     clients_gone: int = 0
+    planner: Planner = field(init=False)
+
+    def __post_init__(self):
+        self.planner = Planner(self.protocols, self.kinds, self.keepsakes)
 
     def admit(self, key: str | None) -> tuple[Caller, Snapshot]:
         """Whose request this is, and the state of things that it will be served by. Raises Unauthorized."""
@@ -141,143 +81,7 @@ class Relay:
 
     def plan(self, call: Call, caller: Caller, snapshot: Snapshot) -> Plan:
         """Where the call goes and what is sent. Raises GatewayError; no effects."""
-        protocol = self.protocols[call.protocol]
-        asked = protocol.ask(call.body)
-        sent = call.model or asked.model
-        if not sent:
-            raise BadRequest("model: missing; name a model")
-        if len(sent) > MOST_MODEL:
-            raise BadRequest(f"model: longer than {MOST_MODEL} characters")
-        operation = STREAM if call.operation == GENERATE and asked.is_stream else call.operation
-        resolved = self._resolve(snapshot, call.provider, sent, Rights(caller))
-        targets = choose.by_tier(resolved.targets, self.dice)
-        if not targets[0].model:
-            raise BadRequest("model: names a provider and no model")
-
-        def plan_for(target: Target) -> Plan:
-            return self._plan_for(call, caller, snapshot, asked, sent, operation, resolved, target)
-
-        plan, rest = self._first_plan(targets, plan_for)
-        if plan.lane is not None and operation != COUNT:  # which costs nothing and is not limited
-            plan.bound = self._bound(plan, snapshot, resolved, rest)
-        plan.others = tuple(partial(plan_for, target) for target in rest)
-        return plan
-
-    def _first_plan(self, targets: list[Target], plan_for: Callable[[Target], Plan]) -> tuple[Plan, list[Target]]:
-        """The first target that the call can go to, and those after it. Raises what keeps it from the very first."""
-        first: GatewayError | None = None
-        for n, target in enumerate(targets):
-            try:
-                return plan_for(target), targets[n + 1 :]
-            except GatewayError as fault:
-                first = first or fault
-        raise first
-
-    def _plan_for(
-        self, call: Call, caller: Caller, snapshot: Snapshot, asked: Ask, sent: str, operation: str, resolved, target
-    ) -> Plan:
-        provider, kind = target.provider, self.kinds[target.provider.channel]
-        with headers.Naming(provider):
-            way = ways.choose(kind, provider, operation, call.protocol, call.as_array, self.protocols)
-            plan = Plan(
-                caller=caller,
-                asked=asked,
-                sent_model=sent,
-                name=resolved.name,
-                provider=provider,
-                kind=kind,
-                lane=None,
-                path="",
-                model=target.model,
-                operation=operation,
-                speaks=call.protocol,
-                body=call.body,
-                price=prices.find(snapshot, provider.id, provider.channel, target.model, resolved.alias),
-                mode=asked.mode,
-                input_tokens=input_estimate(call.body),
-            )
-            if plan.price is None and provider.settings.unpriced == "deny" and operation != COUNT:
-                raise Forbidden(f"model {target.model!r} has no price, and its provider refuses what is not priced")
-            if way.how != "local":
-                self._address(plan, call, way)
-            if plan.keeps_responses and _PREVIOUS in call.body:
-                plan.kept_by = self._kept_by(plan)
-            if provider.settings.rotation_strategy == choose.CACHE_AFFINITY:
-                plan.affinity = affinity.key(asked, target.model)
-            return plan
-
-    def _kept_by(self, plan: Plan) -> int | None:
-        previous = fields.text(plan.asked.body, "previous_response_id")
-        find = partial(self.keepsakes.find, plan.caller.user_id)
-        return previous and remembering.whose_response(find, plan.provider.id, previous)
-
-    def _bound(
-        self, plan: Plan, snapshot: Snapshot, resolved: resolve.Resolved, others: Sequence[Target]
-    ) -> Bound | None:
-        """What is held covers the dearest of the targets that the call may come to."""
-        accounts, rows = holding.applying(plan.caller, plan.name)
-        if not accounts and not rows:
-            return None
-        writes = plan.operation in (GENERATE, STREAM)
-        may_cache = b'"cache_control"' in plan.body
-        has_media = any(mark in plan.body for mark in _MEDIA)
-
-        def bound(provider: Provider, speaks: str, model: str, price: prices.Found | None) -> Bound:
-            most = facts(speaks, model).max_output if writes else 0
-            assumed = provider.settings.assumed_output_tokens
-            return holding.bound(
-                accounts, rows, plan.asked, price, plan.mode, plan.input_tokens, most, assumed, may_cache, has_media
-            )
-
-        found = bound(plan.provider, plan.speaks, plan.model, plan.price)
-        for target in others:
-            provider, speaks = target.provider, self.kinds[target.provider.channel].prefers or plan.speaks
-            price = prices.find(snapshot, provider.id, provider.channel, target.model, resolved.alias)
-            found = holding.dearer(found, bound(provider, speaks, target.model, price))
-        return found
-
-    def _address(self, plan: Plan, call: Call, way: Way) -> None:
-        """Fills in the lane and what is sent there. Raises BadRequest."""
-        plan.lane = plan.kind.lane(way.operation, way.protocol, plan.provider.settings.protocol)
-        if way.protocol == call.protocol and way.operation == plan.operation:
-            plan.body, plan.losses = self._passed(plan, call)
-            plan.path = headers.path(plan.lane.path, plan.model, call.query)
-            return
-        made = translating.plan(
-            self.protocols[call.protocol],
-            self.protocols[way.protocol],
-            plan.operation,
-            way,
-            plan.kind,
-            plan.provider,
-            plan.model,
-            call.body,
-            self.keepsakes,
-            plan.caller.user_id,
-        )
-        # Query parameters are the client's protocol's.
-        plan.path = headers.path(plan.lane.path, plan.model, ())
-        plan.speaks = way.protocol
-        if made.body:
-            plan.mode = made.upstream.ask(made.body).mode
-        self._translate(plan, made)
-
-    def _translate(self, plan: Plan, made: Translation) -> None:
-        plan.body, plan.losses, plan.translation = made.body, made.losses, made
-
-    def _passed(self, plan: Plan, call: Call) -> tuple[bytes, tuple[str, ...]]:
-        """The client's own body under the upstream's model name, without what another provider sealed."""
-        protocol = self.protocols[call.protocol]
-        asked, body, losses = plan.asked, call.body, ()
-        if _MARK in body and (found := fields.whole(body)) != (unsealed := protocol.unsealed(found)):
-            body = fields.dumps(unsealed)
-            asked, losses = protocol.ask(body), (protocol.NAMES["signature"],)
-        return protocol.outgoing(asked, body, plan.model), losses
-
-    def _resolve(self, snapshot: Snapshot, provider: str | None, sent: str, rights: Rights) -> resolve.Resolved:
-        if provider is None:
-            return resolve.aggregated(snapshot, sent, rights)
-        return resolve.scoped(snapshot, provider, sent, rights)
+        return self.planner.plan(call, caller, snapshot)
 
     def attend(self, sock) -> Presence:
         """The watch over one request, from its body on; `dismiss` ends it."""
@@ -372,7 +176,7 @@ class Relay:
         if plan.translation is not None and plan.translation.urls:
             presence.begin()
             made = translating.fetch(plan.translation, self.images, presence)
-            self._translate(plan, translating.written(made, plan.provider.settings.strict_translation))
+            plan.translate(translating.written(made, plan.provider.settings.strict_translation))
 
     def _count_gone(self) -> None:
         self.clients_gone += 1

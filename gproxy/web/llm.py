@@ -10,7 +10,8 @@ from werkzeug.http import HTTP_STATUS_CODES
 from werkzeug.wsgi import ClosingIterator
 
 from gproxy.errors import ClientGone, GatewayError, NotFound, RequestTimeout, ShuttingDown, Unsupported
-from gproxy.relay.pipeline import Answer, Call
+from gproxy.relay.pipeline import Answer
+from gproxy.relay.planning import Call
 from gproxy.web import inbound
 from gproxy.web.faults import CORS, PREFLIGHT, answer, ids, internal, runtime
 

@@ -37,7 +37,7 @@ from gproxy.protocols.hub import (
 from gproxy.protocols.losses import Losses
 from gproxy.protocols.repair import NO_RESULT
 from gproxy.protocols.signatures import MARK, SKIP, wrap
-from gproxy.relay.pipeline import Call, Plan, Relay
+from gproxy.relay.planning import Call, Plan, Planner
 from tests.conversations import OWN, PDF, PNG, PROVIDER, context, target
 from tests.stopwatch import seconds
 
@@ -441,7 +441,7 @@ def test_deepseek_gets_thinking_with_every_call(blocks, shown, told):
 
 # -- the same dialect ----------------------------------------------------------------------------------------------
 
-RELAY = Relay(LOADED, {}, None, None, None, None, None, None, None, None, None)
+PLANNER = Planner(LOADED, {}, None)
 SEALED = wrap(Signature("other/gemini", "S"))
 
 
@@ -449,7 +449,7 @@ def passed(protocol: str, body: dict) -> tuple[bytes, tuple[str, ...]]:
     data = json.dumps(body, indent=1).encode()  # not as we would write it
     call = Call(protocol, data, lambda name: None, (), "req_1", 0.0, model="m")
     plan = Plan(None, LOADED[protocol].ask(data), "m", "m", None, None, None, "", "m", "", protocol, data, None, "", 0)
-    sent, losses = RELAY._passed(plan, call)
+    sent, losses = PLANNER.passed(plan, call)
     assert data == call.body
     return sent, losses
 
