@@ -54,7 +54,7 @@ def _provider(row: dict) -> seeding.NewProvider:
         )
         for c in row["credentials"]
     )
-    settings = documents.settings_json(row["settings"])
+    settings = documents.settings_json(row["settings"], is_own=True)
     return seeding.NewProvider(
         row["name"], row["channel"], row["label"], row["enabled"], settings, credentials, row["routing"]
     )

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from urllib.parse import urlsplit
 
 import certifi
 import gevent
@@ -169,7 +170,9 @@ class Snapshots:
     def _load_all(database: Database, settings: Settings, seal: Seal | None, before: Snapshot | None) -> Snapshot:
         loaded = database.run(snapshot.load, before, settings.environ, seal)
         if loaded is not before:
-            logs.hide({c.secret for p in loaded.providers.values() for c in p.credentials if c.secret})
+            providers = loaded.providers.values()
+            passwords = {urlsplit(p.settings.proxy).password for p in providers if p.settings.proxy}
+            logs.hide({c.secret for p in providers for c in p.credentials if c.secret} | passwords - {None})
         return loaded
 
 
@@ -322,7 +325,9 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
     shared = _shared(settings, prepared.deployment)
     writer = Writer(journal, root, usages.Books(database), Threads(1), shared, owner)
     balances = Balances(shared, root, prepared.machine, _Questions(database), Threads(1), time.time_ns)
-    tls = _tls(settings)
+    # The operator's own bundle, by the name that OpenSSL knows, else the one that comes with requests.
+    ca_file = settings.environ.get("SSL_CERT_FILE") or certifi.where()
+    tls = ssl.create_default_context(cafile=ca_file)
     holder = Holder(shared, owner, balances.load, signal.look)
     ids = Ids(prepared.machine, slot.number, _newest_id(database, threads))
     board = Board(settings.data_dir / "health", expires, shares=settings.redis_url is not None)
@@ -330,7 +335,7 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
         protocols=protocols.load(),
         kinds=channels.load(),
         snapshot=snapshots,
-        upstream=Client(settings.proxy, tls, settings.max_inflight),
+        upstream=Client(settings.proxy, tls, ca_file, settings.max_inflight),
         images=Images(tls, settings.proxy),
         keepsakes=Keepsakes(settings.data_dir / "keepsakes"),
         holder=holder,
@@ -403,8 +408,3 @@ def _newest_id(database: Database, threads: Threads) -> int:
         return threads.run(database.run, usages.newest_id)
     except Unavailable:
         return 0  # the clock alone decides then
-
-
-def _tls(settings: Settings) -> ssl.SSLContext:
-    # The operator's own bundle, by the name that OpenSSL knows, else the one that comes with requests.
-    return ssl.create_default_context(cafile=settings.environ.get("SSL_CERT_FILE") or certifi.where())

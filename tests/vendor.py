@@ -357,7 +357,7 @@ class Vendor:
         server.close()
         for task in asyncio.all_tasks(self._loop):
             task.cancel()
-        self._loop.run_until_complete(asyncio.sleep(0))
+        self._loop.run_until_complete(asyncio.sleep(0.05))
         self._loop.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -374,7 +374,7 @@ class Vendor:
             if self.seen:
                 self.seen[-1].error.append(fault)
         except asyncio.CancelledError:
-            pass
+            writer.transport.abort()  # nobody is left to end a TLS connection with
         finally:
             writer.close()
 

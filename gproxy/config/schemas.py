@@ -13,6 +13,7 @@ from gproxy.config.routing import Routing
 from gproxy.store.snapshot import HEADER_SAFE
 from gproxy.units import NANO, NS
 
+PROXY_SCHEMES = ("http", "https", "socks4", "socks5", "socks5h")  # as of GPROXY_PROXY
 STRATEGIES = ("round_robin", "sticky", "cache_affinity")
 MOST_ATTEMPTS, MOST_WEIGHT, MOST_TARGETS = 20, 1_000, 16
 MOST_CONNECTIONS = 100_000
@@ -75,6 +76,19 @@ def host_address(url: str) -> None:
         raise ValidationError("expected http://host or https://host, with a path at most")
     if "@" in parts.netloc:
         raise ValidationError("must not hold a user or password; put the key into credentials")
+
+
+def proxy_address(url: str) -> None:
+    """Refuses what is neither a proxy nor the word for none. The refusal shows no password."""
+    if url == "direct":
+        return
+    try:
+        parts = urlsplit(url)
+        is_proxy = parts.scheme in PROXY_SCHEMES and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_proxy = False
+    if not is_proxy:
+        raise ValidationError(f'expected {", ".join(PROXY_SCHEMES)} URL such as http://proxy:3128, or "direct"')
 
 
 def forwardable(name: str) -> None:
@@ -245,6 +259,20 @@ class ProviderSettings(Schema):
     extra_beta_headers = Later([])
 
 
+class OwnSettings(ProviderSettings):
+    """What is of one provider alone."""
+
+    proxy = fields.String(validate=proxy_address)
+    ca_file = Text()
+    client_cert_file = Text()
+    client_key_file = Text()
+
+    @validates_schema(pass_original=True, skip_on_field_errors=False)
+    def _check(self, data, original, **kwargs):
+        if given(original, "client_key_file") and not given(original, "client_cert_file"):
+            raise ValidationError("client_key_file without client_cert_file; give both, or neither")
+
+
 class Global(ProviderSettings):
     """Process settings are checked where they are read; here they are only known."""
 
@@ -283,7 +311,7 @@ class Provider(Schema):
     channel = Text(required=True)
     label = fields.String(allow_none=True, load_default=None)
     enabled = Switch(True)
-    settings = fields.Nested(ProviderSettings, load_default=dict)
+    settings = fields.Nested(OwnSettings, load_default=dict)
     routing = Routing()
     credentials = fields.List(fields.Nested(Credential), load_default=list)
 

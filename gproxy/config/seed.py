@@ -14,9 +14,10 @@ from gproxy.config import schemas
 from gproxy.errors import StartupError
 
 ANYWHERE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-PROVIDER_SETTINGS = frozenset(schemas.ProviderSettings().fields) - {
-    name for name, field in schemas.ProviderSettings().fields.items() if isinstance(field, schemas.Later)
-}
+PROVIDER_SETTINGS = frozenset(
+    name for name, field in schemas.ProviderSettings().fields.items() if not isinstance(field, schemas.Later)
+)
+OWN_SETTINGS = frozenset(schemas.OwnSettings().fields) - frozenset(schemas.ProviderSettings().fields)
 TABLES = tuple(name for name in schemas.Seed().fields if name != "settings")
 UNKNOWN = "Unknown field."
 
@@ -256,7 +257,8 @@ def targets(alias: dict) -> list[dict]:
     return [{"provider_name": alias["provider_name"], "model_id": alias.get("model_id")}]
 
 
-def settings_json(settings: Mapping) -> str:
-    """The part of [global] or of a provider's settings that providers follow."""
-    kept = {name: settings[name] for name in sorted(settings) if name in PROVIDER_SETTINGS}
+def settings_json(settings: Mapping, is_own: bool = False) -> str:
+    """The part of [global], or of a provider's own settings, that providers follow."""
+    known = PROVIDER_SETTINGS | OWN_SETTINGS if is_own else PROVIDER_SETTINGS
+    kept = {name: settings[name] for name in sorted(settings) if name in known}
     return json.dumps({name: value for name, value in kept.items() if value is not None})

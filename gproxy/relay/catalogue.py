@@ -19,7 +19,7 @@ from gproxy.channels.kind import GET_MODEL, LIST_MODELS
 from gproxy.errors import GatewayError, NotFound, Unsupported, UpstreamError
 from gproxy.protocols.hub import ModelCard
 from gproxy.relay import headers
-from gproxy.relay.pipeline import Relay, limits
+from gproxy.relay.pipeline import Relay, egress, limits
 from gproxy.relay.presence import Presence
 from gproxy.routing import resolve
 from gproxy.store.snapshot import Caller, Provider, Snapshot
@@ -205,6 +205,7 @@ class Catalogue:
             _hurried(limits(settings)),
             nobody,
             credential.secret,
+            egress(settings),
         )
         body = exchange.read(nobody)
         if exchange.status == 404:

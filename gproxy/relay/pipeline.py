@@ -31,7 +31,7 @@ from gproxy.relay.trip import Trip
 from gproxy.state.keepsakes import Keepsakes
 from gproxy.store.snapshot import Caller, Credential, Snapshot
 from gproxy.units import NS
-from gproxy.upstream.client import Client, Exchange, Limits
+from gproxy.upstream.client import Client, Egress, Exchange, Limits
 from gproxy.upstream.images import Images
 
 log = logging.getLogger(__name__)
@@ -248,6 +248,7 @@ class Relay:
             limits(settings),
             presence,
             credential.secret,
+            egress(settings),
         )
 
     def _answer(self, plan: Plan, call: Call, exchange: Exchange, tally: Tally, presence: Presence) -> Answer:
@@ -381,6 +382,10 @@ def _drain_s(plan: Plan) -> float:
 
 def is_error(usage: Usage | None, found: fields.Fields) -> bool:
     return usage is None and passing.has_value(found, "error")
+
+
+def egress(settings) -> Egress:
+    return Egress(settings.proxy, settings.ca_file, settings.client_cert_file, settings.client_key_file)
 
 
 def limits(settings) -> Limits:

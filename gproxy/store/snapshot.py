@@ -31,6 +31,10 @@ class ProviderSettings:
 
     base_url: str | None = None
     protocol: str | None = None
+    proxy: str | None = None  # None: as all upstreams; "direct": none
+    ca_file: str | None = None  # of the authorities that its certificate is checked against
+    client_cert_file: str | None = None
+    client_key_file: str | None = None  # None: in the file of the certificate
     forward_headers: tuple[str, ...] = ()
     connect_timeout_s: float = 10
     first_byte_timeout_s: float = 300

@@ -3,12 +3,14 @@
 A session would merge environment proxies, netrc and cookies of other tenants into a call, at three times the cost.
 """
 
+import logging
 import re
 import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from typing import NamedTuple
 
 import gevent
 import requests
@@ -22,6 +24,8 @@ from gproxy.errors import Overloaded, UpstreamError, UpstreamTimeout
 from gproxy.upstream import faults
 from gproxy.upstream.chunked import Chunked
 from gproxy.upstream.connection import QUICKER, SENDING, Sending
+
+log = logging.getLogger(__name__)
 
 READ_BYTES = 65536
 MOST_REPLY_BYTES = 256 * 1024 * 1024
@@ -230,12 +234,26 @@ class Limits:
         self.connections, self.wait_s = connections, wait_s
 
 
-class Client:
-    """All upstreams of one worker."""
+class Egress(NamedTuple):
+    """How an upstream is reached where that differs: its proxy (`direct`: none), and files in PEM."""
 
-    def __init__(self, proxy: str | None, tls: ssl.SSLContext, pool_size: int):
-        self._proxy, self._tls, self._pool_size = proxy, tls, pool_size
-        self._adapters: dict[str, _Adapter] = {}
+    proxy: str | None = None
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+
+
+AS_ALL = Egress()
+
+
+class Client:
+    """All upstreams of one worker. `proxy` and `tls` are for those that have none of their own."""
+
+    def __init__(self, proxy: str | None, tls: ssl.SSLContext, default_ca: str, pool_size: int):
+        """`default_ca`: the file of authorities that `tls` checks against."""
+        self._proxy, self._tls, self._default_ca, self._pool_size = proxy, tls, default_ca, pool_size
+        self._adapters: dict[tuple[str, Egress], _Adapter] = {}
+        self._contexts: dict[tuple, ssl.SSLContext] = {}
         self._places: dict[str, tuple[int, BoundedSemaphore]] = {}
 
     def send(
@@ -248,6 +266,7 @@ class Client:
         limits: Limits,
         presence: AbstractContextManager,
         secret: str,
+        egress: Egress = AS_ALL,
     ) -> Exchange:
         """Sends one call and waits for the answer's head.
 
@@ -255,7 +274,8 @@ class Client:
         """
         let_go = self._enter(base_url, limits, presence)
         try:
-            return self._send(method, base_url, path, headers, body, limits, presence, secret, let_go)
+            adapter = self._adapter(base_url, egress)
+            return self._send(adapter, method, path, headers, body, limits, presence, secret, let_go)
         except BaseException:
             let_go()
             raise
@@ -275,7 +295,7 @@ class Client:
         return places.release
 
     def _send(
-        self, method, base_url, path, headers, body, limits, presence, secret, let_go: Callable[[], None]
+        self, adapter: _Adapter, method, path, headers, body, limits, presence, secret, let_go: Callable[[], None]
     ) -> Exchange:
         request = requests.PreparedRequest()
         request.method, request.url, request.body = method, path, body
@@ -289,7 +309,7 @@ class Client:
         alarm = gevent.Timeout.start_new(min(limits.connect_s + limits.first_byte_s, limits.total_s))
         try:
             with presence:
-                raw = self._adapter(base_url).send(request, stream=True, timeout=waits)
+                raw = adapter.send(request, stream=True, timeout=waits)
         except faults.FOREIGN as fault:
             # `from None`: the chained text would be printed with a traceback.
             raise faults.told(fault, sending) from None
@@ -302,13 +322,33 @@ class Client:
         waited_s = time.perf_counter() - started
         return Exchange(raw, raw.status, limits, deadline, secret, waited_s, let_go)
 
-    def _adapter(self, base_url: str) -> _Adapter:
-        adapter = self._adapters.get(base_url)
+    def _adapter(self, base_url: str, egress: Egress) -> _Adapter:
+        adapter = self._adapters.get((base_url, egress))
         if adapter is None:
             if len(self._adapters) >= POOLS:
                 self._adapters.pop(next(iter(self._adapters))).close()
-            adapter = self._adapters[base_url] = _Adapter(base_url, self._proxy, self._tls, self._pool_size)
+            proxy = None if egress.proxy == "direct" else egress.proxy or self._proxy
+            adapter = _Adapter(base_url, proxy, self._context(egress), self._pool_size)
+            self._adapters[base_url, egress] = adapter
         return adapter
+
+    def _context(self, egress: Egress) -> ssl.SSLContext:
+        """One for all upstreams with the same files. Raises UpstreamError when they cannot be read."""
+        files = egress[1:]
+        if files == AS_ALL[1:]:
+            return self._tls
+        if (context := self._contexts.get(files)) is None:
+            try:
+                context = ssl.create_default_context(cafile=egress.ca_file or self._default_ca)
+                if egress.cert_file is not None:
+                    context.load_cert_chain(egress.cert_file, egress.key_file)
+            except (OSError, ssl.SSLError) as fault:
+                log.error("ca_file or client_cert_file of an upstream cannot be used: %s", fault)
+                found = UpstreamError("its ca_file or client_cert_file cannot be used; the log says why")
+                found.was_sent = False
+                raise found from None
+            self._contexts[files] = context
+        return context
 
     def close(self) -> None:
         for adapter in self._adapters.values():

@@ -892,6 +892,8 @@ def test_a_pool_and_the_targets_of_an_alias_are_read():
         ("retry_timeouts = true", 'retry_timeouts = "yes"', "providers[1].settings.retry_timeouts", "true or false"),
         ('"drain"', '"wait"', "providers[1].settings.on_disconnect", 'expected "cancel" or "drain"'),
         ("heartbeat_s = 10", "heartbeat_s = 0", "providers[1].settings.heartbeat_s", "expected seconds"),
+        ("heartbeat_s = 10", 'proxy = "ftp://x"', "providers[1].settings.proxy", "URL such as http://proxy:3128"),
+        ("heartbeat_s = 10", 'client_key_file = "k"', "providers[1].settings", "give both, or neither"),
         ('"k", weight = 3', '"k", weight = 0', "providers[1].credentials[1].weight", "to leave it out disable it"),
         ("rpm = 60", "rpm = -1", "providers[1].credentials[1].rpm", "expected a whole number from 0"),
         ("tier = 1", "tier = -1", "model_aliases[1].targets[2].tier", "from 0, which is tried first"),

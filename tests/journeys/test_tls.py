@@ -99,3 +99,53 @@ def test_a_certificate_that_nobody_signed_is_refused(own_gateway, secure_vendor)
     assert "TLS" in reply.json["error"]["message"]
     assert not secure_vendor.asked("gpt-untrusted")
     assert gateway.get("/v1/models", ADMIN).status == 200
+
+
+def own(url: str, settings: str) -> str:
+    return f"""
+[[providers]]
+name = "there"
+channel = "custom"
+settings = {{ base_url = "{url}", protocol = "openai_chat"{settings} }}
+credentials = [{{ api_key = "sk-there-0001" }}]
+[[users]]
+name = "admin"
+is_admin = true
+keys = [{{ api_key = "{ADMIN}" }}]
+[[permissions]]
+user_name = "admin"
+model_pattern = "*"
+"""
+
+
+def test_a_provider_may_have_an_authority_of_its_own(own_gateway, secure_vendor, certificate):
+    assert own_gateway(own(secure_vendor.url, "")).chat("there/gpt-tls").status == 502
+    gateway = own_gateway(own(secure_vendor.url, f', ca_file = "{certificate}"'))
+    assert gateway.chat("there/gpt-tls").status == 200
+    gone = own_gateway(own(secure_vendor.url, ', ca_file = "/nowhere/ca.pem"'))
+    reply = gone.chat("there/gpt-tls")
+    assert (reply.status, "ca_file" in reply.json["error"]["message"]) == (502, True)
+    assert "/nowhere" not in reply.body.decode()
+
+
+def test_a_provider_may_want_a_client_certificate(own_gateway, certificate):
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=certificate)
+    context.load_cert_chain(certificate)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.maximum_version = ssl.TLSVersion.TLSv1_2  # a later one tells the refusal when the handshake is over
+    strict = Vendor(context)
+    trusts = f', ca_file = "{certificate}"'
+    try:
+        assert own_gateway(own(strict.url, trusts)).chat("there/gpt-mtls").status == 502
+        shown = own_gateway(own(strict.url, f'{trusts}, client_cert_file = "{certificate}"'))
+        assert shown.chat("there/gpt-mtls").status == 200
+    finally:
+        strict.close()
+
+
+def test_a_provider_may_have_a_proxy_of_its_own_or_none(own_gateway, vendor):
+    through = own("http://upstream.invalid/v1", f', proxy = "{vendor.url}"')
+    assert own_gateway(through).chat("there/gpt-own-proxy").status == 200
+    assert vendor.asked("gpt-own-proxy")[0].path == "http://upstream.invalid/v1/chat/completions"
+    direct = own_gateway(own(f"{vendor.url}/v1", ', proxy = "direct"'), GPROXY_PROXY="http://127.0.0.1:9")
+    assert direct.chat("there/gpt-direct").status == 200
