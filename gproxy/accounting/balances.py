@@ -90,15 +90,18 @@ class Balances:
             self._shared.load_limit(key, *found)
             self._settle_ended(found[-1])
             return
-        until = time.monotonic() + LOAD_S
-        while time.monotonic() < until:
-            version = self._shared.version(key)
-            found = self._threads.run(self._funds, key[0], int(key[1:]))
-            if self._shared.load(key, version, *found):
-                self._settle_ended(found[-1])
-                return
-            gevent.sleep(PAUSE_S)
-        raise Unavailable("an account is too busy to be loaded")
+        until, ran = time.monotonic() + LOAD_S, set()  # who ran at any of the readings
+        try:
+            while time.monotonic() < until:
+                version = self._shared.version(key)
+                found = self._threads.run(self._funds, key[0], int(key[1:]))
+                ran |= found[-1].keys()
+                if self._shared.load(key, version, *found):
+                    return
+                gevent.sleep(PAUSE_S)
+            raise Unavailable("an account is too busy to be loaded")
+        finally:  # also a load that came to nothing has given them holds
+            self._settle_ended(ran)
 
     def _settle_ended(self, running: Collection[int]) -> None:
         """Calls that ran when the journal was read, and may have ended before they got their holds."""

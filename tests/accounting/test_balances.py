@@ -260,6 +260,32 @@ def test_an_account_in_which_calls_end_all_the_time_is_loaded_in_the_end(state, 
     assert stands(state)[1] == 100
 
 
+def test_a_call_that_ends_while_a_load_has_to_be_made_again_leaves_no_hold(state, database, journal, tmp_path):
+    """The first load gave it a hold and was then overtaken; by the second reading it has ended."""
+    state.load("u1", state.version("u1"), 0, 0, {}, {})
+    assert state.take(Take(2, "0/000/other", (Account("u1", 10**9),), (), 5, 0)).refused is None
+    state.forget("u1")
+    for number in (1, 2):
+        call(journal, number, None, h=[7, 9])
+
+    class Late(Inline):
+        is_first = True
+
+        def run(self, deed, *args):
+            result = deed(*args)
+            if self.is_first:
+                self.is_first = False
+                for number in (1, 2):
+                    counts = [10, 20, 0, 0, 0, 0, 0]
+                    journal.settle({"s": number, "x": "complete", "st": 200, "n": counts, "c": 40, "ps": "model"})
+                    state.settle(number, 40, 30)
+            return result
+
+    Balances(state, tmp_path / "journal", 0, Asked(database), Late(), lambda: NOW).load(("u1",))
+    assert state.holds() == {}
+    assert stands(state) == (80, 0)
+
+
 @pytest.mark.parametrize("key", ["u1", LIMIT])
 def test_a_call_that_ends_while_its_account_is_loaded_leaves_no_hold(state, database, journal, tmp_path, key):
     """It was admitted before there was a hold to take, so its own settlement found none."""
