@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from itertools import count
 from math import ceil
@@ -20,6 +21,7 @@ from gproxy.state.counters import Limit, Take
 from gproxy.store.snapshot import Credential, Provider
 
 MOST_NAME = 600  # bytes of a name on the board
+NOTHING = (None, None)
 KEPT_S = 86_400  # how long a mark stays after its cooling
 NO_WAIT_S = 60.0  # told where only an operator helps
 
@@ -64,9 +66,9 @@ class Pool:
         return next(filter(self.is_usable, provider.credentials), provider.credentials[0])
 
     def marks(self, credential: Credential, model: str) -> tuple[Mark | None, Mark | None]:
-        """What is known of it for all models, and for this one."""
-        of_all, of_model = self._board.notes((_name(credential.id, ""), _name(credential.id, model)))
-        return _mark(of_all), _mark(of_model)
+        """What is known of it for all models, and for this one; NOTHING as nearly always."""
+        of_all, of_model = self._board.notes(_names(credential.id, model))
+        return NOTHING if of_all is of_model is None else (_mark(of_all), _mark(of_model))
 
     def claim(self, credential: Credential, model: str) -> bool:
         """Whether this call is the one that tries a credential whose cooling is over."""
@@ -117,7 +119,9 @@ class Pool:
             mark = _mark(note)
             return note if mark is None or _outlives(mark, credential, began) else None
 
-        for mark, name in zip(self.marks(credential, model), ("", model), strict=True):
+        if (marks := self.marks(credential, model)) is NOTHING:
+            return
+        for mark, name in zip(marks, ("", model), strict=True):
             if mark is not None and not _outlives(mark, credential, began):
                 self._board.change(_name(credential.id, name), deed)
 
@@ -191,7 +195,11 @@ class Candidates:
         Raises Unavailable.
         """
         for credential in list(self._left):
-            marks, now = self._pool.marks(credential, self._model), self._pool.clock()
+            if (marks := self._pool.marks(credential, self._model)) is NOTHING:
+                if found := self._take(credential):
+                    return found
+                continue
+            now = self._pool.clock()
             cools = max(health.cools_until(mark, credential.fingerprint, now) for mark in marks)
             if cools:
                 self._wait_until(cools)
@@ -250,6 +258,11 @@ def _name(credential_id: int, model: str) -> str:
     if len(model) * 4 > MOST_NAME and len(model.encode()) > MOST_NAME:
         name = f"{credential_id}/{model[:100]}#{blake2b(model.encode(), digest_size=16).hexdigest()}"
     return name
+
+
+@lru_cache(maxsize=4096)
+def _names(credential_id: int, model: str) -> tuple[str, str]:
+    return _name(credential_id, ""), _name(credential_id, model)
 
 
 def _mark(note: bytes | None) -> Mark | None:

@@ -51,6 +51,10 @@ class Board:
         if now != self._seen or len(self._kept) > MOST_KEPT:
             self._seen, self._kept = now, {}
         kept = self._kept
+        try:
+            return [kept[name] for name in names]
+        except KeyError:
+            pass
         lacking = [name for name in names if name not in kept]
         if lacking:
             kept |= self._run(_read, lacking) or dict.fromkeys(lacking)
