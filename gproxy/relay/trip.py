@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from gproxy.channels.faults import Fault, Verdict
-from gproxy.errors import GatewayError, NoCredential, UpstreamError
+from gproxy.errors import BadRequest, GatewayError, NoCredential, Overloaded, UpstreamError
 from gproxy.relay.attempts import Attempts, Next
 from gproxy.relay.pool import Candidates, Pool
 from gproxy.store.snapshot import Credential
@@ -43,8 +43,7 @@ class Trip:
 
     def served(self, status: int, began: float) -> None:
         self._end(status)
-        if self._first is not None and not isinstance(self._first[1], GatewayError):
-            self._first[1].close()
+        self._close_first()
         if self.credential is not None:
             self._pool.succeeded(self.credential, self.plan.model, began)
 
@@ -58,7 +57,12 @@ class Trip:
     def got_none(self, fault: GatewayError) -> bool:
         """No answer at all. Whether there is another attempt to make. Raises what is not the upstream's fault."""
         if not isinstance(fault, UpstreamError):
-            raise fault
+            # A later target that cannot be told or reached does not change what the first one said.
+            if self._first is None or not isinstance(fault, BadRequest | Overloaded):
+                raise fault
+            self._is_open = False
+            self.give_back()
+            return self._go_on()
         self._end(fault.code)
         what = self.attempts.after(fault, self._retries_timeouts)
         if what is Next.SAME and not self.attempts.is_over():
@@ -74,6 +78,7 @@ class Trip:
 
     def give_up(self) -> None:
         """The call ends before its attempt did: whoever waits for what comes of it need not."""
+        self._close_first()
         if self._is_open and self.credential is not None:
             self._pool.unclaim(self.credential, self.plan.model)
 
@@ -82,6 +87,10 @@ class Trip:
         if self._lease is not None:
             lease, self._lease = self._lease, None
             self._pool.give_back(lease)
+
+    def _close_first(self) -> None:
+        if self._first is not None and not isinstance(self._first[1], GatewayError):
+            self._first[1].close()
 
     def _end(self, what: int | str) -> None:
         self._is_open = False

@@ -13,6 +13,7 @@ MODEL = "vendor/model:free"
 BEARER = {"Authorization": f"Bearer {SECRET}"}
 X_API_KEY = {"x-api-key": SECRET, "anthropic-version": "2023-06-01"}
 X_GOOG = {"x-goog-api-key": SECRET}
+EXPRESS = "https://aiplatform.googleapis.com/v1beta1/publishers/google/models"
 GEMINI = "https://generativelanguage.googleapis.com/v1beta/models"
 
 LANES = {
@@ -34,6 +35,10 @@ LANES = {
     ("aistudio", COUNT, "gemini"): (f"{GEMINI}/vendor/model:free:countTokens", X_GOOG),
     ("aistudio", EMBED, "gemini"): (f"{GEMINI}/vendor/model:free:embedContent", X_GOOG),
     ("aistudio", EMBED_BATCH, "gemini"): (f"{GEMINI}/vendor/model:free:batchEmbedContents", X_GOOG),
+    ("vertexexpress", GENERATE, "gemini"): (f"{EXPRESS}/vendor/model:free:generateContent", X_GOOG),
+    ("vertexexpress", STREAM, "gemini"): (f"{EXPRESS}/vendor/model:free:streamGenerateContent?alt=sse", X_GOOG),
+    ("vertexexpress", COUNT, "gemini"): (f"{EXPRESS}/vendor/model:free:countTokens", X_GOOG),
+    ("vertexexpress", EMBED, "gemini"): (f"{EXPRESS}/vendor/model:free:embedContent", X_GOOG),
     ("aistudio", LIST_MODELS, "gemini"): (GEMINI, X_GOOG),
     ("aistudio", GET_MODEL, "gemini"): (f"{GEMINI}/vendor/model:free", X_GOOG),
     ("deepseek", GENERATE, "openai_chat"): ("https://api.deepseek.com/v1/chat/completions", BEARER),

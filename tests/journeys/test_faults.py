@@ -2,14 +2,13 @@
 
 import asyncio
 import gzip
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
 from tests.gateway import ADMIN, Gateway
+from tests.processes import half_closed, workers
 from tests.vendor import STREAM_HEAD, answers, body, chunk, dumps, events, refuses, sends, whole
 
 SEED = """
@@ -216,20 +215,3 @@ def test_nothing_stays_behind(faulty, vendor):
     while (left := half_closed(worker)) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert left == []
-
-
-def workers(gateway: Gateway) -> list[int]:
-    children = Path(f"/proc/{gateway.process.pid}/task/{gateway.process.pid}/children")
-    return [int(pid) for pid in children.read_text().split()]
-
-
-def half_closed(pid: int) -> list[str]:
-    """Sockets of a process in CLOSE_WAIT."""
-    inodes = set()
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            inodes.add(os.readlink(link).removeprefix("socket:[").rstrip("]"))
-        except FileNotFoundError:
-            continue
-    rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
-    return [row[2] for row in rows if row[3] == "08" and row[9] in inodes]
