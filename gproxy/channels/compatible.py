@@ -60,7 +60,6 @@ VERTEX_EXPRESS = {
     (GENERATE, "gemini"): Lane(f"{EXPRESS}:generateContent", x_goog_api_key),
     (STREAM, "gemini"): Lane(f"{EXPRESS}:streamGenerateContent?alt=sse", x_goog_api_key),
     (COUNT, "gemini"): Lane(f"{EXPRESS}:countTokens", x_goog_api_key),
-    (EMBED, "gemini"): Lane(f"{EXPRESS}:embedContent", x_goog_api_key),
 }
 ANTHROPIC = MESSAGES | ANTHROPIC_COUNT | ANTHROPIC_MODELS
 AISTUDIO = GEMINI | GEMINI_COUNT | GEMINI_EMBED | GEMINI_MODELS

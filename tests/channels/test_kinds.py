@@ -38,7 +38,6 @@ LANES = {
     ("vertexexpress", GENERATE, "gemini"): (f"{EXPRESS}/vendor/model:free:generateContent", X_GOOG),
     ("vertexexpress", STREAM, "gemini"): (f"{EXPRESS}/vendor/model:free:streamGenerateContent?alt=sse", X_GOOG),
     ("vertexexpress", COUNT, "gemini"): (f"{EXPRESS}/vendor/model:free:countTokens", X_GOOG),
-    ("vertexexpress", EMBED, "gemini"): (f"{EXPRESS}/vendor/model:free:embedContent", X_GOOG),
     ("aistudio", LIST_MODELS, "gemini"): (GEMINI, X_GOOG),
     ("aistudio", GET_MODEL, "gemini"): (f"{GEMINI}/vendor/model:free", X_GOOG),
     ("deepseek", GENERATE, "openai_chat"): ("https://api.deepseek.com/v1/chat/completions", BEARER),
