@@ -151,7 +151,9 @@ def test_nothing_stays_behind_of_many_mixed_calls(own_gateway, record_property):
     assert (verified.returncode, verified.stderr) == (0, "")
     print(f"soak: {sum(statuses.values())} calls {dict(statuses)}, grown by {grown} MB")
     record_property("grown_mb", max(grown.values()))
-    assert statuses[200] > sum(statuses.values()) / 2
+    # 503: with faults at random every key cools now and then.
+    assert {200, 502, 503, "left"} <= statuses.keys()
+    assert statuses[200] > 1_000
     assert "Traceback" not in gateway.log
     assert max(grown.values()) <= MOST_GROWTH_MB
     assert all(sockets(pid) < 2 * AT_ONCE for pid in before)
