@@ -66,7 +66,7 @@ class Passing:
         self._splitter, self._drain_s = sse.Splitter(), drain_s
         self._held = b""
         self._fault: GatewayError | None = None
-        self.on_end: Callable[[object], None] = lambda reader: None
+        self.on_end: Callable[[str | None], None] | None = None  # is told the response's id
 
     def frames(self) -> Iterator[bytes]:
         splitter = self._splitter
@@ -127,7 +127,8 @@ class Passing:
             self._tally.broke(self._status, reader.usage, reader.text_bytes)
         else:
             self._tally.complete(self._status, reader.usage, reader.text_bytes)
-            self.on_end(reader)
+            if self.on_end is not None:
+                self.on_end(reader.response_id)
 
     def _end(self) -> Iterator[bytes]:
         """The body is over: an end as the protocol ends, or an error in its place."""

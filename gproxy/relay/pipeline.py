@@ -102,7 +102,7 @@ class Relay:
             try:
                 tally = self._open(plan, call, trip, presence)
             except BaseException:
-                trip.give_back()
+                trip.place.give_back()
                 raise
             try:
                 # An answer that is drained is read to its end, whoever is still there.
@@ -187,13 +187,13 @@ class Relay:
         if trip.plan is plan:
             self._fill(plan, presence)
         if plan.operation == COUNT:
-            return Unbooked(trip.give_back)
+            return Unbooked(trip.place.give_back)
         now = time.time_ns()
         call_id = self.ids.next(now)
         self.journal.refuse_when_full()
         hold = self._hold(call_id, now, plan.bound, self.protocols[call.protocol])
         tally = self._tally(trip.plan, call, call_id, hold)
-        tally.attempts, tally.give_back = trip.attempts.made, trip.give_back
+        tally.attempts, tally.give_back = trip.attempts.made, trip.place.give_back
         try:
             tally.open(self._entry(trip.plan, call, trip.credential, hold.at))
         except BaseException:
@@ -278,21 +278,26 @@ class Relay:
                 protocol, quoted, plan.asked, exchange, tally, presence, call, self._count_gone, _drain_s(plan)
             )
             if plan.keeps_responses:
-                stream.on_end = lambda reader: self._keep_response(plan, tally, reader.response_id)
+                stream.on_end = self._keeper(plan, tally)
             return self._streamed(stream, call, exchange, told, plan.losses)
         protocol, body = self.protocols[call.protocol], exchange.read(presence)
         found = self._settle(protocol.read_whole(body), body, exchange, tally)
         if plan.keeps_responses:
-            self._keep_response(plan, tally, fields.text(found, "id"))
+            self._keeper(plan, tally)(fields.text(found, "id"))
         quoted = fields.quoted(plan.sent_model)
         if protocol.MODEL_FIELD in found and bytes(found[protocol.MODEL_FIELD]) != quoted:
             body = fields.join(fields.exchange(found, protocol.MODEL_FIELD, quoted))
         return self._whole(exchange, call, tally, told, plan.losses, body)
 
-    def _keep_response(self, plan: Plan, tally: Tally, response_id: str | None) -> None:
-        if response_id and tally.by is not None:
-            put = partial(self.keepsakes.put, plan.caller.user_id)
-            remembering.keep_response(put, plan.provider.id, response_id, tally.by[2])
+    def _keeper(self, plan: Plan, tally: Tally) -> Callable[[str | None], None]:
+        """Keeps under which credential the vendor keeps a response. It does not keep the plan, and so no body."""
+        put, provider = partial(self.keepsakes.put, plan.caller.user_id), plan.provider.id
+
+        def keep(response_id: str | None) -> None:
+            if response_id and tally.by is not None:
+                remembering.keep_response(put, provider, response_id, tally.by[2])
+
+        return keep
 
     def _settle(self, read: tuple[Usage | None, fields.Fields | None], body: bytes, exchange, tally: Tally):
         """Books a whole reply by the upstream's own bytes. Raises UpstreamError on what is none."""

@@ -11,6 +11,25 @@ from gproxy.store.snapshot import Credential
 UNREACHED = Fault(Verdict.FAILED)
 
 
+class Place:
+    """The place that a credential's own limits gave, if it has any.
+
+    It knows nothing of the call: a stream keeps it to its end, and shall not keep the request's body with it.
+    """
+
+    __slots__ = ("_pool", "lease")
+
+    def __init__(self, pool: Pool):
+        self._pool = pool
+        self.lease: int | None = None
+
+    def give_back(self) -> None:
+        """Idempotent."""
+        if self.lease is not None:
+            lease, self.lease = self.lease, None
+            self._pool.give_back(lease)
+
+
 class Trip:
     """`plan` and `credential` are those of the attempt that is made. Raises NoCredential when there is none to make."""
 
@@ -19,7 +38,7 @@ class Trip:
         self._stops: list[tuple[object, Candidates]] = []  # the targets that were come to
         self._refusals: list[NoCredential] = []
         self._first: tuple[object, GatewayError | object] | None = None  # plan, and its fault or the answer that is one
-        self._lease: int | None = None
+        self.place = Place(pool)
         self._is_open = False  # an attempt, of which nothing is known yet
         self._bound = plan.bound
         settings = plan.provider.settings
@@ -61,7 +80,7 @@ class Trip:
             if self._first is None or not isinstance(fault, BadRequest | Overloaded):
                 raise fault
             self._is_open = False
-            self.give_back()
+            self.place.give_back()
             return self._go_on()
         self._end(fault.code)
         what = self.attempts.after(fault, self._retries_timeouts)
@@ -82,12 +101,6 @@ class Trip:
         if self._is_open and self.credential is not None:
             self._pool.unclaim(self.credential, self.plan.model)
 
-    def give_back(self) -> None:
-        """The place that the credential's own limits gave. Idempotent."""
-        if self._lease is not None:
-            lease, self._lease = self._lease, None
-            self._pool.give_back(lease)
-
     def _close_first(self) -> None:
         if self._first is not None and not isinstance(self._first[1], GatewayError):
             self._first[1].close()
@@ -98,7 +111,7 @@ class Trip:
 
     def _failed(self, end, fault: Fault, goes_on: bool = True) -> bool:
         self._first = self._first or (self.plan, end)
-        self.give_back()
+        self.place.give_back()
         if self.credential is None:
             return False
         self._pool.failed(self.credential, self.plan.model, fault)
@@ -135,7 +148,7 @@ class Trip:
     def _take(self, plan, choose: Callable[[], tuple[Credential, int | None] | None]) -> bool:
         if (found := choose()) is None:
             return False
-        self.plan, (self.credential, self._lease) = plan, found
+        self.plan, (self.credential, self.place.lease) = plan, found
         return True
 
     def _refusal(self) -> NoCredential:

@@ -1,6 +1,7 @@
 """The books are exact: each request that the vendor saw has one row, whatever is killed, locked, full or cut."""
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ import pytest
 from tests.conftest import missing
 from tests.gateway import ADMIN
 from tests.load import Load, check_books, expected_cost, nano
+from tests.processes import resident_mb, workers
 from tests.raw import check_events_leave_at_once, open_stream
 from tests.vendor import STREAM_HEAD, WORDS, answers, chunk, event, events, faithful, sends, streams
 
@@ -310,6 +312,27 @@ def test_a_client_that_does_not_read_is_let_go(own_gateway, vendor):
     assert (row["outcome"], row["status"]) == ("partial", 499)
     sock.close()
     assert "Traceback" not in gateway.log
+
+
+def test_an_open_stream_does_not_keep_its_requests_body(own_gateway, vendor):
+    gateway = own_gateway(workers=1)
+    vendor.scripts["gpt-open"] = streams(3, "hang")
+    (worker,) = workers(gateway)
+    body = json.dumps(
+        {"model": "openai-main/gpt-open", "stream": True, "messages": [{"role": "user", "content": "x" * 4_000_000}]}
+    ).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ADMIN}\r\n"
+    before, socks = resident_mb(worker), []
+    for _ in range(20):
+        sock = socket.create_connection(("127.0.0.1", gateway.port), 10)
+        socks.append(sock)
+        sock.sendall(head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        assert sock.recv(100).startswith(b"HTTP/1.1 200")
+    grown = resident_mb(worker) - before
+    for sock in socks:
+        sock.close()
+    vendor.seen.clear()
+    assert grown < 40  # all bodies together have 80
 
 
 def test_each_event_leaves_at_once(gateway, vendor):
