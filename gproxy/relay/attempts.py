@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
-from gproxy.errors import GatewayError, UpstreamError
+from gproxy.errors import UpstreamError
 
 
 class Next(Enum):
@@ -39,14 +39,12 @@ class Attempts:
     def is_over(self) -> bool:
         return len(self.made) >= self.most or self.clock() >= self._until
 
-    def after(self, fault: GatewayError, retry_timeouts: bool) -> Next:
+    def after(self, fault: UpstreamError, retry_timeouts: bool) -> Next:
         """What follows on a call that got no answer.
 
         Once its body was sent the upstream may be at work on it, except where it had closed a connection that was used
         again: that is seen by a connection that dies without a byte, and happens once.
         """
-        if not isinstance(fault, UpstreamError):
-            return Next.NONE
         if not fault.was_sent:
             return Next.OTHER
         if fault.is_stale and not self._has_repeated:

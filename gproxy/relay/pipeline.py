@@ -102,6 +102,7 @@ class Relay:
             try:
                 tally = self._open(plan, call, trip, presence)
             except BaseException:
+                trip.give_up()
                 trip.place.give_back()
                 raise
             try:
@@ -187,14 +188,16 @@ class Relay:
         if trip.plan is plan:
             self._fill(plan, presence)
         if plan.operation == COUNT:
+            trip.secure()
             return Unbooked(trip.place.give_back)
         now = time.time_ns()
         call_id = self.ids.next(now)
         self.journal.refuse_when_full()
         hold = self._hold(call_id, now, plan.bound, self.protocols[call.protocol])
-        tally = self._tally(trip.plan, call, call_id, hold)
-        tally.attempts, tally.give_back = trip.attempts.made, trip.place.give_back
         try:
+            trip.secure()
+            tally = self._tally(trip.plan, call, call_id, hold)
+            tally.attempts, tally.give_back = trip.attempts.made, trip.place.give_back
             tally.open(self._entry(trip.plan, call, trip.credential, hold.at))
         except BaseException:
             hold.settle(0, 0)

@@ -189,14 +189,14 @@ class Candidates:
         """How many were not tried yet."""
         return len(self._left)
 
-    def next(self) -> tuple[Credential, int | None] | None:
+    def next(self, leases: bool = True) -> tuple[Credential, int | None] | None:
         """The next one that can be used, with the lease on it if it has limits; None when there is none.
 
-        Raises Unavailable.
+        Without `leases` its limits are not asked: `lease` does that. Raises Unavailable.
         """
         for credential in list(self._left):
             if (marks := self._pool.marks(credential, self._model)) is NOTHING:
-                if found := self._take(credential):
+                if found := self._take(credential, leases):
                     return found
                 continue
             now = self._pool.clock()
@@ -208,11 +208,12 @@ class Candidates:
             if is_due and not self._pool.claim(credential, self._model):
                 self._wait_until(now + 1.0)
                 continue
-            if found := self._take(credential):
+            if found := self._take(credential, leases):
                 return found
+            self._pool.unclaim(credential, self._model)
         return None
 
-    def last_resort(self) -> tuple[Credential, int | None] | None:
+    def last_resort(self, leases: bool = True) -> tuple[Credential, int | None] | None:
         """Of those that only failed for a moment the one whose cooling ends first."""
         light = []
         for credential in self._left:
@@ -220,7 +221,7 @@ class Candidates:
             if all(map(health.is_light, marks)):
                 light.append((max((mark.until for mark in marks), default=0.0), credential))
         for _, credential in sorted(light, key=lambda one: one[0]):
-            if found := self._take(credential):
+            if found := self._take(credential, leases):
                 return found
         return None
 
@@ -234,13 +235,17 @@ class Candidates:
         text = f"every credential of provider {name!r} is cooling or busy; try again in {seconds} s"
         return NoCredential(text, retry_after_s=seconds)
 
-    def _take(self, credential: Credential) -> tuple[Credential, int | None] | None:
+    def lease(self, credential: Credential) -> int | None:
+        """The lease on a credential that has limits; None where they are used up. Raises Unavailable."""
+        lease, wait_s = self._pool.lease(credential)
+        if lease is None:
+            self._wait_until(self._pool.clock() + wait_s)
+        return lease
+
+    def _take(self, credential: Credential, leases: bool) -> tuple[Credential, int | None] | None:
         lease = None
-        if credential.rpm is not None or credential.concurrency is not None:
-            lease, wait_s = self._pool.lease(credential)
-            if lease is None:
-                self._wait_until(self._pool.clock() + wait_s)
-                return None
+        if leases and credential.is_limited and (lease := self.lease(credential)) is None:
+            return None
         self._left.remove(credential)
         return credential, lease
 

@@ -31,7 +31,11 @@ class Place:
 
 
 class Trip:
-    """`plan` and `credential` are those of the attempt that is made. Raises NoCredential when there is none to make."""
+    """`plan` and `credential` are those of the attempt that is made. Raises NoCredential when there is none to make.
+
+    The first credential is only looked for, and taken by `secure`: a call that its caller has no money for shall use
+    up nothing of anybody's.
+    """
 
     def __init__(self, pool: Pool, plan):
         self._pool, self._targets = pool, list(plan.others)
@@ -39,7 +43,8 @@ class Trip:
         self._refusals: list[NoCredential] = []
         self._first: tuple[object, GatewayError | object] | None = None  # plan, and its fault or the answer that is one
         self.place = Place(pool)
-        self._is_open = False  # an attempt, of which nothing is known yet
+        self._is_secure = False
+        self._is_open = False  # a credential was chosen, and nothing is known of it yet
         self._bound = plan.bound
         settings = plan.provider.settings
         self._retries_timeouts = settings.retry_timeouts
@@ -48,10 +53,21 @@ class Trip:
         if plan.kind.answers is None and not (self._stop_at(plan) and self._choose()) and not self._go_on():
             raise self._refusal()
 
+    def secure(self) -> None:
+        """Takes the credential, or another where its own limits are used up. Raises NoCredential, Unavailable."""
+        self._is_secure = True
+        if self.credential is None or not self.credential.is_limited:
+            return
+        candidates = next(found for plan, found in self._stops if plan is self.plan)
+        self.place.lease = candidates.lease(self.credential)
+        if self.place.lease is None:
+            self.give_up()
+            if not self._choose() and not self._go_on():
+                raise self._refusal()
+
     def begin(self) -> float:
         """When the next attempt begins, in seconds since the epoch."""
         self.attempts.begin()
-        self._is_open = True
         return self._pool.clock()
 
     @property
@@ -100,6 +116,7 @@ class Trip:
         self._close_first()
         if self._is_open and self.credential is not None:
             self._pool.unclaim(self.credential, self.plan.model)
+        self._is_open = False
 
     def _close_first(self) -> None:
         if self._first is not None and not isinstance(self._first[1], GatewayError):
@@ -145,10 +162,11 @@ class Trip:
             return False
         return True
 
-    def _take(self, plan, choose: Callable[[], tuple[Credential, int | None] | None]) -> bool:
-        if (found := choose()) is None:
+    def _take(self, plan, choose: Callable[[bool], tuple[Credential, int | None] | None]) -> bool:
+        if (found := choose(self._is_secure)) is None:
             return False
         self.plan, (self.credential, self.place.lease) = plan, found
+        self._is_open = True
         return True
 
     def _refusal(self) -> NoCredential:

@@ -8,7 +8,6 @@ from gproxy.routing.resolve import Target
 from gproxy.store.snapshot import Credential
 
 ROUND_ROBIN, STICKY, CACHE_AFFINITY = "round_robin", "sticky", "cache_affinity"
-STRATEGIES = (ROUND_ROBIN, STICKY, CACHE_AFFINITY)
 _SCALE = 2.0**64
 
 

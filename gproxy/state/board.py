@@ -56,13 +56,14 @@ class Board:
         except KeyError:
             pass
         lacking = [name for name in names if name not in kept]
-        if lacking:
-            kept |= self._run(_read, lacking) or dict.fromkeys(lacking)
+        kept |= self._run(_read, lacking) or dict.fromkeys(lacking)
         return [kept[name] for name in names]
 
     def change(self, name: str, deed: Callable[[bytes | None], bytes | None]) -> None:
         """`deed` turns the note into the next one, None being none."""
-        note = self._run(_change, name, deed, self._expires)
+        if (changed := self._run(lambda records: (_change(records, name, deed, self._expires),))) is None:
+            return  # it could not be: others must not take that for its end
+        (note,) = changed
         self._signal.raise_()
         if self._shares and (name in self.pending or len(self.pending) < MOST_KEPT):
             self.pending[name] = int(self._clock() * NS), note

@@ -71,6 +71,11 @@ class Credential:
         """Tells one key from the next in its place."""
         return _fingerprint(self.secret)
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether it has limits of its own."""
+        return self.rpm is not None or self.concurrency is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Way:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gproxy.errors import ShuttingDown, UpstreamError, UpstreamTimeout
+from gproxy.errors import UpstreamError, UpstreamTimeout
 from gproxy.relay.attempts import Attempts, Next
 
 
@@ -29,7 +29,6 @@ def fault(kind: type = UpstreamError, was_sent: bool = True, is_stale: bool = Fa
         (fault(), True, Next.OTHER),
         (fault(UpstreamTimeout), False, Next.NONE),
         (fault(UpstreamTimeout), True, Next.OTHER),
-        (ShuttingDown("x"), True, Next.NONE),
     ],
 )
 def test_what_may_have_begun_is_not_repeated(found, retries_timeouts, expected):

@@ -15,17 +15,27 @@ FAILED = Fault(Verdict.FAILED)
 class Candidates:
     """So many credentials, each once."""
 
-    def __init__(self, provider: Provider):
-        self._left = list(provider.credentials)
+    def __init__(self, pool: "Pool", provider: Provider):
+        self.pool, self._left = pool, list(provider.credentials)
 
     @property
     def left(self) -> int:
         return len(self._left)
 
-    def next(self):
-        return (self._left.pop(0), None) if self._left else None
+    def next(self, leases=True):
+        while self._left:
+            credential = self._left.pop(0)
+            lease = self.lease(credential) if leases and credential.is_limited else None
+            if lease is not None or not leases or not credential.is_limited:
+                return credential, lease
+        return None
 
     last_resort = next
+
+    def lease(self, credential):
+        """A credential of no concurrency at all is used up."""
+        self.pool.told.append(("leased", credential.id))
+        return credential.id if credential.concurrency else None
 
     def refusal(self) -> NoCredential:
         return NoCredential("none", retry_after_s=9)
@@ -41,7 +51,7 @@ class Pool:
     def candidates(self, provider, model, affinity, first):
         if not provider.credentials:
             raise NoCredential("none at all", retry_after_s=60)
-        return Candidates(provider)
+        return Candidates(self, provider)
 
     def failed(self, credential, model, fault):
         self.told.append(("failed", credential.id))
@@ -61,8 +71,9 @@ class Answer:
         self.closed += 1
 
 
-def plan(number: int, credentials: int, *others, **settings):
-    found = tuple(Credential(10 * number + n, number, f"s{n}") for n in range(credentials))
+def plan(number: int, credentials: int, *others, concurrency=(), **settings):
+    limits = [*concurrency, *[None] * credentials][:credentials]
+    found = tuple(Credential(10 * number + n, number, f"s{n}", concurrency=of) for n, of in enumerate(limits))
     provider = Provider(number, f"p{number}", "openai", ProviderSettings(**settings), found)
     kind = SimpleNamespace(answers=None)
     rest = {"affinity": b"", "kept_by": None, "lane": "lane", "bound": None}
@@ -123,6 +134,34 @@ def test_a_call_that_is_given_up_leaves_nothing_open():
     trip.give_up()
     assert bad.closed == 1
     assert pool.told == [("failed", 10), ("unclaimed", 11)]
+
+
+def test_a_call_that_is_refused_before_it_is_sent_keeps_nobody_waiting():
+    """Its caller has no money left: the credential that it would have tried is free for the next one."""
+    pool = Pool()
+    Trip(pool, plan(1, 1)).give_up()
+    assert pool.told == [("unclaimed", 10)]
+
+
+def test_the_limits_of_a_credential_are_asked_when_the_caller_may_pass():
+    """A caller who is refused uses up nothing of the credential's own limits."""
+    pool = Pool()
+    trip = Trip(pool, plan(1, 2, concurrency=(0, 5)))
+    assert trip.credential.id == 10
+    assert pool.told == []
+    trip.secure()
+    assert (trip.credential.id, trip.place.lease) == (11, 11)
+    assert pool.told == [("leased", 10), ("unclaimed", 10), ("leased", 11)]
+
+
+def test_limits_that_are_used_up_lead_to_the_next_target():
+    pool = Pool()
+    trip = Trip(pool, plan(1, 1, lambda: plan(2, 1), concurrency=(0,)))
+    trip.secure()
+    assert trip.credential.id == 20
+    trip = Trip(pool, plan(1, 1, concurrency=(0,)))
+    with pytest.raises(NoCredential):
+        trip.secure()
 
 
 def test_a_target_that_the_call_cannot_be_said_to_is_passed_over():

@@ -84,3 +84,10 @@ def test_a_board_that_cannot_be_used_counts_as_empty(folder, caplog):
     assert board.notes(("a",)) == [None]
     assert board.all() == {}
     assert "cannot be used" in caplog.text
+
+
+def test_a_change_that_could_not_be_is_told_to_nobody(folder):
+    board = Board(folder, forever, shares=True)
+    (folder / "table").mkdir()
+    put(board, "a", b"1")
+    assert board.pending == {}

@@ -34,8 +34,9 @@ ROUTES = {
 }
 # Fields of a request that its reply repeats.
 ECHOED: tuple[str, ...] = ()
-# Operations that go by another wire name than generation does.
+# What keeps a silent stream alive and says nothing.
 HEARTBEAT = b": heartbeat\n\n"
+# Operations that go by another wire name than generation does.
 WIRE_NAMES: dict[str, str] = {}
 # A call's id as clients of this protocol see it.
 shown_id = legal

@@ -46,8 +46,9 @@ ACTIONS = {
 ROUTES = {f"models/{{model}}:{action}": operation for action, operation in ACTIONS.items()}
 # Fields of a request that its reply repeats.
 ECHOED: tuple[str, ...] = ()
+# What keeps a silent stream alive and says nothing: its SDK takes a comment for data.
+HEARTBEAT = b"\n"
 # Operations that go by another wire name than generation does.
-HEARTBEAT = b"\n"  # its SDK takes a comment for data
 WIRE_NAMES: dict[str, str] = {}
 
 

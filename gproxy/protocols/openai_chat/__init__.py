@@ -30,8 +30,9 @@ CODECS = {"generate_content": GENERATE, "stream_generate_content": GENERATE, "em
 ROUTES = {"chat/completions": "generate_content", "embeddings": "embeddings"}
 # Fields of a request that its reply repeats.
 ECHOED: tuple[str, ...] = ()
-# Operations that go by another wire name than generation does.
+# What keeps a silent stream alive and says nothing.
 HEARTBEAT = b": heartbeat\n\n"
+# Operations that go by another wire name than generation does.
 WIRE_NAMES = {"embeddings": "openai", "model_list": "openai", "model_get": "openai"}
 
 

@@ -34,8 +34,9 @@ ROUTES = {
 }
 # Fields of a request that its reply repeats.
 ECHOED = tuple(reply.ECHOES)
-# Operations that go by another wire name than generation does.
+# What keeps a silent stream alive and says nothing.
 HEARTBEAT = b": heartbeat\n\n"
+# Operations that go by another wire name than generation does.
 WIRE_NAMES = {"count_tokens": "openai"}
 
 
