@@ -50,7 +50,7 @@ def content(
 def _provider(row: dict) -> seeding.NewProvider:
     credentials = tuple(
         seeding.NewCredential(
-            seeding.secret_json(c["api_key"]), c["name"], c["enabled"], c["weight"], c["rpm"], c["concurrency"]
+            seeding.secret_json(**documents.secret(c)), c["name"], c["enabled"], c["weight"], c["rpm"], c["concurrency"]
         )
         for c in row["credentials"]
     )
@@ -70,7 +70,7 @@ def _vendors(settings: Settings, seed: dict) -> list[seeding.NewProvider]:
             None,
             True,
             "{}",
-            (seeding.NewCredential(seeding.secret_json(f"${{{variable}}}")),),
+            (seeding.NewCredential(seeding.secret_json(api_key=f"${{{variable}}}")),),
         )
         for variable, channel in VENDOR_KEYS.items()
         if settings.environ.get(variable, "").strip() and f"{channel}-main" not in taken

@@ -15,6 +15,7 @@ GatewayError                      500 internal
 ├── RateLimited                   429 rate_limited
 ├── Unsupported                   501 unsupported
 ├── UpstreamError                 502 upstream_error
+│   ├── CredentialRefused         502 upstream_error
 │   └── UpstreamTimeout           504 upstream_timeout
 └── Unavailable                   503 unavailable
     ├── NoCredential              503 no_credential
@@ -116,6 +117,12 @@ class UpstreamError(GatewayError):
 
     status, code, label = 502, "upstream_error", "upstream_error"
     was_sent, is_stale = True, False
+
+
+class CredentialRefused(UpstreamError):
+    """What stands in place of a key is refused before the upstream is asked: nobody can use it."""
+
+    was_sent = False
 
 
 class UpstreamTimeout(UpstreamError):

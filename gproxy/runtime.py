@@ -26,6 +26,7 @@ from gproxy.relay.catalogue import Catalogue
 from gproxy.relay.holding import Holder
 from gproxy.relay.pipeline import Relay
 from gproxy.relay.pool import Pool, expires
+from gproxy.relay.tokens import Tokens
 from gproxy.settings import PUBLISHED_KEY, Settings, is_loopback
 from gproxy.state.board import Board
 from gproxy.state.counters import Shared
@@ -331,15 +332,17 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
     holder = Holder(shared, owner, balances.load, signal.look)
     ids = Ids(prepared.machine, slot.number, _newest_id(database, threads))
     board = Board(settings.data_dir / "health", expires, shares=settings.redis_url is not None)
+    upstream = Client(settings.proxy, tls, ca_file, settings.max_inflight)
     relay = Relay(
         protocols=protocols.load(),
         kinds=channels.load(),
         snapshot=snapshots,
-        upstream=Client(settings.proxy, tls, ca_file, settings.max_inflight),
+        upstream=upstream,
         images=Images(tls, settings.proxy),
         keepsakes=Keepsakes(settings.data_dir / "keepsakes"),
         holder=holder,
         pool=Pool(board, holder, ids.next),
+        tokens=Tokens(upstream, threads.run),
         journal=journal,
         ids=ids,
         capacity=Capacity(settings.max_inflight, settings.max_inflight_bytes),

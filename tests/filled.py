@@ -49,7 +49,7 @@ def content(**changes) -> Content:
         **{
             "enable_usage": True,
             "provider_defaults_json": "{}",
-            "providers": (provider("one", NewCredential(secret_json(SECRET))), provider("two")),
+            "providers": (provider("one", NewCredential(secret_json(api_key=SECRET))), provider("two")),
             "models": (NewModel("one", "m", "Model M", True, '{"price_each_call": "0.1"}'),),
             "aliases": (NewAlias("chat", True, (NewTarget("one", "m"),)),),
             "users": (

@@ -37,6 +37,9 @@ class Seen:
 
     @property
     def model(self) -> str:
+        """By which scripts are chosen; of a form it is the path."""
+        if self.headers.get("content-type") == "application/x-www-form-urlencoded":
+            return self.path
         if "/models/" in self.path:
             return self.path.partition("/models/")[2].rpartition(":")[0] or self.path.partition("/models/")[2]
         return str(self.json.get("model", "")) if self.body else ""
@@ -47,7 +50,7 @@ class Seen:
             return "anthropic"
         if self.path.endswith(("/responses", "/responses/input_tokens")):
             return "openai_responses"
-        return "gemini" if "/v1beta/" in self.path else "openai_chat"
+        return "gemini" if "/v1beta" in self.path else "openai_chat"
 
     @property
     def operation(self) -> str:
@@ -246,6 +249,8 @@ async def faithful(seen: Seen, reader: asyncio.StreamReader, writer: asyncio.Str
 
 
 def models(seen: Seen) -> dict:
+    if seen.path.startswith("/v1beta1/publishers/"):
+        return {"publisherModels": [{"name": "publishers/google/models/gemini-2.5-pro", "versionId": "default"}]}
     if "/v1beta/" in seen.path:
         return {"models": [{"name": "models/gemini-1.5-flash", "displayName": "Flash", "inputTokenLimit": 1000}]}
     if "anthropic-version" in seen.headers:

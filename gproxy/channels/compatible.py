@@ -54,13 +54,6 @@ GEMINI_EMBED = {
     (EMBED, "gemini"): Lane("/v1beta/models/{model}:embedContent", x_goog_api_key),
     (EMBED_BATCH, "gemini"): Lane("/v1beta/models/{model}:batchEmbedContents", x_goog_api_key),
 }
-# https://cloud.google.com/vertex-ai/generative-ai/docs/start/express-mode/overview
-EXPRESS = "/v1beta1/publishers/google/models/{model}"
-VERTEX_EXPRESS = {
-    (GENERATE, "gemini"): Lane(f"{EXPRESS}:generateContent", x_goog_api_key),
-    (STREAM, "gemini"): Lane(f"{EXPRESS}:streamGenerateContent?alt=sse", x_goog_api_key),
-    (COUNT, "gemini"): Lane(f"{EXPRESS}:countTokens", x_goog_api_key),
-}
 ANTHROPIC = MESSAGES | ANTHROPIC_COUNT | ANTHROPIC_MODELS
 AISTUDIO = GEMINI | GEMINI_COUNT | GEMINI_EMBED | GEMINI_MODELS
 
@@ -84,8 +77,6 @@ KINDS = (
     ),
     Kind("anthropic", "https://api.anthropic.com", ANTHROPIC, prefers="anthropic"),
     Kind("aistudio", "https://generativelanguage.googleapis.com", AISTUDIO, prefers="gemini"),
-    # It lists no models: those that an operator registers are shown.
-    Kind("vertexexpress", "https://aiplatform.googleapis.com", VERTEX_EXPRESS, prefers="gemini"),
     Kind(
         "deepseek",
         "https://api.deepseek.com",

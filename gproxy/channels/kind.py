@@ -7,6 +7,8 @@ from typing import Protocol
 GENERATE, STREAM, LIST_MODELS, GET_MODEL = "generate_content", "stream_generate_content", "model_list", "model_get"
 COUNT, EMBED, EMBED_BATCH = "count_tokens", "embeddings", "batch_embeddings"
 ANTHROPIC_VERSION = "2023-06-01"
+# What a credential is.
+API_KEY, SERVICE_ACCOUNT = "api_key", "service_account"
 
 Auth = Callable[[str], dict[str, str]]
 
@@ -47,7 +49,8 @@ class Kind:
     """`protocol_lanes`: lanes that a `protocol` setting selects, by its value; only on `custom`.
 
     `prefers`: the protocol into which a generating call is translated when the client's own has no lane; on `custom`
-    the setting says it. `traits` and `refused` are what all of its models need in a translated request.
+    the setting says it. `traits` and `refused` are what all of its models need in a translated request. `hosts`: base
+    URLs of locations that have one of their own. `mend` gives a reply, or an event of one, the protocol's own names.
     """
 
     name: str
@@ -58,6 +61,14 @@ class Kind:
     prefers: str | None = None
     traits: frozenset[str] = frozenset()
     refused: frozenset[str] = frozenset()
+    hosts: Mapping[str, str] = field(default_factory=dict)
+    takes: str = API_KEY
+    mend: Callable[[bytes], bytes] | None = None
+
+    def host(self, location: str) -> str | None:
+        """The base URL, where the operator names none."""
+        found = self.hosts.get(location, self.base_url)
+        return found.replace("{location}", location) if found and "{" in found else found
 
     def lane(self, operation: str, protocol: str, setting: str | None = None) -> Lane | None:
         """The lane for this operation in this protocol, or None when the upstream does not speak it."""

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from marshmallow import Schema, ValidationError, fields, validates_schema
 from marshmallow.validate import Length, OneOf, Range, Regexp
 
+from gproxy.channels import vertex
 from gproxy.config.routing import Routing
 from gproxy.store.snapshot import HEADER_SAFE
 from gproxy.units import NANO, NS
@@ -266,6 +267,7 @@ class OwnSettings(ProviderSettings):
     ca_file = Text()
     client_cert_file = Text()
     client_key_file = Text()
+    location = fields.String(validate=Regexp(r"[a-z][a-z0-9-]{0,62}\Z", error="expected a location, as us-central1"))
 
     @validates_schema(pass_original=True, skip_on_field_errors=False)
     def _check(self, data, original, **kwargs):
@@ -292,13 +294,56 @@ class Global(ProviderSettings):
     protocol = Later()
 
 
+# What stands for a key: one key, or what Google writes into the key file of a service account.
+ACCOUNT = ("project_id", "client_email", "private_key")
+SECRETS = ("api_key", *ACCOUNT, "private_key_id", "token_uri")
+
+
+def private_key(pem: str) -> None:
+    """Refuses what is no RSA key. The refusal does not show it."""
+    if not REFERENCE.fullmatch(pem):
+        try:
+            vertex.read_key(pem)
+        except ValueError as fault:
+            raise ValidationError(f"{fault}; take it from the key file as it stands there") from None
+
+
+def token_address(url: str) -> None:
+    if not REFERENCE.fullmatch(url):
+        host_address(url)
+
+
 class Credential(Schema):
-    api_key = Text(header_safe, required=True)
+    api_key = Text(header_safe)
+    project_id = Text(without_nul)
+    client_email = Text(without_nul)
+    private_key = fields.String(validate=[Length(1, 16_384), private_key])
+    private_key_id = Text(without_nul)
+    token_uri = Text(token_address, load_default=vertex.TOKENS_AT)
+    # Of a key file too, and of no use here.
+    type = fields.Raw()
+    client_id = fields.Raw()
+    auth_uri = fields.Raw()
+    auth_provider_x509_cert_url = fields.Raw()
+    client_x509_cert_url = fields.Raw()
+    universe_domain = fields.Raw()
     name = Text(allow_none=True, load_default=None)
     enabled = Switch(True)
     weight = Weight(load_default=1)
     rpm = Count()
     concurrency = Count()
+
+    @validates_schema(pass_original=True, skip_on_field_errors=False)
+    def _check(self, data, original, **kwargs):
+        if not isinstance(original, dict):
+            return
+        if not any(given(original, name) for name in ACCOUNT):
+            if not given(original, "api_key"):
+                raise ValidationError("Missing data for required field.", "api_key")
+        elif given(original, "api_key"):
+            raise ValidationError("an api_key and a service account; give one of them")
+        elif missing := [name for name in ACCOUNT if not given(original, name)]:
+            raise ValidationError({name: ["Missing data for required field."] for name in missing})
 
 
 PATH_SEGMENT = Regexp(

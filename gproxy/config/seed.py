@@ -10,6 +10,7 @@ from difflib import get_close_matches
 
 from marshmallow import ValidationError
 
+from gproxy.channels.kind import API_KEY
 from gproxy.config import schemas
 from gproxy.errors import StartupError
 
@@ -52,9 +53,9 @@ def _filled(value, environ: Mapping[str, str], file: str, problems: list[str], a
         return [_filled(v, environ, file, problems, (*at, i)) for i, v in enumerate(value)]
     if not isinstance(value, str) or "${" not in value:
         return value
-    if "credentials" in at and at[-1] == "api_key" and (reference := ANYWHERE.fullmatch(value)):
+    if "credentials" in at and at[-1] in schemas.SECRETS and (reference := ANYWHERE.fullmatch(value)):
         now = environ.get(reference[1], "").strip()
-        if now and not schemas.HEADER_SAFE.fullmatch(now):
+        if at[-1] == "api_key" and now and not schemas.HEADER_SAFE.fullmatch(now):
             problems.append(f"{_place(file, at)}: environment variable {reference[1]} {schemas.UNSENDABLE}")
         return value
 
@@ -214,6 +215,11 @@ def _provider(provider: dict, place: str, channels: Mapping, reserved: frozenset
     if (protocol := settings.get("protocol")) is not None and protocol not in kind.protocol_lanes:
         known = ", ".join(kind.protocol_lanes) or "none: this channel knows its own"
         yield f"{place}.settings.protocol: unknown protocol {protocol!r}; known: {known}"
+    for i, credential in enumerate(_rows(provider.get("credentials"))):
+        is_key = "api_key" in credential
+        if not kind.answers and is_key != (kind.takes == API_KEY) and (is_key or "private_key" in credential):
+            what = "an api_key" if kind.takes == API_KEY else f"a service account: {', '.join(schemas.ACCOUNT)}"
+            yield f"{place}.credentials[{i + 1}]: a {channel} provider takes {what}"
 
 
 def _names(seed: dict, written: dict, file: str) -> Iterator[str]:
@@ -255,6 +261,13 @@ def targets(alias: dict) -> list[dict]:
     if alias.get("provider_name") is None:
         return []
     return [{"provider_name": alias["provider_name"], "model_id": alias.get("model_id")}]
+
+
+def secret(credential: dict) -> dict[str, str]:
+    """What is kept of what a credential shows: its key, or its service account."""
+    if "api_key" in credential:
+        return {"api_key": credential["api_key"]}
+    return {name: credential[name] for name in schemas.SECRETS if credential.get(name) is not None}
 
 
 def settings_json(settings: Mapping, is_own: bool = False) -> str:

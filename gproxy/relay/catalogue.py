@@ -195,17 +195,18 @@ class Catalogue:
         credential = self.relay.pool.any(provider)
         kind, settings = self.relay.kinds[provider.channel], provider.settings
         lane = kind.lane(operation, speaks, settings.protocol)
-        nobody = Presence(None)
+        nobody, way = Presence(None), egress(settings)
+        shown = self.relay.tokens.shown(credential, way, nobody)
         exchange: Exchange = self.relay.upstream.send(
             "GET",
-            settings.base_url or kind.base_url,
-            headers.path(lane.path, model, query),
-            lane.auth(credential.secret),
+            settings.base_url or kind.host(settings.location),
+            headers.placed(headers.path(lane.path, model, query), credential, settings.location),
+            lane.auth(shown),
             None,
             _hurried(limits(settings)),
             nobody,
-            credential.secret,
-            egress(settings),
+            shown,
+            way,
         )
         body = exchange.read(nobody)
         if exchange.status == 404:

@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 from gproxy.admission import limits
 from gproxy.errors import BadRequest, GatewayError
 from gproxy.state.counters import Standing
-from gproxy.store.snapshot import Provider
+from gproxy.store.snapshot import Credential, Provider
 from gproxy.units import NANO
 
 ALWAYS = ("idempotency-key", "accept-language", "traceparent", "tracestate")
@@ -57,6 +57,13 @@ def path(template: str, model: str, query: tuple[tuple[str, str], ...]) -> str:
     if not passed:
         return filled
     return filled + ("&" if "?" in filled else "?") + urlencode(passed)
+
+
+def placed(path: str, credential: Credential, location: str) -> str:
+    """The path with what is known of it when the credential is: its project, where it belongs to one."""
+    if credential.account is None:
+        return path
+    return path.replace("{project}", quote(credential.account.project_id, safe=":")).replace("{location}", location)
 
 
 def to_client(provider: Provider, exchange, *, is_limited: bool = False) -> list[tuple[str, str]]:

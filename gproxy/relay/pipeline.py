@@ -27,6 +27,7 @@ from gproxy.relay.planning import Call, Plan, Planner
 from gproxy.relay.pool import Pool
 from gproxy.relay.presence import Presence
 from gproxy.relay.tally import BYTES_PER_TOKEN, Tally, Unbooked, input_estimate
+from gproxy.relay.tokens import Tokens
 from gproxy.relay.trip import Trip
 from gproxy.state.keepsakes import Keepsakes
 from gproxy.store.snapshot import Caller, Credential, Snapshot
@@ -60,6 +61,7 @@ class Relay:
     keepsakes: Keepsakes  # what vendors want back and clients cannot carry
     holder: Holder  # takes from limits, quotas and budgets
     pool: Pool  # the credentials, in turn, and their health
+    tokens: Tokens  # what service accounts show in place of a key
     running: set[Presence] = field(default_factory=set)
     clients_gone: int = 0
     planner: Planner = field(init=False)
@@ -241,17 +243,27 @@ class Relay:
     def _send(self, plan: Plan, call: Call, credential: Credential | None, presence: Presence) -> Exchange:
         if plan.kind.answers:
             return local.Exchange(plan.kind.answers, plan.operation == STREAM, plan.speaks, plan.model, plan.body)
+        way = egress(plan.provider.settings)
+        shown = self.tokens.shown(credential, way, presence)
+        exchange = self._ask(plan, call, credential, shown, presence, way)
+        if exchange.status == 401 and credential.account is not None and self.tokens.drop(credential, shown):
+            exchange.close()  # a token that ended before its time
+            shown = self.tokens.shown(credential, way, presence)
+            exchange = self._ask(plan, call, credential, shown, presence, way)
+        return exchange
+
+    def _ask(self, plan: Plan, call: Call, credential: Credential, shown: str, presence: Presence, way: Egress):
         settings = plan.provider.settings
         return self.upstream.send(
             "POST",
-            settings.base_url or plan.kind.base_url,
-            plan.path,
-            headers.to_upstream(plan.speaks, settings.forward_headers, call.header, plan.lane.auth(credential.secret)),
+            settings.base_url or plan.kind.host(settings.location),
+            headers.placed(plan.path, credential, settings.location),
+            headers.to_upstream(plan.speaks, settings.forward_headers, call.header, plan.lane.auth(shown)),
             plan.body,
             limits(settings),
             presence,
-            credential.secret,
-            egress(settings),
+            shown,
+            way,
         )
 
     def _answer(self, plan: Plan, call: Call, exchange: Exchange, tally: Tally, presence: Presence) -> Answer:
@@ -280,10 +292,13 @@ class Relay:
             stream = passing.Passing(
                 protocol, quoted, plan.asked, exchange, tally, presence, call, self._count_gone, _drain_s(plan)
             )
+            stream.mend = plan.kind.mend
             if plan.keeps_responses:
                 stream.on_end = self._keeper(plan, tally)
             return self._streamed(stream, call, exchange, told, plan.losses)
         protocol, body = self.protocols[call.protocol], exchange.read(presence)
+        if plan.kind.mend is not None:
+            body = plan.kind.mend(body)
         found = self._settle(protocol.read_whole(body), body, exchange, tally)
         if plan.keeps_responses:
             self._keeper(plan, tally)(fields.text(found, "id"))

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 
 from gproxy.channels.faults import Fault, Verdict
-from gproxy.errors import BadRequest, GatewayError, NoCredential, Overloaded, UpstreamError
+from gproxy.errors import BadRequest, CredentialRefused, GatewayError, NoCredential, Overloaded, UpstreamError
 from gproxy.relay.attempts import Attempts, Next
 from gproxy.relay.pool import Candidates, Pool
 from gproxy.store.snapshot import Credential
 
-UNREACHED = Fault(Verdict.FAILED)
+UNREACHED, REFUSED = Fault(Verdict.FAILED), Fault(Verdict.DEAD)
 
 
 class Place:
@@ -102,7 +102,8 @@ class Trip:
         what = self.attempts.after(fault, self._retries_timeouts)
         if what is Next.SAME and not self.attempts.is_over():
             return True
-        return self._failed(fault, UNREACHED, goes_on=what is Next.OTHER)
+        why = REFUSED if isinstance(fault, CredentialRefused) else UNREACHED
+        return self._failed(fault, why, goes_on=what is Next.OTHER)
 
     def first(self):
         """The first answer, whatever it says. Raises the first fault, where that was none."""

@@ -260,8 +260,9 @@ def seal_all(database: Database, secret: str) -> Seal:
     return seal
 
 
-def secret_json(api_key: str) -> str:
-    return json.dumps({"api_key": api_key})
+def secret_json(**secret: str) -> str:
+    """What a credential shows: `api_key`, or the fields of a service account."""
+    return json.dumps(secret)
 
 
 def deployment() -> str:

@@ -54,7 +54,18 @@ class ProviderSettings:
     retry_timeouts: bool = False
     on_disconnect: str = "cancel"  # or "drain": what becomes of an upstream's answer whose client left
     drain_s: float = 60  # at most so long
+    location: str = "us-central1"  # of Vertex AI
     heartbeat_s: float = 15  # of silence in a stream, after which the client is told that it lives
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceAccount:
+    """Of Google Cloud; its private key is the credential's secret."""
+
+    project_id: str
+    client_email: str
+    token_uri: str
+    private_key_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +76,7 @@ class Credential:
     weight: int = 1
     rpm: int | None = None
     concurrency: int | None = None
+    account: ServiceAccount | None = None  # which has access tokens in place of a key
 
     @property
     def fingerprint(self) -> str:
@@ -282,10 +294,10 @@ def _settings() -> dict:
 def _providers(defaults: Mapping, environ: Mapping[str, str], seal: Seal | None) -> dict:
     credentials: dict[int, list[Credential]] = {}
     for row in m.Credential.select().where(m.Credential.enabled).order_by(m.Credential.id):
-        secret = resolve_secret(row.secret_json, environ, seal)
+        secret, account = resolve_secret(row.secret_json, environ, seal)
         if secret is None:
             log.warning("credential %d: its environment variable holds no usable key, so it is not used", row.id)
-        found = Credential(row.id, row.provider_id, secret, row.weight, row.rpm, row.concurrency)
+        found = Credential(row.id, row.provider_id, secret, row.weight, row.rpm, row.concurrency, account)
         credentials.setdefault(row.provider_id, []).append(found)
     known = {f.name for f in fields(ProviderSettings)}
     found = []
@@ -342,17 +354,28 @@ def without_version(base_url: str) -> str:
     return re.sub(r"(?<!/)/v1(beta)?$", "", base_url.rstrip("/")).rstrip("/")
 
 
-def resolve_secret(secret_json: str, environ: Mapping[str, str], seal: Seal | None) -> str | None:
-    """The key itself. A stored `${NAME}` is looked up at every start, so that a new value needs only a restart."""
+def resolve_secret(
+    secret_json: str, environ: Mapping[str, str], seal: Seal | None
+) -> tuple[str | None, ServiceAccount | None]:
+    """The key itself, with the account that it is of. A stored `${NAME}` is looked up at every start, so that a new
+    value needs only a restart."""
     try:
-        key = json.loads(seal.open(secret_json) if seal else secret_json)["api_key"]
+        document = json.loads(seal.open(secret_json) if seal else secret_json)
     except ValueError as fault:
         log.error("a credential cannot be opened: %s", fault)
-        return None
-    if reference := re.fullmatch(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}", key):
-        found = environ.get(reference[1], "").strip()
-        return found if HEADER_SAFE.fullmatch(found) else None
-    return key
+        return None, None
+    found = {name: _resolved(text, environ) for name, text in document.items()}
+    if "api_key" in document:
+        key = found["api_key"]
+        return (key if key == document["api_key"] or HEADER_SAFE.fullmatch(key) else None), None
+    account = ServiceAccount(*(found.get(f.name) for f in fields(ServiceAccount)))
+    is_whole = found["private_key"] and account.project_id and account.client_email
+    return (found["private_key"] if is_whole else None), account
+
+
+def _resolved(text: str, environ: Mapping[str, str]) -> str:
+    reference = re.fullmatch(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}", text)
+    return environ.get(reference[1], "").strip() if reference else text
 
 
 def _models() -> dict:

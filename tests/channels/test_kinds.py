@@ -5,6 +5,7 @@ import pytest
 from gproxy import channels, protocols
 from gproxy.channels.kind import COUNT, EMBED, EMBED_BATCH, GENERATE, GET_MODEL, LIST_MODELS, STREAM
 from gproxy.relay import headers
+from gproxy.store.snapshot import Credential, ServiceAccount
 
 KINDS = channels.load()
 PROTOCOLS = protocols.load()
@@ -14,6 +15,8 @@ BEARER = {"Authorization": f"Bearer {SECRET}"}
 X_API_KEY = {"x-api-key": SECRET, "anthropic-version": "2023-06-01"}
 X_GOOG = {"x-goog-api-key": SECRET}
 EXPRESS = "https://aiplatform.googleapis.com/v1beta1/publishers/google/models"
+EUROPE = "https://europe-west4-aiplatform.googleapis.com"
+VERTEX = f"{EUROPE}/v1beta1/projects/acme-1/locations/europe-west4/publishers/google/models"
 GEMINI = "https://generativelanguage.googleapis.com/v1beta/models"
 
 LANES = {
@@ -38,6 +41,11 @@ LANES = {
     ("vertexexpress", GENERATE, "gemini"): (f"{EXPRESS}/vendor/model:free:generateContent", X_GOOG),
     ("vertexexpress", STREAM, "gemini"): (f"{EXPRESS}/vendor/model:free:streamGenerateContent?alt=sse", X_GOOG),
     ("vertexexpress", COUNT, "gemini"): (f"{EXPRESS}/vendor/model:free:countTokens", X_GOOG),
+    ("vertex", GENERATE, "gemini"): (f"{VERTEX}/vendor/model:free:generateContent", BEARER),
+    ("vertex", STREAM, "gemini"): (f"{VERTEX}/vendor/model:free:streamGenerateContent?alt=sse", BEARER),
+    ("vertex", COUNT, "gemini"): (f"{VERTEX}/vendor/model:free:countTokens", BEARER),
+    ("vertex", LIST_MODELS, "gemini"): (f"{EUROPE}/v1beta1/publishers/google/models", BEARER),
+    ("vertex", GET_MODEL, "gemini"): (f"{EUROPE}/v1beta1/publishers/google/models/vendor/model:free", BEARER),
     ("aistudio", LIST_MODELS, "gemini"): (GEMINI, X_GOOG),
     ("aistudio", GET_MODEL, "gemini"): (f"{GEMINI}/vendor/model:free", X_GOOG),
     ("deepseek", GENERATE, "openai_chat"): ("https://api.deepseek.com/v1/chat/completions", BEARER),
@@ -83,6 +91,7 @@ LANES = {
     ("custom", LIST_MODELS, "openai_chat"): ("/v1/models", BEARER),
     ("custom", GET_MODEL, "openai_chat"): ("/v1/models/vendor/model:free", BEARER),
 }
+OF_A_PROJECT = Credential(1, 1, SECRET, account=ServiceAccount("acme-1", "robot@acme-1", "https://tokens"))
 EVERY = [
     (kind, setting, key, lane)
     for kind in KINDS.values()
@@ -101,7 +110,8 @@ def test_a_lane_has_exactly_this_url_and_key_header(name, operation, protocol):
     url, auth = LANES[name, operation, protocol]
     kind = KINDS[name]
     lane = kind.lane(operation, protocol)
-    assert (kind.base_url or "") + headers.path(lane.path, MODEL, ()) == url
+    path = headers.placed(headers.path(lane.path, MODEL, ()), OF_A_PROJECT, "europe-west4")
+    assert (kind.host("europe-west4") or "") + path == url
     assert lane.auth(SECRET) == auth
 
 

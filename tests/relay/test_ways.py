@@ -45,6 +45,7 @@ TABLE = [
     # chat is translated: Anthropic and Google are asked on paths of their own, which cannot read it
     ("anthropic", None, (CLAUDE, CLAUDE, P, CLAUDE), (CLAUDE, P, CLAUDE), (NONE, NONE)),
     ("aistudio", None, (GEMINI, GEMINI, GEMINI, P), (GEMINI, GEMINI, P), (GEMINI, P)),
+    ("vertex", None, (GEMINI, GEMINI, GEMINI, P), (GEMINI, GEMINI, P), (NONE, NONE)),
     ("vertexexpress", None, (GEMINI, GEMINI, GEMINI, P), (GEMINI, GEMINI, P), (NONE, NONE)),
     ("deepseek", None, (P, CHAT, P, CHAT), (LOCAL, LOCAL, LOCAL), (NONE, NONE)),
     ("groq", None, (P, P, CHAT, CHAT), (LOCAL, LOCAL, LOCAL), (NONE, NONE)),

@@ -15,8 +15,10 @@ from gproxy.store.seeding import NewCredential, secret_json
 from tests.filled import SECRET, content, provider
 
 PROVIDERS = (
-    provider("one", NewCredential(secret_json(SECRET)), NewCredential(secret_json("${UP}"), enabled=True)),
-    provider("two", *(NewCredential(secret_json(f"{SECRET}-{i}")) for i in range(50))),
+    provider(
+        "one", NewCredential(secret_json(api_key=SECRET)), NewCredential(secret_json(api_key="${UP}"), enabled=True)
+    ),
+    provider("two", *(NewCredential(secret_json(api_key=f"{SECRET}-{i}")) for i in range(50))),
 )
 
 

@@ -111,7 +111,7 @@ def test_what_is_disabled_is_absent_but_a_model(tmp_path: Path):
         NewUser("off", None, False, True, (key("sk-off"),)),
         NewUser("on", None, True, True, (key("sk-on"), key("sk-disabled", enabled=False))),
     )
-    credentials = (NewCredential(secret_json("k1"), enabled=False), NewCredential(secret_json("k2")))
+    credentials = (NewCredential(secret_json(api_key="k1"), enabled=False), NewCredential(secret_json(api_key="k2")))
     found = load(
         filled(
             tmp_path,
@@ -227,7 +227,7 @@ REFERENCES = [
 
 @pytest.mark.parametrize(("environ", "used"), REFERENCES)
 def test_a_reference_is_looked_up_at_every_start(tmp_path: Path, caplog, environ, used):
-    database = filled(tmp_path, providers=(provider("one", NewCredential(secret_json("${UP}"))),))
+    database = filled(tmp_path, providers=(provider("one", NewCredential(secret_json(api_key="${UP}"))),))
     assert [c.secret for c in load(database, **environ).providers["one"].credentials] == used
     assert [message.startswith("credential 1: its environment variable") for message in caplog.messages] == (
         [] if used else [True]
@@ -237,7 +237,7 @@ def test_a_reference_is_looked_up_at_every_start(tmp_path: Path, caplog, environ
 
 def test_what_only_looks_like_a_reference_is_the_key_itself(tmp_path: Path):
     keys = ["$UP", "${UP}x", "{UP}", "${1}"]
-    database = filled(tmp_path, providers=(provider("one", *(NewCredential(secret_json(k)) for k in keys)),))
+    database = filled(tmp_path, providers=(provider("one", *(NewCredential(secret_json(api_key=k)) for k in keys)),))
     assert [c.secret for c in load(database, UP="sk").providers["one"].credentials] == keys
 
 

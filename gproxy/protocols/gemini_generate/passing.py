@@ -305,12 +305,13 @@ class Stream:
 
 def read_models(body: dict) -> list[ModelCard]:
     cards = []
-    for item in items(body.get("models")):
+    # Vertex AI lists those of a publisher: cloud.google.com/vertex-ai/docs/reference/rest/v1beta1/publishers.models
+    for item in items(body.get("models")) or items(body.get("publisherModels")):
         if isinstance(item, dict) and isinstance(item.get("name"), str):
             title = item.get("displayName")
             cards.append(
                 ModelCard(
-                    id=item["name"].removeprefix("models/"),
+                    id=item["name"].removeprefix("publishers/google/").removeprefix("models/"),
                     display_name=title if isinstance(title, str) else None,
                     owned_by="google",
                     raw=item,
