@@ -10,8 +10,9 @@ from flask.sessions import SessionInterface
 from werkzeug.routing import Rule
 
 from gproxy import cli, protocols
-from gproxy.web import faults, health, llm, me, models, unbuilt
-from gproxy.web.admin import access, credential_statuses, usages, user_keys, user_quotas
+from gproxy.runtime import Runtime
+from gproxy.web import faults, health, llm, login, me, models, throttle, unbuilt, user
+from gproxy.web.admin import access, credential_statuses, entities, process, usages, user_keys, user_quotas
 
 _SLASHES = re.compile("/{2,}")
 
@@ -67,7 +68,7 @@ class _App(Flask):
 
 
 def create_app() -> Flask:
-    """The app with every route. It answers once a runtime stands in `app.extensions["gproxy"]`."""
+    """The app with every route. It answers once a runtime is attached."""
     app = _App("gproxy", static_folder=None)
     app.url_map.merge_slashes = False
     spoken = protocols.load()
@@ -75,14 +76,23 @@ def create_app() -> Flask:
         app.register_blueprint(blueprint)
     admin = (
         *(usages.blueprint, user_keys.blueprint, user_quotas.blueprint, credential_statuses.blueprint),
+        process.blueprint,
         *access.blueprints(),
+        *entities.blueprints(),
     )
-    for blueprint in (health.blueprint, me.blueprint, *admin, unbuilt.blueprint):
+    for blueprint in (health.blueprint, login.blueprint, me.blueprint, user.blueprint, *admin, unbuilt.blueprint):
         app.register_blueprint(blueprint)
     app.cli.add_command(cli.books)
     faults.register(app, spoken)
     app.index()
+    app.extensions["reserved"] = reserved_names(app)
     return app
+
+
+def attach(app: Flask, running: Runtime) -> None:
+    """From now on the app serves by this runtime."""
+    app.extensions["gproxy"] = running
+    throttle.start(app, running.settings.data_dir / "state")
 
 
 def reserved_names(app: Flask) -> frozenset[str]:

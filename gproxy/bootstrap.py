@@ -6,14 +6,13 @@ from dataclasses import dataclass, replace
 
 from gproxy.accounting import prices
 from gproxy.admission.keys import digest, fingerprint
+from gproxy.admission.passwords import hashed
 from gproxy.channels.kind import Kind
 from gproxy.config import seed as documents
 from gproxy.config.keys import new_key
 from gproxy.errors import StartupError
 from gproxy.settings import VENDOR_KEYS, Settings
 from gproxy.store import seeding
-
-ARGON2 = {"time_cost": 2, "memory_cost": 19_456, "parallelism": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +92,7 @@ def _alias(row: dict) -> seeding.NewAlias:
 
 def _user(row: dict) -> seeding.NewUser:
     keys = tuple(map(_key, row["keys"]))
-    return seeding.NewUser(row["name"], _hashed(row["password"]), row["enabled"], row["is_admin"], keys)
+    return seeding.NewUser(row["name"], hashed(row["password"]), row["enabled"], row["is_admin"], keys)
 
 
 def _key(row: dict) -> seeding.NewKey:
@@ -131,17 +130,6 @@ def _refuse_shared_keys(users: list[dict], file: str) -> None:
         raise StartupError(problems)
 
 
-def _hashed(password: str | None) -> str | None:
-    """Argon2id; a value that is such a hash already stays. An empty password is none: no login with it."""
-    if not password:
-        return None
-    if password.startswith("$argon2"):
-        return password
-    from argon2 import PasswordHasher  # needed on a first start only
-
-    return PasswordHasher(**ARGON2).hash(password)
-
-
 def _with_admin(found: seeding.Content, settings: Settings) -> tuple[seeding.Content, Told | None]:
     """Adds the admin that the environment names, or that a seed without any leaves out."""
     is_asked = settings.admin_api_key is not None or settings.admin_password is not None
@@ -164,7 +152,7 @@ def _with_admin(found: seeding.Content, settings: Settings) -> tuple[seeding.Con
     if owner is None:
         keys += (seeding.NewKey(key_digest, fingerprint(key_digest)),)
     kept = admin.password_hash if admin and admin.password_hash and settings.admin_password is None else None
-    made = seeding.NewUser(name, kept or _hashed(password), True, True, keys)
+    made = seeding.NewUser(name, kept or hashed(password), True, True, keys)
     grant = (name, None, "*")
     permissions = found.permissions if grant in found.permissions else (*found.permissions, grant)
     told = Told(

@@ -34,6 +34,7 @@ from gproxy.state.file import FileState
 from gproxy.state.keepsakes import Keepsakes
 from gproxy.state.signal import Signal
 from gproxy.store import ledger, machines, proof, seeding, snapshot, traffic, usages, users
+from gproxy.store.audit import Actor, audited
 from gproxy.store.database import Database, prepare_folders
 from gproxy.store.sealing import Seal
 from gproxy.store.snapshot import Snapshot
@@ -190,7 +191,9 @@ class Runtime:
     relay: Relay
     catalogue: Catalogue
     machine: int
+    seal: Seal | None
     threads: Threads
+    passwords: Threads  # one at a time: a check takes 20 MB
     shared: Shared
     owner: str
     auditor: Auditor
@@ -202,15 +205,23 @@ class Runtime:
         """The answer of a store question, off the hub. Raises Unavailable."""
         return self.threads.run(self.database.run, question, *args)
 
-    def change(self, deed: Callable, *args):
-        """Runs a store deed and makes its change known to every worker before it returns. Raises Unavailable."""
-        result = self.threads.run(self.database.run, deed, self.database, *args)
+    def change(self, actor: Actor | None, deed: Callable, *args):
+        """Runs a store deed and makes its change known to every worker before it returns.
+
+        What it does is kept with who asked for it. Raises Unavailable, and what the deed raises.
+        """
+        result = self._do(actor, deed, *args)
         self.signal.raise_()
         return result
 
-    def change_account(self, deed: Callable, account: str, *args):
+    def _do(self, actor: Actor | None, deed: Callable, *args):
+        if actor is None:
+            return self.threads.run(self.database.run, deed, self.database, *args)
+        return self.threads.run(self.database.run, audited, self.database, actor, self.seal, deed, *args)
+
+    def change_account(self, actor: Actor, deed: Callable, account: str, *args):
         """The same for a deed that changes what an account may or did use: it is read again before it is used."""
-        result = self.threads.run(self.database.run, deed, self.database, *args)
+        result = self._do(actor, deed, *args)
         self.shared.forget(account)
         self.signal.raise_()
         return result
@@ -357,7 +368,9 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
         relay=relay,
         catalogue=Catalogue(relay),
         machine=prepared.machine,
+        seal=prepared.seal,
         threads=threads,
+        passwords=Threads(1),
         shared=shared,
         owner=owner,
         notices=_notices(settings, prepared.deployment, board),

@@ -22,7 +22,7 @@ from gunicorn.glogging import Logger
 from gunicorn.workers.ggevent import GeventWorker
 
 from gproxy import bootstrap, channels, logs, runtime, settings, turns
-from gproxy.app import reserved_names
+from gproxy.app import attach, reserved_names
 from gproxy.errors import ShuttingDown, StartupError
 from gproxy.runtime import Runtime
 from gproxy.settings import Settings
@@ -106,7 +106,7 @@ def post_worker_init(worker) -> None:
         gevent.sleep(1.0)
         stop(fault if isinstance(fault, StartupError) else StartupError([f"a worker cannot start: {fault}"]), 1)
     worker.runtime = running
-    worker.app.wsgi().extensions["gproxy"] = running
+    attach(worker.app.wsgi(), running)
     # What was made until now stays for good. A full collection would walk all of it: 40 ms in which nothing is served.
     gc.collect()
     gc.freeze()

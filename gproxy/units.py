@@ -1,5 +1,6 @@
 """The units in which money and time are counted: nano-USD, and nanoseconds since the epoch."""
 
+from datetime import UTC, datetime
 from decimal import Decimal
 
 NANO = 1_000_000_000  # nano-USD in a USD
@@ -15,3 +16,8 @@ def usd_text(nano: int) -> str:
     """The same as text, without trailing zeros."""
     whole, rest = divmod(abs(nano), NANO)
     return f"{'-' * (nano < 0)}{whole}.{rest:09d}".rstrip("0").rstrip(".")
+
+
+def moment(seconds: float) -> str:
+    """Seconds since the epoch in RFC 3339."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -26,6 +26,12 @@ class NewKey(Schema):
     expires_at = Instant(allow_none=True)
 
 
+class OwnKey(Schema):
+    """Which a user makes; caps and ends are an administrator's."""
+
+    label = key_label(load_default=None)
+
+
 class NewKeys(NewKey):
     count = fields.Integer(strict=True, required=True, validate=Range(1, MOST_AT_ONCE))
 

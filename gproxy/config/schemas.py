@@ -177,8 +177,8 @@ class Money(fields.Field):
 class Count(fields.Field):
     """What a limit allows: a whole number, and 0 for nothing at all."""
 
-    def __init__(self):
-        super().__init__(load_default=None, allow_none=True)
+    def __init__(self, *, is_optional: bool = False):
+        super().__init__(allow_none=True, **({} if is_optional else {"load_default": None}))
 
     def _deserialize(self, value, attr, data, **kwargs):
         if type(value) is not int or not 0 <= value <= MOST_COUNT:
@@ -313,7 +313,9 @@ def token_address(url: str) -> None:
         host_address(url)
 
 
-class Credential(Schema):
+class Secret(Schema):
+    """One key, or a service account."""
+
     api_key = Text(header_safe)
     project_id = Text(without_nul)
     client_email = Text(without_nul)
@@ -327,11 +329,6 @@ class Credential(Schema):
     auth_provider_x509_cert_url = fields.Raw()
     client_x509_cert_url = fields.Raw()
     universe_domain = fields.Raw()
-    name = Text(allow_none=True, load_default=None)
-    enabled = Switch(True)
-    weight = Weight(load_default=1)
-    rpm = Count()
-    concurrency = Count()
 
     @validates_schema(pass_original=True, skip_on_field_errors=False)
     def _check(self, data, original, **kwargs):
@@ -344,6 +341,14 @@ class Credential(Schema):
             raise ValidationError("an api_key and a service account; give one of them")
         elif missing := [name for name in ACCOUNT if not given(original, name)]:
             raise ValidationError({name: ["Missing data for required field."] for name in missing})
+
+
+class Credential(Secret):
+    name = Text(allow_none=True, load_default=None)
+    enabled = Switch(True)
+    weight = Weight(load_default=1)
+    rpm = Count()
+    concurrency = Count()
 
 
 PATH_SEGMENT = Regexp(

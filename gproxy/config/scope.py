@@ -3,11 +3,13 @@
 import re
 
 from marshmallow import Schema, ValidationError, fields
-from marshmallow.validate import Range
+from marshmallow.validate import OneOf, Range
 
 # What a 64-bit column holds; a greater number would be a fault of the database and no answer.
 MOST = 2**63 - 1
 MOST_MS = MOST // 1_000_000 - 1
+OWN_GROUPS = ("day", "model", "tag", "user_key_id")
+GROUPS = (*OWN_GROUPS, "provider_id", "user_id")
 
 
 class Scope(fields.Field):
@@ -63,6 +65,18 @@ class UsageFilter(Schema):
     user_key_id = Scope(Id())
     from_unix_ms = BigInt(MOST_MS, load_default=None, allow_none=True)
     to_unix_ms = BigInt(MOST_MS, load_default=None, allow_none=True)
+
+
+class UsageBreakdown(UsageFilter):
+    by = fields.String(required=True, validate=OneOf(GROUPS, error="expected one of {choices}"))
+
+
+class MyUsage(Schema):
+    """Query parameters: numbers come as text."""
+
+    by = fields.String(load_default="day", validate=OneOf(OWN_GROUPS, error="expected one of {choices}"))
+    from_unix_ms = BigInt(MOST_MS, load_default=None)
+    to_unix_ms = BigInt(MOST_MS, load_default=None)
 
 
 class UsageQuery(UsageFilter):

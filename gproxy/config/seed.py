@@ -158,7 +158,7 @@ def _crossed(seed: dict, written: dict, file: str, channels: Mapping, reserved: 
             yield f"{file}: {place}: the same key as {seen[value]}; a key belongs to one user"
         seen.setdefault(value, place)
     for i, provider in enumerate(seed["providers"]):
-        yield from _provider(provider, f"{file}: providers[{i + 1}]", channels, reserved)
+        yield from provider_problems(provider, f"{file}: providers[{i + 1}]", channels, reserved)
     yield from _names(seed, written, file)
 
 
@@ -197,7 +197,8 @@ def _duplicates(rows: list[dict], table: str, key: Callable, file: str, field: s
         first.setdefault(value, i)
 
 
-def _provider(provider: dict, place: str, channels: Mapping, reserved: frozenset[str]) -> Iterator[str]:
+def provider_problems(provider: dict, place: str, channels: Mapping, reserved: frozenset[str]) -> Iterator[str]:
+    """What is wrong with a provider beside its single fields, each with its place and remedy."""
     name, channel = provider.get("name"), provider.get("channel")
     settings = provider.get("settings") or {}
     if name in reserved:

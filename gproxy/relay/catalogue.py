@@ -156,6 +156,13 @@ class Catalogue:
             asking.set(cards)
         return cards
 
+    def offered(self, provider: Provider) -> list[ModelCard]:
+        """What the upstream says now. Raises GatewayError."""
+        if not self.relay.kinds[provider.channel].answers:
+            self.relay.pool.any(provider)
+        with headers.Naming(provider), gevent.Timeout(FETCH_S, UpstreamError("the model list took too long")):
+            return list(self._fetch(provider))
+
     def _fetch(self, provider: Provider) -> Iterator[ModelCard]:
         kind = self.relay.kinds[provider.channel]
         speaks = kind.native(LIST_MODELS, provider.settings.protocol)

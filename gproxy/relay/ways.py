@@ -6,7 +6,7 @@ The operator's routing document decides; without one the channel's lanes do. Pur
 from collections.abc import Mapping
 from types import ModuleType
 
-from gproxy.channels.kind import COUNT, EMBED, EMBED_BATCH, GENERATE, STREAM, Kind
+from gproxy.channels.kind import COUNT, EMBED, EMBED_BATCH, GENERATE, GET_MODEL, LIST_MODELS, STREAM, Kind
 from gproxy.errors import Unsupported
 from gproxy.store.snapshot import Provider, Way
 
@@ -67,6 +67,36 @@ def _documented(
         # A whole reply may be made of a stream; a stream is asked for as one whatever the document says.
         return Way("transform", STREAM if operation == STREAM else way.operation, destination)
     return _translated(operation, destination) if way.operation == spoken else None
+
+
+def rules(kind: Kind, setting: str | None, protocols: Mapping[str, ModuleType]) -> list[dict]:
+    """What a channel does by default, as a routing document says it. `setting`: the provider's `protocol`."""
+    found = []
+    for protocol in protocols.values():
+        for operation in (LIST_MODELS, GET_MODEL, COUNT, GENERATE, STREAM, EMBED):
+            if operation in (LIST_MODELS, GET_MODEL):
+                home = kind.native(operation, setting)
+                way = Way("local") if home is None or kind.answers else Way("transform", operation, home)
+                if home == protocol.NAME:
+                    way = Way("passthrough")
+            elif operation in protocol.CODECS:
+                way = _default(kind, setting, operation, protocol.NAME)
+            else:
+                continue
+            route = {"operation": operation, "protocol": wire_name(protocol, operation)}
+            rule = {"route": route, "implementation": _told(way, protocols)}
+            if rule["route"] not in [one["route"] for one in found]:
+                found.append(rule)
+    return sorted(found, key=lambda rule: tuple(rule["route"].values()))
+
+
+def _told(way: Way | None, protocols: Mapping[str, ModuleType]) -> str | dict:
+    if way is None:
+        return "Unsupported"
+    if way.how != "transform":
+        return way.how.capitalize()
+    destination = {"operation": way.operation, "protocol": wire_name(protocols[way.protocol], way.operation)}
+    return {"TransformTo": {"destination": destination}}
 
 
 def wire_name(protocol: ModuleType, operation: str) -> str:

@@ -8,7 +8,9 @@ import peewee as pw
 
 from gproxy.errors import NotFound
 from gproxy.store import models as m
+from gproxy.store.audit import changing
 from gproxy.store.database import Database
+from gproxy.store.rows import insert
 from gproxy.store.snapshot import bump
 
 
@@ -65,43 +67,45 @@ def put(database: Database, entries: Sequence) -> list[int]:
     What stands there for the same user, key, provider and pattern is changed and keeps its id, by which a rate limit
     goes on counting; a row of the given id is then one too many.
     """
-    with database.write():
-        permissions = [entry for entry in entries if isinstance(entry, Permission)]
+    if not entries:
+        return []
+    permissions = [entry for entry in entries if isinstance(entry, Permission)]
+    with database.write(), changing(TABLES[type(entries[0])], _standing(entries)) as also:
         keys = {row.key_id for row in permissions} | _narrowed_by([row.id for row in permissions])
         ids = [_put(entry) for entry in entries]
+        also(ids)
         _narrow(keys)
         bump("users")
         return ids
+
+
+def _standing(entries: Sequence) -> list[int]:
+    """The rows that these would change: of their ids, and of their places."""
+    found = [entry.id for entry in entries if entry.id]
+    for entry in entries:
+        table = TABLES[type(entry)]
+        found += [row_id for (row_id,) in table.select(table.id).where(*_at(table, _place(entry))).tuples()]
+    return found
+
+
+def _place(entry) -> dict:
+    return {name: value for name, value in asdict(entry).items() if name not in (*AMOUNTS, "id")}
 
 
 def _put(entry) -> int:
     table, values = TABLES[type(entry)], asdict(entry)
     row_id = values.pop("id")
     _must_exist(values)
-    place = {name: value for name, value in values.items() if name not in AMOUNTS}
     now = time.time_ns()
     if "updated_at" in table._meta.fields:
         values["updated_at"] = now
-    same = table.select(table.id).where(*_at(table, place)).scalar()
+    same = table.select(table.id).where(*_at(table, _place(entry))).scalar()
     if same is not None and same != row_id:
         table.delete().where(table.id == row_id).execute()
         row_id = same
     if row_id and table.update(**values).where(table.id == row_id).execute():
         return row_id
-    return _insert(table, row_id, values | {"created_at": now})
-
-
-def _insert(table: type[pw.Model], row_id: int, values: dict) -> int:
-    if not row_id:
-        return table.insert(**values).execute()
-    table.insert(id=row_id, **values).execute()
-    database = m.proxy.obj
-    if isinstance(database, pw.PostgresqlDatabase):
-        # Or the next row that is numbered by the database would get the same number.
-        name = table._meta.table_name
-        sequence = f"pg_get_serial_sequence('{name}', 'id')"
-        database.execute_sql(f"SELECT setval({sequence}, GREATEST(nextval({sequence}), (SELECT MAX(id) FROM {name})))")
-    return row_id
+    return insert(table, row_id, values | {"created_at": now})
 
 
 def _at(table: type[pw.Model], place: dict) -> list[pw.Expression]:
@@ -127,7 +131,7 @@ def delete(database: Database, kind: type, ids: list[int]) -> None:
     A key whose last permission is deleted is not narrowed any more.
     """
     table = TABLES[kind]
-    with database.write():
+    with database.write(), changing(table, ids):
         known = {row.id for row in table.select(table.id).where(table.id.in_(ids))}
         if missing := sorted(set(ids) - known):
             raise NotFound(f"there is no row {', '.join(map(str, missing))}; nothing was deleted")
@@ -153,8 +157,11 @@ def delete_limits(database: Database, places: Iterable[tuple[int, int | None, st
     """Deletes the rate limits at these users, keys and patterns, all or none. Raises NotFound."""
     with database.write():
         for user_id, key_id, pattern in places:
-            place = {"user_id": user_id, "key_id": key_id, "model_pattern": pattern}
-            if not m.RateLimit.delete().where(*_at(m.RateLimit, place)).execute():
+            here = _at(m.RateLimit, {"user_id": user_id, "key_id": key_id, "model_pattern": pattern})
+            ids = [row_id for (row_id,) in m.RateLimit.select(m.RateLimit.id).where(*here).tuples()]
+            with changing(m.RateLimit, ids):
+                m.RateLimit.delete().where(*here).execute()
+            if not ids:
                 whose = f"user {user_id}" if key_id is None else f"key {key_id}"
                 raise NotFound(f"{whose} has no rate limit for {pattern!r}; nothing was deleted")
         bump("users")

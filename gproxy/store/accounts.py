@@ -17,6 +17,7 @@ import peewee as pw
 from gproxy.errors import NotFound
 from gproxy.state.windows import DAY_S, window
 from gproxy.store import models as m
+from gproxy.store.audit import changing
 from gproxy.store.database import Database
 from gproxy.store.snapshot import bump
 from gproxy.units import NANO, NS
@@ -132,8 +133,9 @@ def set_quota(database: Database, user_id: int, quota: int | None, cost_used: in
 
     Only another period moves the window, to the one that runs; what was used in it is then added up anew.
     """
-    with database.write():
+    with database.write(), changing(m.Quota, _account_ids(user_id)) as also:
         account = _current(database, user_id)
+        also([account.id])
         if period is not AS_IT_IS and period != account.period:
             _change_period(account, period)
         m.Quota.update(quota=quota, updated_at=time.time_ns()).where(m.Quota.id == account.id).execute()
@@ -144,11 +146,15 @@ def set_quota(database: Database, user_id: int, quota: int | None, cost_used: in
 
 def remove_quota(database: Database, user_id: int) -> None:
     """Takes the cap away; the account goes on counting. Raises NotFound."""
-    with database.write():
+    with database.write(), changing(m.Quota, _account_ids(user_id)):
         change = m.Quota.update(quota=None, updated_at=time.time_ns())
         if not change.where((m.Quota.user == user_id) & m.Quota.quota.is_null(False)).execute():
             raise NotFound(f"user {user_id} has no quota")
         bump("users")
+
+
+def _account_ids(user_id: int) -> list[int]:
+    return [row_id for (row_id,) in m.Quota.select(m.Quota.id).where(m.Quota.user == user_id).tuples()]
 
 
 def _current(database: Database, user_id: int) -> m.Quota:

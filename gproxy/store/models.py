@@ -161,6 +161,18 @@ class UserKey(Table):
         table_name = "user_keys"
 
 
+class Session(Table):
+    """A user who logged in; only the digest of what the user was given is kept."""
+
+    digest = pw.TextField(unique=True)
+    user = pw.ForeignKeyField(User, on_delete="CASCADE")
+    expires_at = pw.BigIntegerField(index=True)
+    created_at = pw.BigIntegerField()
+
+    class Meta:
+        table_name = "sessions"
+
+
 class ModelPermission(Table):
     """Of a user, or of one key. A pattern stands once for user, key or none, provider or none: migration 0002."""
 
@@ -360,6 +372,28 @@ class Adjustment(Table):
         table_name = "adjustments"
 
 
+class Audit(Table):
+    """One row that an administrator's call made, changed or deleted, and by whom.
+
+    The ids are plain numbers, not foreign keys: who was deleted stays named.
+    """
+
+    at = pw.BigIntegerField()
+    user_id = pw.IntegerField(null=True)
+    user_name = pw.TextField()
+    key_id = pw.IntegerField(null=True)
+    address = pw.TextField(null=True)
+    request_id = pw.TextField(null=True)
+    action = pw.TextField()
+    entity = pw.TextField()
+    entity_id = pw.TextField(null=True)
+    changes = pw.TextField()
+
+    class Meta:
+        table_name = "audits"
+        indexes = ((("at", "id"), False), (("entity", "entity_id"), False))
+
+
 class JournalMark(Table):
     """How far a journal segment was booked, whatever became of the rows; deleted after its segment."""
 
@@ -382,6 +416,7 @@ ALL = (
     AliasTarget,
     User,
     UserKey,
+    Session,
     ModelPermission,
     FilePermission,
     RateLimit,
@@ -392,5 +427,6 @@ ALL = (
     UpstreamRequest,
     Usage,
     Adjustment,
+    Audit,
     JournalMark,
 )

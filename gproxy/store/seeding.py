@@ -163,7 +163,7 @@ def fill(database: Database, content: Content) -> None:
             _open_account(users[user], quota, now)
         for user, provider in content.file_permissions:
             m.FilePermission.create(user=users[user], provider=providers[provider], created_at=now)
-        bump("settings", "providers", "models", "aliases", "users")
+        bump("settings", "providers", "models", "aliases", "users", "sessions")
 
 
 def _providers(providers: tuple[NewProvider, ...], stamps: dict) -> dict[str, int]:

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 # What stands between visible ASCII characters cannot travel in a header.
 HEADER_SAFE = re.compile(r"[\x21-\x7e]+")
-TABLES = ("settings", "providers", "models", "aliases", "users")
+TABLES = ("settings", "providers", "models", "aliases", "users", "sessions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +199,17 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
+class Login:
+    """A user who logged in. `expires_at` in seconds since the epoch."""
+
+    user_id: int
+    user_name: str
+    is_admin: bool
+    expires_at: float
+    key_id: None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     revisions: Mapping[str, int]
     deployment: str = ""
@@ -211,6 +222,7 @@ class Snapshot:
     aliases: Mapping[str, Alias] = field(default_factory=dict)  # enabled ones, exact
     wildcards: tuple[Alias, ...] = ()  # enabled ones, most specific first
     callers: Mapping[str, Caller] = field(default_factory=dict)  # usable ones, by key digest
+    logins: Mapping[str, Login] = field(default_factory=dict)  # of enabled users, by session digest
 
 
 @lru_cache(maxsize=4096)
@@ -279,6 +291,8 @@ def load(before: Snapshot | None, environ: Mapping[str, str], seal: Seal | None)
             parts |= _aliases()
         if "users" in changed:
             parts |= _callers()
+        if changed & {"users", "sessions"}:
+            parts |= _logins()
         return replace(old, revisions=now, **parts)
 
 
@@ -436,6 +450,15 @@ def _callers() -> dict:
             files=frozenset(files.get(row.user_id, ())),
         )
     return {"callers": callers}
+
+
+def _logins() -> dict:
+    query = m.Session.select(m.Session, m.User).join(m.User).where(m.User.enabled)
+    return {
+        "logins": {
+            row.digest: Login(row.user_id, row.user.name, row.user.is_admin, row.expires_at / NS) for row in query
+        }
+    }
 
 
 def _grants() -> tuple[dict[int, list[Grant]], dict[int, list[Grant]]]:

@@ -165,9 +165,39 @@ def _after_cursor(asked: dict) -> pw.Expression | None:
 
 def summary(asked: dict) -> Sums:
     """Sums over the same rows that `query` would list."""
+    return _sums(_where(m.Usage.select(*_summed()), asked).tuples().get())
+
+
+def _summed() -> list[pw.Function]:
     columns = [pw.fn.COALESCE(pw.fn.SUM(getattr(m.Usage, name)), 0) for name in TOKENS]
     unpriced = pw.fn.COALESCE(pw.fn.SUM(pw.Case(None, ((m.Usage.priced == False, 1),), 0)), 0)  # noqa: E712
-    cost = pw.fn.COALESCE(pw.fn.SUM(m.Usage.cost), 0)
-    row = _where(m.Usage.select(pw.fn.COUNT(m.Usage.trace_id), unpriced, cost, *columns), asked).tuples().get()
-    count, without, money, *tokens = (int(value) for value in row)
+    return [pw.fn.COUNT(m.Usage.trace_id), unpriced, pw.fn.COALESCE(pw.fn.SUM(m.Usage.cost), 0), *columns]
+
+
+def _sums(row: tuple) -> Sums:
+    count, without, money, *tokens = map(int, row)
     return Sums(count, without, dict(zip(TOKENS, tokens, strict=True)), money)
+
+
+GROUPS = {
+    "day": m.Usage.at / accounts.DAY,
+    "model": m.Usage.model,
+    "tag": m.Usage.tag,
+    "provider_id": m.Usage.provider_id,
+    "user_id": m.Usage.user_id,
+    "user_key_id": m.Usage.user_key_id,
+}
+
+
+def breakdown(asked: dict, by: str) -> list[tuple[object, Sums]]:
+    """The same sums for each value of a group, the dearest first; days as `2027-01-31`, the newest first."""
+    group = GROUPS[by]
+    found = _where(m.Usage.select(group.alias("value"), *_summed()), asked).group_by(pw.SQL("value"))
+    rows = [(value, _sums(sums)) for value, *sums in found.limit(MOST_ROWS).tuples()]
+    if by != "day":
+        return sorted(rows, key=lambda row: (-row[1].cost, -row[1].count, str(row[0])))
+    return [(_day(int(value)), sums) for value, sums in sorted(rows, reverse=True, key=lambda row: int(row[0]))]
+
+
+def _day(number: int) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(number * accounts.DAY_S))

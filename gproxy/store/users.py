@@ -1,11 +1,12 @@
 """Users' keys: deeds and questions. A key itself is never stored, only its digest and a fingerprint."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gproxy.errors import NotFound
 from gproxy.store import accounts
 from gproxy.store import models as m
+from gproxy.store.audit import changing
 from gproxy.store.database import Database
 from gproxy.store.snapshot import bump
 
@@ -23,6 +24,35 @@ class Key:
     expires_at: int | None
     budget: int | None
     cost_used: int
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    id: int
+    name: str
+    password: str | None = field(repr=False)  # its hash
+    enabled: bool = True
+    is_admin: bool = False
+
+
+def by_name(name: str) -> User | None:
+    row = m.User.get_or_none(m.User.name == name)
+    return row and User(row.id, row.name, row.password, row.enabled, row.is_admin)
+
+
+def open_session(database: Database, user_id: int, digest: str, expires_at: int) -> None:
+    """`expires_at` in nanoseconds since the epoch. Sessions that are over go."""
+    now = time.time_ns()
+    with database.write():
+        m.Session.delete().where(m.Session.expires_at <= now).execute()
+        m.Session.insert(user=user_id, digest=digest, expires_at=expires_at, created_at=now).execute()
+        bump("sessions")
+
+
+def close_session(database: Database, digest: str) -> None:
+    with database.write():
+        m.Session.delete().where(m.Session.digest == digest).execute()
+        bump("sessions")
 
 
 def keys(user_ids: list[int] | None) -> list[Key]:
@@ -62,6 +92,8 @@ def add_keys(
             ).id
             for digest, shown in digests
         ]
+        with changing(m.UserKey, ()) as also:
+            also(ids)
         bump("users")
         return ids
 
@@ -69,7 +101,7 @@ def add_keys(
 def change_key(database: Database, key_id: int, changes: dict) -> None:
     """Sets some of label, enabled, budget, expires_at and cost_used. Raises NotFound."""
     columns = {name: value for name, value in changes.items() if name != "cost_used"}
-    with database.write():
+    with database.write(), changing(m.UserKey, [key_id]):
         if not m.UserKey.update(**columns, updated_at=time.time_ns()).where(m.UserKey.id == key_id).execute():
             raise NotFound(f"there is no key {key_id}")
         if "cost_used" in changes:
@@ -79,7 +111,7 @@ def change_key(database: Database, key_id: int, changes: dict) -> None:
 
 def delete_keys(database: Database, key_ids: list[int]) -> None:
     """Deletes these keys; all or none. Raises NotFound."""
-    with database.write():
+    with database.write(), changing(m.UserKey, key_ids):
         known = {row.id for row in m.UserKey.select(m.UserKey.id).where(m.UserKey.id.in_(key_ids))}
         if missing := sorted(set(key_ids) - known):
             raise NotFound(f"there is no key {', '.join(map(str, missing))}; nothing was deleted")

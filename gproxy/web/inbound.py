@@ -4,6 +4,8 @@ import logging
 import random
 import re
 from contextlib import AbstractContextManager
+from functools import lru_cache
+from ipaddress import ip_address, ip_network
 from urllib.parse import parse_qsl
 
 import gevent
@@ -30,6 +32,26 @@ def key(environ: dict, allows_query: bool) -> str | None:
     if allows_query and "key=" in (text := environ.get("QUERY_STRING", "")):
         return next((value.strip() for name, value in parse_qsl(text) if name == "key" and value.strip()), None)
     return None
+
+
+def address(environ: dict, trusted: tuple[str, ...]) -> str | None:
+    """The client's own: of those that proxies tell, the last that is no proxy we trust. None on a Unix socket."""
+    found = environ.get("REMOTE_ADDR") or None
+    hops = environ.get("HTTP_X_FORWARDED_FOR", "").split(",")
+    while hops and (found is None or _is_trusted(found, trusted)):
+        try:
+            found = str(ip_address(hops.pop().strip().strip("[]")))
+        except ValueError:  # what a proxy that we trust does not vouch for
+            break
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _is_trusted(text: str, trusted: tuple[str, ...]) -> bool:
+    try:
+        return any(ip_address(text) in ip_network(one, strict=False) for one in trusted)
+    except ValueError:
+        return False
 
 
 def request_id(environ: dict) -> str:

@@ -3,9 +3,7 @@
 from flask import Blueprint, request
 
 from gproxy.errors import Unsupported
-from gproxy.web import inbound
-from gproxy.web.admin import guard
-from gproxy.web.faults import runtime
+from gproxy.web.visitors import guard_admin
 
 blueprint = Blueprint("unbuilt", __name__)
 
@@ -14,7 +12,6 @@ def _unsupported() -> Unsupported:
     return Unsupported(f"{request.path} is not supported by this version")
 
 
-@blueprint.post("/login")
 @blueprint.get("/console")
 @blueprint.get("/console/<path:rest>")
 @blueprint.get("/openapi.json")
@@ -22,16 +19,8 @@ def later(**_) -> None:
     raise _unsupported()
 
 
-@blueprint.route("/user/<path:rest>", methods=["GET", "POST"])
-def for_users(**_) -> None:
-    runtime().relay.admit(inbound.key(request.environ, False))
-    raise _unsupported()
-
-
 @blueprint.get("/metrics")
-@blueprint.get("/admin/health")
-@blueprint.get("/admin/global-settings")
 @blueprint.post("/admin/<path:rest>")
 def for_admins(**_) -> None:
-    guard()
+    guard_admin()
     raise _unsupported()

@@ -1,4 +1,4 @@
-"""The admin API: one thin file per entity. JSON in, JSON out, an administrator's key."""
+"""The admin API: one thin file per entity. JSON in, JSON out, an administrator's key or session."""
 
 from contextlib import nullcontext
 
@@ -6,28 +6,25 @@ import orjson
 from flask import Blueprint, request
 from marshmallow import ValidationError
 
-from gproxy.errors import BadRequest, Forbidden
+from gproxy.errors import BadRequest
 from gproxy.web import inbound
 from gproxy.web.faults import runtime
+from gproxy.web.visitors import guard_admin
 
 MOST_BODY = 50 * 1024 * 1024
 
 
-def guard() -> None:
-    """Lets administrators through. A key in the URL is refused: URLs end up in logs."""
-    caller, _ = runtime().relay.admit(inbound.key(request.environ, False))
-    if not caller.is_admin:
-        raise Forbidden("this needs an administrator's key")
-
-
 def guarded(name: str, import_name: str) -> Blueprint:
     blueprint = Blueprint(name, import_name, url_prefix="/admin")
-    blueprint.before_request(guard)
+    blueprint.before_request(guard_admin)
     return blueprint
 
 
 def document(schema):
-    """The request body through a marshmallow schema. Raises GatewayError naming each field that is wrong."""
+    """The request body through a marshmallow schema; none is an empty table.
+
+    Raises GatewayError naming each field that is wrong.
+    """
     running = runtime()
     place = running.relay.capacity.enter()
     try:
@@ -35,9 +32,15 @@ def document(schema):
     finally:
         place.leave()
     try:
-        return schema.load(orjson.loads(body))
+        return loaded(schema, orjson.loads(body or b"{}"))
     except orjson.JSONDecodeError as fault:
         raise BadRequest(f"the body is not readable JSON: {fault}") from None
+
+
+def loaded(schema, value):
+    """The value through a schema. Raises BadRequest naming each field that is wrong."""
+    try:
+        return schema.load(value)
     except ValidationError as fault:
         raise BadRequest(_told(fault.messages)) from None
 

@@ -10,6 +10,7 @@ from gproxy.config import access as documents
 from gproxy.store import access
 from gproxy.web.admin import document, guarded
 from gproxy.web.faults import runtime
+from gproxy.web.visitors import change
 
 
 def _verbs(path: str, kind: type, query: type[Schema], row: type[Schema], place: type[Schema], remove: Callable):
@@ -23,21 +24,21 @@ def _verbs(path: str, kind: type, query: type[Schema], row: type[Schema], place:
 
     @blueprint.post(f"/{path}/upsert")
     def upsert() -> dict:
-        (row_id,) = runtime().change(access.put, [kind(**document(one))])
+        (row_id,) = change(access.put, [kind(**document(one))])
         return {"ok": True, "id": row_id}
 
     @blueprint.post(f"/{path}/batch-upsert")
     def upsert_many() -> dict:
-        return {"ok": True, "ids": runtime().change(access.put, [kind(**values) for values in document(many)])}
+        return {"ok": True, "ids": change(access.put, [kind(**values) for values in document(many)])}
 
     @blueprint.post(f"/{path}/delete")
     def delete() -> dict:
-        runtime().change(*remove([document(gone)]))
+        change(*remove([document(gone)]))
         return {"ok": True}
 
     @blueprint.post(f"/{path}/batch-delete")
     def delete_many() -> dict:
-        runtime().change(*remove(document(all_gone)))
+        change(*remove(document(all_gone)))
         return {"ok": True}
 
     return blueprint

@@ -3,32 +3,64 @@
 from datetime import UTC, datetime
 
 from gproxy.config.access import UsageIds
-from gproxy.config.scope import UsageFilter, UsageQuery
+from gproxy.config.scope import UsageBreakdown, UsageFilter, UsageQuery
 from gproxy.store import accounts, usages
 from gproxy.units import NS, usd
 from gproxy.web.admin import document, guarded
 from gproxy.web.faults import runtime
+from gproxy.web.visitors import change
 
 blueprint = guarded("admin_usages", __name__)
-QUERY, FILTER, IDS = UsageQuery(), UsageFilter(), UsageIds()
+QUERY, FILTER, BREAKDOWN, IDS = UsageQuery(), UsageFilter(), UsageBreakdown(), UsageIds()
 HIDDEN = ("created_at",)
 
 
 @blueprint.post("/usages/query")
 def query() -> list[dict]:
-    return [_row(row) for row in runtime().ask(usages.query, document(QUERY))]
+    return rows(document(QUERY))
+
+
+@blueprint.post("/usages/count")
+def count() -> dict:
+    return counted(document(FILTER))
 
 
 @blueprint.post("/usages/summary")
 def summary() -> dict:
-    sums = runtime().ask(usages.summary, document(FILTER))
-    return {"count": sums.count, **sums.tokens, "total_cost": _money(sums.cost), "unpriced_count": sums.unpriced}
+    return summed(document(FILTER))
+
+
+@blueprint.post("/usages/breakdown")
+def breakdown() -> list[dict]:
+    return broken_down(document(BREAKDOWN))
 
 
 @blueprint.post("/usages/batch-delete")
 def delete_many() -> dict:
     """An empty list deletes nothing. What the rows cost stays spent."""
-    return {"ok": True, "deleted": runtime().change(accounts.delete_usages, document(IDS))}
+    return {"ok": True, "deleted": change(accounts.delete_usages, document(IDS))}
+
+
+def rows(asked: dict) -> list[dict]:
+    return [_row(row) for row in runtime().ask(usages.query, asked)]
+
+
+def counted(asked: dict) -> dict:
+    return {"count": runtime().ask(usages.summary, asked).count}
+
+
+def summed(asked: dict) -> dict:
+    return _sums(runtime().ask(usages.summary, asked))
+
+
+def broken_down(asked: dict) -> list[dict]:
+    """The sums of each value there is of what the rows are grouped `by`."""
+    by = asked.pop("by")
+    return [{by: value, **_sums(sums)} for value, sums in runtime().ask(usages.breakdown, asked, by)]
+
+
+def _sums(sums: usages.Sums) -> dict:
+    return {"count": sums.count, **sums.tokens, "total_cost": usd(sums.cost), "unpriced_count": sums.unpriced}
 
 
 def _row(row: dict) -> dict:
@@ -38,9 +70,5 @@ def _row(row: dict) -> dict:
         shown[name] = None if row[name] is None else str(row[name])
     at = datetime.fromtimestamp(row["at"] // NS, UTC)
     shown["at"] = f"{at:%Y-%m-%dT%H:%M:%S}.{row['at'] % NS // 1000:06d}Z"
-    shown["cost"] = _money(row["cost"])
+    shown["cost"] = usd(row["cost"])
     return shown
-
-
-def _money(nano: int):
-    return usd(nano)

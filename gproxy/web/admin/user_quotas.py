@@ -4,9 +4,10 @@ import time
 
 from gproxy.config import access as documents
 from gproxy.store import accounts
-from gproxy.units import usd
+from gproxy.web import standings
 from gproxy.web.admin import document, guarded
 from gproxy.web.faults import runtime
+from gproxy.web.visitors import change_account
 
 blueprint = guarded("admin_user_quotas", __name__)
 QUERY, QUOTA, USER = documents.QuotaQuery(), documents.Quota(), documents.UserId()
@@ -16,31 +17,19 @@ QUERY, QUOTA, USER = documents.QuotaQuery(), documents.Quota(), documents.UserId
 def query() -> list[dict]:
     asked = document(QUERY)
     found = runtime().ask(accounts.of_users, asked, time.time_ns())
-    return [_shown(user_id, account) for user_id, account in found]
+    return [standings.quota(user_id, account) for user_id, account in found]
 
 
 @blueprint.post("/user-quotas/upsert")
 def upsert() -> dict:
     asked = document(QUOTA)
     user_id, period = asked["user_id"], asked.get("period", accounts.AS_IT_IS)
-    runtime().change_account(accounts.set_quota, f"u{user_id}", user_id, asked["quota"], asked["cost_used"], period)
+    change_account(accounts.set_quota, f"u{user_id}", user_id, asked["quota"], asked["cost_used"], period)
     return {"ok": True}
 
 
 @blueprint.post("/user-quotas/delete")
 def delete() -> dict:
     user_id = document(USER)["user_id"]
-    runtime().change_account(accounts.remove_quota, f"u{user_id}", user_id)
+    change_account(accounts.remove_quota, f"u{user_id}", user_id)
     return {"ok": True}
-
-
-def _shown(user_id: int, account: accounts.Account) -> dict:
-    """Without a cap `quota` and `remaining` are null."""
-    left = None if account.cap is None else max(account.cap - account.cost_used, 0)
-    return {
-        "user_id": user_id,
-        "quota": None if account.cap is None else usd(account.cap),
-        "cost_used": usd(account.cost_used),
-        "remaining": None if left is None else usd(left),
-        "period": account.period,
-    }

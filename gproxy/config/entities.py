@@ -1,0 +1,334 @@
+"""Documents about providers, credentials, models, aliases, users and what holds for all.
+
+A row without an `id`, or with 0, is new. In a change what is left out stays as it is.
+"""
+
+import json
+import re
+from decimal import Decimal
+
+from marshmallow import Schema, ValidationError, fields, pre_load, validates_schema
+from marshmallow.validate import Length, Range
+
+from gproxy.config import schemas
+from gproxy.config.access import MOST_ID, Page, row_id
+from gproxy.config.keys import MOST_AT_ONCE
+from gproxy.config.routing import Routing
+from gproxy.config.schemas import Count, Switch, Text, Weight, given, without_nul
+from gproxy.config.scope import Id, Scope
+from gproxy.config.seed import secret, settings_json
+
+MOST_PASSWORD = 1024
+AMOUNT = re.compile(r"[0-9]{1,12}(\.[0-9]{1,18})?")
+# What price documents of other gateways repeat of their model.
+REPEATED = ("model_id", "display_name", "provider_name", "enabled")
+
+
+class Login(Schema):
+    username = fields.String(required=True, validate=Length(max=1024))
+    password = fields.String(required=True, validate=Length(max=MOST_PASSWORD))
+
+
+class Document(fields.Field):
+    """An object, or the text of one as other consoles send it. Loads through `inner`; empty is none."""
+
+    def __init__(self, inner: Schema, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = inner
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        return self.inner.load(as_object(value))
+
+
+def as_object(value) -> dict:
+    """With numbers as they were written. Raises ValidationError on what is no JSON object."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    try:
+        found = json.loads(text, parse_float=Decimal) if text.strip() else {}
+    except (ValueError, RecursionError):
+        raise ValidationError("not readable JSON") from None
+    if not isinstance(found, dict):
+        raise ValidationError("expected an object")
+    return found
+
+
+class Prices(Document):
+    def __init__(self):
+        super().__init__(schemas.Priced(), allow_none=True)
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        found = {name: rate for name, rate in as_object(value).items() if name not in REPEATED and rate is not None}
+        return self.inner.load(_walked(found, _number))
+
+
+def shown_prices(stored: str | None) -> str | None:
+    """A stored price document, with its amounts as numbers wherever a number says them exactly."""
+    return stored and json.dumps(_walked(json.loads(stored, parse_float=Decimal), _float))
+
+
+def _walked(value, leaf):
+    if isinstance(value, dict):
+        return {name: _walked(inner, leaf) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_walked(inner, leaf) for inner in value]
+    return leaf(value)
+
+
+def _number(value):
+    """An amount as text is one too: not every number can be written as one in JSON."""
+    return Decimal(value) if isinstance(value, str) and AMOUNT.fullmatch(value) else value
+
+
+def _float(value):
+    amount = _number(value)
+    if not isinstance(amount, Decimal):
+        return value
+    return float(amount) if Decimal(repr(float(amount))) == amount else str(amount)
+
+
+class Settings(Document):
+    """Loads to what is stored."""
+
+    def __init__(self):
+        super().__init__(schemas.OwnSettings(), allow_none=True)
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        return settings_json(super()._deserialize(value, attr, data, **kwargs), is_own=True)
+
+
+class Routes(Routing):
+    """Also as text: a preset's name, or a document in JSON; empty is the channel's own table."""
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        if isinstance(value, str) and (not value.strip() or value.lstrip().startswith("{")):
+            value = as_object(value)
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
+class ProviderQuery(Page):
+    id = Scope(Id())
+    name = Scope(fields.String())
+    channel = Scope(fields.String())
+
+
+class Provider(Schema):
+    id = row_id(load_default=0)
+    name = Text(schemas.PATH_SEGMENT)
+    channel = Text()
+    label = fields.String(allow_none=True, validate=[Length(max=1024), without_nul])
+    enabled = Switch(is_optional=True)
+    settings_json = Settings()
+    routing_json = Routes()
+
+    @pre_load
+    def _short(self, data, **kwargs):
+        """`settings` and `routing`, as the seed calls them, say the same."""
+        if not isinstance(data, dict):
+            return data
+        names = {"settings": "settings_json", "routing": "routing_json"}
+        return {names.get(name, name) if names.get(name) not in data else name: v for name, v in data.items()}
+
+
+class Channel(Schema):
+    channel = Text(required=True)
+
+
+class CredentialQuery(Page):
+    id = Scope(Id())
+    provider_name = Scope(fields.String())
+    provider_id = Scope(Id())
+    reveal = Switch(default=False)
+
+
+class Secret(fields.Field):
+    """A key as text, or the fields of a key or of a service account, as in the seed. Loads to what is kept."""
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        if isinstance(value, str) and not value.lstrip().startswith("{"):
+            value = {"api_key": value}
+        return secret(schemas.Secret().load(as_object(value)))
+
+
+class Credential(Schema):
+    """Which provider by its name or id. What the seed tells beside a key may stand in `credential` too."""
+
+    id = row_id(load_default=0)
+    provider_name = fields.String()
+    provider_id = Id()
+    credential = Secret()
+    name = Text(allow_none=True)
+    enabled = Switch(is_optional=True)
+    weight = Weight()
+    rpm = Count(is_optional=True)
+    concurrency = Count(is_optional=True)
+
+    @pre_load
+    def _spread(self, data, **kwargs):
+        inner = data.get("credential") if isinstance(data, dict) else None
+        if not isinstance(inner, dict):
+            return data
+        beside = {name: value for name, value in inner.items() if name in BESIDE}
+        kept = {name: value for name, value in inner.items() if name not in BESIDE}
+        return {**beside, **data, "credential": kept}
+
+    @validates_schema(pass_original=True, skip_on_field_errors=False)
+    def _check(self, data, original, **kwargs):
+        if not given(original, "provider_name", "provider_id") and not data.get("id"):
+            raise ValidationError("missing; a new credential needs provider_name or provider_id", "provider_name")
+
+
+BESIDE = ("name", "enabled", "weight", "rpm", "concurrency")
+
+
+class ModelQuery(Page):
+    id = Scope(Id())
+    provider_id = Scope(Id())
+    model_id = Scope(fields.String())
+    enabled = Scope(fields.Boolean())
+
+
+class Model(Schema):
+    id = row_id(load_default=0)
+    provider_id = Id()
+    provider_name = fields.String()
+    model_id = Text(without_nul)
+    display_name = fields.String(allow_none=True, validate=[Length(max=1024), without_nul])
+    enabled = Switch(is_optional=True)
+    pricing_json = Prices()
+
+
+class AliasQuery(Page):
+    id = Scope(Id())
+    alias = Scope(fields.String())
+    enabled = Scope(fields.Boolean())
+
+
+class Alias(Schema):
+    """One target may be told by `provider_name` and `model_id` alone."""
+
+    id = row_id(load_default=0)
+    alias = Text(without_nul)
+    enabled = Switch(is_optional=True)
+    targets = fields.List(
+        fields.Nested(schemas.Target), validate=Length(1, schemas.MOST_TARGETS, error=schemas.TARGETS)
+    )
+    pricing_json = Prices()
+
+    @pre_load
+    def _gather(self, data, **kwargs):
+        if not isinstance(data, dict) or "targets" in data or not given(data, "provider_name", "model_id"):
+            return data
+        rest = {name: value for name, value in data.items() if name not in ("provider_name", "model_id")}
+        return {**rest, "targets": [{"provider": data.get("provider_name"), "model": data.get("model_id")}]}
+
+
+class UserQuery(Page):
+    id = Scope(Id())
+    name = Scope(fields.String())
+
+
+class User(Schema):
+    """A password that is blank stays what it was."""
+
+    id = row_id(load_default=0)
+    name = Text(without_nul)
+    password = fields.String(allow_none=True, validate=Length(max=MOST_PASSWORD))
+    enabled = Switch(is_optional=True)
+    is_admin = Switch(is_optional=True)
+
+
+class GlobalSettings(Schema):
+    """Process settings are those of the start: they may be repeated and not changed."""
+
+    host = fields.Raw()
+    port = fields.Raw()
+    dsn = fields.Raw(allow_none=True)
+    data_dir = fields.Raw()
+    proxy = fields.Raw(allow_none=True)
+    spoof_emulation = fields.Raw(allow_none=True)
+    update_channel = fields.Raw(allow_none=True)
+    enable_usage = Switch(is_optional=True)
+    enable_upstream_log = schemas.Later(False)
+    enable_upstream_log_body = schemas.Later(False)
+    enable_downstream_log = schemas.Later(False)
+    enable_downstream_log_body = schemas.Later(False)
+    provider_defaults = Document(schemas.ProviderSettings())
+
+
+class Named(fields.Field):
+    """What tells rows that are to be deleted: an id, a name, or an object with either."""
+
+    def __init__(self, *names: str, **kwargs):
+        super().__init__(**kwargs)
+        self.names = names
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        if isinstance(value, dict):
+            if len(value) != 1 or next(iter(value)) not in (*self.names, "id"):
+                raise ValidationError(f"expected {' or '.join(('id', *self.names))}")
+            ((_, value),) = value.items()
+        if type(value) is int and 0 <= value <= MOST_ID:
+            return value
+        if isinstance(value, str) and value and self.names:
+            return value
+        raise ValidationError("expected an id" + (f" or a {self.names[0]}" if self.names else ""))
+
+
+class CredentialPlace(Schema):
+    """By its id, or by its place among its provider's enabled ones, counted from 0."""
+
+    id = Id()
+    provider_name = fields.String()
+    index = fields.Integer(strict=True, validate=Range(0, MOST_ID))
+
+    @validates_schema
+    def _check(self, data, **kwargs):
+        if ("id" in data) == (data.keys() >= {"provider_name", "index"}):
+            raise ValidationError("give id, or provider_name and index")
+
+
+class Pull(Schema):
+    provider_id = Id(required=True)
+
+
+def place() -> fields.Nested:
+    return fields.Nested(CredentialPlace)
+
+
+class One:
+    """One of these, with the `load` of a schema; it is the whole document."""
+
+    def __init__(self, field: fields.Field):
+        self._field = field
+
+    def load(self, value):
+        return self._field.deserialize(value)
+
+
+class Rows:
+    """A list of rows, with the `load` of a schema."""
+
+    def __init__(self, schema: type[Schema]):
+        self._schema = schema(many=True)
+
+    def load(self, value) -> list[dict]:
+        if not isinstance(value, list) or len(value) > MOST_AT_ONCE:
+            raise ValidationError([f"expected a list of at most {MOST_AT_ONCE} rows"])
+        return self._schema.load(value)
+
+
+class Many(One):
+    """A list of them. An empty one names none."""
+
+    def __init__(self, field: fields.Field):
+        super().__init__(fields.List(field, validate=Length(max=MOST_AT_ONCE, error=f"at most {MOST_AT_ONCE} at once")))
+
+
+class AuditQuery(Page):
+    user_id = Scope(Id())
+    entity = Scope(fields.String())
+    entity_id = Scope(fields.String())
+    action = Scope(fields.String())
+    from_unix_ms = fields.Integer(strict=True, allow_none=True, validate=Range(0, 2**43))
+    to_unix_ms = fields.Integer(strict=True, allow_none=True, validate=Range(0, 2**43))
+    before_id = Id(allow_none=True)

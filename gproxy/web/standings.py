@@ -1,0 +1,49 @@
+"""How accounts and limits stand, as a user is told."""
+
+from gproxy.admission import limits
+from gproxy.state.counters import Standing
+from gproxy.store.accounts import Account
+from gproxy.units import moment, usd
+
+
+def account(standing: Standing, now_s: float) -> dict:
+    return {
+        "quota": usd(standing.limit),
+        "cost_used": usd(standing.used),
+        "held": usd(standing.held),
+        "remaining": usd(standing.remaining),
+        "resets_at": _at(standing.reset_s, now_s),
+    }
+
+
+def limit(row, scope: str, standings: tuple[Standing, ...], now_s: float) -> dict:
+    counters = [one for one in standings if one.counter is not None and one.key == limits.counted(row).key]
+    return {
+        "model_pattern": row.pattern,
+        "scope": scope,
+        "counters": [
+            {
+                "counter": one.counter,
+                "limit": one.limit,
+                "remaining": one.remaining,
+                "resets_at": _at(one.reset_s, now_s),
+            }
+            for one in counters
+        ],
+    }
+
+
+def _at(reset_s: float | None, now_s: float) -> str | None:
+    return None if reset_s is None else moment(now_s + reset_s)
+
+
+def quota(user_id: int, found: Account) -> dict:
+    """As the database has it. Without a cap `quota` and `remaining` are null."""
+    left = None if found.cap is None else max(found.cap - found.cost_used, 0)
+    return {
+        "user_id": user_id,
+        "quota": None if found.cap is None else usd(found.cap),
+        "cost_used": usd(found.cost_used),
+        "remaining": None if left is None else usd(left),
+        "period": found.period,
+    }

@@ -1,0 +1,49 @@
+"""Logins by address and name. The counters are shared by the machine's workers."""
+
+import time
+from pathlib import Path
+
+from flask import Flask, request
+from flask_limiter import Limiter, RequestLimit
+from limits import parse
+
+from gproxy.errors import RateLimited
+from gproxy.state import limiting  # noqa: F401 - the storage makes itself known by its scheme
+from gproxy.web import inbound
+from gproxy.web.faults import runtime
+
+ATTEMPTS = "120 per minute"  # of one address, right or wrong
+FAILURES = parse("10 per minute")  # of one address at one name
+
+
+def address() -> str:
+    return inbound.address(request.environ, runtime().settings.trusted_proxies) or "unknown"
+
+
+def _refuse(breach: RequestLimit) -> None:
+    raise _refusal(breach.reset_at)
+
+
+def _refusal(until: float) -> RateLimited:
+    seconds = max(1, int(until - time.time()) + 1)
+    return RateLimited(f"too many logins; try again in {seconds} s", seconds, headers={"Retry-After": str(seconds)})
+
+
+LIMITER = Limiter(address, strategy="moving-window", on_breach=_refuse)
+
+
+def start(app: Flask, folder: Path) -> None:
+    app.config["RATELIMIT_STORAGE_URI"] = f"gproxy-table://{folder}"
+    # As if it had been here: its hooks would cost every request, and a limited view checks by itself.
+    app.extensions["limiter"] = {LIMITER}
+    LIMITER.init_app(app)
+
+
+def refuse_guessing(name: str) -> None:
+    """Raises RateLimited after too many failures."""
+    if not LIMITER.limiter.test(FAILURES, address(), name):
+        raise _refusal(LIMITER.limiter.get_window_stats(FAILURES, address(), name).reset_time)
+
+
+def note_failure(name: str) -> None:
+    LIMITER.limiter.hit(FAILURES, address(), name)

@@ -1,0 +1,113 @@
+"""What users do for themselves who logged in. Everything here is about the user's own rows alone."""
+
+import time
+
+from flask import Blueprint, g
+
+from gproxy.admission import limits
+from gproxy.config import keys as documents
+from gproxy.config.scope import UsageBreakdown, UsageFilter, UsageQuery
+from gproxy.errors import NotFound
+from gproxy.store import accounts, snapshot, users
+from gproxy.units import NS
+from gproxy.web import standings
+from gproxy.web.admin import document
+from gproxy.web.admin import usages as told
+from gproxy.web.admin import user_keys as keys
+from gproxy.web.faults import runtime
+from gproxy.web.visitors import change, guard_user
+
+blueprint = Blueprint("user", __name__, url_prefix="/user")
+blueprint.before_request(guard_user)
+NEW, SWITCH, ONE, MANY = documents.OwnKey(), documents.KeySwitch(), documents.KeyId(), documents.IdList()
+QUERY, FILTER, BREAKDOWN = UsageQuery(), UsageFilter(), UsageBreakdown()
+
+
+def _me() -> int:
+    return g.visitor.user_id
+
+
+@blueprint.post("/keys/query")
+def find_keys() -> list[dict]:
+    return [keys.shown(key) for key in runtime().ask(users.keys, [_me()])]
+
+
+@blueprint.post("/keys/generate")
+def make_key() -> dict:
+    (made,) = keys.make({**document(NEW), "user_id": _me()}, 1)
+    return {"ok": True, **made}
+
+
+@blueprint.post("/keys/update-enabled")
+def switch_key() -> dict:
+    asked = document(SWITCH)
+    _must_be_own([asked["id"]])
+    change(users.change_key, asked.pop("id"), asked)
+    return {"ok": True}
+
+
+@blueprint.post("/keys/delete")
+def delete_key() -> dict:
+    return _delete([document(ONE)["id"]])
+
+
+@blueprint.post("/keys/batch-delete")
+def delete_keys() -> dict:
+    return _delete(document(MANY))
+
+
+def _delete(ids: list[int]) -> dict:
+    _must_be_own(ids)
+    change(users.delete_keys, ids)
+    return {"ok": True}
+
+
+def _must_be_own(ids: list[int]) -> None:
+    """Another's key is as unknown as one that does not exist. Raises NotFound."""
+    own = {key.id for key in runtime().ask(users.keys, [_me()])}
+    if missing := sorted(set(ids) - own):
+        raise NotFound(f"you have no key {', '.join(map(str, missing))}")
+
+
+@blueprint.get("/quota")
+def quota() -> dict:
+    asked = {"user_id": [_me()]}
+    found = dict(runtime().ask(accounts.of_users, asked, time.time_ns()))
+    return standings.quota(_me(), found.get(_me(), accounts.Account(0)))
+
+
+@blueprint.get("/limits")
+def own_limits() -> list[dict]:
+    """The user's own and those of each key, with what is left of them."""
+    of_users, of_keys = runtime().ask(snapshot.limits)
+    rows = [(row, "user", None) for row in of_users.get(_me(), ())]
+    for key in runtime().ask(users.keys, [_me()]):
+        rows += [(row, "key", key.id) for row in of_keys.get(key.id, ())]
+    taken = runtime().relay.holder.look((), tuple(limits.counted(row) for row, _, _ in rows))
+    now_s = taken.at / NS
+    return [{**standings.limit(row, scope, taken.standings, now_s), "key_id": key_id} for row, scope, key_id in rows]
+
+
+@blueprint.post("/usages/query")
+def query() -> list[dict]:
+    return told.rows(_own(QUERY))
+
+
+@blueprint.post("/usages/count")
+def count() -> dict:
+    return told.counted(_own(FILTER))
+
+
+@blueprint.post("/usages/summary")
+def summary() -> dict:
+    return told.summed(_own(FILTER))
+
+
+@blueprint.post("/usages/breakdown")
+def breakdown() -> list[dict]:
+    return told.broken_down(_own(BREAKDOWN))
+
+
+def _own(schema) -> dict:
+    """Whatever user was asked for."""
+    return {**document(schema), "user_id": [_me()]}

@@ -1,0 +1,61 @@
+"""Who calls an operator's or a user's route: by a session, or by an API key."""
+
+import time
+
+from flask import g, request
+
+from gproxy.admission import sessions
+from gproxy.errors import Forbidden, Unauthorized
+from gproxy.store.audit import Actor
+from gproxy.store.snapshot import Caller, Login
+from gproxy.web import inbound
+from gproxy.web.faults import runtime
+
+
+def guard_admin() -> None:
+    """Lets administrators through. A key in the URL is refused: URLs end up in logs."""
+    g.visitor = _visitor(inbound.key(request.environ, False))
+    if not g.visitor.is_admin:
+        raise Forbidden("this needs an administrator's key or session")
+
+
+def guard_user() -> None:
+    """Lets users through that logged in."""
+    token = inbound.key(request.environ, False)
+    if token is not None and not token.startswith(sessions.PREFIX):
+        raise Unauthorized("this needs a session token; POST /login gives one")
+    g.visitor = _visitor(token)
+
+
+def session_token() -> str:
+    """Of whoever logged in. Raises Unauthorized."""
+    guard_user()
+    return inbound.key(request.environ, False)
+
+
+def _visitor(token: str | None) -> Caller | Login:
+    if token is not None and token.startswith(sessions.PREFIX):
+        return sessions.admit(runtime().snapshots(), token, time.time())
+    return runtime().relay.admit(token)[0]
+
+
+def actor() -> Actor:
+    """For the books of changes."""
+    visitor = g.visitor
+    return Actor(
+        visitor.user_id,
+        visitor.user_name,
+        visitor.key_id,
+        inbound.address(request.environ, runtime().settings.trusted_proxies),
+        inbound.request_id(request.environ),
+        request.path.strip("/"),
+    )
+
+
+def change(deed, *args):
+    """A store's deed on behalf of who calls, in force in every worker when it returns. Raises GatewayError."""
+    return runtime().change(actor(), deed, *args)
+
+
+def change_account(deed, account: str, *args):
+    return runtime().change_account(actor(), deed, account, *args)
