@@ -12,7 +12,16 @@ from werkzeug.routing import Rule
 from gproxy import cli, protocols
 from gproxy.runtime import Runtime
 from gproxy.web import faults, health, llm, login, me, models, throttle, unbuilt, user
-from gproxy.web.admin import access, credential_statuses, entities, process, usages, user_keys, user_quotas
+from gproxy.web.admin import (
+    access,
+    configuration,
+    credential_statuses,
+    entities,
+    process,
+    usages,
+    user_keys,
+    user_quotas,
+)
 
 _SLASHES = re.compile("/{2,}")
 
@@ -77,12 +86,14 @@ def create_app() -> Flask:
     admin = (
         *(usages.blueprint, user_keys.blueprint, user_quotas.blueprint, credential_statuses.blueprint),
         process.blueprint,
+        configuration.blueprint,
         *access.blueprints(),
         *entities.blueprints(),
     )
     for blueprint in (health.blueprint, login.blueprint, me.blueprint, user.blueprint, *admin, unbuilt.blueprint):
         app.register_blueprint(blueprint)
-    app.cli.add_command(cli.books)
+    for command in cli.COMMANDS:
+        app.cli.add_command(command)
     faults.register(app, spoken)
     app.index()
     app.extensions["reserved"] = reserved_names(app)

@@ -23,18 +23,36 @@ class Told:
     password: str | None
     api_key: str | None
 
+    def text(self) -> str:
+        return (
+            "gproxy made an administrator; this is shown once:\n"
+            f"  user      {self.user}\n"
+            f"  password  {self.password or '(as given in GPROXY_ADMIN_PASSWORD or the seed)'}\n"
+            f"  API key   {self.api_key or '(as given in GPROXY_ADMIN_API_KEY)'}"
+        )
+
 
 def content(
     settings: Settings, kinds: Mapping[str, Kind], reserved: frozenset[str]
 ) -> tuple[seeding.Content, Told | None]:
     """Everything that a first start stores, and what to tell the operator of it. Raises StartupError."""
     file = settings.seed_path.name if settings.seed_path else "seed"
-    seed = documents.read(settings.seed, file, settings.environ, kinds, reserved)
+    found = read({"global": {}, **settings.seed}, file, settings.environ, kinds, reserved)
+    found = replace(found, providers=(*found.providers, *_vendors(settings, found)))
+    return with_admin(found, settings)
+
+
+def read(
+    document: dict, file: str, environ: Mapping[str, str], kinds: Mapping[str, Kind], reserved: frozenset[str]
+) -> seeding.Content:
+    """What a document in the seed's format says, and nothing else. Raises StartupError."""
+    seed = documents.read(document, file, environ, kinds, reserved)
     _refuse_shared_keys(seed["users"], file)
-    found = seeding.Content(
-        enable_usage=seed["settings"].get("enable_usage", True),
-        provider_defaults_json=documents.settings_json(seed["settings"]),
-        providers=(*map(_provider, seed["providers"]), *_vendors(settings, seed)),
+    has_settings = "global" in document
+    return seeding.Content(
+        enable_usage=seed["settings"].get("enable_usage", True) if has_settings else None,
+        provider_defaults_json=documents.settings_json(seed["settings"]) if has_settings else None,
+        providers=tuple(map(_provider, seed["providers"])),
         models=tuple(map(_model, seed["models"])),
         aliases=tuple(map(_alias, seed["model_aliases"])),
         users=tuple(map(_user, seed["users"])),
@@ -43,7 +61,6 @@ def content(
         quotas=tuple((row["user_name"], _quota(row)) for row in seed["quotas"]),
         file_permissions=tuple((row["user_name"], row["provider_name"]) for row in seed["file_permissions"]),
     )
-    return _with_admin(found, settings)
 
 
 def _provider(row: dict) -> seeding.NewProvider:
@@ -59,9 +76,9 @@ def _provider(row: dict) -> seeding.NewProvider:
     )
 
 
-def _vendors(settings: Settings, seed: dict) -> list[seeding.NewProvider]:
+def _vendors(settings: Settings, found: seeding.Content) -> list[seeding.NewProvider]:
     """A provider for each vendor's key in the environment, as a reference: a new value needs only a restart."""
-    taken = {row["name"] for row in seed["providers"]}
+    taken = {provider.name for provider in found.providers}
     return [
         seeding.NewProvider(
             f"{channel}-main",
@@ -130,7 +147,7 @@ def _refuse_shared_keys(users: list[dict], file: str) -> None:
         raise StartupError(problems)
 
 
-def _with_admin(found: seeding.Content, settings: Settings) -> tuple[seeding.Content, Told | None]:
+def with_admin(found: seeding.Content, settings: Settings) -> tuple[seeding.Content, Told | None]:
     """Adds the admin that the environment names, or that a seed without any leaves out."""
     is_asked = settings.admin_api_key is not None or settings.admin_password is not None
     has_one = any(u.is_admin and u.enabled and any(k.enabled for k in u.keys) for u in found.users)

@@ -4,15 +4,17 @@ import logging
 import ssl
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import partial
 from urllib.parse import urlsplit
 
 import certifi
 import gevent
 
-from gproxy import channels, logs, protocols
+from gproxy import bootstrap, channels, logs, protocols
 from gproxy.accounting import journal as books
 from gproxy.accounting import prices
 from gproxy.accounting.audit import Auditor
@@ -20,7 +22,7 @@ from gproxy.accounting.balances import Balances
 from gproxy.accounting.journal import Ids, Journal
 from gproxy.accounting.writer import Writer
 from gproxy.admission import keys, limits, quota
-from gproxy.errors import GatewayError, StartupError, Unavailable
+from gproxy.errors import BadRequest, GatewayError, StartupError, Unavailable
 from gproxy.relay.capacity import Capacity
 from gproxy.relay.catalogue import Catalogue
 from gproxy.relay.holding import Holder
@@ -33,7 +35,19 @@ from gproxy.state.counters import Shared
 from gproxy.state.file import FileState
 from gproxy.state.keepsakes import Keepsakes
 from gproxy.state.signal import Signal
-from gproxy.store import ledger, machines, proof, seeding, snapshot, traffic, usages, users
+from gproxy.store import (
+    accounts,
+    exporting,
+    importing,
+    ledger,
+    machines,
+    proof,
+    seeding,
+    snapshot,
+    traffic,
+    usages,
+    users,
+)
 from gproxy.store.audit import Actor, audited
 from gproxy.store.database import Database, prepare_folders
 from gproxy.store.sealing import Seal
@@ -225,6 +239,29 @@ class Runtime:
         self.shared.forget(account)
         self.signal.raise_()
         return result
+
+    def export(self) -> seeding.Content:
+        """The configuration with its secrets. Raises Unavailable."""
+        return self.ask(exporting.content, self.seal)
+
+    def lay(self, actor: Actor, text: str, reserved: frozenset[str], prunes: bool, is_dry: bool) -> list:
+        """A configuration in TOML over the one that stands; what that changes. Raises BadRequest, Unavailable."""
+        wanted = self.threads.run(self._read, text, reserved)
+        changes = self._do(None if is_dry else actor, importing.lay, wanted, self.seal, prunes, is_dry)
+        if changes and not is_dry:
+            for row in self.ask(accounts.of_users, {}, time.time_ns()):
+                self.shared.forget(f"u{row[0]}")
+            self.signal.raise_()
+        return changes
+
+    def _read(self, text: str, reserved: frozenset[str]) -> seeding.Content:
+        try:
+            document = tomllib.loads(text, parse_float=Decimal)
+            return bootstrap.read(document, "toml", self.settings.environ, self.relay.kinds, reserved)
+        except (ValueError, RecursionError) as fault:
+            raise BadRequest(f"toml: not readable: {fault}") from None
+        except StartupError as fault:
+            raise BadRequest("; ".join(fault.problems)) from None
 
     def readiness(self) -> dict:
         """`serving`: calls are taken. `persisting`: usage reaches the database. `current`: no change waits.

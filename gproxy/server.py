@@ -124,10 +124,7 @@ def _fill(app, database) -> None:
     content, told = bootstrap.content(_settings, channels.load(), reserved_names(app))
     bootstrap.seeding.fill(database, content)
     if told is not None:
-        print("gproxy made an administrator; this is shown once:")
-        print(f"  user      {told.user}")
-        print(f"  password  {told.password or '(as given in GPROXY_ADMIN_PASSWORD or the seed)'}")
-        print(f"  API key   {told.api_key or '(as given in GPROXY_ADMIN_API_KEY)'}", flush=True)
+        print(told.text(), flush=True)
 
 
 def _raise_file_limit() -> None:

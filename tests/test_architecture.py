@@ -39,7 +39,7 @@ ROOMS = {  # room: what it may import of ours
     "logs": set(),
     "errors": set(),
 }
-FLASK_ROOMS = {"web", "app"}
+FLASK_ROOMS = {"web", "app", "cli"}
 PURE = {"protocols", "channels", "admission", "routing", "config"}
 EFFECTS = {"socket", "gevent", "requests", "urllib3", "time", "os", "subprocess", "threading", "peewee", "sqlite3"}
 

@@ -79,7 +79,7 @@ def test_a_database_of_an_older_version_is_not_migrated(tmp_path: Path, pytestco
     assert (status, lines) == (
         2,
         [],
-    ) and "lacks 0001_initial, 0002_accounts, 0003_pools; start the gateway once" in errors
+    ) and "lacks 0001_initial, 0002_accounts, 0003_pools, 0004_operating; start the gateway once" in errors
     assert Database(dsn, tmp_path).run(m.proxy.obj.get_tables) == []
 
 

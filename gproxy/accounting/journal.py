@@ -113,6 +113,15 @@ def try_lock(folder: Path) -> int | None:
     return None
 
 
+def living(root: Path) -> int:
+    """How many processes of this machine write a journal now."""
+    locks = [try_lock(folder) for folder in root.glob("[0-9][0-9][0-9]")]
+    for lock in locks:
+        if lock is not None:
+            os.close(lock)
+    return locks.count(None)
+
+
 def owner_of(folder: Path, machine: int) -> str | None:
     """The name of the process that has this slot, or had it last; None when the slot is gone."""
     try:

@@ -7,7 +7,7 @@ import json
 import re
 from decimal import Decimal
 
-from marshmallow import Schema, ValidationError, fields, pre_load, validates_schema
+from marshmallow import Schema, ValidationError, fields, missing, pre_load, validates_schema
 from marshmallow.validate import Length, Range
 
 from gproxy.config import schemas
@@ -98,6 +98,10 @@ class Settings(Document):
 
 class Routes(Routing):
     """Also as text: a preset's name, or a document in JSON; empty is the channel's own table."""
+
+    def __init__(self):
+        super().__init__()
+        self.load_default = missing
 
     def _deserialize(self, value, attr, data, **kwargs):
         if isinstance(value, str) and (not value.strip() or value.lstrip().startswith("{")):
@@ -285,6 +289,18 @@ class CredentialPlace(Schema):
     def _check(self, data, **kwargs):
         if ("id" in data) == (data.keys() >= {"provider_name", "index"}):
             raise ValidationError("give id, or provider_name and index")
+
+
+class Export(Schema):
+    secrets = Switch(default=False)
+
+
+class Import(Schema):
+    """`prune`: what the document lacks is deleted."""
+
+    toml = fields.String(required=True)
+    dry_run = Switch(default=False)
+    prune = Switch(default=False)
 
 
 class Pull(Schema):

@@ -143,7 +143,7 @@ def _settle_user(user_id: int, before: m.User | None) -> None:
         return
     if (before.password, before.enabled, before.is_admin) != (after.password, after.enabled, after.is_admin):
         m.Session.delete().where(m.Session.user == user_id).execute()
-    _keep_an_administrator()
+    keep_an_administrator()
 
 
 def _has_everything(user_id: int) -> bool:
@@ -156,7 +156,8 @@ def _has_everything(user_id: int) -> bool:
     return found.exists()
 
 
-def _keep_an_administrator() -> None:
+def keep_an_administrator() -> None:
+    """Raises BadRequest when nobody could administer any more."""
     if not m.User.select().where(m.User.is_admin & m.User.enabled).exists():
         raise BadRequest("this would leave no enabled administrator; make another one first")
 
@@ -171,7 +172,7 @@ def delete(database: Database, entity: Entity, ids: Collection[int]) -> None:
             raise NotFound(f"there is no {entity.what} {', '.join(map(str, missing))}{nothing}")
         table.delete().where(table.id.in_(list(ids))).execute()
         if entity is USER:
-            _keep_an_administrator()
+            keep_an_administrator()
         bump(*entity.bumps)
 
 

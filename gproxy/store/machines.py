@@ -35,6 +35,12 @@ def register(database: Database, data_dir: Path) -> tuple[int, int]:
     return mine, len(others)
 
 
+def others(data_dir: Path) -> int:
+    """How many machines beside this one were seen in the last two minutes."""
+    recent = (m.Machine.owner != _owner(data_dir)) & (m.Machine.seen_at > time.time_ns() - 2 * SEEN_S * NS)
+    return m.Machine.select().where(recent).count()
+
+
 def seen(machine: int) -> None:
     """Says that this machine is alive."""
     m.Machine.update(seen_at=time.time_ns()).where(m.Machine.id == machine).execute()

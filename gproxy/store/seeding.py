@@ -103,10 +103,10 @@ class NewUser:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """Everything that a first start stores."""
+    """Everything that a first start stores. What is laid over it later may leave the first two out."""
 
-    enable_usage: bool
-    provider_defaults_json: str
+    enable_usage: bool | None
+    provider_defaults_json: str | None
     providers: tuple[NewProvider, ...]
     models: tuple[NewModel, ...]
     aliases: tuple[NewAlias, ...]
@@ -160,7 +160,7 @@ def fill(database: Database, content: Content) -> None:
         for user, limit in content.limits:
             _limit(users[user], None, limit, stamps)
         for user, quota in content.quotas:
-            _open_account(users[user], quota, now)
+            open_account(users[user], quota, now)
         for user, provider in content.file_permissions:
             m.FilePermission.create(user=users[user], provider=providers[provider], created_at=now)
         bump("settings", "providers", "models", "aliases", "users", "sessions")
@@ -222,8 +222,8 @@ def _limit(user_id: int, key_id: int | None, limit: NewLimit, stamps: dict) -> N
     m.RateLimit.create(user=user_id, key=key_id, **asdict(limit), **stamps)
 
 
-def _open_account(user_id: int, quota: NewQuota, now: int) -> None:
-    """With what was used elsewhere in the window that runs."""
+def open_account(user_id: int, quota: NewQuota, now: int) -> None:
+    """An account with what was used elsewhere in the window that runs."""
     start = window(quota.period, now // NS)[0] * NS
     m.Quota.create(
         user=user_id,
@@ -258,6 +258,25 @@ def seal_all(database: Database, secret: str) -> Seal:
     if clear:
         database.forget_overwritten()
     return seal
+
+
+def is_unused() -> bool:
+    """Whether no gateway was ever started on this database."""
+    return not m.proxy.obj.table_exists("global_settings") or is_empty()
+
+
+def reseal(database: Database, before: Seal | None, secret: str) -> int:
+    """Seals everything with another key, all or nothing. Returns how many credentials there are."""
+    with database.write():
+        seal, document = new_seal(secret)
+        rows = list(m.Credential.select(m.Credential.id, m.Credential.secret_json))
+        for row in rows:
+            sealed = seal.close(before.open(row.secret_json) if before else row.secret_json)
+            m.Credential.update(secret_json=sealed).where(m.Credential.id == row.id).execute()
+        m.GlobalSettings.update(seal_json=document).execute()
+        bump("providers")
+    database.forget_overwritten()
+    return len(rows)
 
 
 def secret_json(**secret: str) -> str:

@@ -275,6 +275,9 @@ def test_each_is_in_force_in_every_worker_when_the_call_returns(running):
         assert statuses(running, kept, "alive/gpt-1") == {404}
         for path in ("credentials", "models"):
             assert running.post(f"/admin/{path}/query", {"provider_id": provider}).json == []
+        assert statuses(running, kept, "live-alias") == {400}  # it is switched off, and leads nowhere any more
+        assert "live-alias" not in running.post("/admin/config/export-toml").body.decode()
+        assert running.post("/admin/aliases/delete", {"alias": "live-alias"}).status == 200
         assert running.post("/admin/users/delete", {"id": user}).status == 200
         assert statuses(running, kept, "openai-main/gpt-1", key) == {401}
     finally:
@@ -371,3 +374,28 @@ def test_the_effective_routing_can_be_sent_back(running):
     assert running.post("/admin/providers/upsert", {"id": row["id"], "routing_json": ""}).status == 200
     (last,) = running.post("/admin/providers/query", {"name": "openai-main"}).json
     assert not last["has_own_routing"]
+
+
+def test_the_configuration_goes_out_and_in(running):
+    reply = running.post("/admin/config/export-toml")
+    text = reply.body.decode()
+    assert reply.headers["Content-Type"].startswith("application/toml")
+    assert "sk-upstream-openai-aaaa" not in text
+    assert "sk-upstream-openai-aaaa" in running.post("/admin/config/export-toml", {"secrets": True}).body.decode()
+    same = running.post("/admin/config/import-toml", {"toml": text, "prune": True})
+    assert same.json.get("changes") == [], same.body
+    noted = len(running.post("/admin/audit/query", {}).json)
+    changed = text.replace('label = "laptop"', 'label = "desk"') + '\n[[users]]\nname = "imported"\n'
+    dry = running.post("/admin/config/import-toml", {"toml": changed, "dry_run": True}).json
+    assert [(one["what"], one["entity"]) for one in dry["changes"]] == [("added", "users"), ("changed", "user_keys")]
+    assert running.post("/admin/config/export-toml").body.decode() == text
+    assert len(running.post("/admin/audit/query", {}).json) == noted
+    done = running.post("/admin/config/import-toml", {"toml": changed}).json
+    assert done["changes"] == dry["changes"]
+    assert len(running.post("/admin/audit/query", {}).json) == noted + 2
+    assert {running.post("/admin/users/query", {"name": "imported"}).status for _ in range(8)} == {200}
+    back = running.post("/admin/config/import-toml", {"toml": text, "prune": True}).json["changes"]
+    assert sorted(one["what"] for one in back) == ["changed", "deleted"]
+    for toml, told in (("[[", "not readable"), ('[[providers]]\nname = "x"\n', "channel: missing"), (7, "toml")):
+        refused = running.post("/admin/config/import-toml", {"toml": toml})
+        assert (refused.status, told in refused.json["error"]["message"]) == (400, True)

@@ -1,0 +1,141 @@
+"""A configuration as a seed document in TOML: what it says is what a first start would store."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from gproxy.config.schemas import SECRETS
+from gproxy.store.importing import kept
+from gproxy.store.seeding import Content, NewAlias, NewCredential, NewKey, NewModel, NewProvider, NewUser
+from gproxy.units import NANO, NS
+
+# Of a service account what is no secret, and is told in any case.
+OPEN = ("project_id", "client_email", "token_uri")
+
+
+def toml(content: Content, has_secrets: bool) -> str:
+    """Without secrets a key is a reference to a variable, and no password is told."""
+    # Imported where it is needed: no worker writes TOML on the road.
+    import tomli_w
+
+    return tomli_w.dumps(document(content, has_secrets))
+
+
+def document(content: Content, has_secrets: bool) -> dict:
+    found = {
+        "global": {"enable_usage": content.enable_usage, **json.loads(content.provider_defaults_json)},
+        "providers": [_provider(one, has_secrets) for one in content.providers],
+        "models": list(map(_model, content.models)),
+        # One whose last target went with its provider leads nowhere, and no seed can say that.
+        "model_aliases": [_alias(one) for one in content.aliases if one.targets],
+        "users": [_user(one, has_secrets) for one in content.users],
+        "permissions": [
+            _told(user_name=user, provider_name=provider, model_pattern=pattern)
+            for user, provider, pattern in content.permissions
+        ],
+        "file_permissions": [
+            {"user_name": user, "provider_name": provider} for user, provider in content.file_permissions
+        ],
+        "rate_limits": [{"user_name": user, **_told(**asdict(limit))} for user, limit in content.limits],
+        "quotas": [
+            _told(user_name=user, quota=_usd(quota.quota), cost_used=_usd(quota.cost_used), period=quota.period)
+            for user, quota in content.quotas
+        ],
+    }
+    return {name: rows for name, rows in found.items() if rows}
+
+
+def _told(**values) -> dict:
+    """TOML has no null."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _provider(provider: NewProvider, has_secrets: bool) -> dict:
+    credentials = [
+        _credential(one, None if has_secrets else kept(provider.name, number))
+        for number, one in enumerate(provider.credentials, 1)
+    ]
+    routing = json.loads(provider.routing_json) if provider.routing_json else {}
+    return _told(
+        name=provider.name,
+        channel=provider.channel,
+        label=provider.label,
+        enabled=provider.enabled,
+        settings=_numbers(json.loads(provider.settings_json)) or None,
+        routing=routing or None,
+        credentials=credentials or None,
+    )
+
+
+def _credential(credential: NewCredential, variable: str | None) -> dict:
+    secret: dict[str, str] = json.loads(credential.secret_json)
+    for name, value in secret.items():
+        if variable is not None and name not in OPEN and not value.startswith("${"):
+            secret[name] = f"${{{variable}}}" if name in ("api_key", "private_key") else value
+    beside = {name: value for name, value in asdict(credential).items() if name != "secret_json"}
+    return {**{name: secret[name] for name in SECRETS if name in secret}, **_told(**beside)}
+
+
+def _model(model: NewModel) -> dict:
+    return _told(
+        provider_name=model.provider,
+        model_id=model.model_id,
+        display_name=model.display_name,
+        enabled=model.enabled,
+        **_prices(model.pricing_json),
+    )
+
+
+def _alias(alias: NewAlias) -> dict:
+    targets = [
+        {"provider": one.provider, "model": one.model_id, "tier": one.tier, "weight": one.weight}
+        for one in alias.targets
+    ]
+    return {"alias": alias.alias, "enabled": alias.enabled, "targets": targets, **_prices(alias.pricing_json)}
+
+
+def _user(user: NewUser, has_secrets: bool) -> dict:
+    return _told(
+        name=user.name,
+        password=user.password_hash if has_secrets else None,
+        enabled=user.enabled,
+        is_admin=user.is_admin,
+        keys=list(map(_key, user.keys)) or None,
+    )
+
+
+def _key(key: NewKey) -> dict:
+    expires = None if key.expires_at is None else datetime.fromtimestamp(key.expires_at // NS, UTC)
+    return _told(
+        api_key_digest=key.digest,
+        label=key.label,
+        enabled=key.enabled,
+        expires_at=expires,
+        budget=_usd(key.budget),
+        permissions=[_told(provider_name=name, model_pattern=pattern) for name, pattern in key.permissions] or None,
+        rate_limits=[_told(**asdict(limit)) for limit in key.limits] or None,
+    )
+
+
+def _prices(stored: str | None) -> Mapping:
+    """Amounts are stored as the texts that they are."""
+    return {} if stored is None else _amounts(json.loads(stored, parse_float=Decimal))
+
+
+def _amounts(value):
+    if isinstance(value, dict):
+        return {name: _amounts(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_amounts(inner) for inner in value]
+    return Decimal(value) if isinstance(value, str) else value
+
+
+def _numbers(settings: dict) -> dict:
+    """Whole seconds without a point."""
+    return {n: int(v) if isinstance(v, float) and v.is_integer() else v for n, v in settings.items()}
+
+
+def _usd(nano: int | None) -> Decimal | None:
+    return None if nano is None else Decimal(nano) / NANO

@@ -1,0 +1,41 @@
+"""The whole configuration out as TOML, and in."""
+
+from flask import Response, current_app
+
+from gproxy.config import entities as documents
+from gproxy.config import export
+from gproxy.errors import Forbidden
+from gproxy.store import audit
+from gproxy.web.admin import document, guarded
+from gproxy.web.faults import runtime
+from gproxy.web.visitors import actor
+
+blueprint = guarded("admin_configuration", __name__)
+EXPORT, IMPORT = documents.Export(), documents.Import()
+
+
+@blueprint.post("/config/export-toml")
+def export_toml() -> Response:
+    """With `secrets`, where they are sealed at rest; that is noted."""
+    running, has_secrets = runtime(), document(EXPORT)["secrets"]
+    if has_secrets:
+        if running.seal is None:
+            raise Forbidden("secrets are exported only where DATABASE_SECRET_KEY seals them, or by `config export`")
+        running.change(None, audit.revealed, actor(), ["all"])
+    text = running.threads.run(export.toml, running.export(), has_secrets)
+    return Response(text, content_type="application/toml; charset=utf-8")
+
+
+@blueprint.post("/config/import-toml")
+def import_toml() -> dict:
+    """All of it or nothing. A dry run only tells what would change."""
+    asked = document(IMPORT)
+    reserved = current_app.extensions["reserved"]
+    changes = runtime().lay(actor(), asked["toml"], reserved, asked["prune"], asked["dry_run"])
+    return {
+        "ok": True,
+        "dry_run": asked["dry_run"],
+        "changes": [
+            {"what": one.what, "entity": one.entity, "name": one.name, "fields": dict(one.fields)} for one in changes
+        ],
+    }
