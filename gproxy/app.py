@@ -17,6 +17,7 @@ from gproxy.web.admin import (
     configuration,
     credential_statuses,
     entities,
+    explain,
     process,
     usages,
     user_keys,
@@ -87,6 +88,7 @@ def create_app() -> Flask:
         *(usages.blueprint, user_keys.blueprint, user_quotas.blueprint, credential_statuses.blueprint),
         process.blueprint,
         configuration.blueprint,
+        explain.blueprint,
         *access.blueprints(),
         *entities.blueprints(),
     )

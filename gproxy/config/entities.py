@@ -303,6 +303,21 @@ class Import(Schema):
     prune = Switch(default=False)
 
 
+class Explain(Schema):
+    """Who, by a key or as a user, and the request: `path` as a client would call it, `body`, and headers that count."""
+
+    user_id = Id()
+    key_id = Id()
+    path = fields.String(load_default="/v1/chat/completions", validate=Length(1, 2048))
+    body = fields.Raw(load_default=dict)
+    headers = fields.Dict(keys=fields.String(), values=fields.String(), load_default=dict)
+
+    @validates_schema
+    def _check(self, data, **kwargs):
+        if "user_id" not in data and "key_id" not in data:
+            raise ValidationError("give user_id or key_id")
+
+
 class Pull(Schema):
     provider_id = Id(required=True)
 

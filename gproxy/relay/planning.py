@@ -75,6 +75,8 @@ class Plan:
     others: tuple[
         Callable[[], "Plan"], ...
     ] = ()  # the same call to the alias's other targets, planned when it is needed
+    passed_over: tuple[tuple[Target, GatewayError], ...] = ()  # targets before it, and what keeps the call from them
+    tier: int = 0  # of an alias's target
     losses: tuple[str, ...] = ()
     translation: Translation | None = None  # None: the same dialect
 
@@ -112,21 +114,27 @@ class Planner:
         def plan_for(target: Target) -> Plan:
             return self._plan_for(call, caller, snapshot, asked, sent, operation, resolved, target)
 
-        plan, rest = self._first_plan(targets, plan_for)
+        plan, rest, passed_over = self._first_plan(targets, plan_for)
+        plan.passed_over = passed_over
         if plan.lane is not None and operation != COUNT:  # which costs nothing and is not limited
             plan.bound = self._bound(plan, snapshot, resolved, rest)
         plan.others = tuple(partial(plan_for, target) for target in rest)
         return plan
 
-    def _first_plan(self, targets: list[Target], plan_for: Callable[[Target], Plan]) -> tuple[Plan, list[Target]]:
-        """The first target that the call can go to, and those after it. Raises what keeps it from the very first."""
-        first: GatewayError | None = None
+    def _first_plan(
+        self, targets: list[Target], plan_for: Callable[[Target], Plan]
+    ) -> tuple[Plan, list[Target], tuple[tuple[Target, GatewayError], ...]]:
+        """The first target that the call can go to, those after it, and those before it with what keeps it from them.
+
+        Raises what keeps it from the very first where there is none.
+        """
+        passed_over: tuple[tuple[Target, GatewayError], ...] = ()
         for n, target in enumerate(targets):
             try:
-                return plan_for(target), targets[n + 1 :]
+                return plan_for(target), targets[n + 1 :], passed_over
             except GatewayError as fault:
-                first = first or fault
-        raise first
+                passed_over += ((target, fault),)
+        raise passed_over[0][1]
 
     def _plan_for(
         self, call: Call, caller: Caller, snapshot: Snapshot, asked: Ask, sent: str, operation: str, resolved, target
@@ -150,6 +158,7 @@ class Planner:
                 price=prices.find(snapshot, provider.id, provider.channel, target.model, resolved.alias),
                 mode=asked.mode,
                 input_tokens=input_estimate(call.body),
+                tier=target.tier,
             )
             if plan.price is None and provider.settings.unpriced == "deny" and operation != COUNT:
                 raise Forbidden(f"model {target.model!r} has no price, and its provider refuses what is not priced")

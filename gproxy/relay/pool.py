@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from itertools import count
 from math import ceil
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ from gproxy.routing.health import Mark
 from gproxy.state.board import Board
 from gproxy.state.counters import Limit, Take
 from gproxy.store.snapshot import Credential, Provider
+from gproxy.units import moment
 
 MOST_NAME = 600  # bytes of a name on the board
 NOTHING = (None, None)
@@ -39,25 +39,44 @@ class Pool:
     ):
         self.holder, self.clock = holder, clock
         self._board, self._new_id, self._dice = board, new_id, dice
-        self._turns: dict[int, count] = {}
+        self._turns: dict[int, int] = {}
 
     def candidates(self, provider: Provider, model: str, affinity: bytes, first: int | None = None) -> "Candidates":
         """The provider's credentials in their order. `affinity` names the conversation.
 
         `first` goes before all, whatever the strategy. Raises NoCredential.
         """
-        credentials, strategy = provider.credentials, provider.settings.rotation_strategy
-        if not credentials:
+        if not provider.credentials:
             raise _none(provider)
+        order = self.order(provider, affinity, first)
+        if provider.settings.rotation_strategy == choose.ROUND_ROBIN:
+            self._turns[provider.id] = self._turns.get(provider.id, 0) + 1
+        return Candidates(self, provider, model, order)
+
+    def order(self, provider: Provider, affinity: bytes, first: int | None = None) -> Sequence[Credential]:
+        """In which order the next call would try them."""
+        credentials, strategy = provider.credentials, provider.settings.rotation_strategy
         if strategy == choose.CACHE_AFFINITY:
             order = choose.by_affinity(credentials, affinity)
-        elif strategy == choose.STICKY:
+        elif strategy == choose.STICKY or not credentials:
             order = credentials
         else:
-            order = choose.by_turn(credentials, next(self._turns.setdefault(provider.id, count())))
-        if first is not None:
-            order = sorted(order, key=lambda credential: credential.id != first)
-        return Candidates(self, provider, model, order)
+            order = choose.by_turn(credentials, self._turns.get(provider.id, 0))
+        return order if first is None else sorted(order, key=lambda credential: credential.id != first)
+
+    def why_not(self, credential: Credential, model: str) -> str | None:
+        """Why the next call would pass it over, None where it would not. Takes nothing."""
+        now = self.clock()
+        for mark in self.marks(credential, model):
+            if until := health.cools_until(mark, credential.fingerprint, now):
+                return f"{mark.verdict}" + (
+                    f" until {moment(until)}" if until < health.NEVER else ": an operator must look"
+                )
+        if credential.is_limited:
+            for standing in self.holder.look((), (_limit(credential),)).standings:
+                if standing.remaining < 1:
+                    return f"its own {standing.counter} of {standing.limit} is used up"
+        return None
 
     def any(self, provider: Provider) -> Credential:
         """For a call that nobody is charged for: a healthy one if there is. Raises NoCredential."""
@@ -130,9 +149,8 @@ class Pool:
 
         Raises Unavailable.
         """
-        limit = Limit(f"c{credential.id}", credential.rpm, concurrency=credential.concurrency)
         call = self._new_id(time.time_ns())
-        taken = self.holder.count(Take(call, self.holder.owner, (), (limit,), 0, 0))
+        taken = self.holder.count(Take(call, self.holder.owner, (), (_limit(credential),), 0, 0))
         if taken.refused is None:
             return call, 0.0
         return None, NO_WAIT_S if taken.refused.wait_s is None else taken.refused.wait_s
@@ -251,6 +269,10 @@ class Candidates:
 
     def _wait_until(self, moment: float) -> None:
         self._soonest = min(self._soonest, moment) if self._soonest else moment
+
+
+def _limit(credential: Credential) -> Limit:
+    return Limit(f"c{credential.id}", credential.rpm, concurrency=credential.concurrency)
 
 
 def _none(provider: Provider) -> NoCredential:

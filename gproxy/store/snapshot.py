@@ -6,11 +6,13 @@ A snapshot is passed as an argument and never changes; the next one shares the t
 import json
 import logging
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from hashlib import blake2b
+from typing import NamedTuple
 
 import peewee as pw
 
@@ -420,36 +422,71 @@ def _aliases() -> dict:
     return {"aliases": {a.name: a for a in found if not a.is_wildcard}, "wildcards": tuple(wildcards)}
 
 
+def caller(user_id: int, key_id: int | None) -> tuple[Caller, str | None] | None:
+    """A user with one of its keys, or without any, and why it may not call if so; None where there is none."""
+    user = m.User.get_or_none(m.User.id == user_id)
+    key = None if key_id is None else m.UserKey.get_or_none((m.UserKey.id == key_id) & (m.UserKey.user == user_id))
+    if user is None or (key_id is not None and key is None):
+        return None
+    why = "the user is disabled" if not user.enabled else "the key is disabled" if key and not key.enabled else None
+    if key is not None and key.expires_at is not None and key.expires_at <= time.time_ns():
+        why = why or "the key is expired"
+    return _caller(user, key, _rows()), why
+
+
+def user_of_key(key_id: int) -> int | None:
+    return m.UserKey.select(m.UserKey.user).where(m.UserKey.id == key_id).tuples().scalar()
+
+
 def _callers() -> dict:
-    grants, key_grants = _grants()
-    of_users, of_keys = limits()
-    quotas = {row.user_id: Quota(row.quota, row.period) for row in m.Quota.select().where(m.Quota.quota.is_null(False))}
-    files: dict[int, set[int]] = {}
-    for row in m.FilePermission.select():
-        files.setdefault(row.user_id, set()).add(row.provider_id)
+    rows = _rows()
     query = (
         m.UserKey.select(m.UserKey, m.User)
         .join(m.User)
         .where(m.UserKey.enabled & m.User.enabled)
         .order_by(m.UserKey.id)
     )
-    callers = {}
-    for row in query:
-        callers[row.api_key_digest] = Caller(
-            user_id=row.user_id,
-            user_name=row.user.name,
-            key_id=row.id,
-            is_admin=row.user.is_admin,
-            expires_at=None if row.expires_at is None else row.expires_at / NS,
-            grants=tuple(grants.get(row.user_id, ())),
-            limits=tuple(of_users.get(row.user_id, ())),
-            key_limits=tuple(of_keys.get(row.id, ())),
-            quota=quotas.get(row.user_id),
-            budget=row.budget,
-            key_grants=tuple(key_grants.get(row.id, ())) if row.narrowed else None,
-            files=frozenset(files.get(row.user_id, ())),
-        )
-    return {"callers": callers}
+    return {"callers": {row.api_key_digest: _caller(row.user, row, rows) for row in query}}
+
+
+class _Rows(NamedTuple):
+    """What users and keys may do and how much of it, by their ids."""
+
+    grants: dict[int, list[Grant]]
+    key_grants: dict[int, list[Grant]]
+    limits: dict[int, list[RateLimit]]
+    key_limits: dict[int, list[RateLimit]]
+    quotas: dict[int, Quota]
+    files: dict[int, set[int]]
+
+
+def _rows() -> _Rows:
+    grants, key_grants = _grants()
+    of_users, of_keys = limits()
+    quotas = {row.user_id: Quota(row.quota, row.period) for row in m.Quota.select().where(m.Quota.quota.is_null(False))}
+    files: dict[int, set[int]] = {}
+    for row in m.FilePermission.select():
+        files.setdefault(row.user_id, set()).add(row.provider_id)
+    return _Rows(grants, key_grants, of_users, of_keys, quotas, files)
+
+
+def _caller(user: m.User, key: m.UserKey | None, rows: _Rows) -> Caller:
+    """Without a key: what the user may do by any key that has nothing of its own."""
+    key_id = 0 if key is None else key.id
+    return Caller(
+        user_id=user.id,
+        user_name=user.name,
+        key_id=key_id,
+        is_admin=user.is_admin,
+        expires_at=None if key is None or key.expires_at is None else key.expires_at / NS,
+        grants=tuple(rows.grants.get(user.id, ())),
+        limits=tuple(rows.limits.get(user.id, ())),
+        key_limits=tuple(rows.key_limits.get(key_id, ())),
+        quota=rows.quotas.get(user.id),
+        budget=None if key is None else key.budget,
+        key_grants=tuple(rows.key_grants.get(key_id, ())) if key is not None and key.narrowed else None,
+        files=frozenset(rows.files.get(user.id, ())),
+    )
 
 
 def _logins() -> dict:

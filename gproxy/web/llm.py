@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from types import ModuleType
+from urllib.parse import parse_qsl
 
 from flask import Blueprint, Response, request
 from werkzeug.http import HTTP_STATUS_CODES
@@ -64,6 +65,25 @@ def blueprints(protocols: Mapping[str, ModuleType]) -> list[Blueprint]:
                 )
         found.append(blueprint)
     return found
+
+
+def called(path: str, query: str, protocols: Mapping[str, ModuleType]) -> dict | None:
+    """What a path of ours calls, as `relay` wants it; None where it calls nothing that generates, counts or embeds."""
+    parts = path.strip("/").split("/")
+    provider = parts.pop(0) if parts[0] not in VERSIONS else None
+    if not parts or parts.pop(0) not in VERSIONS:
+        return None
+    route = "/".join(parts)
+    for protocol in protocols.values():
+        if route in protocol.ROUTES:
+            return {"protocol": protocol.NAME, "operation": protocol.ROUTES[route], "provider": provider}
+    model, _, action = route.removeprefix("models/").rpartition(":")
+    operation = protocols["gemini"].ACTIONS.get(action)
+    if operation is None or not model:
+        return None
+    as_array = action == "streamGenerateContent" and ("alt", "sse") not in parse_qsl(query.lower())
+    told = {"protocol": "gemini", "operation": operation, "provider": provider}
+    return {**told, "model": model, "as_array": as_array}
 
 
 def preflight() -> Response:
