@@ -16,6 +16,7 @@ from gproxy.web.admin import (
     access,
     configuration,
     credential_statuses,
+    dashboard,
     entities,
     explain,
     process,
@@ -89,6 +90,7 @@ def create_app() -> Flask:
         process.blueprint,
         configuration.blueprint,
         explain.blueprint,
+        dashboard.blueprint,
         *access.blueprints(),
         *entities.blueprints(),
     )

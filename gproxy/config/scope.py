@@ -71,6 +71,12 @@ class UsageBreakdown(UsageFilter):
     by = fields.String(required=True, validate=OneOf(GROUPS, error="expected one of {choices}"))
 
 
+class DashboardQuery(Schema):
+    from_unix_ms = BigInt(MOST_MS, load_default=None, allow_none=True)
+    to_unix_ms = BigInt(MOST_MS, load_default=None, allow_none=True)
+    bucket_seconds = fields.Integer(strict=True, load_default=3600, validate=Range(1, 31 * 86_400))
+
+
 class MyUsage(Schema):
     """Query parameters: numbers come as text."""
 

@@ -17,6 +17,7 @@ import peewee as pw
 from gproxy.errors import NotFound
 from gproxy.state.windows import DAY_S, window
 from gproxy.store import models as m
+from gproxy.store import sums as totals
 from gproxy.store.audit import changing
 from gproxy.store.database import Database
 from gproxy.store.snapshot import bump
@@ -238,7 +239,7 @@ def delete_usages(database: Database, ids: list[int]) -> int:
     """Removes these usage rows; what they cost stays spent. Returns how many there were."""
     with database.write():
         some = [ids[i : i + AT_ONCE] for i in range(0, len(ids), AT_ONCE)]
-        return sum(_remove(m.Usage.trace_id.in_(part), DELETION) for part in some)
+        return sum(_remove(database, m.Usage.trace_id.in_(part), DELETION) for part in some)
 
 
 def delete_usages_before(database: Database, before: int, most_rows: int) -> int:
@@ -248,15 +249,18 @@ def delete_usages_before(database: Database, before: int, most_rows: int) -> int
     """
     oldest = m.Usage.select(m.Usage.trace_id).where(m.Usage.at < before).order_by(m.Usage.at, m.Usage.trace_id)
     with database.write():
-        return _remove(m.Usage.trace_id.in_(oldest.limit(most_rows)), RETENTION)
+        return _remove(database, m.Usage.trace_id.in_(oldest.limit(most_rows)), RETENTION)
 
 
-def _remove(which: pw.Expression, kind: str) -> int:
+def _remove(database: Database, which: pw.Expression, kind: str) -> int:
     """Each user, key and day of the rows has an adjustment in their place, to which further rows are added."""
-    columns = (m.Usage.user_id, m.Usage.user_key_id, m.Usage.at, m.Usage.cost)
-    removed = list(m.Usage.delete().where(which).returning(*columns).tuples())
+    columns = [getattr(m.Usage, name) for name in totals.OF_ROW]
+    removed = list(m.Usage.delete().where(which).returning(*columns).dicts())
+    if kind == DELETION:  # what goes by its age stays in the sums
+        totals.take(database, removed)
+    costs = [(row["user_id"], row["user_key_id"], row["at"], row["cost"]) for row in removed]
     # In order, as everywhere: two that change several adjustments wait for each other one way only.
-    for (user_id, key_id, day), (cost, requests) in sorted(by_day(removed).items(), key=str):
+    for (user_id, key_id, day), (cost, requests) in sorted(by_day(costs).items(), key=str):
         same = (
             (m.Adjustment.kind == kind)
             & (m.Adjustment.at == day)

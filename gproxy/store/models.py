@@ -24,6 +24,9 @@ class GlobalSettings(Table):
     enable_downstream_log_body = pw.BooleanField(default=False)
     provider_defaults_json = pw.TextField(default="{}")
     seal_json = pw.TextField(null=True)  # salt and check value once the database is sealed
+    log_retention_days = pw.IntegerField(default=7)
+    log_retention_mb = pw.IntegerField(default=1024)
+    usage_retention_days = pw.IntegerField(null=True)
     deployment = pw.TextField(default="")  # a random name, under which several machines share state
     updated_at = pw.BigIntegerField()
 
@@ -278,16 +281,17 @@ class DownstreamRequest(Table):
     response_status = pw.IntegerField(null=True)
     response_headers_json = pw.TextField()
     response_body = pw.BlobField(null=True)
+    size = pw.BigIntegerField(default=0)  # of all of it, in bytes
     created_at = pw.BigIntegerField()
 
     class Meta:
         table_name = "downstream_requests"
-        indexes = ((("at", "trace_id"), False),)
+        indexes = ((("at", "trace_id"), False), (("at", "size"), False))
 
 
 class UpstreamRequest(Table):
     trace_id = pw.BigIntegerField(primary_key=True)
-    downstream_trace_id = pw.BigIntegerField(null=True)
+    downstream_trace_id = pw.BigIntegerField(null=True, index=True)
     at = pw.BigIntegerField()
     internal = pw.BooleanField(default=False)
     provider_id = pw.IntegerField(null=True)
@@ -301,11 +305,12 @@ class UpstreamRequest(Table):
     response_body = pw.BlobField(null=True)
     initial_latency_ms = pw.IntegerField(null=True)
     total_latency_ms = pw.IntegerField(null=True)
+    size = pw.BigIntegerField(default=0)  # of all of it, in bytes
     created_at = pw.BigIntegerField()
 
     class Meta:
         table_name = "upstream_requests"
-        indexes = ((("at", "trace_id"), False),)
+        indexes = ((("at", "trace_id"), False), (("at", "size"), False))
 
 
 class Usage(Table):
@@ -318,10 +323,10 @@ class Usage(Table):
     downstream_trace_id = pw.BigIntegerField(null=True)
     request_id = pw.TextField()
     at = pw.BigIntegerField()
-    provider_id = pw.IntegerField(null=True, index=True)
+    provider_id = pw.IntegerField(null=True)
     provider_channel = pw.TextField(null=True)
     credential_id = pw.IntegerField(null=True)
-    user_id = pw.IntegerField(null=True, index=True)
+    user_id = pw.IntegerField(null=True)
     user_key_id = pw.IntegerField(null=True)
     operation = pw.TextField()
     protocol = pw.TextField()
@@ -350,7 +355,49 @@ class Usage(Table):
 
     class Meta:
         table_name = "usages"
-        indexes = ((("at", "trace_id"), False),)
+        # A page of whatever is filtered is read in its order, and no more than it.
+        indexes = (
+            (("at", "trace_id"), False),
+            *(((name, "at", "trace_id"), False) for name in ("user_id", "user_key_id", "provider_id", "credential_id")),
+            (("model", "at", "trace_id"), False),
+        )
+
+
+class UsageSum(Table):
+    """The sums of an hour's or a UTC day's usage rows, for each of what they are filtered by. 0 and "" stand for none.
+
+    They stay when the rows go by their age.
+    """
+
+    span = pw.IntegerField()  # in hours
+    period = pw.IntegerField()  # so many spans after the epoch
+    user_id = pw.IntegerField()
+    user_key_id = pw.IntegerField()
+    provider_id = pw.IntegerField()
+    provider_channel = pw.TextField()
+    credential_id = pw.IntegerField()
+    model = pw.TextField()
+    requests = pw.BigIntegerField()
+    unpriced = pw.BigIntegerField()
+    succeeded = pw.BigIntegerField()
+    refused = pw.BigIntegerField()
+    failed = pw.BigIntegerField()
+    latency_ms = pw.BigIntegerField()
+    most_latency_ms = pw.BigIntegerField()
+    input_tokens = pw.BigIntegerField()
+    output_tokens = pw.BigIntegerField()
+    reasoning_tokens = pw.BigIntegerField()
+    cache_read_input_tokens = pw.BigIntegerField()
+    cache_creation_input_tokens = pw.BigIntegerField()
+    cache_creation_input_tokens_5min = pw.BigIntegerField()
+    cache_creation_input_tokens_1h = pw.BigIntegerField()
+    cost = pw.BigIntegerField()
+
+    class Meta:
+        table_name = "usage_sums"
+        primary_key = pw.CompositeKey(
+            *("span", "period", "user_id", "user_key_id", "provider_id", "provider_channel", "credential_id", "model")
+        )
 
 
 class Adjustment(Table):
@@ -426,6 +473,7 @@ ALL = (
     DownstreamRequest,
     UpstreamRequest,
     Usage,
+    UsageSum,
     Adjustment,
     Audit,
     JournalMark,

@@ -3,12 +3,11 @@
 import json
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
 from operator import itemgetter
 
 import peewee as pw
 
-from gproxy.store import accounts
+from gproxy.store import accounts, sums
 from gproxy.store import models as m
 from gproxy.store.accounts import Charge
 from gproxy.store.database import Database
@@ -26,15 +25,6 @@ MARK = 'INSERT INTO journal_marks (segment, "offset") VALUES (?, 0) ON CONFLICT 
 REACH = 'UPDATE journal_marks SET "offset" = ? WHERE segment = ?'
 MOST_ROWS = 10_000
 MOST_INTEGER = 2**63 - 1
-TOKENS = (
-    "input_tokens",
-    "output_tokens",
-    "reasoning_tokens",
-    "cache_read_input_tokens",
-    "cache_creation_input_tokens",
-    "cache_creation_input_tokens_5min",
-    "cache_creation_input_tokens_1h",
-)
 TRY = ("provider_id", "credential_id", "end", "ms")
 FILTERS = {
     "provider_id": m.Usage.provider_id,
@@ -56,6 +46,7 @@ def book(database: Database, bookings: Collection) -> None:
         if m.GlobalSettings.select(m.GlobalSettings.enable_usage).scalar():
             # The driver's own loop: the query builder would cost ten times as much for each row.
             database.execute_all(INSERT, [(*map(_storable, pick(row)), now) for row in rows])
+            sums.add(database, rows)
         else:
             for (user_id, key_id, day), (cost, requests) in accounts.by_day(charges).items():
                 accounts.adjust(accounts.USAGE, day, user_id, key_id, cost, requests)
@@ -113,17 +104,8 @@ class Books:
         self._database.run_kept(forget, segments)
 
 
-@dataclass(frozen=True, slots=True)
-class Sums:
-    """`cost` in nano-USD."""
-
-    count: int
-    unpriced: int
-    tokens: dict[str, int]
-    cost: int
-
-
-def _where(query: pw.Query, asked: dict) -> pw.Query:
+def where(query: pw.Query, asked: dict) -> pw.Query:
+    """Of the rows those that have one of the asked values, within the asked time."""
     for name, column in FILTERS.items():
         if asked.get(name) is not None:
             query = query.where(column.in_(asked[name]))
@@ -136,7 +118,7 @@ def _where(query: pw.Query, asked: dict) -> pw.Query:
 
 def query(asked: dict) -> list[dict]:
     """The newest rows first, as plain values: time in nanoseconds, cost in nano-USD."""
-    found = _where(m.Usage.select(), asked).order_by(m.Usage.at.desc(), m.Usage.trace_id.desc())
+    found = where(m.Usage.select(), asked).order_by(m.Usage.at.desc(), m.Usage.trace_id.desc())
     if (older := _after_cursor(asked)) is not None:
         found = found.where(older)
     limit = asked.get("limit")
@@ -161,43 +143,3 @@ def _after_cursor(asked: dict) -> pw.Expression | None:
     if trace_id is not None:
         older |= (m.Usage.at < (ms + 1) * 1_000_000) & (m.Usage.trace_id < trace_id)
     return older
-
-
-def summary(asked: dict) -> Sums:
-    """Sums over the same rows that `query` would list."""
-    return _sums(_where(m.Usage.select(*_summed()), asked).tuples().get())
-
-
-def _summed() -> list[pw.Function]:
-    columns = [pw.fn.COALESCE(pw.fn.SUM(getattr(m.Usage, name)), 0) for name in TOKENS]
-    unpriced = pw.fn.COALESCE(pw.fn.SUM(pw.Case(None, ((m.Usage.priced == False, 1),), 0)), 0)  # noqa: E712
-    return [pw.fn.COUNT(m.Usage.trace_id), unpriced, pw.fn.COALESCE(pw.fn.SUM(m.Usage.cost), 0), *columns]
-
-
-def _sums(row: tuple) -> Sums:
-    count, without, money, *tokens = map(int, row)
-    return Sums(count, without, dict(zip(TOKENS, tokens, strict=True)), money)
-
-
-GROUPS = {
-    "day": m.Usage.at / accounts.DAY,
-    "model": m.Usage.model,
-    "tag": m.Usage.tag,
-    "provider_id": m.Usage.provider_id,
-    "user_id": m.Usage.user_id,
-    "user_key_id": m.Usage.user_key_id,
-}
-
-
-def breakdown(asked: dict, by: str) -> list[tuple[object, Sums]]:
-    """The same sums for each value of a group, the dearest first; days as `2027-01-31`, the newest first."""
-    group = GROUPS[by]
-    found = _where(m.Usage.select(group.alias("value"), *_summed()), asked).group_by(pw.SQL("value"))
-    rows = [(value, _sums(sums)) for value, *sums in found.limit(MOST_ROWS).tuples()]
-    if by != "day":
-        return sorted(rows, key=lambda row: (-row[1].cost, -row[1].count, str(row[0])))
-    return [(_day(int(value)), sums) for value, sums in sorted(rows, reverse=True, key=lambda row: int(row[0]))]
-
-
-def _day(number: int) -> str:
-    return time.strftime("%Y-%m-%d", time.gmtime(number * accounts.DAY_S))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gproxy.accounting.writer import Booking
 from gproxy.errors import NotFound
 from gproxy.state.windows import PERIODS, window
-from gproxy.store import accounts, ledger, proof, snapshot, usages
+from gproxy.store import accounts, ledger, proof, snapshot, summing, usages
 from gproxy.store import models as m
 from gproxy.store.accounts import AS_IT_IS, DAY, Account
 from gproxy.store.database import Database
@@ -46,7 +46,7 @@ def emptied(made: tuple[str, Path]) -> Database:
     database = Database(*made)
 
     def empty():
-        for table in (m.Usage, m.Adjustment, m.JournalMark, m.Quota):
+        for table in (m.UsageSum, m.Usage, m.Adjustment, m.JournalMark, m.Quota):
             table.delete().execute()
         m.UserKey.update(cost_used=0, budget=None).execute()
         m.GlobalSettings.update(enable_usage=True).execute()
@@ -264,7 +264,7 @@ def test_rows_that_are_deleted_stay_spent(database: Database):
     book(database, call(1, day), call(2, day + DAY - 1, cost=5), call(3, day + DAY), call(4, day, user=ROOT), call(5))
     book(database, call(6, day, cost=7, key=SECOND_KEY))
     assert database.run(accounts.delete_usages, database, [1, 2, 3, 4, 6, NOBODY]) == 5
-    assert database.run(usages.summary, {}).count == 1
+    assert database.run(summing.summary, {}).count == 1
     assert adjustments(database, "deletion") == [
         (ROOT, ROOT, day, 1_000, 1),
         (ANN, ANN, day, 1_005, 2),

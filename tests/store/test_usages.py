@@ -11,7 +11,7 @@ import pytest
 from gproxy.accounting.writer import Booking
 from gproxy.errors import Unavailable
 from gproxy.store import accounts as deeds
-from gproxy.store import ledger, proof, usages
+from gproxy.store import ledger, proof, summing, usages
 from gproxy.store import models as m
 from gproxy.store.database import Database
 from tests import postgres
@@ -36,7 +36,7 @@ def emptied(made: tuple[str, Path], enable_usage: bool) -> Database:
     database = Database(*made)
 
     def empty():
-        for table in (m.Usage, m.Adjustment, m.JournalMark, m.Quota):
+        for table in (m.UsageSum, m.Usage, m.Adjustment, m.JournalMark, m.Quota):
             table.delete().execute()
         m.UserKey.update(cost_used=0).execute()
         m.GlobalSettings.update(enable_usage=enable_usage).execute()
@@ -120,7 +120,7 @@ def test_booking_twice_adds_nothing(database: Database):
     book(database, row(1), row(2))
     book(database, row(2, cost=9), row(3), row(1))
     assert asked(database) == [3, 2, 1]
-    assert database.run(usages.summary, {}).cost == 3_000
+    assert database.run(summing.summary, {}).cost == 3_000
 
 
 def test_a_row_twice_in_one_batch_is_one(database: Database):
@@ -331,7 +331,7 @@ def test_a_query_gives_the_rows_that_were_asked_for(database: Database):
     for filters, found in FILTERS:
         assert asked(database, **filters) == found, filters
         if not {"limit", "offset"} & filters.keys():
-            assert database.run(usages.summary, filters).count == len(found), filters
+            assert database.run(summing.summary, filters).count == len(found), filters
 
 
 def test_pages_give_every_row_once_also_with_equal_times(database: Database):
@@ -374,7 +374,7 @@ def test_sums_are_exact_over_big_values(database: Database):
         row(2, cost=big, input_tokens=2),
         row(3, cost=1, output_tokens=big),
     )
-    sums = database.run(usages.summary, {})
+    sums = database.run(summing.summary, {})
     assert (sums.count, sums.cost) == (3, 2 * big + 1)
     assert (sums.tokens["input_tokens"], sums.tokens["output_tokens"]) == (big + 2 + 10, big + 10)
     assert type(sums.cost) is int and {type(value) for value in sums.tokens.values()} == {int}
@@ -382,7 +382,7 @@ def test_sums_are_exact_over_big_values(database: Database):
 
 def test_sums_tell_every_token_class_and_what_has_no_price(database: Database):
     book(database, row(1), row(2, priced=False, cost=0), row(3, priced=False, cost=0, user_id=1))
-    sums = database.run(usages.summary, {"user_id": [2]})
+    sums = database.run(summing.summary, {"user_id": [2]})
     assert (sums.count, sums.unpriced, sums.cost) == (2, 1, 1_000)
     assert sums.tokens == {
         "input_tokens": 20,
@@ -396,7 +396,7 @@ def test_sums_tell_every_token_class_and_what_has_no_price(database: Database):
 
 
 def test_the_sum_of_nothing_is_nothing(database: Database):
-    sums = database.run(usages.summary, {"user_id": [99]})
+    sums = database.run(summing.summary, {"user_id": [99]})
     assert (sums.count, sums.unpriced, sums.cost, set(sums.tokens.values())) == (0, 0, 0, {0})
 
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from gproxy.config.access import UsageIds
 from gproxy.config.scope import UsageBreakdown, UsageFilter, UsageQuery
-from gproxy.store import accounts, usages
+from gproxy.store import accounts, summing, usages
 from gproxy.units import NS, usd
 from gproxy.web.admin import document, guarded
 from gproxy.web.faults import runtime
@@ -46,20 +46,20 @@ def rows(asked: dict) -> list[dict]:
 
 
 def counted(asked: dict) -> dict:
-    return {"count": runtime().ask(usages.summary, asked).count}
+    return {"count": runtime().ask(summing.summary, asked).count}
 
 
 def summed(asked: dict) -> dict:
-    return _sums(runtime().ask(usages.summary, asked))
+    return _sums(runtime().ask(summing.summary, asked))
 
 
 def broken_down(asked: dict) -> list[dict]:
     """The sums of each value there is of what the rows are grouped `by`."""
     by = asked.pop("by")
-    return [{by: value, **_sums(sums)} for value, sums in runtime().ask(usages.breakdown, asked, by)]
+    return [{by: value, **_sums(sums)} for value, sums in runtime().ask(summing.breakdown, asked, by)]
 
 
-def _sums(sums: usages.Sums) -> dict:
+def _sums(sums: summing.Sums) -> dict:
     return {"count": sums.count, **sums.tokens, "total_cost": usd(sums.cost), "unpriced_count": sums.unpriced}
 
 

@@ -1,0 +1,71 @@
+"""What a console shows first: sums over a time, and how it went on in it."""
+
+from gproxy.config.scope import DashboardQuery
+from gproxy.store import entities, summing
+from gproxy.store.summing import Sums
+from gproxy.units import usd
+from gproxy.web.admin import document, guarded
+from gproxy.web.faults import runtime
+
+blueprint = guarded("admin_dashboard", __name__)
+QUERY = DashboardQuery()
+MOST_ROWS = 50
+
+
+@blueprint.post("/dashboard/overview")
+def overview() -> dict:
+    """`bucket`: when a piece of the time began, in seconds since the epoch."""
+    asked = document(QUERY)
+    seconds, pieces = runtime().ask(summing.buckets, asked, asked.pop("bucket_seconds"))
+    whole = runtime().ask(summing.summary, asked)
+    return {
+        "kpi": {
+            "total_requests": whole.count,
+            "success_count": whole.succeeded,
+            "error_4xx_count": whole.refused,
+            "error_5xx_count": whole.failed,
+            "total_cost": usd(whole.cost),
+            "total_input_tokens": _prompt(whole),
+            "total_output_tokens": whole.tokens["output_tokens"],
+            "avg_latency_ms": round(whole.latency_ms / whole.count, 1) if whole.count else 0,
+            "max_latency_ms": whole.most_latency_ms,
+        },
+        "bucket_seconds": seconds,
+        "traffic": [{"bucket": at, "request_count": sums.count, "cost": usd(sums.cost)} for at, sums in pieces],
+        "status_codes": [
+            {"bucket": at, "ok": sums.succeeded, "err_4xx": sums.refused, "err_5xx": sums.failed} for at, sums in pieces
+        ],
+    }
+
+
+@blueprint.post("/dashboard/top-providers")
+def top_providers() -> dict:
+    asked = document(QUERY)
+    channels = {row["id"]: row["channel"] for row in runtime().ask(entities.find, entities.PROVIDER, {})}
+    rows = runtime().ask(summing.breakdown, asked, "provider_id")
+    return {
+        "rows": [
+            {"provider_id": value, "channel": channels.get(value), **_row(sums)} for value, sums in rows[:MOST_ROWS]
+        ]
+    }
+
+
+@blueprint.post("/dashboard/top-models")
+def top_models() -> dict:
+    rows = runtime().ask(summing.breakdown, document(QUERY), "model")
+    return {"rows": [{"model": value, **_row(sums)} for value, sums in rows[:MOST_ROWS]]}
+
+
+def _row(sums: Sums) -> dict:
+    return {
+        "request_count": sums.count,
+        "total_cost": usd(sums.cost),
+        "total_input_tokens": _prompt(sums),
+        "total_output_tokens": sums.tokens["output_tokens"],
+    }
+
+
+def _prompt(sums: Sums) -> int:
+    """Of every class: cached and written ones too."""
+    tokens = sums.tokens
+    return tokens["input_tokens"] + tokens["cache_read_input_tokens"] + tokens["cache_creation_input_tokens"]
