@@ -11,7 +11,7 @@ from werkzeug.routing import Rule
 
 from gproxy import cli, protocols
 from gproxy.runtime import Runtime
-from gproxy.web import faults, health, llm, login, me, models, throttle, unbuilt, user
+from gproxy.web import faults, health, llm, login, me, metrics, models, throttle, unbuilt, user
 from gproxy.web.admin import (
     access,
     configuration,
@@ -94,7 +94,8 @@ def create_app() -> Flask:
         *access.blueprints(),
         *entities.blueprints(),
     )
-    for blueprint in (health.blueprint, login.blueprint, me.blueprint, user.blueprint, *admin, unbuilt.blueprint):
+    own = (health.blueprint, metrics.blueprint, login.blueprint, me.blueprint, user.blueprint)
+    for blueprint in (*own, *admin, unbuilt.blueprint):
         app.register_blueprint(blueprint)
     for command in cli.COMMANDS:
         app.cli.add_command(command)

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import certifi
 import gevent
 
-from gproxy import bootstrap, channels, logs, protocols
+from gproxy import __version__, bootstrap, channels, logs, protocols
 from gproxy.accounting import journal as books
 from gproxy.accounting import prices
 from gproxy.accounting.audit import Auditor
@@ -23,9 +23,11 @@ from gproxy.accounting.journal import Ids, Journal
 from gproxy.accounting.writer import Writer
 from gproxy.admission import keys, limits, quota
 from gproxy.errors import BadRequest, GatewayError, StartupError, Unavailable
+from gproxy.relay import exposition, measures
 from gproxy.relay.capacity import Capacity
 from gproxy.relay.catalogue import Catalogue
 from gproxy.relay.holding import Holder
+from gproxy.relay.measures import Measures
 from gproxy.relay.pipeline import Relay
 from gproxy.relay.pool import Pool, expires
 from gproxy.relay.tokens import Tokens
@@ -34,6 +36,7 @@ from gproxy.state.board import Board
 from gproxy.state.counters import Shared
 from gproxy.state.file import FileState
 from gproxy.state.keepsakes import Keepsakes
+from gproxy.state.meters import Meters
 from gproxy.state.signal import Signal
 from gproxy.store import (
     accounts,
@@ -211,6 +214,8 @@ class Runtime:
     shared: Shared
     owner: str
     auditor: Auditor
+    meters: Meters
+    counting: Threads  # where all workers' numbers are added up, for one who asks after the other
     notices: object | None = None  # state.notices, tells other machines of health
     _acquainted: Snapshot | None = None
     _greenlets: list[gevent.Greenlet] = field(default_factory=list)
@@ -284,6 +289,19 @@ class Runtime:
             "credentials_usable": sum(map(self.relay.pool.is_usable, credentials)),
         }
 
+    def metrics(self) -> str:
+        """What all workers of this machine measured, as text for Prometheus."""
+        current = self.snapshots.current
+        providers = tuple(current.providers.values()) if current is not None else ()
+        shown = measures.credentials(providers, self.relay.pool)
+        return self.counting.run(self._metrics, shown)
+
+    def _metrics(self, shown: dict) -> str:
+        """In a native thread: there may be many series."""
+        sums = self.meters.sums()
+        shown |= measures.process(__version__, sums.workers, books.size(self.settings.data_dir / "journal"))
+        return exposition.write(measures.FAMILIES, sums.values | shown)
+
     def tend(self) -> None:
         """Looks for other machines' changes, and says that this machine is alive."""
         told = renewed = time.monotonic()
@@ -350,6 +368,7 @@ class Runtime:
             greenlet.kill()
         self._quietly(self.relay.holder.retry)
         self.writer.close(timeout_s)
+        self.meters.close()  # next, since our number is free now
         self.relay.upstream.close()
         self.relay.keepsakes.close()
         self.relay.pool.close()
@@ -381,6 +400,9 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
     ids = Ids(prepared.machine, slot.number, _newest_id(database, threads))
     board = Board(settings.data_dir / "health", expires, shares=settings.redis_url is not None)
     upstream = Client(settings.proxy, tls, ca_file, settings.max_inflight)
+    meters = Meters(settings.data_dir / "metrics", slot.number, measures.GAUGES)
+    measured = Measures(meters, lambda: snapshots.current)
+    writer.told = measured.booked
     relay = Relay(
         protocols=protocols.load(),
         kinds=channels.load(),
@@ -394,6 +416,7 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
         journal=journal,
         ids=ids,
         capacity=Capacity(settings.max_inflight, settings.max_inflight_bytes),
+        measures=measured,
     )
     runtime = Runtime(
         settings=settings,
@@ -410,6 +433,8 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
         passwords=Threads(1),
         shared=shared,
         owner=owner,
+        meters=meters,
+        counting=Threads(1),
         notices=_notices(settings, prepared.deployment, board),
         auditor=Auditor(settings.data_dir / "audit.lock", partial(database.run, proof.verify), Threads(1)),
     )

@@ -214,6 +214,8 @@ class Writer:
         self._wake, self._stopping = Event(), False
         self._threads = threads
         self._greenlet: gevent.Greenlet | None = None
+        self._booked = 0  # of our own calls, since that was told last
+        self.told: Callable[[int], None] | None = None  # how many of our own calls were booked
 
     def start(self) -> None:
         self._greenlet = gevent.spawn(self._run)
@@ -260,10 +262,17 @@ class Writer:
             return self._failed(str(fault), None)
         except Exception as fault:  # noqa: BLE001 - whatever it is, the next round must come
             return self._failed(type(fault).__name__, fault)
+        finally:
+            self._tell()
         if not self.is_persisting:
             log.info("usage rows are booked again")
         self.is_persisting = True
         return True
+
+    def _tell(self) -> None:
+        booked, self._booked = self._booked, 0
+        if booked and self.told is not None:
+            self.told(booked)
 
     def _failed(self, reason: str, fault: Exception | None) -> bool:
         if self.is_persisting:
@@ -300,7 +309,7 @@ class Writer:
         """A batch leaves memory only once it is committed."""
         while self._pending:
             self._store.book(self._pending[0])
-            self._pending.popleft()
+            self._booked += len(self._pending.popleft())
 
     def _book_inherited(self, slot: Slot) -> None:
         """Everything that a dead process left; from the start again when it fails in the middle."""

@@ -121,11 +121,12 @@ class Passing:
                 self._settle()
                 self._exchange.hurry(TAIL_S)
             out.append(frame)
-        tally.saw_first_byte()
+        tally.saw_first_byte(reader.text_bytes)
         return b"".join(out)
 
     def _settle(self) -> None:
         reader = self._reader
+        self._tally.saw_first_byte(reader.text_bytes)
         if reader.has_failed:
             self._tally.broke(self._status, reader.usage, reader.text_bytes)
         else:

@@ -23,10 +23,11 @@ from gproxy.protocols.losses import Losses
 from gproxy.relay import headers, local, opening, passing, remembering, translating, ways
 from gproxy.relay.capacity import Capacity
 from gproxy.relay.holding import Bound, Hold, Holder, Unheld
+from gproxy.relay.measures import Measures
 from gproxy.relay.planning import Call, Plan, Planner
 from gproxy.relay.pool import Pool
 from gproxy.relay.presence import Presence
-from gproxy.relay.tally import BYTES_PER_TOKEN, Tally, Unbooked, input_estimate
+from gproxy.relay.tally import BYTES_PER_TOKEN, Outcome, Tally, Unbooked, input_estimate
 from gproxy.relay.tokens import Tokens
 from gproxy.relay.trip import Trip
 from gproxy.state.keepsakes import Keepsakes
@@ -62,7 +63,9 @@ class Relay:
     holder: Holder  # takes from limits, quotas and budgets
     pool: Pool  # the credentials, in turn, and their health
     tokens: Tokens  # what service accounts show in place of a key
+    measures: Measures
     running: set[Presence] = field(default_factory=set)
+    streaming: set[Presence] = field(default_factory=set)
     clients_gone: int = 0
     planner: Planner = field(init=False)
 
@@ -89,14 +92,18 @@ class Relay:
         """The watch over one request, from its body on; `dismiss` ends it."""
         presence = Presence(sock)
         self.running.add(presence)
+        self.measures.open(len(self.running), len(self.streaming))
         return presence
 
     def dismiss(self, presence: Presence) -> None:
         presence.close()
         self.running.discard(presence)
+        self.streaming.discard(presence)
+        self.measures.open(len(self.running), len(self.streaming))
 
     def run(self, plan: Plan, call: Call, presence: Presence) -> Answer:
         """Sends the planned call and answers. Raises GatewayError or ClientGone; then it is settled."""
+        call.record.goes_to(plan)
         with headers.Naming(plan.provider):
             if plan.lane is None:
                 return self._counted(plan, call)
@@ -113,7 +120,8 @@ class Relay:
                     presence.begin()
                 exchange = self._reach(trip, call, tally, presence)
                 tally.saw_first_byte()
-                return self._answer(trip.plan, call, exchange, tally, presence)
+                answer = self._answer(trip.plan, call, exchange, tally, presence)
+                return self._begun(answer, call, exchange, presence)
             except ClientGone:
                 self._count_gone()
                 trip.give_up()
@@ -125,6 +133,14 @@ class Relay:
                 if isinstance(fault, GatewayError):
                     log.warning("request %s: provider %s: %s", call.request_id, trip.plan.provider.name, fault.message)
                 raise
+
+    def _begun(self, answer: Answer, call: Call, exchange: Exchange, presence: Presence) -> Answer:
+        """Measures an answer whose headers are about to be sent."""
+        self.measures.answered(call.record, max(0.0, time.perf_counter() - call.started - exchange.waited_s))
+        if not isinstance(answer.body, bytes):
+            self.streaming.add(presence)
+            self.measures.open(len(self.running), len(self.streaming))
+        return answer
 
     def _reach(self, trip: Trip, call: Call, tally: Tally, presence: Presence) -> Exchange:
         """The first answer that is no fault of who gave it, else the first of those that are.
@@ -172,6 +188,7 @@ class Relay:
         context = Context(plan.sent_model, plan.provider.name, call.request_id, 0)
         body = fields.dumps(protocol.CODECS[COUNT].write_reply(found, context, Losses()))
         told = [("x-gproxy-provider", plan.provider.name), headers.ESTIMATED, ("Content-Type", "application/json")]
+        self._ended(call, Outcome.COMPLETE, 200)
         return Answer(200, [*told, headers.overhead(call.started, 0.0)], body)
 
     def _fill(self, plan: Plan, presence: Presence) -> None:
@@ -183,6 +200,12 @@ class Relay:
 
     def _count_gone(self) -> None:
         self.clients_gone += 1
+        self.measures.client_left()
+
+    def _ended(self, call: Call, outcome: Outcome, status: int) -> None:
+        """Measures a call that has no row."""
+        call.record.outcome = outcome
+        self.measures.settled(call.record, status, time.perf_counter() - call.started, is_booked=False)
 
     def _open(self, plan: Plan, call: Call, trip: Trip, presence: Presence) -> Tally:
         """Holds what the call may cost and opens its books. Raises GatewayError or ClientGone, and nothing is held."""
@@ -191,7 +214,7 @@ class Relay:
             self._fill(plan, presence)
         if plan.operation == COUNT:
             trip.secure()
-            return Unbooked(trip.place.give_back)
+            return Unbooked(trip.place.give_back, partial(self._ended, call))
         now = time.time_ns()
         call_id = self.ids.next(now)
         self.journal.refuse_when_full()
@@ -217,6 +240,8 @@ class Relay:
 
     def _tally(self, plan: Plan, call: Call, call_id: int, hold: Hold | Unheld) -> Tally:
         tally = Tally(self.journal, call_id, plan.price, plan.input_tokens, call.started, plan.mode, hold)
+        tally.record, tally.measure = call.record, self.measures.settled
+        call.record.goes_to(plan)
         may_stop = plan.operation == STREAM and plan.price is not None and plan.provider.settings.stop_at_quota
         if may_stop and hold.most_output is not None:
             tally.covered_bytes = hold.most_output * BYTES_PER_TOKEN
@@ -264,6 +289,7 @@ class Relay:
             presence,
             shown,
             way,
+            self.measures.connections(plan.provider.name),
         )
 
     def _answer(self, plan: Plan, call: Call, exchange: Exchange, tally: Tally, presence: Presence) -> Answer:

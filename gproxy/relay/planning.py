@@ -5,7 +5,7 @@ The first target that the call can go to is planned whole, the others when they 
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from types import ModuleType
 
@@ -19,6 +19,7 @@ from gproxy.protocols.hub import Ask
 from gproxy.protocols.signatures import MARK
 from gproxy.relay import affinity, headers, holding, remembering, translating, ways
 from gproxy.relay.holding import Bound
+from gproxy.relay.record import Record
 from gproxy.relay.tally import input_estimate
 from gproxy.relay.translating import Translation
 from gproxy.routing import choose, resolve
@@ -48,6 +49,7 @@ class Call:
     model: str | None = None  # where the path names it
     operation: str = GENERATE  # a stream too, where the body tells
     as_array: bool = False  # a Gemini stream as one JSON array
+    record: Record = field(default_factory=lambda: Record(""))
 
 
 @dataclass(slots=True)

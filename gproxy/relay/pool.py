@@ -178,6 +178,20 @@ class Pool:
             return Standing("unavailable", cooling)
         return Standing("cooldown" if cooling else "healthy", cooling)
 
+    def standings(self, credentials: Sequence[Credential]) -> dict[int, str]:
+        """The status of each by its id, from one look at the board."""
+        now, found = self.clock(), {one.id: "healthy" for one in credentials}
+        prints = {one.id: one.fingerprint for one in credentials}
+        for name, note in self._board.all().items():
+            number, _, model = name.partition("/")
+            mark, one = _mark(note), int(number)
+            if mark.secret != prints.get(one) or not health.cools_until(mark, mark.secret, now):
+                continue
+            is_dead = not model and mark.verdict == health.DEAD
+            if found[one] != "unavailable":
+                found[one] = "unavailable" if is_dead else "cooldown"
+        return found
+
     def is_usable(self, credential: Credential) -> bool:
         """Whether it can be used for any model that nothing else is known of."""
         (note,) = self._board.notes((_name(credential.id, ""),))

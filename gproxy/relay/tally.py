@@ -12,6 +12,7 @@ from gproxy.accounting.cost import cost
 from gproxy.accounting.journal import Journal
 from gproxy.protocols.hub import Usage
 from gproxy.relay.holding import STEP_TOKENS, Hold, Unheld
+from gproxy.relay.record import Record
 from gproxy.store.snapshot import Credential
 
 # Bytes of text that a token stands for, where no count was told.
@@ -71,7 +72,10 @@ class Tally:
     by: tuple[int, str, int | None] | None = None  # who served it, where not the one that `open` tells
     give_back: Callable[[], None] = lambda: None  # the place that the credential's own limits gave
     losses: list[str] = field(default_factory=list)
+    record: Record | None = None  # is told how it ended
+    measure: Callable[..., None] | None = None  # counts what the record says
     first_byte: float | None = None
+    first_token: float | None = None
     cost: int | None = None
     is_settled: bool = False
 
@@ -102,10 +106,15 @@ class Tally:
         """Who answers: its price counts, and the row tells it."""
         self.price, self.mode, self.input_estimate = plan.price, plan.mode, plan.input_tokens
         self.by = plan.provider.id, plan.provider.channel, credential.id if credential else None
+        if self.record is not None:
+            self.record.goes_to(plan)
 
-    def saw_first_byte(self) -> None:
+    def saw_first_byte(self, text_bytes: int = 0) -> None:
+        """Something came; of a stream also how much text until now."""
         if self.first_byte is None:
             self.first_byte = time.perf_counter()
+        if text_bytes and self.first_token is None:
+            self.first_token = time.perf_counter()
 
     def complete(self, status: int, usage: Usage | None, text_bytes: int) -> None:
         """The reply ended as its protocol ends; where the vendor told no usage, it is estimated."""
@@ -175,10 +184,19 @@ class Tally:
             entry["lo"] = _within(self.losses)
         try:
             self.journal.settle(entry)
+            if self.measure is not None:
+                self._tell(outcome, status, usage, now - self.started)
         finally:
             if self.hold is not None:
                 self.hold.settle(self.cost or 0, usage.prompt_tokens + usage.output_tokens)
             self.give_back()
+
+    def _tell(self, outcome: Outcome, status: int, usage: Usage, seconds: float) -> None:
+        record = self.record
+        record.outcome, record.usage, record.cost = outcome, usage, self.cost
+        if self.first_token is not None:
+            record.first_token_s = self.first_token - self.started
+        self.measure(record, status, seconds, self.attempts)
 
 
 def _within(losses: list[str]) -> list[str]:
@@ -200,22 +218,30 @@ class Unbooked:
     is_settled = True
     covered_bytes = math.inf
 
-    def __init__(self, give_back: Callable[[], None]):
+    def __init__(self, give_back: Callable[[], None], ended: Callable[[Outcome, int], None] = lambda *_: None):
+        """`ended` is told how, once."""
         self.losses: list[str] = []
-        self._give_back = give_back
+        self._give_back, self._ended = give_back, ended
 
     def serve(self, plan, credential: Credential | None) -> None:
         """No row tells it."""
 
-    def saw_first_byte(self) -> None:
+    def saw_first_byte(self, text_bytes: int = 0) -> None:
         """Nothing is measured."""
 
     def complete(self, status: int, usage: Usage | None, text_bytes: int) -> None:
         """Nothing is booked."""
-        self._give_back()
+        self._end(Outcome.COMPLETE, status)
 
-    broke = complete
+    def broke(self, status: int, usage: Usage | None, text_bytes: int) -> None:
+        """Nothing is booked."""
+        self._end(Outcome.FAILED, status)
 
     def client_left(self, usage: Usage | None, text_bytes: int, is_whole: bool = False) -> None:
         """Nothing is booked."""
+        self._end(Outcome.PARTIAL, CLIENT_GONE_STATUS)
+
+    def _end(self, outcome: Outcome, status: int) -> None:
         self._give_back()
+        ended, self._ended = self._ended, lambda *_: None
+        ended(outcome, status)

@@ -388,7 +388,7 @@ class Translated:
         if data is None:
             return Verdict.GOES_ON, None
         _, verdict = self._reader.see(data)
-        self._tally.saw_first_byte()
+        self._tally.saw_first_byte(self._reader.text_bytes)
         if verdict is Verdict.ENDS or self._reader.has_failed:
             self._exchange.hurry(TAIL_S)
         elif verdict is Verdict.MAY_END:

@@ -267,12 +267,22 @@ class Client:
         presence: AbstractContextManager,
         secret: str,
         egress: Egress = AS_ALL,
+        told: Callable[[int], None] | None = None,
     ) -> Exchange:
-        """Sends one call and waits for the answer's head.
+        """Sends one call and waits for the answer's head. `told` is called with 1 when a connection begins to serve it,
+        and with -1 when that ends.
 
         Raises UpstreamError, Overloaded, and what `presence` throws in.
         """
-        let_go = self._enter(base_url, limits, presence)
+        leave = self._enter(base_url, limits, presence)
+
+        def let_go() -> None:
+            leave()
+            if told is not None:
+                told(-1)
+
+        if told is not None:
+            told(1)
         try:
             adapter = self._adapter(base_url, egress)
             return self._send(adapter, method, path, headers, body, limits, presence, secret, let_go)

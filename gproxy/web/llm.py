@@ -13,6 +13,7 @@ from werkzeug.wsgi import ClosingIterator
 from gproxy.errors import ClientGone, GatewayError, NotFound, RequestTimeout, ShuttingDown, Unsupported
 from gproxy.relay.pipeline import Answer
 from gproxy.relay.planning import Call
+from gproxy.relay.record import Record
 from gproxy.web import inbound
 from gproxy.web.faults import CORS, PREFLIGHT, answer, ids, internal, runtime
 
@@ -93,16 +94,29 @@ def preflight() -> Response:
 def guarded(protocol: ModuleType, view: Callable[[str], Response]) -> Response:
     """The view's answer for a request id, or its fault in this protocol's shape."""
     request_id = inbound.request_id(request.environ)
+    request.environ[inbound.REQUEST_ID] = request_id
+    record = request.environ[inbound.RECORD] = Record(protocol.NAME)
     try:
         return view(request_id)
     except GatewayError as fault:
+        runtime().relay.measures.failed(record, fault.code)
         if not isinstance(fault, RequestTimeout | ShuttingDown):  # there is no time left for these
             inbound.discard(request.environ, DISCARD_BYTES, DISCARD_S)
         return answer(protocol, fault, request_id)
     except ClientGone:
         return Response(status=499)  # nobody reads it
     except Exception as fault:  # noqa: BLE001 - the last net: logged whole, told as an id
+        runtime().relay.measures.failed(record, GatewayError.code)
         return internal(protocol, fault, request_id)
+
+
+def admit() -> tuple:
+    """Caller and snapshot of this request, within `guarded`; its record knows whose it is. Raises Unauthorized."""
+    environ = request.environ
+    caller, snapshot = runtime().relay.admit(inbound.key(environ, True))
+    record = environ[inbound.RECORD]
+    record.user, record.key = caller.user_name, caller.key_id
+    return caller, snapshot
 
 
 def _speaks(protocol: ModuleType, operation: str) -> Callable:
@@ -166,7 +180,7 @@ def relay(protocol: str, request_id: str, provider: str | None = None, **path) -
     """One call through the relay, from its key to its answer."""
     started = time.perf_counter()
     environ, running = request.environ, runtime()
-    caller, snapshot = running.relay.admit(inbound.key(environ, True))
+    caller, snapshot = admit()
     sock = environ.get("gunicorn.socket")
     place, presence = running.relay.capacity.enter(), running.relay.attend(sock)
 
@@ -183,6 +197,7 @@ def relay(protocol: str, request_id: str, provider: str | None = None, **path) -
             request_id=request_id,
             started=started,
             provider=provider,
+            record=environ[inbound.RECORD],
             **path,
         )
         plan = running.relay.plan(call, caller, snapshot)

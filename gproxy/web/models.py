@@ -6,9 +6,8 @@ from types import ModuleType
 import orjson
 from flask import Blueprint, Response, request
 
-from gproxy.web import inbound
 from gproxy.web.faults import CORS, runtime
-from gproxy.web.llm import VERSIONS, guarded, preflight
+from gproxy.web.llm import VERSIONS, admit, guarded, preflight
 
 
 def blueprints(protocols: Mapping[str, ModuleType]) -> list[Blueprint]:
@@ -52,7 +51,7 @@ def _shape(version: str) -> str:
 
 
 def _list(protocol: ModuleType, provider: str | None = None) -> dict:
-    caller, snapshot = runtime().relay.admit(inbound.key(request.environ, True))
+    caller, snapshot = admit()
     catalogue = runtime().catalogue
     spoken = protocol.WIRE_NAMES.get("model_list", protocol.WIRE_NAME)
     if provider is None:
@@ -61,7 +60,7 @@ def _list(protocol: ModuleType, provider: str | None = None) -> dict:
 
 
 def _get(protocol: ModuleType, model: str, provider: str | None = None) -> dict:
-    caller, snapshot = runtime().relay.admit(inbound.key(request.environ, True))
+    caller, snapshot = admit()
     spoken = protocol.WIRE_NAMES.get("model_get", protocol.WIRE_NAME)
     return protocol.write_model(runtime().catalogue.find(caller, snapshot, provider, model, spoken), model)
 

@@ -19,7 +19,6 @@ def later(**_) -> None:
     raise _unsupported()
 
 
-@blueprint.get("/metrics")
 @blueprint.post("/admin/<path:rest>")
 def for_admins(**_) -> None:
     guard_admin()

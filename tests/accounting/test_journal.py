@@ -16,6 +16,7 @@ import pytest
 
 from gproxy.accounting import journal as books
 from gproxy.accounting.journal import EPOCH_MS, SETTLED_ROOM, Ids, Journal, Slot, take_slot, try_lock
+from gproxy.accounting.journal import size as books_size
 from gproxy.accounting.prices import Found, Price, Tier
 from gproxy.accounting.writer import Reader
 from gproxy.errors import Unavailable
@@ -101,6 +102,20 @@ def test_reserved_room_is_zeros_that_are_no_lines(journal):
     assert len(content) >= journal.end + SETTLED_ROOM
     assert set(content[journal.end :]) == {0}
     assert len(entries(journal.slot.folder)) == 1
+
+
+def test_the_size_of_all_slots_is_what_their_segments_take(tmp_path, journal):
+    root = journal.slot.folder.parent
+    assert books_size(root) == 0
+    journal.open(opened(1))
+    first = books_size(root)
+    assert first == journal.segments[0].stat().st_size > 0
+    dead = Journal(take_slot(root))
+    dead.open(opened(2))
+    dead.close()
+    os.close(dead.slot.lock)
+    assert books_size(root) == first + dead.segments[0].stat().st_size
+    assert books_size(tmp_path / "nowhere") == 0
 
 
 def test_room_is_reserved_for_the_end_of_every_running_call(journal):

@@ -84,6 +84,18 @@ def test_what_a_dead_process_left_is_booked_in_spite_of_faults(tmp_path, failure
     assert not list(tmp_path.glob("[0-9]*"))
 
 
+@pytest.mark.parametrize("failures", [0, 2])
+def test_how_many_of_our_own_calls_are_booked_is_told_once(tmp_path, failures):
+    dead_slot(tmp_path, range(1, 4))
+    journal, store, told = Journal(take_slot(tmp_path)), Store(failures), []
+    for number in range(10, 17):
+        call(journal, number)
+    ours = writer(journal, tmp_path, store)
+    ours.told = told.append
+    run(ours, 0.5 + failures)
+    assert sum(told) == 7
+
+
 def test_a_slot_that_cannot_be_looked_at_keeps_no_other_from_being_booked(tmp_path, monkeypatch):
     """The first look finds one dead slot and then no free descriptor; the next one finds the other."""
     own = take_slot(tmp_path)

@@ -204,7 +204,6 @@ def test_a_wrong_method_says_which_is_right(gateway, path):
         ("DELETE", "/v1/responses/resp_1"),
         ("GET", "/v1/files"),
         ("POST", "/admin/providers/query"),
-        ("GET", "/metrics"),
     ],
 )
 def test_routes_to_come_say_so_after_the_key(gateway, method, path):

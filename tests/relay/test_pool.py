@@ -133,6 +133,24 @@ def test_how_a_credential_stands(make, clock):
     assert set(pool.standing(first).cooling) == {"m", ""}
 
 
+def test_all_stand_as_each_of_them_does(make, clock):
+    pool, both = make(), provider()
+    first, second = both.credentials
+    for deed in (
+        lambda: pool.failed(first, "m", LIMITED),
+        lambda: pool.failed(second, "n/m", LIMITED),
+        lambda: pool.disable(first),
+        lambda: pool.failed(Credential(9, 9, "of another provider"), "m", LIMITED),
+    ):
+        deed()
+        assert pool.standings(both.credentials) == {one.id: pool.standing(one).status for one in both.credentials}
+    assert pool.standings(both.credentials) == {first.id: "unavailable", second.id: "cooldown"}
+    # Nothing is known of another key in its place.
+    assert pool.standings([Credential(first.id, 1, "renewed")]) == {first.id: "healthy"}
+    clock.now += 10**6
+    assert pool.standings(both.credentials) == {first.id: "unavailable", second.id: "healthy"}
+
+
 def test_where_none_can_be_used_it_is_told_when_one_can(make, clock):
     pool, both = make(), provider()
     pool.failed(both.credentials[0], "m", Fault(Verdict.LIMITED, 40.0))

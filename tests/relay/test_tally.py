@@ -13,6 +13,7 @@ from gproxy.accounting.journal import Journal, Slot, read_lines, take_slot
 from gproxy.accounting.prices import Found, Price, Tier
 from gproxy.errors import Unavailable
 from gproxy.protocols.hub import Usage
+from gproxy.relay.record import Record
 from gproxy.relay.tally import MOST_LOSSES_BYTES, MOST_TEXT, Tally, Unbooked, estimate, input_estimate
 
 PRICE = Found(Price(Decimal("0.001"), (Tier(10**8, Decimal(1), Decimal(2), Decimal("0.1")),)), "model")
@@ -174,6 +175,40 @@ def test_so_many_losses_are_told_as_the_room_of_a_line_holds(journal, losses, to
     make(journal, losses=losses).complete(200, SEEN, 0)
     assert entries(journal)[1].get("lo") == told
     assert len(orjson.dumps(told or []).strip(b"[]")) < MOST_LOSSES_BYTES
+
+
+def test_a_record_is_told_the_end_once_and_after_the_journal(journal):
+    told = []
+
+    def measure(record, status, seconds, attempts) -> None:
+        told.append((record.outcome, record.usage, record.cost, status, attempts, len(entries(journal))))
+        assert seconds >= 0.5
+
+    attempts = [(3, 4, 200, 9)]
+    tally = make(journal, attempts=attempts, record=Record("openai_chat"), measure=measure)
+    tally.saw_first_byte()
+    assert tally.first_token is None  # of headers
+    tally.saw_first_byte(3)
+    first = tally.first_token
+    tally.saw_first_byte(9)
+    tally.complete(200, SEEN, 0)
+    tally.client_left(None, 0)
+    assert told == [("complete", SEEN, 1_070_000, 200, attempts, 2)]
+    assert tally.record.first_token_s == first - tally.started >= 0.5
+
+
+def test_the_end_of_a_count_is_told_once():
+    told = []
+    unbooked = Unbooked(lambda: None, lambda *end: told.append(end))
+    unbooked.broke(500, None, 0)
+    unbooked.complete(200, None, 0)
+    assert told == [("failed", 500)]
+    for end, expected in (
+        (lambda one: one.complete(200, None, 0), "complete"),
+        (lambda one: one.client_left(None, 0), "partial"),
+    ):
+        end(Unbooked(lambda: None, lambda outcome, status: told.append(outcome)))
+        assert told[-1] == expected
 
 
 def test_a_count_of_tokens_is_not_booked():

@@ -518,7 +518,7 @@ class Books:
     def is_settled(self) -> bool:
         return bool(self.ends)
 
-    def saw_first_byte(self) -> None:
+    def saw_first_byte(self, text_bytes: int = 0) -> None:
         self.saw_first = True
 
     def complete(self, status, usage, text_bytes):

@@ -1,0 +1,330 @@
+"""What is measured: the families of metrics, and where each request is counted.
+
+A label is a name of ours, of a provider or of a model that an operator wrote. Another model's name stands there only
+once it was served, and of these only so many: what clients send makes no series. No user and no key is a label.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from gproxy.protocols.hub import Usage
+from gproxy.relay.pool import Pool
+from gproxy.relay.record import Record
+from gproxy.state.meters import NOWHERE, OTHER, Meters
+from gproxy.store.snapshot import Provider, Snapshot
+from gproxy.units import NANO
+
+COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
+# Names of models that no operator wrote, per worker.
+MOST_SERVED = 200
+# Sets of labels whose places are remembered.
+MOST_KEPT = 20_000
+LEAST_ERROR = 400
+
+LATENCY_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
+FIRST_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 3.0, 6.0, 12.0, 25.0, 50.0)
+OVERHEAD_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+
+
+class Family(NamedTuple):
+    """`bounds` are a histogram's; its values are one per bucket, one beyond them, and the sum.
+
+    A value is written in units of one `scale`th.
+    """
+
+    name: str
+    kind: str
+    help: str
+    labels: tuple[str, ...] = ()
+    bounds: tuple[float, ...] = ()
+    scale: int = 1
+
+    @property
+    def width(self) -> int:
+        return len(self.bounds) + 2 if self.kind == HISTOGRAM else 1
+
+
+REQUESTS = Family(
+    "gproxy_requests_total",
+    COUNTER,
+    "LLM calls that were sent to an upstream or answered by a count, once each, when they are settled.",
+    ("provider", "model", "operation", "protocol", "outcome", "code"),
+)
+REFUSALS = Family(
+    "gproxy_refusals_total",
+    COUNTER,
+    "Requests on LLM routes that were refused before anything was sent, by error code.",
+    ("protocol", "error"),
+)
+ERRORS = Family(
+    "gproxy_errors_total",
+    COUNTER,
+    "Errors of gproxy's own that clients on LLM routes were told in place of an answer, refusals included.",
+    ("protocol", "error"),
+)
+DURATION = Family(
+    "gproxy_request_duration_seconds",
+    HISTOGRAM,
+    "From a request's arrival to its settlement, which for a stream is its end.",
+    ("provider", "operation"),
+    LATENCY_S,
+)
+FIRST_TOKEN = Family(
+    "gproxy_time_to_first_token_seconds",
+    HISTOGRAM,
+    "From a request's arrival to the first output of its upstream's stream.",
+    ("provider", "operation"),
+    FIRST_S,
+)
+OVERHEAD = Family(
+    "gproxy_overhead_seconds",
+    HISTOGRAM,
+    "Time in gproxy until an answer's headers are sent, waiting for the upstream excluded.",
+    ("provider", "operation"),
+    OVERHEAD_S,
+)
+TOKENS = Family(
+    "gproxy_tokens_total",
+    COUNTER,
+    "Tokens, each in one class: input (uncached), cache_read, cache_write, output.",
+    ("provider", "model", "class"),
+)
+REASONING = Family(
+    "gproxy_reasoning_tokens_total",
+    COUNTER,
+    "Reasoning tokens, which are a part of the output tokens.",
+    ("provider", "model"),
+)
+COST = Family("gproxy_cost_usd_total", COUNTER, "Cost of priced calls in USD.", ("provider", "model"), scale=NANO)
+ATTEMPTS = Family(
+    "gproxy_attempts_total",
+    COUNTER,
+    "Attempts at upstreams, by the status or error code that each ended with.",
+    ("provider", "result"),
+)
+FAILOVERS = Family(
+    "gproxy_failovers_total",
+    COUNTER,
+    "Attempts after which another was made, by what was wrong with them.",
+    ("provider", "reason"),
+)
+GONE = Family("gproxy_clients_gone_total", COUNTER, "Clients that left before their answer was over.")
+OPEN_REQUESTS = Family("gproxy_open_requests", GAUGE, "LLM requests that are being served.")
+OPEN_STREAMS = Family("gproxy_open_streams", GAUGE, "Of them, streams that have begun.")
+CONNECTIONS = Family(
+    "gproxy_upstream_connections_in_use", GAUGE, "Connections to upstreams that serve a call.", ("provider",)
+)
+UNBOOKED = Family(
+    "gproxy_journal_unbooked_calls", GAUGE, "Settled calls of running workers that are not in the database yet."
+)
+CREDENTIALS = Family(
+    "gproxy_credential_state",
+    GAUGE,
+    "1 for the state that a credential is in: usable, cooling (for a model at least), disabled.",
+    ("provider", "credential", "state"),
+)
+JOURNAL = Family("gproxy_journal_bytes", GAUGE, "Disk space that the journal takes, dead workers' included.")
+BUILD = Family("gproxy_build_info", GAUGE, "1, with the version.", ("version",))
+WORKERS = Family("gproxy_workers", GAUGE, "Workers of this machine that run.")
+FOLDED = Family(
+    "gproxy_metrics_folded_total",
+    COUNTER,
+    'How often a new set of labels became "other", since a worker has too many.',
+)
+
+COUNTED = (
+    *(REQUESTS, REFUSALS, ERRORS, DURATION, FIRST_TOKEN, OVERHEAD, TOKENS, REASONING, COST, ATTEMPTS, FAILOVERS, GONE),
+    *(OPEN_REQUESTS, OPEN_STREAMS, CONNECTIONS, UNBOOKED, FOLDED),
+)
+FAMILIES = (*COUNTED, CREDENTIALS, JOURNAL, BUILD, WORKERS)
+GAUGES = frozenset(family.name for family in COUNTED if family.kind == GAUGE)
+
+
+class _Places(NamedTuple):
+    """Where a call with certain labels is counted."""
+
+    requests: int
+    duration: int
+    first_token: int
+    input: int
+    cache_read: int
+    cache_write: int
+    output: int
+    reasoning: int
+    cost: int
+    attempt: int
+
+
+class Measures:
+    """One worker's. `configured` is what is in force now."""
+
+    def __init__(self, meters: Meters, configured: Callable[[], Snapshot | None]):
+        self.meters, self._values, self._configured = meters, meters.values, configured
+        self._kept: dict[tuple, _Places] = {}
+        self._singles: dict[tuple, int] = {}
+        self._seen: Snapshot | None = None
+        # By provider's name: models that an operator wrote, and others that were served; also by a worker before this.
+        self._written: frozenset[tuple[str, str]] = frozenset()
+        self._served = {one.labels for one in meters.series() if one.family == COST.name and OTHER not in one.labels}
+        self._folded = 0
+        for family in (GONE, OPEN_REQUESTS, OPEN_STREAMS, UNBOOKED, FOLDED):
+            self._single(family)
+
+    def settled(
+        self, record: Record, status: int, seconds: float, attempts: Sequence[tuple] = (), is_booked: bool = True
+    ) -> None:
+        """A call that ended, once. `record` has its outcome, usage and cost."""
+        values = self._values
+        model = self._model(record, status)
+        key = (record.provider, model, record.operation, record.protocol, record.outcome, status)
+        at = self._kept.get(key) or self._placed(key)
+        values[at.requests] += 1
+        values[at.duration + bisect_left(LATENCY_S, seconds)] += 1
+        values[at.duration + len(LATENCY_S) + 1] += seconds
+        if record.first_token_s is not None:
+            values[at.first_token + bisect_left(FIRST_S, record.first_token_s)] += 1
+            values[at.first_token + len(FIRST_S) + 1] += record.first_token_s
+        if record.usage is not None:
+            self._count_tokens(at, record.usage)
+        if record.cost:
+            values[at.cost] += record.cost
+        if is_booked:
+            values[self._single(UNBOOKED)] += 1
+        if len(attempts) == 1 and attempts[0][2] == status:
+            values[at.attempt] += 1
+        elif attempts:
+            self._count_attempts(attempts)
+
+    def answered(self, record: Record, seconds: float) -> None:
+        """The answer's headers are about to be sent, after so long in gproxy."""
+        at = self._single(OVERHEAD, record.provider, record.operation)
+        self._values[at + bisect_left(OVERHEAD_S, seconds)] += 1
+        self._values[at + len(OVERHEAD_S) + 1] += seconds
+
+    def failed(self, record: Record, error: str) -> None:
+        """The client is told an error of ours in place of an answer."""
+        record.error = error
+        self._values[self._single(ERRORS, record.protocol, error)] += 1
+        if record.outcome is None:
+            self._values[self._single(REFUSALS, record.protocol, error)] += 1
+
+    def client_left(self) -> None:
+        self._values[self._single(GONE)] += 1
+
+    def open(self, requests: int, streams: int) -> None:
+        """So many are being served now."""
+        self._values[self._single(OPEN_REQUESTS)] = requests
+        self._values[self._single(OPEN_STREAMS)] = streams
+
+    def booked(self, calls: int) -> None:
+        """So many settled calls are in the database, or never will be."""
+        at = self._single(UNBOOKED)
+        self._values[at] = max(0.0, self._values[at] - calls)
+
+    def connections(self, provider: str) -> Callable[[int], None]:
+        """To be told of each connection that begins (1) or ends (-1) to serve a call."""
+        return partial(self._change, self._single(CONNECTIONS, provider))
+
+    def _change(self, at: int, by: int) -> None:
+        self._values[at] = max(0.0, self._values[at] + by)
+
+    def _single(self, family: Family, *labels: str) -> int:
+        key = (family.name, labels)
+        at = self._singles.get(key)
+        if at is None:
+            at = self._place(family, *labels)
+            if at != NOWHERE and len(self._singles) < MOST_KEPT:
+                self._singles[key] = at
+        return at
+
+    def _count_tokens(self, at: _Places, usage: Usage) -> None:
+        values = self._values
+        values[at.input] += usage.input_tokens
+        values[at.output] += usage.output_tokens
+        if usage.cache_read_tokens:
+            values[at.cache_read] += usage.cache_read_tokens
+        if written := usage.cache_creation_tokens:
+            values[at.cache_write] += written
+        if usage.reasoning_tokens:
+            values[at.reasoning] += usage.reasoning_tokens
+
+    def _count_attempts(self, attempts: Sequence[tuple]) -> None:
+        known = snapshot.provider_by_id if (snapshot := self._configured()) is not None else {}
+        last = len(attempts) - 1
+        for number, (provider_id, _, what, _) in enumerate(attempts):
+            provider = known[provider_id].name if provider_id in known else OTHER
+            self._values[self._single(ATTEMPTS, provider, str(what))] += 1
+            if number < last:
+                self._values[self._single(FAILOVERS, provider, str(what))] += 1
+
+    def _model(self, record: Record, status: int) -> str:
+        """The model's name, if it may be a label."""
+        snapshot = self._configured()
+        if snapshot is not self._seen and snapshot is not None:
+            self._seen, self._written = snapshot, _written(snapshot)
+            self._served -= self._written
+        name = (record.provider, record.model)
+        if name in self._written or name in self._served:
+            return record.model
+        if status >= LEAST_ERROR or len(self._served) >= MOST_SERVED:
+            return OTHER
+        self._served.add(name)
+        return record.model
+
+    def _placed(self, key: tuple) -> _Places:
+        provider, model, operation, protocol, outcome, status = key
+        found = _Places(
+            requests=self._place(REQUESTS, provider, model, operation, protocol, str(outcome), str(status)),
+            duration=self._place(DURATION, provider, operation),
+            first_token=self._place(FIRST_TOKEN, provider, operation),
+            input=self._place(TOKENS, provider, model, "input"),
+            cache_read=self._place(TOKENS, provider, model, "cache_read"),
+            cache_write=self._place(TOKENS, provider, model, "cache_write"),
+            output=self._place(TOKENS, provider, model, "output"),
+            reasoning=self._place(REASONING, provider, model),
+            cost=self._place(COST, provider, model),
+            attempt=self._place(ATTEMPTS, provider, str(status)),
+        )
+        if NOWHERE not in found and len(self._kept) < MOST_KEPT:
+            self._kept[key] = found
+        return found
+
+    def _place(self, family: Family, *labels: str) -> int:
+        at = self.meters.place(family.name, labels, family.width)
+        if self.meters.folded != self._folded:
+            self._values[self._singles.get((FOLDED.name, ()), NOWHERE)] += self.meters.folded - self._folded
+            self._folded = self.meters.folded
+        return at
+
+
+_STATES = {"healthy": "usable", "cooldown": "cooling", "unavailable": "disabled"}
+
+
+def credentials(providers: Sequence[Provider], pool: Pool) -> dict[tuple, list[float]]:
+    """The state of every credential, of all that it could be in."""
+    standings = pool.standings([one for provider in providers for one in provider.credentials])
+    return {
+        (CREDENTIALS.name, (provider.name, str(one.id), state), 1): [float(standings[one.id] == status)]
+        for provider in providers
+        for one in provider.credentials
+        for status, state in _STATES.items()
+    }
+
+
+def process(version: str, workers: int, journal_bytes: int) -> dict[tuple, list[float]]:
+    return {
+        (BUILD.name, (version,), 1): [1.0],
+        (WORKERS.name, (), 1): [float(workers)],
+        (JOURNAL.name, (), 1): [float(journal_bytes)],
+    }
+
+
+def _written(snapshot: Snapshot) -> frozenset[tuple[str, str]]:
+    """Models by provider that an operator registered, or named in an alias without leaving a part of it open."""
+    named = [(one.provider_id, one.model_id) for alias in snapshot.aliases.values() for one in alias.targets]
+    known = snapshot.provider_by_id
+    return frozenset(
+        (known[provider].name, model) for provider, model in (*named, *snapshot.models) if provider in known
+    )

@@ -1,0 +1,15 @@
+"""What is measured, for Prometheus. Behind an administrator's key: names of providers and models are in it."""
+
+from flask import Blueprint, Response
+
+from gproxy.relay.exposition import CONTENT_TYPE
+from gproxy.web.faults import runtime
+from gproxy.web.visitors import guard_admin
+
+blueprint = Blueprint("metrics", __name__)
+blueprint.before_request(guard_admin)
+
+
+@blueprint.get("/metrics")
+def metrics() -> Response:
+    return Response(runtime().metrics(), content_type=CONTENT_TYPE)
