@@ -25,4 +25,5 @@ logger_class = "gproxy.server.GatewayLogger"
 on_starting = server.on_starting
 when_ready = server.when_ready
 post_worker_init = server.post_worker_init
+post_request = server.post_request
 worker_exit = server.worker_exit

@@ -2,7 +2,9 @@
 
 import json
 import logging
+import re
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from gevent.monkey import get_original
 
@@ -10,6 +12,8 @@ _native_lock = get_original("_thread", "RLock")
 BLACK = "[redacted]"
 # Shorter ones would black out ordinary words.
 LEAST_SECRET = 6
+# A text that stands for itself in a line of `name=value`.
+_PLAIN = re.compile(r"[!#-<>-\[\]-~]+")
 # Longest first, so that a secret that begins with another is blacked out whole. Exchanged, never changed.
 _secrets: tuple[str, ...] = ()
 
@@ -20,6 +24,8 @@ def hide(secrets: set[str]) -> None:
     long = {secret for secret in secrets if len(secret) >= LEAST_SECRET}
     written = long | {json.dumps(secret)[1:-1] for secret in long} | {repr(secret)[1:-1] for secret in long}
     _secrets = tuple(sorted(written.union(_secrets), key=len, reverse=True))
+    _plain.cache_clear()
+    _quoted.cache_clear()
 
 
 def redacted(text: str) -> str:
@@ -38,19 +44,51 @@ class StandardError(logging.StreamHandler):
 
 class _Formatter(logging.Formatter):
     def when(self, record: logging.LogRecord) -> str:
-        return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        seconds, milliseconds = divmod(int(record.created * 1000), 1000)
+        return f"{_second(seconds)}.{milliseconds:03d}Z"
+
+
+@lru_cache(maxsize=2)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 class TextFormatter(_Formatter):
+    """A record that has `fields` is told by these alone."""
+
     def format(self, record: logging.LogRecord) -> str:
-        line = f"{self.when(record)} {record.levelname.lower()} [{record.process}] {record.name}: {record.getMessage()}"
+        line = f"{self.when(record)} {record.levelname.lower()} [{record.process}] {record.name}: "
+        if (fields := getattr(record, "fields", None)) is not None:
+            pairs = [f"{name}={_plain(v) if isinstance(v, str) else v}" for name, v in fields.items()]
+            return line + " ".join(pairs)
+        line += record.getMessage()
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return redacted(line)
 
 
+@lru_cache(maxsize=1024)
+def _plain(value: str) -> str:
+    """As it is where it cannot be misread, else in quotes. Most values of a line stood in one before."""
+    shown = redacted(value)
+    return shown if _PLAIN.fullmatch(shown) else json.dumps(shown)
+
+
+@lru_cache(maxsize=1024)
+def _quoted(value: str) -> str:
+    return json.dumps(redacted(value))
+
+
 class JsonFormatter(_Formatter):
+    """A record that has `fields`, numbers and texts, has them beside its message."""
+
     def format(self, record: logging.LogRecord) -> str:
+        if (fields := getattr(record, "fields", None)) is not None:
+            pairs = [f'"{name}": {_quoted(v) if isinstance(v, str) else v}' for name, v in fields.items()]
+            return (
+                f'{{"time": "{self.when(record)}", "level": "{record.levelname.lower()}", "pid": {record.process}, '
+                f'"logger": "{record.name}", "message": {_quoted(record.getMessage())}, {", ".join(pairs)}}}'
+            )
         line = {
             "time": self.when(record),
             "level": record.levelname.lower(),

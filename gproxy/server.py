@@ -26,6 +26,7 @@ from gproxy.app import attach, reserved_names
 from gproxy.errors import ShuttingDown, StartupError
 from gproxy.runtime import Runtime
 from gproxy.settings import Settings
+from gproxy.web import access_log
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +114,16 @@ def post_worker_init(worker) -> None:
     gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
 
 
+def post_request(worker, req, environ, resp) -> None:
+    """In the worker, after each answer and whatever ended it: the line of the access log."""
+    if not _settings.access_log or resp is None or resp.status_code is None:
+        return
+    connection = worker._connections.get(gevent.getcurrent())
+    if connection is not None:
+        seconds = time.perf_counter() - connection.began
+        access_log.write(environ, resp.status_code, resp.sent, seconds, _settings.trusted_proxies)
+
+
 def worker_exit(arbiter, worker) -> None:
     """In the worker, at its end: what is settled gets booked."""
     running = getattr(worker, "runtime", None)
@@ -195,7 +206,7 @@ class GatewayWorker(GeventWorker):
 
     def handle_request(self, listener_name, req, sock, addr) -> None:
         connection = self._connections[gevent.getcurrent()]
-        connection.is_idle = False
+        connection.is_idle, connection.began = False, time.perf_counter()
         try:
             super().handle_request(listener_name, req, sock, addr)
         except TimeoutError:
@@ -255,6 +266,7 @@ class _Connection:
 
     client: socket.socket
     since: float
+    began: float = 0.0  # its last request, on the performance counter
     is_idle: bool = True
     requests: int = 0
 
@@ -269,7 +281,7 @@ class _Connection:
 
 
 class GatewayLogger(Logger):
-    """gunicorn's lines in our form. No access log: usage rows and nginx have what it would say."""
+    """gunicorn's lines in our form. Its access log is not written: ours comes later, when a stream is settled."""
 
     def setup(self, cfg) -> None:
         logging.config.dictConfig(logs.config(_settings.log_level, _settings.log_format))

@@ -47,6 +47,7 @@ class Settings:
     max_inflight_bytes: int
     log_level: str
     log_format: str
+    access_log: bool
     environ: Mapping[str, str]  # for "${NAME}" references and vendors' keys; never shown
 
     def __repr__(self) -> str:
@@ -85,6 +86,7 @@ def load(environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> S
         max_inflight_bytes=reader.number("GPROXY_MAX_INFLIGHT_BYTES", None, 512 * MIB),
         log_level=reader.one_of("GPROXY_LOG_LEVEL", ("debug", "info", "warning", "error"), "info"),
         log_format=reader.one_of("GPROXY_LOG_FORMAT", ("text", "json"), "text"),
+        access_log=reader.one_of("GPROXY_ACCESS_LOG", ("on", "off"), "on") == "on",
         environ=environ,
     )
     _refuse_published_key(settings, reader.problems)

@@ -101,6 +101,56 @@ def test_a_json_line_is_one_object():
     }
 
 
+FIELDS = {
+    "path": "/v1/chat/completions",
+    "status": 200,
+    "ms": 1.25,
+    "empty": "",
+    "blank": "a b",
+    "quoted": 'a"b',
+    "pair": "a=b",
+    "forged": "x\n2026-01-01T00:00:00.000Z error [1] gproxy: forged\r\x1b[31m\x00\u2028\x85",
+    "ünd": "müßig",
+}
+
+
+def with_fields(fields: dict) -> logging.LogRecord:
+    found = record("request")
+    found.fields = fields
+    return found
+
+
+def test_fields_stand_in_a_json_line_as_they_are():
+    line = FORMATTERS[1].format(with_fields(FIELDS))
+    found = json.loads(line)
+    assert {name: found[name] for name in FIELDS} == FIELDS
+    assert (found["message"], found["logger"], found["level"]) == ("request", "gproxy.test", "warning")
+    assert len(line.splitlines()) == 1 and "\x1b" not in line
+
+
+def test_fields_in_a_text_line_cannot_be_mistaken():
+    line = FORMATTERS[0].format(with_fields(FIELDS))
+    assert len(line.splitlines()) == 1
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f]", line)
+    assert line.partition("gproxy.test: ")[2] == (
+        'path=/v1/chat/completions status=200 ms=1.25 empty="" blank="a b" quoted="a\\"b" pair="a=b" '
+        'forged="x\\n2026-01-01T00:00:00.000Z error [1] gproxy: forged\\r\\u001b[31m\\u0000\\u2028\\u0085" '
+        'ünd="m\\u00fc\\u00dfig"'
+    )
+
+
+@pytest.mark.parametrize("formatter", FORMATTERS, ids=["text", "json"])
+@pytest.mark.parametrize("secret", [SECRET, NASTY, "hidden-later"])
+def test_a_secret_is_in_no_field(formatter, secret):
+    fields = {"path": f"/{secret}/x", "model": secret}
+    formatter.format(with_fields(fields))
+    logs.hide({secret})  # what was written before is not remembered
+    line = formatter.format(with_fields(fields))
+    assert line.count(logs.BLACK) == 2 and secret not in line
+    if formatter is FORMATTERS[1]:
+        assert json.loads(line)["path"] == f"/{logs.BLACK}/x"
+
+
 def test_a_redacted_json_line_is_still_json():
     for shape in shapes(NASTY):
         assert logs.BLACK in "".join(str(value) for value in json.loads(FORMATTERS[1].format(shape)).values())

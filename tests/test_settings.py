@@ -53,6 +53,7 @@ PLAIN = [
     ("GPROXY_MAX_INFLIGHT_BYTES", "max_inflight_bytes", 512 * MIB, "8", 8),
     ("GPROXY_LOG_LEVEL", "log_level", "info", "DEBUG", "debug"),
     ("GPROXY_LOG_FORMAT", "log_format", "text", "json", "json"),
+    ("GPROXY_ACCESS_LOG", "access_log", True, "off", False),
 ]  # fmt: skip
 
 

@@ -1,0 +1,116 @@
+"""The access log of a real gateway: one line per request, when its answer is over, and nothing that is secret."""
+
+import http.client
+import json
+import time
+
+import pytest
+
+from tests.gateway import ADMIN, DEV, OTHER, UPSTREAM_KEYS, Gateway
+from tests.vendor import COMPLETION_TOKENS, PROMPT_TOKENS, streams
+
+CHAT = "openai-main/gpt-4.1-mini"
+
+
+def lines(gateway: Gateway, count: int, **having) -> list[dict]:
+    """The lines that have these fields, once there are so many."""
+    deadline = time.monotonic() + 10
+    while True:
+        written = [json.loads(line) for line in gateway.log.splitlines() if '"logger": "gproxy.access"' in line]
+        found = [line for line in written if having.items() <= line.items()]
+        if len(found) >= count or time.monotonic() > deadline:
+            assert len(found) == count, written
+            return found
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def told(own_gateway) -> Gateway:
+    return own_gateway(GPROXY_LOG_FORMAT="json")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_is_one_line_with_all_that_it_was(told, stream):
+    reply = told.post(
+        "/v1/chat/completions?x=secret-query",
+        {"model": "chat-default", "messages": [], "stream": stream},
+        DEV,
+        x_request_id="call-7",
+        x_forwarded_for="203.0.113.9",
+    )
+    (line,) = lines(told, 1, request_id="call-7")
+    assert line.pop("ms") > 0 and line.pop("pid") in told.workers() and line.pop("time")
+    assert ("ttft_ms" in line) is stream
+    line.pop("ttft_ms", None)
+    cost = line.pop("cost_usd")
+    assert cost == pytest.approx((PROMPT_TOKENS * 0.4 + COMPLETION_TOKENS * 1.6) / 1e6)
+    assert line == {
+        **{"level": "info", "logger": "gproxy.access", "message": "request"},
+        **{"method": "POST", "path": "/v1/chat/completions", "status": 200, "client": "203.0.113.9"},
+        **{"request_id": "call-7", "user": "dev", "key": 2, "protocol": "openai_chat", "bytes": len(reply.body)},
+        **{"operation": "stream_generate_content" if stream else "generate_content", "asked": "chat-default"},
+        **{"provider": "openai-main", "model": "gpt-4.1-mini", "outcome": "complete"},
+        **{"input_tokens": PROMPT_TOKENS, "output_tokens": COMPLETION_TOKENS},
+    }
+
+
+def test_a_stream_that_its_client_leaves_is_told_at_its_end(told, vendor):
+    vendor.scripts["gpt-left"] = streams(3, "hang")
+    connection = http.client.HTTPConnection("127.0.0.1", told.port)
+    body = json.dumps({"model": "openai-main/gpt-left", "messages": [], "stream": True})
+    connection.request("POST", "/v1/chat/completions", body, {"Authorization": f"Bearer {ADMIN}"})
+    answer = connection.getresponse()
+    answer.read(10)
+    assert lines(told, 0, path="/v1/chat/completions") == []
+    answer.close()
+    connection.close()
+    (line,) = lines(told, 1, path="/v1/chat/completions")
+    assert (line["outcome"], line["status"], line["user"]) == ("partial", 200, "admin")
+    del vendor.scripts["gpt-left"]
+
+
+def test_refusals_and_other_routes_have_their_line(told):
+    told.chat(CHAT, OTHER)
+    told.chat(CHAT, "sk-nobody-knows")
+    told.get("/me", ADMIN)
+    told.get("/v1/models", DEV)
+    (forbidden,) = lines(told, 1, status=403)
+    assert (forbidden["error"], forbidden["user"], "provider" in forbidden) == ("forbidden", "other", False)
+    (unknown,) = lines(told, 1, status=401)
+    assert (unknown["error"], "user" in unknown) == ("unauthorized", False)
+    (listed,) = lines(told, 1, path="/v1/models")
+    assert (listed["status"], listed["user"], "outcome" in listed) == (200, "dev", False)
+    (other,) = lines(told, 1, path="/me")
+    assert (other["method"], other["status"]) == ("GET", 200)
+
+
+def test_nothing_secret_is_in_a_line_and_no_line_can_be_forged(told):
+    told.chat(CHAT, stream=True)
+    told.post(f"/v1beta/models/{CHAT}:generateContent?key={ADMIN}", {"contents": []}, None)
+    forged = "%0A2026-01-01T00:00:00.000Z%20error%20[1]%20gproxy:%20forged%0D%1B[31m"
+    told.get(f"/v1/models/{forged}", ADMIN)
+    told.get(f"/{UPSTREAM_KEYS[0]}/x", ADMIN)
+    lines(told, 1, path="/[redacted]/x")
+    (odd,) = lines(told, 1, status=400, method="GET")
+    assert "\n" in odd["path"]  # as JSON has it
+    hidden = (*UPSTREAM_KEYS, ADMIN, DEV, "Say hello", "Hello", "\x1b", "?key=")
+    assert [text for text in hidden if text in told.log.partition("gproxy.access")[2]] == []
+    assert all(line.startswith("{") or "forged" not in line for line in told.log.splitlines())
+
+
+def test_text_lines_cannot_be_forged_either(own_gateway):
+    gateway = own_gateway()
+    gateway.get("/v1/models/%0A2026%20error%20forged%20x=y", ADMIN)
+    deadline = time.monotonic() + 10
+    while "forged" not in gateway.log and time.monotonic() < deadline:
+        time.sleep(0.05)
+    (line,) = [line for line in gateway.log.splitlines() if "forged" in line]
+    assert ' gproxy.access: method=GET path="/v1/models/\\n2026 error forged x=y" status=400 ' in line
+
+
+def test_it_can_be_switched_off(own_gateway):
+    gateway = own_gateway(GPROXY_ACCESS_LOG="off")
+    assert gateway.chat(CHAT).status == 200
+    gateway.wait_rows(1)
+    assert gateway.stop() == 0
+    assert "gproxy.access" not in gateway.log

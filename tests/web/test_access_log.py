@@ -1,0 +1,89 @@
+"""What a line of the access log says, and whose address."""
+
+import logging
+
+import pytest
+
+from gproxy.protocols.hub import Usage
+from gproxy.relay.record import Record
+from gproxy.web import access_log, inbound
+
+TRUSTED = ("127.0.0.1", "10.0.0.0/8", "::1")
+ENVIRON = {"REQUEST_METHOD": "POST", "PATH_INFO": "/v1/chat/completions", "REMOTE_ADDR": "127.0.0.1"}
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "client"),
+    [
+        ("127.0.0.1", "", "127.0.0.1"),
+        ("192.0.2.7", "", "192.0.2.7"),
+        ("192.0.2.7", "203.0.113.9", "192.0.2.7"),  # nobody's word counts but a proxy's
+        ("127.0.0.1", "203.0.113.9", "203.0.113.9"),
+        ("127.0.0.1", " 198.51.100.1 , 203.0.113.9", "203.0.113.9"),
+        ("127.0.0.1", "198.51.100.1, 203.0.113.9, 10.1.2.3", "203.0.113.9"),
+        ("127.0.0.1", "10.1.2.4, 10.1.2.3", "10.1.2.4"),
+        ("127.0.0.1", "203.0.113.9, unknown", "127.0.0.1"),
+        ("127.0.0.1", "unknown, 10.1.2.3", "10.1.2.3"),
+        ("127.0.0.1", "x\nforged", "127.0.0.1"),
+        ("::ffff:127.0.0.1", "2001:db8::7", "2001:db8::7"),
+        ("", "203.0.113.9", ""),
+    ],
+)
+def test_the_clients_address_is_the_first_that_no_trusted_proxy_stands_in_for(peer, forwarded, client):
+    assert access_log.client(peer, forwarded, TRUSTED) == client
+
+
+def test_a_request_of_which_nothing_is_known():
+    assert access_log.fields({**ENVIRON, "QUERY_STRING": "key=sk-1"}, 404, 12, 0.0123456, TRUSTED) == {
+        "method": "POST",
+        "path": "/v1/chat/completions",
+        "status": 404,
+        "ms": 12.35,
+        "bytes": 12,
+        "client": "127.0.0.1",
+    }
+
+
+def test_a_call_is_told_with_all_that_is_known():
+    usage = Usage(30, 5, 2, 60, 7, 8, 9)
+    record = Record(
+        "openai_chat", "dev", 2, "generate_content", "chat", "main", "gpt", None, "complete", usage, 68_800, 0.4
+    )
+    environ = {**ENVIRON, inbound.RECORD: record, inbound.REQUEST_ID: "req_1"}
+    found = access_log.fields(environ, 200, 12, 1.0, TRUSTED)
+    assert {
+        name: value for name, value in found.items() if name not in access_log.fields(ENVIRON, 200, 12, 1.0, ())
+    } == {
+        **{"request_id": "req_1", "user": "dev", "key": 2, "protocol": "openai_chat", "operation": "generate_content"},
+        **{"asked": "chat", "provider": "main", "model": "gpt", "outcome": "complete"},
+        **{"input_tokens": 114, "output_tokens": 5, "cost_usd": 0.0000688, "ttft_ms": 400.0},
+    }
+
+
+def test_a_refused_call_is_told_with_its_code():
+    environ = {**ENVIRON, inbound.RECORD: Record("gemini", error="unauthorized")}
+    found = access_log.fields(environ, 401, 12, 1.0, TRUSTED)
+    assert (found["error"], found["protocol"], "user" in found, "outcome" in found) == (
+        "unauthorized",
+        "gemini",
+        False,
+        False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [("/v1/x", "/v1/x"), ("/ü".encode().decode("latin-1"), "/ü"), ("/\xff", "/�"), ("/" + "x" * 600, f"/{'x' * 511}…")],
+)
+def test_a_path_is_told_as_text_and_only_so_much_of_it(path, shown):
+    assert access_log.fields({**ENVIRON, "PATH_INFO": path}, 200, 0, 0.0, ())["path"] == shown
+
+
+def test_a_line_is_written_at_the_level_info(caplog):
+    caplog.set_level(logging.WARNING, "gproxy.access")
+    access_log.write(ENVIRON, 200, 0, 0.1, TRUSTED)
+    assert not caplog.records
+    caplog.set_level(logging.INFO, "gproxy.access")
+    access_log.write(ENVIRON, 200, 0, 0.1, TRUSTED)
+    (line,) = caplog.records
+    assert (line.name, line.levelname, line.fields["status"]) == ("gproxy.access", "INFO", 200)
