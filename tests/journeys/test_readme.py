@@ -31,7 +31,15 @@ def test_each_command_answers(quickstart, command):
     script = 'set -e\ncurl() { command curl -sS --fail-with-body "$@"; }\n' + command.replace(HOST, quickstart.url)
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=20)
     assert done.returncode == 0, done
-    answers = ("Hello from gproxy!", "demo-1", "total_cost", "response.completed", "sk-api01-", "input_tokens")
+    answers = (
+        "Hello from gproxy!",
+        "demo-1",
+        "gproxy_workers",
+        "total_cost",
+        "response.completed",
+        "sk-api01-",
+        "input_tokens",
+    )
     # A usage query before the first row is booked has nothing to tell.
     assert any(answer in done.stdout for answer in answers) or done.stdout == "[]"
 
