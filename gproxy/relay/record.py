@@ -13,8 +13,6 @@ class Record:
     """
 
     protocol: str  # the client's
-    user: str | None = None
-    key: int | None = None
     operation: str | None = None
     asked: str | None = None  # the model's name as the client sent it
     provider: str | None = None

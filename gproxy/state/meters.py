@@ -74,6 +74,7 @@ class Meters:
         self._places: dict[tuple[str, tuple[str, ...]], Series] = {}
         self._others: dict[int, _Names] = {}
         self._names_fd = self._values_fd = -1
+        self._can_name = True
         try:
             self.values = self._opened()
         except OSError as fault:
@@ -144,8 +145,11 @@ class Meters:
                 if syscalls.pwrite(self._names_fd, content, self._names.end) < len(content):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             except OSError as fault:
-                log.error("a series of metrics cannot be named: %s; it is not counted", fault.strerror)
+                if self._can_name:
+                    log.error("a series of metrics cannot be named: %s; it is not counted", fault.strerror)
+                self._can_name = False
                 return NOWHERE
+            self._can_name = True
         self._names.add(series, len(content))
         self._places[series.family, series.labels] = series
         return series.start

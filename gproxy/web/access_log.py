@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 from gproxy.relay.record import Record
 from gproxy.units import NANO
@@ -31,34 +30,22 @@ def fields(environ: Mapping, status: int, sent: int, seconds: float, trusted: tu
         "status": status,
         "ms": round(seconds * 1000, 2),
         "bytes": sent,
-        "client": client(environ.get("REMOTE_ADDR", ""), environ.get("HTTP_X_FORWARDED_FOR", ""), trusted),
+        "client": _client(environ.get("REMOTE_ADDR", ""), environ.get("HTTP_X_FORWARDED_FOR", ""), trusted),
     }
     if (request_id := environ.get(inbound.REQUEST_ID)) is not None:
         found["request_id"] = request_id
+    if (visitor := environ.get(inbound.VISITOR)) is not None:
+        found["user"], key = visitor
+        if key is not None:
+            found["key"] = key
     if (record := environ.get(inbound.RECORD)) is not None:
         _add(found, record)
     return found
 
 
-@lru_cache(maxsize=256)
-def client(peer: str, forwarded: str, trusted: tuple[str, ...]) -> str:
-    """Whoever is the first that no trusted proxy stands in for, seen from us. What cannot be an address is no word."""
-    if not forwarded or not _is_trusted(peer, trusted):
-        return peer
-    for name in reversed(forwarded.split(",")):
-        if (address := _address(name.strip())) is None:
-            break
-        peer = str(address)
-        if not _is_trusted(peer, trusted):
-            break
-    return peer
-
-
 def _add(found: dict, record: Record) -> None:
     """What is known of a request on an LLM route."""
     known = (
-        ("user", record.user),
-        ("key", record.key),
         ("protocol", record.protocol),
         ("operation", record.operation),
         ("asked", record.asked),
@@ -84,14 +71,6 @@ def _path(path: str) -> str:
     return shown if len(shown) <= MOST_PATH else shown[:MOST_PATH] + "…"
 
 
-def _address(name: str) -> IPv4Address | IPv6Address | None:
-    try:
-        found = ip_address(name)
-    except ValueError:
-        return None
-    return getattr(found, "ipv4_mapped", None) or found
-
-
-def _is_trusted(name: str, trusted: tuple[str, ...]) -> bool:
-    address = _address(name)
-    return address is not None and any(address in ip_network(network) for network in trusted)
+@lru_cache(maxsize=256)
+def _client(peer: str, forwarded: str, trusted: tuple[str, ...]) -> str:
+    return inbound.address({"REMOTE_ADDR": peer, "HTTP_X_FORWARDED_FOR": forwarded}, trusted) or ""

@@ -17,8 +17,8 @@ from gproxy.relay.capacity import Place
 log = logging.getLogger(__name__)
 
 PIECE_BYTES = 1024 * 1024
-# What we put into a request's environ for the access log.
-REQUEST_ID, RECORD = "gproxy.request_id", "gproxy.record"
+# What we put into a request's environ for the access log: VISITOR is a user's name and a key's id, if it is by one.
+REQUEST_ID, RECORD, VISITOR = "gproxy.request_id", "gproxy.record", "gproxy.visitor"
 _SANE_ID = re.compile(r"[A-Za-z0-9._:@-]{1,128}")
 _BEARER = ("Bearer ", "bearer ")
 

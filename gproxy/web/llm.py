@@ -111,11 +111,10 @@ def guarded(protocol: ModuleType, view: Callable[[str], Response]) -> Response:
 
 
 def admit() -> tuple:
-    """Caller and snapshot of this request, within `guarded`; its record knows whose it is. Raises Unauthorized."""
+    """Caller and snapshot of this request, which the access log knows from now on. Raises Unauthorized."""
     environ = request.environ
     caller, snapshot = runtime().relay.admit(inbound.key(environ, True))
-    record = environ[inbound.RECORD]
-    record.user, record.key = caller.user_name, caller.key_id
+    environ[inbound.VISITOR] = caller.user_name, caller.key_id
     return caller, snapshot
 
 

@@ -35,8 +35,11 @@ def session_token() -> str:
 
 def _visitor(token: str | None) -> Caller | Login:
     if token is not None and token.startswith(sessions.PREFIX):
-        return sessions.admit(runtime().snapshots(), token, time.time())
-    return runtime().relay.admit(token)[0]
+        found = sessions.admit(runtime().snapshots(), token, time.time())
+    else:
+        found = runtime().relay.admit(token)[0]
+    request.environ[inbound.VISITOR] = found.user_name, found.key_id
+    return found
 
 
 def actor() -> Actor:

@@ -68,9 +68,7 @@ def test_counting_a_request_costs_at_most_5_microseconds(tmp_path, record_proper
 
 def test_a_line_of_the_access_log_costs_at_most_15_microseconds(record_property):
     usage = Usage(12, 40)
-    record = Record(
-        "openai_chat", "dev", 2, "stream_generate_content", "chat-default", "main", "known", None, "complete"
-    )
+    record = Record("openai_chat", "stream_generate_content", "chat-default", "main", "known", None, "complete")
     record.usage, record.cost, record.first_token_s = usage, 68_800, 0.3
     environ = {
         "REQUEST_METHOD": "POST",
@@ -79,6 +77,7 @@ def test_a_line_of_the_access_log_costs_at_most_15_microseconds(record_property)
         "HTTP_X_FORWARDED_FOR": "10.1.2.3",
         inbound.REQUEST_ID: "req_0123456789abcdef01234567",
         inbound.RECORD: record,
+        inbound.VISITOR: ("dev", 2),
     }
     logger, handler = logging.getLogger("gproxy.access"), logging.StreamHandler(io.StringIO())
     handler.setFormatter(logs.JsonFormatter())

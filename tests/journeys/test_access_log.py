@@ -74,14 +74,17 @@ def test_refusals_and_other_routes_have_their_line(told):
     told.chat(CHAT, "sk-nobody-knows")
     told.get("/me", ADMIN)
     told.get("/v1/models", DEV)
+    told.get("/metrics", ADMIN)
     (forbidden,) = lines(told, 1, status=403)
     assert (forbidden["error"], forbidden["user"], "provider" in forbidden) == ("forbidden", "other", False)
     (unknown,) = lines(told, 1, status=401)
     assert (unknown["error"], "user" in unknown) == ("unauthorized", False)
     (listed,) = lines(told, 1, path="/v1/models")
     assert (listed["status"], listed["user"], "outcome" in listed) == (200, "dev", False)
+    (scraped,) = lines(told, 1, path="/metrics")
+    assert (scraped["user"], scraped["key"], "protocol" in scraped) == ("admin", 1, False)
     (other,) = lines(told, 1, path="/me")
-    assert (other["method"], other["status"]) == ("GET", 200)
+    assert (other["method"], other["status"], other["user"]) == ("GET", 200, "admin")
 
 
 def test_nothing_secret_is_in_a_line_and_no_line_can_be_forged(told):

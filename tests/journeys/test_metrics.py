@@ -227,7 +227,18 @@ def test_the_state_of_credentials_is_told_and_nothing_secret(own_gateway, vendor
     assert found.sum("gproxy_credential_state") == 5
     assert found.sum("gproxy_build_info") == 1
     assert found.sum("gproxy_requests_total", operation="count_tokens", outcome="complete") == 1
-    hidden = (*UPSTREAM_KEYS, ADMIN, DEV, OTHER, '"dev"', '"admin"', "127.0.0.1", "http://", str(vendor.port), "laptop")
+    hidden = (
+        *UPSTREAM_KEYS,
+        ADMIN,
+        DEV,
+        OTHER,
+        '"dev"',
+        '"admin"',
+        "127.0.0.1",
+        "http://",
+        f":{vendor.port}",
+        "laptop",
+    )
     assert [text for text in hidden if text in found.text] == []
     del vendor.scripts["gpt-dead"]
 

@@ -37,7 +37,7 @@ def measured(meters: Meters) -> Measures:
 
 
 def record(model: str = "known", provider: str = "main", **more) -> Record:
-    found = Record("anthropic", "alice", 7, "stream_generate_content", "sent", provider, model, None, "complete")
+    found = Record("anthropic", "stream_generate_content", "sent", provider, model, None, "complete")
     return replace(found, **more)
 
 
