@@ -11,7 +11,7 @@ from werkzeug.routing import Rule
 
 from gproxy import cli, protocols
 from gproxy.runtime import Runtime
-from gproxy.web import faults, health, llm, login, me, metrics, models, throttle, unbuilt, user
+from gproxy.web import envelopes, faults, health, llm, login, me, metrics, models, throttle, unbuilt, user
 from gproxy.web.admin import (
     access,
     configuration,
@@ -20,6 +20,7 @@ from gproxy.web.admin import (
     entities,
     explain,
     process,
+    requests,
     usages,
     user_keys,
     user_quotas,
@@ -75,7 +76,10 @@ class _App(Flask):
         path = environ["PATH_INFO"]
         if "//" in path or (path.endswith("/") and len(path) > 1):
             environ["PATH_INFO"] = _SLASHES.sub("/", path).rstrip("/") or "/"
-        return super().wsgi_app(environ, start_response)
+        running = self.extensions.get("gproxy")
+        if running is None:
+            return super().wsgi_app(environ, start_response)
+        return envelopes.recorded(super().wsgi_app, environ, start_response, running.recorder)
 
 
 def create_app() -> Flask:
@@ -91,6 +95,7 @@ def create_app() -> Flask:
         configuration.blueprint,
         explain.blueprint,
         dashboard.blueprint,
+        *requests.blueprints(),
         *access.blueprints(),
         *entities.blueprints(),
     )

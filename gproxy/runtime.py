@@ -20,6 +20,8 @@ from gproxy.accounting import prices
 from gproxy.accounting.audit import Auditor
 from gproxy.accounting.balances import Balances
 from gproxy.accounting.journal import Ids, Journal
+from gproxy.accounting.retention import Retention
+from gproxy.accounting.spool import Mover, Spool
 from gproxy.accounting.writer import Writer
 from gproxy.admission import keys, limits, quota
 from gproxy.errors import BadRequest, GatewayError, StartupError, Unavailable
@@ -30,8 +32,10 @@ from gproxy.relay.holding import Holder
 from gproxy.relay.measures import Measures
 from gproxy.relay.pipeline import Relay
 from gproxy.relay.pool import Pool, expires
+from gproxy.relay.recording import Recorder
 from gproxy.relay.tokens import Tokens
 from gproxy.settings import PUBLISHED_KEY, Settings, is_loopback
+from gproxy.settings import secrets as secrets_of
 from gproxy.state.board import Board
 from gproxy.state.counters import Shared
 from gproxy.state.file import FileState
@@ -45,6 +49,7 @@ from gproxy.store import (
     ledger,
     machines,
     proof,
+    requests,
     seeding,
     snapshot,
     traffic,
@@ -65,6 +70,7 @@ POLL_S = 0.5
 RELOAD_WAIT_S = 2.0
 # How often the books are checked; the lease of what this process holds in Redis is renewed oftener than it ends.
 CHECK_S, RENEW_S = 60.0, 5.0
+KEEP_S = 60.0
 # The thread that books usage gives the interpreter back this often, so that no stream waits for it.
 SWITCH_S = 0.0005
 
@@ -214,6 +220,9 @@ class Runtime:
     shared: Shared
     owner: str
     auditor: Auditor
+    recorder: Recorder
+    mover: Mover
+    retention: Retention
     meters: Meters
     counting: Threads  # where all workers' numbers are added up, for one who asks after the other
     notices: object | None = None  # state.notices, tells other machines of health
@@ -336,6 +345,13 @@ class Runtime:
             gevent.sleep(CHECK_S)
             self._quietly(self.auditor.check)
 
+    def keep(self) -> None:
+        """Lets go of what is too old or takes too much room."""
+        while True:
+            gevent.sleep(KEEP_S)
+            if self.snapshots.current is not None:
+                self._quietly(self.retention.keep, self.snapshots.current.logging)
+
     def _quietly(self, deed: Callable, *args) -> None:
         try:
             deed(*args)
@@ -368,6 +384,8 @@ class Runtime:
             greenlet.kill()
         self._quietly(self.relay.holder.retry)
         self.writer.close(timeout_s)
+        self.mover.close(timeout_s)
+        self.retention.close()
         self.meters.close()  # next, since our number is free now
         self.relay.upstream.close()
         self.relay.keepsakes.close()
@@ -418,6 +436,10 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
         capacity=Capacity(settings.max_inflight, settings.max_inflight_bytes),
         measures=measured,
     )
+    spools = settings.data_dir / "spool"
+    spool = Spool(spools)
+    mover = Mover(spool, spools, partial(database.run_kept, requests.book, database), Threads(1))
+    recorder = Recorder(spool, snapshots, ids.next, frozenset(secrets_of(settings)), settings.log_body)
     runtime = Runtime(
         settings=settings,
         database=database,
@@ -433,6 +455,9 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
         passwords=Threads(1),
         shared=shared,
         owner=owner,
+        recorder=recorder,
+        mover=mover,
+        retention=_retention(settings, database),
         meters=meters,
         counting=Threads(1),
         notices=_notices(settings, prepared.deployment, board),
@@ -440,8 +465,9 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
     )
     prices.shipped()
     writer.start()
+    mover.start()
     snapshots.refresh()
-    runtime._greenlets += map(gevent.spawn, (runtime.tend, runtime.beat, runtime.meet, runtime.audit))
+    runtime._greenlets += map(gevent.spawn, (runtime.tend, runtime.beat, runtime.meet, runtime.audit, runtime.keep))
     return runtime
 
 
@@ -458,6 +484,12 @@ def _shared(settings: Settings, deployment: str) -> Shared:
         return Failover(RedisState(settings.redis_url, deployment), local)
     except ValueError as fault:  # it does not say the address, which may hold a password
         raise StartupError([f"GPROXY_REDIS_URL: {fault}"]) from None
+
+
+def _retention(settings: Settings, database: Database) -> Retention:
+    trim_log = partial(database.run, requests.trim, database)
+    trim_usages = partial(database.run, accounts.delete_usages_before, database)
+    return Retention(settings.data_dir / "retention.lock", trim_log, trim_usages, Threads(1), tuple(requests.KINDS))
 
 
 def _notices(settings: Settings, deployment: str, board: Board):

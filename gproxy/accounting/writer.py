@@ -92,6 +92,7 @@ def _row(opened: dict, settled: dict) -> dict:
     provider, channel, credential = settled.get("by") or (opened["p"], opened["c"], opened["r"])
     return {
         "trace_id": opened["o"],
+        "downstream_trace_id": opened.get("d"),
         "request_id": opened["rq"],
         "at": opened["at"],
         "provider_id": provider,

@@ -252,10 +252,13 @@ class GlobalSettings(Schema):
     spoof_emulation = fields.Raw(allow_none=True)
     update_channel = fields.Raw(allow_none=True)
     enable_usage = Switch(is_optional=True)
-    enable_upstream_log = schemas.Later(False)
-    enable_upstream_log_body = schemas.Later(False)
-    enable_downstream_log = schemas.Later(False)
-    enable_downstream_log_body = schemas.Later(False)
+    enable_upstream_log = Switch(is_optional=True)
+    enable_upstream_log_body = Switch(is_optional=True)
+    enable_downstream_log = Switch(is_optional=True)
+    enable_downstream_log_body = Switch(is_optional=True)
+    log_retention_days = schemas.days()
+    log_retention_mb = fields.Integer(strict=True, validate=Range(1, schemas.MOST_MB, error=schemas.MEGABYTES))
+    usage_retention_days = schemas.days(allow_none=True)
     provider_defaults = Document(schemas.ProviderSettings())
 
 

@@ -25,7 +25,9 @@ def toml(content: Content, has_secrets: bool) -> str:
 
 def document(content: Content, has_secrets: bool) -> dict:
     found = {
-        "global": {"enable_usage": content.enable_usage, **json.loads(content.provider_defaults_json)},
+        "global": _told(
+            enable_usage=content.enable_usage, **content.switches, **json.loads(content.provider_defaults_json)
+        ),
         "providers": [_provider(one, has_secrets) for one in content.providers],
         "models": list(map(_model, content.models)),
         # One whose last target went with its provider leads nowhere, and no seed can say that.

@@ -275,6 +275,20 @@ class OwnSettings(ProviderSettings):
             raise ValidationError("client_key_file without client_cert_file; give both, or neither")
 
 
+# What [global] tells beside the defaults of providers: columns of the settings.
+SWITCHES = (
+    *("enable_upstream_log", "enable_upstream_log_body", "enable_downstream_log", "enable_downstream_log_body"),
+    *("log_retention_days", "log_retention_mb", "usage_retention_days"),
+)
+MOST_DAYS, MOST_MB = 36_500, 1_000_000
+MEGABYTES = f"expected a whole number from 1 to {MOST_MB}"
+
+
+def days(**kwargs) -> fields.Integer:
+    error = f"expected a whole number of days from 1 to {MOST_DAYS}"
+    return fields.Integer(strict=True, validate=Range(1, MOST_DAYS, error=error), **kwargs)
+
+
 class Global(ProviderSettings):
     """Process settings are checked where they are read; here they are only known."""
 
@@ -286,10 +300,13 @@ class Global(ProviderSettings):
     spoof_emulation = Later(refusal=NEVER)
     update_channel = Later(refusal=NEVER)
     enable_usage = Switch(True)
-    enable_upstream_log = Later(False)
-    enable_upstream_log_body = Later(False)
-    enable_downstream_log = Later(False)
-    enable_downstream_log_body = Later(False)
+    enable_upstream_log = Switch(is_optional=True)
+    enable_upstream_log_body = Switch(is_optional=True)
+    enable_downstream_log = Switch(is_optional=True)
+    enable_downstream_log_body = Switch(is_optional=True)
+    log_retention_days = days()
+    log_retention_mb = fields.Integer(strict=True, validate=Range(1, MOST_MB, error=MEGABYTES))
+    usage_retention_days = days(allow_none=True)
     base_url = Later()
     protocol = Later()
 

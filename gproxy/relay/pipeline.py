@@ -251,6 +251,7 @@ class Relay:
         """What the journal says of a call that is about to be sent."""
         return {
             "rq": call.request_id,
+            **({} if call.trace is None else {"d": call.trace}),
             "at": at,
             "u": plan.caller.user_id,
             "k": plan.caller.key_id,
@@ -278,19 +279,20 @@ class Relay:
         return exchange
 
     def _ask(self, plan: Plan, call: Call, credential: Credential, shown: str, presence: Presence, way: Egress):
-        settings = plan.provider.settings
-        return self.upstream.send(
-            "POST",
-            settings.base_url or plan.kind.host(settings.location),
-            headers.placed(plan.path, credential, settings.location),
-            headers.to_upstream(plan.speaks, settings.forward_headers, call.header, plan.lane.auth(shown)),
-            plan.body,
-            limits(settings),
-            presence,
-            shown,
-            way,
-            self.measures.connections(plan.provider.name),
-        )
+        settings, provider = plan.provider.settings, plan.provider
+        base_url = settings.base_url or plan.kind.host(settings.location)
+        path = headers.placed(plan.path, credential, settings.location)
+        sent = headers.to_upstream(plan.speaks, settings.forward_headers, call.header, plan.lane.auth(shown))
+
+        def send() -> Exchange:
+            told = self.measures.connections(provider.name)
+            return self.upstream.send(
+                "POST", base_url, path, sent, plan.body, limits(settings), presence, shown, way, told
+            )
+
+        if call.trail is None:
+            return send()
+        return call.trail.send(provider.id, credential.id, base_url + path, sent, plan.body, shown, send)
 
     def _answer(self, plan: Plan, call: Call, exchange: Exchange, tally: Tally, presence: Presence) -> Answer:
         told = headers.to_client(plan.provider, exchange, is_limited=plan.bound is not None)

@@ -20,6 +20,7 @@ from gproxy.protocols.signatures import MARK
 from gproxy.relay import affinity, headers, holding, remembering, translating, ways
 from gproxy.relay.holding import Bound
 from gproxy.relay.record import Record
+from gproxy.relay.recording import Trail
 from gproxy.relay.tally import input_estimate
 from gproxy.relay.translating import Translation
 from gproxy.routing import choose, resolve
@@ -49,6 +50,8 @@ class Call:
     model: str | None = None  # where the path names it
     operation: str = GENERATE  # a stream too, where the body tells
     as_array: bool = False  # a Gemini stream as one JSON array
+    trace: int | None = None  # the id of the request's own log row
+    trail: Trail | None = None  # where its attempts are kept
     record: Record = field(default_factory=lambda: Record(""))
 
 

@@ -237,6 +237,9 @@ SWITCHES = (
     "enable_upstream_log_body",
     "enable_downstream_log",
     "enable_downstream_log_body",
+    "log_retention_days",
+    "log_retention_mb",
+    "usage_retention_days",
 )
 
 

@@ -1,6 +1,7 @@
 """The whole configuration as it stands, in the shape in which a first start stores it."""
 
 from gproxy.store import models as m
+from gproxy.store.entities import SWITCHES
 from gproxy.store.sealing import Seal
 from gproxy.store.seeding import (
     Content,
@@ -26,6 +27,7 @@ def content(seal: Seal | None) -> Content:
         return Content(
             enable_usage=settings.enable_usage,
             provider_defaults_json=settings.provider_defaults_json,
+            switches={name: getattr(settings, name) for name in SWITCHES if name != "enable_usage"},
             providers=_providers(seal),
             models=tuple(
                 NewModel(providers[row.provider_id], row.model_id, row.display_name, row.enabled, row.pricing_json)

@@ -83,7 +83,11 @@ class _Laying:
         if wanted.enable_usage is None:
             return
         row = m.GlobalSettings.get()
-        told = {"enable_usage": wanted.enable_usage, "provider_defaults_json": wanted.provider_defaults_json}
+        told = {
+            "enable_usage": wanted.enable_usage,
+            "provider_defaults_json": wanted.provider_defaults_json,
+            **wanted.switches,
+        }
         self._change(m.GlobalSettings, row, told, "settings")
 
     def _merge(

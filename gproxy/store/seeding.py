@@ -4,7 +4,7 @@ import json
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from gproxy.state.windows import window
 from gproxy.store import models as m
@@ -115,6 +115,7 @@ class Content:
     limits: tuple[tuple[str, NewLimit], ...] = ()  # each with its user
     quotas: tuple[tuple[str, NewQuota], ...] = ()
     file_permissions: tuple[tuple[str, str], ...] = ()  # (user, provider)
+    switches: Mapping[str, bool | int | None] = field(default_factory=dict)  # other columns of the settings
 
 
 def is_empty() -> bool:
@@ -131,6 +132,7 @@ def fill(database: Database, content: Content) -> None:
             enable_usage=content.enable_usage,
             provider_defaults_json=content.provider_defaults_json,
             updated_at=now,
+            **content.switches,
         )
         providers = _providers(content.providers, stamps)
         for model in content.models:

@@ -200,6 +200,21 @@ class Caller:
     files: frozenset[int] = frozenset()
 
 
+class Logging(NamedTuple):
+    """What is kept of requests: of those of clients, of those to upstreams, and for how long."""
+
+    upstream: bool = False
+    upstream_body: bool = False
+    downstream: bool = False
+    downstream_body: bool = False
+    retention_days: int = 7
+    retention_mb: int = 1024
+    usage_retention_days: int | None = None  # None: usage rows stay
+
+
+NO_LOGS = Logging()
+
+
 @dataclass(frozen=True, slots=True)
 class Login:
     """A user who logged in. `expires_at` in seconds since the epoch."""
@@ -216,6 +231,7 @@ class Snapshot:
     revisions: Mapping[str, int]
     deployment: str = ""
     enable_usage: bool = True
+    logging: Logging = NO_LOGS
     provider_defaults: Mapping = field(default_factory=dict)
     providers: Mapping[str, Provider] = field(default_factory=dict)  # enabled ones, by name
     provider_by_id: Mapping[int, Provider] = field(default_factory=dict)
@@ -303,6 +319,15 @@ def _settings() -> dict:
     return {
         "deployment": row.deployment,
         "enable_usage": row.enable_usage,
+        "logging": Logging(
+            row.enable_upstream_log,
+            row.enable_upstream_log_body,
+            row.enable_downstream_log,
+            row.enable_downstream_log_body,
+            row.log_retention_days,
+            row.log_retention_mb,
+            row.usage_retention_days,
+        ),
         "provider_defaults": json.loads(row.provider_defaults_json),
     }
 

@@ -97,7 +97,7 @@ def breakdown(asked: dict, by: str) -> list[tuple[object, Sums]]:
         return [(_day(number), sums) for number, sums in sorted(found.items(), reverse=True)]
     found = _of_rows(asked, m.Usage.tag) if by == "tag" else _grouped(asked, by)
     ordered = sorted(found.items(), key=lambda row: (-row[1].cost, -row[1].count, str(row[0])))
-    return [(value or None, sums) for value, sums in ordered[:MOST_GROUPS]]
+    return ordered[:MOST_GROUPS]
 
 
 def buckets(asked: dict, seconds: int) -> tuple[int, list[tuple[int, Sums]]]:
@@ -118,9 +118,10 @@ def _grouped(asked: dict, by: str | None) -> dict[object, Sums]:
     found: dict[object, Sums] = {}
     for part in parts(*_times(asked)):
         if part.span:
-            _collect(found, _of_spans(asked, part, OF_SUMS[by] if by else pw.Value(None)))
+            rows = _of_spans(asked, part, OF_SUMS[by] if by else pw.Value(None))
         else:
-            _collect(found, _of_part(asked, part, FILTERS[by] if by else pw.Value(None)))
+            rows = _of_part(asked, part, FILTERS[by] if by else pw.Value(None))
+        _collect(found, ((value or None, *values) for value, *values in rows))
     return found
 
 
@@ -138,7 +139,7 @@ def _bucketed(asked: dict, length: int) -> dict[int, Sums]:
 
 def _collect(found: dict, rows: Iterable[tuple]) -> None:
     for value, *values in rows:
-        found.setdefault(value or None if isinstance(value, str) else value, Sums()).add(values)
+        found.setdefault(value, Sums()).add(values)
 
 
 def _of_rows(asked: dict, group: pw.Node) -> dict[object, Sums]:

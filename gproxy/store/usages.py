@@ -13,11 +13,7 @@ from gproxy.store.accounts import Charge
 from gproxy.store.database import Database
 from gproxy.store.ledger import booked
 
-COLUMNS = tuple(
-    field.column_name
-    for field in m.Usage._meta.sorted_fields
-    if field.name not in ("downstream_trace_id", "created_at")
-)
+COLUMNS = tuple(field.column_name for field in m.Usage._meta.sorted_fields if field.name != "created_at")
 pick = itemgetter(*COLUMNS)
 of_call = itemgetter("user_id", "user_key_id", "at", "cost")
 INSERT = f"INSERT INTO usages ({', '.join(COLUMNS)}, created_at) VALUES ({', '.join('?' * (len(COLUMNS) + 1))})"

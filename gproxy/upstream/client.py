@@ -99,6 +99,7 @@ class Exchange:
         self._kept: bytes | None = None
         self._ahead: deque[bytes] = deque()
         self._secret = secret.encode() if secret else None
+        self._came: Callable[[bytes], None] | None = None  # is shown what comes
         # Private names of http.client and urllib3, both pinned; without them the library reads the body itself.
         inner = self._inner = getattr(raw, "_fp", None)
         file = getattr(inner, "fp", None)
@@ -106,6 +107,17 @@ class Exchange:
         self._sock = getattr(getattr(file, "raw", None), "_sock", None)
         is_plain = raw.chunked and "content-encoding" not in self.headers
         self._chunked = Chunked(file) if is_plain and file is not None else None
+
+    def watch(self, came: Callable[[bytes], None], ended: Callable[[], None]) -> None:
+        """From now on `came` is shown each piece of the body, and `ended` is called once, when it is closed."""
+        let_go = self._let_go
+
+        def end() -> None:
+            if let_go is not None:
+                let_go()
+            ended()
+
+        self._came, self._let_go = came, end
 
     @property
     def is_stream(self) -> bool:
@@ -179,6 +191,8 @@ class Exchange:
             self._quiet_s = 0.0
             if not chunk:
                 return
+            if self._came is not None:
+                self._came(chunk)
             yield chunk
 
     def _read(self) -> bytes:

@@ -35,7 +35,7 @@ def fields(environ: Mapping, status: int, sent: int, seconds: float, trusted: tu
     if (request_id := environ.get(inbound.REQUEST_ID)) is not None:
         found["request_id"] = request_id
     if (visitor := environ.get(inbound.VISITOR)) is not None:
-        found["user"], key = visitor
+        found["user"], key = visitor.user_name, visitor.key_id
         if key is not None:
             found["key"] = key
     if (record := environ.get(inbound.RECORD)) is not None:

@@ -17,8 +17,9 @@ from gproxy.relay.capacity import Place
 log = logging.getLogger(__name__)
 
 PIECE_BYTES = 1024 * 1024
-# What we put into a request's environ for the access log: VISITOR is a user's name and a key's id, if it is by one.
+# What we put into a request's environ for logs: VISITOR is whoever calls, TRACE the id of the request's own log row.
 REQUEST_ID, RECORD, VISITOR = "gproxy.request_id", "gproxy.record", "gproxy.visitor"
+TRACE, TRAIL = "gproxy.trace", "gproxy.trail"
 _SANE_ID = re.compile(r"[A-Za-z0-9._:@-]{1,128}")
 _BEARER = ("Bearer ", "bearer ")
 

@@ -114,7 +114,7 @@ def admit() -> tuple:
     """Caller and snapshot of this request, which the access log knows from now on. Raises Unauthorized."""
     environ = request.environ
     caller, snapshot = runtime().relay.admit(inbound.key(environ, True))
-    environ[inbound.VISITOR] = caller.user_name, caller.key_id
+    environ[inbound.VISITOR] = caller
     return caller, snapshot
 
 
@@ -197,6 +197,8 @@ def relay(protocol: str, request_id: str, provider: str | None = None, **path) -
             started=started,
             provider=provider,
             record=environ[inbound.RECORD],
+            trace=environ.get(inbound.TRACE),
+            trail=environ.get(inbound.TRAIL),
             **path,
         )
         plan = running.relay.plan(call, caller, snapshot)

@@ -21,7 +21,7 @@ USAGE = MyUsage()
 def me() -> dict:
     running = runtime()
     caller, _ = running.relay.admit(inbound.key(request.environ, False))
-    request.environ[inbound.VISITOR] = caller.user_name, caller.key_id
+    request.environ[inbound.VISITOR] = caller
     rows = (*caller.limits, *caller.key_limits)
     counted = tuple(map(limits.counted, rows))
     taken = running.relay.holder.look(quota.accounts(caller), counted)

@@ -38,7 +38,7 @@ def _visitor(token: str | None) -> Caller | Login:
         found = sessions.admit(runtime().snapshots(), token, time.time())
     else:
         found = runtime().relay.admit(token)[0]
-    request.environ[inbound.VISITOR] = found.user_name, found.key_id
+    request.environ[inbound.VISITOR] = found
     return found
 
 

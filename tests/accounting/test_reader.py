@@ -46,6 +46,7 @@ def test_a_call_becomes_a_row_with_everything_that_was_told(tmp_path):
     (booking,) = Reader().rows(path, 0, None)
     assert booking.row == {
         "trace_id": 7,
+        "downstream_trace_id": None,
         "request_id": "req_7",
         "at": 1_790_000_000_000_000_007,
         "provider_id": 3,

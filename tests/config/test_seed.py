@@ -146,15 +146,6 @@ UNSUPPORTED = [
             "early_heartbeat_s = 5",
         )
     ),
-    *(
-        (f"[global]\n{name} = true", f"global.{name}")
-        for name in (
-            "enable_upstream_log",
-            "enable_upstream_log_body",
-            "enable_downstream_log",
-            "enable_downstream_log_body",
-        )
-    ),
 ]
 
 

@@ -203,7 +203,6 @@ def test_a_wrong_method_says_which_is_right(gateway, path):
         ("GET", "/v1/responses/resp_1"),
         ("DELETE", "/v1/responses/resp_1"),
         ("GET", "/v1/files"),
-        ("POST", "/admin/providers/query"),
     ],
 )
 def test_routes_to_come_say_so_after_the_key(gateway, method, path):

@@ -28,6 +28,7 @@ def book(database: Database, *calls: tuple) -> None:
         counts = dict.fromkeys((name for name in row if name.endswith(("tokens", "5min", "1h"))), 0)
         row |= counts | {"trace_id": trace_id, "at": at, "user_id": user, "user_key_id": key, "model": model}
         row |= {
+            "downstream_trace_id": None,
             "request_id": "r",
             "operation": "o",
             "protocol": "p",

@@ -82,9 +82,8 @@ def change_settings() -> dict:
             raise BadRequest(f"{name}: read at the start; change its environment variable and start again")
     if (defaults := asked.pop("provider_defaults", None)) is not None:
         asked["provider_defaults_json"] = settings_json(defaults)
-    changes = {name: value for name, value in asked.items() if value is not None}
-    if changes:
-        change(entities.change_settings, changes)
+    if asked:
+        change(entities.change_settings, asked)
     return {"ok": True}
 
 

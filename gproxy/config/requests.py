@@ -1,0 +1,58 @@
+"""Documents about logs of requests."""
+
+from marshmallow import Schema, fields
+from marshmallow.validate import Length
+
+from gproxy.config.schemas import Switch
+from gproxy.config.scope import MOST_MS, BigInt, Id, Scope
+
+MOST_AT_ONCE = 10_000
+
+
+class Query(Schema):
+    """`as_text`: bodies as text in place of lists of bytes."""
+
+    trace_id = Scope(BigInt())
+    from_unix_ms = BigInt(MOST_MS, load_default=None, allow_none=True)
+    to_unix_ms = BigInt(MOST_MS, load_default=None, allow_none=True)
+    cursor_at_unix_ms = BigInt(MOST_MS, load_default=None, allow_none=True)
+    cursor_trace_id = BigInt(load_default=None, allow_none=True)
+    offset = BigInt(load_default=0)
+    limit = BigInt(load_default=None, allow_none=True)
+    include_body = Switch(default=False)
+    as_text = Switch(default=False)
+
+
+class Downstream(Query):
+    user_id = Scope(Id())
+    user_key_id = Scope(Id())
+    request_path_contains = fields.String(load_default=None, allow_none=True)
+
+
+class Upstream(Query):
+    provider_id = Scope(Id())
+    credential_id = Scope(Id())
+    request_url_contains = fields.String(load_default=None, allow_none=True)
+
+
+QUERIES = {"downstream": Downstream, "upstream": Upstream}
+
+
+def ids(**kwargs) -> fields.List:
+    return fields.List(BigInt(), validate=Length(max=MOST_AT_ONCE, error=f"at most {MOST_AT_ONCE} at once"), **kwargs)
+
+
+class Clear(Schema):
+    all = Switch(default=False)
+    trace_ids = ids(load_default=None, allow_none=True)
+
+
+class Delete(Schema):
+    trace_ids = ids(required=True)
+
+
+class Ids:
+    """A bare list of ids, with the `load` of a schema. An empty one names none."""
+
+    def load(self, value) -> list[int]:
+        return ids().deserialize(value)

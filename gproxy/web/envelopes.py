@@ -1,0 +1,145 @@
+"""What came in and what went out, kept where an operator wants it. Nothing is held back for it."""
+
+from collections.abc import Callable, Iterable
+
+from gproxy.errors import Unavailable
+from gproxy.relay.recording import DOWNSTREAM, Capture, Recorder, Trail
+from gproxy.relay.redaction import BLACK, document
+from gproxy.store.snapshot import NO_LOGS
+from gproxy.web import inbound
+
+# Paths whose documents are secrets through and through.
+SEALED = ("/login", "/admin/config/")
+ADMINISTRATIVE = ("/admin/", "/user/", "/login", "/logout", "/me")
+
+
+def recorded(serve: Callable, environ: dict, start_response: Callable, recorder: Recorder) -> Iterable[bytes]:
+    """The answer of `serve`, as it is."""
+    try:
+        wanted = recorder.wanted()
+    except Unavailable:
+        wanted = NO_LOGS
+    if not (wanted.upstream or wanted.downstream):
+        return serve(environ, start_response)
+    own = _own(environ)
+    number, at = recorder.next_id()
+    if wanted.upstream:
+        downstream = number if wanted.downstream else None
+        environ[inbound.TRAIL] = Trail(recorder, downstream, wanted.upstream_body, own)
+    if not wanted.downstream:
+        return serve(environ, start_response)
+    environ[inbound.TRACE] = number
+    envelope = _Envelope(recorder, environ, number, at, own, wanted.downstream_body)
+    return envelope.passed(serve(environ, envelope.starting(start_response)))
+
+
+def _own(environ: dict) -> tuple[bytes, ...]:
+    """The key that the client shows."""
+    key = inbound.key(environ, True)
+    return (key.encode("utf-8", "surrogateescape"),) if key and len(key) >= 6 else ()
+
+
+class _Envelope:
+    """One request and its answer."""
+
+    def __init__(self, recorder: Recorder, environ: dict, number: int, at: int, own: tuple[bytes, ...], has_body: bool):
+        self._recorder, self._environ, self._number, self._at, self._own = recorder, environ, number, at, own
+        self._status: int | None = None
+        self._headers: list[tuple[str, str]] = []
+        self._request = self._response = None
+        if has_body:
+            most = recorder.most_body + recorder.redactor().longest
+            self._request, self._response = Capture(most), Capture(most)
+            environ["wsgi.input"] = _Tee(environ["wsgi.input"], self._request)
+
+    def starting(self, start_response: Callable) -> Callable:
+        def start(status: str, headers: list, exc_info=None):
+            self._status, self._headers = int(status[:3]), headers
+            return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
+
+        return start
+
+    def passed(self, pieces: Iterable[bytes]) -> "_Passed":
+        return _Passed(pieces, self._response, self._end)
+
+    def _end(self) -> None:
+        environ, recorder = self._environ, self._recorder
+        redactor = recorder.redactor()
+        visitor = environ.get(inbound.VISITOR)
+        path = environ["PATH_INFO"].encode("latin-1", "replace").decode("utf-8", "replace")
+        recorder.put(
+            (
+                *(DOWNSTREAM, self._number, self._at),
+                visitor.user_id if visitor is not None else None,
+                visitor.key_id if visitor is not None else None,
+                environ["REQUEST_METHOD"],
+                redactor.headers(_sent(environ), self._own),
+                redactor.text(path, self._own),
+                redactor.query(environ.get("QUERY_STRING", ""), self._own) or None,
+                self._kept(self._request, path),
+                self._status,
+                redactor.headers(self._headers, self._own),
+                self._kept(self._response, path),
+            )
+        )
+
+    def _kept(self, capture: Capture | None, path: str) -> bytes | None:
+        if capture is None:
+            return None
+        data = capture.joined()
+        if data and path.startswith(SEALED):
+            return BLACK.encode()
+        if path.startswith(ADMINISTRATIVE):
+            data = document(data)
+        return self._recorder.redactor().body(data, self._own)[: self._recorder.most_body]
+
+
+class _Passed:
+    """The pieces of an answer as they go by."""
+
+    __slots__ = ("_capture", "_end", "_inner", "_pieces")
+
+    def __init__(self, inner: Iterable[bytes], capture: Capture | None, end: Callable[[], None]):
+        self._inner, self._pieces, self._capture, self._end = inner, iter(inner), capture, end
+
+    def __iter__(self) -> "_Passed":
+        return self
+
+    def __next__(self) -> bytes:
+        piece = next(self._pieces)
+        if self._capture is not None:
+            self._capture.add(piece)
+        return piece
+
+    def close(self) -> None:
+        try:
+            close = getattr(self._inner, "close", None)
+            if close is not None:
+                close()
+        finally:
+            end, self._end = self._end, lambda: None
+            end()
+
+
+class _Tee:
+    """A request's body as it is read."""
+
+    def __init__(self, inner, capture: Capture):
+        self._inner, self._capture = inner, capture
+
+    def read(self, *args) -> bytes:
+        data = self._inner.read(*args)
+        self._capture.add(data)
+        return data
+
+    def __getattr__(self, name: str):
+        return getattr(self._inner, name)
+
+
+def _sent(environ: dict) -> list[tuple[str, str]]:
+    """The headers as they came, so far as WSGI tells."""
+    found = [(name[5:].replace("_", "-").lower(), value) for name, value in environ.items() if name.startswith("HTTP_")]
+    for name in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+        if environ.get(name):
+            found.append((name.replace("_", "-").lower(), environ[name]))
+    return found
