@@ -3,7 +3,10 @@
 import json
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from urllib.parse import parse_qsl, urlencode
+
+import orjson
 
 BLACK = "[redacted]"
 _BLACK = BLACK.encode()
@@ -54,8 +57,8 @@ class Redactor:
 
     def headers(self, pairs: Iterable[tuple[str, str]], own: Sequence[bytes] = ()) -> str:
         """As JSON, `[[name, value], …]`."""
-        told = [[name, BLACK if _hides(name) else value] for name, value in pairs]
-        return self.text(json.dumps(told), own)
+        told = orjson.dumps([(name, BLACK if _hides(name) else _sayable(value)) for name, value in pairs])
+        return self.body(told, own).decode()
 
     def query(self, text: str, own: Iterable[bytes] = ()) -> str:
         if not text:
@@ -66,6 +69,12 @@ class Redactor:
         return self.text(text, own)
 
 
+def _sayable(value: str) -> str:
+    """WSGI has each byte of a header as a character, and some stand for none."""
+    return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8", "replace")
+
+
+@lru_cache(maxsize=4096)
 def _hides(name: str) -> bool:
     lower = name.lower()
     return lower in HEADERS or (_HEADER.search(lower) is not None and _HARMLESS.match(lower) is None)

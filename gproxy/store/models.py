@@ -369,7 +369,7 @@ class UsageSum(Table):
     They stay when the rows go by their age.
     """
 
-    span = pw.IntegerField()  # in hours
+    span = pw.IntegerField()  # in hours; -1: an hour, and all of it in one row
     period = pw.IntegerField()  # so many spans after the epoch
     user_id = pw.IntegerField()
     user_key_id = pw.IntegerField()

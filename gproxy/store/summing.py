@@ -9,7 +9,7 @@ from typing import NamedTuple
 import peewee as pw
 
 from gproxy.store import models as m
-from gproxy.store.sums import HOUR_NS, SPANS, TOKENS
+from gproxy.store.sums import ALL, HOUR_NS, SPANS, TOKENS
 from gproxy.store.usages import FILTERS, where
 
 DAY_HOURS = 24
@@ -128,10 +128,12 @@ def _grouped(asked: dict, by: str | None) -> dict[object, Sums]:
 def _bucketed(asked: dict, length: int) -> dict[int, Sums]:
     """By pieces of so many nanoseconds since the epoch."""
     found: dict[int, Sums] = {}
-    spans = tuple(span for span in SPANS if length % (span * HOUR_NS) == 0)
+    is_all = all(asked.get(name) is None for name in FILTERS)
+    spans = tuple(span for span in SPANS if length % (span * HOUR_NS) == 0 and not (is_all and span > 1))
     for part in parts(*_times(asked), spans):
         if part.span:
-            _collect(found, _of_spans(asked, part, m.UsageSum.period / (length // (part.span * HOUR_NS))))
+            group = m.UsageSum.period / (length // (part.span * HOUR_NS))
+            _collect(found, _of_spans(asked, part._replace(span=ALL) if is_all else part, group))
         else:
             _collect(found, _of_part(asked, part, m.Usage.at / length))
     return {int(number): sums for number, sums in found.items()}

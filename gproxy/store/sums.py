@@ -7,6 +7,7 @@ from gproxy.store.database import Database
 
 HOUR_NS = 3_600_000_000_000
 SPANS = (24, 1)  # in hours, the longest first
+ALL = -1  # an hour of all that there is, in one row
 KEY = ("span", "period", "user_id", "user_key_id", "provider_id", "provider_channel", "credential_id", "model")
 TOKENS = (
     "input_tokens",
@@ -54,7 +55,19 @@ def take(database: Database, rows: Iterable[dict]) -> None:
 def _summed(rows: Iterable[dict]) -> list[tuple[tuple, list[int]]]:
     """In the order of the keys, as everywhere: two that change several rows wait for each other one way only."""
     rows = list(rows)
-    return [((span, *key), sums) for span in sorted(SPANS) for key, sums in sorted(_of_span(rows, span).items())]
+    found = [((span, *key), sums) for span in sorted(SPANS) for key, sums in sorted(_of_span(rows, span).items())]
+    return [*sorted((key, sums) for key, sums in _of_all(found).items()), *found]
+
+
+def _of_all(found: list[tuple[tuple, list[int]]]) -> dict[tuple, list[int]]:
+    """The hours among these, each as one."""
+    hours: dict[tuple, list[int]] = {}
+    for (span, period, *_), sums in found:
+        if span == 1:
+            *before, most = hours.get(key := (ALL, period, 0, 0, 0, "", 0, ""), [0] * (len(ADDED) + 1))
+            added = [min(one + other, MOST) for one, other in zip(before, sums[:-1], strict=True)]
+            hours[key] = [*added, max(most, sums[-1])]
+    return hours
 
 
 def _of_span(rows: list[dict], span: int) -> dict[tuple, list[int]]:

@@ -36,6 +36,14 @@ SELECT {{span}}, at / {HOUR_NS} / {{span}}, COALESCE(user_id, 0), COALESCE(user_
     {", ".join(f"SUM(CASE WHEN {name} > {MOST} THEN {MOST} ELSE {name} END)" for name in SUMMED)}
 FROM usages GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
 """
+SUMS = ("requests", "unpriced", "succeeded", "refused", "failed", "latency_ms", *SUMMED)
+# And each hour with all of it in one row.
+OF_ALL = f"""
+INSERT INTO usage_sums ({", ".join((*KEY, *SUMS, "most_latency_ms"))})
+SELECT -1, period, 0, 0, 0, '', 0, '', {", ".join(f"SUM({name})" for name in SUMS)}, MAX(most_latency_ms)
+FROM usage_sums WHERE span = 1 GROUP BY period
+"""
+FILLS = (*(FILL.replace("{span}", str(span)) for span in (1, 24)), OF_ALL)
 
 
 def up(migrator, db):
@@ -79,5 +87,5 @@ def up(migrator, db):
     for name in OF_PAGES:
         db.execute_sql(f"CREATE INDEX usages_{name}_at_trace_id ON usages ({name}, at, trace_id)")
     db.create_tables([UsageSum])
-    for span in (1, 24):
-        db.execute_sql(FILL.replace("{span}", str(span)))
+    for statement in FILLS:
+        db.execute_sql(statement)
