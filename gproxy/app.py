@@ -11,7 +11,7 @@ from werkzeug.routing import Rule
 
 from gproxy import cli, protocols
 from gproxy.runtime import Runtime
-from gproxy.web import envelopes, faults, health, llm, login, me, metrics, models, throttle, unbuilt, user
+from gproxy.web import envelopes, faults, health, llm, login, me, metrics, models, openapi, throttle, unbuilt, user
 from gproxy.web.admin import (
     access,
     configuration,
@@ -99,7 +99,7 @@ def create_app() -> Flask:
         *access.blueprints(),
         *entities.blueprints(),
     )
-    own = (health.blueprint, metrics.blueprint, login.blueprint, me.blueprint, user.blueprint)
+    own = (health.blueprint, metrics.blueprint, login.blueprint, me.blueprint, user.blueprint, openapi.blueprint)
     for blueprint in (*own, *admin, unbuilt.blueprint):
         app.register_blueprint(blueprint)
     for command in cli.COMMANDS:
@@ -107,6 +107,7 @@ def create_app() -> Flask:
     faults.register(app, spoken)
     app.index()
     app.extensions["reserved"] = reserved_names(app)
+    app.extensions["protocols"] = spoken
     return app
 
 

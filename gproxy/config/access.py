@@ -4,7 +4,7 @@ from marshmallow import Schema, fields
 from marshmallow.validate import Length, OneOf, Range
 
 from gproxy.config.schemas import Amounts, Money, pattern, quota_period, user_cap
-from gproxy.config.scope import BigInt, Id, Scope
+from gproxy.config.scope import BigInt, Id, One, Scope
 
 # What a column of ids holds.
 MOST_ID = 2**31 - 1
@@ -97,10 +97,6 @@ class UserId(Schema):
     user_id = Id(required=True)
 
 
-class UsageIds:
-    """A bare list of usage ids, with the `load` of a schema. An empty one names none."""
-
-    _field = fields.List(BigInt(), validate=Length(max=MOST_AT_ONCE, error=f"at most {MOST_AT_ONCE} ids at once"))
-
-    def load(self, value) -> list[int]:
-        return self._field.deserialize(value)
+def usage_ids() -> One:
+    """A bare list of usage ids. An empty one names none."""
+    return One(fields.List(BigInt(), validate=Length(max=MOST_AT_ONCE, error=f"at most {MOST_AT_ONCE} ids at once")))

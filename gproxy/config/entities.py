@@ -15,7 +15,7 @@ from gproxy.config.access import MOST_ID, Page, row_id
 from gproxy.config.keys import MOST_AT_ONCE
 from gproxy.config.routing import Routing
 from gproxy.config.schemas import Count, Switch, Text, Weight, given, without_nul
-from gproxy.config.scope import Id, Scope
+from gproxy.config.scope import Id, One, Scope
 from gproxy.config.seed import secret, settings_json
 
 MOST_PASSWORD = 1024
@@ -329,26 +329,16 @@ def place() -> fields.Nested:
     return fields.Nested(CredentialPlace)
 
 
-class One:
-    """One of these, with the `load` of a schema; it is the whole document."""
-
-    def __init__(self, field: fields.Field):
-        self._field = field
-
-    def load(self, value):
-        return self._field.deserialize(value)
-
-
 class Rows:
     """A list of rows, with the `load` of a schema."""
 
     def __init__(self, schema: type[Schema]):
-        self._schema = schema(many=True)
+        self.schema = schema(many=True)
 
     def load(self, value) -> list[dict]:
         if not isinstance(value, list) or len(value) > MOST_AT_ONCE:
             raise ValidationError([f"expected a list of at most {MOST_AT_ONCE} rows"])
-        return self._schema.load(value)
+        return self.schema.load(value)
 
 
 class Many(One):

@@ -6,7 +6,7 @@ from marshmallow import Schema, fields
 from marshmallow.validate import Length, Range
 
 from gproxy.config.schemas import Instant, Money, Switch, key_cap, without_nul
-from gproxy.config.scope import Id, Scope
+from gproxy.config.scope import Id, One, Scope
 
 MOST_AT_ONCE = 1_000
 
@@ -56,13 +56,9 @@ class KeyId(Schema):
     id = Id(required=True)
 
 
-class IdList:
-    """A bare list of ids, with the `load` of a schema."""
-
-    _field = fields.List(Id(), validate=Length(min=1), required=True)
-
-    def load(self, value) -> list[int]:
-        return self._field.deserialize(value)
+def id_list() -> One:
+    """A bare list of ids."""
+    return One(fields.List(Id(), validate=Length(min=1), required=True))
 
 
 def new_key() -> str:

@@ -49,10 +49,3 @@ class Clear(Schema):
 
 class Delete(Schema):
     trace_ids = ids(required=True)
-
-
-class Ids:
-    """A bare list of ids, with the `load` of a schema. An empty one names none."""
-
-    def load(self, value) -> list[int]:
-        return ids().deserialize(value)

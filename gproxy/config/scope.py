@@ -54,6 +54,16 @@ class BigInt(fields.Integer):
         return super()._deserialize(value, attr, data, **kwargs)
 
 
+class One:
+    """A document that is one field, with the `load` of a schema."""
+
+    def __init__(self, field: fields.Field):
+        self.field = field
+
+    def load(self, value):
+        return self.field.deserialize(value)
+
+
 class UsageFilter(Schema):
     """Which usage rows: scopes, and an inclusive time range in milliseconds since the epoch."""
 

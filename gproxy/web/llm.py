@@ -172,6 +172,7 @@ def _unbuilt(protocols: Mapping[str, ModuleType], shape: str | None) -> Callable
 
         return guarded(protocols[spoken], view)
 
+    refuse.is_unbuilt = True
     return refuse
 
 

@@ -11,7 +11,7 @@ from gproxy.errors import Unauthorized
 from gproxy.store import users
 from gproxy.units import NS
 from gproxy.web import throttle
-from gproxy.web.admin import document
+from gproxy.web.admin import takes
 from gproxy.web.faults import runtime
 from gproxy.web.visitors import session_token
 
@@ -25,8 +25,9 @@ REFUSAL = "invalid username or password"
 
 @blueprint.post("/login")
 @throttle.LIMITER.limit(throttle.ATTEMPTS)
-def login() -> dict:
-    asked, running = document(DOCUMENT), runtime()
+@takes(DOCUMENT)
+def login(asked: dict) -> dict:
+    running = runtime()
     name = asked["username"]
     throttle.refuse_guessing(name)
     user = running.ask(users.by_name, name)

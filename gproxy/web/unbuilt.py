@@ -14,7 +14,6 @@ def _unsupported() -> Unsupported:
 
 @blueprint.get("/console")
 @blueprint.get("/console/<path:rest>")
-@blueprint.get("/openapi.json")
 def later(**_) -> None:
     raise _unsupported()
 

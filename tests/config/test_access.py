@@ -41,7 +41,7 @@ def test_money_is_taken_by_the_digits_that_are_written(written, nano):
 
 
 def test_ids_of_usage_rows_are_numbers_or_texts_and_there_may_be_none():
-    assert documents.UsageIds().load([1, str(MOST)]) == [1, MOST]
-    assert documents.UsageIds().load([]) == []
+    assert documents.usage_ids().load([1, str(MOST)]) == [1, MOST]
+    assert documents.usage_ids().load([]) == []
     with pytest.raises(ValidationError, match="at most 10000"):
-        documents.UsageIds().load([1] * 10_001)
+        documents.usage_ids().load([1] * 10_001)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from marshmallow import ValidationError
 
-from gproxy.config.keys import IdList, KeySwitch, NewKeys, new_key
+from gproxy.config.keys import KeySwitch, NewKeys, id_list, new_key
 from gproxy.config.scope import MOST, MOST_MS, UsageFilter, UsageQuery
 
 
@@ -115,11 +115,11 @@ def test_whatever_is_asked_is_read_or_refused(document):
 
 # a document about keys, and the schema that refuses it
 WRONG_KEYS = [
-    (IdList(), []),
-    (IdList(), {}),
-    (IdList(), [1, "2"]),
-    (IdList(), [MOST + 1]),
-    (IdList(), None),
+    (id_list(), []),
+    (id_list(), {}),
+    (id_list(), [1, "2"]),
+    (id_list(), [MOST + 1]),
+    (id_list(), None),
     (NewKeys(), {"user_id": 1, "count": 0}),
     (NewKeys(), {"user_id": 1, "count": 1001}),
     (NewKeys(), {"user_id": MOST + 1, "count": 1}),

@@ -11,11 +11,12 @@ from gproxy import settings
 from tests.gateway import ROOT, Gateway
 
 README = (ROOT / "README.md").read_text()
+ADMIN = (ROOT / "docs" / "admin.md").read_text()
 HOST = "http://127.0.0.1:8787"
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def quickstart(tmp_path_factory):
     running.stop()
 
 
-@pytest.mark.parametrize("command", blocks("bash"))
+@pytest.mark.parametrize("command", [*blocks("bash"), *blocks("bash", ADMIN)])
 def test_each_command_answers(quickstart, command):
     assert HOST in command
     script = 'set -e\ncurl() { command curl -sS --fail-with-body "$@"; }\n' + command.replace(HOST, quickstart.url)

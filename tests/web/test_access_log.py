@@ -47,8 +47,14 @@ def test_a_request_of_which_nothing_is_known():
 
 def test_a_call_is_told_with_all_that_is_known():
     usage = Usage(30, 5, 2, 60, 7, 8, 9)
+    visitor = SimpleNamespace(user_name="dev", key_id=2)
     record = Record("openai_chat", "generate_content", "chat", "main", "gpt", None, "complete", usage, 68_800, 0.4)
-    environ = {**ENVIRON, inbound.RECORD: record, inbound.REQUEST_ID: "req_1", inbound.VISITOR: ("dev", 2)}
+    environ = {
+        **ENVIRON,
+        inbound.RECORD: record,
+        inbound.REQUEST_ID: "req_1",
+        inbound.VISITOR: visitor,
+    }
     found = access_log.fields(environ, 200, 12, 1.0, TRUSTED)
     assert {
         name: value for name, value in found.items() if name not in access_log.fields(ENVIRON, 200, 12, 1.0, ())

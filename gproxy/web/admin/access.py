@@ -8,7 +8,7 @@ from marshmallow import Schema
 
 from gproxy.config import access as documents
 from gproxy.store import access
-from gproxy.web.admin import document, guarded
+from gproxy.web.admin import guarded, takes
 from gproxy.web.faults import runtime
 from gproxy.web.visitors import change
 
@@ -16,29 +16,34 @@ from gproxy.web.visitors import change
 def _verbs(path: str, kind: type, query: type[Schema], row: type[Schema], place: type[Schema], remove: Callable):
     """`place` is what tells a row that is to be deleted, and `remove` the store's deed with its arguments for many."""
     blueprint = guarded(f"admin_{path}", __name__)
-    asked, one, many, gone, all_gone = query(), row(), row(many=True), place(), place(many=True)
+    of_query, of_row, of_rows, of_place, of_places = query(), row(), row(many=True), place(), place(many=True)
 
     @blueprint.post(f"/{path}/query")
-    def find() -> list[dict]:
-        return [asdict(found) for found in runtime().ask(access.rows, kind, document(asked))]
+    @takes(of_query)
+    def find(asked: dict) -> list[dict]:
+        return [asdict(found) for found in runtime().ask(access.rows, kind, asked)]
 
     @blueprint.post(f"/{path}/upsert")
-    def upsert() -> dict:
-        (row_id,) = change(access.put, [kind(**document(one))])
+    @takes(of_row)
+    def upsert(asked: dict) -> dict:
+        (row_id,) = change(access.put, [kind(**asked)])
         return {"ok": True, "id": row_id}
 
     @blueprint.post(f"/{path}/batch-upsert")
-    def upsert_many() -> dict:
-        return {"ok": True, "ids": change(access.put, [kind(**values) for values in document(many)])}
+    @takes(of_rows)
+    def upsert_many(asked: list) -> dict:
+        return {"ok": True, "ids": change(access.put, [kind(**values) for values in asked])}
 
     @blueprint.post(f"/{path}/delete")
-    def delete() -> dict:
-        change(*remove([document(gone)]))
+    @takes(of_place)
+    def delete(asked: dict) -> dict:
+        change(*remove([asked]))
         return {"ok": True}
 
     @blueprint.post(f"/{path}/batch-delete")
-    def delete_many() -> dict:
-        change(*remove(document(all_gone)))
+    @takes(of_places)
+    def delete_many(asked: list) -> dict:
+        change(*remove(asked))
         return {"ok": True}
 
     return blueprint

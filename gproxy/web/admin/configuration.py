@@ -6,7 +6,7 @@ from gproxy.config import entities as documents
 from gproxy.config import export
 from gproxy.errors import Forbidden
 from gproxy.store import audit
-from gproxy.web.admin import document, guarded
+from gproxy.web.admin import guarded, takes
 from gproxy.web.faults import runtime
 from gproxy.web.visitors import actor
 
@@ -15,9 +15,10 @@ EXPORT, IMPORT = documents.Export(), documents.Import()
 
 
 @blueprint.post("/config/export-toml")
-def export_toml() -> Response:
+@takes(EXPORT)
+def export_toml(asked: dict) -> Response:
     """With `secrets`, where they are sealed at rest; that is noted."""
-    running, has_secrets = runtime(), document(EXPORT)["secrets"]
+    running, has_secrets = runtime(), asked["secrets"]
     if has_secrets:
         if running.seal is None:
             raise Forbidden("secrets are exported only where DATABASE_SECRET_KEY seals them, or by `config export`")
@@ -27,9 +28,9 @@ def export_toml() -> Response:
 
 
 @blueprint.post("/config/import-toml")
-def import_toml() -> dict:
+@takes(IMPORT)
+def import_toml(asked: dict) -> dict:
     """All of it or nothing. A dry run only tells what would change."""
-    asked = document(IMPORT)
     reserved = current_app.extensions["reserved"]
     changes = runtime().lay(actor(), asked["toml"], reserved, asked["prune"], asked["dry_run"])
     return {

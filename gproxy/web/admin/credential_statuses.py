@@ -6,7 +6,7 @@ from gproxy.config import access as documents
 from gproxy.errors import NotFound
 from gproxy.relay.pool import Pool
 from gproxy.store.snapshot import Credential
-from gproxy.web.admin import document, guarded
+from gproxy.web.admin import guarded, takes
 from gproxy.web.faults import runtime
 
 blueprint = guarded("admin_credential_statuses", __name__)
@@ -14,8 +14,9 @@ QUERY, CHANGE = documents.CredentialStatusQuery(), documents.CredentialStatus()
 
 
 @blueprint.post("/credential-statuses/query")
-def query() -> list[dict]:
-    names = document(QUERY)["provider_name"]
+@takes(QUERY)
+def query(asked: dict) -> list[dict]:
+    names = asked["provider_name"]
     pool, providers = runtime().relay.pool, runtime().snapshots().providers
     return [
         _shown(pool, provider.name, index, credential)
@@ -26,8 +27,8 @@ def query() -> list[dict]:
 
 
 @blueprint.post("/credential-statuses/update")
-def update() -> dict:
-    asked = document(CHANGE)
+@takes(CHANGE)
+def update(asked: dict) -> dict:
     pool, credential = runtime().relay.pool, _find(asked["provider_name"], asked["index"])
     if asked["status"] == "healthy":
         pool.enable(credential.id)

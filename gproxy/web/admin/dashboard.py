@@ -4,7 +4,7 @@ from gproxy.config.scope import DashboardQuery
 from gproxy.store import entities, summing
 from gproxy.store.summing import Sums
 from gproxy.units import usd
-from gproxy.web.admin import document, guarded
+from gproxy.web.admin import guarded, takes
 from gproxy.web.faults import runtime
 
 blueprint = guarded("admin_dashboard", __name__)
@@ -13,9 +13,9 @@ MOST_ROWS = 50
 
 
 @blueprint.post("/dashboard/overview")
-def overview() -> dict:
+@takes(QUERY)
+def overview(asked: dict) -> dict:
     """`bucket`: when a piece of the time began, in seconds since the epoch."""
-    asked = document(QUERY)
     seconds, pieces = runtime().ask(summing.buckets, asked, asked.pop("bucket_seconds"))
     whole = runtime().ask(summing.summary, asked)
     return {
@@ -39,8 +39,8 @@ def overview() -> dict:
 
 
 @blueprint.post("/dashboard/top-providers")
-def top_providers() -> dict:
-    asked = document(QUERY)
+@takes(QUERY)
+def top_providers(asked: dict) -> dict:
     channels = {row["id"]: row["channel"] for row in runtime().ask(entities.find, entities.PROVIDER, {})}
     rows = runtime().ask(summing.breakdown, asked, "provider_id")
     return {
@@ -51,8 +51,9 @@ def top_providers() -> dict:
 
 
 @blueprint.post("/dashboard/top-models")
-def top_models() -> dict:
-    rows = runtime().ask(summing.breakdown, document(QUERY), "model")
+@takes(QUERY)
+def top_models(asked: dict) -> dict:
+    rows = runtime().ask(summing.breakdown, asked, "model")
     return {"rows": [{"model": value, **_row(sums)} for value, sums in rows[:MOST_ROWS]]}
 
 

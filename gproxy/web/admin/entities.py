@@ -13,7 +13,7 @@ from gproxy.errors import BadRequest, Forbidden
 from gproxy.relay import ways
 from gproxy.store import audit, entities
 from gproxy.store.entities import Entity
-from gproxy.web.admin import document, guarded
+from gproxy.web.admin import guarded, takes
 from gproxy.web.faults import runtime
 from gproxy.web.visitors import actor, change
 
@@ -38,32 +38,36 @@ class Verbs:
 
 def _blueprint(verbs: Verbs) -> Blueprint:
     blueprint, path, entity = guarded(f"admin_{verbs.path}", __name__), verbs.path, verbs.entity
-    asked, row = verbs.query(), verbs.row()
-    rows = documents.Rows(verbs.row)
-    one, many = documents.One(verbs.gone), documents.Many(verbs.gone)
+    of_query, of_row = verbs.query(), verbs.row()
+    of_rows = documents.Rows(verbs.row)
+    of_one, of_many = documents.One(verbs.gone), documents.Many(verbs.gone)
 
     @blueprint.post(f"/{path}/query")
-    def query() -> list[dict]:
-        wanted = document(asked)
-        return verbs.shown(runtime().ask(entities.find, entity, verbs.asked(wanted)), wanted)
+    @takes(of_query)
+    def query(asked: dict) -> list[dict]:
+        return verbs.shown(runtime().ask(entities.find, entity, verbs.asked(asked)), asked)
 
     @blueprint.post(f"/{path}/upsert")
-    def upsert() -> dict:
-        (row_id,) = change(entities.put, entity, verbs.stored([document(row)]))
+    @takes(of_row)
+    def upsert(asked: dict) -> dict:
+        (row_id,) = change(entities.put, entity, verbs.stored([asked]))
         return {"ok": True, "id": row_id}
 
     @blueprint.post(f"/{path}/batch-upsert")
-    def upsert_many() -> dict:
-        return {"ok": True, "ids": change(entities.put, entity, verbs.stored(document(rows)))}
+    @takes(of_rows)
+    def upsert_many(asked: list) -> dict:
+        return {"ok": True, "ids": change(entities.put, entity, verbs.stored(asked))}
 
     @blueprint.post(f"/{path}/delete")
-    def delete() -> dict:
-        change(entities.delete, entity, verbs.ids([document(one)]))
+    @takes(of_one)
+    def delete(asked: dict) -> dict:
+        change(entities.delete, entity, verbs.ids([asked]))
         return {"ok": True}
 
     @blueprint.post(f"/{path}/batch-delete")
-    def delete_many() -> dict:
-        ids = verbs.ids(document(many))
+    @takes(of_many)
+    def delete_many(asked: list) -> dict:
+        ids = verbs.ids(asked)
         change(entities.delete, entity, ids)
         return {"ok": True, "deleted": len(ids)}
 

@@ -11,7 +11,7 @@ from gproxy.store import access, snapshot
 from gproxy.store.snapshot import Caller
 from gproxy.units import NS, usd
 from gproxy.web import llm, standings
-from gproxy.web.admin import document, guarded
+from gproxy.web.admin import guarded, takes
 from gproxy.web.faults import runtime
 
 blueprint = guarded("admin_explain", __name__)
@@ -19,8 +19,9 @@ DOCUMENT = documents.Explain()
 
 
 @blueprint.post("/explain")
-def view() -> dict:
-    asked, running = document(DOCUMENT), runtime()
+@takes(DOCUMENT)
+def view(asked: dict) -> dict:
+    running = runtime()
     caller, why_not = _who(asked.get("user_id"), asked.get("key_id"))
     call = _call(asked)
     found = explain(running.relay, call, caller, running.snapshots())

@@ -11,7 +11,7 @@ from gproxy.errors import BadRequest, NotFound, Unsupported
 from gproxy.relay import ways
 from gproxy.store import audit, entities
 from gproxy.units import NS, moment
-from gproxy.web.admin import document, guarded
+from gproxy.web.admin import guarded, takes
 from gproxy.web.faults import runtime
 from gproxy.web.visitors import change
 
@@ -75,8 +75,9 @@ def _bare(url: str) -> str:
 
 
 @blueprint.post("/global-settings/upsert")
-def change_settings() -> dict:
-    asked, now = document(SETTINGS), _process()
+@takes(SETTINGS)
+def change_settings(asked: dict) -> dict:
+    now = _process()
     for name in PROCESS:
         if asked.pop(name, now[name]) not in (now[name], "", None):
             raise BadRequest(f"{name}: read at the start; change its environment variable and start again")
@@ -88,17 +89,19 @@ def change_settings() -> dict:
 
 
 @blueprint.post("/providers/default-routing")
-def default_routing() -> dict:
-    channel, relay = document(CHANNEL)["channel"], runtime().relay
+@takes(CHANNEL)
+def default_routing(asked: dict) -> dict:
+    channel, relay = asked["channel"], runtime().relay
     if channel not in relay.kinds:
         raise BadRequest(f"channel: unknown channel {channel!r}; known: {', '.join(sorted(relay.kinds))}")
     return {"rules": ways.rules(relay.kinds[channel], None, relay.protocols)}
 
 
 @blueprint.post("/models/pull")
-def pull() -> dict:
+@takes(PULL)
+def pull(asked: dict) -> dict:
     """What the upstream says it offers. Nothing is stored."""
-    provider_id = document(PULL)["provider_id"]
+    provider_id = asked["provider_id"]
     provider = runtime().snapshots().provider_by_id.get(provider_id)
     if provider is None:
         raise NotFound(f"there is no enabled provider {provider_id}")
@@ -106,9 +109,10 @@ def pull() -> dict:
 
 
 @blueprint.post("/audit/query")
-def changes() -> list[dict]:
+@takes(AUDIT)
+def changes(asked: dict) -> list[dict]:
     """The newest first."""
-    rows = runtime().ask(audit.query, document(AUDIT))
+    rows = runtime().ask(audit.query, asked)
     return [{**row, "at": moment(row["at"] / NS)} for row in rows]
 
 

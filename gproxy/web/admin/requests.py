@@ -5,51 +5,55 @@ from datetime import UTC, datetime
 from flask import Blueprint
 
 from gproxy.config import requests as documents
+from gproxy.config.scope import One
 from gproxy.errors import BadRequest
 from gproxy.store import requests
 from gproxy.units import NS
-from gproxy.web.admin import document, guarded
+from gproxy.web.admin import guarded, takes
 from gproxy.web.faults import runtime
 from gproxy.web.visitors import change
 
 IDS = ("trace_id", "downstream_trace_id")
-CLEAR, DELETE, MANY = documents.Clear(), documents.Delete(), documents.Ids()
+CLEAR, DELETE, MANY = documents.Clear(), documents.Delete(), One(documents.ids())
 
 
 def _verbs(kind: str) -> Blueprint:
-    blueprint, asked = guarded(f"admin_{kind}_requests", __name__), documents.QUERIES[kind]()
+    blueprint, of_query = guarded(f"admin_{kind}_requests", __name__), documents.QUERIES[kind]()
 
     @blueprint.post(f"/requests/{kind}/query")
-    def query() -> list[dict]:
-        wanted = document(asked)
-        return [_shown(row, wanted["as_text"]) for row in runtime().ask(requests.query, kind, wanted)]
+    @takes(of_query)
+    def query(asked: dict) -> list[dict]:
+        return [_shown(row, asked["as_text"]) for row in runtime().ask(requests.query, kind, asked)]
 
     @blueprint.post(f"/requests/{kind}/count")
-    def count() -> dict:
-        return {"count": runtime().ask(requests.count, kind, document(asked))}
+    @takes(of_query)
+    def count(asked: dict) -> dict:
+        return {"count": runtime().ask(requests.count, kind, asked)}
 
     @blueprint.post(f"/requests/{kind}/clear")
-    def clear() -> dict:
+    @takes(CLEAR)
+    def clear(asked: dict) -> dict:
         """Bodies alone; the rest of the rows stays."""
-        wanted = document(CLEAR)
-        if not wanted["all"] and wanted["trace_ids"] is None:
+        if not asked["all"] and asked["trace_ids"] is None:
             raise BadRequest("give trace_ids, or all: true")
-        ids = None if wanted["all"] else wanted["trace_ids"]
+        ids = None if asked["all"] else asked["trace_ids"]
         return {"ok": True, "cleared": change(requests.clear, kind, ids)}
 
     @blueprint.post(f"/requests/{kind}/delete")
-    def delete() -> dict:
-        return {"ok": True, "deleted": change(requests.delete, kind, document(DELETE)["trace_ids"])}
+    @takes(DELETE)
+    def delete(asked: dict) -> dict:
+        return {"ok": True, "deleted": change(requests.delete, kind, asked["trace_ids"])}
 
     @blueprint.post(f"/requests/{kind}/batch-delete")
-    def delete_many() -> dict:
-        return {"ok": True, "deleted": change(requests.delete, kind, document(MANY))}
+    @takes(MANY)
+    def delete_many(asked: list) -> dict:
+        return {"ok": True, "deleted": change(requests.delete, kind, asked)}
 
     return blueprint
 
 
 def _shown(row: dict, as_text: bool) -> dict:
-    """Ids that JavaScript would round as text, moments in RFC 3339, bodies as lists of bytes unless text is wanted."""
+    """Ids that JavaScript would round as text, moments in RFC 3339, bodies as lists of bytes unless text is asked."""
     shown = dict(row)
     for name in IDS:
         if name in row:

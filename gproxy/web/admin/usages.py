@@ -2,43 +2,48 @@
 
 from datetime import UTC, datetime
 
-from gproxy.config.access import UsageIds
+from gproxy.config.access import usage_ids
 from gproxy.config.scope import UsageBreakdown, UsageFilter, UsageQuery
 from gproxy.store import accounts, summing, usages
 from gproxy.units import NS, usd
-from gproxy.web.admin import document, guarded
+from gproxy.web.admin import guarded, takes
 from gproxy.web.faults import runtime
 from gproxy.web.visitors import change
 
 blueprint = guarded("admin_usages", __name__)
-QUERY, FILTER, BREAKDOWN, IDS = UsageQuery(), UsageFilter(), UsageBreakdown(), UsageIds()
+QUERY, FILTER, BREAKDOWN, IDS = UsageQuery(), UsageFilter(), UsageBreakdown(), usage_ids()
 HIDDEN = ("created_at",)
 
 
 @blueprint.post("/usages/query")
-def query() -> list[dict]:
-    return rows(document(QUERY))
+@takes(QUERY)
+def query(asked: dict) -> list[dict]:
+    return rows(asked)
 
 
 @blueprint.post("/usages/count")
-def count() -> dict:
-    return counted(document(FILTER))
+@takes(FILTER)
+def count(asked: dict) -> dict:
+    return counted(asked)
 
 
 @blueprint.post("/usages/summary")
-def summary() -> dict:
-    return summed(document(FILTER))
+@takes(FILTER)
+def summary(asked: dict) -> dict:
+    return summed(asked)
 
 
 @blueprint.post("/usages/breakdown")
-def breakdown() -> list[dict]:
-    return broken_down(document(BREAKDOWN))
+@takes(BREAKDOWN)
+def breakdown(asked: dict) -> list[dict]:
+    return broken_down(asked)
 
 
 @blueprint.post("/usages/batch-delete")
-def delete_many() -> dict:
+@takes(IDS)
+def delete_many(asked: list) -> dict:
     """An empty list deletes nothing. What the rows cost stays spent."""
-    return {"ok": True, "deleted": change(accounts.delete_usages, document(IDS))}
+    return {"ok": True, "deleted": change(accounts.delete_usages, asked)}
 
 
 def rows(asked: dict) -> list[dict]:

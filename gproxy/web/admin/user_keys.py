@@ -4,58 +4,61 @@ from gproxy.admission.keys import digest, fingerprint
 from gproxy.config import keys as documents
 from gproxy.store import users
 from gproxy.units import NS, moment, usd
-from gproxy.web.admin import document, guarded
+from gproxy.web.admin import guarded, takes
 from gproxy.web.faults import runtime
 from gproxy.web.visitors import change, change_account
 
 blueprint = guarded("admin_user_keys", __name__)
 QUERY, NEW, NEW_MANY = documents.KeyQuery(), documents.NewKey(), documents.NewKeys()
 SWITCH, CHANGE = documents.KeySwitch(), documents.KeyChange()
-ONE, MANY = documents.KeyId(), documents.IdList()
+ONE, MANY = documents.KeyId(), documents.id_list()
 
 
 @blueprint.post("/user-keys/query")
-def query() -> list[dict]:
-    return [shown(key) for key in runtime().ask(users.keys, document(QUERY)["user_id"])]
+@takes(QUERY)
+def query(asked: dict) -> list[dict]:
+    return [shown(key) for key in runtime().ask(users.keys, asked["user_id"])]
 
 
 @blueprint.post("/user-keys/generate")
-def generate() -> dict:
-    asked = document(NEW)
+@takes(NEW)
+def generate(asked: dict) -> dict:
     (made,) = make(asked, 1)
     return {"ok": True, **made}
 
 
 @blueprint.post("/user-keys/batch-upsert")
-def generate_many() -> dict:
-    asked = document(NEW_MANY)
+@takes(NEW_MANY)
+def generate_many(asked: dict) -> dict:
     return {"ok": True, "keys": make(asked, asked["count"])}
 
 
 @blueprint.post("/user-keys/update-enabled")
-def update_enabled() -> dict:
-    asked = document(SWITCH)
+@takes(SWITCH)
+def update_enabled(asked: dict) -> dict:
     change(users.change_key, asked.pop("id"), asked)
     return {"ok": True}
 
 
 @blueprint.post("/user-keys/update")
-def update() -> dict:
-    asked = document(CHANGE)
+@takes(CHANGE)
+def update(asked: dict) -> dict:
     key_id = asked.pop("id")
     change_account(users.change_key, f"k{key_id}", key_id, asked)
     return {"ok": True}
 
 
 @blueprint.post("/user-keys/delete")
-def delete() -> dict:
-    change(users.delete_keys, [document(ONE)["id"]])
+@takes(ONE)
+def delete(asked: dict) -> dict:
+    change(users.delete_keys, [asked["id"]])
     return {"ok": True}
 
 
 @blueprint.post("/user-keys/batch-delete")
-def delete_many() -> dict:
-    change(users.delete_keys, document(MANY))
+@takes(MANY)
+def delete_many(asked: list) -> dict:
+    change(users.delete_keys, asked)
     return {"ok": True}
 
 

@@ -5,7 +5,7 @@ import time
 from gproxy.config import access as documents
 from gproxy.store import accounts
 from gproxy.web import standings
-from gproxy.web.admin import document, guarded
+from gproxy.web.admin import guarded, takes
 from gproxy.web.faults import runtime
 from gproxy.web.visitors import change_account
 
@@ -14,22 +14,23 @@ QUERY, QUOTA, USER = documents.QuotaQuery(), documents.Quota(), documents.UserId
 
 
 @blueprint.post("/user-quotas/query")
-def query() -> list[dict]:
-    asked = document(QUERY)
+@takes(QUERY)
+def query(asked: dict) -> list[dict]:
     found = runtime().ask(accounts.of_users, asked, time.time_ns())
     return [standings.quota(user_id, account) for user_id, account in found]
 
 
 @blueprint.post("/user-quotas/upsert")
-def upsert() -> dict:
-    asked = document(QUOTA)
+@takes(QUOTA)
+def upsert(asked: dict) -> dict:
     user_id, period = asked["user_id"], asked.get("period", accounts.AS_IT_IS)
     change_account(accounts.set_quota, f"u{user_id}", user_id, asked["quota"], asked["cost_used"], period)
     return {"ok": True}
 
 
 @blueprint.post("/user-quotas/delete")
-def delete() -> dict:
-    user_id = document(USER)["user_id"]
+@takes(USER)
+def delete(asked: dict) -> dict:
+    user_id = asked["user_id"]
     change_account(accounts.remove_quota, f"u{user_id}", user_id)
     return {"ok": True}

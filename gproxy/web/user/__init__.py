@@ -11,7 +11,7 @@ from gproxy.errors import NotFound
 from gproxy.store import accounts, snapshot, users
 from gproxy.units import NS
 from gproxy.web import standings
-from gproxy.web.admin import document
+from gproxy.web.admin import takes
 from gproxy.web.admin import usages as told
 from gproxy.web.admin import user_keys as keys
 from gproxy.web.faults import runtime
@@ -19,7 +19,7 @@ from gproxy.web.visitors import change, guard_user
 
 blueprint = Blueprint("user", __name__, url_prefix="/user")
 blueprint.before_request(guard_user)
-NEW, SWITCH, ONE, MANY = documents.OwnKey(), documents.KeySwitch(), documents.KeyId(), documents.IdList()
+NEW, SWITCH, ONE, MANY = documents.OwnKey(), documents.KeySwitch(), documents.KeyId(), documents.id_list()
 QUERY, FILTER, BREAKDOWN = UsageQuery(), UsageFilter(), UsageBreakdown()
 
 
@@ -33,27 +33,30 @@ def find_keys() -> list[dict]:
 
 
 @blueprint.post("/keys/generate")
-def make_key() -> dict:
-    (made,) = keys.make({**document(NEW), "user_id": _me()}, 1)
+@takes(NEW)
+def make_key(asked: dict) -> dict:
+    (made,) = keys.make({**asked, "user_id": _me()}, 1)
     return {"ok": True, **made}
 
 
 @blueprint.post("/keys/update-enabled")
-def switch_key() -> dict:
-    asked = document(SWITCH)
+@takes(SWITCH)
+def switch_key(asked: dict) -> dict:
     _must_be_own([asked["id"]])
     change(users.change_key, asked.pop("id"), asked)
     return {"ok": True}
 
 
 @blueprint.post("/keys/delete")
-def delete_key() -> dict:
-    return _delete([document(ONE)["id"]])
+@takes(ONE)
+def delete_key(asked: dict) -> dict:
+    return _delete([asked["id"]])
 
 
 @blueprint.post("/keys/batch-delete")
-def delete_keys() -> dict:
-    return _delete(document(MANY))
+@takes(MANY)
+def delete_keys(asked: list) -> dict:
+    return _delete(asked)
 
 
 def _delete(ids: list[int]) -> dict:
@@ -89,25 +92,29 @@ def own_limits() -> list[dict]:
 
 
 @blueprint.post("/usages/query")
-def query() -> list[dict]:
-    return told.rows(_own(QUERY))
+@takes(QUERY)
+def query(asked: dict) -> list[dict]:
+    return told.rows(_own(asked))
 
 
 @blueprint.post("/usages/count")
-def count() -> dict:
-    return told.counted(_own(FILTER))
+@takes(FILTER)
+def count(asked: dict) -> dict:
+    return told.counted(_own(asked))
 
 
 @blueprint.post("/usages/summary")
-def summary() -> dict:
-    return told.summed(_own(FILTER))
+@takes(FILTER)
+def summary(asked: dict) -> dict:
+    return told.summed(_own(asked))
 
 
 @blueprint.post("/usages/breakdown")
-def breakdown() -> list[dict]:
-    return told.broken_down(_own(BREAKDOWN))
+@takes(BREAKDOWN)
+def breakdown(asked: dict) -> list[dict]:
+    return told.broken_down(_own(asked))
 
 
-def _own(schema) -> dict:
+def _own(asked: dict) -> dict:
     """Whatever user was asked for."""
-    return {**document(schema), "user_id": [_me()]}
+    return {**asked, "user_id": [_me()]}

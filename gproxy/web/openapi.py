@@ -1,0 +1,199 @@
+"""The HTTP surface as OpenAPI, made of the routes and schemas that serve it."""
+
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import get_type_hints
+
+import orjson
+from flask import Blueprint, Flask, Response, current_app
+from marshmallow import Schema, fields
+
+from gproxy import __version__
+from gproxy.config import entities, schemas, scope
+from gproxy.config.routing import Routing
+from gproxy.web import llm
+from gproxy.web.faults import runtime
+
+blueprint = Blueprint("openapi", __name__)
+_PLACE = re.compile(r"<(?:path:)?(\w+)>")
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+KEYLESS = ("/healthz", "/readyz", "/openapi.json", "/login")
+# What may be answered beside 200, by who is asked.
+OF_OPERATORS = (400, 401, 403, 404, 408, 413, 429, 500, 501, 503)
+OF_CLIENTS = (*OF_OPERATORS[:-3], 402, 409, 500, 501, 502, 503, 504)
+KEPT: dict[Flask, bytes] = {}
+
+
+@blueprint.get("/openapi.json")
+def document() -> Response:
+    """This document."""
+    app = current_app._get_current_object()
+    if app not in KEPT:
+        KEPT[app] = runtime().threads.run(lambda: orjson.dumps(build(app)))
+    return Response(KEPT[app], content_type="application/json")
+
+
+def build(app: Flask) -> dict:
+    # Imported where it is asked for: no worker needs it to serve.
+    from apispec import APISpec
+    from apispec.ext.marshmallow import MarshmallowPlugin
+
+    plugin = MarshmallowPlugin(schema_name_resolver=_named)
+    info = {"description": "A self-hosted gateway in front of many LLM providers."}
+    spec = APISpec("gproxy", __version__, "3.1.0", info=info, plugins=[plugin])
+    plugin.converter.add_attribute_function(_property)
+    spec.components.security_scheme("bearer", {"type": "http", "scheme": "bearer"})
+    spec.components.security_scheme("x_api_key", {"type": "apiKey", "in": "header", "name": "x-api-key"})
+    spec.components.security_scheme("x_goog_api_key", {"type": "apiKey", "in": "header", "name": "x-goog-api-key"})
+    spec.components.security_scheme("key", {"type": "apiKey", "in": "query", "name": "key"})
+    spec.components.schema("Error", {"properties": {"error": {"type": "object"}}, "required": ["error"]})
+    refused = {"schema": {"$ref": "#/components/schemas/Error"}}
+    spec.components.response("Refused", {"description": "Refused.", "content": {"application/json": refused}})
+    protocols = runtime_protocols(app)
+    for path, operations in _routes(app, protocols, plugin):
+        spec.path(path, operations=operations)
+    return spec.to_dict()
+
+
+def runtime_protocols(app: Flask) -> dict[str, ModuleType]:
+    return app.extensions["protocols"]
+
+
+def _named(schema) -> str:
+    """A schema's name with its room's, since several rooms have one of the same name."""
+    found = schema if isinstance(schema, type) else type(schema)
+    room = found.__module__.rpartition(".")[2]
+    many = "Partial" if getattr(schema, "partial", False) else ""
+    return f"{room.capitalize()}{found.__name__}{many}"
+
+
+def _routes(app: Flask, protocols: dict[str, ModuleType], plugin) -> Iterator[tuple[str, dict]]:
+    """Each path with its operations. What answers 501 alone is left out."""
+    found: dict[str, dict] = {}
+    for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
+        view = app.view_functions[rule.endpoint]
+        if view.__module__.endswith(("unbuilt", "flask.app")) or getattr(view, "is_unbuilt", False):
+            continue
+        path = _PLACE.sub(r"{\1}", rule.rule).replace("{target}", "{model}:{action}")
+        names = re.findall(r"{(\w+)}", path)
+        for method in sorted(set(METHODS) & rule.methods):
+            operation = _operation(path, method, view, protocols, plugin)
+            operation["parameters"] = [
+                {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
+            ]
+            operation["operationId"] = method.lower() + re.sub(r"[/{}:.]+", "_", path).rstrip("_")
+            found.setdefault(path, {})[method.lower()] = operation
+    yield from found.items()
+
+
+def _operation(path: str, method: str, view: Callable, protocols: dict[str, ModuleType], plugin) -> dict:
+    is_llm = any(part in llm.VERSIONS for part in path.split("/")[1:3])
+    said = inspect.getdoc(inspect.unwrap(view)) if not is_llm else None
+    operation: dict = {
+        "tags": ["llm" if is_llm else path.split("/")[1]],
+        "summary": (said or "").partition("\n")[0] or path.strip("/").replace("/", " "),
+        "security": [] if path in KEYLESS else _security(is_llm),
+        "responses": _responses(path, view, is_llm),
+    }
+    if method == "POST" and is_llm:
+        operation["requestBody"] = _body(_asked(path, protocols), is_required=True)
+    elif method == "POST" and (schema := getattr(view, "takes", None)) is not None:
+        operation["requestBody"] = _body(_taken(schema, plugin), is_required=False)
+    return operation
+
+
+def _security(is_llm: bool) -> list[dict]:
+    names = ("bearer", "x_api_key", "x_goog_api_key", *(("key",) if is_llm else ()))
+    return [{name: []} for name in names]
+
+
+def _body(schema: dict, *, is_required: bool) -> dict:
+    return {"required": is_required, "content": {"application/json": {"schema": schema}}}
+
+
+def _taken(schema, plugin) -> dict:
+    """Of a schema, of a list of them, or of a document that is one field."""
+    if isinstance(schema, scope.One):
+        return plugin.converter.field2property(schema.field)
+    if isinstance(schema, entities.Rows):
+        return {"type": "array", "items": plugin.converter.resolve_nested_schema(type(schema.schema)())}
+    if isinstance(schema, Schema) and schema.many:
+        return {"type": "array", "items": plugin.converter.resolve_nested_schema(type(schema)())}
+    return plugin.converter.resolve_nested_schema(schema)
+
+
+def _asked(path: str, protocols: dict[str, ModuleType]) -> dict:
+    """A vendor's request is the vendor's to define; told is what the gateway itself reads of it."""
+    called = llm.called(path.replace("{action}", "generateContent"), "", protocols)
+    if called is None or called["protocol"] == "gemini":
+        return {"type": "object"}
+    return {"type": "object", "required": ["model"], "properties": {"model": {"type": "string"}}}
+
+
+def _responses(path: str, view: Callable, is_llm: bool) -> dict:
+    if path in ("/healthz", "/readyz"):
+        told = {"description": "how it is", "content": {"application/json": {"schema": {"type": "object"}}}}
+        return {"200": told} if path == "/healthz" else {"200": told, "503": told}
+    found = {"200": {"description": "done", "content": _content(path, view, is_llm)}}
+    error = {"$ref": "#/components/responses/Refused"}
+    return found | {str(status): error for status in (OF_CLIENTS if is_llm else OF_OPERATORS)}
+
+
+def _content(path: str, view: Callable, is_llm: bool) -> dict:
+    if path == "/metrics":
+        return {"text/plain": {"schema": {"type": "string"}}}
+    if path == "/admin/config/export-toml":
+        return {"application/toml": {"schema": {"type": "string"}}}
+    if is_llm:
+        anything = {"schema": {}}
+        return {"application/json": anything, "text/event-stream": {"schema": {"type": "string"}}}
+    told = str(get_type_hints(inspect.unwrap(view)).get("return", dict))
+    return (
+        {"application/json": {"schema": {"type": "array", "items": {"type": "object"}}}}
+        if "list" in told
+        else {"application/json": {"schema": {"type": "object"}}}
+    )
+
+
+NUMBERS = (schemas.Usd, schemas.Money, schemas.Seconds)
+WHOLES = (schemas.Count, schemas.Weight)
+
+
+def _property(converter, field: fields.Field, ret: dict) -> dict:
+    """What a field of ours takes."""
+    match field:
+        case scope.Scope():
+            inner = converter.field2property(field.inner)
+            many = {"type": "array", "items": inner}
+            found = {"anyOf": [inner, {"enum": ["All", "all"]}, _tagged("eq", inner), _tagged("in", many)]}
+        case scope.BigInt():
+            found = {"type": ["integer", "string"], "pattern": "^[0-9]{1,19}$"}
+        case schemas.Later():
+            found = {"type": "null", "description": field.refusal}
+        case schemas.Instant():
+            found = {"type": "string", "format": "date-time"}
+        case schemas.ToolPrices():
+            found = {"type": "object", "additionalProperties": {"type": "number"}}
+        case entities.Document() | entities.Secret() | Routing():
+            found = {"type": ["object", "string"]}
+        case entities.Named():
+            found = {"type": ["integer", "string", "object"]}
+        case _ if isinstance(field, NUMBERS):
+            found = {"type": "number"}
+        case _ if isinstance(field, WHOLES):
+            found = {"type": "integer"}
+        case _:
+            return {}
+    if field.allow_none and isinstance(found.get("type"), str):
+        found["type"] = [found["type"], "null"]
+    elif field.allow_none and isinstance(found.get("type"), list):
+        found["type"] = [*found["type"], "null"]
+    elif field.allow_none:
+        found["anyOf"] = [*found["anyOf"], {"type": "null"}]
+    return found
+
+
+def _tagged(name: str, schema: dict) -> dict:
+    return {"type": "object", "properties": {name: schema}, "required": [name], "additionalProperties": False}
