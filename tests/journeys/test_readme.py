@@ -36,6 +36,7 @@ def test_each_command_answers(quickstart, command):
         "Hello from gproxy!",
         "demo-1",
         "gproxy_workers",
+        '"ok":true',
         "total_cost",
         "response.completed",
         "sk-api01-",
