@@ -16,6 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 ADMIN, DEV, OTHER = "sk-admin-1", "sk-dev-0002", "sk-other-0003"
 UPSTREAM_KEYS = ("sk-upstream-openai-aaaa", "sk-upstream-openai-bbbb", "sk-ant-upstream-cccc", "AIza-upstream-dddd")
 
+# What no output holds: upstreams' keys, and users' keys, which are told by the calls alone that make them.
+SECRETS = (*UPSTREAM_KEYS, DEV, OTHER, "sk-dev-disabled", "sk-dev-expired", "sk-gone-0001")
+
 SEED = """
 [[providers]]
 name = "openai-main"
@@ -209,6 +212,7 @@ class Gateway:
         return victim
 
     def stop(self, how: int = signal.SIGTERM, timeout_s: float = 30) -> int | None:
+        self._look_through(self.log.encode() if self._log_path.exists() else b"")
         if self.process is None or self.process.poll() is not None:
             return self.process.returncode if self.process else None
         self.process.send_signal(how)
@@ -232,10 +236,18 @@ class Gateway:
         asked = urllib.request.Request(self.url + path, data, sent, method=method)
         try:
             with urllib.request.urlopen(asked, timeout=timeout_s) as answer:
-                return Reply(answer.status, answer.headers, answer.read())
+                reply = Reply(answer.status, answer.headers, answer.read())
         except urllib.error.HTTPError as fault:
             with fault:
-                return Reply(fault.code, fault.headers, fault.read())
+                reply = Reply(fault.code, fault.headers, fault.read())
+        if not any(word in (data or b"") for word in (b'"reveal": true', b'"secrets": true')):
+            self._look_through(str(reply.headers).encode() + reply.body)
+        return reply
+
+    def _look_through(self, output: bytes) -> None:
+        """No test may make a gateway say what it must not: neither an answer nor its log holds a secret."""
+        told = [secret for secret in SECRETS if secret.encode() in output]
+        assert not told, f"a secret was told: {told}"
 
     def get(self, path: str, key: str | None = None, **headers) -> Reply:
         return self.request("GET", path, None, key, **headers)
