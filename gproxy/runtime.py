@@ -439,7 +439,9 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
     spools = settings.data_dir / "spool"
     spool = Spool(spools)
     mover = Mover(spool, spools, partial(database.run_kept, requests.book, database), Threads(1))
-    recorder = Recorder(spool, snapshots, ids.next, frozenset(secrets_of(settings)), settings.log_body)
+    recorder = Recorder(
+        spool, snapshots, lambda: snapshots.current, ids.next, frozenset(secrets_of(settings)), settings.log_body
+    )
     runtime = Runtime(
         settings=settings,
         database=database,

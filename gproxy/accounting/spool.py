@@ -39,12 +39,15 @@ class Spool:
     """The writing end of one worker, in a folder of its own that it holds locked."""
 
     def __init__(self, root: Path, most_bytes: int = MOST_BYTES):
-        self.folder = root / f"{os.getpid()}-{secrets.token_hex(4)}"
-        self.folder.mkdir(parents=True)
-        self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        name = f"{os.getpid()}-{secrets.token_hex(4)}"
+        # Locked before it has its name, so that nobody ever takes it for a dead worker's.
+        fresh = root / f".new-{name}"
+        fresh.mkdir(parents=True)
+        self._lock = os.open(fresh / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self.folder = fresh.rename(root / name)
         self._most, self._size = most_bytes, 0  # of all files
-        self._fd, self._written = -1, 0
+        self._fd, self._written = -1, 0  # whole records, in bytes
         self.dropped = 0
 
     def put(self, record: tuple) -> None:
@@ -57,11 +60,12 @@ class Spool:
         try:
             if self._fd < 0:
                 self._fd = os.open(self.folder / "current", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+                self._written = os.fstat(self._fd).st_size
             if os.write(self._fd, data) < len(data):
                 raise OSError("the disk is full")
         except OSError as fault:
             self._drop(str(fault))
-            self.rotate()  # behind a record that was cut nothing can be read
+            self._cut_off()
             return
         self._size += len(data)
         self._written += len(data)
@@ -71,20 +75,32 @@ class Spool:
             log.error("logs of requests are dropped: %s", why)
         self.dropped += 1
 
+    def _cut_off(self) -> None:
+        """Behind a record that was cut nothing can be read."""
+        try:
+            if self._fd >= 0:
+                os.ftruncate(self._fd, self._written)
+        except OSError as fault:
+            log.debug("a record that was cut stays in the spool: %s", fault.strerror)
+
     def rotate(self) -> None:
-        """What was written until now can be read from then on."""
-        if self._fd < 0:
-            return
-        os.close(self._fd)
-        self._fd, self._written = -1, 0
-        (self.folder / "current").rename(self.folder / f"{time.time_ns():020d}.log")
+        """What was written until now can be read from then on. Raises OSError; the next time tries again."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+        current = self.folder / "current"
+        if current.exists():
+            current.rename(self.folder / f"{time.time_ns():020d}.log")
 
     def moved(self, size: int) -> None:
         self._size = max(0, self._size - size)
 
     def close(self) -> None:
-        self.rotate()
-        os.close(self._lock)
+        """Raises OSError."""
+        try:
+            self.rotate()
+        finally:
+            os.close(self._lock)
 
 
 def files(folder: Path) -> list[Path]:
@@ -101,7 +117,7 @@ def read(path: Path) -> Iterator[list]:
                 return
             try:
                 yield _decode(data)
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeDecodeError):
                 log.error("%s: a record cannot be read; what follows is left out", path)
                 return
 
@@ -128,10 +144,10 @@ class Mover:
 
     def move(self) -> bool:
         """Whether everything that was written is in the database."""
-        self._spool.rotate()
         return self._quietly(self._move)
 
     def _move(self) -> None:
+        self._spool.rotate()
         for path in files(self._spool.folder):
             size = path.stat().st_size
             self._threads.run(self._move_file, path)
@@ -149,7 +165,16 @@ class Mover:
         return True
 
     def _move_file(self, path: Path) -> None:
-        """In a native thread. A file goes once all of it is in the database."""
+        """In a native thread. A file goes once all of it is in the database, or never can be."""
+        try:
+            self._book_file(path)
+        except (Unavailable, OSError):
+            raise
+        except Exception as fault:  # it must not keep all that comes after it out
+            log.error("%s: it cannot be stored and is left out", path, exc_info=fault)
+        path.unlink(missing_ok=True)
+
+    def _book_file(self, path: Path) -> None:
         batch, size = [], 0
         for record in read(path):
             batch.append(record)
@@ -159,12 +184,12 @@ class Mover:
                 batch, size = [], 0
         if batch:
             self._book(batch)
-        path.unlink(missing_ok=True)
 
     def _inherit(self) -> None:
         """In a native thread: what workers left that died."""
         for folder in self._root.iterdir():
-            if folder == self._spool.folder or (lock := _try_lock(folder)) is None:
+            is_made = not folder.name.startswith(".")
+            if not is_made or folder == self._spool.folder or (lock := _try_lock(folder)) is None:
                 continue
             try:
                 current = folder / "current"
@@ -184,6 +209,9 @@ class Mover:
             if self._greenlet is not None:
                 self._greenlet.join()
             self.move()
+        self._quietly(self._leave)
+
+    def _leave(self) -> None:
         self._spool.close()
         if not files(self._spool.folder):
             (self._spool.folder / "lock").unlink(missing_ok=True)

@@ -3,13 +3,17 @@
 Everything is redacted and cut here, before it is written anywhere.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from gproxy.accounting.spool import Spool
 from gproxy.relay.redaction import Redactor
 from gproxy.store.snapshot import Logging, Snapshot
+
+log = logging.getLogger(__name__)
 
 # Kinds of records, in the order of their columns.
 DOWNSTREAM, UPSTREAM = "downstream", "upstream"
@@ -21,6 +25,7 @@ class Recorder:
 
     spool: Spool
     snapshot: Callable[[], Snapshot]
+    current: Callable[[], Snapshot | None]  # what serves now, without looking for a newer one
     new_id: Callable[[int], int]
     secrets: frozenset[str]
     most_body: int
@@ -31,16 +36,30 @@ class Recorder:
         """What an operator wants of a request that starts now. Raises Unavailable."""
         return self.snapshot().logging
 
+    def wanted_now(self) -> Logging:
+        """The same for what may wait for no change. Raises Unavailable."""
+        return (self.current() or self.snapshot()).logging
+
     def redactor(self) -> Redactor:
-        """For the secrets that are alive now."""
-        current = self.snapshot()
+        """For the secrets that are known to be alive. It waits for no change."""
+        current = self.current() or self.snapshot()
         if current is not self._seen:
-            live = {one.secret for provider in current.providers.values() for one in provider.credentials}
+            providers = current.providers.values()
+            live = {one.secret for provider in providers for one in provider.credentials}
+            live |= {urlsplit(one.settings.proxy).password for one in providers if one.settings.proxy} - {None}
             self._redactor, self._seen = Redactor(live | self.secrets), current
         return self._redactor
 
     def put(self, record: tuple) -> None:
         self.spool.put(record)
+
+    def quietly(self, deed: Callable, *args):
+        """What the deed gives; a fault of ours costs a log row and no request, and the log has it. None then."""
+        try:
+            return deed(*args)
+        except Exception as fault:
+            log.error("a log of a request is lost: %s", type(fault).__name__, exc_info=fault)
+            return None
 
     def next_id(self) -> tuple[int, int]:
         """An id and its moment, in nanoseconds."""
@@ -51,43 +70,40 @@ class Recorder:
 class Capture:
     """The beginning of a body that goes by in pieces."""
 
-    __slots__ = ("_left", "_pieces")
+    __slots__ = ("_left", "_pieces", "is_cut")
 
     def __init__(self, most: int):
-        self._left, self._pieces = most, []
+        self._left, self._pieces, self.is_cut = most, [], False
 
     def add(self, piece: bytes) -> None:
         if self._left > 0:
             self._pieces.append(bytes(piece[: self._left]))
-            self._left -= len(piece)
+        self._left -= len(piece)
+        self.is_cut = self._left < 0
 
     def joined(self) -> bytes:
         return b"".join(self._pieces)
 
 
 class Trail:
-    """The attempts of one request. `own`: the key that its client showed."""
+    """The attempts of one request. `own`: the key that its client showed.
 
-    __slots__ = ("_downstream", "_has_body", "_own", "_recorder")
+    Its secrets are those of its beginning: to ask for newer ones could wait for the database.
+    """
+
+    __slots__ = ("_downstream", "_has_body", "_own", "_recorder", "_redactor")
 
     def __init__(self, recorder: Recorder, downstream_id: int | None, has_body: bool, own: Iterable[bytes]):
-        self._recorder, self._downstream = recorder, downstream_id
+        self._recorder, self._downstream, self._redactor = recorder, downstream_id, recorder.redactor()
         self._has_body, self._own = has_body, tuple(own)
 
     def send(
         self, provider_id: int, credential_id: int, url: str, headers: dict, body: bytes, shown: str, send: Callable
     ):
         """What `send` answers or raises; a row of it is kept when the answer is over."""
-        recorder = self._recorder
-        number, at = recorder.next_id()
-        redactor, own = recorder.redactor(), (*self._own, shown.encode())
-        most = recorder.most_body + redactor.longest if self._has_body else 0
-        asked = redactor.body(bytes(body[:most]), own)[: recorder.most_body] if self._has_body else None
-        row = (
-            *(UPSTREAM, number, self._downstream, at, provider_id, credential_id, "POST"),
-            *(redactor.headers(headers.items(), own), redactor.text(url, own), asked),
-        )
-        attempt = _Attempt(recorder, row, Capture(most) if self._has_body else None, own)
+        attempt = self._recorder.quietly(self._begun, provider_id, credential_id, url, headers, body, shown)
+        if attempt is None:
+            return send()
         try:
             exchange = send()
         except BaseException:
@@ -97,19 +113,39 @@ class Trail:
         exchange.watch(attempt.came, attempt.end)
         return exchange
 
+    def _begun(
+        self, provider_id: int, credential_id: int, url: str, headers: dict, body: bytes, shown: str
+    ) -> "_Attempt":
+        recorder = self._recorder
+        number, at = recorder.next_id()
+        redactor, own = self._redactor, (*self._own, shown.encode())
+        most, asked = recorder.most_body + redactor.room(own), None
+        if self._has_body:
+            asked = redactor.beginning(bytes(body[:most]), recorder.most_body, own, len(body) > most)
+        row = (
+            *(UPSTREAM, number, self._downstream, at, provider_id, credential_id, "POST"),
+            *(redactor.headers(headers.items(), own), redactor.url(url, own), asked),
+        )
+        return _Attempt(recorder, redactor, row, Capture(most) if self._has_body else None, own)
+
 
 class _Attempt:
     """One that runs. It holds nothing of the request but what is kept of it."""
 
-    __slots__ = ("_answer", "_capture", "_own", "_recorder", "_row", "_started")
+    __slots__ = ("_answer", "_capture", "_own", "_recorder", "_redactor", "_row", "_started")
 
-    def __init__(self, recorder: Recorder, row: tuple, capture: Capture | None, own: tuple[bytes, ...]):
-        self._recorder, self._row, self._capture, self._own = recorder, row, capture, own
+    def __init__(
+        self, recorder: Recorder, redactor: Redactor, row: tuple, capture: Capture | None, own: tuple[bytes, ...]
+    ):
+        self._recorder, self._redactor, self._row, self._capture, self._own = recorder, redactor, row, capture, own
         self._started = time.perf_counter()
         self._answer: tuple[int | None, str, int | None] = (None, "[]", None)
 
     def answered(self, status: int, headers: dict[str, str]) -> None:
-        told = self._recorder.redactor().headers(headers.items(), self._own)
+        self._recorder.quietly(self._answered, status, headers)
+
+    def _answered(self, status: int, headers: dict[str, str]) -> None:
+        told = self._redactor.headers(headers.items(), self._own)
         self._answer = status, told, self._ms()
 
     def came(self, piece: bytes) -> None:
@@ -117,11 +153,14 @@ class _Attempt:
             self._capture.add(piece)
 
     def end(self) -> None:
+        self._recorder.quietly(self._end)
+
+    def _end(self) -> None:
         status, headers, first_ms = self._answer
         body = None
         if self._capture is not None and status is not None:
-            recorder = self._recorder
-            body = recorder.redactor().body(self._capture.joined(), self._own)[: recorder.most_body]
+            most, is_cut = self._recorder.most_body, self._capture.is_cut
+            body = self._redactor.beginning(self._capture.joined(), most, self._own, is_cut)
         self._recorder.put((*self._row, status, headers, body, first_ms, self._ms()))
 
     def _ms(self) -> int:

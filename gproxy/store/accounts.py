@@ -198,7 +198,7 @@ def sums(rows: pw.ModelSelect, owner: pw.Field) -> dict[int, int]:
     """The cost of these usage rows or adjustments for each owner."""
     # As an expression: for the column itself SQLite would go through its index, row by row over the whole table.
     group = owner + pw.SQL("0")
-    found = rows.select(group, *_parts(owner.model.cost)).group_by(group)
+    found = rows.select(group, *cost_parts(owner.model.cost)).group_by(group)
     return {owner_id: _whole(*parts) for owner_id, *parts in found.tuples()}
 
 
@@ -215,11 +215,11 @@ def key_spent(key_id: int, user_id: int) -> int:
 def _sum(rows: pw.Expression, adjustments: pw.Expression) -> int:
     """In one statement: between two of them a row might be deleted and then be counted twice."""
     all_of_them = m.Usage.select(m.Usage.cost).where(rows) + m.Adjustment.select(m.Adjustment.cost).where(adjustments)
-    (parts,) = m.Usage.select(*_parts(all_of_them.c.cost)).from_(all_of_them).tuples()
+    (parts,) = m.Usage.select(*cost_parts(all_of_them.c.cost)).from_(all_of_them).tuples()
     return _whole(*parts)
 
 
-def _parts(cost: pw.Node) -> tuple[pw.Function, pw.Function]:
+def cost_parts(cost: pw.Node) -> tuple[pw.Function, pw.Function]:
     """The sum of a column in whole dollars and the rest, so that no sum is too great for a number of the database."""
     dollars = cost / NANO
     return pw.fn.SUM(dollars), pw.fn.SUM(cost - dollars * NANO)

@@ -10,6 +10,7 @@ from gproxy.store import models as m
 from gproxy.store.database import Database
 
 MOST_ROWS = 1_000
+MOST_BYTES = 32 * 1024 * 1024  # of a page with bodies, which is told in five times as many
 KINDS = {"downstream": m.DownstreamRequest, "upstream": m.UpstreamRequest}
 # The columns of a record, in its order.
 COLUMNS = {
@@ -53,6 +54,8 @@ def query(kind: str, asked: dict) -> list[dict]:
         found = found.where(older)
     limit = asked.get("limit")
     found = found.limit(MOST_ROWS if limit is None else min(limit, MOST_ROWS)).offset(asked.get("offset") or 0)
+    if asked.get("include_body"):
+        found = found.limit(_within(found, table))
     rows = []
     for row in found.dicts():
         for name in ("request_headers_json", "response_headers_json"):
@@ -61,6 +64,16 @@ def query(kind: str, asked: dict) -> list[dict]:
             row[name] = bytes(row[name]) if row.get(name) is not None else None
         rows.append(row)
     return rows
+
+
+def _within(found: pw.Query, table: type[pw.Model]) -> int:
+    """How many of these rows have room in one answer: at least one."""
+    total = 0
+    for n, (size,) in enumerate(found.clone().select(table.size).tuples()):
+        total += size
+        if total > MOST_BYTES and n:
+            return n
+    return MOST_ROWS if found._limit is None else found._limit
 
 
 def count(kind: str, asked: dict) -> int:
@@ -100,7 +113,9 @@ def _after_cursor(table: type[pw.Model], asked: dict) -> pw.Expression | None:
 def clear(database: Database, kind: str, ids: list[int] | None) -> int:
     """Empties the bodies of these rows, or of all, and leaves the rest. Returns how many there were."""
     table = KINDS[kind]
-    change = table.update(request_body=None, response_body=None)
+    room = pw.fn.COALESCE(pw.fn.LENGTH(table.request_body), 0) + pw.fn.COALESCE(pw.fn.LENGTH(table.response_body), 0)
+    left = pw.Case(None, ((table.size > room, table.size - room),), 0)
+    change = table.update(request_body=None, response_body=None, size=left)
     which = table.request_body.is_null(False) | table.response_body.is_null(False)
     with database.write():
         return change.where(which if ids is None else which & table.trace_id.in_(ids)).execute()

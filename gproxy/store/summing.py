@@ -9,15 +9,17 @@ from typing import NamedTuple
 import peewee as pw
 
 from gproxy.store import models as m
+from gproxy.store.accounts import cost_parts
 from gproxy.store.sums import ALL, HOUR_NS, SPANS, TOKENS
 from gproxy.store.usages import FILTERS, where
+from gproxy.units import NANO
 
 DAY_HOURS = 24
 FOR_EVER = 2**63 - 1
 MOST_GROUPS = 10_000
 # In a longer time a bucket is at least an hour: shorter ones would have to look at every row.
 FINE_NS = 48 * HOUR_NS
-ADDED = ("requests", "unpriced", "succeeded", "refused", "failed", "latency_ms", *TOKENS, "cost")
+ADDED = ("requests", "unpriced", "succeeded", "refused", "failed", "latency_ms", *TOKENS)
 OF_SUMS = {
     "provider_id": m.UsageSum.provider_id,
     "credential_id": m.UsageSum.credential_id,
@@ -44,7 +46,9 @@ class Sums:
     tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TOKENS, 0))
 
     def add(self, row: Iterable) -> None:
-        count, unpriced, succeeded, refused, failed, latency, *tokens, cost, most = (int(value or 0) for value in row)
+        *rest, dollars, nano, most = (int(value or 0) for value in row)
+        count, unpriced, succeeded, refused, failed, latency, *tokens = rest
+        cost = dollars * NANO + nano
         self.count += count
         self.unpriced += unpriced
         self.succeeded += succeeded
@@ -162,7 +166,7 @@ def _of_part(asked: dict, part: Part, group: pw.Node) -> Iterable[tuple]:
 
 def _of_spans(asked: dict, part: Part, group: pw.Node) -> Iterable[tuple]:
     table = m.UsageSum
-    sums = [pw.fn.SUM(getattr(table, name)) for name in ADDED]
+    sums = [*(pw.fn.SUM(getattr(table, name)) for name in ADDED), *cost_parts(table.cost)]
     query = table.select(group.alias("value"), *sums, pw.fn.MAX(table.most_latency_ms))
     query = query.where((table.span == part.span) & (table.period >= part.since) & (table.period < part.until))
     for name, column in OF_SUMS.items():
@@ -186,7 +190,7 @@ def _summed() -> list[pw.Node]:
         counted(usage.status >= 500),
         pw.fn.SUM(usage.latency_ms),
         *(pw.fn.SUM(getattr(usage, name)) for name in TOKENS),
-        pw.fn.SUM(usage.cost),
+        *cost_parts(usage.cost),
         pw.fn.MAX(usage.latency_ms),
     ]
 

@@ -30,8 +30,9 @@ ADD = (
     f"ON CONFLICT ({', '.join(KEY)}) DO UPDATE SET {_SUMS}, "
     f"most_latency_ms = {_MOST} ELSE usage_sums.most_latency_ms END"
 )
+# Nor less than nothing, where not all of a row was counted.
 TAKE = (
-    f"UPDATE usage_sums SET {', '.join(f'{name} = {name} - ?' for name in ADDED)} "
+    f"UPDATE usage_sums SET {', '.join(f'{name} = CASE WHEN {name} > ? THEN {name} - ? ELSE 0 END' for name in ADDED)} "
     f"WHERE {' AND '.join(f'{name} = ?' for name in KEY)}"
 )
 # What a usage row must tell.
@@ -48,7 +49,8 @@ def add(database: Database, rows: Iterable[dict]) -> None:
 
 def take(database: Database, rows: Iterable[dict]) -> None:
     """Counts them no more. Which of them took longest is not known afterwards."""
-    database.execute_all(TAKE, [(*sums[:-1], *key) for key, sums in _summed(rows)])
+    taken = [(*(value for value in sums[:-1] for _ in range(2)), *key) for key, sums in _summed(rows)]
+    database.execute_all(TAKE, taken)
     m.UsageSum.delete().where(m.UsageSum.requests <= 0).execute()
 
 

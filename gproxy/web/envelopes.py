@@ -5,32 +5,41 @@ from collections.abc import Callable, Iterable
 from gproxy.errors import Unavailable
 from gproxy.relay.recording import DOWNSTREAM, Capture, Recorder, Trail
 from gproxy.relay.redaction import BLACK, document
-from gproxy.store.snapshot import NO_LOGS
+from gproxy.store.snapshot import NO_LOGS, Logging
 from gproxy.web import inbound
 
 # Paths whose documents are secrets through and through.
-SEALED = ("/login", "/admin/config/")
-ADMINISTRATIVE = ("/admin/", "/user/", "/login", "/logout", "/me")
+SEALED = ("/login/", "/admin/config/")
+# Who asks these asks whether we live, and waits for no database.
+PROBES = ("/healthz", "/readyz")
+ADMINISTRATIVE = ("/admin/", "/user/", "/login/", "/logout/", "/me/")
 
 
 def recorded(serve: Callable, environ: dict, start_response: Callable, recorder: Recorder) -> Iterable[bytes]:
     """The answer of `serve`, as it is."""
     try:
-        wanted = recorder.wanted()
+        wanted = recorder.wanted_now() if environ["PATH_INFO"] in PROBES else recorder.wanted()
     except Unavailable:
         wanted = NO_LOGS
     if not (wanted.upstream or wanted.downstream):
         return serve(environ, start_response)
+    envelope = recorder.quietly(_opened, environ, recorder, wanted)
+    if envelope is None:
+        return serve(environ, start_response)
+    return envelope.passed(serve(environ, envelope.starting(start_response)))
+
+
+def _opened(environ: dict, recorder: Recorder, wanted: Logging) -> "_Envelope | None":
+    """The envelope of a request where it is kept, and in its environ what keeps its attempts where these are."""
     own = _own(environ)
     number, at = recorder.next_id()
     if wanted.upstream:
         downstream = number if wanted.downstream else None
         environ[inbound.TRAIL] = Trail(recorder, downstream, wanted.upstream_body, own)
     if not wanted.downstream:
-        return serve(environ, start_response)
+        return None
     environ[inbound.TRACE] = number
-    envelope = _Envelope(recorder, environ, number, at, own, wanted.downstream_body)
-    return envelope.passed(serve(environ, envelope.starting(start_response)))
+    return _Envelope(recorder, environ, number, at, own, wanted.downstream_body)
 
 
 def _own(environ: dict) -> tuple[bytes, ...]:
@@ -48,7 +57,7 @@ class _Envelope:
         self._headers: list[tuple[str, str]] = []
         self._request = self._response = None
         if has_body:
-            most = recorder.most_body + recorder.redactor().longest
+            most = recorder.most_body + recorder.redactor().room(own)
             self._request, self._response = Capture(most), Capture(most)
             environ["wsgi.input"] = _Tee(environ["wsgi.input"], self._request)
 
@@ -60,13 +69,15 @@ class _Envelope:
         return start
 
     def passed(self, pieces: Iterable[bytes]) -> "_Passed":
-        return _Passed(pieces, self._response, self._end)
+        return _Passed(pieces, self._response, lambda: self._recorder.quietly(self._end))
 
     def _end(self) -> None:
         environ, recorder = self._environ, self._recorder
+        path = environ["PATH_INFO"].encode("latin-1", "replace").decode("utf-8", "replace")
+        if f"{path}/".startswith(ADMINISTRATIVE):
+            recorder.wanted()  # may have made secrets, which are known from then on
         redactor = recorder.redactor()
         visitor = environ.get(inbound.VISITOR)
-        path = environ["PATH_INFO"].encode("latin-1", "replace").decode("utf-8", "replace")
         recorder.put(
             (
                 *(DOWNSTREAM, self._number, self._at),
@@ -86,12 +97,12 @@ class _Envelope:
     def _kept(self, capture: Capture | None, path: str) -> bytes | None:
         if capture is None:
             return None
-        data = capture.joined()
-        if data and path.startswith(SEALED):
+        data, place = capture.joined(), f"{path}/"
+        if data and place.startswith(SEALED):
             return BLACK.encode()
-        if path.startswith(ADMINISTRATIVE):
+        if place.startswith(ADMINISTRATIVE):
             data = document(data)
-        return self._recorder.redactor().body(data, self._own)[: self._recorder.most_body]
+        return self._recorder.redactor().beginning(data, self._recorder.most_body, self._own, capture.is_cut)
 
 
 class _Passed:

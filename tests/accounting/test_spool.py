@@ -2,10 +2,13 @@
 
 import fcntl
 import os
+import shutil
 from pathlib import Path
 
+import gevent
 import pytest
 
+from gproxy.accounting import spool as spools
 from gproxy.accounting.spool import Mover, Spool, files, read
 from gproxy.errors import Unavailable
 
@@ -127,3 +130,51 @@ def test_a_stop_moves_what_is_left(root):
     moving.close(1.0)
     assert [record[1] for record in store.records] == [1]
     assert not spool.folder.exists()
+
+
+def test_a_fault_of_the_disk_does_not_end_the_moving(root, monkeypatch):
+    monkeypatch.setattr(spools, "INTERVAL_S", 0.02)
+    spool, store = Spool(root), Store()
+    moving, rename, is_broken = mover(spool, root, store), Path.rename, [True]
+
+    def renamed(self, target):
+        if is_broken:
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", renamed)
+    moving.start()
+    spool.put(("upstream", 1))
+    gevent.sleep(0.2)
+    is_broken.clear()
+    spool.put(("upstream", 2))
+    gevent.sleep(0.5)
+    assert sorted(record[1] for record in store.records) == [1, 2]
+    moving.close(1.0)
+
+
+def test_a_file_that_cannot_be_read_does_not_end_the_moving(root):
+    spool, store = Spool(root), Store()
+    (spool.folder / "00000000000000000001.log").write_bytes(b"\3\0\0\0\xa2\xff\xfe")
+    spool.put(("upstream", 2))
+    assert mover(spool, root, store).move()
+    assert [record[1] for record in store.records] == [2]
+
+
+def test_a_batch_that_can_never_be_stored_is_left_out(root, caplog):
+    spool, store = Spool(root), Store()
+    store.fault = ValueError("no such column")
+    spool.put(("upstream", 1))
+    assert mover(spool, root, store).move()
+    assert "left out" in caplog.text
+    assert files(spool.folder) == []
+
+
+def test_nothing_raises_where_the_folder_is_gone(root):
+    spool, store = Spool(root), Store()
+    spool.put(("upstream", 1))
+    shutil.rmtree(spool.folder)
+    os.close(spool._fd)
+    spool._fd = os.open("/dev/full", os.O_WRONLY)
+    spool.put(("upstream", 2))
+    mover(spool, root, store).close(1.0)

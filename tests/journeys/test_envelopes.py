@@ -2,9 +2,13 @@
 
 import json
 import time
+from pathlib import Path
 
+import psycopg
 import pytest
 
+from gproxy.state.signal import Signal
+from tests import postgres
 from tests.gateway import ADMIN, DEV, UPSTREAM_KEYS, seed
 from tests.journeys.test_login import PASSWORD, log_in
 from tests.raw import check_events_leave_at_once, open_stream
@@ -188,3 +192,93 @@ def _eventually(gateway, count: int) -> bool:
             return True
         time.sleep(0.5)
     return False
+
+
+def shown(gateway, kind: str) -> str:
+    time.sleep(1.2)
+    return gateway.post(f"/admin/requests/{kind}/query", {"include_body": True, "as_text": True}).body.decode()
+
+
+def test_parameters_addresses_and_ends_hold_no_secret_either(own_gateway, vendor):
+    gateway = own_gateway(seed(vendor.url), workers=1, GPROXY_LOG_BODY="1000", OPENAI_API_KEY="sk-abcdefgh\udce4")
+    gateway.post("/admin/global-settings/upsert", ALL)
+    body = {"model": "openai-main/gpt-1", "messages": [{"role": "user", "content": "x"}]}
+    gateway.request("POST", "/v1/chat/completions?access_token=abcdef-123456&password=pa%20ss", body, ADMIN)
+    settings = {"proxy": "http://u:proxypass1@127.0.0.1:9"}
+    gateway.post("/admin/providers/upsert", {"name": "prox", "channel": "openai", "settings": settings})
+    gateway.post("/admin/providers/query", {"name": "prox"})
+    key = gateway.post("/admin/user-keys/generate", {"user_id": 1}).json["api_key"]
+    for pad in range(880, 1010, 10):
+        messages = [{"role": "user", "content": "x" * pad + key + "y" * 3000}]
+        gateway.post("/v1/chat/completions", {"model": "openai-main/gpt-1", "messages": messages}, key)
+    assert gateway.get("/healthz").status == 200
+    for kind in ("downstream", "upstream"):
+        text = shown(gateway, kind)
+        for secret in ("abcdef-123456", "proxypass1", key[:20]):
+            assert secret not in text, (kind, secret)
+
+
+def test_a_provider_may_be_named_as_a_route_begins(running, vendor):
+    for name in ("menu", "login-hub"):
+        settings = {"base_url": f"{vendor.url}/v1"}
+        running.post("/admin/providers/upsert", {"name": name, "channel": "openai", "settings": settings})
+        running.post("/admin/credentials/upsert", {"provider_name": name, "credential": "sk-upstream-named-1"})
+        said = [{"role": "user", "content": 'say "token": "hello"'}]
+        assert running.post(f"/{name}/v1/chat/completions", {"model": "gpt-1", "messages": said}).status == 200
+    for row in rows(running, "downstream", 2, request_path_contains="chat"):
+        assert json.loads(row["request_body"])["messages"][0]["content"] == 'say "token": "hello"'
+
+
+def test_probes_wait_for_no_database(own_gateway, vendor, pytestconfig):
+    dsn = postgres.fresh_database(pytestconfig)
+    gateway = own_gateway(seed(vendor.url), workers=1, GPROXY_DSN=dsn)
+    time.sleep(1)
+    with psycopg.connect(dsn) as connection:
+        connection.execute("LOCK TABLE revisions IN ACCESS EXCLUSIVE MODE")
+        signal = Signal(gateway.data / "signal")
+        signal.raise_()
+        signal.close()
+        started = time.monotonic()
+        assert gateway.get("/healthz").status == 200
+        assert time.monotonic() - started < 0.5
+        connection.rollback()
+
+
+def test_streams_that_a_stop_ends_are_kept(own_gateway, vendor):
+    gateway = own_gateway(seed(vendor.url), GPROXY_GRACE="1")
+    gateway.post("/admin/global-settings/upsert", ALL)
+    head = [chunk(one) for one in events("openai_chat", "m")[:3]]
+    vendor.scripts["gpt-left"] = sends(STREAM_HEAD, *head, "hang")
+    socks = [open_stream(gateway.port, "openai-main/gpt-left") for _ in range(20)]
+    for sock in socks:
+        sock.recv(10)
+    time.sleep(0.5)
+    gateway.stop()
+    for sock in socks:
+        sock.close()
+    vendor.scripts.clear()
+    gateway.start()
+    rows(gateway, "downstream", 20, request_path_contains="chat")
+    rows(gateway, "upstream", 20)
+    gateway.wait_rows(20)
+    assert "Traceback" not in gateway.log
+
+
+def test_open_streams_keep_no_body_and_no_descriptor(own_gateway, vendor):
+    gateway = own_gateway(seed(vendor.url), workers=1)
+    gateway.post("/admin/global-settings/upsert", ALL)
+    pid = gateway.workers()[0]
+    head = [chunk(one) for one in events("openai_chat", "m")[:3]]
+    vendor.scripts["gpt-left"] = sends(STREAM_HEAD, *head, "hang")
+
+    def descriptors_after(count: int) -> int:
+        for _ in range(count):
+            sock = open_stream(gateway.port, "openai-main/gpt-left")
+            sock.recv(10)
+            sock.close()
+        time.sleep(1.0)
+        return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+    before = descriptors_after(30)
+    assert descriptors_after(60) <= before + 3
+    vendor.scripts.clear()

@@ -84,3 +84,19 @@ def test_the_oldest_go_by_age_and_by_room_in_small_steps(database):
     assert trim(0, size * 5) == 2
     assert ids(database) == [10, 9, 8, 7, 6]
     assert trim(0, 0) == 5
+
+
+def test_rows_whose_bodies_are_gone_take_no_room(database):
+    database.run(requests.book, database, [down(n, n, body=b"x" * 100_000) for n in range(1, 6)])
+    database.run(requests.clear, database, "downstream", None)
+    assert database.run(requests.trim, database, "downstream", 0, 100_000, 200) == 0
+
+
+def test_a_page_with_bodies_is_bounded_by_its_bytes(database, monkeypatch):
+    database.run(requests.book, database, [down(n, n, body=b"x" * 1000) for n in range(1, 11)])
+    monkeypatch.setattr(requests, "MOST_BYTES", 6_500)
+    assert ids(database, include_body=True) == [10, 9, 8]
+    assert ids(database, include_body=True, limit=2) == [10, 9]
+    assert len(ids(database)) == 10
+    monkeypatch.setattr(requests, "MOST_BYTES", 1)
+    assert ids(database, include_body=True, cursor_trace_id=4) == [3]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from gproxy.store import accounts, summing
+from gproxy.store import accounts, summing, usages
 from gproxy.store import models as m
-from gproxy.store.database import Database
+from gproxy.store.database import MIGRATIONS, Database
 from gproxy.store.summing import Part, parts
 from gproxy.store.sums import HOUR_NS
 from tests import postgres
@@ -154,3 +154,57 @@ def test_what_is_deleted_is_in_no_sum_and_what_goes_by_its_age_is(tmp_path):
     assert database.run(lambda: m.UsageSum.select().count()) > 0
     asked = {"from_unix_ms": (START + 10 * HOUR_NS) // 1_000_000}
     assert database.run(summing.summary, asked).count == 0
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def empty(request, tmp_path) -> Database:
+    return filled(tmp_path, None if request.param == "sqlite" else postgres.fresh_database(request.config))
+
+
+@pytest.mark.parametrize("apart", [0, HOUR_NS])
+def test_great_costs_can_be_summed(empty, apart):
+    book(empty, *(row(n, at=START + 5 + n * apart, cost=2**63 - 1) for n in (1, 2)))
+    part = {"from_unix_ms": START // 10**6, "to_unix_ms": START // 10**6 + 50}
+    assert empty.run(summing.summary, {}).count == 2
+    assert empty.run(summing.summary, part).count in (0, 2)
+    assert empty.run(summing.breakdown, {}, "model")
+    assert empty.run(summing.breakdown, {}, "tag")
+    assert empty.run(summing.buckets, {}, 3600 * 5)
+
+
+@pytest.mark.parametrize("big", [10**12, 2**63 - 1])
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_rows_of_an_older_version_are_summed_once(request, tmp_path, kind, big):
+    dsn = f"sqlite:///{tmp_path / 'x.db'}" if kind == "sqlite" else postgres.fresh_database(request.config)
+    database, older = Database(dsn, tmp_path), tmp_path / "older"
+    older.mkdir()
+    for path in sorted(MIGRATIONS.glob("000[1-4]*.py")):
+        (older / path.name).symlink_to(path)
+    with database.alone():
+        database.migrate(older)
+    rows = [
+        row(
+            n,
+            at=START + n * HOUR_NS // 3,
+            cost=big,
+            input_tokens=big,
+            user_id=None,
+            provider_id=[1, None][n % 2],
+            status=[200, None, 404, 500][n % 4],
+            model=["a", None][n % 2],
+        )
+        for n in range(1, 30)
+    ]
+    stored = [(*map(usages._storable, usages.pick(one)), 1) for one in rows]
+    database.run(database.execute_all, usages.INSERT, stored)
+    with database.alone():
+        database.migrate()
+    sums = database.run(summing.summary, {})
+    assert (sums.count, sums.succeeded) == (29, sum(1 for one in rows if one["status"] == 200))
+    if big < 10**15:
+        assert sums.cost == big * 29
+    database.run(accounts.delete_usages, database, list(range(1, 29)))
+    sums = database.run(summing.summary, {})
+    assert sums.count == 1
+    assert sums.cost >= 0
+    assert sums.tokens["input_tokens"] >= 0
