@@ -1,7 +1,7 @@
 """The first start fills an empty database: the seed, vendors' keys found in the environment, an administrator."""
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from gproxy.accounting import prices
@@ -10,7 +10,7 @@ from gproxy.admission.passwords import hashed
 from gproxy.channels.kind import Kind
 from gproxy.config import seed as documents
 from gproxy.config.keys import new_key
-from gproxy.config.schemas import SWITCHES
+from gproxy.config.schemas import REFERENCE, SWITCHES
 from gproxy.errors import StartupError
 from gproxy.settings import VENDOR_KEYS, Settings
 from gproxy.store import seeding
@@ -62,7 +62,16 @@ def read(
         quotas=tuple((row["user_name"], _quota(row)) for row in seed["quotas"]),
         file_permissions=tuple((row["user_name"], row["provider_name"]) for row in seed["file_permissions"]),
         switches={name: seed["settings"][name] for name in SWITCHES if name in seed["settings"]},
+        unset=frozenset(name for name in _references(seed) if not environ.get(name, "").strip()),
     )
+
+
+def _references(seed: dict) -> Iterator[str]:
+    """The variables that credentials refer to."""
+    for provider in seed["providers"]:
+        for credential in provider["credentials"]:
+            found = map(REFERENCE.fullmatch, documents.secret(credential).values())
+            yield from (match[1] for match in found if match)
 
 
 def _provider(row: dict) -> seeding.NewProvider:
@@ -123,8 +132,9 @@ def _key(row: dict) -> seeding.NewKey:
         row["enabled"],
         row["expires_at"],
         row.get("budget"),
-        tuple((p["provider_name"], p["model_pattern"]) for p in row["permissions"]),
+        tuple((p["provider_name"], p["model_pattern"]) for p in row.get("permissions", ())),
         tuple(map(_limit, row["rate_limits"])),
+        "permissions" in row,
     )
 
 

@@ -230,8 +230,8 @@ class Runtime:
     _greenlets: list[gevent.Greenlet] = field(default_factory=list)
 
     def ask(self, question: Callable, *args):
-        """The answer of a store question, off the hub. Raises Unavailable."""
-        return self.threads.run(self.database.run, question, *args)
+        """The answer of a store question, off the hub. Raises Unavailable, BadRequest."""
+        return self.threads.run(self.database.answer, question, *args)
 
     def change(self, actor: Actor | None, deed: Callable, *args):
         """Runs a store deed and makes its change known to every worker before it returns.
@@ -244,8 +244,8 @@ class Runtime:
 
     def _do(self, actor: Actor | None, deed: Callable, *args):
         if actor is None:
-            return self.threads.run(self.database.run, deed, self.database, *args)
-        return self.threads.run(self.database.run, audited, self.database, actor, self.seal, deed, *args)
+            return self.threads.run(self.database.answer, deed, self.database, *args)
+        return self.threads.run(self.database.answer, audited, self.database, actor, self.seal, deed, *args)
 
     def change_account(self, actor: Actor, deed: Callable, account: str, *args):
         """The same for a deed that changes what an account may or did use: it is read again before it is used."""
@@ -408,7 +408,7 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
     slot = books.take_slot(root)
     journal = Journal(slot)
     owner = slot.sign(prepared.machine)
-    shared = _shared(settings, prepared.deployment)
+    shared = shared_state(settings, prepared.deployment)
     writer = Writer(journal, root, usages.Books(database), Threads(1), shared, owner)
     balances = Balances(shared, root, prepared.machine, _Questions(database), Threads(1), time.time_ns)
     # The operator's own bundle, by the name that OpenSSL knows, else the one that comes with requests.
@@ -473,7 +473,7 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
     return runtime
 
 
-def _shared(settings: Settings, deployment: str) -> Shared:
+def shared_state(settings: Settings, deployment: str) -> Shared:
     """The machine's own file, with Redis before it where it is set."""
     local = FileState(settings.data_dir / "state")
     if settings.redis_url is None:

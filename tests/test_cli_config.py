@@ -1,6 +1,7 @@
 """The configuration as a file, by the commands of an operator: checked, written, laid over what stands."""
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -189,7 +190,7 @@ def test_an_import_that_fails_half_way_changes_nothing(filled, monkeypatch, brea
         None, None, (seeding.NewProvider("a", "openai", None, True, "{}", ()),), (), (),
         (seeding.NewUser("carl", None, True, True, ()),), (("carl", None, "*"),), (), (("carl", seeding.NewQuota(5)),),
     )  # fmt: skip
-    whole = importing.replace(whole, models=(seeding.NewModel("a", "m", None, True, None),))
+    whole = replace(whole, models=(seeding.NewModel("a", "m", None, True, None),))
     add, change, delete = importing._Laying._add, importing._Laying._change, importing._Laying._delete
 
     def counted(deed):
@@ -237,6 +238,7 @@ def test_users_and_keys_by_command(filled):
     assert run(filled, "users", "list")[1] == ["1\troot\tadministrator", "2\tann"]
     assert run(filled, "users", "add", "bob") == (0, ["user 3"], "")
     assert run(filled, "users", "add", "bob")[0] == 1
+    assert run(filled, "users", "add", "")[0] == 2
     status, (key,), _ = run(filled, "keys", "add", "bob", "--label", "ci")
     assert (status, key[:9]) == (0, "sk-api01-")
     (shown,) = run(filled, "keys", "list", "bob")[1]

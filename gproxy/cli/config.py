@@ -76,6 +76,8 @@ def read(file: Path, is_dry: bool, prunes: bool) -> None:
         opened = Opened("config import")
         do = partial(opened.ask, importing.lay, opened.database) if is_dry else partial(opened.change, importing.lay)
         changes = do(content, opened.seal, prunes, is_dry)
+        if changes and not is_dry:
+            _read_accounts_anew(opened)
     for change in changes:
         click.echo(_line(change))
     click.echo(f"{len(changes)} changes{', none made: a dry run' if is_dry else ''}")
@@ -114,6 +116,13 @@ def _text(file: Path) -> str:
         return file.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as fault:
         raise StartupError([f"{file.name}: cannot be read: {fault}"]) from None
+
+
+def _read_accounts_anew(opened: Opened) -> None:
+    """In a running gateway, whose workers share what is used of each: another period counts anew."""
+    shared = runtime.shared_state(opened.settings, opened.ask(seeding.deployment))
+    shared.forget()
+    shared.close()
 
 
 def _is_empty(found: Settings) -> bool:

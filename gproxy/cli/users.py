@@ -1,10 +1,12 @@
 """Users and their keys."""
 
 import click
+from marshmallow import ValidationError
 
 from gproxy.admission import passwords
 from gproxy.admission.keys import digest, fingerprint
 from gproxy.cli.opening import Opened, explained
+from gproxy.config.entities import User
 from gproxy.config.keys import new_key
 from gproxy.errors import NotFound
 from gproxy.store import entities
@@ -31,7 +33,10 @@ def list_users() -> None:
 @click.option("--password", is_flag=True, help="Ask for a password, so that the user can log in.")
 def add_user(name: str, is_admin: bool, password: bool) -> None:
     """Make a user."""
-    row = {"name": name, "is_admin": is_admin, **(_asked() if password else {})}
+    try:
+        row = {**User().load({"name": name, "is_admin": is_admin}), **(_asked() if password else {})}
+    except ValidationError as fault:
+        raise click.UsageError(f"NAME: {fault.messages['name'][0]}") from None
     with explained():
         (user_id,) = Opened("users add").change(entities.put, entities.USER, [row])
     click.echo(f"user {user_id}")

@@ -7,6 +7,7 @@ import json
 import re
 from decimal import Decimal
 
+import orjson
 from marshmallow import Schema, ValidationError, fields, missing, pre_load, validates_schema
 from marshmallow.validate import Length, Range
 
@@ -42,8 +43,10 @@ class Document(fields.Field):
 
 def as_object(value) -> dict:
     """With numbers as they were written. Raises ValidationError on what is no JSON object."""
-    text = value if isinstance(value, str) else json.dumps(value)
     try:
+        text = value if isinstance(value, str) else json.dumps(value)
+        if text.strip():
+            orjson.loads(text)  # refuses what is no Unicode, as half a surrogate pair, which no answer could tell
         found = json.loads(text, parse_float=Decimal) if text.strip() else {}
     except (ValueError, RecursionError):
         raise ValidationError("not readable JSON") from None
@@ -214,7 +217,8 @@ class Alias(Schema):
     alias = Text(without_nul)
     enabled = Switch(is_optional=True)
     targets = fields.List(
-        fields.Nested(schemas.Target), validate=Length(1, schemas.MOST_TARGETS, error=schemas.TARGETS)
+        fields.Nested(schemas.Target),
+        validate=[Length(1, schemas.MOST_TARGETS, error=schemas.TARGETS), schemas.targets_differ],
     )
     pricing_json = Prices()
 
@@ -259,7 +263,7 @@ class GlobalSettings(Schema):
     log_retention_days = schemas.days()
     log_retention_mb = fields.Integer(strict=True, validate=Range(1, schemas.MOST_MB, error=schemas.MEGABYTES))
     usage_retention_days = schemas.days(allow_none=True)
-    provider_defaults = Document(schemas.ProviderSettings())
+    provider_defaults = Document(schemas.Defaults())
 
 
 class Named(fields.Field):
@@ -270,13 +274,16 @@ class Named(fields.Field):
         self.names = names
 
     def _deserialize(self, value, attr, data, **kwargs):
+        known = (*self.names, "id")
         if isinstance(value, dict):
-            if len(value) != 1 or next(iter(value)) not in (*self.names, "id"):
+            if len(value) != 1 or next(iter(value)) not in known:
                 raise ValidationError(f"expected {' or '.join(('id', *self.names))}")
-            ((_, value),) = value.items()
-        if type(value) is int and 0 <= value <= MOST_ID:
+            ((name, value),) = value.items()
+            known = (name,)
+        if "id" in known and type(value) is int and 0 <= value <= MOST_ID:
             return value
-        if isinstance(value, str) and value and self.names:
+        # An id as text would tell the row of that name.
+        if known != ("id",) and isinstance(value, str) and value:
             return value
         raise ValidationError("expected an id" + (f" or a {self.names[0]}" if self.names else ""))
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 from gproxy.config.schemas import SECRETS
+from gproxy.store import proxies
 from gproxy.store.importing import kept
 from gproxy.store.seeding import Content, NewAlias, NewCredential, NewKey, NewModel, NewProvider, NewUser
 from gproxy.units import NANO, NS
@@ -59,13 +60,14 @@ def _provider(provider: NewProvider, has_secrets: bool) -> dict:
         _credential(one, None if has_secrets else kept(provider.name, number))
         for number, one in enumerate(provider.credentials, 1)
     ]
+    settings = json.loads(provider.settings_json)
     routing = json.loads(provider.routing_json) if provider.routing_json else {}
     return _told(
         name=provider.name,
         channel=provider.channel,
         label=provider.label,
         enabled=provider.enabled,
-        settings=_numbers(json.loads(provider.settings_json)) or None,
+        settings=_numbers(settings if has_secrets else proxies.hidden(settings)) or None,
         routing=routing or None,
         credentials=credentials or None,
     )
@@ -109,6 +111,7 @@ def _user(user: NewUser, has_secrets: bool) -> dict:
 
 
 def _key(key: NewKey) -> dict:
+    permissions = [_told(provider_name=name, model_pattern=pattern) for name, pattern in key.permissions]
     expires = None if key.expires_at is None else datetime.fromtimestamp(key.expires_at // NS, UTC)
     return _told(
         api_key_digest=key.digest,
@@ -116,7 +119,7 @@ def _key(key: NewKey) -> dict:
         enabled=key.enabled,
         expires_at=expires,
         budget=_usd(key.budget),
-        permissions=[_told(provider_name=name, model_pattern=pattern) for name, pattern in key.permissions] or None,
+        permissions=permissions if key.is_narrowed else None,
         rate_limits=[_told(**asdict(limit)) for limit in key.limits] or None,
     )
 

@@ -88,6 +88,9 @@ class _Translation:
             return
         vendor, model = _split(params["model"])
         base_url = params.get("api_base") or params.get("base_url")
+        if base_url is not None and not _is_address(base_url):
+            self.lost.append(f"{place}: api_base is no address")
+            return
         channel = self._channel(vendor, base_url)
         if channel is None:
             self.lost.append(f"{place}: {params['model']}: gproxy has no channel for {vendor or 'it'}")
@@ -98,7 +101,7 @@ class _Translation:
         weight = params.get("weight")
         found = _Deployment(provider["name"], model, weight if isinstance(weight, int) and weight > 0 else 1)
         self.groups.setdefault(name, []).append(found)
-        left = sorted(set(params) - TAKEN)
+        left = sorted(set(map(str, params)) - TAKEN)
         if left:
             self.lost.append(f"{place}: litellm_params {', '.join(left)}")
 
@@ -165,20 +168,23 @@ class _Translation:
     def _fallbacks(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
         for table in ("litellm_settings", "router_settings"):
-            for rule in (self.told.get(table) or {}).get("fallbacks") or ():
+            rules = self._of(table, "fallbacks")
+            for rule in rules if isinstance(rules, list) else ():
                 for name, others in rule.items() if isinstance(rule, dict) else ():
+                    others = others if isinstance(others, list) else [others]
                     found.setdefault(name, []).extend(one for one in others if isinstance(one, str))
                     self.lost += [
                         f"{table}.fallbacks: {one!r} is no model of the list"
                         for one in others
-                        if one not in self.groups
+                        if not isinstance(one, str) or one not in self.groups
                     ]
         return found
 
     def _group_aliases(self) -> Iterator[dict]:
-        for name, meant in ((self.told.get("router_settings") or {}).get("model_group_alias") or {}).items():
+        told = self._of("router_settings", "model_group_alias")
+        for name, meant in told.items() if isinstance(told, dict) else ():
             meant = meant.get("model") if isinstance(meant, dict) else meant
-            if meant in self.groups and name not in self.groups:
+            if isinstance(meant, str) and meant in self.groups and name not in self.groups:
                 targets = [
                     {"provider": one.provider, "model": one.model, "weight": one.weight}
                     for one in dict.fromkeys(self.groups[meant])
@@ -187,8 +193,12 @@ class _Translation:
             else:
                 self.lost.append(f"router_settings.model_group_alias: {name!r} leads to no model of the list")
 
+    def _of(self, table: str, name: str):
+        found = self.told.get(table)
+        return found.get(name) if isinstance(found, dict) else None
+
     def _users(self) -> list[dict]:
-        key = _referred((self.told.get("general_settings") or {}).get("master_key"))
+        key = _referred(self._of("general_settings", "master_key"))
         return [{"name": "admin", "is_admin": True, "keys": [{"api_key": key}]}] if isinstance(key, str) else []
 
     def _rest(self) -> None:
@@ -200,7 +210,7 @@ class _Translation:
         for table, values in self.told.items():
             if table == "model_list":
                 continue
-            names = sorted(set(values) - known.get(table, set())) if isinstance(values, dict) else []
+            names = sorted(set(map(str, values)) - known.get(table, set())) if isinstance(values, dict) else []
             if names:
                 self.lost.append(f"{table}: {', '.join(names)}")
             elif table not in known and values:
@@ -213,6 +223,13 @@ def _split(model: str) -> tuple[str | None, str]:
     if slash:
         return vendor, rest
     return next((vendor for pattern, vendor in GUESSES if re.search(pattern, model)), None), model
+
+
+def _is_address(value) -> bool:
+    try:
+        return isinstance(value, str) and urlsplit(value) is not None
+    except ValueError:
+        return False
 
 
 def _referred(value):

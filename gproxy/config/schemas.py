@@ -260,6 +260,13 @@ class ProviderSettings(Schema):
     extra_beta_headers = Later([])
 
 
+class Defaults(ProviderSettings):
+    """What all providers have that say nothing else. A host and a protocol are of one provider alone."""
+
+    base_url = Later()
+    protocol = Later()
+
+
 class OwnSettings(ProviderSettings):
     """What is of one provider alone."""
 
@@ -289,7 +296,7 @@ def days(**kwargs) -> fields.Integer:
     return fields.Integer(strict=True, validate=Range(1, MOST_DAYS, error=error), **kwargs)
 
 
-class Global(ProviderSettings):
+class Global(Defaults):
     """Process settings are checked where they are read; here they are only known."""
 
     host = fields.Raw()
@@ -307,8 +314,6 @@ class Global(ProviderSettings):
     log_retention_days = days()
     log_retention_mb = fields.Integer(strict=True, validate=Range(1, MOST_MB, error=MEGABYTES))
     usage_retention_days = days(allow_none=True)
-    base_url = Later()
-    protocol = Later()
 
 
 # What stands for a key: one key, or what Google writes into the key file of a service account.
@@ -441,6 +446,11 @@ class Target(Schema):
     weight = Weight(load_default=1)
 
 
+def targets_differ(targets: list[dict]) -> None:
+    if len({(one["provider_name"], one["model_id"]) for one in targets}) < len(targets):
+        raise ValidationError("two targets are the same; remove one")
+
+
 def given(original, *names: str) -> list[str]:
     """Those of these keys that were written, whether their values are right or not."""
     return [name for name in names if isinstance(original, dict) and original.get(name) is not None]
@@ -497,7 +507,7 @@ class Key(Schema):
     enabled = Switch(True)
     expires_at = Instant(allow_none=True, load_default=None)
     budget = key_cap()
-    permissions = fields.List(fields.Nested(KeyPermission), load_default=list)
+    permissions = fields.List(fields.Nested(KeyPermission))  # an empty list: nothing at all
     rate_limits = fields.List(fields.Nested(KeyLimit), load_default=list)
 
     @validates_schema(pass_original=True, skip_on_field_errors=False)

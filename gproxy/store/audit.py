@@ -1,6 +1,7 @@
 """Who changed what, when and from where: written in the transaction of the change, secrets as fingerprints."""
 
 import json
+import re
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from gproxy.store.sealing import Seal
 MOST_ROWS = 1_000
 MOST_TEXT = 4_096  # of one value; a longer one stands there by its beginning
 ADDED, CHANGED, DELETED, REVEALED = "added", "changed", "deleted", "revealed"
+PASSWORD = re.compile(r'(://[^/\s":]*:)([^/\s"]+)@')  # in a URL, as of a proxy
 DULL = {"id", "created_at", "updated_at", "api_key_digest", "seal_json"}
 
 
@@ -115,6 +117,8 @@ def _shown(row: dict, seal: Seal | None) -> dict:
             found["secret"] = fingerprint(value, seal)
         elif name == "password":
             found["password"] = _digest(value) if value else None
+        elif name == "settings_json":
+            found[name] = PASSWORD.sub(lambda match: f"{match[1]}{_digest(match[2])}@", value)[:MOST_TEXT]
         elif name not in DULL:
             found[name] = value[:MOST_TEXT] if isinstance(value, str) else value
     return found

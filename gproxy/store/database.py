@@ -19,7 +19,7 @@ from gevent.monkey import get_original
 from playhouse.db_url import connect
 from playhouse.migrations import Runner
 
-from gproxy.errors import StartupError, Unavailable
+from gproxy.errors import BadRequest, StartupError, Unavailable
 from gproxy.store import models
 
 log = logging.getLogger(__name__)
@@ -54,6 +54,15 @@ class Database:
             # The text of a database fault may quote parameters, so only its kind is told.
             log.debug("database: %s", type(fault).__name__)
             raise Unavailable("the database cannot be used right now", retry_after_s=2) from fault
+
+    def answer(self, deed: Callable, *args):
+        """The same on behalf of a caller, who may have told what no database can hold. Raises BadRequest then."""
+        try:
+            return self.run(deed, *args)
+        except Unavailable as fault:
+            if isinstance(fault.__cause__, pw.DataError):
+                raise BadRequest("it holds a NUL character or a number that the database cannot hold") from fault
+            raise
 
     def run_kept(self, deed: Callable, *args):
         """The same on a connection that the calling thread keeps.

@@ -19,6 +19,8 @@ from gproxy.store.sealing import Seal
 from gproxy.store.snapshot import bump
 
 MOST_ROWS = 10_000
+# Who holds it changes users.
+USERS_LOCK = 0x75736572
 
 
 class Entity(NamedTuple):
@@ -63,6 +65,8 @@ def put(database: Database, entity: Entity, rows: Sequence[dict]) -> list[int]:
     Raises BadRequest, which names the row where there are several, and NotFound.
     """
     with database.write(), changing(entity.table, [row["id"] for row in rows if row.get("id")]) as also:
+        if entity is USER:
+            in_turn()
         ids = []
         for n, row in enumerate(rows):
             try:
@@ -156,6 +160,12 @@ def _has_everything(user_id: int) -> bool:
     return found.exists()
 
 
+def in_turn() -> None:
+    """Waits for whoever changes users, or of two administrators each could demote the other; SQLite has one writer."""
+    if isinstance(m.proxy.obj, pw.PostgresqlDatabase):
+        m.proxy.obj.execute_sql("SELECT pg_advisory_xact_lock(%s)", (USERS_LOCK,))
+
+
 def keep_an_administrator() -> None:
     """Raises BadRequest when nobody could administer any more."""
     if not m.User.select().where(m.User.is_admin & m.User.enabled).exists():
@@ -166,6 +176,8 @@ def delete(database: Database, entity: Entity, ids: Collection[int]) -> None:
     """Deletes these rows with what hangs on them, all or none. Raises NotFound, BadRequest."""
     table = entity.table
     with database.write(), changing(table, ids):
+        if entity is USER:
+            in_turn()
         known = {row.id for row in table.select(table.id).where(table.id.in_(list(ids)))}
         if missing := sorted(set(ids) - known):
             nothing = "; nothing was deleted" if len(ids) > 1 else ""
@@ -205,6 +217,17 @@ def credential_at(provider_name: str, index: int) -> int:
     if index >= len(ids):
         raise NotFound(f"provider {provider_name!r} has {len(ids)} enabled credentials, counted from 0")
     return ids[index]
+
+
+def places(provider_ids: Collection[int]) -> dict[int, int]:
+    """The place of each enabled credential of these providers among those of its provider, by their ids."""
+    found: dict[int, int] = {}
+    counts: dict[int, int] = {}
+    query = m.Credential.select(m.Credential.id, m.Credential.provider).order_by(m.Credential.id)
+    for row_id, owner in query.where(m.Credential.enabled & m.Credential.provider.in_(list(provider_ids))).tuples():
+        found[row_id] = counts.get(owner, 0)
+        counts[owner] = found[row_id] + 1
+    return found
 
 
 def provider_id(name: str) -> int:

@@ -101,6 +101,7 @@ def _users(providers: dict[int, str]) -> tuple[NewUser, ...]:
             row.budget,
             tuple(permissions.get(row.id, ())),
             tuple(limits.get(row.id, ())),
+            row.narrowed,
         )
         keys.setdefault(row.user_id, []).append(found)
     return tuple(

@@ -2,20 +2,23 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 
 import peewee as pw
 
+from gproxy.errors import BadRequest
 from gproxy.store import models as m
+from gproxy.store import proxies
 from gproxy.store.accounts import remove_quota, set_quota
-from gproxy.store.audit import changing
+from gproxy.store.audit import changing, note
 from gproxy.store.database import Database
-from gproxy.store.entities import keep_an_administrator
+from gproxy.store.entities import in_turn, keep_an_administrator, targets
 from gproxy.store.sealing import Seal
 from gproxy.store.seeding import Content, NewCredential, NewProvider, open_account
 from gproxy.store.snapshot import TABLES, bump
 
 ADDED, CHANGED, DELETED = "added", "changed", "deleted"
+KEPT = "GPROXY_KEY_"
 HIDDEN = ("secret_json", "password", "api_key_digest")
 
 
@@ -52,7 +55,7 @@ def lay(database: Database, wanted: Content, seal: Seal | None, prunes: bool, is
 def kept(provider: str, number: int) -> str:
     """What stands for a secret that is not told: a reference to a variable, by the provider and the place there."""
     name = "".join(c if c.isalnum() and c.isascii() else "_" for c in provider).upper()
-    return f"GPROXY_KEY_{name}_{number}"
+    return f"{KEPT}{name}_{number}"
 
 
 @dataclass(slots=True)
@@ -64,12 +67,11 @@ class _Laying:
     now: int = field(default_factory=time.time_ns)
 
     def lay(self, wanted: Content) -> None:
+        in_turn()
         self._settings(wanted)
-        providers = self._merge(
-            m.Provider, ("name",), {(p.name,): _row(p, "credentials") for p in wanted.providers}, ("channel",)
-        )
+        providers = self._merge(m.Provider, ("name",), self._providers(wanted), ("channel",))
         for provider in wanted.providers:
-            self._credentials(providers[provider.name,], provider)
+            self._credentials(providers[provider.name,], provider, wanted.unset)
         of_provider = {name: row_id for (name,), row_id in providers.items()}
         models = {(of_provider[one.provider], one.model_id): _row(one, "provider") for one in wanted.models}
         self._merge(m.Model, ("provider_id", "model_id"), models)
@@ -78,6 +80,14 @@ class _Laying:
         keep_an_administrator()
         if self.found:
             bump(*TABLES)
+
+    def _providers(self, wanted: Content) -> dict[tuple, dict]:
+        before = {row.name: row.settings_json for row in m.Provider.select()}
+        found = {}
+        for one in wanted.providers:
+            settings = proxies.restored(one.settings_json, before.get(one.name))
+            found[one.name,] = _row(one, "credentials") | {"settings_json": settings}
+        return found
 
     def _settings(self, wanted: Content) -> None:
         if wanted.enable_usage is None:
@@ -136,18 +146,21 @@ class _Laying:
             table.delete().where(table.id == row.id).execute()
         self.found.append(Change(DELETED, table._meta.table_name, _named(key)))
 
-    def _credentials(self, provider_id: int, provider: NewProvider) -> None:
-        """A credential is known by its secret; one whose secret is not told, by its place."""
+    def _credentials(self, provider_id: int, provider: NewProvider, unset: frozenset[str]) -> None:
+        """A credential is known by its secret; one whose secret is not told, by the place that its reference names."""
         rows = list(m.Credential.select().where(m.Credential.provider == provider_id).order_by(m.Credential.id))
         left = {row.id: self._opened(row) for row in rows}
+        own = {f'"${{{kept(provider.name, number)}}}"': row for number, row in enumerate(rows, 1)}
         for number, wanted in enumerate(provider.credentials, 1):
-            own = f'"${{{kept(provider.name, number)}}}"'
             same = next((row for row in rows if left.get(row.id) == wanted.secret_json), None)
-            if same is None and own in wanted.secret_json and number <= len(rows) and rows[number - 1].id in left:
-                same = rows[number - 1]
-                wanted = replace(wanted, secret_json=left[same.id])
+            if same is None:
+                meant = (row for name, row in own.items() if row.id in left and name in wanted.secret_json)
+                same = next(meant, None)
             name = f"{provider.name} {number}"
             if same is None:
+                if lost := [v for v in unset if v.startswith(KEPT) and f'"${{{v}}}"' in wanted.secret_json]:
+                    told = f"credential {number} of provider {provider.name!r}: {lost[0]} stands for a key"
+                    raise BadRequest(f"{told} that is not there; set that variable or write the key")
                 secret = self.seal.close(wanted.secret_json) if self.seal else wanted.secret_json
                 row = asdict(wanted) | {"secret_json": secret, "provider_id": provider_id, "kind": provider.channel}
                 self._add(m.Credential, row, name)
@@ -171,10 +184,13 @@ class _Laying:
             mine = table.select(table.provider, table.model_id, table.tier, table.weight).where(table.alias == alias_id)
             if (before := list(mine.order_by(table.id).tuples())) == told:
                 continue
+            led = targets([alias_id]).get(alias_id)
             table.delete().where(table.alias == alias_id).execute()
             for provider_id, model_id, tier, weight in told:
                 row = {"provider": provider_id, "model_id": model_id, "tier": tier, "weight": weight}
                 table.insert(alias=alias_id, **row).execute()
+            leads = targets([alias_id]).get(alias_id)
+            note("model_alias_targets", alias_id, led and {"targets": led}, leads and {"targets": leads})
             if before:
                 shown = {"targets": (len(before), len(told))}
                 self.found.append(Change(CHANGED, "model_alias_targets", alias.alias, shown))
@@ -185,8 +201,12 @@ class _Laying:
             rows[user.name,] = {"enabled": user.enabled, "is_admin": user.is_admin}
             if user.password_hash is not None:
                 rows[user.name,]["password"] = user.password_hash
+        before = {row.id: _standing(row) for row in m.User.select()}
         users = {name: row_id for (name,), row_id in self._merge(m.User, ("name",), rows).items()}
-        keys = self._merge(m.UserKey, ("api_key_digest",), _keys(wanted, users), ("user_id",))
+        for row in m.User.select():
+            if before.get(row.id, _standing(row)) != _standing(row):  # as by any other change: log in again
+                m.Session.delete().where(m.Session.user == row).execute()
+        keys = self._merge(m.UserKey, ("api_key_digest",), self._keys(wanted, users), ("user_id",))
         permissions, limits = {}, {}
         for name, provider, pattern in wanted.permissions:
             permissions[users[name], None, provider and providers[provider], pattern] = {}
@@ -205,13 +225,32 @@ class _Laying:
         self._merge(m.FilePermission, ("user_id", "provider_id"), files)
         self._quotas(wanted, users)
 
+    def _keys(self, wanted: Content, users: Mapping[str, int]) -> dict[tuple, dict]:
+        """A key that is narrowed stays so with the permissions that the file does not name, unless they go as well."""
+        narrowed = m.UserKey.select(m.UserKey.api_key_digest).where(m.UserKey.narrowed)
+        standing = set() if self.prunes else {digest for (digest,) in narrowed.tuples()}
+        return {
+            (key.digest,): {
+                "user_id": users[user.name],
+                "fingerprint": key.fingerprint,
+                "label": key.label,
+                "enabled": key.enabled,
+                "expires_at": key.expires_at,
+                "budget": key.budget,
+                "narrowed": key.is_narrowed or key.digest in standing,
+            }
+            for user in wanted.users
+            for key in user.keys
+        }
+
     def _quotas(self, wanted: Content, users: Mapping[str, int]) -> None:
         """Caps and periods. What was used is taken over where nothing is known of it."""
         capped = {users[name]: quota for name, quota in wanted.quotas}
         for name, user_id in users.items():
             row, quota = m.Quota.get_or_none(m.Quota.user == user_id), capped.get(user_id)
             if row is None and quota is not None:
-                open_account(user_id, quota, self.now)
+                with changing(m.Quota, ()) as also:
+                    also([open_account(user_id, quota, self.now)])
                 self.found.append(Change(ADDED, "user_quotas", name))
             elif quota is not None and (row.quota, row.period) != (quota.quota, quota.period):
                 set_quota(self.database, user_id, quota.quota, None, quota.period)
@@ -234,20 +273,9 @@ def _amounts(limit) -> dict:
     return _row(limit, "model_pattern")
 
 
-def _keys(wanted: Content, users: Mapping[str, int]) -> dict[tuple, dict]:
-    return {
-        (key.digest,): {
-            "user_id": users[user.name],
-            "fingerprint": key.fingerprint,
-            "label": key.label,
-            "enabled": key.enabled,
-            "expires_at": key.expires_at,
-            "budget": key.budget,
-            "narrowed": bool(key.permissions),
-        }
-        for user in wanted.users
-        for key in user.keys
-    }
+def _standing(user: m.User) -> tuple:
+    """What ends a user's sessions when it changes."""
+    return user.password, user.enabled, user.is_admin
 
 
 def _named(key: tuple) -> str:

@@ -80,7 +80,10 @@ class NewQuota:
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """`permissions`, if there are any, narrow what the user may do; `budget` in nano-USD."""
+    """`permissions`, if there are any, narrow what the user may do; `narrowed`: to nothing, if there are none.
+
+    `budget` in nano-USD.
+    """
 
     digest: str
     fingerprint: str
@@ -90,6 +93,11 @@ class NewKey:
     budget: int | None = None
     permissions: tuple[tuple[str | None, str], ...] = ()  # (provider or any, pattern)
     limits: tuple[NewLimit, ...] = ()
+    narrowed: bool = False
+
+    @property
+    def is_narrowed(self) -> bool:
+        return self.narrowed or bool(self.permissions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +124,7 @@ class Content:
     quotas: tuple[tuple[str, NewQuota], ...] = ()
     file_permissions: tuple[tuple[str, str], ...] = ()  # (user, provider)
     switches: Mapping[str, bool | int | None] = field(default_factory=dict)  # other columns of the settings
+    unset: frozenset[str] = frozenset()  # variables that credentials refer to and that have no value
 
 
 def is_empty() -> bool:
@@ -207,7 +216,7 @@ def _add_key(user_id: int, key: NewKey, providers: Mapping[str, int], stamps: di
         enabled=key.enabled,
         expires_at=key.expires_at,
         budget=key.budget,
-        narrowed=bool(key.permissions),
+        narrowed=key.is_narrowed,
         **stamps,
     )
     for provider, pattern in key.permissions:
@@ -224,10 +233,10 @@ def _limit(user_id: int, key_id: int | None, limit: NewLimit, stamps: dict) -> N
     m.RateLimit.create(user=user_id, key=key_id, **asdict(limit), **stamps)
 
 
-def open_account(user_id: int, quota: NewQuota, now: int) -> None:
-    """An account with what was used elsewhere in the window that runs."""
+def open_account(user_id: int, quota: NewQuota, now: int) -> int:
+    """An account with what was used elsewhere in the window that runs. Returns its id."""
     start = window(quota.period, now // NS)[0] * NS
-    m.Quota.create(
+    row = m.Quota.create(
         user=user_id,
         quota=quota.quota,
         period=quota.period,
@@ -236,6 +245,7 @@ def open_account(user_id: int, quota: NewQuota, now: int) -> None:
         opened_at=start,
         updated_at=now,
     )
+    return row.id
 
 
 def seal_of(secret: str | None) -> Seal | None:

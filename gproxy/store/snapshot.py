@@ -533,11 +533,12 @@ def _grants() -> tuple[dict[int, list[Grant]], dict[int, list[Grant]]]:
     return of_users, of_keys
 
 
-def limits() -> tuple[dict[int, list[RateLimit]], dict[int, list[RateLimit]]]:
-    """Rate limit rows, of users and of keys, each list in the order in which they are looked through."""
+def limits(user_id: int | None = None) -> tuple[dict[int, list[RateLimit]], dict[int, list[RateLimit]]]:
+    """Rate limit rows of all or of one user, and of keys, each list in the order in which they are looked through."""
     of_users: dict[int, list[RateLimit]] = {}
     of_keys: dict[int, list[RateLimit]] = {}
-    for row in m.RateLimit.select():
+    rows = m.RateLimit.select()
+    for row in rows if user_id is None else rows.where(m.RateLimit.user == user_id):
         owners, owner = (of_users, row.user_id) if row.key_id is None else (of_keys, row.key_id)
         matches = glob(row.model_pattern).fullmatch
         amounts = (row.rpm, row.rpd, row.total_tokens, row.concurrency)

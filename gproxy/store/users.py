@@ -40,13 +40,20 @@ def by_name(name: str) -> User | None:
     return row and User(row.id, row.name, row.password, row.enabled, row.is_admin)
 
 
-def open_session(database: Database, user_id: int, digest: str, expires_at: int) -> None:
-    """`expires_at` in nanoseconds since the epoch. Sessions that are over go."""
+def open_session(database: Database, user: User, digest: str, expires_at: int) -> bool:
+    """`expires_at` in nanoseconds since the epoch. Sessions that are over go.
+
+    False when the user has another password by now, or may not log in any more.
+    """
     now = time.time_ns()
     with database.write():
+        same = (m.User.id == user.id) & (m.User.password == user.password) & m.User.enabled
+        if database.locked(m.User.select().where(same)).first() is None:
+            return False
         m.Session.delete().where(m.Session.expires_at <= now).execute()
-        m.Session.insert(user=user_id, digest=digest, expires_at=expires_at, created_at=now).execute()
+        m.Session.insert(user=user.id, digest=digest, expires_at=expires_at, created_at=now).execute()
         bump("sessions")
+    return True
 
 
 def close_session(database: Database, digest: str) -> None:

@@ -45,6 +45,8 @@ def register(app: Flask, protocols: Mapping[str, ModuleType]) -> None:
 
     @app.errorhandler(HTTPException)
     def unrouted(fault: HTTPException) -> Response:
+        if (fault.code or 500) >= 500:
+            return unexpected(getattr(fault, "original_exception", None) or fault)
         return answer(_spoken(protocols), _ours(fault), inbound.request_id(request.environ), is_llm=_is_llm())
 
     @app.errorhandler(GatewayError)

@@ -31,13 +31,16 @@ def login(asked: dict) -> dict:
     name = asked["username"]
     throttle.refuse_guessing(name)
     user = running.ask(users.by_name, name)
-    if not running.passwords.run(passwords.verify, user and user.password, asked["password"]) or not user.enabled:
+    is_right = running.passwords.run(passwords.verify, user and user.password, asked["password"])
+    throttle.refuse_guessing(name)  # again: many that came at once were all let in
+    if not is_right or not user.enabled:
         throttle.note_failure(name)
         log.info("a login from %s failed", throttle.address())
         raise Unauthorized(REFUSAL)
     token = sessions.new_token()
     until = time.time_ns() + sessions.LIVES_S * NS
-    running.change(None, users.open_session, user.id, sessions.digest(token), until)
+    if not running.change(None, users.open_session, user, sessions.digest(token), until):
+        raise Unauthorized(REFUSAL)
     return {
         "user_id": user.id,
         "session_token": token,

@@ -1,6 +1,7 @@
 """Logins by address and name. The counters are shared by the machine's workers."""
 
 import time
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 
 from flask import Flask, request
@@ -20,6 +21,18 @@ def address() -> str:
     return inbound.address(request.environ, runtime().settings.trusted_proxies) or "unknown"
 
 
+def whence() -> str:
+    """The address as it is counted: of IPv6 the network, of which one client has every address."""
+    told = address()
+    try:
+        found = ip_address(told)
+    except ValueError:
+        return told
+    if not isinstance(found, IPv6Address):
+        return told
+    return str(found.ipv4_mapped or IPv6Address(int(found) >> 64 << 64))
+
+
 def _refuse(breach: RequestLimit) -> None:
     raise _refusal(breach.reset_at)
 
@@ -29,7 +42,7 @@ def _refusal(until: float) -> RateLimited:
     return RateLimited(f"too many logins; try again in {seconds} s", seconds, headers={"Retry-After": str(seconds)})
 
 
-LIMITER = Limiter(address, strategy="moving-window", on_breach=_refuse)
+LIMITER = Limiter(whence, strategy="moving-window", on_breach=_refuse)
 
 
 def start(app: Flask, folder: Path) -> None:
@@ -41,9 +54,9 @@ def start(app: Flask, folder: Path) -> None:
 
 def refuse_guessing(name: str) -> None:
     """Raises RateLimited after too many failures."""
-    if not LIMITER.limiter.test(FAILURES, address(), name):
-        raise _refusal(LIMITER.limiter.get_window_stats(FAILURES, address(), name).reset_time)
+    if not LIMITER.limiter.test(FAILURES, whence(), name):
+        raise _refusal(LIMITER.limiter.get_window_stats(FAILURES, whence(), name).reset_time)
 
 
 def note_failure(name: str) -> None:
-    LIMITER.limiter.hit(FAILURES, address(), name)
+    LIMITER.limiter.hit(FAILURES, whence(), name)

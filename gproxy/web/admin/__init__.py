@@ -55,10 +55,14 @@ def takes(schema) -> Callable:
 
 def loaded(schema, value):
     """The value through a schema. Raises BadRequest naming each field that is wrong."""
+    if getattr(schema, "many", False) and not isinstance(value, list):
+        raise BadRequest("body: Invalid input type.")
     try:
         return schema.load(value)
     except ValidationError as fault:
         raise BadRequest(_told(fault.messages)) from None
+    except RecursionError:
+        raise BadRequest("body: nested too deeply") from None
 
 
 def _told(messages: dict | list, place: str = "") -> str:

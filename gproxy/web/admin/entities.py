@@ -11,7 +11,7 @@ from gproxy.config import entities as documents
 from gproxy.config import seed
 from gproxy.errors import BadRequest, Forbidden
 from gproxy.relay import ways
-from gproxy.store import audit, entities
+from gproxy.store import audit, entities, proxies
 from gproxy.store.entities import Entity
 from gproxy.web.admin import guarded, takes
 from gproxy.web.faults import runtime
@@ -82,6 +82,8 @@ def _stored_providers(rows: list[dict]) -> list[dict]:
     known = {one["id"]: one for one in runtime().ask(entities.find, entities.PROVIDER, {"id": _ids(rows)})}
     problems = []
     for n, row in enumerate(rows):
+        if row.get("settings_json") is not None:
+            row["settings_json"] = proxies.restored(row["settings_json"], known.get(row["id"], {}).get("settings_json"))
         told = {**known.get(row["id"], {}), **row}
         told["settings"] = documents.as_object(told.get("settings_json") or "{}")
         place = f"[{n}]" if len(rows) > 1 else "body"
@@ -113,7 +115,7 @@ def _shown_providers(rows: list[dict], asked: dict) -> list[dict]:
             "channel": row["channel"],
             "label": row["label"],
             "enabled": row["enabled"],
-            "settings_json": documents.as_object(row["settings_json"]),
+            "settings_json": proxies.hidden(documents.as_object(row["settings_json"])),
             "routing_json": documents.as_object(row["routing_json"]) or _rules(row["channel"], row["settings_json"]),
             "has_own_routing": bool(documents.as_object(row["routing_json"])),
             "credential_count": counts.count(row["id"]),
@@ -138,19 +140,24 @@ def _stored_credentials(rows: list[dict]) -> list[dict]:
         if "provider_name" in row:
             kept["provider_id"] = running.ask(entities.provider_id, row["provider_name"])
         if "credential" in row:
-            _refuse_other_kind(kept, row["credential"])
             kept["secret_json"] = entities.sealed(row["credential"], running.seal)
+        if {"provider_id", "secret_json"} & kept.keys():
+            _refuse_other_kind(kept, row.get("credential"))
         found.append(kept)
     return found
 
 
-def _refuse_other_kind(row: dict, secret: dict) -> None:
-    """Raises BadRequest when the provider's channel takes something else."""
+def _refuse_other_kind(row: dict, secret: dict | None) -> None:
+    """Raises BadRequest when the channel of the provider that it has, or comes to, takes something else."""
     running = runtime()
     provider_id = row.get("provider_id")
-    if provider_id is None:
+    if provider_id is None or secret is None:
         same = running.ask(entities.find, entities.CREDENTIAL, {"id": [row["id"]]})
-        provider_id = next((one["provider_id"] for one in same), None)
+        before = next(iter(same), None)
+        if before is None:
+            return  # which is told where it is stored
+        provider_id = before["provider_id"] if provider_id is None else provider_id
+        secret = entities.opened(before["secret_json"], running.seal) if secret is None else secret
     for provider in running.ask(entities.find, entities.PROVIDER, {"id": [provider_id]}):
         told = {"channel": provider["channel"], "credentials": [secret], "settings": {"base_url": "-"}}
         for problem in seed.provider_problems(told, "", running.relay.kinds, frozenset()):
@@ -162,13 +169,12 @@ def _shown_credentials(rows: list[dict], asked: dict) -> list[dict]:
     if asked["reveal"]:
         _allow_to_reveal(rows)
     names = {one["id"]: one["name"] for one in running.ask(entities.find, entities.PROVIDER, {})}
-    places: dict[int, int] = {}
-    found = []
-    for row in rows:
-        index = places.setdefault(row["provider_id"], 0) if row["enabled"] else None
-        places[row["provider_id"]] = places.get(row["provider_id"], 0) + row["enabled"]
-        found.append(_shown_credential(row, index, names[row["provider_id"]], asked["reveal"]))
-    return found
+    places = running.ask(entities.places, {row["provider_id"] for row in rows})
+    return [
+        _shown_credential(row, places.get(row["id"]), names[row["provider_id"]], asked["reveal"])
+        for row in rows
+        if row["provider_id"] in names  # and was not deleted meanwhile
+    ]
 
 
 def _allow_to_reveal(rows: list[dict]) -> None:
@@ -266,15 +272,23 @@ def _stored_aliases(rows: list[dict]) -> list[dict]:
 
 
 def _stored_users(rows: list[dict]) -> list[dict]:
-    """A password becomes its hash, beside the hub."""
+    """A password becomes its hash, beside the hub. One that is the same already keeps it, and with it the sessions."""
+    users = runtime().ask(entities.find, entities.USER, {"id": _ids(rows)})
+    known = {one["id"]: one["password"] for one in users}
     return [
-        {**{name: value for name, value in row.items() if name != "password"}, **_hash(row.get("password"))}
+        {
+            **{name: value for name, value in row.items() if name != "password"},
+            **_hash(row.get("password"), known.get(row["id"])),
+        }
         for row in rows
     ]
 
 
-def _hash(password: str | None) -> dict:
-    return {"password": runtime().passwords.run(passwords.hashed, password)} if password else {}
+def _hash(password: str | None, before: str | None) -> dict:
+    run = runtime().passwords.run
+    if not password or (before is not None and run(passwords.verify, before, password)):
+        return {}
+    return {"password": run(passwords.hashed, password)}
 
 
 def _shown_users(rows: list[dict], asked: dict) -> list[dict]:

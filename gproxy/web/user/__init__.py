@@ -82,7 +82,7 @@ def quota() -> dict:
 @blueprint.get("/limits")
 def own_limits() -> list[dict]:
     """The user's own and those of each key, with what is left of them."""
-    of_users, of_keys = runtime().ask(snapshot.limits)
+    of_users, of_keys = runtime().ask(snapshot.limits, _me())
     rows = [(row, "user", None) for row in of_users.get(_me(), ())]
     for key in runtime().ask(users.keys, [_me()]):
         rows += [(row, "key", key.id) for row in of_keys.get(key.id, ())]

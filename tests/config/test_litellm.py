@@ -1,0 +1,46 @@
+"""Odd configurations of LiteLLM are translated as far as they go, and what is lost is told."""
+
+import pytest
+
+from gproxy.config import litellm
+
+ENTRY = "model_list: [{model_name: m, litellm_params: {model: openai/gpt-4}}]\n"
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "litellm_settings: {fallbacks: [{m: null}]}",
+        "litellm_settings: {fallbacks: 5}",
+        "litellm_settings: [1]",
+        "router_settings: {model_group_alias: [a]}",
+        "router_settings: {model_group_alias: {a: {model: [x]}}}",
+        "general_settings: text",
+        "router_settings: {fallbacks: {a: b}}",
+        "litellm_settings: {fallbacks: [{m: [[1]]}]}",
+        "litellm_settings: {fallbacks: [{m: [{model: m, messages: []}]}]}",
+    ],
+)
+def test_odd_settings(rest):
+    document, lost = litellm.translated(ENTRY + rest)
+    assert [one["alias"] for one in document["model_aliases"]][:1] == ["m"]
+    assert isinstance(lost, list)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        "{model: openai/gpt-4, api_base: 5}",
+        "{model: openai/gpt-4, api_base: [x]}",
+        "{model: openai/x, api_base: 'http://[bad'}",
+        "{model: openai/x, api_key: [1]}",
+        "{model: openai/x, rpm: yes}",
+        "{model: '/'}",
+        "{model: openai/x, weight: 5000}",
+        "{1: 2, a: 3, model: openai/x}",
+        "{model: openai/x, api_key: {a: 1}}",
+    ],
+)
+def test_odd_params(params):
+    document, lost = litellm.translated(f"model_list: [{{model_name: m, litellm_params: {params}}}]\n")
+    assert document or lost
