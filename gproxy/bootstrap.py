@@ -10,7 +10,7 @@ from gproxy.admission.passwords import hashed
 from gproxy.channels.kind import Kind
 from gproxy.config import seed as documents
 from gproxy.config.keys import new_key
-from gproxy.config.schemas import REFERENCE, SWITCHES
+from gproxy.config.schemas import REFERENCE, Switches
 from gproxy.errors import StartupError
 from gproxy.settings import VENDOR_KEYS, Settings
 from gproxy.store import seeding
@@ -61,7 +61,7 @@ def read(
         limits=tuple((row["user_name"], _limit(row)) for row in seed["rate_limits"]),
         quotas=tuple((row["user_name"], _quota(row)) for row in seed["quotas"]),
         file_permissions=tuple((row["user_name"], row["provider_name"]) for row in seed["file_permissions"]),
-        switches={name: seed["settings"][name] for name in SWITCHES if name in seed["settings"]},
+        switches={name: seed["settings"][name] for name in Switches().fields if name in seed["settings"]},
         unset=frozenset(name for name in _references(seed) if not environ.get(name, "").strip()),
     )
 

@@ -411,37 +411,14 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
     shared = shared_state(settings, prepared.deployment)
     writer = Writer(journal, root, usages.Books(database), Threads(1), shared, owner)
     balances = Balances(shared, root, prepared.machine, _Questions(database), Threads(1), time.time_ns)
-    # The operator's own bundle, by the name that OpenSSL knows, else the one that comes with requests.
-    ca_file = settings.environ.get("SSL_CERT_FILE") or certifi.where()
-    tls = ssl.create_default_context(cafile=ca_file)
     holder = Holder(shared, owner, balances.load, signal.look)
     ids = Ids(prepared.machine, slot.number, _newest_id(database, threads))
     board = Board(settings.data_dir / "health", expires, shares=settings.redis_url is not None)
-    upstream = Client(settings.proxy, tls, ca_file, settings.max_inflight)
     meters = Meters(settings.data_dir / "metrics", slot.number, measures.GAUGES)
     measured = Measures(meters, lambda: snapshots.current)
     writer.told = measured.booked
-    relay = Relay(
-        protocols=protocols.load(),
-        kinds=channels.load(),
-        snapshot=snapshots,
-        upstream=upstream,
-        images=Images(tls, settings.proxy),
-        keepsakes=Keepsakes(settings.data_dir / "keepsakes"),
-        holder=holder,
-        pool=Pool(board, holder, ids.next),
-        tokens=Tokens(upstream, threads.run),
-        journal=journal,
-        ids=ids,
-        capacity=Capacity(settings.max_inflight, settings.max_inflight_bytes),
-        measures=measured,
-    )
-    spools = settings.data_dir / "spool"
-    spool = Spool(spools)
-    mover = Mover(spool, spools, partial(database.run_kept, requests.book, database), Threads(1))
-    recorder = Recorder(
-        spool, snapshots, lambda: snapshots.current, ids.next, frozenset(secrets_of(settings)), settings.log_body
-    )
+    relay = _relay(settings, snapshots, journal, ids, holder, Pool(board, holder, ids.next), measured, threads)
+    recorder, mover = _recording(settings, database, snapshots, ids)
     runtime = Runtime(
         settings=settings,
         database=database,
@@ -471,6 +448,46 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
     snapshots.refresh()
     runtime._greenlets += map(gevent.spawn, (runtime.tend, runtime.beat, runtime.meet, runtime.audit, runtime.keep))
     return runtime
+
+
+def _relay(
+    settings: Settings,
+    snapshots: Snapshots,
+    journal: Journal,
+    ids: Ids,
+    holder: Holder,
+    pool: Pool,
+    measured: Measures,
+    threads: Threads,
+) -> Relay:
+    # The operator's own bundle, by the name that OpenSSL knows, else the one that comes with requests.
+    ca_file = settings.environ.get("SSL_CERT_FILE") or certifi.where()
+    tls = ssl.create_default_context(cafile=ca_file)
+    upstream = Client(settings.proxy, tls, ca_file, settings.max_inflight)
+    return Relay(
+        protocols=protocols.load(),
+        kinds=channels.load(),
+        snapshot=snapshots,
+        upstream=upstream,
+        images=Images(tls, settings.proxy),
+        keepsakes=Keepsakes(settings.data_dir / "keepsakes"),
+        holder=holder,
+        pool=pool,
+        tokens=Tokens(upstream, threads.run),
+        journal=journal,
+        ids=ids,
+        capacity=Capacity(settings.max_inflight, settings.max_inflight_bytes),
+        measures=measured,
+    )
+
+
+def _recording(settings: Settings, database: Database, snapshots: Snapshots, ids: Ids) -> tuple[Recorder, Mover]:
+    """What keeps logs of requests, and what moves them into the database."""
+    root = settings.data_dir / "spool"
+    spool = Spool(root)
+    own = frozenset(secrets_of(settings))
+    recorder = Recorder(spool, snapshots, lambda: snapshots.current, ids.next, own, settings.log_body)
+    return recorder, Mover(spool, root, partial(database.run_kept, requests.book, database), Threads(1))
 
 
 def shared_state(settings: Settings, deployment: str) -> Shared:

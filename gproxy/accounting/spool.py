@@ -17,6 +17,7 @@ import gevent
 import msgspec
 from gevent.event import Event
 
+from gproxy.accounting.journal import try_lock
 from gproxy.errors import Unavailable
 
 log = logging.getLogger(__name__)
@@ -189,7 +190,7 @@ class Mover:
         """In a native thread: what workers left that died."""
         for folder in self._root.iterdir():
             is_made = not folder.name.startswith(".")
-            if not is_made or folder == self._spool.folder or (lock := _try_lock(folder)) is None:
+            if not is_made or folder == self._spool.folder or (lock := try_lock(folder)) is None:
                 continue
             try:
                 current = folder / "current"
@@ -216,19 +217,3 @@ class Mover:
         if not files(self._spool.folder):
             (self._spool.folder / "lock").unlink(missing_ok=True)
             self._spool.folder.rmdir()
-
-
-def _try_lock(folder: Path) -> int | None:
-    """The lock of a folder whose process is dead; None while it lives, or when the folder is gone."""
-    try:
-        lock = os.open(folder / "lock", os.O_RDWR)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if (folder / "lock").stat().st_ino == os.fstat(lock).st_ino:
-            return lock
-    except OSError:
-        pass
-    os.close(lock)
-    return None

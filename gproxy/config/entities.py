@@ -245,7 +245,7 @@ class User(Schema):
     is_admin = Switch(is_optional=True)
 
 
-class GlobalSettings(Schema):
+class GlobalSettings(schemas.Switches):
     """Process settings are those of the start: they may be repeated and not changed."""
 
     host = fields.Raw()
@@ -256,13 +256,6 @@ class GlobalSettings(Schema):
     spoof_emulation = fields.Raw(allow_none=True)
     update_channel = fields.Raw(allow_none=True)
     enable_usage = Switch(is_optional=True)
-    enable_upstream_log = Switch(is_optional=True)
-    enable_upstream_log_body = Switch(is_optional=True)
-    enable_downstream_log = Switch(is_optional=True)
-    enable_downstream_log_body = Switch(is_optional=True)
-    log_retention_days = schemas.days()
-    log_retention_mb = fields.Integer(strict=True, validate=Range(1, schemas.MOST_MB, error=schemas.MEGABYTES))
-    usage_retention_days = schemas.days(allow_none=True)
     provider_defaults = Document(schemas.Defaults())
 
 

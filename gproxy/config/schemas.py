@@ -282,11 +282,6 @@ class OwnSettings(ProviderSettings):
             raise ValidationError("client_key_file without client_cert_file; give both, or neither")
 
 
-# What [global] tells beside the defaults of providers: columns of the settings.
-SWITCHES = (
-    *("enable_upstream_log", "enable_upstream_log_body", "enable_downstream_log", "enable_downstream_log_body"),
-    *("log_retention_days", "log_retention_mb", "usage_retention_days"),
-)
 MOST_DAYS, MOST_MB = 36_500, 1_000_000
 MEGABYTES = f"expected a whole number from 1 to {MOST_MB}"
 
@@ -296,7 +291,19 @@ def days(**kwargs) -> fields.Integer:
     return fields.Integer(strict=True, validate=Range(1, MOST_DAYS, error=error), **kwargs)
 
 
-class Global(Defaults):
+class Switches(Schema):
+    """What is kept of requests, and for how long."""
+
+    enable_upstream_log = Switch(is_optional=True)
+    enable_upstream_log_body = Switch(is_optional=True)
+    enable_downstream_log = Switch(is_optional=True)
+    enable_downstream_log_body = Switch(is_optional=True)
+    log_retention_days = days()
+    log_retention_mb = fields.Integer(strict=True, validate=Range(1, MOST_MB, error=MEGABYTES))
+    usage_retention_days = days(allow_none=True)
+
+
+class Global(Switches, Defaults):
     """Process settings are checked where they are read; here they are only known."""
 
     host = fields.Raw()
@@ -307,13 +314,6 @@ class Global(Defaults):
     spoof_emulation = Later(refusal=NEVER)
     update_channel = Later(refusal=NEVER)
     enable_usage = Switch(True)
-    enable_upstream_log = Switch(is_optional=True)
-    enable_upstream_log_body = Switch(is_optional=True)
-    enable_downstream_log = Switch(is_optional=True)
-    enable_downstream_log_body = Switch(is_optional=True)
-    log_retention_days = days()
-    log_retention_mb = fields.Integer(strict=True, validate=Range(1, MOST_MB, error=MEGABYTES))
-    usage_retention_days = days(allow_none=True)
 
 
 # What stands for a key: one key, or what Google writes into the key file of a service account.

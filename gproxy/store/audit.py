@@ -13,6 +13,7 @@ import peewee as pw
 
 from gproxy.store import models as m
 from gproxy.store.database import Database
+from gproxy.store.paging import within_times
 from gproxy.store.sealing import Seal
 
 MOST_ROWS = 1_000
@@ -142,10 +143,7 @@ def query(asked: dict) -> list[dict]:
     for name in ("user_id", "entity", "entity_id", "action"):
         if asked.get(name) is not None:
             found = found.where(getattr(m.Audit, name).in_(asked[name]))
-    if (since := asked.get("from_unix_ms")) is not None:
-        found = found.where(m.Audit.at >= since * 1_000_000)
-    if (until := asked.get("to_unix_ms")) is not None:
-        found = found.where(m.Audit.at < (until + 1) * 1_000_000)
+    found = within_times(m.Audit, found, asked)
     if asked.get("before_id") is not None:
         found = found.where(m.Audit.id < asked["before_id"])
     limit = asked.get("limit")

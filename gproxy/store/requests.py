@@ -8,6 +8,7 @@ import peewee as pw
 
 from gproxy.store import models as m
 from gproxy.store.database import Database
+from gproxy.store.paging import after_cursor, within_times
 
 MOST_ROWS = 1_000
 MOST_BYTES = 32 * 1024 * 1024  # of a page with bodies, which is told in five times as many
@@ -50,7 +51,7 @@ def query(kind: str, asked: dict) -> list[dict]:
     if asked.get("include_body"):
         fields += [getattr(table, name) for name in BODIES]
     found = _where(table, table.select(*fields), asked).order_by(table.at.desc(), table.trace_id.desc())
-    if (older := _after_cursor(table, asked)) is not None:
+    if (older := after_cursor(table, asked)) is not None:
         found = found.where(older)
     limit = asked.get("limit")
     found = found.limit(MOST_ROWS if limit is None else min(limit, MOST_ROWS)).offset(asked.get("offset") or 0)
@@ -88,26 +89,7 @@ def _where(table: type[pw.Model], found: pw.Query, asked: dict) -> pw.Query:
     for name, column in TEXTS.items():
         if asked.get(name) and hasattr(table, column):
             found = found.where(getattr(table, column).contains(asked[name]))
-    if (since := asked.get("from_unix_ms")) is not None:
-        found = found.where(table.at >= since * 1_000_000)
-    if (until := asked.get("to_unix_ms")) is not None:
-        found = found.where(table.at < (until + 1) * 1_000_000)
-    return found
-
-
-def _after_cursor(table: type[pw.Model], asked: dict) -> pw.Expression | None:
-    """What comes after the last row of the page before: it decides where it is still there, else its millisecond."""
-    ms, trace_id = asked.get("cursor_at_unix_ms"), asked.get("cursor_trace_id")
-    if trace_id is not None:
-        at = table.select(table.at).where(table.trace_id == trace_id).scalar()
-        if at is not None:
-            return (table.at < at) | ((table.at == at) & (table.trace_id < trace_id))
-    if ms is None:
-        return None
-    older = table.at < ms * 1_000_000
-    if trace_id is not None:
-        older |= (table.at < (ms + 1) * 1_000_000) & (table.trace_id < trace_id)
-    return older
+    return within_times(table, found, asked)
 
 
 def clear(database: Database, kind: str, ids: list[int] | None) -> int:

@@ -12,6 +12,7 @@ from gproxy.store import models as m
 from gproxy.store.accounts import Charge
 from gproxy.store.database import Database
 from gproxy.store.ledger import booked
+from gproxy.store.paging import after_cursor, within_times
 
 COLUMNS = tuple(field.column_name for field in m.Usage._meta.sorted_fields if field.name != "created_at")
 pick = itemgetter(*COLUMNS)
@@ -105,17 +106,13 @@ def where(query: pw.Query, asked: dict) -> pw.Query:
     for name, column in FILTERS.items():
         if asked.get(name) is not None:
             query = query.where(column.in_(asked[name]))
-    if (since := asked.get("from_unix_ms")) is not None:
-        query = query.where(m.Usage.at >= since * 1_000_000)
-    if (until := asked.get("to_unix_ms")) is not None:
-        query = query.where(m.Usage.at < (until + 1) * 1_000_000)
-    return query
+    return within_times(m.Usage, query, asked)
 
 
 def query(asked: dict) -> list[dict]:
     """The newest rows first, as plain values: time in nanoseconds, cost in nano-USD."""
     found = where(m.Usage.select(), asked).order_by(m.Usage.at.desc(), m.Usage.trace_id.desc())
-    if (older := _after_cursor(asked)) is not None:
+    if (older := after_cursor(m.Usage, asked)) is not None:
         found = found.where(older)
     limit = asked.get("limit")
     found = found.limit(MOST_ROWS if limit is None else min(limit, MOST_ROWS)).offset(asked.get("offset") or 0)
@@ -124,18 +121,3 @@ def query(asked: dict) -> list[dict]:
         row["losses"] = json.loads(row["losses"])
         row["tries"] = [dict(zip(TRY, one, strict=True)) for one in json.loads(row["tries"])]
     return rows
-
-
-def _after_cursor(asked: dict) -> pw.Expression | None:
-    """What comes after the last row of the page before: it decides where it is still there, else its millisecond."""
-    ms, trace_id = asked.get("cursor_at_unix_ms"), asked.get("cursor_trace_id")
-    if trace_id is not None:
-        at = m.Usage.select(m.Usage.at).where(m.Usage.trace_id == trace_id).scalar()
-        if at is not None:
-            return (m.Usage.at < at) | ((m.Usage.at == at) & (m.Usage.trace_id < trace_id))
-    if ms is None:
-        return None
-    older = m.Usage.at < ms * 1_000_000
-    if trace_id is not None:
-        older |= (m.Usage.at < (ms + 1) * 1_000_000) & (m.Usage.trace_id < trace_id)
-    return older

@@ -149,7 +149,7 @@ def _content(path: str, view: Callable, is_llm: bool) -> dict:
     if is_llm:
         anything = {"schema": {}}
         return {"application/json": anything, "text/event-stream": {"schema": {"type": "string"}}}
-    told = str(get_type_hints(inspect.unwrap(view)).get("return", dict))
+    told = str(getattr(view, "gives", None) or get_type_hints(inspect.unwrap(view)).get("return", dict))
     return (
         {"application/json": {"schema": {"type": "array", "items": {"type": "object"}}}}
         if "list" in told

@@ -3,6 +3,7 @@
 import io
 import logging
 import time
+from types import SimpleNamespace
 
 from gproxy import logs
 from gproxy.protocols.hub import Usage
@@ -77,7 +78,7 @@ def test_a_line_of_the_access_log_costs_at_most_15_microseconds(record_property)
         "HTTP_X_FORWARDED_FOR": "10.1.2.3",
         inbound.REQUEST_ID: "req_0123456789abcdef01234567",
         inbound.RECORD: record,
-        inbound.VISITOR: ("dev", 2),
+        inbound.VISITOR: SimpleNamespace(user_name="dev", key_id=2),
     }
     logger, handler = logging.getLogger("gproxy.access"), logging.StreamHandler(io.StringIO())
     handler.setFormatter(logs.JsonFormatter())

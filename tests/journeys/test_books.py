@@ -415,7 +415,6 @@ def test_a_row_says_what_it_must(gateway, vendor):
     assert told == {
         "end_user": "alice",
         "tag": "team-7",
-        "downstream_trace_id": None,
         "request_id": "r-1",
         "operation": "generate_content",
         "protocol": "openai_chat_completions",

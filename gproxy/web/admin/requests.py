@@ -28,6 +28,8 @@ def _verbs(kind: str) -> Blueprint:
         rows = running.ask(requests.query, kind, asked)
         return Response(running.threads.run(_page, rows, asked["as_text"]), content_type="application/json")
 
+    query.gives = list  # as the other queries, whoever writes it
+
     @blueprint.post(f"/requests/{kind}/count")
     @takes(of_query)
     def count(asked: dict) -> dict:
