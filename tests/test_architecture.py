@@ -18,7 +18,7 @@ ROOMS = {  # room: what it may import of ours
     "bootstrap": EVERYTHING,
     "cli": EVERYTHING,
     "web/llm": {"web", "relay", "protocols", "errors"},
-    "web": {"relay", "protocols", "errors", "admission", "routing", "accounting", "state", "store", "config"},
+    "web": {"relay", "protocols", "errors", "admission", "routing", "accounting", "state", "store", "config", "logs"},
     "relay": {
         *("admission", "routing", "protocols", "channels", "upstream", "accounting", "state", "errors", SNAPSHOT),
     },

@@ -3,6 +3,7 @@
 import json
 import logging
 import logging.config
+import os
 import re
 from collections.abc import Iterator
 
@@ -114,22 +115,17 @@ FIELDS = {
 }
 
 
-def with_fields(fields: dict) -> logging.LogRecord:
-    found = record("request")
-    found.fields = fields
-    return found
-
-
 def test_fields_stand_in_a_json_line_as_they_are():
-    line = FORMATTERS[1].format(with_fields(FIELDS))
+    line = logs.as_json(0.0, "gproxy.test", "request", FIELDS)
     found = json.loads(line)
     assert {name: found[name] for name in FIELDS} == FIELDS
-    assert (found["message"], found["logger"], found["level"]) == ("request", "gproxy.test", "warning")
+    assert (found["message"], found["logger"], found["level"]) == ("request", "gproxy.test", "info")
     assert len(line.splitlines()) == 1 and "\x1b" not in line
 
 
 def test_fields_in_a_text_line_cannot_be_mistaken():
-    line = FORMATTERS[0].format(with_fields(FIELDS))
+    line = logs.as_text(0.0, "gproxy.test", "request", FIELDS)
+    assert line.startswith(f"1970-01-01T00:00:00.000Z info [{os.getpid()}] gproxy.test: ")
     assert len(line.splitlines()) == 1
     assert not re.search(r"[\x00-\x1f\x7f-\x9f]", line)
     assert line.partition("gproxy.test: ")[2] == (
@@ -139,16 +135,26 @@ def test_fields_in_a_text_line_cannot_be_mistaken():
     )
 
 
-@pytest.mark.parametrize("formatter", FORMATTERS, ids=["text", "json"])
+@pytest.mark.parametrize("written", [logs.as_text, logs.as_json], ids=["text", "json"])
 @pytest.mark.parametrize("secret", [SECRET, NASTY, "hidden-later"])
-def test_a_secret_is_in_no_field(formatter, secret):
+def test_a_secret_is_in_no_field(written, secret):
     fields = {"path": f"/{secret}/x", "model": secret}
-    formatter.format(with_fields(fields))
+    written(0.0, "gproxy.test", "request", fields)
     logs.hide({secret})  # what was written before is not remembered
-    line = formatter.format(with_fields(fields))
+    line = written(0.0, "gproxy.test", "request", fields)
     assert line.count(logs.BLACK) == 2 and secret not in line
-    if formatter is FORMATTERS[1]:
+    if written is logs.as_json:
         assert json.loads(line)["path"] == f"/{logs.BLACK}/x"
+
+
+def test_a_line_that_nobody_reads_fails_no_request(monkeypatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    monkeypatch.setattr(logs, "STANDARD_ERROR", writing)
+    try:
+        logs.tell("gproxy.test", "request", FIELDS)
+    finally:
+        os.close(writing)
 
 
 def test_a_redacted_json_line_is_still_json():
@@ -157,7 +163,8 @@ def test_a_redacted_json_line_is_still_json():
 
 
 @pytest.mark.parametrize("style", ["text", "json"])
-def test_the_configuration_is_one_that_logging_takes(style, capsys):
+def test_the_configuration_is_one_that_logging_takes(style, capsys, monkeypatch):
+    monkeypatch.setattr(logs, "_line", logs._line)  # as it was, for the tests after this
     logger = logging.getLogger("gproxy.configured")
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
