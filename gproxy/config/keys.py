@@ -58,7 +58,8 @@ class KeyId(Schema):
 
 def id_list() -> One:
     """A bare list of ids."""
-    return One(fields.List(Id(), validate=Length(min=1), required=True))
+    at_once = Length(1, MOST_AT_ONCE, error=f"expected 1 to {MOST_AT_ONCE} ids")
+    return One(fields.List(Id(), validate=at_once, required=True))
 
 
 def new_key() -> str:

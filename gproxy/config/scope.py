@@ -8,6 +8,8 @@ from marshmallow.validate import OneOf, Range
 # What a 64-bit column holds; a greater number would be a fault of the database and no answer.
 MOST = 2**63 - 1
 MOST_MS = MOST // 1_000_000 - 1
+# Each is a parameter of a statement, and PostgreSQL takes 65,535 of them for all the fields of a filter.
+MOST_VALUES = 1_000
 OWN_GROUPS = ("day", "model", "tag", "user_key_id")
 GROUPS = (*OWN_GROUPS, "provider_id", "user_id")
 
@@ -30,6 +32,8 @@ class Scope(fields.Field):
                 case "eq":
                     return [self.inner.deserialize(inner)]
                 case "in" if isinstance(inner, list):
+                    if len(inner) > MOST_VALUES:
+                        raise ValidationError(f"at most {MOST_VALUES} values at once")
                     return [self.inner.deserialize(item) for item in inner]
             raise ValidationError('expected "All", {"Eq": value} or {"In": [values]}')
         return [self.inner.deserialize(value)]

@@ -166,7 +166,7 @@ def _property(converter, field: fields.Field, ret: dict) -> dict:
     match field:
         case scope.Scope():
             inner = converter.field2property(field.inner)
-            many = {"type": "array", "items": inner}
+            many = {"type": "array", "items": inner, "maxItems": scope.MOST_VALUES}
             found = {"anyOf": [inner, {"enum": ["All", "all"]}, _tagged("eq", inner), _tagged("in", many)]}
         case scope.BigInt():
             found = {"type": ["integer", "string"], "pattern": "^[0-9]{1,19}$"}

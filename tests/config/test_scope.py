@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from marshmallow import ValidationError
 
 from gproxy.config.keys import KeySwitch, NewKeys, id_list, new_key
-from gproxy.config.scope import MOST, MOST_MS, UsageFilter, UsageQuery
+from gproxy.config.scope import MOST, MOST_MS, MOST_VALUES, UsageFilter, UsageQuery
 
 
 def loaded(document) -> dict:
@@ -27,6 +27,7 @@ SCOPES = [
     ({"model": {"In": ["a", "b"]}}, ["a", "b"]),
     ({"model": {"in": ["a"]}}, ["a"]),
     ({"model": {"In": []}}, []),
+    ({"model": {"In": ["a"] * MOST_VALUES}}, ["a"] * MOST_VALUES),
 ]
 
 
@@ -43,6 +44,7 @@ WRONG = [
     ({"model": {"In": "a"}}, "model"),
     ({"model": {"Eq": None}}, "model"),
     ({"model": {"In": [None]}}, "model"),
+    ({"model": {"In": ["a"] * (MOST_VALUES + 1)}}, "model"),
     ({"model": ["a"]}, "model"),
     ({"model": 5}, "model"),
     ({"user_id": "5"}, "user_id"),
@@ -118,6 +120,7 @@ WRONG_KEYS = [
     (id_list(), []),
     (id_list(), {}),
     (id_list(), [1, "2"]),
+    (id_list(), [1] * 1001),
     (id_list(), [MOST + 1]),
     (id_list(), None),
     (NewKeys(), {"user_id": 1, "count": 0}),
