@@ -70,7 +70,7 @@ def put(database: Database, entries: Sequence) -> list[int]:
     if not entries:
         return []
     permissions = [entry for entry in entries if isinstance(entry, Permission)]
-    with database.write(), changing(TABLES[type(entries[0])], _standing(entries)) as also:
+    with database.in_turn(), changing(TABLES[type(entries[0])], _standing(entries)) as also:
         keys = {row.key_id for row in permissions} | _narrowed_by([row.id for row in permissions])
         ids = [_put(entry) for entry in entries]
         also(ids)
@@ -131,7 +131,7 @@ def delete(database: Database, kind: type, ids: list[int]) -> None:
     A key whose last permission is deleted is not narrowed any more.
     """
     table = TABLES[kind]
-    with database.write(), changing(table, ids):
+    with database.in_turn(), changing(table, ids):
         known = {row.id for row in table.select(table.id).where(table.id.in_(ids))}
         if missing := sorted(set(ids) - known):
             raise NotFound(f"there is no row {', '.join(map(str, missing))}; nothing was deleted")
@@ -155,7 +155,7 @@ def _narrow(keys: set[int | None]) -> None:
 
 def delete_limits(database: Database, places: Iterable[tuple[int, int | None, str]]) -> None:
     """Deletes the rate limits at these users, keys and patterns, all or none. Raises NotFound."""
-    with database.write():
+    with database.in_turn():
         for user_id, key_id, pattern in places:
             here = _at(m.RateLimit, {"user_id": user_id, "key_id": key_id, "model_pattern": pattern})
             ids = [row_id for (row_id,) in m.RateLimit.select(m.RateLimit.id).where(*here).tuples()]

@@ -28,7 +28,9 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_S = 5
 PRAGMAS = {"journal_mode": "wal", "synchronous": "normal", "foreign_keys": 1, "busy_timeout": BUSY_TIMEOUT_S * 1000}
 # The same number on every machine: who holds it migrates and seeds.
-ADVISORY_LOCK = 0x6770726F7879
+START_LOCK = 0x6770726F7879
+# Who holds this one administers.
+ADMIN_LOCK = 0x61646D696E
 _native_lock = get_original("_thread", "allocate_lock")
 FAULTS = (pw.PeeweeException, sqlite3.Error, OSError)
 
@@ -83,6 +85,15 @@ class Database:
         with self._db.atomic("IMMEDIATE") if self.is_sqlite else self._db.atomic():
             yield
 
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """A writing transaction that waits for whoever administers: two could each take a name that the other
+        takes, or demote the other. SQLite has one writer anyway."""
+        with self.write():
+            if not self.is_sqlite:
+                self._db.execute_sql("SELECT pg_advisory_xact_lock(%s)", (ADMIN_LOCK,))
+            yield
+
     def execute_all(self, sql: str, rows: list[tuple]) -> None:
         """One statement for each of many rows, with `?` for each value, inside a deed's transaction."""
         # The driver is asked past peewee, so its faults are told in peewee's words here.
@@ -111,11 +122,11 @@ class Database:
                 if self.is_sqlite:
                     yield
                     return
-                self._db.execute_sql("SELECT pg_advisory_lock(%s)", (ADVISORY_LOCK,))
+                self._db.execute_sql("SELECT pg_advisory_lock(%s)", (START_LOCK,))
                 try:
                     yield
                 finally:
-                    self._db.execute_sql("SELECT pg_advisory_unlock(%s)", (ADVISORY_LOCK,))
+                    self._db.execute_sql("SELECT pg_advisory_unlock(%s)", (START_LOCK,))
 
     def migrate(self, folder: Path = MIGRATIONS) -> list[str]:
         """Applies what is pending, each in a transaction of its own, on SQLite after a backup. Returns the names."""

@@ -19,8 +19,6 @@ from gproxy.store.sealing import Seal
 from gproxy.store.snapshot import bump
 
 MOST_ROWS = 10_000
-# Who holds it changes users.
-USERS_LOCK = 0x75736572
 
 
 class Entity(NamedTuple):
@@ -64,9 +62,7 @@ def put(database: Database, entity: Entity, rows: Sequence[dict]) -> list[int]:
 
     Raises BadRequest, which names the row where there are several, and NotFound.
     """
-    with database.write(), changing(entity.table, [row["id"] for row in rows if row.get("id")]) as also:
-        if entity is USER:
-            in_turn()
+    with database.in_turn(), changing(entity.table, [row["id"] for row in rows if row.get("id")]) as also:
         ids = []
         for n, row in enumerate(rows):
             try:
@@ -160,12 +156,6 @@ def _has_everything(user_id: int) -> bool:
     return found.exists()
 
 
-def in_turn() -> None:
-    """Waits for whoever changes users, or of two administrators each could demote the other; SQLite has one writer."""
-    if isinstance(m.proxy.obj, pw.PostgresqlDatabase):
-        m.proxy.obj.execute_sql("SELECT pg_advisory_xact_lock(%s)", (USERS_LOCK,))
-
-
 def keep_an_administrator() -> None:
     """Raises BadRequest when nobody could administer any more."""
     if not m.User.select().where(m.User.is_admin & m.User.enabled).exists():
@@ -175,9 +165,7 @@ def keep_an_administrator() -> None:
 def delete(database: Database, entity: Entity, ids: Collection[int]) -> None:
     """Deletes these rows with what hangs on them, all or none. Raises NotFound, BadRequest."""
     table = entity.table
-    with database.write(), changing(table, ids):
-        if entity is USER:
-            in_turn()
+    with database.in_turn(), changing(table, ids):
         known = {row.id for row in table.select(table.id).where(table.id.in_(list(ids)))}
         if missing := sorted(set(ids) - known):
             nothing = "; nothing was deleted" if len(ids) > 1 else ""

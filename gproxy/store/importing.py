@@ -12,7 +12,7 @@ from gproxy.store import proxies
 from gproxy.store.accounts import remove_quota, set_quota
 from gproxy.store.audit import changing, note
 from gproxy.store.database import Database
-from gproxy.store.entities import in_turn, keep_an_administrator, targets
+from gproxy.store.entities import keep_an_administrator, targets
 from gproxy.store.sealing import Seal
 from gproxy.store.seeding import Content, NewCredential, NewProvider, open_account
 from gproxy.store.snapshot import TABLES, bump
@@ -43,7 +43,7 @@ def lay(database: Database, wanted: Content, seal: Seal | None, prunes: bool, is
     """
     found: list[Change] = []
     try:
-        with database.write():
+        with database.in_turn():
             _Laying(database, seal, prunes, found).lay(wanted)
             if is_dry:
                 raise _DryRun
@@ -67,7 +67,6 @@ class _Laying:
     now: int = field(default_factory=time.time_ns)
 
     def lay(self, wanted: Content) -> None:
-        in_turn()
         self._settings(wanted)
         providers = self._merge(m.Provider, ("name",), self._providers(wanted), ("channel",))
         for provider in wanted.providers:

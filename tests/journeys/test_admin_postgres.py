@@ -46,6 +46,29 @@ def test_two_administrators_that_demote_each_other_at_once_are_not_both_demoted(
     assert left
 
 
+def test_of_two_that_take_one_name_at_once_one_is_told_that_it_is_taken(database, monkeypatch):
+    start = threading.Barrier(2)
+    real = entities._refuse_twin
+
+    def slow(*args):
+        real(*args)
+        with suppress(threading.BrokenBarrierError):
+            start.wait(1)
+
+    monkeypatch.setattr(entities, "_refuse_twin", slow)
+
+    def take(_) -> str:
+        try:
+            database.run(entities.put, database, entities.PROVIDER, [{"name": "twin", "channel": "demo"}])
+        except BadRequest as fault:
+            return fault.message
+        return "taken"
+
+    with ThreadPoolExecutor(2) as pool:
+        told = sorted(pool.map(take, range(2)))
+    assert "taken" in told and any("twin" in message for message in told), told
+
+
 def test_the_greatest_id_leaves_room_for_the_next_row(database):
     with pytest.raises(BadRequest, match="at most"):
         database.run(entities.put, database, entities.USER, [{"id": 2**31 - 1, "name": "last"}])
