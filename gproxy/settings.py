@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, unquote_plus, urlsplit
 
 from gproxy.errors import StartupError
 
@@ -225,10 +225,18 @@ def _seed(path: Path | None, problems: list[str]) -> dict:
 def secrets(settings: Settings) -> set[str]:
     """What of these settings must never be printed."""
     urls = (settings.dsn, settings.proxy or "", settings.redis_url or "")
-    passwords = (urlsplit(url).password for url in urls)
+    passwords = (password for url in urls for password in _passwords(url))
     vendors = (settings.environ.get(name, "").strip() for name in VENDOR_KEYS)
     ours = (settings.admin_password, settings.admin_api_key, settings.secret_key)
     return {secret for secret in (*ours, *passwords, *vendors) if secret} - {PUBLISHED_KEY}
+
+
+def _passwords(url: str) -> set[str]:
+    """Those of a URL, as they are written there and as they are meant: before the host, or in the query."""
+    parts = urlsplit(url)
+    pairs = (pair.partition("=") for pair in parts.query.split("&"))
+    written = {value for name, _, value in pairs if name.endswith("password")} | {parts.password}
+    return {shape for one in written if one for shape in (one, unquote(one), unquote_plus(one))}
 
 
 def is_loopback(host: str) -> bool:

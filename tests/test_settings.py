@@ -259,3 +259,16 @@ def test_settings_show_no_secret(load: Load):
         "OPENAI_API_KEY": "hidden-6",
     }
     assert "hidden" not in repr(load(**secrets)) + str(load(**secrets))
+
+
+@pytest.mark.parametrize(
+    ("dsn", "hidden"),
+    [
+        ("postgresql://u:p%40ss+word@h/d", {"p%40ss+word", "p@ss+word", "p@ss word"}),
+        ("postgresql://h/d?user=u&password=p%40ssword&sslpassword=other", {"p%40ssword", "p@ssword", "other"}),
+        ("postgresql://u@h/d?password=", set()),
+        ("sqlite:///gproxy.db", set()),
+    ],
+)
+def test_a_databases_password_is_a_secret_wherever_it_stands(load: Load, dsn, hidden):
+    assert settings.secrets(load(GPROXY_DSN=dsn)) - settings.secrets(load()) == hidden

@@ -1,5 +1,6 @@
 """What holds for the whole gateway: its settings, its health, its tables, and who changed what."""
 
+import re
 import time
 from urllib.parse import urlsplit
 
@@ -70,8 +71,10 @@ def _process() -> dict:
 
 
 def _bare(url: str) -> str:
-    parts = urlsplit(url)
-    return url.replace(f":{parts.password}@", ":***@") if parts.password else url
+    """Without its passwords, before the host or in the query."""
+    password = urlsplit(url).password
+    shown = url.replace(f":{password}@", ":***@") if password else url
+    return re.sub(r"(?<=password=)[^&#]+", "***", shown)
 
 
 @blueprint.post("/global-settings/upsert")
