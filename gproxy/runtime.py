@@ -36,12 +36,12 @@ from gproxy.relay.recording import Recorder
 from gproxy.relay.tokens import Tokens
 from gproxy.settings import PUBLISHED_KEY, Settings, is_loopback
 from gproxy.settings import secrets as secrets_of
-from gproxy.state.board import Board
-from gproxy.state.counters import Shared
-from gproxy.state.file import FileState
-from gproxy.state.keepsakes import Keepsakes
+from gproxy.state.change_counter import Signal
+from gproxy.state.interface import Shared
 from gproxy.state.meters import Meters
-from gproxy.state.signal import Signal
+from gproxy.state.mmap.state import FileState
+from gproxy.state.shared_dict import Board
+from gproxy.state.ttl_store import Keepsakes
 from gproxy.store import (
     accounts,
     exporting,
@@ -496,8 +496,8 @@ def shared_state(settings: Settings, deployment: str) -> Shared:
     if settings.redis_url is None:
         return local
     # Imported only where it is set: it takes memory and time.
-    from gproxy.state.failover import Failover
-    from gproxy.state.remote import RedisState
+    from gproxy.state.redis.circuit_breaker import Failover
+    from gproxy.state.redis.state import RedisState
 
     try:
         return Failover(RedisState(settings.redis_url, deployment), local)
@@ -514,7 +514,7 @@ def _retention(settings: Settings, database: Database) -> Retention:
 def _notices(settings: Settings, deployment: str, board: Board):
     if settings.redis_url is None:
         return None
-    from gproxy.state.notices import Notices
+    from gproxy.state.redis.shared_dict_sync import Notices
 
     return Notices(settings.redis_url, deployment, board)
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from gproxy.state.counters import Account, Limit, Shared, Standing, Take, Taken
-from gproxy.state.windows import window
+from gproxy.state.interface import Account, Limit, Shared, Standing, Take, Taken
+from gproxy.state.periods import window
 
 NS = 1_000_000_000
 MINUTE, HOUR, DAY = 60, 3600, 86_400

@@ -28,7 +28,7 @@ ROOMS = {  # room: what it may import of ours
     "config": {"store", "channels", "errors"},
     "upstream": {"errors", "turns"},
     "state": {"errors", "syscalls"},
-    "store": {"errors", "state.windows"},  # pure: accounts and shared state must agree on where a window begins
+    "store": {"errors", "state.periods"},  # pure: accounts and shared state must agree on where a window begins
     "protocols": {"errors"},
     "channels": {"errors"},
     "settings": {"errors"},

@@ -16,8 +16,8 @@ from gevent.event import AsyncResult
 from gproxy.accounting import journal as books
 from gproxy.accounting.writer import Booking, Reader, Threads, tokens_of
 from gproxy.errors import Unavailable
-from gproxy.state.counters import BUCKETS, HOUR_S, MINUTE_S, Shared
-from gproxy.state.windows import window
+from gproxy.state.interface import BUCKETS, HOUR_S, MINUTE_S, Shared
+from gproxy.state.periods import window
 from gproxy.units import NS
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from gevent.event import Event
 from gproxy.accounting import journal as books
 from gproxy.accounting.journal import Journal, Line, Slot
 from gproxy.errors import Unavailable
-from gproxy.state.counters import Shared
+from gproxy.state.interface import Shared
 
 log = logging.getLogger(__name__)
 

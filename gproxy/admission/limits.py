@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 
 from gproxy.errors import RateLimited
-from gproxy.state.counters import CONCURRENCY, RPD, RPM, TOKENS, Limit, Standing
+from gproxy.state.interface import CONCURRENCY, RPD, RPM, TOKENS, Limit, Standing
 from gproxy.store.snapshot import Caller, RateLimit
 
 TITLES = {

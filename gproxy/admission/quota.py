@@ -4,7 +4,7 @@ import math
 from datetime import UTC, datetime
 
 from gproxy.errors import OverQuota
-from gproxy.state.counters import Account, Standing
+from gproxy.state.interface import Account, Standing
 from gproxy.store.snapshot import Caller
 from gproxy.units import usd_text
 

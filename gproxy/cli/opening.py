@@ -10,7 +10,7 @@ import click
 from gproxy import settings
 from gproxy.errors import GatewayError, StartupError, Unavailable
 from gproxy.settings import Settings
-from gproxy.state.signal import Signal
+from gproxy.state.change_counter import Signal
 from gproxy.store import seeding
 from gproxy.store.audit import Actor, audited
 from gproxy.store.database import Database

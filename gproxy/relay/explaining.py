@@ -9,7 +9,7 @@ from gproxy.relay.pipeline import Relay
 from gproxy.relay.planning import Call, Plan
 from gproxy.relay.pool import Pool, Standing
 from gproxy.routing import choose
-from gproxy.state.counters import TOKENS, Taken
+from gproxy.state.interface import TOKENS, Taken
 from gproxy.store.snapshot import Caller, Credential, Snapshot
 from gproxy.units import NS
 

@@ -7,7 +7,7 @@ from urllib.parse import quote, urlencode
 
 from gproxy.admission import limits
 from gproxy.errors import BadRequest, GatewayError
-from gproxy.state.counters import Standing
+from gproxy.state.interface import Standing
 from gproxy.store.snapshot import Credential, Provider
 from gproxy.units import NANO
 

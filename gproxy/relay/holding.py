@@ -11,7 +11,7 @@ from gproxy.accounting.prices import Found
 from gproxy.admission import limits, quota
 from gproxy.errors import OverQuota, Unavailable
 from gproxy.protocols.hub import Ask
-from gproxy.state.counters import Account, Limit, Shared, Standing, Take, Taken
+from gproxy.state.interface import Account, Limit, Shared, Standing, Take, Taken
 from gproxy.store.snapshot import Caller
 from gproxy.units import NS
 

@@ -30,7 +30,7 @@ from gproxy.relay.presence import Presence
 from gproxy.relay.tally import BYTES_PER_TOKEN, Outcome, Tally, Unbooked, input_estimate
 from gproxy.relay.tokens import Tokens
 from gproxy.relay.trip import Trip
-from gproxy.state.keepsakes import Keepsakes
+from gproxy.state.ttl_store import Keepsakes
 from gproxy.store.snapshot import Caller, Credential, Snapshot
 from gproxy.units import NS
 from gproxy.upstream.client import Client, Egress, Exchange, Limits

@@ -25,7 +25,7 @@ from gproxy.relay.tally import input_estimate
 from gproxy.relay.translating import Translation
 from gproxy.routing import choose, resolve
 from gproxy.routing.resolve import Target
-from gproxy.state.keepsakes import Keepsakes
+from gproxy.state.ttl_store import Keepsakes
 from gproxy.store.snapshot import Caller, Provider, Snapshot, Way
 
 # A name is matched against patterns and stands in rows and journal lines, so its length is bounded.

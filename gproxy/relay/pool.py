@@ -15,8 +15,8 @@ from gproxy.errors import NoCredential
 from gproxy.relay.holding import Holder
 from gproxy.routing import choose, health
 from gproxy.routing.health import Mark
-from gproxy.state.board import Board
-from gproxy.state.counters import Limit, Take
+from gproxy.state.interface import Limit, Take
+from gproxy.state.shared_dict import Board
 from gproxy.store.snapshot import Credential, Provider
 from gproxy.units import moment
 

@@ -43,7 +43,7 @@ from gproxy.relay import remembering
 from gproxy.relay.passing import ARRAY_HEARTBEAT, HELD_S, NO_END, TAIL_S, Array, Events, drained, is_whole
 from gproxy.relay.presence import Presence, arriving
 from gproxy.relay.tally import Tally
-from gproxy.state.keepsakes import Keepsakes
+from gproxy.state.ttl_store import Keepsakes
 from gproxy.store.snapshot import Provider, Way
 from gproxy.upstream.images import Images
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import peewee as pw
 
 from gproxy.errors import NotFound
-from gproxy.state.windows import DAY_S, window
+from gproxy.state.periods import DAY_S, window
 from gproxy.store import models as m
 from gproxy.store import sums as totals
 from gproxy.store.audit import changing

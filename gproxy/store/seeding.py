@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
-from gproxy.state.windows import window
+from gproxy.state.periods import window
 from gproxy.store import models as m
 from gproxy.store.database import Database
 from gproxy.store.sealing import MARK, Seal, known_seal, new_seal

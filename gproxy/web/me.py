@@ -4,7 +4,7 @@ from flask import Blueprint, request
 
 from gproxy.admission import limits, quota
 from gproxy.config.scope import MyUsage
-from gproxy.state.windows import DAY, window
+from gproxy.state.periods import DAY, window
 from gproxy.store import summing
 from gproxy.store.snapshot import Caller
 from gproxy.units import NS, moment, usd

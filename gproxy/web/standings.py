@@ -1,7 +1,7 @@
 """How accounts and limits stand, as a user is told."""
 
 from gproxy.admission import limits
-from gproxy.state.counters import Standing
+from gproxy.state.interface import Standing
 from gproxy.store.accounts import Account
 from gproxy.units import moment, usd
 

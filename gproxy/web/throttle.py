@@ -9,7 +9,7 @@ from flask_limiter import Limiter, RequestLimit
 from limits import parse
 
 from gproxy.errors import RateLimited
-from gproxy.state import limiting  # noqa: F401 - the storage makes itself known by its scheme
+from gproxy.state.mmap import limits_storage  # noqa: F401 - the storage makes itself known by its scheme
 from gproxy.web import inbound
 from gproxy.web.faults import runtime
 

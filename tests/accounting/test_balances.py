@@ -11,9 +11,9 @@ from gproxy.accounting.balances import Balances
 from gproxy.accounting.journal import Journal, take_slot
 from gproxy.accounting.writer import Booking, Reader
 from gproxy.errors import Unavailable
-from gproxy.state.counters import Account, Limit, Take
-from gproxy.state.file import FileState
-from gproxy.state.windows import DAY_S
+from gproxy.state.interface import Account, Limit, Take
+from gproxy.state.mmap.state import FileState
+from gproxy.state.periods import DAY_S
 from gproxy.store import ledger, usages
 from gproxy.store import models as m
 from gproxy.store.database import Database

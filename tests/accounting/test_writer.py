@@ -12,8 +12,8 @@ from gproxy.accounting import journal as books
 from gproxy.accounting.journal import Journal, Slot, take_slot
 from gproxy.accounting.writer import Booking, Writer
 from gproxy.errors import Unavailable
-from gproxy.state.counters import Account, Limit, Take
-from gproxy.state.file import FileState
+from gproxy.state.interface import Account, Limit, Take
+from gproxy.state.mmap.state import FileState
 
 ZERO = [1, 2, 0, 0, 0, 0, 0]
 

@@ -3,7 +3,7 @@
 import pytest
 
 from gproxy.admission import quota
-from gproxy.state.counters import Account, Standing
+from gproxy.state.interface import Account, Standing
 from gproxy.store.snapshot import Caller, Quota
 
 

@@ -8,7 +8,7 @@ from gproxy.accounting.prices import Found, Price, Tier
 from gproxy.protocols.hub import Ask
 from gproxy.relay import headers
 from gproxy.relay.holding import Holder, applying, bound
-from gproxy.state.file import FileState
+from gproxy.state.mmap.state import FileState
 from gproxy.store.snapshot import Caller, Quota, RateLimit, glob
 
 MOST_US = 60.0

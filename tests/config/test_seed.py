@@ -14,7 +14,7 @@ from gproxy.accounting import prices
 from gproxy.app import create_app, reserved_names
 from gproxy.config import seed as documents
 from gproxy.errors import StartupError
-from gproxy.state import windows
+from gproxy.state import periods
 
 KINDS = channels.load()
 RESERVED = frozenset({"v1", "admin"})
@@ -651,7 +651,7 @@ def test_money_is_kept_exactly_to_the_ninth_decimal(written, nano):
 def test_a_quota_holds_for_ever_and_nothing_is_used_unless_told():
     (quota,) = read(QUOTA + "quota = 1")["quotas"]
     assert (quota["cost_used"], quota["period"]) == (0, None)
-    for period in windows.PERIODS:
+    for period in periods.PERIODS:
         assert read(QUOTA + f'quota = 1\nperiod = "{period}"')["quotas"][0]["period"] == period
 
 

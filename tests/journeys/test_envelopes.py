@@ -7,7 +7,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from gproxy.state.signal import Signal
+from gproxy.state.change_counter import Signal
 from tests import postgres
 from tests.gateway import ADMIN, DEV, UPSTREAM_KEYS, seed
 from tests.journeys.test_login import PASSWORD, log_in

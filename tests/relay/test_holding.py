@@ -11,8 +11,8 @@ from gproxy.errors import OverQuota, RateLimited, Unavailable
 from gproxy.protocols.hub import Ask, Usage
 from gproxy.relay.holding import STEP_TOKENS, Bound, Holder, Unheld, applying, bound
 from gproxy.relay.tally import Tally
-from gproxy.state.counters import Account, Limit
-from gproxy.state.file import FileState
+from gproxy.state.interface import Account, Limit
+from gproxy.state.mmap.state import FileState
 from gproxy.store.snapshot import Caller, Quota, RateLimit, glob
 
 # 1 and 2 USD per million tokens: 1,000 and 2,000 nano-USD each.

@@ -9,8 +9,8 @@ from gproxy.errors import NoCredential
 from gproxy.relay.holding import Holder
 from gproxy.relay.pool import Pool, expires
 from gproxy.routing import health
-from gproxy.state.board import Board
-from gproxy.state.file import FileState
+from gproxy.state.mmap.state import FileState
+from gproxy.state.shared_dict import Board
 from gproxy.store.snapshot import Credential, Provider, ProviderSettings
 
 LIMITED, FAILED = Fault(Verdict.LIMITED, 30.0), Fault(Verdict.FAILED)

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gproxy.state.counters import CONCURRENCY, RPD, RPM, TOKENS, Account, Limit, Shared
-from gproxy.state.file import FileState
-from gproxy.state.remote import RedisState
-from gproxy.state.windows import DAY as DAILY
-from gproxy.state.windows import MONTH, WEEK, window
+from gproxy.state.interface import CONCURRENCY, RPD, RPM, TOKENS, Account, Limit, Shared
+from gproxy.state.mmap.state import FileState
+from gproxy.state.periods import DAY as DAILY
+from gproxy.state.periods import MONTH, WEEK, window
+from gproxy.state.redis.state import RedisState
 from tests import redis
 from tests.taking import DAY, HOUR, MINUTE, MONDAY, NS, Clock, call, is_taken, load, load_empty, standing
 
@@ -25,14 +25,14 @@ FIXED, DAILY_ONE = Account("fixed", 100), Account("daily", 100, DAILY)
 OPEN = """
 import sys
 from pathlib import Path
-from gproxy.state.counters import Account, Limit, Take
+from gproxy.state.interface import Account, Limit, Take
 
 kind, place, prefix, *rest = sys.argv[1:]
 if kind == "file":
-    from gproxy.state.file import FileState
+    from gproxy.state.mmap.state import FileState
     state = FileState(Path(place))
 else:
-    from gproxy.state.remote import RedisState
+    from gproxy.state.redis.state import RedisState
     state = RedisState(place, prefix, timeout_s=10)
 first, count = map(int, rest)
 print("ready", flush=True)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gproxy.accounting.writer import Booking
 from gproxy.errors import NotFound
-from gproxy.state.windows import PERIODS, window
+from gproxy.state.periods import PERIODS, window
 from gproxy.store import accounts, ledger, proof, snapshot, summing, usages
 from gproxy.store import models as m
 from gproxy.store.accounts import AS_IT_IS, DAY, Account

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gproxy.errors import Unavailable
-from gproxy.state.windows import window
+from gproxy.state.periods import window
 from gproxy.store import access, ledger, proof, seeding, snapshot, users
 from gproxy.store import models as m
 from gproxy.store.accounts import Account

@@ -11,9 +11,9 @@ from limits.errors import StorageError
 from limits.storage import MovingWindowSupport, SlidingWindowCounterSupport, Storage, storage_from_string
 from limits.strategies import FixedWindowRateLimiter, MovingWindowRateLimiter, SlidingWindowCounterRateLimiter
 
-from gproxy.state.counters import Limit, Take
-from gproxy.state.file import FileState
-from gproxy.state.limiting import TableStorage
+from gproxy.state.interface import Limit, Take
+from gproxy.state.mmap.limits_storage import TableStorage
+from gproxy.state.mmap.state import FileState
 
 STRATEGIES = (FixedWindowRateLimiter, MovingWindowRateLimiter, SlidingWindowCounterRateLimiter)
 
@@ -134,7 +134,7 @@ def test_faults_are_told_as_the_library_is_asked_to(tmp_path):
 
 HITTING = """
 import sys
-import gproxy.state.limiting
+import gproxy.state.mmap.limits_storage
 from limits import parse
 from limits.storage import storage_from_string
 from limits.strategies import STRATEGIES

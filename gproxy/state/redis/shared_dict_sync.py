@@ -11,7 +11,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from gproxy.errors import Unavailable
-from gproxy.state.board import Board
+from gproxy.state.shared_dict import Board
 from gproxy.units import NS
 
 # That a note is gone is remembered for a day, by when every machine has heard it; a note nobody renews for a month.

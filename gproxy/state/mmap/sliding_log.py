@@ -3,7 +3,7 @@
 import struct
 from collections.abc import Iterator
 
-from gproxy.state.table import Transaction
+from gproxy.state.mmap.table import Transaction
 from gproxy.units import NS
 
 KIND = 2

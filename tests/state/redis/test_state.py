@@ -12,15 +12,15 @@ import pytest
 from redis import Redis
 
 from gproxy.errors import Unavailable
-from gproxy.state import remote
-from gproxy.state.counters import Account, Limit
-from gproxy.state.remote import RedisState
-from gproxy.state.windows import DAY as DAILY
-from gproxy.state.windows import window
+from gproxy.state.interface import Account, Limit
+from gproxy.state.periods import DAY as DAILY
+from gproxy.state.periods import window
+from gproxy.state.redis import state as redis_state
+from gproxy.state.redis.state import RedisState
 from tests import redis
 from tests.taking import DAY, HOUR, MONDAY, NS, Clock, call, is_taken, load, load_empty, standing
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FIXED, DAILY_ONE = Account("fixed", 100), Account("daily", 100, DAILY)
 EVERYTHING = Limit("user", rpm=100, rpd=100, total_tokens=100, concurrency=100)
 
@@ -31,8 +31,8 @@ monkey.patch_all()
 import sys, time
 import gevent
 from gproxy.errors import Unavailable
-from gproxy.state.counters import Limit, Take
-from gproxy.state.remote import RedisState
+from gproxy.state.interface import Limit, Take
+from gproxy.state.redis.state import RedisState
 
 state = RedisState(*sys.argv[1:3])
 latest = 0
@@ -177,7 +177,7 @@ def test_windows_are_those_of_redis_whatever_our_own_clock_says(opened, where, c
     for account in accounts:
         load(state, account, now_ns=now_s * NS)
     state.take(call(1, accounts, money=1))
-    monkeypatch.setattr(remote, "time", SimpleNamespace(time=lambda: now_s + ahead))
+    monkeypatch.setattr(redis_state, "time", SimpleNamespace(time=lambda: now_s + ahead))
     client.config_resetstat()
     for number in range(2, 5):
         taken = state.take(call(number, accounts, money=1))
@@ -273,7 +273,7 @@ def test_as_many_holds_are_freed_as_there_are(state, clock, client, where):
 
 def test_a_hold_that_expired_is_in_nobodys_way(state, clock, client, where):
     load_empty(state, FIXED)
-    for number in range(remote.FREED_AT_ONCE + 1):
+    for number in range(redis_state.FREED_AT_ONCE + 1):
         state.take(call(number, [FIXED], owner="silent"))
     client.delete(*client.scan_iter(f"*{where[1]}*:hold:*"))
     clock.turn(31)
@@ -431,7 +431,7 @@ def test_many_greenlets_share_few_connections_and_none_stops_the_others():
             passed, _, late = take(200)
             assert (passed, late < 0.1) == (200, True)
             with Redis.from_url(server.url) as client:
-                assert client.info("clients")["connected_clients"] <= remote.MOST_CONNECTIONS + 1
+                assert client.info("clients")["connected_clients"] <= redis_state.MOST_CONNECTIONS + 1
             server.hang()
             passed, waited, late = take(300)
             assert (passed, waited < 0.5, late < 0.1) == (0, True, True)
@@ -440,5 +440,5 @@ def test_many_greenlets_share_few_connections_and_none_stops_the_others():
 
 
 def test_redis_is_imported_only_where_it_is_used():
-    work = "import sys, gproxy.state.failover, gproxy.state.file; assert 'redis' not in sys.modules"
+    work = "import sys, gproxy.state.redis.circuit_breaker, gproxy.state.mmap.state; assert 'redis' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", work], cwd=ROOT, check=False).returncode == 0

@@ -4,8 +4,8 @@ import pytest
 import redis
 
 from gproxy.errors import Unavailable
-from gproxy.state.board import Board
-from gproxy.state.notices import GONE_S, Notices
+from gproxy.state.redis.shared_dict_sync import GONE_S, Notices
+from gproxy.state.shared_dict import Board
 from gproxy.units import NS
 from tests.redis import fresh, server
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
-from gproxy.state.signal import Signal
-from gproxy.state.table import Full, Garbled, Table, Transaction
+from gproxy.state.change_counter import Signal
+from gproxy.state.mmap.table import Full, Garbled, Table, Transaction
 from gproxy.units import NS
 
 log = logging.getLogger(__name__)

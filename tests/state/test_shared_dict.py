@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from gproxy.state.board import Board
+from gproxy.state.shared_dict import Board
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
 
-from gproxy.state import counters
-from gproxy.state.counters import BUCKETS, HOUR_S, MINUTE_S, Account, Limit, Standing, Take
-from gproxy.state.ring import Ring
-from gproxy.state.table import Transaction
-from gproxy.state.windows import window
+from gproxy.state import interface
+from gproxy.state.interface import BUCKETS, HOUR_S, MINUTE_S, Account, Limit, Standing, Take
+from gproxy.state.mmap.sliding_log import Ring
+from gproxy.state.mmap.table import Transaction
+from gproxy.state.periods import window
 from gproxy.units import NS
 
 LIMIT, ACCOUNT, HOLD = 1, 3, 4  # kinds of records
@@ -241,18 +241,18 @@ class Counts:
             left = limit.rpm - ring.count
             reset = max(0.0, (ring.newest + MINUTE_NS - at) / NS) if ring.count else 0.0
             wait = self._minute_wait(records, at) if take and left <= 0 else 0.0
-            found.append(Standing(key, counters.RPM, limit.rpm, max(0, left), reset, wait))
+            found.append(Standing(key, interface.RPM, limit.rpm, max(0, left), reset, wait))
         if limit.rpd is not None:
-            found.append(self._day(counters.RPD, limit.rpd, self.requests, _REQUESTS_AT, at, 1 if take else None))
+            found.append(self._day(interface.RPD, limit.rpd, self.requests, _REQUESTS_AT, at, 1 if take else None))
         if limit.total_tokens is not None:
             cost = take.tokens if take else None
-            found.append(self._day(counters.TOKENS, limit.total_tokens, self.tokens, _TOKENS_AT, at, cost))
+            found.append(self._day(interface.TOKENS, limit.total_tokens, self.tokens, _TOKENS_AT, at, cost))
         if limit.concurrency is not None:
             left = limit.concurrency - self.running
             busy = BUSY_WAIT_S if limit.concurrency else None
             wait = busy if take and left <= 0 else 0.0
             reset = None if self.running else 0.0
-            found.append(Standing(key, counters.CONCURRENCY, limit.concurrency, max(0, left), reset, wait))
+            found.append(Standing(key, interface.CONCURRENCY, limit.concurrency, max(0, left), reset, wait))
         return found
 
     def _minute_wait(self, records: Transaction, at: int) -> float | None:

@@ -13,8 +13,8 @@ from pathlib import Path
 from limits.storage import MovingWindowSupport, SlidingWindowCounterSupport, Storage
 from limits.storage.base import TimestampedSlidingWindow
 
-from gproxy.state.ring import Ring
-from gproxy.state.table import Full, Garbled, Table, Transaction
+from gproxy.state.mmap.sliding_log import Ring
+from gproxy.state.mmap.table import Full, Garbled, Table, Transaction
 from gproxy.units import NS
 
 COUNT, WINDOW = 5, 6  # kinds of records

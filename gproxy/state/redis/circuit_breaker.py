@@ -12,8 +12,8 @@ from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 from gproxy.errors import Unavailable
-from gproxy.state.counters import Account, Limit, Shared, Take, Taken
-from gproxy.state.windows import window
+from gproxy.state.interface import Account, Limit, Shared, Take, Taken
+from gproxy.state.periods import window
 from gproxy.units import NS
 
 log = logging.getLogger(__name__)

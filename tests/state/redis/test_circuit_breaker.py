@@ -11,15 +11,15 @@ import pytest
 from redis import Redis
 
 from gproxy.errors import Unavailable
-from gproxy.state.counters import Account, Limit, Taken
-from gproxy.state.failover import Failover
-from gproxy.state.file import FileState
-from gproxy.state.remote import RedisState
-from gproxy.state.windows import DAY as DAILY
+from gproxy.state.interface import Account, Limit, Taken
+from gproxy.state.mmap.state import FileState
+from gproxy.state.periods import DAY as DAILY
+from gproxy.state.redis.circuit_breaker import Failover
+from gproxy.state.redis.state import RedisState
 from tests import redis
 from tests.taking import DAY, Clock, call, is_taken, load, load_empty
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FIXED, OTHER, DAILY_ONE = Account("fixed", 100), Account("other", 100), Account("daily", 100, DAILY)
 OPEN_S = 5
 
@@ -30,10 +30,10 @@ monkey.patch_all()
 import logging, sys, time
 from pathlib import Path
 import gevent
-from gproxy.state.counters import Take
-from gproxy.state.failover import Failover
-from gproxy.state.file import FileState
-from gproxy.state.remote import RedisState
+from gproxy.state.interface import Take
+from gproxy.state.redis.circuit_breaker import Failover
+from gproxy.state.mmap.state import FileState
+from gproxy.state.redis.state import RedisState
 
 class Said(logging.Handler):
     count = 0
@@ -66,10 +66,10 @@ import random, sys, time
 from pathlib import Path
 import gevent
 from gproxy.errors import Unavailable
-from gproxy.state.counters import Account, Limit, Take
-from gproxy.state.failover import Failover
-from gproxy.state.file import FileState
-from gproxy.state.remote import RedisState
+from gproxy.state.interface import Account, Limit, Take
+from gproxy.state.redis.circuit_breaker import Failover
+from gproxy.state.mmap.state import FileState
+from gproxy.state.redis.state import RedisState
 
 state = Failover(RedisState(*sys.argv[1:3]), FileState(Path(sys.argv[3])), open_s=0.4)
 account, settled, running, dice = Account("rich", 10**9), {}, {}, random.Random(5)
@@ -197,7 +197,7 @@ def try_again(machine: Machine, times: int = 1) -> None:
 
 
 def said(caplog) -> list[str]:
-    return [record.levelname for record in caplog.records if record.name == "gproxy.state.failover"]
+    return [record.levelname for record in caplog.records if record.name == "gproxy.state.redis.circuit_breaker"]
 
 
 # The breaker

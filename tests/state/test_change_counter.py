@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from gproxy.state.signal import SIZE, Signal
+from gproxy.state.change_counter import SIZE, Signal
 
 ROOT = Path(__file__).resolve().parents[2]
 RAISES = 10_000
 RAISE = f"""
 import sys
 from pathlib import Path
-from gproxy.state.signal import Signal
+from gproxy.state.change_counter import Signal
 signal = Signal(Path(sys.argv[1]))
 print("ready", flush=True)
 sys.stdin.read()

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from gproxy.state import keepsakes as module
-from gproxy.state.keepsakes import BUCKET_BYTES, LEAST_BYTES, MOST_BYTES, TABLE_AT, Keepsakes
+from gproxy.state import ttl_store as module
+from gproxy.state.ttl_store import BUCKET_BYTES, LEAST_BYTES, MOST_BYTES, TABLE_AT, Keepsakes
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = LEAST_BYTES
@@ -25,7 +25,7 @@ TABLE_END = TABLE_AT + BUCKET_BYTES  # of a generation with one bucket
 SCRIPT = """
 import os, resource, sys
 from pathlib import Path
-from gproxy.state.keepsakes import Keepsakes
+from gproxy.state.ttl_store import Keepsakes
 
 def value_of(user, call, size):
     return (f"{user}/{call}/".encode() * size)[:size]

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from gproxy.state import table as tables
-from gproxy.state.table import Full, Garbled, Table, Transaction
+from gproxy.state.mmap import table as tables
+from gproxy.state.mmap.table import Full, Garbled, Table, Transaction
 
 KIND = 7
 
@@ -255,7 +255,7 @@ COUNTING = """
 import sys
 from pathlib import Path
 from hashlib import blake2b
-from gproxy.state.table import Table
+from gproxy.state.mmap.table import Table
 table, name = Table(Path(sys.argv[1])), blake2b(b"n", digest_size=16).digest()
 def add(records):
     count = int(records.find(name, 7) or b"0") + 1

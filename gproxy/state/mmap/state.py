@@ -7,10 +7,10 @@ from itertools import islice
 from pathlib import Path
 
 from gproxy.errors import Unavailable
-from gproxy.state.counters import Account, Limit, Standing, Take, Taken
-from gproxy.state.records import ACCOUNT, HOLD, HOUR_NS, Counts, Funds, Hold, named, numbered
-from gproxy.state.ring import PIECE
-from gproxy.state.table import Full, Garbled, Table, Transaction
+from gproxy.state.interface import Account, Limit, Standing, Take, Taken
+from gproxy.state.mmap.counters import ACCOUNT, HOLD, HOUR_NS, Counts, Funds, Hold, named, numbered
+from gproxy.state.mmap.sliding_log import PIECE
+from gproxy.state.mmap.table import Full, Garbled, Table, Transaction
 from gproxy.units import NS
 
 log = logging.getLogger(__name__)

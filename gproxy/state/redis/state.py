@@ -16,8 +16,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from gproxy.errors import Unavailable
-from gproxy.state.counters import CONCURRENCY, HOUR_S, RPD, RPM, TOKENS, Account, Limit, Standing, Take, Taken
-from gproxy.state.windows import window
+from gproxy.state.interface import CONCURRENCY, HOUR_S, RPD, RPM, TOKENS, Account, Limit, Standing, Take, Taken
+from gproxy.state.periods import window
 
 US = 1_000_000
 NS_PER_US = 1000

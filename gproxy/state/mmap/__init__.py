@@ -1,0 +1,1 @@
+"""One machine: a crash-safe table in files that its workers share."""
