@@ -24,6 +24,8 @@ from gproxy.accounting.retention import Retention
 from gproxy.accounting.spool import Mover, Spool
 from gproxy.accounting.writer import Writer
 from gproxy.admission import keys, limits, quota
+from gproxy.credentials.access_tokens import Tokens
+from gproxy.credentials.pool import Pool, expires
 from gproxy.errors import BadRequest, GatewayError, StartupError, Unavailable
 from gproxy.relay import exposition, measures
 from gproxy.relay.capacity import Capacity
@@ -31,9 +33,7 @@ from gproxy.relay.catalogue import Catalogue
 from gproxy.relay.holding import Holder
 from gproxy.relay.measures import Measures
 from gproxy.relay.pipeline import Relay
-from gproxy.relay.pool import Pool, expires
 from gproxy.relay.recording import Recorder
-from gproxy.relay.tokens import Tokens
 from gproxy.settings import PUBLISHED_KEY, Settings, is_loopback
 from gproxy.settings import secrets as secrets_of
 from gproxy.state.change_counter import Signal

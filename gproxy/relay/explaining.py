@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 from gproxy.admission import limits, quota
+from gproxy.credentials import selection
+from gproxy.credentials.pool import Pool, Standing
 from gproxy.errors import GatewayError
 from gproxy.relay import headers, holding
 from gproxy.relay.pipeline import Relay
 from gproxy.relay.planning import Call, Plan
-from gproxy.relay.pool import Pool, Standing
-from gproxy.routing import choose
 from gproxy.state.interface import TOKENS, Taken
 from gproxy.store.snapshot import Caller, Credential, Snapshot
 from gproxy.units import NS
@@ -115,8 +115,8 @@ def _reason(plan: Plan) -> str:
     if plan.kept_by is not None:
         return "the vendor keeps the response that this call goes on from under its own key"
     return {
-        choose.CACHE_AFFINITY: "the conversation's own key comes first",
-        choose.STICKY: "the first that can be used",
+        selection.CACHE_AFFINITY: "the conversation's own key comes first",
+        selection.STICKY: "the first that can be used",
     }.get(strategy, "in turn, as often as its weight says")
 
 

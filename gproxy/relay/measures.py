@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
+from gproxy.credentials.pool import Pool
 from gproxy.protocols.hub import Usage
-from gproxy.relay.pool import Pool
 from gproxy.relay.record import Record
 from gproxy.state.meters import NOWHERE, OTHER, Meters
 from gproxy.store.snapshot import Provider, Snapshot

@@ -16,6 +16,8 @@ from gproxy.admission.permissions import Rights
 from gproxy.channels import faults
 from gproxy.channels.faults import Fault
 from gproxy.channels.kind import COUNT, EMBED, EMBED_BATCH, STREAM, Kind
+from gproxy.credentials.access_tokens import Tokens
+from gproxy.credentials.pool import Pool
 from gproxy.errors import ClientGone, Forbidden, GatewayError, RateLimited, UpstreamError
 from gproxy.protocols import fields
 from gproxy.protocols.hub import Context, Count, Usage
@@ -25,10 +27,8 @@ from gproxy.relay.capacity import Capacity
 from gproxy.relay.holding import Bound, Hold, Holder, Unheld
 from gproxy.relay.measures import Measures
 from gproxy.relay.planning import Call, Plan, Planner
-from gproxy.relay.pool import Pool
 from gproxy.relay.presence import Presence
 from gproxy.relay.tally import BYTES_PER_TOKEN, Outcome, Tally, Unbooked, input_estimate
-from gproxy.relay.tokens import Tokens
 from gproxy.relay.trip import Trip
 from gproxy.state.ttl_store import Keepsakes
 from gproxy.store.snapshot import Caller, Credential, Snapshot

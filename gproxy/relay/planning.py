@@ -13,17 +13,18 @@ from gproxy.accounting import prices
 from gproxy.admission.permissions import Rights
 from gproxy.channels.facts import facts
 from gproxy.channels.kind import COUNT, GENERATE, STREAM, Kind, Lane
+from gproxy.credentials import affinity, selection
 from gproxy.errors import BadRequest, Forbidden, GatewayError
 from gproxy.protocols import fields
 from gproxy.protocols.hub import Ask
 from gproxy.protocols.signatures import MARK
-from gproxy.relay import affinity, headers, holding, remembering, translating, ways
+from gproxy.relay import headers, holding, remembering, translating, ways
 from gproxy.relay.holding import Bound
 from gproxy.relay.record import Record
 from gproxy.relay.recording import Trail
 from gproxy.relay.tally import input_estimate
 from gproxy.relay.translating import Translation
-from gproxy.routing import choose, resolve
+from gproxy.routing import resolve
 from gproxy.routing.resolve import Target
 from gproxy.state.ttl_store import Keepsakes
 from gproxy.store.snapshot import Caller, Provider, Snapshot, Way
@@ -112,7 +113,7 @@ class Planner:
             raise BadRequest(f"model: longer than {MOST_MODEL} characters")
         operation = STREAM if call.operation == GENERATE and asked.is_stream else call.operation
         resolved = self._resolve(snapshot, call.provider, sent, Rights(caller))
-        targets = choose.by_tier(resolved.targets, self.dice)
+        targets = selection.by_tier(resolved.targets, self.dice)
         if not targets[0].model:
             raise BadRequest("model: names a provider and no model")
 
@@ -171,7 +172,7 @@ class Planner:
                 self._address(plan, call, way)
             if plan.keeps_responses and _PREVIOUS in call.body:
                 plan.kept_by = self._kept_by(plan)
-            if provider.settings.rotation_strategy == choose.CACHE_AFFINITY:
+            if provider.settings.rotation_strategy == selection.CACHE_AFFINITY:
                 plan.affinity = affinity.key(asked, target.model)
             return plan
 

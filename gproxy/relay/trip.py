@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 from gproxy.channels.faults import Fault, Verdict
+from gproxy.credentials.pool import Candidates, Pool
 from gproxy.errors import BadRequest, CredentialRefused, GatewayError, NoCredential, Overloaded, UpstreamError
 from gproxy.relay.attempts import Attempts, Next
-from gproxy.relay.pool import Candidates, Pool
 from gproxy.store.snapshot import Credential
 
 UNREACHED, REFUSED = Fault(Verdict.FAILED), Fault(Verdict.DEAD)

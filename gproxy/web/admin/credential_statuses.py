@@ -3,8 +3,8 @@
 from datetime import UTC, datetime
 
 from gproxy.config import access as documents
+from gproxy.credentials.pool import Pool
 from gproxy.errors import NotFound
-from gproxy.relay.pool import Pool
 from gproxy.store.snapshot import Credential
 from gproxy.web.admin import guarded, takes
 from gproxy.web.faults import runtime

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gproxy.routing.choose import by_affinity, by_tier, by_turn
+from gproxy.credentials.selection import by_affinity, by_tier, by_turn
 from gproxy.store.snapshot import Credential
 
 

@@ -5,10 +5,10 @@ import itertools
 import pytest
 
 from gproxy.channels.faults import Fault, Verdict
+from gproxy.credentials import cooldown
+from gproxy.credentials.pool import Pool, expires
 from gproxy.errors import NoCredential
 from gproxy.relay.holding import Holder
-from gproxy.relay.pool import Pool, expires
-from gproxy.routing import health
 from gproxy.state.mmap.state import FileState
 from gproxy.state.shared_dict import Board
 from gproxy.store.snapshot import Credential, Provider, ProviderSettings
@@ -84,7 +84,7 @@ def test_who_tried_and_was_lost_is_waited_for_only_so_long(make, clock):
     one.failed(both.credentials[0], "m", LIMITED)
     clock.now += 31
     assert order(one, both) == [1, 2]
-    clock.now += health.PROBE_S + 1
+    clock.now += cooldown.PROBE_S + 1
     assert order(other, both) == [1, 2]
 
 

@@ -2,8 +2,19 @@
 
 import pytest
 
-from gproxy.routing import health
-from gproxy.routing.health import BROKE, DEAD, FAILED, FORBIDDEN, LIMITED, Mark, after, cools_until, is_due, is_light
+from gproxy.credentials import cooldown
+from gproxy.credentials.cooldown import (
+    BROKE,
+    DEAD,
+    FAILED,
+    FORBIDDEN,
+    LIMITED,
+    Mark,
+    after,
+    cools_until,
+    is_due,
+    is_light,
+)
 
 NOW = 1_000_000.0
 
@@ -56,7 +67,7 @@ def test_a_later_fault_does_not_shorten_what_was_told():
 
 def test_a_fault_long_after_the_last_is_the_first_again():
     mark, _ = failed(5)
-    again = after(mark, FAILED, None, "s", mark.until + health.FORGOTTEN_S + 1, 0.5)
+    again = after(mark, FAILED, None, "s", mark.until + cooldown.FORGOTTEN_S + 1, 0.5)
     assert again.strikes == 1
 
 
@@ -64,7 +75,7 @@ def test_one_tries_when_the_cooling_is_over_and_the_others_wait():
     mark = after(None, LIMITED, 10.0, "s", NOW, 0.5)
     assert (cools_until(mark, "s", NOW + 9), is_due(mark, "s", NOW + 9)) == (NOW + 10, False)
     assert (cools_until(mark, "s", NOW + 10), is_due(mark, "s", NOW + 10)) == (0, True)
-    tried = mark._replace(probe=NOW + 10 + health.PROBE_S)
+    tried = mark._replace(probe=NOW + 10 + cooldown.PROBE_S)
     assert (cools_until(tried, "s", NOW + 11), is_due(tried, "s", NOW + 11)) == (tried.probe, False)
     assert is_due(tried, "s", tried.probe)  # whoever tried was lost: another may
 

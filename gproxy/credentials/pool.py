@@ -11,10 +11,10 @@ from typing import NamedTuple
 import orjson
 
 from gproxy.channels.faults import Fault
+from gproxy.credentials import cooldown, selection
+from gproxy.credentials.cooldown import Mark
 from gproxy.errors import NoCredential
 from gproxy.relay.holding import Holder
-from gproxy.routing import choose, health
-from gproxy.routing.health import Mark
 from gproxy.state.interface import Limit, Take
 from gproxy.state.shared_dict import Board
 from gproxy.store.snapshot import Credential, Provider
@@ -49,28 +49,28 @@ class Pool:
         if not provider.credentials:
             raise _none(provider)
         order = self.order(provider, affinity, first)
-        if provider.settings.rotation_strategy == choose.ROUND_ROBIN:
+        if provider.settings.rotation_strategy == selection.ROUND_ROBIN:
             self._turns[provider.id] = self._turns.get(provider.id, 0) + 1
         return Candidates(self, provider, model, order)
 
     def order(self, provider: Provider, affinity: bytes, first: int | None = None) -> Sequence[Credential]:
         """In which order the next call would try them."""
         credentials, strategy = provider.credentials, provider.settings.rotation_strategy
-        if strategy == choose.CACHE_AFFINITY:
-            order = choose.by_affinity(credentials, affinity)
-        elif strategy == choose.STICKY or not credentials:
+        if strategy == selection.CACHE_AFFINITY:
+            order = selection.by_affinity(credentials, affinity)
+        elif strategy == selection.STICKY or not credentials:
             order = credentials
         else:
-            order = choose.by_turn(credentials, self._turns.get(provider.id, 0))
+            order = selection.by_turn(credentials, self._turns.get(provider.id, 0))
         return order if first is None else sorted(order, key=lambda credential: credential.id != first)
 
     def why_not(self, credential: Credential, model: str) -> str | None:
         """Why the next call would pass it over, None where it would not. Takes nothing."""
         now = self.clock()
         for mark in self.marks(credential, model):
-            if until := health.cools_until(mark, credential.fingerprint, now):
+            if until := cooldown.cools_until(mark, credential.fingerprint, now):
                 return f"{mark.verdict}" + (
-                    f" until {moment(until)}" if until < health.NEVER else ": an operator must look"
+                    f" until {moment(until)}" if until < cooldown.NEVER else ": an operator must look"
                 )
         if credential.is_limited:
             for standing in self.holder.look((), (_limit(credential),)).standings:
@@ -93,7 +93,7 @@ class Pool:
         """Whether this call is the one that tries a credential whose cooling is over."""
         now, is_mine = self.clock(), True
         for mark, name in zip(self.marks(credential, model), ("", model), strict=True):
-            if health.is_due(mark, credential.fingerprint, now):
+            if cooldown.is_due(mark, credential.fingerprint, now):
                 is_mine = self._claim(_name(credential.id, name), credential.fingerprint, now) and is_mine
         return is_mine
 
@@ -103,10 +103,10 @@ class Pool:
         def deed(note: bytes | None) -> bytes | None:
             nonlocal is_mine
             mark = _mark(note)
-            is_mine = mark is None or health.is_due(mark, fingerprint, now)
+            is_mine = mark is None or cooldown.is_due(mark, fingerprint, now)
             if mark is None or not is_mine:
                 return note
-            return _note(mark._replace(probe=now + health.PROBE_S))
+            return _note(mark._replace(probe=now + cooldown.PROBE_S))
 
         self._board.change(name, deed)
         return is_mine
@@ -126,9 +126,9 @@ class Pool:
         now, dice = self.clock(), self._dice()
 
         def deed(note: bytes | None) -> bytes:
-            return _note(health.after(_mark(note), fault.verdict, fault.wait_s, credential.fingerprint, now, dice))
+            return _note(cooldown.after(_mark(note), fault.verdict, fault.wait_s, credential.fingerprint, now, dice))
 
-        of_all = fault.verdict in health.OF_ALL_MODELS
+        of_all = fault.verdict in cooldown.OF_ALL_MODELS
         self._board.change(_name(credential.id, "" if of_all else model), deed)
 
     def succeeded(self, credential: Credential, model: str, began: float) -> None:
@@ -166,15 +166,15 @@ class Pool:
                 self._board.change(name, lambda note: None)
 
     def disable(self, credential: Credential) -> None:
-        self.failed(credential, "", Fault(health.DEAD))
+        self.failed(credential, "", Fault(cooldown.DEAD))
 
     def standing(self, credential: Credential) -> "Standing":
         """How it stands with all that is known of it. Looks through the whole board: for operators."""
         prefix, now = _name(credential.id, ""), self.clock()
         notes = ((name, _mark(note)) for name, note in self._board.all().items() if name.startswith(prefix))
         marks = {name.removeprefix(prefix): mark for name, mark in notes if mark.secret == credential.fingerprint}
-        cooling = {model: mark for model, mark in marks.items() if health.cools_until(mark, mark.secret, now)}
-        if "" in cooling and cooling[""].verdict == health.DEAD:
+        cooling = {model: mark for model, mark in marks.items() if cooldown.cools_until(mark, mark.secret, now)}
+        if "" in cooling and cooling[""].verdict == cooldown.DEAD:
             return Standing("unavailable", cooling)
         return Standing("cooldown" if cooling else "healthy", cooling)
 
@@ -185,9 +185,9 @@ class Pool:
         for name, note in self._board.all().items():
             number, _, model = name.partition("/")
             mark, one = _mark(note), int(number)
-            if mark.secret != prints.get(one) or not health.cools_until(mark, mark.secret, now):
+            if mark.secret != prints.get(one) or not cooldown.cools_until(mark, mark.secret, now):
                 continue
-            is_dead = not model and mark.verdict == health.DEAD
+            is_dead = not model and mark.verdict == cooldown.DEAD
             if found[one] != "unavailable":
                 found[one] = "unavailable" if is_dead else "cooldown"
         return found
@@ -195,7 +195,7 @@ class Pool:
     def is_usable(self, credential: Credential) -> bool:
         """Whether it can be used for any model that nothing else is known of."""
         (note,) = self._board.notes((_name(credential.id, ""),))
-        return not health.cools_until(_mark(note), credential.fingerprint, self.clock())
+        return not cooldown.cools_until(_mark(note), credential.fingerprint, self.clock())
 
     def close(self) -> None:
         self._board.close()
@@ -232,11 +232,11 @@ class Candidates:
                     return found
                 continue
             now = self._pool.clock()
-            cools = max(health.cools_until(mark, credential.fingerprint, now) for mark in marks)
+            cools = max(cooldown.cools_until(mark, credential.fingerprint, now) for mark in marks)
             if cools:
                 self._wait_until(cools)
                 continue
-            is_due = any(health.is_due(mark, credential.fingerprint, now) for mark in marks)
+            is_due = any(cooldown.is_due(mark, credential.fingerprint, now) for mark in marks)
             if is_due and not self._pool.claim(credential, self._model):
                 self._wait_until(now + 1.0)
                 continue
@@ -250,7 +250,7 @@ class Candidates:
         light = []
         for credential in self._left:
             marks = [mark for mark in self._pool.marks(credential, self._model) if mark is not None]
-            if all(map(health.is_light, marks)):
+            if all(map(cooldown.is_light, marks)):
                 light.append((max((mark.until for mark in marks), default=0.0), credential))
         for _, credential in sorted(light, key=lambda one: one[0]):
             if found := self._take(credential, leases):
@@ -321,4 +321,4 @@ def expires(note: bytes) -> float:
 
 def _outlives(mark: Mark, credential: Credential, began: float) -> bool:
     is_same_key = mark.secret == credential.fingerprint
-    return is_same_key and (mark.verdict == health.DEAD or mark.at > began)
+    return is_same_key and (mark.verdict == cooldown.DEAD or mark.at > began)

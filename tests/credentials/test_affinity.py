@@ -5,7 +5,7 @@ import json
 import pytest
 
 from gproxy import protocols
-from gproxy.relay.affinity import key
+from gproxy.credentials.affinity import key
 
 LOADED = protocols.load()
 Q, A, MORE = ({"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}, {"role": "user", "content": "m"})
