@@ -23,14 +23,15 @@ from gproxy.accounting.journal import Ids, Journal
 from gproxy.accounting.retention import Retention
 from gproxy.accounting.spool import Mover, Spool
 from gproxy.accounting.writer import Writer
-from gproxy.admission import keys, limits, quota
+from gproxy.admission import keys
+from gproxy.admission.capacity import Capacity
 from gproxy.credentials.access_tokens import Tokens
 from gproxy.credentials.pool import Pool, expires
 from gproxy.errors import BadRequest, GatewayError, StartupError, Unavailable
+from gproxy.quota import budgets, limits
+from gproxy.quota.reservations import Holder
 from gproxy.relay import exposition, measures
-from gproxy.relay.capacity import Capacity
 from gproxy.relay.catalogue import Catalogue
-from gproxy.relay.holding import Holder
 from gproxy.relay.measures import Measures
 from gproxy.relay.pipeline import Relay
 from gproxy.relay.recording import Recorder
@@ -372,7 +373,7 @@ class Runtime:
             return
         for caller in current.callers.values():
             rows = (*caller.limits, *caller.key_limits)
-            accounts = quota.accounts(caller)
+            accounts = budgets.accounts(caller)
             if accounts or rows:
                 self.relay.holder.look(accounts, tuple(map(limits.counted, rows)))
                 gevent.sleep(0)

@@ -14,7 +14,7 @@ from gproxy.channels.faults import Fault
 from gproxy.credentials import cooldown, selection
 from gproxy.credentials.cooldown import Mark
 from gproxy.errors import NoCredential
-from gproxy.relay.holding import Holder
+from gproxy.quota.reservations import Holder
 from gproxy.state.interface import Limit, Take
 from gproxy.state.shared_dict import Board
 from gproxy.store.snapshot import Credential, Provider

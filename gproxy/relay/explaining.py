@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from gproxy.admission import limits, quota
 from gproxy.credentials import selection
 from gproxy.credentials.pool import Pool, Standing
 from gproxy.errors import GatewayError
-from gproxy.relay import headers, holding
+from gproxy.quota import budgets, limits, reservations
+from gproxy.relay import headers
 from gproxy.relay.pipeline import Relay
 from gproxy.relay.planning import Call, Plan
 from gproxy.state.interface import TOKENS, Taken
@@ -70,7 +70,7 @@ def explain(relay: Relay, call: Call, caller: Caller, snapshot: Snapshot) -> Exp
         plan = relay.plan(call, caller, snapshot)
     except GatewayError as fault:
         return Explanation(fault, _name(relay, call, snapshot), (), None)
-    accounts, rows = holding.applying(caller, plan.name)
+    accounts, rows = reservations.applying(caller, plan.name)
     taken = relay.holder.look(accounts, rows) if accounts or rows else None
     stops = [Stop(one.provider.name, one.model, one.tier, None, fault) for one, fault in plan.passed_over]
     stops.append(_stop(relay.pool, plan))
@@ -127,7 +127,7 @@ def _refusal(plan: Plan, taken: Taken | None) -> GatewayError | None:
     now_s, bound = taken.at / NS, plan.bound
     for one in sorted(taken.standings, key=lambda standing: standing.counter is not None):
         if one.counter is None and bound.money > one.remaining:
-            return quota.refusal(one, bound.money, now_s)
+            return budgets.refusal(one, bound.money, now_s)
         if one.counter is not None and one.remaining < (bound.tokens if one.counter == TOKENS else 1):
             return limits.refusal(one._replace(wait_s=one.reset_s), taken.standings, bound.tokens, now_s)
     return None

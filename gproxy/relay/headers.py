@@ -5,8 +5,8 @@ from collections.abc import Callable
 from types import ModuleType
 from urllib.parse import quote, urlencode
 
-from gproxy.admission import limits
 from gproxy.errors import BadRequest, GatewayError
+from gproxy.quota import limits
 from gproxy.state.interface import Standing
 from gproxy.store.snapshot import Credential, Provider
 from gproxy.units import NANO

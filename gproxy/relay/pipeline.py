@@ -12,6 +12,7 @@ from types import ModuleType
 
 from gproxy.accounting.journal import Ids, Journal
 from gproxy.admission import keys
+from gproxy.admission.capacity import Capacity
 from gproxy.admission.permissions import Rights
 from gproxy.channels import faults
 from gproxy.channels.faults import Fault
@@ -22,9 +23,8 @@ from gproxy.errors import ClientGone, Forbidden, GatewayError, RateLimited, Upst
 from gproxy.protocols import fields
 from gproxy.protocols.hub import Context, Count, Usage
 from gproxy.protocols.losses import Losses
+from gproxy.quota.reservations import Bound, Hold, Holder, Unheld
 from gproxy.relay import headers, local, opening, passing, remembering, translating, ways
-from gproxy.relay.capacity import Capacity
-from gproxy.relay.holding import Bound, Hold, Holder, Unheld
 from gproxy.relay.measures import Measures
 from gproxy.relay.planning import Call, Plan, Planner
 from gproxy.relay.presence import Presence

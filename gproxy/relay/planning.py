@@ -18,8 +18,9 @@ from gproxy.errors import BadRequest, Forbidden, GatewayError
 from gproxy.protocols import fields
 from gproxy.protocols.hub import Ask
 from gproxy.protocols.signatures import MARK
-from gproxy.relay import headers, holding, remembering, translating, ways
-from gproxy.relay.holding import Bound
+from gproxy.quota import reservations
+from gproxy.quota.reservations import Bound
+from gproxy.relay import headers, remembering, translating, ways
 from gproxy.relay.record import Record
 from gproxy.relay.recording import Trail
 from gproxy.relay.tally import input_estimate
@@ -185,7 +186,7 @@ class Planner:
         self, plan: Plan, snapshot: Snapshot, resolved: resolve.Resolved, others: Sequence[Target]
     ) -> Bound | None:
         """What is held covers the dearest of the targets that the call may come to."""
-        accounts, rows = holding.applying(plan.caller, plan.name)
+        accounts, rows = reservations.applying(plan.caller, plan.name)
         if not accounts and not rows:
             return None
         writes = plan.operation in (GENERATE, STREAM)
@@ -195,7 +196,7 @@ class Planner:
         def bound(provider: Provider, speaks: str, model: str, price: prices.Found | None) -> Bound:
             most = facts(speaks, model).max_output if writes else 0
             assumed = provider.settings.assumed_output_tokens
-            return holding.bound(
+            return reservations.bound(
                 accounts, rows, plan.asked, price, plan.mode, plan.input_tokens, most, assumed, may_cache, has_media
             )
 
@@ -203,7 +204,7 @@ class Planner:
         for target in others:
             provider, speaks = target.provider, self.kinds[target.provider.channel].prefers or plan.speaks
             price = prices.find(snapshot, provider.id, provider.channel, target.model, resolved.alias)
-            found = holding.dearer(found, bound(provider, speaks, target.model, price))
+            found = reservations.dearer(found, bound(provider, speaks, target.model, price))
         return found
 
     def _address(self, plan: Plan, call: Call, way: Way) -> None:

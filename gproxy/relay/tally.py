@@ -11,7 +11,7 @@ from gproxy.accounting import prices
 from gproxy.accounting.cost import cost
 from gproxy.accounting.journal import Journal
 from gproxy.protocols.hub import Usage
-from gproxy.relay.holding import STEP_TOKENS, Hold, Unheld
+from gproxy.quota.reservations import STEP_TOKENS, Hold, Unheld
 from gproxy.relay.record import Record
 from gproxy.store.snapshot import Credential
 

@@ -11,8 +11,8 @@ from urllib.parse import parse_qsl
 import gevent
 from gunicorn.http.errors import ParseException
 
+from gproxy.admission.capacity import Place
 from gproxy.errors import BadRequest, RequestTimeout, TooLarge
-from gproxy.relay.capacity import Place
 
 log = logging.getLogger(__name__)
 

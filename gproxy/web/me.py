@@ -2,8 +2,8 @@
 
 from flask import Blueprint, request
 
-from gproxy.admission import limits, quota
 from gproxy.config.scope import MyUsage
+from gproxy.quota import budgets, limits
 from gproxy.state.periods import DAY, window
 from gproxy.store import summing
 from gproxy.store.snapshot import Caller
@@ -24,19 +24,19 @@ def me() -> dict:
     request.environ[inbound.VISITOR] = caller
     rows = (*caller.limits, *caller.key_limits)
     counted = tuple(map(limits.counted, rows))
-    taken = running.relay.holder.look(quota.accounts(caller), counted)
+    taken = running.relay.holder.look(budgets.accounts(caller), counted)
     now_s = taken.at / NS
     accounts = {one.key[0]: standings.account(one, now_s) for one in taken.standings if one.counter is None}
-    if quota.USER in accounts:
-        accounts[quota.USER]["period"] = caller.quota.period
+    if budgets.USER in accounts:
+        accounts[budgets.USER]["period"] = caller.quota.period
     return {
         "user_id": caller.user_id,
         "user_name": caller.user_name,
         "user_key_id": caller.key_id,
         "is_admin": caller.is_admin,
         "expires_at": None if caller.expires_at is None else moment(caller.expires_at),
-        "quota": accounts.get(quota.USER),
-        "budget": accounts.get(quota.KEY),
+        "quota": accounts.get(budgets.USER),
+        "budget": accounts.get(budgets.KEY),
         "limits": [
             standings.limit(row, "key" if row in caller.key_limits else "user", taken.standings, now_s) for row in rows
         ],

@@ -1,6 +1,6 @@
 """How accounts and limits stand, as a user is told."""
 
-from gproxy.admission import limits
+from gproxy.quota import limits
 from gproxy.state.interface import Standing
 from gproxy.store.accounts import Account
 from gproxy.units import moment, usd

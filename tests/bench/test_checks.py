@@ -6,8 +6,8 @@ from decimal import Decimal
 from gproxy import protocols
 from gproxy.accounting.prices import Found, Price, Tier
 from gproxy.protocols.hub import Ask
+from gproxy.quota.reservations import Holder, applying, bound
 from gproxy.relay import headers
-from gproxy.relay.holding import Holder, applying, bound
 from gproxy.state.mmap.state import FileState
 from gproxy.store.snapshot import Caller, Quota, RateLimit, glob
 

@@ -8,7 +8,7 @@ from gproxy.channels.faults import Fault, Verdict
 from gproxy.credentials import cooldown
 from gproxy.credentials.pool import Pool, expires
 from gproxy.errors import NoCredential
-from gproxy.relay.holding import Holder
+from gproxy.quota.reservations import Holder
 from gproxy.state.mmap.state import FileState
 from gproxy.state.shared_dict import Board
 from gproxy.store.snapshot import Credential, Provider, ProviderSettings

@@ -2,9 +2,9 @@
 
 import orjson
 
-from gproxy.admission import limits
 from gproxy.config import entities as documents
 from gproxy.errors import BadRequest, GatewayError, NotFound
+from gproxy.quota import limits
 from gproxy.relay.explaining import Candidate, Explanation, Stop, explain
 from gproxy.relay.planning import Call, Plan
 from gproxy.store import access, snapshot

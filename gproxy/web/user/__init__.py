@@ -4,10 +4,10 @@ import time
 
 from flask import Blueprint, g
 
-from gproxy.admission import limits
 from gproxy.config import keys as documents
 from gproxy.config.scope import UsageBreakdown, UsageFilter, UsageQuery
 from gproxy.errors import NotFound
+from gproxy.quota import limits
 from gproxy.store import accounts, snapshot, users
 from gproxy.units import NS
 from gproxy.web import standings

@@ -2,15 +2,15 @@
 
 import pytest
 
-from gproxy.admission import quota
+from gproxy.quota import budgets
 from gproxy.state.interface import Account, Standing
 from gproxy.store.snapshot import Caller, Quota
 
 
 def test_a_quota_and_a_budget_are_accounts_of_their_own():
     one = Caller(5, "user", 9, False, None, (), quota=Quota(100, "month"), budget=30)
-    assert quota.accounts(one) == (Account("u5", 100, "month"), Account("k9", 30, None))
-    assert quota.accounts(Caller(5, "user", 9, False, None, ())) == ()
+    assert budgets.accounts(one) == (Account("u5", 100, "month"), Account("k9", 30, None))
+    assert budgets.accounts(Caller(5, "user", 9, False, None, ())) == ()
 
 
 @pytest.mark.parametrize(
@@ -34,12 +34,12 @@ def test_a_quota_and_a_budget_are_accounts_of_their_own():
     ids=["quota with a period", "budget"],
 )
 def test_a_refusal_says_what_is_left_and_when_it_resets(refused, money, told, headers):
-    fault = quota.refusal(refused, money, 1_795_564_800.0)
+    fault = budgets.refusal(refused, money, 1_795_564_800.0)
     assert (fault.status, fault.code, fault.message) == (402, "quota_exceeded", f"quota_exceeded: {told}")
     assert fault.headers == headers
 
 
 def test_the_end_of_a_stream_names_what_is_spent():
     spent = Standing("k9", None, 10**9, 0, None, None, 10**9, 0)
-    assert "budget of this key is spent" in quota.ended(spent, 0.0).message
-    assert quota.ended(None, 0.0).code == "quota_exceeded"
+    assert "budget of this key is spent" in budgets.ended(spent, 0.0).message
+    assert budgets.ended(None, 0.0).code == "quota_exceeded"

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from gproxy.accounting import cost
 from gproxy.accounting.prices import Found
-from gproxy.admission import limits, quota
 from gproxy.errors import OverQuota, Unavailable
 from gproxy.protocols.hub import Ask
+from gproxy.quota import budgets, limits
 from gproxy.state.interface import Account, Limit, Shared, Standing, Take, Taken
 from gproxy.store.snapshot import Caller
 from gproxy.units import NS
@@ -40,7 +40,7 @@ class Bound(NamedTuple):
 
 def applying(caller: Caller, name: str) -> tuple[tuple[Account, ...], tuple[Limit, ...]]:
     """The accounts and limits that a call of this name counts in."""
-    return quota.accounts(caller), limits.applying(caller, name)
+    return budgets.accounts(caller), limits.applying(caller, name)
 
 
 def bound(
@@ -98,7 +98,7 @@ class Holder:
         if (refused := taken.refused) is not None:
             now_s = taken.at / NS
             if refused.counter is None:
-                raise quota.refusal(refused, bound.money, now_s)
+                raise budgets.refusal(refused, bound.money, now_s)
             raise limits.refusal(refused, taken.standings, bound.tokens, now_s)
         return Hold(self, call, taken.at, bound, taken.standings)
 
@@ -168,7 +168,7 @@ class Hold:
         """What ends a stream that is not covered any more."""
         now_s = time.time()
         found = self._holder.shared.look(self._bound.accounts, ()).standings
-        return quota.ended(min(found, key=lambda one: one.remaining, default=None), now_s)
+        return budgets.ended(min(found, key=lambda one: one.remaining, default=None), now_s)
 
 
 class Unheld:

@@ -9,7 +9,7 @@ from gproxy.accounting.journal import Journal, take_slot
 from gproxy.accounting.prices import Found, Price, Tier
 from gproxy.errors import OverQuota, RateLimited, Unavailable
 from gproxy.protocols.hub import Ask, Usage
-from gproxy.relay.holding import STEP_TOKENS, Bound, Holder, Unheld, applying, bound
+from gproxy.quota.reservations import STEP_TOKENS, Bound, Holder, Unheld, applying, bound
 from gproxy.relay.tally import Tally
 from gproxy.state.interface import Account, Limit
 from gproxy.state.mmap.state import FileState

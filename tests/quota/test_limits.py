@@ -2,8 +2,8 @@
 
 import pytest
 
-from gproxy.admission import limits
 from gproxy.errors import RateLimited
+from gproxy.quota import limits
 from gproxy.state.interface import CONCURRENCY, RPD, RPM, TOKENS, Limit, Standing
 from gproxy.store.snapshot import Caller, RateLimit, glob
 

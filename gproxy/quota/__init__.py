@@ -1,0 +1,1 @@
+"""Reservations in rate limits, quotas and budgets, and the refusals when they have no room."""
