@@ -24,7 +24,7 @@ from gproxy.protocols import fields
 from gproxy.protocols.hub import Context, Count, Usage
 from gproxy.protocols.losses import Losses
 from gproxy.quota.reservations import Bound, Hold, Holder, Unheld
-from gproxy.relay import headers, local, opening, passing, remembering, translating, ways
+from gproxy.relay import headers, local, opening, passing, ways
 from gproxy.relay.measures import Measures
 from gproxy.relay.planning import Call, Plan, Planner
 from gproxy.relay.presence import Presence
@@ -32,6 +32,7 @@ from gproxy.relay.tally import BYTES_PER_TOKEN, Outcome, Tally, Unbooked, input_
 from gproxy.relay.trip import Trip
 from gproxy.state.ttl_store import Keepsakes
 from gproxy.store.snapshot import Caller, Credential, Snapshot
+from gproxy.translation import reasoning_state, translate
 from gproxy.units import NS
 from gproxy.upstream.client import Client, Egress, Exchange, Limits
 from gproxy.upstream.images import Images
@@ -195,8 +196,8 @@ class Relay:
         """Fills in the files that its upstream cannot fetch itself. Raises BadRequest, ClientGone."""
         if plan.translation is not None and plan.translation.urls:
             presence.begin()
-            made = translating.fetch(plan.translation, self.images, presence)
-            plan.translate(translating.written(made, plan.provider.settings.strict_translation))
+            made = translate.fetch(plan.translation, self.images, presence)
+            plan.translate(translate.written(made, plan.provider.settings.strict_translation))
 
     def _count_gone(self) -> None:
         self.clients_gone += 1
@@ -310,7 +311,7 @@ class Relay:
             tally.broke(exchange.status, None, 0)
             log.info("request %s: provider %s answered %d", call.request_id, plan.provider.name, exchange.status)
             if plan.translation is not None:
-                body = translating.error_body(plan.translation, exchange.status, body, call.request_id)
+                body = translate.error_body(plan.translation, exchange.status, body, call.request_id)
                 return self._whole(exchange, call, tally, told, plan.losses, body, "application/json")
             return self._whole(exchange, call, tally, told, plan.losses, body)
         if plan.translation is not None:
@@ -341,7 +342,7 @@ class Relay:
 
         def keep(response_id: str | None) -> None:
             if response_id and tally.by is not None:
-                remembering.keep_response(put, provider, response_id, tally.by[2])
+                reasoning_state.keep_response(put, provider, response_id, tally.by[2])
 
         return keep
 
@@ -369,13 +370,13 @@ class Relay:
         made = plan.translation
         context = made.context(plan.sent_model, call.request_id, plan.asked.wants_usage)
         if exchange.is_stream:
-            stream = translating.Translated(
+            stream = translate.Translated(
                 made, plan.asked, context, exchange, tally, presence, call.as_array, self._count_gone, _drain_s(plan)
             )
             if plan.operation == STREAM:
                 return self._streamed(stream, call, exchange, told, plan.losses)
             try:
-                body, lost = translating.folded(made, stream.events(), context, stream.losses)
+                body, lost = translate.folded(made, stream.events(), context, stream.losses)
             finally:
                 exchange.close()
             return self._whole(exchange, call, tally, told, (*plan.losses, *lost), body, "application/json")
@@ -384,17 +385,17 @@ class Relay:
         if read[1] is not None and is_error(*read):
             self._settle(read, body, exchange, tally)
             exchange.status = 502
-            body = translating.error_body(made, exchange.status, body, call.request_id)
+            body = translate.error_body(made, exchange.status, body, call.request_id)
             return self._whole(exchange, call, tally, told, plan.losses, body, "application/json")
         lost: tuple[str, ...] = ()
         try:
             if read[1] is not None and plan.operation == STREAM:
-                whole = translating.Whole(made, body, context, call.as_array)
+                whole = translate.Whole(made, body, context, call.as_array)
                 lost = whole.losses
                 return self._streamed(whole, call, exchange, told, plan.losses)
             if read[1] is not None:
-                body, lost = translating.whole(made, body, context)
-        except translating.Failure as fault:
+                body, lost = translate.whole(made, body, context)
+        except translate.Failure as fault:
             tally.broke(fault.status, None, 0)
             raise
         finally:  # what the vendor made is owed for, also where it cannot be translated

@@ -20,15 +20,16 @@ from gproxy.protocols.hub import Ask
 from gproxy.protocols.signatures import MARK
 from gproxy.quota import reservations
 from gproxy.quota.reservations import Bound
-from gproxy.relay import headers, remembering, translating, ways
+from gproxy.relay import headers, ways
 from gproxy.relay.record import Record
 from gproxy.relay.recording import Trail
 from gproxy.relay.tally import input_estimate
-from gproxy.relay.translating import Translation
 from gproxy.routing import resolve
 from gproxy.routing.resolve import Target
 from gproxy.state.ttl_store import Keepsakes
 from gproxy.store.snapshot import Caller, Provider, Snapshot, Way
+from gproxy.translation import reasoning_state, translate
+from gproxy.translation.translate import Translation
 
 # A name is matched against patterns and stands in rows and journal lines, so its length is bounded.
 MOST_MODEL = 512
@@ -180,7 +181,7 @@ class Planner:
     def _kept_by(self, plan: Plan) -> int | None:
         previous = fields.text(plan.asked.body, "previous_response_id")
         find = partial(self.keepsakes.find, plan.caller.user_id)
-        return previous and remembering.whose_response(find, plan.provider.id, previous)
+        return previous and reasoning_state.whose_response(find, plan.provider.id, previous)
 
     def _bound(
         self, plan: Plan, snapshot: Snapshot, resolved: resolve.Resolved, others: Sequence[Target]
@@ -214,7 +215,7 @@ class Planner:
             plan.body, plan.losses = self.passed(plan, call)
             plan.path = headers.path(plan.lane.path, plan.model, call.query)
             return
-        made = translating.plan(
+        made = translate.plan(
             self.protocols[call.protocol],
             self.protocols[way.protocol],
             plan.operation,

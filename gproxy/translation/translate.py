@@ -39,12 +39,12 @@ from gproxy.protocols.hub import (
 )
 from gproxy.protocols.losses import Losses
 from gproxy.protocols.reading import Verdict
-from gproxy.relay import remembering
 from gproxy.relay.passing import ARRAY_HEARTBEAT, HELD_S, NO_END, TAIL_S, Array, Events, drained, is_whole
 from gproxy.relay.presence import Presence, arriving
 from gproxy.relay.tally import Tally
 from gproxy.state.ttl_store import Keepsakes
 from gproxy.store.snapshot import Provider, Way
+from gproxy.translation import reasoning_state
 from gproxy.upstream.images import Images
 
 log = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ def plan(
     target = _target(way, kind, provider, model)
     puts, names = None, {}
     if isinstance(request, Request):
-        request = remembering.recalled(request, target.provider, partial(keepsakes.find, user_id))
+        request = reasoning_state.recalled(request, target.provider, partial(keepsakes.find, user_id))
         puts = partial(_put, keepsakes, user_id, client)
         request, names = repair.legal_names(request, *upstream.TOOL_NAME)
     made = Translation(client, upstream, codec, far, target, request, asked, losses.told(), b"", names, puts=puts)
@@ -276,7 +276,7 @@ def _read(made: Translation, body: bytes, context: Context, losses: Losses):
     if isinstance(reply, Reply) and made.names:
         reply = fold(_renamed(unfold(reply), made.names))
     if isinstance(reply, Reply) and made.puts is not None:
-        remembering.keep(reply, made.puts)
+        reasoning_state.keep(reply, made.puts)
     return reply
 
 
@@ -345,7 +345,7 @@ class Translated:
         if self._names:
             events = _renamed(events, self._names)
         try:
-            for event in remembering.keeping(events, self._puts) if self._puts is not None else events:
+            for event in reasoning_state.keeping(events, self._puts) if self._puts is not None else events:
                 if isinstance(event, End | Failed):
                     self._settle(isinstance(event, Failed))
                 yield event

@@ -27,7 +27,7 @@ from gproxy.protocols.hub import (
     fold,
     unfold,
 )
-from gproxy.relay import remembering
+from gproxy.translation import reasoning_state
 
 
 def signed(value: str, origin: str = "main") -> Signature:
@@ -80,7 +80,7 @@ def opened(kept: dict[str, bytes]) -> dict[str, dict]:
 @pytest.mark.parametrize(("blocks", "expected"), KEPT)
 def test_what_is_kept_of_a_whole_reply(blocks, expected):
     kept: dict[str, bytes] = {}
-    remembering.keep(reply(blocks), kept.__setitem__)
+    reasoning_state.keep(reply(blocks), kept.__setitem__)
     assert opened(kept) == expected
 
 
@@ -88,26 +88,26 @@ def test_what_is_kept_of_a_whole_reply(blocks, expected):
 def test_the_same_is_kept_of_a_stream_and_its_events_stay(blocks, expected):
     kept: dict[str, bytes] = {}
     events = [None, *unfold(reply(blocks))]
-    assert list(remembering.keeping(events, kept.__setitem__)) == events
+    assert list(reasoning_state.keeping(events, kept.__setitem__)) == events
     assert opened(kept) == expected
     whole: dict[str, bytes] = {}
-    remembering.keep(reply(blocks), whole.__setitem__)
+    reasoning_state.keep(reply(blocks), whole.__setitem__)
     assert kept == whole
 
 
 def test_each_choice_keeps_its_own():
     kept: dict[str, bytes] = {}
     answers = reply((THOUGHT, CALL), (Thinking("ha", signed("U")), SECOND))
-    list(remembering.keeping(unfold(answers), kept.__setitem__))
+    list(reasoning_state.keeping(unfold(answers), kept.__setitem__))
     whole: dict[str, bytes] = {}
-    remembering.keep(answers, whole.__setitem__)
+    reasoning_state.keep(answers, whole.__setitem__)
     assert kept == whole
     assert {key: value["t"] for key, value in opened(kept).items()} == {"a": [[0, "hm", "T"]], "b": [[0, "ha", "U"]]}
 
 
 def test_it_is_kept_before_the_client_is_told_that_the_choice_is_over():
     kept: dict[str, bytes] = {}
-    for event in remembering.keeping(unfold(reply((THOUGHT, CALL))), kept.__setitem__):
+    for event in reasoning_state.keeping(unfold(reply((THOUGHT, CALL))), kept.__setitem__):
         if isinstance(event, Start | Open | Delta | Signed | Close):
             assert kept == {}
         if isinstance(event, Finish):
@@ -129,28 +129,28 @@ def test_a_signature_may_come_after_its_block_was_closed():
         Finish("tools"),
         End(),
     ]
-    assert fold(remembering.keeping(events, kept.__setitem__)) == fold(events)
+    assert fold(reasoning_state.keeping(events, kept.__setitem__)) == fold(events)
     assert opened(kept) == {"a": {"o": "main", "t": [[0, "hm", "T"]], "c": {}}}
 
 
 def test_of_a_stream_that_was_cut_nothing_is_kept():
     kept: dict[str, bytes] = {}
     events = [Start("r", "m"), Open(0, Thinking("")), Signed(0, signed("T")), Close(0), Open(1, ToolCall("a", "f"))]
-    list(remembering.keeping([*events, Failed(502, "x", "y")], kept.__setitem__))
+    list(reasoning_state.keeping([*events, Failed(502, "x", "y")], kept.__setitem__))
     assert kept == {}
 
 
 @pytest.mark.parametrize(("blocks", "expected"), [row for row in KEPT if row[1]])
 def test_what_was_kept_comes_back_with_the_next_request(blocks, expected):
     kept: dict[str, bytes] = {}
-    remembering.keep(reply(blocks), kept.__setitem__)
+    reasoning_state.keep(reply(blocks), kept.__setitem__)
     shown = tuple(
         replace(block, signature=None) if isinstance(block, ToolCall) else block
         for block in blocks
         if not isinstance(block, Thinking)
     )
     request = assistant(*shown)
-    found = remembering.recalled(request, "main", kept.get)
+    found = reasoning_state.recalled(request, "main", kept.get)
     assert found.turns[1].blocks == blocks  # each at its own place
     assert (found.turns[0], found.turns[2]) == (request.turns[0], request.turns[2])
     assert request == assistant(*shown)
@@ -158,8 +158,8 @@ def test_what_was_kept_comes_back_with_the_next_request(blocks, expected):
 
 def recalled(request: Request, provider: str = "main", kept: tuple = (THOUGHT, CALL)) -> Request:
     found: dict[str, bytes] = {}
-    remembering.keep(reply(kept), found.__setitem__)
-    return remembering.recalled(request, provider, found.get)
+    reasoning_state.keep(reply(kept), found.__setitem__)
+    return reasoning_state.recalled(request, provider, found.get)
 
 
 def test_what_the_client_shows_of_the_thinking_gives_way_to_what_was_kept():
@@ -216,7 +216,7 @@ def test_of_another_conversation_with_the_same_id_nothing_comes_back(written, ec
 def test_what_an_older_process_kept_without_a_digest_is_left_alone():
     request = assistant(CALL)
     old = json.dumps({"o": "main", "t": [["hm", "T"]], "c": {}}).encode()
-    assert remembering.recalled(request, "main", {"a": old}.get) is request
+    assert reasoning_state.recalled(request, "main", {"a": old}.get) is request
 
 
 def test_no_provider_is_sent_what_another_one_sealed():

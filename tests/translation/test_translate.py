@@ -13,9 +13,9 @@ from gproxy.channels.kind import COUNT, EMBED, EMBED_BATCH, GENERATE, STREAM
 from gproxy.errors import BadRequest, ClientGone, OverQuota, UpstreamError, UpstreamTimeout
 from gproxy.protocols.hub import Answer, Reply, Signature, ToolCall
 from gproxy.protocols.signatures import wrap
-from gproxy.relay import translating
 from gproxy.relay.passing import NO_END
 from gproxy.store.snapshot import Provider, ProviderSettings, Way
+from gproxy.translation import translate
 from gproxy.upstream.images import Fetched
 from tests.sampled import asking, documents, payloads, sample
 
@@ -62,7 +62,7 @@ def plan(client: str, upstream: str, body, operation=GENERATE, far=None, kept=No
     way = Way("transform", far or operation, upstream)
     sent = body if isinstance(body, bytes) else json.dumps(body).encode()
     kept = Kept() if kept is None else kept
-    return translating.plan(
+    return translate.plan(
         PROTOCOLS[client], PROTOCOLS[upstream], operation, way, KINDS[channel], found, model, sent, kept, user
     )
 
@@ -129,9 +129,7 @@ def test_a_count_and_embeddings_cross_too():
     embedded = plan(CHAT, GEMINI, {"model": "asked", "input": ["a", "b"]}, EMBED, far=EMBED_BATCH)
     assert len(json.loads(embedded.body)["requests"]) == 2
     assert embedded.puts is None
-    body, losses = translating.whole(
-        embedded, b'{"embeddings": [{"values": [0.5]}, {"values": [1]}]}', context(embedded)
-    )
+    body, losses = translate.whole(embedded, b'{"embeddings": [{"values": [0.5]}, {"values": [1]}]}', context(embedded))
     assert [row["embedding"] for row in json.loads(body)["data"]] == [[0.5], [1]]
     assert losses == ()
     with pytest.raises(BadRequest, match="token arrays"):
@@ -239,11 +237,11 @@ def test_each_address_is_fetched_once_and_its_data_sent():
     assert made.urls == (f"{URL}/one", f"{URL}/two")
     one, two = Fetched("image/png", b"\x89PNG"), Fetched("application/pdf", b"%PDF")
     fetcher = Fetcher(one=one, two=two)
-    fetched = translating.fetch(made, fetcher, nullcontext())
+    fetched = translate.fetch(made, fetcher, nullcontext())
     assert fetcher.asked == [f"{URL}/one", f"{URL}/two"]
     assert fetched.urls == ()
     assert made.urls
-    sent = json.loads(translating.written(fetched, False).body)
+    sent = json.loads(translate.written(fetched, False).body)
     inline = [part["inlineData"] for turn in sent["contents"] for part in turn["parts"] if "inlineData" in part]
     png = {"mimeType": "image/png", "data": PNG}
     pdf = {"mimeType": "application/pdf", "data": base64.b64encode(b"%PDF").decode()}
@@ -255,7 +253,7 @@ def test_each_address_is_fetched_once_and_its_data_sent():
 def test_a_file_that_cannot_be_had_is_named_by_the_clients_field(client):
     made = plan(client, GEMINI, image(client, URL), fetch_images=True)
     with pytest.raises(BadRequest) as refused:
-        translating.fetch(made, Fetcher(), nullcontext())
+        translate.fetch(made, Fetcher(), nullcontext())
     name = PROTOCOLS[client].NAMES["image"]
     assert refused.value.message == f"invalid_request: {name}: the host answered 404"
 
@@ -270,13 +268,13 @@ def test_a_client_that_leaves_ends_the_fetching():
 
     made = plan(CHAT, GEMINI, image(CHAT, URL), fetch_images=True)
     with pytest.raises(ClientGone):
-        translating.fetch(made, Fetcher(), Gone())
+        translate.fetch(made, Fetcher(), Gone())
 
 
 def test_so_many_addresses_and_no_more_are_opened_for_one_request():
-    urls = [f"{URL}/{i}" for i in range(translating.MOST_URLS + 1)]
-    few = [urls[0], *urls[: translating.MOST_URLS - 2]]  # and one in the result of a call
-    assert len(plan(CLAUDE, GEMINI, with_images(*few), fetch_images=True).urls) == translating.MOST_URLS - 2
+    urls = [f"{URL}/{i}" for i in range(translate.MOST_URLS + 1)]
+    few = [urls[0], *urls[: translate.MOST_URLS - 2]]  # and one in the result of a call
+    assert len(plan(CLAUDE, GEMINI, with_images(*few), fetch_images=True).urls) == translate.MOST_URLS - 2
     for fetches in (True, False):
         with pytest.raises(BadRequest) as refused:
             plan(CLAUDE, GEMINI, with_images(*urls), fetch_images=fetches)
@@ -286,16 +284,16 @@ def test_so_many_addresses_and_no_more_are_opened_for_one_request():
 
 
 def test_all_files_of_a_request_together_are_no_larger_than_that(monkeypatch):
-    assert translating.MOST_FETCHED_BYTES == 50 * 1024 * 1024
-    monkeypatch.setattr(translating, "MOST_FETCHED_BYTES", 12)
+    assert translate.MOST_FETCHED_BYTES == 50 * 1024 * 1024
+    monkeypatch.setattr(translate, "MOST_FETCHED_BYTES", 12)
     made = plan(CLAUDE, GEMINI, with_images(f"{URL}/one", f"{URL}/two", f"{URL}/three"), fetch_images=True)
     six, seven = Fetched("image/png", b"123456"), Fetched("image/png", b"1234567")
     fetcher = Fetcher(one=six, two=seven, three=six)
     with pytest.raises(BadRequest, match=r"messages\.content\.image: more than 12 bytes in all"):
-        translating.fetch(made, fetcher, nullcontext())
+        translate.fetch(made, fetcher, nullcontext())
     assert fetcher.asked == [f"{URL}/one", f"{URL}/two"]  # the third one is not even asked for
     few = plan(CLAUDE, GEMINI, with_images(f"{URL}/one", f"{URL}/two"), fetch_images=True)
-    assert translating.fetch(few, Fetcher(one=six, two=six), nullcontext()).urls == ()
+    assert translate.fetch(few, Fetcher(one=six, two=six), nullcontext()).urls == ()
 
 
 # -- errors --------------------------------------------------------------------------------------------------------
@@ -319,7 +317,7 @@ def test_all_files_of_a_request_together_are_no_larger_than_that(monkeypatch):
     ids=lambda value: str(value)[:30],
 )
 def test_a_body_that_is_no_json_stays_readable(body, text):
-    told = translating.readable(502, body)
+    told = translate.readable(502, body)
     assert told.startswith("the upstream answered 502")
     assert len(told) <= 600
     if text is not None:
@@ -337,7 +335,7 @@ ERRORS = {
 @PAIRS
 def test_an_upstreams_error_comes_in_the_clients_shape(client, upstream):
     made = plan(client, upstream, hello(client))
-    told = json.loads(translating.error_body(made, 400, json.dumps(ERRORS[upstream]).encode(), "req_1"))
+    told = json.loads(translate.error_body(made, 400, json.dumps(ERRORS[upstream]).encode(), "req_1"))
     assert told["error"]["message"] == "too long"
     kind = told["error"].get("type") or told["error"]["status"]
     assert kind in ("invalid_request_error", "INVALID_ARGUMENT")
@@ -362,7 +360,7 @@ def test_an_upstreams_error_comes_in_the_clients_shape(client, upstream):
 )
 def test_an_error_that_is_none_of_the_upstreams_is_told_as_text(client, upstream, body, word):
     made = plan(client, upstream, hello(client))
-    told = json.loads(translating.error_body(made, 502, body, "req_1"))["error"]
+    told = json.loads(translate.error_body(made, 502, body, "req_1"))["error"]
     assert told["message"].startswith(word)
     assert "upstream_error" in json.dumps(told)
 
@@ -370,19 +368,19 @@ def test_an_error_that_is_none_of_the_upstreams_is_told_as_text(client, upstream
 def test_an_error_of_gemini_may_be_an_array():
     made = plan(CHAT, GEMINI, hello(CHAT))
     body = json.dumps([ERRORS[GEMINI]]).encode()
-    assert json.loads(translating.error_body(made, 400, body, "req_1"))["error"]["message"] == "too long"
+    assert json.loads(translate.error_body(made, 400, body, "req_1"))["error"]["message"] == "too long"
 
 
 # -- whole replies -------------------------------------------------------------------------------------------------
 
 # A whole reply as one, and as the stream that its client asked for.
-READS = (translating.whole, lambda *given: translating.Whole(*given, False))
+READS = (translate.whole, lambda *given: translate.Whole(*given, False))
 
 
 @PAIRS
 def test_a_whole_reply_under_the_clients_model_name(client, upstream):
     made = plan(client, upstream, hello(client))
-    body, _ = translating.whole(made, sample(upstream, "reply.json"), context(made))
+    body, _ = translate.whole(made, sample(upstream, "reply.json"), context(made))
     told = json.loads(body)
     assert told[PROTOCOLS[client].MODEL_FIELD] == "asked"
     usage, _ = PROTOCOLS[client].read_whole(body)
@@ -395,9 +393,9 @@ def test_a_whole_reply_under_the_clients_model_name(client, upstream):
 def test_a_reply_that_is_none_is_the_upstreams_fault(client, upstream, body):
     made = plan(client, upstream, hello(client))
     with pytest.raises(UpstreamError, match="cannot be translated"):
-        translating.whole(made, body, context(made))
+        translate.whole(made, body, context(made))
     with pytest.raises(UpstreamError, match="cannot be translated"):
-        translating.Whole(made, body, context(made), False)
+        translate.Whole(made, body, context(made), False)
 
 
 @PAIRS
@@ -410,7 +408,7 @@ def test_a_reply_without_anything_in_it_is_still_one(client, upstream, body):
                 read(made, body, context(made))
             assert failed.value.message == "the upstream sent no answer"
         return
-    found, _ = translating.whole(made, body, context(made))
+    found, _ = translate.whole(made, body, context(made))
     assert json.loads(found)[PROTOCOLS[client].MODEL_FIELD] == "asked"
 
 
@@ -423,7 +421,7 @@ def test_a_reply_that_was_cut_inside_an_emoji_loses_no_more_than_that(client, up
         GEMINI: {"candidates": [{"content": {"parts": [{"text": "so \ud83d"}]}, "finishReason": "MAX_TOKENS"}]},
     }[upstream]
     made = plan(client, upstream, hello(client))
-    assert b'"so ?"' in translating.whole(made, json.dumps(text).encode(), context(made))[0]
+    assert b'"so ?"' in translate.whole(made, json.dumps(text).encode(), context(made))[0]
 
 
 def test_what_a_vendor_sealed_with_a_call_is_kept_by_the_id_that_its_client_sees():
@@ -431,7 +429,7 @@ def test_what_a_vendor_sealed_with_a_call_is_kept_by_the_id_that_its_client_sees
     made = plan(CHAT, GEMINI, hello(CHAT), kept=kept, user=7)
     call = {"functionCall": {"id": "c.1", "name": "f", "args": {}}, "thoughtSignature": "S"}
     reply = {"candidates": [{"content": {"parts": [call]}, "finishReason": "STOP"}]}
-    body, _ = translating.whole(made, json.dumps(reply).encode(), context(made))
+    body, _ = translate.whole(made, json.dumps(reply).encode(), context(made))
     shown = json.loads(body)["choices"][0]["message"]["tool_calls"][0]
     assert list(kept) == [(7, shown["id"])]
     shown = {key: value for key, value in shown.items() if key != "extra_content"}  # most clients drop it
@@ -454,7 +452,7 @@ def test_an_id_that_a_client_sees_otherwise_is_kept_as_it_will_be_asked_for():
     made = plan(CLAUDE, GEMINI, hello(CLAUDE), kept=kept)
     call = {"functionCall": {"id": "c.1", "name": "f", "args": {}}, "thoughtSignature": "S"}
     reply = {"candidates": [{"content": {"parts": [call]}, "finishReason": "STOP"}]}
-    content = json.loads(translating.whole(made, json.dumps(reply).encode(), context(made))[0])["content"]
+    content = json.loads(translate.whole(made, json.dumps(reply).encode(), context(made))[0])["content"]
     (shown,) = [block for block in content if block["type"] == "tool_use"]
     assert shown["id"] != "c.1"
     assert list(kept) == [(1, shown["id"])]
@@ -550,7 +548,7 @@ class Stream:
     def __init__(self, client: str, upstream: str, exchange: Exchange, as_array: bool = False, books=None):
         self.books, self.exchange, self.gone, self.watch = books or Books(), exchange, [], Watch()
         made = plan(client, upstream, hello(client), STREAM)
-        self.stream = translating.Translated(
+        self.stream = translate.Translated(
             *(made, asking(), context(made), exchange, self.books, self.watch, as_array, lambda: self.gone.append(1))
         )
 
@@ -671,13 +669,13 @@ def test_a_stream_as_one_json_array(upstream):
 def test_a_whole_reply_is_made_of_a_stream(client, upstream):
     found = Stream(client, upstream, Exchange(sample(upstream, "text.sse")))
     made = plan(client, upstream, hello(client), GENERATE, far=STREAM)
-    body, _ = translating.folded(made, found.stream.events(), context(made), found.stream.losses)
+    body, _ = translate.folded(made, found.stream.events(), context(made), found.stream.losses)
     usage, told = PROTOCOLS[client].read_whole(body)
     assert bytes(told[PROTOCOLS[client].MODEL_FIELD]) == b'"asked"'
     assert usage.output_tokens == found.books.ends[0][2].output_tokens
     broken = Stream(client, upstream, Exchange(sample(upstream, "cut.sse")))
     with pytest.raises(UpstreamError) as failed:
-        translating.folded(made, broken.stream.events(), context(made), broken.stream.losses)
+        translate.folded(made, broken.stream.events(), context(made), broken.stream.losses)
     assert failed.value.message.endswith(NO_END)
     assert broken.books.ends[0][0] == "broke"
 
@@ -685,7 +683,7 @@ def test_a_whole_reply_is_made_of_a_stream(client, upstream):
 @PAIRS
 def test_a_stream_is_made_of_a_whole_reply(client, upstream):
     made = plan(client, upstream, hello(client), STREAM)
-    found = translating.Whole(made, sample(upstream, "reply.json"), context(made), False)
+    found = translate.Whole(made, sample(upstream, "reply.json"), context(made), False)
     reader = PROTOCOLS[client].Stream(None, asking())
     for data in payloads(b"".join(found.frames())):
         reader.see(data)
@@ -693,7 +691,7 @@ def test_a_stream_is_made_of_a_whole_reply(client, upstream):
     assert not reader.has_failed
     found.close()
     with pytest.raises(UpstreamError, match="cannot be translated"):
-        translating.Whole(made, b"<html>", context(made), False)
+        translate.Whole(made, b"<html>", context(made), False)
 
 
 # -- replies that are failures, and replies that nobody expects ----------------------------------------------------
@@ -806,7 +804,7 @@ def test_a_failure_inside_a_stream_that_is_made_whole_keeps_its_own_words(client
     found = Stream(client, upstream, Exchange(sse_of(*events)))
     made = plan(client, upstream, hello(client), GENERATE, far=STREAM)
     with pytest.raises(UpstreamError) as failed:
-        translating.folded(made, found.stream.events(), context(made), found.stream.losses)
+        translate.folded(made, found.stream.events(), context(made), found.stream.losses)
     assert told_of(failed) == (*told[:2], UNENDED.get(told[2], told[2]))
     assert {how for how, *_ in found.books.ends} == {"broke"}
 
@@ -819,7 +817,7 @@ def test_an_error_event_inside_a_stream_that_is_made_whole_keeps_status_code_and
     found = Stream(client, upstream, Exchange(stream))
     made = plan(client, upstream, hello(client), GENERATE, far=STREAM)
     with pytest.raises(UpstreamError) as failed:
-        translating.folded(made, found.stream.events(), context(made), found.stream.losses)
+        translate.folded(made, found.stream.events(), context(made), found.stream.losses)
     assert told_of(failed) == told
     assert found.books.ends[0][0] == "broke"
 
@@ -828,7 +826,7 @@ def test_an_error_event_inside_a_stream_that_is_made_whole_keeps_status_code_and
 def test_what_a_filter_kept_back_for_another_reason_is_filtered(client):
     reply = {"candidates": [{"content": {"parts": [{"text": "so"}]}, "finishReason": "OTHER"}]}
     made = plan(client, GEMINI, hello(client))
-    body, _ = translating.whole(made, json.dumps(reply).encode(), context(made))
+    body, _ = translate.whole(made, json.dumps(reply).encode(), context(made))
     word = {CHAT: '"finish_reason":"content_filter"', RESPONSES: '"reason":"content_filter"'}
     assert word.get(client, '"stop_reason":"refusal"') in body.decode()
     found = Stream(client, GEMINI, Exchange(sse_of(reply)))
@@ -934,7 +932,7 @@ def test_no_fault_in_reading_or_writing_a_whole_reply_escapes(fault):
         replace(made, puts=stumble, far=made.far._replace(read_reply=lambda *_: SEALED)),
     ):
         with pytest.raises(UpstreamError) as failed:
-            translating.whole(odd, body, context(odd))
+            translate.whole(odd, body, context(odd))
         assert "cannot be translated: " in failed.value.message
         assert "secret" not in failed.value.message
         assert told_of(failed)[:2] == (502, "upstream_error")
@@ -951,9 +949,7 @@ def test_no_fault_in_reading_or_writing_a_stream_escapes(client, side, fault):
     made = plan(client, CLAUDE, hello(client), STREAM)
     ends = {"read_stream": "upstream", "write_stream": "client"}
     odd = replace(made, **{ends[side]: Odd(getattr(made, ends[side]), side, fault=fault)})
-    stream = translating.Translated(
-        odd, asking(), context(made), exchange, books, Watch(), False, lambda: gone.append(1)
-    )
+    stream = translate.Translated(odd, asking(), context(made), exchange, books, Watch(), False, lambda: gone.append(1))
     body = b"".join(stream.frames())
     stream.close()
     assert b"cannot be translated: " in body
@@ -967,9 +963,9 @@ def test_nor_one_in_a_stream_that_is_made_whole(fault):
     exchange, books = Exchange(sample(CLAUDE, "text.sse")), Books()
     made = plan(CHAT, CLAUDE, hello(CHAT), GENERATE, far=STREAM)
     odd = replace(made, upstream=Odd(made.upstream, "read_stream", fault=fault))
-    stream = translating.Translated(odd, asking(), context(made), exchange, books, Watch(), False, lambda: None)
+    stream = translate.Translated(odd, asking(), context(made), exchange, books, Watch(), False, lambda: None)
     with pytest.raises(UpstreamError) as failed:
-        translating.folded(odd, stream.events(), context(made), stream.losses)
+        translate.folded(odd, stream.events(), context(made), stream.losses)
     assert "cannot be translated: " in failed.value.message
     assert "secret" not in failed.value.message
     assert {how for how, *_ in books.ends} == {"broke"}

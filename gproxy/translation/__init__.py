@@ -1,0 +1,1 @@
+"""One call between two protocols: its request and its reply through the hub."""
