@@ -28,18 +28,18 @@ from gproxy.admission.capacity import Capacity
 from gproxy.credentials.access_tokens import Tokens
 from gproxy.credentials.pool import Pool, expires
 from gproxy.errors import BadRequest, GatewayError, StartupError, Unavailable
+from gproxy.metrics import call_metrics, exposition
+from gproxy.metrics.call_metrics import Measures
+from gproxy.metrics.mmap_values import Meters
 from gproxy.quota import budgets, limits
 from gproxy.quota.reservations import Holder
-from gproxy.relay import exposition, measures
 from gproxy.relay.catalogue import Catalogue
-from gproxy.relay.measures import Measures
 from gproxy.relay.pipeline import Relay
 from gproxy.relay.recording import Recorder
 from gproxy.settings import PUBLISHED_KEY, Settings, is_loopback
 from gproxy.settings import secrets as secrets_of
 from gproxy.state.change_counter import Signal
 from gproxy.state.interface import Shared
-from gproxy.state.meters import Meters
 from gproxy.state.mmap.state import FileState
 from gproxy.state.shared_dict import Board
 from gproxy.state.ttl_store import Keepsakes
@@ -303,14 +303,14 @@ class Runtime:
         """What all workers of this machine measured, as text for Prometheus."""
         current = self.snapshots.current
         providers = tuple(current.providers.values()) if current is not None else ()
-        shown = measures.credentials(providers, self.relay.pool)
+        shown = call_metrics.credentials(providers, self.relay.pool)
         return self.counting.run(self._metrics, shown)
 
     def _metrics(self, shown: dict) -> str:
         """In a native thread: there may be many series."""
         sums = self.meters.sums()
-        shown |= measures.process(__version__, sums.workers, books.size(self.settings.data_dir / "journal"))
-        return exposition.write(measures.FAMILIES, sums.values | shown)
+        shown |= call_metrics.process(__version__, sums.workers, books.size(self.settings.data_dir / "journal"))
+        return exposition.write(call_metrics.FAMILIES, sums.values | shown)
 
     def tend(self) -> None:
         """Looks for other machines' changes, and says that this machine is alive."""
@@ -415,7 +415,7 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
     holder = Holder(shared, owner, balances.load, signal.look)
     ids = Ids(prepared.machine, slot.number, _newest_id(database, threads))
     board = Board(settings.data_dir / "health", expires, shares=settings.redis_url is not None)
-    meters = Meters(settings.data_dir / "metrics", slot.number, measures.GAUGES)
+    meters = Meters(settings.data_dir / "metrics", slot.number, call_metrics.GAUGES)
     measured = Measures(meters, lambda: snapshots.current)
     writer.told = measured.booked
     relay = _relay(settings, snapshots, journal, ids, holder, Pool(board, holder, ids.next), measured, threads)

@@ -20,12 +20,12 @@ from gproxy.channels.kind import COUNT, EMBED, EMBED_BATCH, STREAM, Kind
 from gproxy.credentials.access_tokens import Tokens
 from gproxy.credentials.pool import Pool
 from gproxy.errors import ClientGone, Forbidden, GatewayError, RateLimited, UpstreamError
+from gproxy.metrics.call_metrics import Measures
 from gproxy.protocols import fields
 from gproxy.protocols.hub import Context, Count, Usage
 from gproxy.protocols.losses import Losses
 from gproxy.quota.reservations import Bound, Hold, Holder, Unheld
 from gproxy.relay import headers, local, opening, passing, ways
-from gproxy.relay.measures import Measures
 from gproxy.relay.planning import Call, Plan, Planner
 from gproxy.relay.presence import Presence
 from gproxy.relay.tally import BYTES_PER_TOKEN, Outcome, Tally, Unbooked, input_estimate

@@ -15,13 +15,13 @@ from gproxy.channels.facts import facts
 from gproxy.channels.kind import COUNT, GENERATE, STREAM, Kind, Lane
 from gproxy.credentials import affinity, selection
 from gproxy.errors import BadRequest, Forbidden, GatewayError
+from gproxy.metrics.call_summary import Record
 from gproxy.protocols import fields
 from gproxy.protocols.hub import Ask
 from gproxy.protocols.signatures import MARK
 from gproxy.quota import reservations
 from gproxy.quota.reservations import Bound
 from gproxy.relay import headers, ways
-from gproxy.relay.record import Record
 from gproxy.relay.recording import Trail
 from gproxy.relay.tally import input_estimate
 from gproxy.routing import resolve

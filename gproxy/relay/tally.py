@@ -10,9 +10,9 @@ from enum import StrEnum
 from gproxy.accounting import prices
 from gproxy.accounting.cost import cost
 from gproxy.accounting.journal import Journal
+from gproxy.metrics.call_summary import Record
 from gproxy.protocols.hub import Usage
 from gproxy.quota.reservations import STEP_TOKENS, Hold, Unheld
-from gproxy.relay.record import Record
 from gproxy.store.snapshot import Credential
 
 # Bytes of text that a token stands for, where no count was told.

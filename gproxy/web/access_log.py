@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from gproxy import logs
-from gproxy.relay.record import Record
+from gproxy.metrics.call_summary import Record
 from gproxy.units import NANO
 from gproxy.web import inbound
 

@@ -11,9 +11,9 @@ from werkzeug.http import HTTP_STATUS_CODES
 from werkzeug.wsgi import ClosingIterator
 
 from gproxy.errors import ClientGone, GatewayError, NotFound, RequestTimeout, ShuttingDown, Unsupported
+from gproxy.metrics.call_summary import Record
 from gproxy.relay.pipeline import Answer
 from gproxy.relay.planning import Call
-from gproxy.relay.record import Record
 from gproxy.web import inbound
 from gproxy.web.faults import CORS, PREFLIGHT, answer, ids, internal, runtime
 

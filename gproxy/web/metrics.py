@@ -2,7 +2,7 @@
 
 from flask import Blueprint, Response
 
-from gproxy.relay.exposition import CONTENT_TYPE
+from gproxy.metrics.exposition import CONTENT_TYPE
 from gproxy.web.faults import runtime
 from gproxy.web.visitors import guard_admin
 

@@ -6,11 +6,11 @@ import time
 from types import SimpleNamespace
 
 from gproxy import logs
+from gproxy.metrics import call_metrics
+from gproxy.metrics.call_metrics import Measures
+from gproxy.metrics.call_summary import Record
+from gproxy.metrics.mmap_values import Meters
 from gproxy.protocols.hub import Usage
-from gproxy.relay import measures
-from gproxy.relay.measures import Measures
-from gproxy.relay.record import Record
-from gproxy.state.meters import Meters
 from gproxy.store.snapshot import Model, Provider, ProviderSettings, Snapshot
 from gproxy.web import access_log, inbound
 from tests.bench.test_checks import LIST_US, _list_us
@@ -43,7 +43,7 @@ def slowness() -> float:
 
 def test_counting_a_request_costs_at_most_5_microseconds(tmp_path, record_property):
     """Everything that one stream does for its metrics, from its arrival to its end."""
-    measured = Measures(Meters(tmp_path / "metrics", 0, measures.GAUGES), lambda: SNAPSHOT)
+    measured = Measures(Meters(tmp_path / "metrics", 0, call_metrics.GAUGES), lambda: SNAPSHOT)
     usage, attempts = Usage(12, 40, 3, 5), [(1, 2, 200, 9)]
 
     def one() -> None:

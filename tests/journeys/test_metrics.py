@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from gproxy.relay import measures
+from gproxy.metrics import call_metrics
 from tests.gateway import ADMIN, DEV, OTHER, ROOT, UPSTREAM_KEYS, Gateway, seed
 from tests.processes import sockets
 from tests.scraping import Scraped, scrape
@@ -161,7 +161,7 @@ def test_names_that_clients_make_up_make_no_series(own_gateway):
     at_once(ask, threads, threads)
     found = scrape(gateway)
     models = found.values("gproxy_requests_total", "model")
-    assert measures.MOST_SERVED <= len(models - {"other"}) <= 2 * measures.MOST_SERVED
+    assert call_metrics.MOST_SERVED <= len(models - {"other"}) <= 2 * call_metrics.MOST_SERVED
     assert found.values("gproxy_requests_total", "provider") == {"openai-main", "unreachable"}
     assert found.values("gproxy_tokens_total", "model") == models
     # Each was counted all the same.
@@ -259,13 +259,13 @@ def test_a_client_that_left_is_counted(own_gateway, vendor):
 
 def test_every_family_is_documented():
     document = (ROOT / "docs" / "operating.md").read_text()
-    for family in measures.FAMILIES:
+    for family in call_metrics.FAMILIES:
         labels = ", ".join(f"`{label}`" for label in family.labels)
         assert f"| `{family.name}` | {family.kind} | {labels} | {family.help.rstrip('.')} |" in document
-    assert f"{measures.MOST_SERVED} per worker" in document
+    assert f"{call_metrics.MOST_SERVED} per worker" in document
 
 
 def test_every_family_is_there_with_its_help(gateway):
     text = scrape(gateway).text
-    for family in measures.FAMILIES:
+    for family in call_metrics.FAMILIES:
         assert f"# HELP {family.name} {family.help}\n# TYPE {family.name} {family.kind}\n" in text

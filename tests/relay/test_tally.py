@@ -12,8 +12,8 @@ import pytest
 from gproxy.accounting.journal import Journal, Slot, read_lines, take_slot
 from gproxy.accounting.prices import Found, Price, Tier
 from gproxy.errors import Unavailable
+from gproxy.metrics.call_summary import Record
 from gproxy.protocols.hub import Usage
-from gproxy.relay.record import Record
 from gproxy.relay.tally import MOST_LOSSES_BYTES, MOST_TEXT, Tally, Unbooked, estimate, input_estimate
 
 PRICE = Found(Price(Decimal("0.001"), (Tier(10**8, Decimal(1), Decimal(2), Decimal("0.1")),)), "model")

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from gproxy.metrics.call_summary import Record
 from gproxy.protocols.hub import Usage
-from gproxy.relay.record import Record
 from gproxy.web import access_log, inbound
 
 TRUSTED = ("127.0.0.1", "10.0.0.0/8", "::1")

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from gproxy.state import meters as meters_module
-from gproxy.state.meters import FIRST, FLOAT, HEAD, NOWHERE, OTHER, RESERVED, Meters
+from gproxy.metrics import mmap_values as meters_module
+from gproxy.metrics.mmap_values import FIRST, FLOAT, HEAD, NOWHERE, OTHER, RESERVED, Meters
 
 ROOT = Path(__file__).resolve().parents[2]
 GAUGE, COUNTER = "open", "asked_total"
 COUNTS = """
 import sys
 from pathlib import Path
-from gproxy.state.meters import Meters
+from gproxy.metrics.mmap_values import Meters
 meters = Meters(Path(sys.argv[1]), int(sys.argv[2]), ["open"])
 asked, open_now = meters.place("asked_total", ("a",)), meters.place("open", ())
 for _ in range(int(sys.argv[3])):

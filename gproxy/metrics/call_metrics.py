@@ -10,9 +10,9 @@ from functools import partial
 from typing import NamedTuple
 
 from gproxy.credentials.pool import Pool
+from gproxy.metrics.call_summary import Record
+from gproxy.metrics.mmap_values import NOWHERE, OTHER, Meters
 from gproxy.protocols.hub import Usage
-from gproxy.relay.record import Record
-from gproxy.state.meters import NOWHERE, OTHER, Meters
 from gproxy.store.snapshot import Provider, Snapshot
 from gproxy.units import NANO
 

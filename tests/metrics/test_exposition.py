@@ -2,8 +2,8 @@
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from gproxy.relay.exposition import write
-from gproxy.relay.measures import COUNTER, GAUGE, HISTOGRAM, Family
+from gproxy.metrics.call_metrics import COUNTER, GAUGE, HISTOGRAM, Family
+from gproxy.metrics.exposition import write
 
 ASKED = Family("asked_total", COUNTER, "How often.", ("who", "what"))
 OPEN = Family("open", GAUGE, "How many.")

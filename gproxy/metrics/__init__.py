@@ -1,0 +1,1 @@
+"""Prometheus metrics: their families, where calls are counted, and their text."""
