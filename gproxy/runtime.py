@@ -21,7 +21,6 @@ from gproxy.accounting.audit import Auditor
 from gproxy.accounting.balances import Balances
 from gproxy.accounting.journal import Ids, Journal
 from gproxy.accounting.retention import Retention
-from gproxy.accounting.spool import Mover, Spool
 from gproxy.accounting.writer import Writer
 from gproxy.admission import keys
 from gproxy.admission.capacity import Capacity
@@ -35,7 +34,8 @@ from gproxy.quota import budgets, limits
 from gproxy.quota.reservations import Holder
 from gproxy.relay.catalogue import Catalogue
 from gproxy.relay.pipeline import Relay
-from gproxy.relay.recording import Recorder
+from gproxy.request_log.recorder import Recorder
+from gproxy.request_log.spool import Mover, Spool
 from gproxy.settings import PUBLISHED_KEY, Settings, is_loopback
 from gproxy.settings import secrets as secrets_of
 from gproxy.state.change_counter import Signal

@@ -22,8 +22,8 @@ from gproxy.protocols.signatures import MARK
 from gproxy.quota import reservations
 from gproxy.quota.reservations import Bound
 from gproxy.relay import headers, ways
-from gproxy.relay.recording import Trail
 from gproxy.relay.tally import input_estimate
+from gproxy.request_log.recorder import Trail
 from gproxy.routing import resolve
 from gproxy.routing.resolve import Target
 from gproxy.state.ttl_store import Keepsakes

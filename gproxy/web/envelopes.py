@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable
 
 from gproxy.errors import Unavailable
-from gproxy.relay.recording import DOWNSTREAM, Capture, Recorder, Trail
-from gproxy.relay.redaction import BLACK, document
+from gproxy.request_log.recorder import DOWNSTREAM, Capture, Recorder, Trail
+from gproxy.request_log.redaction import BLACK, document
 from gproxy.store.snapshot import NO_LOGS, Logging
 from gproxy.web import inbound
 

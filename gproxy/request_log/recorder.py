@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from gproxy.accounting.spool import Spool
-from gproxy.relay.redaction import Redactor
+from gproxy.request_log.redaction import Redactor
+from gproxy.request_log.spool import Spool
 from gproxy.store.snapshot import Logging, Snapshot
 
 log = logging.getLogger(__name__)

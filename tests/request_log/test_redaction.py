@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from gproxy.relay.redaction import Redactor, document
+from gproxy.request_log.redaction import Redactor, document
 
 KEY, LONGER = "sk-upstream-0123456789", "sk-upstream-0123456789-and-more"
 PEM = "-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----"

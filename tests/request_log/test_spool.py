@@ -8,9 +8,9 @@ from pathlib import Path
 import gevent
 import pytest
 
-from gproxy.accounting import spool as spools
-from gproxy.accounting.spool import Mover, Spool, files, read
 from gproxy.errors import Unavailable
+from gproxy.request_log import spool as spools
+from gproxy.request_log.spool import Mover, Spool, files, read
 
 
 class Here:

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from gproxy.relay.recording import Capture, Recorder, Trail
-from gproxy.relay.redaction import Redactor, document
+from gproxy.request_log.recorder import Capture, Recorder, Trail
+from gproxy.request_log.redaction import Redactor, document
 
 MOST, KEY = 1000, "sk-secret-" + "A" * 90
 
