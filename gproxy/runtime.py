@@ -32,7 +32,7 @@ from gproxy.metrics.call_metrics import Measures
 from gproxy.metrics.mmap_values import Meters
 from gproxy.quota import budgets, limits
 from gproxy.quota.reservations import Holder
-from gproxy.relay.catalogue import Catalogue
+from gproxy.relay.model_list import Catalogue
 from gproxy.relay.pipeline import Relay
 from gproxy.request_log.recorder import Recorder
 from gproxy.request_log.spool import Mover, Spool

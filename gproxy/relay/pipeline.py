@@ -25,11 +25,11 @@ from gproxy.protocols import fields
 from gproxy.protocols.hub import Context, Count, Usage
 from gproxy.protocols.losses import Losses
 from gproxy.quota.reservations import Bound, Hold, Holder, Unheld
-from gproxy.relay import headers, local, opening, passing, ways
-from gproxy.relay.planning import Call, Plan, Planner
-from gproxy.relay.presence import Presence
-from gproxy.relay.tally import BYTES_PER_TOKEN, Outcome, Tally, Unbooked, input_estimate
-from gproxy.relay.trip import Trip
+from gproxy.relay import dispatch, first_event_probe, headers, local_exchange, passthrough_stream
+from gproxy.relay.disconnect import Presence
+from gproxy.relay.failover import Trip
+from gproxy.relay.planner import Call, Plan, Planner
+from gproxy.relay.settlement import BYTES_PER_TOKEN, Outcome, Tally, Unbooked, input_estimate
 from gproxy.state.ttl_store import Keepsakes
 from gproxy.store.snapshot import Caller, Credential, Snapshot
 from gproxy.translation import reasoning_state, translate
@@ -177,7 +177,7 @@ class Relay:
             return None
         try:
             protocol = self.protocols[trip.plan.speaks]
-            return opening.fault_of(exchange, protocol, trip.plan.asked, presence, time.time())
+            return first_event_probe.fault_of(exchange, protocol, trip.plan.asked, presence, time.time())
         except BaseException:
             exchange.close()
             raise
@@ -260,7 +260,7 @@ class Relay:
             "c": plan.provider.channel,
             "r": credential.id if credential else None,
             "op": EMBED if plan.operation == EMBED_BATCH else plan.operation,
-            "pr": ways.wire_name(self.protocols[call.protocol], plan.operation),
+            "pr": dispatch.wire_name(self.protocols[call.protocol], plan.operation),
             "m": plan.name,
             "eu": plan.asked.end_user,
             "t": call.header("x-gproxy-tag"),
@@ -269,7 +269,9 @@ class Relay:
 
     def _send(self, plan: Plan, call: Call, credential: Credential | None, presence: Presence) -> Exchange:
         if plan.kind.answers:
-            return local.Exchange(plan.kind.answers, plan.operation == STREAM, plan.speaks, plan.model, plan.body)
+            return local_exchange.Exchange(
+                plan.kind.answers, plan.operation == STREAM, plan.speaks, plan.model, plan.body
+            )
         way = egress(plan.provider.settings)
         shown = self.tokens.shown(credential, way, presence)
         exchange = self._ask(plan, call, credential, shown, presence, way)
@@ -318,7 +320,7 @@ class Relay:
             return self._translated(plan, call, exchange, tally, presence, told)
         if plan.operation == STREAM and exchange.is_stream:
             protocol, quoted = self.protocols[call.protocol], fields.quoted(plan.sent_model)
-            stream = passing.Passing(
+            stream = passthrough_stream.Passing(
                 protocol, quoted, plan.asked, exchange, tally, presence, call, self._count_gone, _drain_s(plan)
             )
             stream.mend = plan.kind.mend
@@ -354,7 +356,7 @@ class Relay:
         if is_error(usage, found):  # some upstreams tell an error with 200; it is not billed as output
             tally.broke(exchange.status, None, 0)
         else:
-            tally.complete(exchange.status, usage, 0 if usage is not None else passing.text_in(body))
+            tally.complete(exchange.status, usage, 0 if usage is not None else passthrough_stream.text_in(body))
         return found
 
     def _streamed(self, stream, call: Call, exchange: Exchange, told: list, losses: tuple[str, ...]) -> Answer:
@@ -433,7 +435,7 @@ def _drain_s(plan: Plan) -> float:
 
 
 def is_error(usage: Usage | None, found: fields.Fields) -> bool:
-    return usage is None and passing.has_value(found, "error")
+    return usage is None and passthrough_stream.has_value(found, "error")
 
 
 def egress(settings) -> Egress:

@@ -39,9 +39,9 @@ from gproxy.protocols.hub import (
 )
 from gproxy.protocols.losses import Losses
 from gproxy.protocols.reading import Verdict
-from gproxy.relay.passing import ARRAY_HEARTBEAT, HELD_S, NO_END, TAIL_S, Array, Events, drained, is_whole
-from gproxy.relay.presence import Presence, arriving
-from gproxy.relay.tally import Tally
+from gproxy.relay.disconnect import Presence, arriving
+from gproxy.relay.passthrough_stream import ARRAY_HEARTBEAT, HELD_S, NO_END, TAIL_S, Array, Events, drained, is_whole
+from gproxy.relay.settlement import Tally
 from gproxy.state.ttl_store import Keepsakes
 from gproxy.store.snapshot import Provider, Way
 from gproxy.translation import reasoning_state

@@ -13,7 +13,7 @@ from werkzeug.wsgi import ClosingIterator
 from gproxy.errors import ClientGone, GatewayError, NotFound, RequestTimeout, ShuttingDown, Unsupported
 from gproxy.metrics.call_summary import Record
 from gproxy.relay.pipeline import Answer
-from gproxy.relay.planning import Call
+from gproxy.relay.planner import Call
 from gproxy.web import inbound
 from gproxy.web.faults import CORS, PREFLIGHT, answer, ids, internal, runtime
 

@@ -21,7 +21,7 @@ from gproxy.accounting.prices import Found, Price, Tier
 from gproxy.accounting.writer import Reader
 from gproxy.errors import Unavailable
 from gproxy.protocols.hub import MOST_TOKENS, Usage
-from gproxy.relay.tally import Tally
+from gproxy.relay.settlement import Tally
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW_NS = 1_795_420_800_000_000_000  # 2026-11-23T08:00:00Z

@@ -37,7 +37,7 @@ from gproxy.protocols.hub import (
 from gproxy.protocols.losses import Losses
 from gproxy.protocols.repair import NO_RESULT
 from gproxy.protocols.signatures import MARK, SKIP, wrap
-from gproxy.relay.planning import Call, Plan, Planner
+from gproxy.relay.planner import Call, Plan, Planner
 from tests.conversations import OWN, PDF, PNG, PROVIDER, context, target
 from tests.stopwatch import seconds
 

@@ -10,7 +10,7 @@ from gproxy.accounting.prices import Found, Price, Tier
 from gproxy.errors import OverQuota, RateLimited, Unavailable
 from gproxy.protocols.hub import Ask, Usage
 from gproxy.quota.reservations import STEP_TOKENS, Bound, Holder, Unheld, applying, bound
-from gproxy.relay.tally import Tally
+from gproxy.relay.settlement import Tally
 from gproxy.state.interface import Account, Limit
 from gproxy.state.mmap.state import FileState
 from gproxy.store.snapshot import Caller, Quota, RateLimit, glob

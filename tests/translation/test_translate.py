@@ -13,7 +13,7 @@ from gproxy.channels.kind import COUNT, EMBED, EMBED_BATCH, GENERATE, STREAM
 from gproxy.errors import BadRequest, ClientGone, OverQuota, UpstreamError, UpstreamTimeout
 from gproxy.protocols.hub import Answer, Reply, Signature, ToolCall
 from gproxy.protocols.signatures import wrap
-from gproxy.relay.passing import NO_END
+from gproxy.relay.passthrough_stream import NO_END
 from gproxy.store.snapshot import Provider, ProviderSettings, Way
 from gproxy.translation import translate
 from gproxy.upstream.images import Fetched

@@ -974,7 +974,7 @@ from gevent import monkey; monkey.patch_all()
 import contextlib, gc, os, ssl, sys, time
 import gevent, certifi
 from gproxy.errors import ClientGone, GatewayError
-from gproxy.relay.presence import Presence
+from gproxy.relay.disconnect import Presence
 from gproxy.upstream.images import Images
 
 url, deed = sys.argv[1:]

@@ -10,7 +10,7 @@ from gproxy.admission import passwords
 from gproxy.config import entities as documents
 from gproxy.config import seed
 from gproxy.errors import BadRequest, Forbidden
-from gproxy.relay import ways
+from gproxy.relay import dispatch
 from gproxy.store import audit, entities, proxies
 from gproxy.store.entities import Entity
 from gproxy.web.admin import guarded, takes
@@ -127,7 +127,7 @@ def _shown_providers(rows: list[dict], asked: dict) -> list[dict]:
 def _rules(channel: str, settings_json: str) -> dict:
     """What a provider does that has no routing of its own."""
     relay, setting = runtime().relay, documents.as_object(settings_json).get("protocol")
-    return {"rules": ways.rules(relay.kinds[channel], setting, relay.protocols)}
+    return {"rules": dispatch.rules(relay.kinds[channel], setting, relay.protocols)}
 
 
 # Credentials

@@ -5,8 +5,8 @@ import orjson
 from gproxy.config import entities as documents
 from gproxy.errors import BadRequest, GatewayError, NotFound
 from gproxy.quota import limits
-from gproxy.relay.explaining import Candidate, Explanation, Stop, explain
-from gproxy.relay.planning import Call, Plan
+from gproxy.relay.explain import Candidate, Explanation, Stop, explain
+from gproxy.relay.planner import Call, Plan
 from gproxy.store import access, snapshot
 from gproxy.store.snapshot import Caller
 from gproxy.units import NS, usd

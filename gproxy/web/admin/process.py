@@ -9,7 +9,7 @@ from flask import request
 from gproxy.config import entities as documents
 from gproxy.config.seed import settings_json
 from gproxy.errors import BadRequest, NotFound, Unsupported
-from gproxy.relay import ways
+from gproxy.relay import dispatch
 from gproxy.store import audit, entities
 from gproxy.units import NS, moment
 from gproxy.web.admin import guarded, takes
@@ -97,7 +97,7 @@ def default_routing(asked: dict) -> dict:
     channel, relay = asked["channel"], runtime().relay
     if channel not in relay.kinds:
         raise BadRequest(f"channel: unknown channel {channel!r}; known: {', '.join(sorted(relay.kinds))}")
-    return {"rules": ways.rules(relay.kinds[channel], None, relay.protocols)}
+    return {"rules": dispatch.rules(relay.kinds[channel], None, relay.protocols)}
 
 
 @blueprint.post("/models/pull")

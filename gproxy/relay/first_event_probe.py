@@ -9,8 +9,8 @@ from gproxy.errors import UpstreamError
 from gproxy.protocols import sse
 from gproxy.protocols.hub import Ask
 from gproxy.protocols.reading import Verdict
-from gproxy.relay.passing import NO_END
-from gproxy.relay.presence import Presence
+from gproxy.relay.disconnect import Presence
+from gproxy.relay.passthrough_stream import NO_END
 
 # Since the upstream's 200. A model that thinks longer has begun as far as we can tell.
 MOST_HELD_S, MOST_HELD_BYTES = 2.0, 64 * 1024

@@ -8,7 +8,7 @@ from gproxy.errors import GatewayError
 from gproxy.quota import budgets, limits, reservations
 from gproxy.relay import headers
 from gproxy.relay.pipeline import Relay
-from gproxy.relay.planning import Call, Plan
+from gproxy.relay.planner import Call, Plan
 from gproxy.state.interface import TOKENS, Taken
 from gproxy.store.snapshot import Caller, Credential, Snapshot
 from gproxy.units import NS

@@ -6,7 +6,7 @@ import pytest
 
 from gproxy.channels.faults import Fault, Verdict
 from gproxy.errors import BadRequest, NoCredential, ShuttingDown, UpstreamError
-from gproxy.relay.trip import Trip
+from gproxy.relay.failover import Trip
 from gproxy.store.snapshot import Credential, Provider, ProviderSettings
 
 FAILED = Fault(Verdict.FAILED)

@@ -6,7 +6,7 @@ from gproxy import channels, protocols
 from gproxy.channels.kind import COUNT, EMBED, EMBED_BATCH, GENERATE, STREAM
 from gproxy.config.routing import PRESETS, to
 from gproxy.errors import Unsupported
-from gproxy.relay import ways
+from gproxy.relay import dispatch
 from gproxy.store.snapshot import Provider, ProviderSettings, Way
 
 KINDS = channels.load()
@@ -21,7 +21,7 @@ def provider(channel: str, setting: str | None = None, routing: dict | None = No
 
 
 def choose(found: Provider, operation: str, protocol: str, as_array: bool = False) -> Way:
-    return ways.choose(KINDS[found.channel], found, operation, protocol, as_array, PROTOCOLS)
+    return dispatch.choose(KINDS[found.channel], found, operation, protocol, as_array, PROTOCOLS)
 
 
 def told(found: Provider, operation: str, protocol: str, as_array: bool = False) -> str:

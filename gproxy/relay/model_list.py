@@ -19,8 +19,8 @@ from gproxy.channels.kind import GET_MODEL, LIST_MODELS
 from gproxy.errors import GatewayError, NotFound, Unsupported, UpstreamError
 from gproxy.protocols.hub import ModelCard
 from gproxy.relay import headers
+from gproxy.relay.disconnect import Presence
 from gproxy.relay.pipeline import Relay, egress, limits
-from gproxy.relay.presence import Presence
 from gproxy.routing import resolve
 from gproxy.store.snapshot import Caller, Provider, Snapshot
 from gproxy.upstream.client import Exchange, Limits

@@ -21,8 +21,8 @@ from gproxy.protocols.hub import Ask
 from gproxy.protocols.signatures import MARK
 from gproxy.quota import reservations
 from gproxy.quota.reservations import Bound
-from gproxy.relay import headers, ways
-from gproxy.relay.tally import input_estimate
+from gproxy.relay import dispatch, headers
+from gproxy.relay.settlement import input_estimate
 from gproxy.request_log.recorder import Trail
 from gproxy.routing import resolve
 from gproxy.routing.resolve import Target
@@ -149,7 +149,7 @@ class Planner:
     ) -> Plan:
         provider, kind = target.provider, self.kinds[target.provider.channel]
         with headers.Naming(provider):
-            way = ways.choose(kind, provider, operation, call.protocol, call.as_array, self.protocols)
+            way = dispatch.choose(kind, provider, operation, call.protocol, call.as_array, self.protocols)
             plan = Plan(
                 caller=caller,
                 asked=asked,

@@ -14,7 +14,7 @@ from gproxy.accounting.prices import Found, Price, Tier
 from gproxy.errors import Unavailable
 from gproxy.metrics.call_summary import Record
 from gproxy.protocols.hub import Usage
-from gproxy.relay.tally import MOST_LOSSES_BYTES, MOST_TEXT, Tally, Unbooked, estimate, input_estimate
+from gproxy.relay.settlement import MOST_LOSSES_BYTES, MOST_TEXT, Tally, Unbooked, estimate, input_estimate
 
 PRICE = Found(Price(Decimal("0.001"), (Tier(10**8, Decimal(1), Decimal(2), Decimal("0.1")),)), "model")
 ENTRY = {"rq": "req_1", "at": 1, "u": 1, "k": 2, "p": 3, "c": "demo", "r": None, "op": "o", "pr": "p", "m": "m"}

@@ -11,8 +11,8 @@ from gproxy.errors import ClientGone, GatewayError, UpstreamError
 from gproxy.protocols import fields, sse
 from gproxy.protocols.hub import Ask, text_bytes
 from gproxy.protocols.reading import Verdict
-from gproxy.relay.presence import Presence, arriving
-from gproxy.relay.tally import Tally
+from gproxy.relay.disconnect import Presence, arriving
+from gproxy.relay.settlement import Tally
 
 log = logging.getLogger(__name__)
 
