@@ -7,7 +7,7 @@ from types import ModuleType
 
 from gproxy.protocols import sse
 from gproxy.protocols.hub import Ask
-from gproxy.protocols.reading import Verdict
+from gproxy.protocols.verdict import Verdict
 
 SAMPLES = Path(__file__).parent / "samples"
 

@@ -6,7 +6,7 @@ name for it goes before: https://platform.openai.com/docs/guides/prompt-caching.
 
 from hashlib import blake2b
 
-from gproxy.protocols import fields
+from gproxy.protocols import raw_json
 from gproxy.protocols.hub import Ask
 
 GIVEN = "prompt_cache_key"
@@ -20,7 +20,7 @@ MOST_TURNS = 2
 def key(asked: Ask, model: str) -> bytes:
     body = asked.body or {}
     hashed = blake2b(model.encode(), digest_size=16)
-    if GIVEN in body and bytes(body[GIVEN]) not in fields.NULLS:
+    if GIVEN in body and bytes(body[GIVEN]) not in raw_json.NULLS:
         hashed.update(bytes(body[GIVEN]))
         return hashed.digest()
     for name in BEGINNING:
@@ -36,14 +36,14 @@ def _first_turns(raw) -> list[bytes]:
     """What the first turns hold. A text alone is the only one there is."""
     if raw is None:
         return []
-    turns = fields.find_list(bytes(raw))
+    turns = raw_json.find_list(bytes(raw))
     return [bytes(raw)] if turns is None else [bytes(turn) for turn in turns[: _until_user(turns)]]
 
 
 def _until_user(turns: list) -> int:
     """Up to the first of the user: what follows it is not there in the first call."""
     for n, turn in enumerate(turns[:MOST_TURNS]):
-        found = fields.find(bytes(turn)) or {}
+        found = raw_json.find(bytes(turn)) or {}
         if bytes(found.get("role", b"")) == b'"user"':
             return n + 1
     return 1

@@ -7,7 +7,7 @@ import hashlib
 
 import orjson
 
-from gproxy.protocols import fields, schemas, wire, wording
+from gproxy.protocols import prompts, raw_json, schemas, validate
 from gproxy.protocols.hub import Citation, Format, Logprob, ModelCard, Request, Target, Tool, Usage, count, items, part
 from gproxy.protocols.losses import Losses
 
@@ -133,9 +133,9 @@ MODES = frozenset(("flex", "scale", "priority"))
 TOLD = {f'"{name}"'.encode(): tier for name, tier in TIERS.items() if tier != "auto"} | {b'"batch"': "batch"}
 
 
-def read_mode(asked: fields.Fields) -> str:
+def read_mode(asked: raw_json.Fields) -> str:
     """The mode that a request's body asks for. Raises BadRequest."""
-    tier = TIERS.get(fields.text(asked, "service_tier")) if "service_tier" in asked else None
+    tier = TIERS.get(raw_json.text(asked, "service_tier")) if "service_tier" in asked else None
     return tier if tier in MODES else ""
 
 
@@ -156,15 +156,15 @@ def read_format(asked: dict, inner: dict, place: str, inner_place: str) -> Forma
     """A structured output's format; `inner` is where its schema stands."""
     if not asked:
         return None
-    kind = wire.text(asked.get("type"), f"{place}.type")
-    wire.known(kind, dict.fromkeys(("text", "json_object", "json_schema")), f"{place}.type")
+    kind = validate.text(asked.get("type"), f"{place}.type")
+    validate.known(kind, dict.fromkeys(("text", "json_object", "json_schema")), f"{place}.type")
     if kind == "text":
         return None
     if kind == "json_object":
         return Format()
-    schema = wire.obj(inner.get("schema"), f"{inner_place}.schema")
-    name, description = (wire.optional_text(inner, field, inner_place) for field in ("name", "description"))
-    return Format(schema, name, description, wire.optional_flag(inner, "strict", inner_place))
+    schema = validate.obj(inner.get("schema"), f"{inner_place}.schema")
+    name, description = (validate.optional_text(inner, field, inner_place) for field in ("name", "description"))
+    return Format(schema, name, description, validate.optional_flag(inner, "strict", inner_place))
 
 
 def write_format(request: Request, losses: Losses) -> tuple[dict | None, tuple[str, ...]]:
@@ -172,14 +172,14 @@ def write_format(request: Request, losses: Losses) -> tuple[dict | None, tuple[s
     asked = request.format
     if asked is None:
         return None, ()
-    if asked.schema is None and wording.says_json(request.turns, request.system):
+    if asked.schema is None and prompts.says_json(request.turns, request.system):
         return {"type": "json_object"}, ()
     if asked.schema is None:  # the vendor refuses it where the word stands nowhere
         losses.lose("format")
-        return {"type": "json_object"}, (wording.JSON_ONLY,)
+        return {"type": "json_object"}, (prompts.JSON_ONLY,)
     if not schemas.is_object(asked.schema):  # the only one that may stand at the top
         losses.lose("format")
-        return None, (wording.of_format(asked),)
+        return None, (prompts.of_format(asked),)
     schema, lost = schemas.for_openai(asked.schema, losses.name("format_schema"))
     for keyword in lost:
         losses.tell(f"{losses.name('format_schema')}.{keyword}")

@@ -4,7 +4,7 @@ https://platform.openai.com/docs/guides/reasoning, https://docs.anthropic.com/en
 https://ai.google.dev/gemini-api/docs/thinking
 """
 
-from gproxy.protocols import wire
+from gproxy.protocols import validate
 from gproxy.protocols.hub import Reasoning, Target
 from gproxy.protocols.losses import Losses
 
@@ -54,21 +54,21 @@ def openai_effort(asked: Reasoning, target: Target, losses: Losses) -> str | Non
 
 
 def read_anthropic(thinking: dict, output_config: dict, place: str) -> Reasoning | None:
-    kind = wire.optional_text(thinking, "type", place)
-    wanted = wire.optional_text(output_config, "effort", "output_config")
-    wire.known(wanted, dict.fromkeys(ANTHROPIC_EFFORTS), "output_config.effort")
-    is_shown = {"summarized": True, "omitted": False}.get(wire.optional_text(thinking, "display", place))
+    kind = validate.optional_text(thinking, "type", place)
+    wanted = validate.optional_text(output_config, "effort", "output_config")
+    validate.known(wanted, dict.fromkeys(ANTHROPIC_EFFORTS), "output_config.effort")
+    is_shown = {"summarized": True, "omitted": False}.get(validate.optional_text(thinking, "display", place))
     match kind:
         case "disabled":
             return Reasoning("none")
         case "enabled":
-            budget = wire.optional_count(thinking, "budget_tokens", place)
+            budget = validate.optional_count(thinking, "budget_tokens", place)
             return Reasoning(wanted, None if wanted else budget, is_shown is not False)
         case "adaptive" | "between_tools":
             return Reasoning(wanted, None, is_shown)
         case None:
             return Reasoning(wanted) if wanted else None
-    wire.known(kind, dict.fromkeys(("enabled", "disabled", "adaptive", "between_tools")), f"{place}.type")
+    validate.known(kind, dict.fromkeys(("enabled", "disabled", "adaptive", "between_tools")), f"{place}.type")
     return None
 
 
@@ -121,13 +121,13 @@ def read_gemini(config: dict, place: str) -> Reasoning | None:
     """Of a `thinkingConfig` in camel case."""
     if not config:
         return None
-    is_shown = wire.optional_flag(config, "includeThoughts", place)
-    level = wire.optional_text(config, "thinkingLevel", place)
+    is_shown = validate.optional_flag(config, "includeThoughts", place)
+    level = validate.optional_text(config, "thinkingLevel", place)
     budget = config.get("thinkingBudget")
     if level is not None and level.upper() != "THINKING_LEVEL_UNSPECIFIED":
-        return Reasoning(wire.known(level.upper(), LEVELS_BACK, f"{place}.thinkingLevel"), None, is_shown)
+        return Reasoning(validate.known(level.upper(), LEVELS_BACK, f"{place}.thinkingLevel"), None, is_shown)
     if budget is not None:
-        budget = wire.optional_count(config, "thinkingBudget", place, least=-1)
+        budget = validate.optional_count(config, "thinkingBudget", place, least=-1)
         if budget == 0:
             return Reasoning("none", None, is_shown)
         return Reasoning(None, None if budget < 0 else budget, is_shown)  # -1: the model decides

@@ -8,7 +8,7 @@ from gproxy.channels.faults import Fault
 from gproxy.errors import UpstreamError
 from gproxy.protocols import sse
 from gproxy.protocols.hub import Ask
-from gproxy.protocols.reading import Verdict
+from gproxy.protocols.verdict import Verdict
 from gproxy.relay.disconnect import Presence
 from gproxy.relay.passthrough_stream import NO_END
 

@@ -8,9 +8,9 @@ import gevent
 import orjson
 
 from gproxy.errors import ClientGone, GatewayError, UpstreamError
-from gproxy.protocols import fields, sse
+from gproxy.protocols import raw_json, sse
 from gproxy.protocols.hub import Ask, text_bytes
-from gproxy.protocols.reading import Verdict
+from gproxy.protocols.verdict import Verdict
 from gproxy.relay.disconnect import Presence, arriving
 from gproxy.relay.settlement import Tally
 
@@ -31,7 +31,7 @@ def text_in(body: bytes) -> int:
         return len(body)
 
 
-def has_value(found: fields.Fields, name: str) -> bool:
+def has_value(found: raw_json.Fields, name: str) -> bool:
     """Whether a reply's field is there and not null."""
     return name in found and bytes(found[name]) != b"null"
 
@@ -39,7 +39,7 @@ def has_value(found: fields.Fields, name: str) -> bool:
 def is_whole(event: bytes) -> bool:
     """Whether an event without its blank line is one, and not the beginning of one that was cut."""
     data = sse.data_of(event)
-    return data is not None and (data == b"[DONE]" or fields.find(data) is not None)
+    return data is not None and (data == b"[DONE]" or raw_json.find(data) is not None)
 
 
 class Passing:

@@ -21,7 +21,7 @@ from gproxy.credentials.access_tokens import Tokens
 from gproxy.credentials.pool import Pool
 from gproxy.errors import ClientGone, Forbidden, GatewayError, RateLimited, UpstreamError
 from gproxy.metrics.call_metrics import Measures
-from gproxy.protocols import fields
+from gproxy.protocols import raw_json
 from gproxy.protocols.hub import Context, Count, Usage
 from gproxy.protocols.losses import Losses
 from gproxy.quota.reservations import Bound, Hold, Holder, Unheld
@@ -187,7 +187,7 @@ class Relay:
         protocol = self.protocols[call.protocol]
         found = Count(input_estimate(call.body))
         context = Context(plan.sent_model, plan.provider.name, call.request_id, 0)
-        body = fields.dumps(protocol.CODECS[COUNT].write_reply(found, context, Losses()))
+        body = raw_json.dumps(protocol.CODECS[COUNT].write_reply(found, context, Losses()))
         told = [("x-gproxy-provider", plan.provider.name), headers.ESTIMATED, ("Content-Type", "application/json")]
         self._ended(call, Outcome.COMPLETE, 200)
         return Answer(200, [*told, headers.overhead(call.started, 0.0)], body)
@@ -319,7 +319,7 @@ class Relay:
         if plan.translation is not None:
             return self._translated(plan, call, exchange, tally, presence, told)
         if plan.operation == STREAM and exchange.is_stream:
-            protocol, quoted = self.protocols[call.protocol], fields.quoted(plan.sent_model)
+            protocol, quoted = self.protocols[call.protocol], raw_json.quoted(plan.sent_model)
             stream = passthrough_stream.Passing(
                 protocol, quoted, plan.asked, exchange, tally, presence, call, self._count_gone, _drain_s(plan)
             )
@@ -332,10 +332,10 @@ class Relay:
             body = plan.kind.mend(body)
         found = self._settle(protocol.read_whole(body), body, exchange, tally)
         if plan.keeps_responses:
-            self._keeper(plan, tally)(fields.text(found, "id"))
-        quoted = fields.quoted(plan.sent_model)
+            self._keeper(plan, tally)(raw_json.text(found, "id"))
+        quoted = raw_json.quoted(plan.sent_model)
         if protocol.MODEL_FIELD in found and bytes(found[protocol.MODEL_FIELD]) != quoted:
-            body = fields.join(fields.exchange(found, protocol.MODEL_FIELD, quoted))
+            body = raw_json.join(raw_json.exchange(found, protocol.MODEL_FIELD, quoted))
         return self._whole(exchange, call, tally, told, plan.losses, body)
 
     def _keeper(self, plan: Plan, tally: Tally) -> Callable[[str | None], None]:
@@ -348,7 +348,7 @@ class Relay:
 
         return keep
 
-    def _settle(self, read: tuple[Usage | None, fields.Fields | None], body: bytes, exchange, tally: Tally):
+    def _settle(self, read: tuple[Usage | None, raw_json.Fields | None], body: bytes, exchange, tally: Tally):
         """Books a whole reply by the upstream's own bytes. Raises UpstreamError on what is none."""
         usage, found = read
         if found is None:
@@ -434,7 +434,7 @@ def _drain_s(plan: Plan) -> float:
     return settings.drain_s if settings.on_disconnect == "drain" else 0.0
 
 
-def is_error(usage: Usage | None, found: fields.Fields) -> bool:
+def is_error(usage: Usage | None, found: raw_json.Fields) -> bool:
     return usage is None and passthrough_stream.has_value(found, "error")
 
 

@@ -16,7 +16,7 @@ from gproxy.channels.kind import COUNT, GENERATE, STREAM, Kind, Lane
 from gproxy.credentials import affinity, selection
 from gproxy.errors import BadRequest, Forbidden, GatewayError
 from gproxy.metrics.call_summary import Record
-from gproxy.protocols import fields
+from gproxy.protocols import raw_json
 from gproxy.protocols.hub import Ask
 from gproxy.protocols.signatures import MARK
 from gproxy.quota import reservations
@@ -179,7 +179,7 @@ class Planner:
             return plan
 
     def _kept_by(self, plan: Plan) -> int | None:
-        previous = fields.text(plan.asked.body, "previous_response_id")
+        previous = raw_json.text(plan.asked.body, "previous_response_id")
         find = partial(self.keepsakes.find, plan.caller.user_id)
         return previous and reasoning_state.whose_response(find, plan.provider.id, previous)
 
@@ -238,8 +238,8 @@ class Planner:
         """The client's own body under the upstream's model name, without what another provider sealed."""
         protocol = self.protocols[call.protocol]
         asked, body, losses = plan.asked, call.body, ()
-        if _MARK in body and (found := fields.whole(body)) != (unsealed := protocol.unsealed(found)):
-            body = fields.dumps(unsealed)
+        if _MARK in body and (found := raw_json.whole(body)) != (unsealed := protocol.unsealed(found)):
+            body = raw_json.dumps(unsealed)
             asked, losses = protocol.ask(body), (protocol.NAMES["signature"],)
         return protocol.outgoing(asked, body, plan.model), losses
 

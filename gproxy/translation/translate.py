@@ -19,7 +19,7 @@ import orjson
 from gproxy.channels.facts import facts
 from gproxy.channels.kind import STREAM, Kind
 from gproxy.errors import BadRequest, ClientGone, GatewayError, TooDeep, UpstreamError, UpstreamTimeout
-from gproxy.protocols import fields, repair, sse, wire
+from gproxy.protocols import raw_json, repair, sse, validate
 from gproxy.protocols.codec import Codec
 from gproxy.protocols.hub import (
     Ask,
@@ -38,7 +38,7 @@ from gproxy.protocols.hub import (
     unfold,
 )
 from gproxy.protocols.losses import Losses
-from gproxy.protocols.reading import Verdict
+from gproxy.protocols.verdict import Verdict
 from gproxy.relay.disconnect import Presence, arriving
 from gproxy.relay.passthrough_stream import ARRAY_HEARTBEAT, HELD_S, NO_END, TAIL_S, Array, Events, drained, is_whole
 from gproxy.relay.settlement import Tally
@@ -101,7 +101,7 @@ def plan(
     user_id: int,
 ) -> Translation:
     """The call's body for the upstream, and what it lost. Raises BadRequest."""
-    asked = fields.whole(body)
+    asked = raw_json.whole(body)
     losses = Losses(client.NAMES)
     codec, far = client.CODECS[operation], upstream.CODECS[way.operation]
     with _naming_depth(asked):
@@ -133,7 +133,7 @@ def _naming_depth(asked: Mapping) -> Iterator[None]:
     try:
         yield
     except TooDeep:
-        raise BadRequest(f"{fields.deep(asked) or 'the body'}: {fields.TOO_DEEP}") from None
+        raise BadRequest(f"{raw_json.deep(asked) or 'the body'}: {raw_json.TOO_DEEP}") from None
 
 
 def _put(keepsakes: Keepsakes, user_id: int, client: ModuleType, call_id: str, value: bytes) -> None:
@@ -162,7 +162,7 @@ def written(made: Translation, is_strict: bool) -> Translation:
     for name in made.losses:
         losses.tell(name)
     with _naming_depth(made.asked):
-        body = wire.dumps(made.far.write_request(made.request, made.target, losses)).encode()
+        body = validate.dumps(made.far.write_request(made.request, made.target, losses)).encode()
     told = losses.told()
     if is_strict and told:
         raise BadRequest(
@@ -272,7 +272,7 @@ def _untranslatable(fault: Exception) -> UpstreamError:
 
 def _read(made: Translation, body: bytes, context: Context, losses: Losses):
     """A whole reply's value; what belongs to its calls is kept."""
-    reply = made.far.read_reply(fields.whole(body), context, losses)
+    reply = made.far.read_reply(raw_json.whole(body), context, losses)
     if isinstance(reply, Reply) and made.names:
         reply = fold(_renamed(unfold(reply), made.names))
     if isinstance(reply, Reply) and made.puts is not None:
@@ -440,7 +440,7 @@ def _document(data: bytes) -> dict | None:
         if data.startswith(b"[DONE]"):
             return None
         try:
-            found = fields.whole(data)  # with half an emoji in it
+            found = raw_json.whole(data)  # with half an emoji in it
         except BadRequest:
             return None
     return found if isinstance(found, dict) else None
@@ -480,5 +480,5 @@ def fetch(made: Translation, images: Images, presence: AbstractContextManager) -
         size += len(got.data)
         if size > MOST_FETCHED_BYTES:
             raise BadRequest(f"{made.client.NAMES.get('image', 'image')}: more than {MOST_FETCHED_BYTES} bytes in all")
-        found[url] = wire.found(got.media_type, got.data)
+        found[url] = validate.found(got.media_type, got.data)
     return _with_data(made, found)

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from gproxy import protocols
 from gproxy.channels import demo
 from gproxy.protocols.hub import Usage
-from gproxy.protocols.reading import Verdict
+from gproxy.protocols.verdict import Verdict
 from tests.sampled import asking, documents, payloads, read
 
 LOADED = protocols.load()

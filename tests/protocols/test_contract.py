@@ -11,7 +11,7 @@ from gproxy.channels.kind import COUNT, EMBED, EMBED_BATCH, GENERATE, GET_MODEL,
 from gproxy.errors import BadRequest, GatewayError
 from gproxy.protocols import sse
 from gproxy.protocols.hub import ModelCard, Usage
-from gproxy.protocols.reading import Verdict
+from gproxy.protocols.verdict import Verdict
 from tests.sampled import asking, documents, names, payloads, read, sample, split
 
 LOADED = protocols.load()

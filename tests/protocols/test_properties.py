@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gproxy import protocols
 from gproxy.errors import BadRequest
-from gproxy.protocols import sse, wire
+from gproxy.protocols import sse, validate
 from gproxy.protocols.hub import (
     Answer,
     Choice,
@@ -187,7 +187,7 @@ def codec(name: str):
 
 def over(name: str, request: Request, losses: Losses) -> Request:
     """Once over the wire."""
-    body = orjson.loads(wire.dumps(codec(name).write_request(request, target(name), losses)))
+    body = orjson.loads(validate.dumps(codec(name).write_request(request, target(name), losses)))
     return codec(name).read_request(body, Losses())
 
 
@@ -488,7 +488,7 @@ def test_a_garbage_request_is_a_bad_request_or_a_request(name, seed):
         assert isinstance(request, Request)
         for other in LOADED:
             try:
-                wire.dumps(codec(other).write_request(request, target(other), Losses(LOADED[name].NAMES)))
+                validate.dumps(codec(other).write_request(request, target(other), Losses(LOADED[name].NAMES)))
             except BadRequest as fault:
                 assert fault.message
     assert body == before
@@ -571,9 +571,9 @@ CYCLE = {
 def test_a_schema_of_any_depth_and_with_cycles_is_written_or_refused(one, other, schema):
     request = replace(REQUESTS["tools"], tools=(replace(F, schema=schema),))
     try:
-        body = orjson.loads(wire.dumps(codec(one).write_request(request, target(one), Losses())))
+        body = orjson.loads(validate.dumps(codec(one).write_request(request, target(one), Losses())))
         read_back = codec(one).read_request(body, Losses())
-        wire.dumps(codec(other).write_request(read_back, target(other), Losses()))
+        validate.dumps(codec(other).write_request(read_back, target(other), Losses()))
     except BadRequest as fault:
         assert fault.message
 
@@ -590,7 +590,9 @@ def test_arguments_of_any_depth_and_size_are_written_or_refused(one, other, argu
         Turn("user", (ToolResult("toolu_1", (Text(arguments),)),)),
     )
     try:
-        body = orjson.loads(wire.dumps(codec(one).write_request(Request(turns, max_tokens=9), target(one), Losses())))
-        wire.dumps(codec(other).write_request(codec(one).read_request(body, Losses()), target(other), Losses()))
+        body = orjson.loads(
+            validate.dumps(codec(one).write_request(Request(turns, max_tokens=9), target(one), Losses()))
+        )
+        validate.dumps(codec(other).write_request(codec(one).read_request(body, Losses()), target(other), Losses()))
     except BadRequest as fault:
         assert fault.message

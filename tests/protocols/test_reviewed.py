@@ -11,7 +11,7 @@ import pytest
 from gproxy import channels, protocols
 from gproxy.channels.facts import facts
 from gproxy.errors import BadRequest
-from gproxy.protocols import wire
+from gproxy.protocols import validate
 from gproxy.protocols.hub import (
     Choice,
     Delta,
@@ -601,7 +601,7 @@ def test_wrong_types_anywhere_in_a_request_are_a_bad_request_or_a_request(name):
         if answers["read"] % 8 == 0:  # and what was read can be written to anyone
             for other in LOADED:
                 try:
-                    wire.dumps(codec(other).write_request(request, target(other), Losses()))
+                    validate.dumps(codec(other).write_request(request, target(other), Losses()))
                 except BadRequest as fault:
                     assert fault.message
     assert all(answers.values())

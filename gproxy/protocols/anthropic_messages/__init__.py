@@ -1,8 +1,7 @@
 """Anthropic Messages. https://docs.anthropic.com/en/api/messages"""
 
-from gproxy.protocols.allowances import anthropic as limit_headers  # noqa: F401 - a verb of this protocol
 from gproxy.protocols.anthropic_messages import count, reply, request
-from gproxy.protocols.anthropic_messages.passing import (  # noqa: F401 - verbs of this protocol
+from gproxy.protocols.anthropic_messages.passthrough import (  # noqa: F401 - verbs of this protocol
     LIST_QUERY,
     MODEL_FIELD,
     NAME,
@@ -23,6 +22,7 @@ from gproxy.protocols.anthropic_messages.passing import (  # noqa: F401 - verbs 
 from gproxy.protocols.anthropic_messages.reply import read_error, read_stream, write_stream  # noqa: F401
 from gproxy.protocols.anthropic_messages.request import NAMES, OWN_URLS, TOOL_NAME, URL_KINDS, legal  # noqa: F401
 from gproxy.protocols.codec import Codec
+from gproxy.protocols.ratelimit_headers import anthropic as limit_headers  # noqa: F401 - a verb of this protocol
 
 GENERATE = Codec(request.read_request, request.write_request, reply.read_reply, reply.write_reply)
 COUNT = Codec(request.read_request, count.write_count, count.read_count_reply, count.write_count_reply)

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 
 import orjson
 
-from gproxy.protocols import signatures, sse, wire
-from gproxy.protocols.anthropic_messages.passing import ERROR_TYPES, error_event, read_usage
+from gproxy.protocols import signatures, sse, validate
+from gproxy.protocols.anthropic_messages.passthrough import ERROR_TYPES, error_event, read_usage
 from gproxy.protocols.anthropic_messages.request import legal, read_citation
 from gproxy.protocols.codec import telling_faults
 from gproxy.protocols.custom_tools import as_arguments, free_text, is_custom
@@ -105,7 +105,7 @@ def _read_block(block: dict, context: Context, losses: Losses) -> Iterator[Block
         case {"type": "redacted_thinking", "data": str(data)}:
             yield Thinking("", _signed(context, "redacted", data))
         case {"type": "tool_use", "id": str(call_id), "name": str(name)}:
-            yield _call(call_id, name, wire.dumps(part(block.get("input"))), context)
+            yield _call(call_id, name, validate.dumps(part(block.get("input"))), context)
         case _:
             losses.tell(f"content.{block.get('type')}")
 
@@ -165,7 +165,7 @@ def read_stream(payloads: Iterable[dict | Failed | None], context: Context, loss
                     yield from _open(count, opened, block)
                     if isinstance(opened, ToolCall) and opened.is_custom:
                         held[at] = Pieces()
-                        held[at].add(wire.dumps(block["input"]) if part(block.get("input")) else "")
+                        held[at].add(validate.dumps(block["input"]) if part(block.get("input")) else "")
                     count += 1
             case {"type": "content_block_stop", "index": int(at)}:
                 if at in places:
@@ -194,7 +194,7 @@ def _open(index: int, block: Block, raw: dict) -> Iterator[Event]:
         case ToolCall():
             yield Open(index, ToolCall(block.id, block.name, "", block.is_custom))
             if part(raw.get("input")) and not block.is_custom:
-                yield Delta(index, wire.dumps(raw["input"]))
+                yield Delta(index, validate.dumps(raw["input"]))
         case Text(text):
             yield Open(index, Text(""))
             if text:
@@ -286,7 +286,7 @@ def _write_block(block: Block, context: Context, losses: Losses) -> Iterator[dic
             if block.signature:
                 yield {"type": "redacted_thinking", "data": signatures.wrap(block.signature)}
             written = as_arguments(block.arguments) if block.is_custom else block.arguments
-            arguments = wire.arguments(written, losses)
+            arguments = validate.arguments(written, losses)
             yield {"type": "tool_use", "id": legal(block.id), "name": block.name, "input": arguments}
         case Media(kind):
             losses.lose(kind)

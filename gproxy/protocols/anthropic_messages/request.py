@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from gproxy.errors import BadRequest, NoThread
-from gproxy.protocols import reasoning, repair, schemas, wire, wording
+from gproxy.protocols import prompts, reasoning, repair, schemas, validate
 from gproxy.protocols.custom_tools import FREE_INPUT, as_arguments
 from gproxy.protocols.hub import (
     Block,
@@ -95,32 +95,32 @@ def read_request(body: dict, losses: Losses) -> Request:
     for name in body:
         if name not in READ and body[name] is not None:
             losses.tell(name)
-    output_config = wire.optional_obj(body, "output_config")
-    thinking = wire.optional_obj(body, "thinking")
-    mode, parallel = _read_choice(wire.optional_obj(body, "tool_choice"))
+    output_config = validate.optional_obj(body, "output_config")
+    thinking = validate.optional_obj(body, "thinking")
+    mode, parallel = _read_choice(validate.optional_obj(body, "tool_choice"))
     return Request(
         turns=_read_turns(body, losses),
         system=_read_system(body.get("system"), losses),
         tools=tuple(_read_tools(body, losses)),
         choice=mode,
         parallel=parallel,
-        max_tokens=wire.optional_count(body, "max_tokens", least=0),
-        temperature=wire.optional_number(body, "temperature"),
-        top_p=wire.optional_number(body, "top_p"),
-        top_k=wire.optional_count(body, "top_k"),
-        stop=wire.texts(body.get("stop_sequences"), "stop_sequences"),
+        max_tokens=validate.optional_count(body, "max_tokens", least=0),
+        temperature=validate.optional_number(body, "temperature"),
+        top_p=validate.optional_number(body, "top_p"),
+        top_k=validate.optional_count(body, "top_k"),
+        stop=validate.texts(body.get("stop_sequences"), "stop_sequences"),
         format=_read_format(output_config),
         reasoning=reasoning.read_anthropic(thinking, output_config, "thinking"),
         tier=_read_tier(body),
-        end_user=wire.optional_text(wire.optional_obj(body, "metadata"), "user_id", "metadata"),
+        end_user=validate.optional_text(validate.optional_obj(body, "metadata"), "user_id", "metadata"),
     )
 
 
 def _read_turns(body: dict, losses: Losses) -> tuple[Turn, ...]:
     turns = []
-    for place, message in wire.objects(body.get("messages"), "messages"):
-        role = wire.text(message.get("role"), f"{place}.role")
-        wire.known(role, dict.fromkeys(("user", "assistant", "system")), f"{place}.role")
+    for place, message in validate.objects(body.get("messages"), "messages"):
+        role = validate.text(message.get("role"), f"{place}.role")
+        validate.known(role, dict.fromkeys(("user", "assistant", "system")), f"{place}.role")
         turns.append(Turn(role, tuple(read_blocks(message.get("content"), f"{place}.content", losses))))
     return repair.joined(turns)
 
@@ -129,8 +129,8 @@ def _read_system(system, losses: Losses) -> tuple[str, ...]:
     if system is None or isinstance(system, str):
         return (system,) if system and system.strip() else ()
     found = []
-    for place, block in wire.objects(system, "system"):
-        text = wire.text(block.get("text"), f"{place}.text")
+    for place, block in validate.objects(system, "system"):
+        text = validate.text(block.get("text"), f"{place}.text")
         _tell_unread(block, ("type", "text", "citations"), "system", losses)
         if text.strip():
             found.append(text)
@@ -147,7 +147,7 @@ def read_blocks(content, place: str, losses: Losses) -> Iterator[Block]:
     if content is None or isinstance(content, str):
         yield Text(content or "")
         return
-    for at, block in wire.objects(content, place):
+    for at, block in validate.objects(content, place):
         yield from _read_block(block, at, losses)
 
 
@@ -156,7 +156,7 @@ def _read_inner(content, place: str, losses: Losses) -> Iterator[Block]:
     if content is None or isinstance(content, str):
         yield Text(content or "")
         return
-    for at, block in wire.objects(content, place):
+    for at, block in validate.objects(content, place):
         if block.get("type") not in INNER:
             losses.tell(f"messages.content.{block.get('type')}")
         elif block["type"] == "document" and part(block.get("source")).get("type") == "content":
@@ -174,27 +174,27 @@ def _read_block(block: dict, place: str, losses: Losses) -> Iterator[Block]:
     match kind:
         case "text":
             known += ("text", "citations")
-            citations = tuple(map(read_citation, wire.arr(block.get("citations") or [], f"{place}.citations")))
-            yield Text(wire.text(block.get("text"), f"{place}.text"), citations)
+            citations = tuple(map(read_citation, validate.arr(block.get("citations") or [], f"{place}.citations")))
+            yield Text(validate.text(block.get("text"), f"{place}.text"), citations)
         case "image":
             known += ("source",)
-            yield _read_source(wire.obj(block.get("source"), f"{place}.source"), "image", None, f"{place}.source")
+            yield _read_source(validate.obj(block.get("source"), f"{place}.source"), "image", None, f"{place}.source")
         case "document":
             known += ("source", "title")
-            title = wire.optional_text(block, "title", place)
-            yield from _read_document(wire.obj(block.get("source"), f"{place}.source"), title, place, losses)
+            title = validate.optional_text(block, "title", place)
+            yield from _read_document(validate.obj(block.get("source"), f"{place}.source"), title, place, losses)
         case "thinking":
             known += ("thinking", "signature")
-            signature = unwrap(wire.optional_text(block, "signature", place))
-            yield Thinking(wire.text(block.get("thinking"), f"{place}.thinking"), signature)
+            signature = unwrap(validate.optional_text(block, "signature", place))
+            yield Thinking(validate.text(block.get("thinking"), f"{place}.thinking"), signature)
         case "redacted_thinking":
             known += ("data",)
-            yield Thinking("", unwrap(wire.text(block.get("data"), f"{place}.data")))
+            yield Thinking("", unwrap(validate.text(block.get("data"), f"{place}.data")))
         case "tool_use":
             known += ("id", "name", "input", "caller")
-            arguments = wire.dumps(wire.optional_obj(block, "input", place))
-            call_id = wire.text(block.get("id"), f"{place}.id")
-            yield ToolCall(call_id, wire.text(block.get("name"), f"{place}.name"), arguments)
+            arguments = validate.dumps(validate.optional_obj(block, "input", place))
+            call_id = validate.text(block.get("id"), f"{place}.id")
+            yield ToolCall(call_id, validate.text(block.get("name"), f"{place}.name"), arguments)
         case "tool_result":
             known += ("tool_use_id", "content", "is_error")
             yield _read_result(block, place, losses)
@@ -202,10 +202,10 @@ def _read_block(block: dict, place: str, losses: Losses) -> Iterator[Block]:
             known += ("title", "source", "content")
             losses.tell("messages.content.search_result")
             texts = [
-                wire.text(item.get("text"), f"{at}.text")
-                for at, item in wire.objects(block.get("content"), f"{place}.content")
+                validate.text(item.get("text"), f"{at}.text")
+                for at, item in validate.objects(block.get("content"), f"{place}.content")
             ]
-            named = (wire.optional_text(block, name, place) for name in ("title", "source"))
+            named = (validate.optional_text(block, name, place) for name in ("title", "source"))
             yield Text("\n".join(filter(None, (*named, *texts))))
         case str():
             # Steps that a vendor's own tools took; what they led to stands in the texts.
@@ -223,28 +223,28 @@ def is_text(block) -> bool:
 def _read_result(block: dict, place: str, losses: Losses) -> ToolResult:
     inner = _read_inner(block.get("content"), f"{place}.content", losses)
     blocks = tuple(b for b in inner if isinstance(b, Media) or (is_text(b) and b.text))
-    is_error = bool(wire.optional_flag(block, "is_error", place))
-    return ToolResult(wire.text(block.get("tool_use_id"), f"{place}.tool_use_id"), blocks, is_error)
+    is_error = bool(validate.optional_flag(block, "is_error", place))
+    return ToolResult(validate.text(block.get("tool_use_id"), f"{place}.tool_use_id"), blocks, is_error)
 
 
 def _read_source(source: dict, kind: str, title: str | None, place: str) -> Media:
     match source.get("type"):
         case "base64":
-            data = wire.checked(wire.text(source.get("data"), f"{place}.data"), f"{place}.data")
-            media_type = wire.text(source.get("media_type"), f"{place}.media_type")
-            return Media(wire.kind_of(media_type, kind), media_type, data, name=title)
+            data = validate.checked(validate.text(source.get("data"), f"{place}.data"), f"{place}.data")
+            media_type = validate.text(source.get("media_type"), f"{place}.media_type")
+            return Media(validate.kind_of(media_type, kind), media_type, data, name=title)
         case "url":
             media_type = "application/pdf" if kind == "file" else None
-            return Media(kind, media_type, url=wire.text(source.get("url"), f"{place}.url"), name=title)
+            return Media(kind, media_type, url=validate.text(source.get("url"), f"{place}.url"), name=title)
         case "file":
-            return Media(kind, file_id=wire.text(source.get("file_id"), f"{place}.file_id"), name=title)
+            return Media(kind, file_id=validate.text(source.get("file_id"), f"{place}.file_id"), name=title)
     raise BadRequest(f"{place}.type: expected base64, url, file, text or content")
 
 
 def _read_document(source: dict, title: str | None, place: str, losses: Losses) -> Iterator[Block]:
     match source.get("type"):
         case "text":
-            data = wire.text(source.get("data"), f"{place}.source.data")
+            data = validate.text(source.get("data"), f"{place}.source.data")
             yield Media("file", "text/plain", base64.b64encode(data.encode()).decode(), name=title)
         case "content":
             yield from _read_inner(source.get("content"), f"{place}.source.content", losses)
@@ -262,15 +262,15 @@ def read_citation(citation) -> Citation:
 
 
 def _read_tools(body: dict, losses: Losses) -> Iterator[Tool | WebSearch | CodeExecution | WebFetch]:
-    for place, tool in wire.objects(body.get("tools"), "tools"):
+    for place, tool in validate.objects(body.get("tools"), "tools"):
         kind = tool.get("type") or "custom"
         if kind == "custom":
-            name = wire.text(tool.get("name"), f"{place}.name")
-            schema = wire.optional_obj(tool, "input_schema", place)
+            name = validate.text(tool.get("name"), f"{place}.name")
+            schema = validate.optional_obj(tool, "input_schema", place)
             known = ("type", "name", "description", "input_schema", "strict")
             _tell_unread(tool, known, "tools", losses)
-            description = wire.optional_text(tool, "description", place)
-            yield Tool(name, description, schema, wire.optional_flag(tool, "strict", place))
+            description = validate.optional_text(tool, "description", place)
+            yield Tool(name, description, schema, validate.optional_flag(tool, "strict", place))
             continue
         built = next((made for prefix, made in SERVER_TOOLS if str(kind).startswith(prefix)), None)
         if built is None:
@@ -282,37 +282,37 @@ def _read_tools(body: dict, losses: Losses) -> Iterator[Tool | WebSearch | CodeE
 
 
 def _read_search(tool: dict, place: str) -> WebSearch:
-    location = wire.optional_obj(tool, "user_location", place)
+    location = validate.optional_obj(tool, "user_location", place)
     return WebSearch(
-        wire.texts(tool.get("allowed_domains"), f"{place}.allowed_domains"),
-        wire.texts(tool.get("blocked_domains"), f"{place}.blocked_domains"),
+        validate.texts(tool.get("allowed_domains"), f"{place}.allowed_domains"),
+        validate.texts(tool.get("blocked_domains"), f"{place}.blocked_domains"),
         {key: value for key, value in location.items() if key != "type" and isinstance(value, str)},
-        wire.optional_count(tool, "max_uses", place),
+        validate.optional_count(tool, "max_uses", place),
     )
 
 
 def _read_choice(choice: dict) -> tuple[Choice | None, bool | None]:
     if not choice:
         return None, None
-    kind = wire.text(choice.get("type"), "tool_choice.type")
-    mode = wire.known(kind, MODES, "tool_choice.type")
-    names = (wire.text(choice.get("name"), "tool_choice.name"),) if kind == "tool" else ()
-    is_single = wire.optional_flag(choice, "disable_parallel_tool_use", "tool_choice")
+    kind = validate.text(choice.get("type"), "tool_choice.type")
+    mode = validate.known(kind, MODES, "tool_choice.type")
+    names = (validate.text(choice.get("name"), "tool_choice.name"),) if kind == "tool" else ()
+    is_single = validate.optional_flag(choice, "disable_parallel_tool_use", "tool_choice")
     return Choice(mode, names), (None if is_single is None else not is_single)
 
 
 def _read_format(output_config: dict) -> Format | None:
-    asked = wire.optional_obj(output_config, "format", "output_config")
+    asked = validate.optional_obj(output_config, "format", "output_config")
     if not asked:
         return None
-    wire.known(asked.get("type"), {"json_schema": None}, "output_config.format.type")
-    return Format(wire.obj(asked.get("schema"), "output_config.format.schema"), strict=True)
+    validate.known(asked.get("type"), {"json_schema": None}, "output_config.format.type")
+    return Format(validate.obj(asked.get("schema"), "output_config.format.schema"), strict=True)
 
 
 def _read_tier(body: dict) -> str | None:
-    speed = wire.known(wire.optional_text(body, "speed"), {"standard": None, "fast": "priority"}, "speed")
+    speed = validate.known(validate.optional_text(body, "speed"), {"standard": None, "fast": "priority"}, "speed")
     tiers = {"auto": "auto", "standard_only": "default"}
-    return speed or wire.known(wire.optional_text(body, "service_tier"), tiers, "service_tier")
+    return speed or validate.known(validate.optional_text(body, "service_tier"), tiers, "service_tier")
 
 
 # -- writing -------------------------------------------------------------------------------------------------------
@@ -451,7 +451,7 @@ def _write_thinking(block: Thinking, target: Target, losses: Losses) -> Iterator
 
 def _write_call(block: ToolCall, losses: Losses) -> dict:
     written = as_arguments(block.arguments) if block.is_custom else block.arguments
-    arguments = wire.arguments(written, losses)
+    arguments = validate.arguments(written, losses)
     return {"type": "tool_use", "id": legal(block.id), "name": block.name, "input": arguments}
 
 
@@ -486,7 +486,7 @@ def _write_media(block: Media, losses: Losses) -> dict:
         named = {"title": block.name} if block.name else {}
         return {"type": "document", "source": source, **named}
     losses.lose(block.kind)
-    return {"type": "text", "text": wire.NOTE.format(block.name or block.media_type or block.kind)}
+    return {"type": "text", "text": validate.NOTE.format(block.name or block.media_type or block.kind)}
 
 
 def _document_source(block: Media) -> dict | None:
@@ -495,7 +495,7 @@ def _document_source(block: Media) -> dict | None:
     if block.data and block.media_type == "application/pdf":
         return {"type": "base64", "media_type": block.media_type, "data": block.data}
     is_text = (block.media_type or "").startswith("text/") or block.media_type == "application/json"
-    if block.data and is_text and (text := wire.plain(block.data)) is not None:
+    if block.data and is_text and (text := validate.plain(block.data)) is not None:
         return {"type": "text", "media_type": "text/plain", "data": text}
     return None
 
@@ -605,7 +605,7 @@ def _write_config(request: Request, target: Target, told: str | None, system: li
             config["format"] = {"type": "json_schema", "schema": schema}
             return config
     losses.lose("format")
-    system.append(wording.of_format(request.format))
+    system.append(prompts.of_format(request.format))
     return config
 
 

@@ -1,9 +1,8 @@
 """Gemini generateContent. https://ai.google.dev/api/generate-content"""
 
-from gproxy.protocols.allowances import google as limit_headers  # noqa: F401 - a verb of this protocol
 from gproxy.protocols.codec import Codec
 from gproxy.protocols.gemini_generate import count, embeddings, reply, request
-from gproxy.protocols.gemini_generate.passing import (  # noqa: F401 - verbs of this protocol
+from gproxy.protocols.gemini_generate.passthrough import (  # noqa: F401 - verbs of this protocol
     LIST_QUERY,
     MODEL_FIELD,
     NAME,
@@ -23,6 +22,7 @@ from gproxy.protocols.gemini_generate.passing import (  # noqa: F401 - verbs of 
 )  # fmt: skip
 from gproxy.protocols.gemini_generate.reply import read_error, read_stream, write_stream  # noqa: F401
 from gproxy.protocols.gemini_generate.request import NAMES, OWN_URLS, TOOL_NAME, URL_KINDS  # noqa: F401
+from gproxy.protocols.ratelimit_headers import google as limit_headers  # noqa: F401 - a verb of this protocol
 
 GENERATE = Codec(request.read_request, request.write_request, reply.read_reply, reply.write_reply)
 COUNT = Codec(count.read_count, count.write_count, count.read_count_reply, count.write_count_reply)

@@ -1,6 +1,6 @@
 """countTokens to and from the hub. https://ai.google.dev/api/tokens"""
 
-from gproxy.protocols import wire
+from gproxy.protocols import validate
 from gproxy.protocols.gemini_generate.request import camel, read_request, write_request
 from gproxy.protocols.hub import Context, Count, Request, Target, count
 from gproxy.protocols.losses import Losses
@@ -9,7 +9,7 @@ from gproxy.protocols.losses import Losses
 def read_count(body: dict, losses: Losses) -> Request:
     """Of `contents` alone, or of a whole `generateContentRequest`."""
     body = camel(body)
-    inner = wire.optional_obj(body, "generateContentRequest")
+    inner = validate.optional_obj(body, "generateContentRequest")
     return read_request(inner or body, losses)
 
 

@@ -1,8 +1,8 @@
 """embedContent and batchEmbedContents to and from the hub. https://ai.google.dev/api/embeddings"""
 
 from gproxy.errors import BadRequest
-from gproxy.protocols import wire
-from gproxy.protocols.gemini_generate.passing import read_usage
+from gproxy.protocols import validate
+from gproxy.protocols.gemini_generate.passthrough import read_usage
 from gproxy.protocols.gemini_generate.request import camel
 from gproxy.protocols.hub import Context, Embed, Embeddings, Target, Usage, items, part
 from gproxy.protocols.losses import Losses
@@ -16,7 +16,7 @@ def read_embed(body: dict, losses: Losses) -> Embed:
 
 
 def read_batch(body: dict, losses: Losses) -> Embed:
-    requests = [camel(item) for _, item in wire.objects(camel(body).get("requests"), "requests")]
+    requests = [camel(item) for _, item in validate.objects(camel(body).get("requests"), "requests")]
     if not requests:
         raise BadRequest("requests: missing; give at least one")
     return _read(requests, losses)
@@ -30,14 +30,14 @@ def _read(requests: list[dict], losses: Losses) -> Embed:
         for name, value in request.items():
             if name not in READ and value is not None:
                 losses.tell(name)
-        config = camel(wire.optional_obj(request, "embedContentConfig"))
+        config = camel(validate.optional_obj(request, "embedContentConfig"))
         for name, value in config.items():
             if name not in WAYS and value is not None:
                 losses.tell(f"embedContentConfig.{name}")
         found = {**config, **request}
         texts.append(_text(request))
-        dimensions = wire.optional_count(found, "outputDimensionality", least=1)
-        ways.append((dimensions, wire.optional_text(found, "taskType"), wire.optional_text(found, "title")))
+        dimensions = validate.optional_count(found, "outputDimensionality", least=1)
+        ways.append((dimensions, validate.optional_text(found, "taskType"), validate.optional_text(found, "title")))
     if len(set(ways)) > 1:
         raise BadRequest("requests: outputDimensionality, taskType and title must be the same in all of them")
     return Embed(tuple(texts), *ways[0])
@@ -48,8 +48,8 @@ def _text(request: dict) -> str:
     if isinstance(content, str):
         return content
     found = []
-    for place, item in wire.objects(wire.obj(content, "content").get("parts"), "content.parts"):
-        found.append(wire.text(item.get("text"), f"{place}.text"))
+    for place, item in validate.objects(validate.obj(content, "content").get("parts"), "content.parts"):
+        found.append(validate.text(item.get("text"), f"{place}.text"))
     return "\n".join(found)
 
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import orjson
 
-from gproxy.protocols import signatures, sse, wire
+from gproxy.protocols import signatures, sse, validate
 from gproxy.protocols.codec import telling_faults
 from gproxy.protocols.custom_tools import as_arguments, free_text, is_custom
-from gproxy.protocols.gemini_generate.passing import STATUSES, error_event, read_usage
+from gproxy.protocols.gemini_generate.passthrough import STATUSES, error_event, read_usage
 from gproxy.protocols.hub import (
     Answer,
     Block,
@@ -138,15 +138,15 @@ class _Candidate:
             case {"inlineData": dict(blob)}:
                 media_type = blob.get("mimeType")
                 media_type = media_type if isinstance(media_type, str) else None
-                media = Media(wire.kind_of(media_type, "file"), media_type, str(blob.get("data") or ""))
+                media = Media(validate.kind_of(media_type, "file"), media_type, str(blob.get("data") or ""))
                 yield from self.whole(media, "", indexes)
             case {"executableCode": dict(code)}:
                 losses.tell("candidates.content.parts.executableCode")
                 language = str(code.get("language") or "").lower()
-                yield from self.write(Text(""), wire.CODE.format(language, code.get("code") or ""), indexes)
+                yield from self.write(Text(""), validate.CODE.format(language, code.get("code") or ""), indexes)
             case {"codeExecutionResult": dict(result)}:
                 losses.tell("candidates.content.parts.codeExecutionResult")
-                yield from self.write(Text(""), wire.CODE.format("", result.get("output") or ""), indexes)
+                yield from self.write(Text(""), validate.CODE.format("", result.get("output") or ""), indexes)
             case _:
                 for name in item:
                     if name not in ("thoughtSignature", "thought", "text"):
@@ -168,7 +168,7 @@ class _Candidate:
             # Of its own for each reply: ids that repeat over the turns would pair the wrong ones.
             call_id = f"call_{self._reply_id}_{self._number}_{self._calls}"
         self._calls += 1
-        arguments = wire.dumps(part(call.get("args")))
+        arguments = validate.dumps(part(call.get("args")))
         custom = is_custom(name, self._context)
         text = free_text(arguments) if custom else arguments
         yield from self.whole(ToolCall(call_id, name, "", custom, signature), text, indexes)
@@ -429,7 +429,7 @@ def _write_block(block: Block, context: Context, losses: Losses) -> Iterator[dic
 def _write_call(block: ToolCall, context: Context, losses: Losses) -> dict:
     """Without a signature of its own it has an empty envelope: a vendor that insists on one must know it as ours."""
     written = as_arguments(block.arguments) if block.is_custom else block.arguments or "{}"
-    arguments = wire.arguments(written, losses)
+    arguments = validate.arguments(written, losses)
     sealed = signatures.wrap(block.signature) if block.signature else signatures.mark(context.provider)
     call = {"id": block.id, "name": block.name, "args": arguments}
     return {"functionCall": call, "thoughtSignature": sealed}

@@ -8,7 +8,7 @@ from dataclasses import replace
 import orjson
 
 from gproxy.errors import BadRequest
-from gproxy.protocols import reasoning, repair, schemas, wire, wording
+from gproxy.protocols import prompts, reasoning, repair, schemas, validate
 from gproxy.protocols.custom_tools import FREE_INPUT, as_arguments
 from gproxy.protocols.hub import (
     Block,
@@ -114,7 +114,7 @@ def camel(found: dict) -> dict:
 
 
 def _camel_obj(body: dict, name: str, place: str = "") -> dict:
-    return camel(wire.optional_obj(body, name, place))
+    return camel(validate.optional_obj(body, name, place))
 
 
 def read_request(body: dict, losses: Losses) -> Request:
@@ -132,8 +132,8 @@ def read_request(body: dict, losses: Losses) -> Request:
     if config.get("responseModalities") not in (None, [], ["TEXT"], ["text"]):
         losses.tell("generationConfig.responseModalities")
     at = "generationConfig"
-    logprobs = wire.optional_count(config, "logprobs", at)
-    if wire.optional_flag(config, "responseLogprobs", at):
+    logprobs = validate.optional_count(config, "logprobs", at)
+    if validate.optional_flag(config, "responseLogprobs", at):
         logprobs = logprobs or 0
     system = [block.text for block in _read_system(body, losses) if isinstance(block, Text) and block.text.strip()]
     return Request(
@@ -141,27 +141,27 @@ def read_request(body: dict, losses: Losses) -> Request:
         system=tuple(system),
         tools=tuple(_read_tools(body, losses)),
         choice=_read_choice(_camel_obj(body, "toolConfig"), losses),
-        max_tokens=wire.optional_count(config, "maxOutputTokens", at),
-        temperature=wire.optional_number(config, "temperature", at),
-        top_p=wire.optional_number(config, "topP", at),
-        top_k=wire.optional_count(config, "topK", at),
-        stop=wire.texts(config.get("stopSequences"), f"{at}.stopSequences"),
-        seed=wire.optional_count(config, "seed", at, least=-(2**63)),
-        frequency_penalty=wire.optional_number(config, "frequencyPenalty", at),
-        presence_penalty=wire.optional_number(config, "presencePenalty", at),
-        n=wire.optional_count(config, "candidateCount", at, least=1),
+        max_tokens=validate.optional_count(config, "maxOutputTokens", at),
+        temperature=validate.optional_number(config, "temperature", at),
+        top_p=validate.optional_number(config, "topP", at),
+        top_k=validate.optional_count(config, "topK", at),
+        stop=validate.texts(config.get("stopSequences"), f"{at}.stopSequences"),
+        seed=validate.optional_count(config, "seed", at, least=-(2**63)),
+        frequency_penalty=validate.optional_number(config, "frequencyPenalty", at),
+        presence_penalty=validate.optional_number(config, "presencePenalty", at),
+        n=validate.optional_count(config, "candidateCount", at, least=1),
         logprobs=logprobs,
         format=_read_format(config, losses),
         reasoning=reasoning.read_gemini(_camel_obj(config, "thinkingConfig", at), f"{at}.thinkingConfig"),
         tier=_read_tier(body),
-        metadata=wire.optional_obj(body, "labels"),
-        store=wire.optional_flag(body, "store"),
+        metadata=validate.optional_obj(body, "labels"),
+        store=validate.optional_flag(body, "store"),
     )
 
 
 def _read_tier(body: dict) -> str | None:
-    asked = wire.optional_text(body, "serviceTier")
-    return wire.known(asked.lower(), TIERS, "serviceTier") if asked else None
+    asked = validate.optional_text(body, "serviceTier")
+    return validate.known(asked.lower(), TIERS, "serviceTier") if asked else None
 
 
 def _read_system(body: dict, losses: Losses) -> Iterator[Block]:
@@ -169,8 +169,8 @@ def _read_system(body: dict, losses: Losses) -> Iterator[Block]:
     if isinstance(given, str):
         yield Text(given)
     elif given is not None:
-        content = wire.obj(given, "systemInstruction")
-        for place, item in wire.objects(content.get("parts"), "systemInstruction.parts"):
+        content = validate.obj(given, "systemInstruction")
+        for place, item in validate.objects(content.get("parts"), "systemInstruction.parts"):
             yield from _read_part(camel(item), place, losses)
 
 
@@ -180,12 +180,14 @@ def _read_contents(body: dict, losses: Losses) -> tuple[Turn, ...]:
         contents = [{"parts": [{"text": contents}]}]
     contents = [contents] if isinstance(contents, dict) else contents
     turns = []
-    for place, content in wire.objects(contents, "contents"):
-        role = wire.known(wire.optional_text(content, "role", place) or "user", ROLES, f"{place}.role")
+    for place, content in validate.objects(contents, "contents"):
+        role = validate.known(validate.optional_text(content, "role", place) or "user", ROLES, f"{place}.role")
         parts = content.get("parts")
         parts = [parts] if isinstance(parts, dict) else parts
         blocks = [
-            block for at, item in wire.objects(parts, f"{place}.parts") for block in _read_part(camel(item), at, losses)
+            block
+            for at, item in validate.objects(parts, f"{place}.parts")
+            for block in _read_part(camel(item), at, losses)
         ]
         results = tuple(block for block in blocks if isinstance(block, ToolResult))
         if role == "assistant" and results:  # some clients answer in the model's name
@@ -242,40 +244,40 @@ def _identified(turns: list[Turn]) -> tuple[Turn, ...]:
 
 
 def _read_part(item: dict, place: str, losses: Losses) -> Iterator[Block]:
-    signature = unwrap(wire.optional_text(item, "thoughtSignature", place))
+    signature = unwrap(validate.optional_text(item, "thoughtSignature", place))
     for name in ("videoMetadata", "mediaResolution"):
         if item.get(name) is not None:
             losses.tell(f"contents.parts.{name}")
     match item:
         case {"functionCall": call} if call is not None:
-            call = wire.obj(call, f"{place}.functionCall")
-            name = wire.text(call.get("name"), f"{place}.functionCall.name")
-            arguments = wire.dumps(wire.optional_obj(call, "args", f"{place}.functionCall"))
-            call_id = wire.optional_text(call, "id", f"{place}.functionCall") or ""
+            call = validate.obj(call, f"{place}.functionCall")
+            name = validate.text(call.get("name"), f"{place}.functionCall.name")
+            arguments = validate.dumps(validate.optional_obj(call, "args", f"{place}.functionCall"))
+            call_id = validate.optional_text(call, "id", f"{place}.functionCall") or ""
             yield ToolCall(call_id, name, arguments, signature=signature)
             return
         case {"functionResponse": result} if result is not None:
             yield _read_result(
-                camel(wire.obj(result, f"{place}.functionResponse")), f"{place}.functionResponse", losses
+                camel(validate.obj(result, f"{place}.functionResponse")), f"{place}.functionResponse", losses
             )
         case {"text": text} if text is not None:
-            text = wire.text(text, f"{place}.text")
+            text = validate.text(text, f"{place}.text")
             if item.get("thought") is True:
                 yield Thinking(text, signature)
                 return
             if text:
                 yield Text(text)
         case {"inlineData": blob} if blob is not None:
-            yield _read_blob(camel(wire.obj(blob, f"{place}.inlineData")), f"{place}.inlineData")
+            yield _read_blob(camel(validate.obj(blob, f"{place}.inlineData")), f"{place}.inlineData")
         case {"fileData": file} if file is not None:
-            yield _read_file(camel(wire.obj(file, f"{place}.fileData")), f"{place}.fileData")
+            yield _read_file(camel(validate.obj(file, f"{place}.fileData")), f"{place}.fileData")
         case {"executableCode": code} if code is not None:
             losses.tell("contents.parts.executableCode")
             code = part(code)
-            yield Text(wire.CODE.format(str(code.get("language") or "").lower(), code.get("code") or ""))
+            yield Text(validate.CODE.format(str(code.get("language") or "").lower(), code.get("code") or ""))
         case {"codeExecutionResult": result} if result is not None:
             losses.tell("contents.parts.codeExecutionResult")
-            yield Text(wire.CODE.format("", part(result).get("output") or ""))
+            yield Text(validate.CODE.format("", part(result).get("output") or ""))
         case _ if signature is None:
             told = ("thought", "thoughtSignature", "videoMetadata", "mediaResolution")
             unknown = [name for name in item if name not in told]
@@ -286,24 +288,24 @@ def _read_part(item: dict, place: str, losses: Losses) -> Iterator[Block]:
 
 def _read_result(result: dict, place: str, losses: Losses) -> ToolResult:
     """`output` or `result` hold what a function returned, `error` what went wrong; else the whole object is it."""
-    name = wire.text(result.get("name"), f"{place}.name")
-    response = wire.optional_obj(result, "response", place)
+    name = validate.text(result.get("name"), f"{place}.name")
+    response = validate.optional_obj(result, "response", place)
     is_error = set(response) == {"error"}
     value: object = response
     if len(response) == 1:
         value = next((response[key] for key in ("output", "result", "error") if key in response), response)
-    text = value if isinstance(value, str) else wire.dumps(value)
+    text = value if isinstance(value, str) else validate.dumps(value)
     blocks: list[Text | Media] = [Text(text)] if text else []
-    for at, item in wire.objects(result.get("parts"), f"{place}.parts"):
+    for at, item in validate.objects(result.get("parts"), f"{place}.parts"):
         blocks += [block for block in _read_part(camel(item), at, losses) if isinstance(block, Media)]
-    return ToolResult(wire.optional_text(result, "id", place) or "", tuple(blocks), is_error, name=name)
+    return ToolResult(validate.optional_text(result, "id", place) or "", tuple(blocks), is_error, name=name)
 
 
 def _read_blob(blob: dict, place: str) -> Media:
-    media_type = wire.optional_text(blob, "mimeType", place)
-    data = wire.checked(wire.text(blob.get("data"), f"{place}.data"), f"{place}.data")
-    name = wire.optional_text(blob, "displayName", place)
-    return Media(wire.kind_of(media_type, "file"), media_type, data.translate(_STANDARD), name=name)
+    media_type = validate.optional_text(blob, "mimeType", place)
+    data = validate.checked(validate.text(blob.get("data"), f"{place}.data"), f"{place}.data")
+    name = validate.optional_text(blob, "displayName", place)
+    return Media(validate.kind_of(media_type, "file"), media_type, data.translate(_STANDARD), name=name)
 
 
 # Google takes base64 with the alphabet for URLs too, and its SDK sends it.
@@ -311,18 +313,20 @@ _STANDARD = str.maketrans("-_", "+/")
 
 
 def _read_file(file: dict, place: str) -> Media:
-    media_type = wire.optional_text(file, "mimeType", place)
-    url = wire.text(file.get("fileUri"), f"{place}.fileUri")
-    return Media(wire.kind_of(media_type, "file"), media_type, url=url, name=wire.optional_text(file, "displayName"))
+    media_type = validate.optional_text(file, "mimeType", place)
+    url = validate.text(file.get("fileUri"), f"{place}.fileUri")
+    return Media(
+        validate.kind_of(media_type, "file"), media_type, url=url, name=validate.optional_text(file, "displayName")
+    )
 
 
 def _read_tools(body: dict, losses: Losses) -> Iterator[Tool | WebSearch | CodeExecution | WebFetch]:
     tools = body.get("tools")
-    for place, tool in wire.objects([tools] if isinstance(tools, dict) else tools, "tools"):
+    for place, tool in validate.objects([tools] if isinstance(tools, dict) else tools, "tools"):
         for name, value in camel(tool).items():
             match name:
                 case "functionDeclarations":
-                    for at, declared in wire.objects(value, f"{place}.functionDeclarations"):
+                    for at, declared in validate.objects(value, f"{place}.functionDeclarations"):
                         yield _read_tool(camel(declared), at, losses)
                 case "googleSearch" | "googleSearchRetrieval":
                     yield WebSearch()
@@ -335,15 +339,15 @@ def _read_tools(body: dict, losses: Losses) -> Iterator[Tool | WebSearch | CodeE
 
 
 def _read_tool(declared: dict, place: str, losses: Losses) -> Tool:
-    name = wire.text(declared.get("name"), f"{place}.name")
+    name = validate.text(declared.get("name"), f"{place}.name")
     for unread in ("response", "responseJsonSchema", "behavior"):
         if declared.get(unread) is not None:
             losses.tell(f"tools.functionDeclarations.{unread}")
     if declared.get("parametersJsonSchema") is not None:
-        schema = wire.obj(declared["parametersJsonSchema"], f"{place}.parametersJsonSchema")
+        schema = validate.obj(declared["parametersJsonSchema"], f"{place}.parametersJsonSchema")
     else:
-        schema = schemas.from_openapi(wire.optional_obj(declared, "parameters", place), f"{place}.parameters")
-    return Tool(name, wire.optional_text(declared, "description", place), schema)
+        schema = schemas.from_openapi(validate.optional_obj(declared, "parameters", place), f"{place}.parameters")
+    return Tool(name, validate.optional_text(declared, "description", place), schema)
 
 
 def _read_choice(config: dict, losses: Losses) -> Choice | None:
@@ -354,21 +358,21 @@ def _read_choice(config: dict, losses: Losses) -> Choice | None:
     if not calling:
         return None
     place = "toolConfig.functionCallingConfig"
-    mode = wire.known((wire.optional_text(calling, "mode", place) or "AUTO").upper(), MODES, f"{place}.mode")
-    names = wire.texts(calling.get("allowedFunctionNames"), f"{place}.allowedFunctionNames")
+    mode = validate.known((validate.optional_text(calling, "mode", place) or "AUTO").upper(), MODES, f"{place}.mode")
+    names = validate.texts(calling.get("allowedFunctionNames"), f"{place}.allowedFunctionNames")
     return Choice(mode, names)
 
 
 def _read_format(config: dict, losses: Losses) -> Format | None:
     at = "generationConfig"
-    kind = wire.optional_text(config, "responseMimeType", at)
+    kind = validate.optional_text(config, "responseMimeType", at)
     if kind not in (None, "", "text/plain", "application/json"):  # of an enum's schema elsewhere: the value as JSON
         losses.tell(f"{at}.responseMimeType")
     for name in ("responseJsonSchema", "_responseJsonSchema"):
         if config.get(name) is not None:
-            return Format(wire.obj(config[name], f"{at}.{name}"))
+            return Format(validate.obj(config[name], f"{at}.{name}"))
     if config.get("responseSchema") is not None:
-        schema = wire.obj(config["responseSchema"], f"{at}.responseSchema")
+        schema = validate.obj(config["responseSchema"], f"{at}.responseSchema")
         return Format(schemas.from_openapi(schema, f"{at}.responseSchema"))
     return Format() if kind == "application/json" else None
 
@@ -464,7 +468,7 @@ def _write_model(turn: Turn, target: Target, losses: Losses) -> Iterator[dict]:
 
 def _write_call(block: ToolCall, signature: Signature | None, is_first: bool, target: Target, losses: Losses) -> dict:
     written = as_arguments(block.arguments) if block.is_custom else block.arguments
-    arguments = wire.arguments(written, losses)
+    arguments = validate.arguments(written, losses)
     call = {"functionCall": {"id": block.id, "name": block.name, "args": arguments}}
     if signature is not None and signature.origin == target.provider:
         return {**call, "thoughtSignature": signature.value}
@@ -505,7 +509,7 @@ def _write_media(block: Media, losses: Losses) -> dict:
         kind = {"mimeType": block.media_type} if block.media_type else {}
         return {"fileData": {**kind, "fileUri": block.url}}
     losses.lose(block.kind)
-    return {"text": wire.NOTE.format(block.name or block.media_type or block.kind)}
+    return {"text": validate.NOTE.format(block.name or block.media_type or block.kind)}
 
 
 def _write_tools(request: Request, losses: Losses) -> list[dict]:
@@ -582,7 +586,7 @@ def _write_config(request: Request, target: Target, system: list[str], losses: L
             config |= dict.fromkeys(places)
     if request.format is not None and request.functions and "no_json_with_functions" in target.traits:
         losses.lose("format")
-        system.append(wording.of_format(request.format))
+        system.append(prompts.of_format(request.format))
     elif request.format is not None:
         config["responseMimeType"] = "application/json"
         if request.format.schema is not None:

@@ -1,9 +1,8 @@
 """OpenAI Chat Completions, and embeddings beside them. https://platform.openai.com/docs/api-reference/chat"""
 
-from gproxy.protocols.allowances import openai as limit_headers  # noqa: F401 - a verb of this protocol
 from gproxy.protocols.codec import Codec
 from gproxy.protocols.openai_chat import embeddings, reply, request
-from gproxy.protocols.openai_chat.passing import (  # noqa: F401 - verbs of this protocol
+from gproxy.protocols.openai_chat.passthrough import (  # noqa: F401 - verbs of this protocol
     LIST_QUERY,
     MODEL_FIELD,
     NAME,
@@ -23,6 +22,7 @@ from gproxy.protocols.openai_chat.passing import (  # noqa: F401 - verbs of this
 )  # fmt: skip
 from gproxy.protocols.openai_chat.reply import read_error, read_stream, write_stream  # noqa: F401
 from gproxy.protocols.openai_chat.request import NAMES, OWN_URLS, TOOL_NAME, URL_KINDS  # noqa: F401
+from gproxy.protocols.ratelimit_headers import openai as limit_headers  # noqa: F401 - a verb of this protocol
 
 GENERATE = Codec(request.read_request, request.write_request, reply.read_reply, reply.write_reply)
 EMBED = Codec(embeddings.read_embed, embeddings.write_embed, embeddings.read_embed_reply, embeddings.write_embed_reply)

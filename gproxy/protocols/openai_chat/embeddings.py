@@ -4,7 +4,7 @@ import base64
 import struct
 
 from gproxy.errors import BadRequest
-from gproxy.protocols import wire
+from gproxy.protocols import validate
 from gproxy.protocols.hub import Context, Embed, Embeddings, Target, Usage, items, part
 from gproxy.protocols.losses import Losses
 from gproxy.protocols.openai import read_usage
@@ -20,13 +20,13 @@ def read_embed(body: dict, losses: Losses) -> Embed:
     given = body.get("input")
     if isinstance(given, list) and given and not isinstance(given[0], str):
         raise BadRequest("input: token arrays can be read by their own vendor only; send text")
-    inputs = wire.texts(given, "input")
+    inputs = validate.texts(given, "input")
     if not inputs:
         raise BadRequest("input: missing; give a text or a list of texts")
-    form = wire.optional_text(body, "encoding_format") or "float"
-    is_packed = wire.known(form, {"float": False, "base64": True}, "encoding_format")
-    dimensions = wire.optional_count(body, "dimensions", least=1)
-    return Embed(inputs, dimensions, end_user=wire.optional_text(body, "user"), is_packed=is_packed)
+    form = validate.optional_text(body, "encoding_format") or "float"
+    is_packed = validate.known(form, {"float": False, "base64": True}, "encoding_format")
+    dimensions = validate.optional_count(body, "dimensions", least=1)
+    return Embed(inputs, dimensions, end_user=validate.optional_text(body, "user"), is_packed=is_packed)
 
 
 def write_embed(request: Embed, target: Target, losses: Losses) -> dict:

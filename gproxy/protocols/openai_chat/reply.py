@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import orjson
 
-from gproxy.protocols import signatures, sse, wire
+from gproxy.protocols import signatures, sse, validate
 from gproxy.protocols.codec import telling_faults
 from gproxy.protocols.custom_tools import free_text, is_custom
 from gproxy.protocols.hub import (
@@ -51,7 +51,7 @@ from gproxy.protocols.openai import (
     write_citation,
     write_logprobs,
 )
-from gproxy.protocols.openai_chat.passing import error_event
+from gproxy.protocols.openai_chat.passthrough import error_event
 
 STOPS = {
     "stop": "stop",
@@ -125,12 +125,12 @@ def _read_thoughts(message: dict, context: Context) -> Iterator[Block]:
 def _details(details: list, context: Context) -> Signature | None:
     """What a compatible host wants back, as it sent it."""
     is_opaque = any(part(detail).get("data") or part(detail).get("signature") for detail in details)
-    return Signature(context.provider, wire.dumps(details)) if is_opaque else None
+    return Signature(context.provider, validate.dumps(details)) if is_opaque else None
 
 
 def _read_image(image: dict) -> list[Block]:
     url = part(image.get("image_url")).get("url")
-    return [wire.media(url, "image", "images")] if isinstance(url, str) else []
+    return [validate.media(url, "image", "images")] if isinstance(url, str) else []
 
 
 def _read_call(call: dict, number: int, context: Context) -> ToolCall:
@@ -140,7 +140,7 @@ def _read_call(call: dict, number: int, context: Context) -> ToolCall:
         return ToolCall(call_id, str(custom.get("name") or ""), _read_text(custom.get("input")), is_custom=True)
     function = part(call.get("function"))
     name, arguments = str(function.get("name") or ""), function.get("arguments")
-    written = arguments if isinstance(arguments, str) else wire.dumps(part(arguments))
+    written = arguments if isinstance(arguments, str) else validate.dumps(part(arguments))
     signature = _call_signature(call, context)
     if is_custom(name, context):
         return ToolCall(call_id, name, free_text(written), True, signature)
@@ -234,7 +234,7 @@ class _Choice:
             else:
                 yield from self._begin(call, indexes)
         text = body.get("input") if "custom" in delta else body.get("arguments")
-        text = text if isinstance(text, str) else wire.dumps(text) if isinstance(text, dict) else ""
+        text = text if isinstance(text, str) else validate.dumps(text) if isinstance(text, dict) else ""
         if not text:
             return
         call_id = self._ids[at]
@@ -477,7 +477,7 @@ def _write_image(block: Media, index: int, losses: Losses) -> list[dict]:
     if block.kind != "image" or not (block.url or block.data):
         losses.lose(block.kind)
         return []
-    url = block.url or wire.data_url(block.media_type, block.data)
+    url = block.url or validate.data_url(block.media_type, block.data)
     return [{"type": "image_url", "image_url": {"url": url}, "index": index}]
 
 

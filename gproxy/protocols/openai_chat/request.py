@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import orjson
 
 from gproxy.errors import BadRequest
-from gproxy.protocols import reasoning, repair, schemas, wire, wording
+from gproxy.protocols import prompts, reasoning, repair, schemas, validate
 from gproxy.protocols.custom_tools import FREE_INPUT, as_arguments
 from gproxy.protocols.hub import (
     Block,
@@ -104,36 +104,36 @@ def read_request(body: dict, losses: Losses) -> Request:
             losses.tell(name)
     system, turns = _read_messages(body, losses)
     choice = _read_choice(body)
-    max_tokens = wire.optional_count(body, "max_completion_tokens")
+    max_tokens = validate.optional_count(body, "max_completion_tokens")
     if max_tokens is None:
-        max_tokens = wire.optional_count(body, "max_tokens")
-    logprobs = wire.optional_count(body, "top_logprobs")
-    if wire.optional_flag(body, "logprobs"):
+        max_tokens = validate.optional_count(body, "max_tokens")
+    logprobs = validate.optional_count(body, "top_logprobs")
+    if validate.optional_flag(body, "logprobs"):
         logprobs = logprobs or 0
     return Request(
         turns=repair.joined(turns),
         system=system,
         tools=tuple(_read_tools(body, losses)),
         choice=choice,
-        parallel=wire.optional_flag(body, "parallel_tool_calls"),
+        parallel=validate.optional_flag(body, "parallel_tool_calls"),
         max_tokens=max_tokens,
-        temperature=wire.optional_number(body, "temperature"),
-        top_p=wire.optional_number(body, "top_p"),
-        top_k=wire.optional_count(body, "top_k"),  # of compatible hosts
-        stop=wire.texts(body.get("stop"), "stop"),
-        seed=wire.optional_count(body, "seed", least=-(2**63)),
-        frequency_penalty=wire.optional_number(body, "frequency_penalty"),
-        presence_penalty=wire.optional_number(body, "presence_penalty"),
-        n=wire.optional_count(body, "n", least=1),
+        temperature=validate.optional_number(body, "temperature"),
+        top_p=validate.optional_number(body, "top_p"),
+        top_k=validate.optional_count(body, "top_k"),  # of compatible hosts
+        stop=validate.texts(body.get("stop"), "stop"),
+        seed=validate.optional_count(body, "seed", least=-(2**63)),
+        frequency_penalty=validate.optional_number(body, "frequency_penalty"),
+        presence_penalty=validate.optional_number(body, "presence_penalty"),
+        n=validate.optional_count(body, "n", least=1),
         logprobs=logprobs,
         format=_read_format(body),
         reasoning=_read_reasoning(body, losses),
-        verbosity=wire.optional_text(body, "verbosity"),
-        tier=wire.known(wire.optional_text(body, "service_tier"), TIERS, "service_tier"),
-        end_user=wire.optional_text(body, "user") or wire.optional_text(body, "safety_identifier"),
-        metadata=wire.optional_obj(body, "metadata"),
-        store=wire.optional_flag(body, "store"),
-        cache_key=wire.optional_text(body, "prompt_cache_key"),
+        verbosity=validate.optional_text(body, "verbosity"),
+        tier=validate.known(validate.optional_text(body, "service_tier"), TIERS, "service_tier"),
+        end_user=validate.optional_text(body, "user") or validate.optional_text(body, "safety_identifier"),
+        metadata=validate.optional_obj(body, "metadata"),
+        store=validate.optional_flag(body, "store"),
+        cache_key=validate.optional_text(body, "prompt_cache_key"),
     )
 
 
@@ -142,9 +142,9 @@ def _read_messages(body: dict, losses: Losses) -> tuple[tuple[str, ...], list[Tu
     system: list[str] = []
     turns: list[Turn] = []
     newest: dict[str, str] = {}  # a function's name -> the id of its newest call
-    for place, message in wire.objects(body.get("messages"), "messages"):
-        role = wire.text(message.get("role"), f"{place}.role")
-        wire.known(role, ROLES, f"{place}.role")
+    for place, message in validate.objects(body.get("messages"), "messages"):
+        role = validate.text(message.get("role"), f"{place}.role")
+        validate.known(role, ROLES, f"{place}.role")
         if message.get("name") is not None and role != "function":
             losses.tell("messages.name")
         match role:
@@ -161,7 +161,7 @@ def _read_messages(body: dict, losses: Losses) -> tuple[tuple[str, ...], list[Tu
                 newest |= {block.name: block.id for block in turns[-1].blocks if isinstance(block, ToolCall)}
             case "tool":
                 blocks = tuple(block for block in _read_content(message, place, losses) if _is_output(block))
-                call_id = wire.text(message.get("tool_call_id"), f"{place}.tool_call_id")
+                call_id = validate.text(message.get("tool_call_id"), f"{place}.tool_call_id")
                 turns.append(Turn("user", (ToolResult(call_id, blocks),)))
             case "function":
                 turns.append(_read_function(message, place, newest, losses))
@@ -174,7 +174,7 @@ def _is_output(block: Block) -> bool:
 
 def _read_function(message: dict, place: str, newest: dict[str, str], losses: Losses) -> Turn:
     """The legacy answer to a call without an id: it answers the newest call of that name."""
-    name = wire.text(message.get("name"), f"{place}.name")
+    name = validate.text(message.get("name"), f"{place}.name")
     blocks = tuple(block for block in _read_content(message, place, losses) if _is_output(block))
     return Turn("user", (ToolResult(newest.get(name, f"function_call_{name}"), blocks, name=name),))
 
@@ -185,7 +185,7 @@ def _read_content(message: dict, place: str, losses: Losses) -> Iterator[Block]:
         if content:
             yield Text(content)
         return
-    for at, item in wire.objects(content, f"{place}.content"):
+    for at, item in validate.objects(content, f"{place}.content"):
         yield from _read_part(item, at, losses)
 
 
@@ -196,20 +196,24 @@ def _read_part(item: dict, place: str, losses: Losses) -> Iterator[Block]:
         losses.tell("messages.content.prompt_cache_breakpoint")
     match item.get("type"):
         case "text":
-            yield Text(wire.text(item.get("text"), f"{place}.text"))
+            yield Text(validate.text(item.get("text"), f"{place}.text"))
         case "refusal":
-            yield Refusal(wire.text(item.get("refusal"), f"{place}.refusal"))
+            yield Refusal(validate.text(item.get("refusal"), f"{place}.refusal"))
         case "image_url":
             image = item.get("image_url")
-            image = {"url": image} if isinstance(image, str) else wire.obj(image, f"{place}.image_url")
+            image = {"url": image} if isinstance(image, str) else validate.obj(image, f"{place}.image_url")
             at = f"{place}.image_url.url"
-            yield wire.media(wire.text(image.get("url"), at), "image", at, detail=wire.optional_text(image, "detail"))
+            yield validate.media(
+                validate.text(image.get("url"), at), "image", at, detail=validate.optional_text(image, "detail")
+            )
         case "input_audio":
-            audio = wire.obj(item.get("input_audio"), f"{place}.input_audio")
-            data = wire.checked(wire.text(audio.get("data"), f"{place}.input_audio.data"), f"{place}.input_audio.data")
-            yield Media("audio", f"audio/{wire.optional_text(audio, 'format') or 'wav'}", data)
+            audio = validate.obj(item.get("input_audio"), f"{place}.input_audio")
+            data = validate.checked(
+                validate.text(audio.get("data"), f"{place}.input_audio.data"), f"{place}.input_audio.data"
+            )
+            yield Media("audio", f"audio/{validate.optional_text(audio, 'format') or 'wav'}", data)
         case "file":
-            yield _read_file(wire.obj(item.get("file"), f"{place}.file"), f"{place}.file")
+            yield _read_file(validate.obj(item.get("file"), f"{place}.file"), f"{place}.file")
         case str() as kind:
             losses.tell(f"messages.content.{kind}")
         case _:
@@ -217,34 +221,34 @@ def _read_part(item: dict, place: str, losses: Losses) -> Iterator[Block]:
 
 
 def _read_file(file: dict, place: str) -> Media:
-    name = wire.optional_text(file, "filename", place)
-    data, url = wire.optional_text(file, "file_data", place), wire.optional_text(file, "file_url", place)
+    name = validate.optional_text(file, "filename", place)
+    data, url = validate.optional_text(file, "file_data", place), validate.optional_text(file, "file_url", place)
     if data is not None:
         if data.startswith("data:"):
-            return wire.media(data, "file", f"{place}.file_data", name)
-        media_type = wire.guessed(name)
-        checked = wire.checked(data, f"{place}.file_data")
-        return Media(wire.kind_of(media_type, "file"), media_type, checked, name=name)
+            return validate.media(data, "file", f"{place}.file_data", name)
+        media_type = validate.guessed(name)
+        checked = validate.checked(data, f"{place}.file_data")
+        return Media(validate.kind_of(media_type, "file"), media_type, checked, name=name)
     if url is not None:
-        return wire.media(url, "file", f"{place}.file_url", name)
-    if (file_id := wire.optional_text(file, "file_id", place)) is not None:
-        return Media("file", wire.guessed(name), file_id=file_id, name=name)
+        return validate.media(url, "file", f"{place}.file_url", name)
+    if (file_id := validate.optional_text(file, "file_id", place)) is not None:
+        return Media("file", validate.guessed(name), file_id=file_id, name=name)
     raise BadRequest(f"{place}: give file_data or file_id")
 
 
 def _read_assistant(message: dict, place: str, losses: Losses) -> Iterator[Block]:
     yield from _read_thinking(message, place, losses)
     yield from _read_content(message, place, losses)
-    if refusal := wire.optional_text(message, "refusal", place):
+    if refusal := validate.optional_text(message, "refusal", place):
         yield Refusal(refusal)
     if message.get("audio") is not None:
         losses.tell("messages.audio")
-    for at, call in wire.objects(message.get("tool_calls"), f"{place}.tool_calls"):
+    for at, call in validate.objects(message.get("tool_calls"), f"{place}.tool_calls"):
         yield _read_call(call, at)
     if (legacy := message.get("function_call")) is not None:
-        call = wire.obj(legacy, f"{place}.function_call")
-        name = wire.text(call.get("name"), f"{place}.function_call.name")
-        yield ToolCall(f"function_call_{name}", name, wire.optional_text(call, "arguments") or "")
+        call = validate.obj(legacy, f"{place}.function_call")
+        name = validate.text(call.get("name"), f"{place}.function_call.name")
+        yield ToolCall(f"function_call_{name}", name, validate.optional_text(call, "arguments") or "")
 
 
 def _read_thinking(message: dict, place: str, losses: Losses) -> Iterator[Block]:
@@ -266,35 +270,35 @@ def _read_thinking(message: dict, place: str, losses: Losses) -> Iterator[Block]
 
 
 def _read_call(call: dict, place: str) -> ToolCall:
-    call_id = wire.text(call.get("id"), f"{place}.id")
+    call_id = validate.text(call.get("id"), f"{place}.id")
     if call.get("type") == "custom":
-        custom = wire.obj(call.get("custom"), f"{place}.custom")
-        name = wire.text(custom.get("name"), f"{place}.custom.name")
-        return ToolCall(call_id, name, wire.text(custom.get("input"), f"{place}.custom.input"), is_custom=True)
-    function = wire.obj(call.get("function"), f"{place}.function")
-    name = wire.text(function.get("name"), f"{place}.function.name")
-    written = wire.optional_text(function, "arguments", f"{place}.function") or ""
+        custom = validate.obj(call.get("custom"), f"{place}.custom")
+        name = validate.text(custom.get("name"), f"{place}.custom.name")
+        return ToolCall(call_id, name, validate.text(custom.get("input"), f"{place}.custom.input"), is_custom=True)
+    function = validate.obj(call.get("function"), f"{place}.function")
+    name = validate.text(function.get("name"), f"{place}.function.name")
+    written = validate.optional_text(function, "arguments", f"{place}.function") or ""
     google = part(part(call.get("extra_content")).get("google"))
     opaque = google.get("thought_signature")
     return ToolCall(call_id, name, written, signature=unwrap(opaque) if isinstance(opaque, str) else None)
 
 
 def _read_tools(body: dict, losses: Losses) -> Iterator[Tool | WebSearch]:
-    for place, tool in wire.objects(body.get("tools"), "tools"):
+    for place, tool in validate.objects(body.get("tools"), "tools"):
         match tool.get("type"):
             case "function":
-                yield _read_tool(wire.obj(tool.get("function"), f"{place}.function"), f"{place}.function")
+                yield _read_tool(validate.obj(tool.get("function"), f"{place}.function"), f"{place}.function")
             case "custom":
-                custom = wire.obj(tool.get("custom"), f"{place}.custom")
+                custom = validate.obj(tool.get("custom"), f"{place}.custom")
                 if part(custom.get("format")).get("type") == "grammar":
                     losses.tell("tools.custom.format")
-                description = wire.optional_text(custom, "description", place)
-                yield Tool(wire.text(custom.get("name"), f"{place}.custom.name"), description)
+                description = validate.optional_text(custom, "description", place)
+                yield Tool(validate.text(custom.get("name"), f"{place}.custom.name"), description)
             case str() as kind:
                 losses.tell(f"tools.{kind}")
             case _:
                 raise BadRequest(f"{place}.type: missing; name the kind of tool")
-    for place, function in wire.objects(body.get("functions"), "functions"):
+    for place, function in validate.objects(body.get("functions"), "functions"):
         yield _read_tool(function, place)
     if (options := body.get("web_search_options")) is not None:
         if part(options).get("search_context_size") is not None:
@@ -304,10 +308,10 @@ def _read_tools(body: dict, losses: Losses) -> Iterator[Tool | WebSearch]:
 
 
 def _read_tool(function: dict, place: str) -> Tool:
-    name = wire.text(function.get("name"), f"{place}.name")
-    schema = wire.optional_obj(function, "parameters", place)
-    description = wire.optional_text(function, "description", place)
-    return Tool(name, description, schema, wire.optional_flag(function, "strict", place))
+    name = validate.text(function.get("name"), f"{place}.name")
+    schema = validate.optional_obj(function, "parameters", place)
+    description = validate.optional_text(function, "description", place)
+    return Tool(name, description, schema, validate.optional_flag(function, "strict", place))
 
 
 def _read_choice(body: dict) -> Choice | None:
@@ -317,35 +321,35 @@ def _read_choice(body: dict) -> Choice | None:
     if asked is None:
         return None
     if isinstance(asked, str):
-        return Choice(wire.known(asked, MODES, "tool_choice"))
-    asked = wire.obj(asked, "tool_choice")
+        return Choice(validate.known(asked, MODES, "tool_choice"))
+    asked = validate.obj(asked, "tool_choice")
     kind = asked.get("type")
     if kind in ("function", "custom"):
-        named = wire.obj(asked.get(kind), f"tool_choice.{kind}")
-        return Choice("any", (wire.text(named.get("name"), f"tool_choice.{kind}.name"),))
+        named = validate.obj(asked.get(kind), f"tool_choice.{kind}")
+        return Choice("any", (validate.text(named.get("name"), f"tool_choice.{kind}.name"),))
     if kind == "allowed_tools":
-        allowed = wire.obj(asked.get("allowed_tools"), "tool_choice.allowed_tools")
-        tools = wire.objects(allowed.get("tools"), "tool_choice.allowed_tools.tools")
+        allowed = validate.obj(asked.get("allowed_tools"), "tool_choice.allowed_tools")
+        tools = validate.objects(allowed.get("tools"), "tool_choice.allowed_tools.tools")
         names = tuple(name for _, tool in tools if (name := part(tool.get(str(tool.get("type")))).get("name")))
-        mode = wire.known(allowed.get("mode") or "auto", MODES, "tool_choice.allowed_tools.mode")
+        mode = validate.known(allowed.get("mode") or "auto", MODES, "tool_choice.allowed_tools.mode")
         return Choice(mode, tuple(map(str, names)))
     raise BadRequest("tool_choice.type: expected function, custom or allowed_tools")
 
 
 def _read_format(body: dict) -> Format | None:
-    asked = wire.optional_obj(body, "response_format")
-    inner = wire.optional_obj(asked, "json_schema", "response_format")
+    asked = validate.optional_obj(body, "response_format")
+    inner = validate.optional_obj(asked, "json_schema", "response_format")
     return read_format(asked, inner, "response_format", "response_format.json_schema")
 
 
 def _read_reasoning(body: dict, losses: Losses) -> Reasoning | None:
     """`reasoning_effort`; what compatible hosts call `thinking` says more and wins."""
-    if thinking := wire.optional_obj(body, "thinking"):
+    if thinking := validate.optional_obj(body, "thinking"):
         return reasoning.read_anthropic(thinking, {}, "thinking")
-    for name in wire.optional_obj(body, "extra_body"):
+    for name in validate.optional_obj(body, "extra_body"):
         if name != "google":
             losses.tell(f"extra_body.{name}")
-    google = part(part(wire.optional_obj(body, "extra_body").get("google")).get("thinking_config"))
+    google = part(part(validate.optional_obj(body, "extra_body").get("google")).get("thinking_config"))
     if google:
         config = {
             "includeThoughts": google.get("include_thoughts"),
@@ -353,8 +357,8 @@ def _read_reasoning(body: dict, losses: Losses) -> Reasoning | None:
             "thinkingLevel": google.get("thinking_level"),
         }
         return reasoning.read_gemini(config, "extra_body.google.thinking_config")
-    wanted = wire.optional_text(body, "reasoning_effort")
-    wire.known(wanted, dict.fromkeys(reasoning.EFFORTS), "reasoning_effort")
+    wanted = validate.optional_text(body, "reasoning_effort")
+    validate.known(wanted, dict.fromkeys(reasoning.EFFORTS), "reasoning_effort")
     return Reasoning(wanted) if wanted else None
 
 
@@ -534,19 +538,22 @@ def _write_media(block: Media, losses: Losses) -> dict:
     if block.name and block.kind in ("image", "audio"):
         losses.lose("filename")
     if block.kind == "image" and (block.url or block.data):
-        url = block.url or wire.data_url(block.media_type, block.data)
+        url = block.url or validate.data_url(block.media_type, block.data)
         detail = {"detail": block.detail} if block.detail else {}
         return {"type": "image_url", "image_url": {"url": url, **detail}}
     if block.kind == "audio" and block.data and block.media_type in AUDIO:
         return {"type": "input_audio", "input_audio": {"data": block.data, "format": AUDIO[block.media_type]}}
     is_text = (block.media_type or "").startswith("text/") or block.media_type == "application/json"
-    if block.kind == "file" and block.data and is_text and (text := wire.plain(block.data)) is not None:
+    if block.kind == "file" and block.data and is_text and (text := validate.plain(block.data)) is not None:
         return {"type": "text", "text": f"{block.name}:\n{text}" if block.name else text}
     if block.kind == "file" and block.data:
-        name = block.name or f"file.{wire.ending(block.media_type)}"
-        return {"type": "file", "file": {"filename": name, "file_data": wire.data_url(block.media_type, block.data)}}
+        name = block.name or f"file.{validate.ending(block.media_type)}"
+        return {
+            "type": "file",
+            "file": {"filename": name, "file_data": validate.data_url(block.media_type, block.data)},
+        }
     losses.lose(block.kind)
-    return {"type": "text", "text": wire.NOTE.format(block.name or block.media_type or block.kind)}
+    return {"type": "text", "text": validate.NOTE.format(block.name or block.media_type or block.kind)}
 
 
 def _write_tools(request: Request, target: Target, losses: Losses) -> list[dict]:
@@ -610,7 +617,7 @@ def _write_format(request: Request, target: Target, losses: Losses) -> tuple[dic
     schema = request.format.schema if request.format else None
     if schema is not None and "json_object_only" in target.traits and schemas.is_object(schema):
         losses.lose("format")
-        return {"type": "json_object"}, (wording.of_format(request.format),)
+        return {"type": "json_object"}, (prompts.of_format(request.format),)
     found, told = write_format(request, losses)
     if found and "schema" in found:
         return {"type": "json_schema", "json_schema": {k: v for k, v in found.items() if k != "type"}}, told

@@ -1,9 +1,8 @@
 """OpenAI Responses. https://platform.openai.com/docs/api-reference/responses"""
 
-from gproxy.protocols.allowances import openai as limit_headers  # noqa: F401 - a verb of this protocol
 from gproxy.protocols.codec import Codec
 from gproxy.protocols.openai_responses import count, reply, request
-from gproxy.protocols.openai_responses.passing import (  # noqa: F401 - verbs of this protocol
+from gproxy.protocols.openai_responses.passthrough import (  # noqa: F401 - verbs of this protocol
     LIST_QUERY,
     MODEL_FIELD,
     NAME,
@@ -23,6 +22,7 @@ from gproxy.protocols.openai_responses.passing import (  # noqa: F401 - verbs of
 )  # fmt: skip
 from gproxy.protocols.openai_responses.reply import read_error, read_stream, write_stream  # noqa: F401
 from gproxy.protocols.openai_responses.request import NAMES, OWN_URLS, TOOL_NAME, URL_KINDS  # noqa: F401
+from gproxy.protocols.ratelimit_headers import openai as limit_headers  # noqa: F401 - a verb of this protocol
 
 GENERATE = Codec(request.read_request, request.write_request, reply.read_reply, reply.write_reply)
 COUNT = Codec(request.read_request, count.write_count, count.read_count_reply, count.write_count_reply)

@@ -51,7 +51,7 @@ from gproxy.protocols.openai import (
     write_citation,
     write_logprobs,
 )
-from gproxy.protocols.openai_responses.passing import error_event
+from gproxy.protocols.openai_responses.passthrough import error_event
 from gproxy.protocols.openai_responses.request import qualified
 
 REASONS = {"max_output_tokens": "length", "max_messages": "length", "content_filter": "filtered"}

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from gproxy.errors import BadRequest
-from gproxy.protocols import reasoning, repair, wire, wording
+from gproxy.protocols import prompts, reasoning, repair, validate
 from gproxy.protocols.hub import (
     Block,
     Choice,
@@ -115,12 +115,12 @@ def read_request(body: dict, losses: Losses) -> Request:
             losses.tell(name)
     if body.get("truncation") not in (None, "disabled"):
         losses.tell("truncation")
-    included = wire.texts(body.get("include"), "include")
+    included = validate.texts(body.get("include"), "include")
     if set(included) - INCLUDED:
         losses.tell("include")
-    text = wire.optional_obj(body, "text")
-    form = wire.optional_obj(text, "format", "text")
-    logprobs = wire.optional_count(body, "top_logprobs")
+    text = validate.optional_obj(body, "text")
+    form = validate.optional_obj(text, "format", "text")
+    logprobs = validate.optional_count(body, "top_logprobs")
     if logprobs is None and "message.output_text.logprobs" in included:
         logprobs = 0
     system, turns = _read_input(body, losses)
@@ -129,25 +129,25 @@ def read_request(body: dict, losses: Losses) -> Request:
         system=system,
         tools=tuple(_read_tools(body, losses)),
         choice=_read_choice(body.get("tool_choice"), losses),
-        parallel=wire.optional_flag(body, "parallel_tool_calls"),
-        max_tokens=wire.optional_count(body, "max_output_tokens"),
-        temperature=wire.optional_number(body, "temperature"),
-        top_p=wire.optional_number(body, "top_p"),
+        parallel=validate.optional_flag(body, "parallel_tool_calls"),
+        max_tokens=validate.optional_count(body, "max_output_tokens"),
+        temperature=validate.optional_number(body, "temperature"),
+        top_p=validate.optional_number(body, "top_p"),
         logprobs=logprobs,
         format=read_format(form, form, "text.format", "text.format"),
-        reasoning=_read_reasoning(wire.optional_obj(body, "reasoning")),
-        verbosity=wire.optional_text(text, "verbosity", "text"),
-        tier=wire.known(wire.optional_text(body, "service_tier"), TIERS, "service_tier"),
-        end_user=wire.optional_text(body, "user") or wire.optional_text(body, "safety_identifier"),
-        metadata=wire.optional_obj(body, "metadata"),
-        store=wire.optional_flag(body, "store"),
-        cache_key=wire.optional_text(body, "prompt_cache_key"),
+        reasoning=_read_reasoning(validate.optional_obj(body, "reasoning")),
+        verbosity=validate.optional_text(text, "verbosity", "text"),
+        tier=validate.known(validate.optional_text(body, "service_tier"), TIERS, "service_tier"),
+        end_user=validate.optional_text(body, "user") or validate.optional_text(body, "safety_identifier"),
+        metadata=validate.optional_obj(body, "metadata"),
+        store=validate.optional_flag(body, "store"),
+        cache_key=validate.optional_text(body, "prompt_cache_key"),
     )
 
 
 def _read_reasoning(asked: dict) -> Reasoning | None:
-    wanted = wire.optional_text(asked, "effort", "reasoning")
-    wire.known(wanted, dict.fromkeys(reasoning.EFFORTS), "reasoning.effort")
+    wanted = validate.optional_text(asked, "effort", "reasoning")
+    validate.known(wanted, dict.fromkeys(reasoning.EFFORTS), "reasoning.effort")
     summary = asked.get("summary") or asked.get("generate_summary")
     if not wanted and not summary:
         return None
@@ -156,13 +156,13 @@ def _read_reasoning(asked: dict) -> Reasoning | None:
 
 def _read_input(body: dict, losses: Losses) -> tuple[tuple[str, ...], list[Turn]]:
     """The instructions, with the system's items before the first other one, and the turns."""
-    instructions = wire.optional_text(body, "instructions")
+    instructions = validate.optional_text(body, "instructions")
     system = [instructions] if instructions and instructions.strip() else []
     given = body.get("input")
     if isinstance(given, str):
         return tuple(system), [Turn("user", (Text(given),))]
     turns: list[Turn] = []
-    for place, item in wire.objects(given, "input"):
+    for place, item in validate.objects(given, "input"):
         for turn in _read_item(item, place, losses):
             if turn.role == "system" and not turns:
                 system += [block.text for block in turn.blocks if isinstance(block, Text) and block.text.strip()]
@@ -175,20 +175,22 @@ def _read_item(item: dict, place: str, losses: Losses) -> Iterator[Turn]:
     kind = item.get("type") or ("message" if "role" in item else None)
     match kind:
         case "message":
-            role = wire.text(item.get("role"), f"{place}.role")
-            wire.known(role, ROLES, f"{place}.role")
+            role = validate.text(item.get("role"), f"{place}.role")
+            validate.known(role, ROLES, f"{place}.role")
             role = "system" if role == "developer" else role
             yield Turn(role, tuple(_read_content(item.get("content"), f"{place}.content", losses)))
         case "function_call":
-            call_id, name = (wire.text(item.get(key), f"{place}.{key}") for key in ("call_id", "name"))
-            written = wire.optional_text(item, "arguments", place) or "{}"
+            call_id, name = (validate.text(item.get(key), f"{place}.{key}") for key in ("call_id", "name"))
+            written = validate.optional_text(item, "arguments", place) or "{}"
             yield Turn("assistant", (ToolCall(call_id, qualified(item.get("namespace"), name), written),))
         case "custom_tool_call":
-            call_id, name, text = (wire.text(item.get(key), f"{place}.{key}") for key in ("call_id", "name", "input"))
+            call_id, name, text = (
+                validate.text(item.get(key), f"{place}.{key}") for key in ("call_id", "name", "input")
+            )
             name = qualified(item.get("namespace"), name)
             yield Turn("assistant", (ToolCall(call_id, name, text, is_custom=True),))
         case "function_call_output" | "custom_tool_call_output":
-            call_id = wire.text(item.get("call_id") or item.get("id"), f"{place}.call_id")
+            call_id = validate.text(item.get("call_id") or item.get("id"), f"{place}.call_id")
             blocks = tuple(_read_content(item.get("output"), f"{place}.output", losses))
             blocks = tuple(b for b in blocks if isinstance(b, Media) or (isinstance(b, Text) and b.text))
             is_custom = kind == "custom_tool_call_output"
@@ -197,12 +199,14 @@ def _read_item(item: dict, place: str, losses: Losses) -> Iterator[Turn]:
             # The client ran these itself, and would go on doing so if it were not told what came of it.
             losses.tell(f"input.{kind}")
             action = item.get("action") or item.get("operation")
-            call_id = wire.text(item.get("call_id") or item.get("id"), f"{place}.call_id")
-            yield Turn("assistant", (ToolCall(call_id, kind.removesuffix("_call"), wire.dumps({"action": action})),))
+            call_id = validate.text(item.get("call_id") or item.get("id"), f"{place}.call_id")
+            yield Turn(
+                "assistant", (ToolCall(call_id, kind.removesuffix("_call"), validate.dumps({"action": action})),)
+            )
         case "local_shell_call_output" | "shell_call_output" | "apply_patch_call_output":
-            call_id = wire.text(item.get("call_id") or item.get("id"), f"{place}.call_id")
+            call_id = validate.text(item.get("call_id") or item.get("id"), f"{place}.call_id")
             output = item.get("output")
-            text = output if isinstance(output, str) else wire.dumps({"output": output})
+            text = output if isinstance(output, str) else validate.dumps({"output": output})
             yield Turn("user", (ToolResult(call_id, (Text(text),) if text else ()),))
         case "reasoning":
             yield Turn("assistant", (_read_thinking(item),))
@@ -229,23 +233,25 @@ def _read_content(content, place: str, losses: Losses) -> Iterator[Block]:
         if content:
             yield Text(content)
         return
-    for at, item in wire.objects(content, place):
+    for at, item in validate.objects(content, place):
         if item.get("prompt_cache_breakpoint") is not None:
             losses.tell("input.content.prompt_cache_breakpoint")
         match item.get("type"):
             case "input_text" | "output_text" | "text":
                 found = (read_citation(annotation) for annotation in items(item.get("annotations")))
-                yield Text(wire.text(item.get("text"), f"{at}.text"), tuple(filter(None, found)))
+                yield Text(validate.text(item.get("text"), f"{at}.text"), tuple(filter(None, found)))
             case "refusal":
-                yield Refusal(wire.text(item.get("refusal"), f"{at}.refusal"))
+                yield Refusal(validate.text(item.get("refusal"), f"{at}.refusal"))
             case "input_image":
                 yield _read_image(item, at)
             case "input_file":
                 yield _read_file(item, at)
             case "input_audio":
-                audio = wire.obj(item.get("input_audio"), f"{at}.input_audio")
-                data = wire.checked(wire.text(audio.get("data"), f"{at}.input_audio.data"), f"{at}.input_audio.data")
-                yield Media("audio", f"audio/{wire.optional_text(audio, 'format') or 'wav'}", data)
+                audio = validate.obj(item.get("input_audio"), f"{at}.input_audio")
+                data = validate.checked(
+                    validate.text(audio.get("data"), f"{at}.input_audio.data"), f"{at}.input_audio.data"
+                )
+                yield Media("audio", f"audio/{validate.optional_text(audio, 'format') or 'wav'}", data)
             case str() as kind:
                 losses.tell(f"input.content.{kind}")
             case _:
@@ -253,22 +259,24 @@ def _read_content(content, place: str, losses: Losses) -> Iterator[Block]:
 
 
 def _read_image(item: dict, place: str) -> Media:
-    detail = wire.optional_text(item, "detail", place)
-    if (url := wire.optional_text(item, "image_url", place)) is not None:
-        return wire.media(url, "image", f"{place}.image_url", detail=detail)
-    return Media("image", file_id=wire.text(item.get("file_id"), f"{place}.image_url"), detail=detail)
+    detail = validate.optional_text(item, "detail", place)
+    if (url := validate.optional_text(item, "image_url", place)) is not None:
+        return validate.media(url, "image", f"{place}.image_url", detail=detail)
+    return Media("image", file_id=validate.text(item.get("file_id"), f"{place}.image_url"), detail=detail)
 
 
 def _read_file(item: dict, place: str) -> Media:
-    name = wire.optional_text(item, "filename", place)
-    if (data := wire.optional_text(item, "file_data", place)) is not None:
+    name = validate.optional_text(item, "filename", place)
+    if (data := validate.optional_text(item, "file_data", place)) is not None:
         if data.startswith("data:"):
-            return wire.media(data, "file", f"{place}.file_data", name)
-        kind = wire.guessed(name)
-        return Media(wire.kind_of(kind, "file"), kind, wire.checked(data, f"{place}.file_data"), name=name)
-    if (url := wire.optional_text(item, "file_url", place)) is not None:
-        return wire.media(url, "file", f"{place}.file_url", name)
-    return Media("file", wire.guessed(name), file_id=wire.text(item.get("file_id"), f"{place}.file_id"), name=name)
+            return validate.media(data, "file", f"{place}.file_data", name)
+        kind = validate.guessed(name)
+        return Media(validate.kind_of(kind, "file"), kind, validate.checked(data, f"{place}.file_data"), name=name)
+    if (url := validate.optional_text(item, "file_url", place)) is not None:
+        return validate.media(url, "file", f"{place}.file_url", name)
+    return Media(
+        "file", validate.guessed(name), file_id=validate.text(item.get("file_id"), f"{place}.file_id"), name=name
+    )
 
 
 def qualified(namespace: object, name: str) -> str:
@@ -277,16 +285,16 @@ def qualified(namespace: object, name: str) -> str:
 
 
 def _read_tools(body: dict, losses: Losses) -> Iterator[Tool | WebSearch | CodeExecution]:
-    for place, tool in wire.objects(body.get("tools"), "tools"):
-        kind = wire.text(tool.get("type"), f"{place}.type")
+    for place, tool in validate.objects(body.get("tools"), "tools"):
+        kind = validate.text(tool.get("type"), f"{place}.type")
         match kind:
             case "function" | "custom":
                 yield _read_tool(tool, None, place, losses)
             case "namespace":
-                name = wire.text(tool.get("name"), f"{place}.name")
+                name = validate.text(tool.get("name"), f"{place}.name")
                 if tool.get("description"):
                     losses.tell("tools.namespace.description")
-                for at, inner in wire.objects(tool.get("tools"), f"{place}.tools"):
+                for at, inner in validate.objects(tool.get("tools"), f"{place}.tools"):
                     yield _read_tool(inner, name, at, losses)
             case "code_interpreter":
                 yield CodeExecution()
@@ -294,38 +302,38 @@ def _read_tools(body: dict, losses: Losses) -> Iterator[Tool | WebSearch | CodeE
                 for name in ("search_context_size", "external_web_access"):
                     if tool.get(name) is not None:
                         losses.tell(f"tools.web_search.{name}")
-                allowed = wire.optional_obj(tool, "filters", place).get("allowed_domains")
-                location = wire.optional_obj(tool, "user_location", place)
+                allowed = validate.optional_obj(tool, "filters", place).get("allowed_domains")
+                location = validate.optional_obj(tool, "user_location", place)
                 place_of = {k: v for k, v in location.items() if k != "type" and isinstance(v, str)}
-                yield WebSearch(wire.texts(allowed, f"{place}.filters.allowed_domains"), place=place_of)
+                yield WebSearch(validate.texts(allowed, f"{place}.filters.allowed_domains"), place=place_of)
             case _:
                 losses.tell(f"tools.{kind}")
 
 
 def _read_tool(tool: dict, namespace: str | None, place: str, losses: Losses) -> Tool:
-    name = qualified(namespace, wire.text(tool.get("name"), f"{place}.name"))
-    description = wire.optional_text(tool, "description", place)
+    name = qualified(namespace, validate.text(tool.get("name"), f"{place}.name"))
+    description = validate.optional_text(tool, "description", place)
     if tool.get("type") == "custom":
         if part(tool.get("format")).get("type") == "grammar":
             losses.tell("tools.custom.format")
         return Tool(name, description)
-    schema = wire.optional_obj(tool, "parameters", place)
-    return Tool(name, description, schema, wire.optional_flag(tool, "strict", place))
+    schema = validate.optional_obj(tool, "parameters", place)
+    return Tool(name, description, schema, validate.optional_flag(tool, "strict", place))
 
 
 def _read_choice(asked, losses: Losses) -> Choice | None:
     if asked is None:
         return None
     if isinstance(asked, str):
-        return Choice(wire.known(asked, MODES, "tool_choice"))
-    asked = wire.obj(asked, "tool_choice")
+        return Choice(validate.known(asked, MODES, "tool_choice"))
+    asked = validate.obj(asked, "tool_choice")
     match asked.get("type"):
         case "function" | "custom":
-            return Choice("any", (wire.text(asked.get("name"), "tool_choice.name"),))
+            return Choice("any", (validate.text(asked.get("name"), "tool_choice.name"),))
         case "allowed_tools":
-            tools = [tool for _, tool in wire.objects(asked.get("tools"), "tool_choice.tools")]
+            tools = [tool for _, tool in validate.objects(asked.get("tools"), "tool_choice.tools")]
             names = tuple(str(tool["name"]) for tool in tools if tool.get("name"))
-            return Choice(wire.known(asked.get("mode") or "auto", MODES, "tool_choice.mode"), names)
+            return Choice(validate.known(asked.get("mode") or "auto", MODES, "tool_choice.mode"), names)
         case str():
             losses.tell("tool_choice")
             return None
@@ -346,7 +354,7 @@ def write_request(request: Request, target: Target, losses: Losses) -> dict:
     system = (*request.system, *told)
     if form is not None:
         text["format"] = form
-    if form == {"type": "json_object"} and not wording.says_json(turns):
+    if form == {"type": "json_object"} and not prompts.says_json(turns):
         # The vendor looks for the word in the input, and not in the instructions.
         written = [*_write_turn(Turn("system", tuple(map(Text, system))), target, losses), *written]
         system = ()
@@ -512,17 +520,17 @@ def _write_media(block: Media, losses: Losses) -> dict:
     if block.name and (block.kind in ("image", "audio") or block.url):
         losses.lose("filename")
     if block.kind == "image" and (block.url or block.data):
-        url = block.url or wire.data_url(block.media_type, block.data)
+        url = block.url or validate.data_url(block.media_type, block.data)
         return {"type": "input_image", "image_url": url, "detail": block.detail or "auto"}
     if block.kind == "audio" and block.data and block.media_type in AUDIO:
         return {"type": "input_audio", "input_audio": {"data": block.data, "format": AUDIO[block.media_type]}}
     if block.kind == "file" and block.url:
         return {"type": "input_file", "file_url": block.url}
     if block.kind == "file" and block.data:
-        name = block.name or f"file.{wire.ending(block.media_type)}"
-        return {"type": "input_file", "filename": name, "file_data": wire.data_url(block.media_type, block.data)}
+        name = block.name or f"file.{validate.ending(block.media_type)}"
+        return {"type": "input_file", "filename": name, "file_data": validate.data_url(block.media_type, block.data)}
     losses.lose(block.kind)
-    return {"type": "input_text", "text": wire.NOTE.format(block.name or block.media_type or block.kind)}
+    return {"type": "input_text", "text": validate.NOTE.format(block.name or block.media_type or block.kind)}
 
 
 def _write_tool(tool, number: int, losses: Losses) -> dict | None:

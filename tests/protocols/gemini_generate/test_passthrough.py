@@ -8,10 +8,10 @@ import pytest
 from google.genai import errors
 from google.genai.types import GenerateContentResponse
 
-from gproxy.protocols.gemini_generate import passing
+from gproxy.protocols.gemini_generate import passthrough
 from gproxy.protocols.hub import ModelCard, Signature, Usage
-from gproxy.protocols.reading import Verdict
 from gproxy.protocols.signatures import SKIP, wrap
+from gproxy.protocols.verdict import Verdict
 from tests.sampled import asking, documents, names, read, sample
 
 REQUEST = httpx2.Request("POST", "http://127.0.0.1:9/v1beta/models/m:generateContent")
@@ -29,9 +29,9 @@ def test_the_whole_reply_is_what_the_vendors_client_reads():
 
 @pytest.mark.parametrize("body", [b'{"contents": [ ]}', b'{"stream": true, "contents": [{"model": "m"}]}', b"{}"])
 def test_model_and_stream_are_told_by_the_path_and_the_body_passes_as_it_is(body):
-    asked = passing.ask(body)
+    asked = passthrough.ask(body)
     assert asked[:4] == (None, False, True, None)
-    assert passing.outgoing(asked, body, "other") is body
+    assert passthrough.outgoing(asked, body, "other") is body
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_model_and_stream_are_told_by_the_path_and_the_body_passes_as_it_is(body
     ],
 )
 def test_how_much_and_how_fast_a_request_asks_for(body, expected):
-    asked = passing.ask(json.dumps(body).encode())
+    asked = passthrough.ask(json.dumps(body).encode())
     assert (asked.mode, asked.max_output, asked.choices) == expected
 
 
@@ -91,9 +91,9 @@ def test_how_much_and_how_fast_a_request_asks_for(body, expected):
     ],
 )
 def test_where_a_body_repeats_the_model_it_is_the_one_of_the_path(body, model, sent):
-    asked = passing.ask(json.dumps(body).encode())
+    asked = passthrough.ask(json.dumps(body).encode())
     before = dict(asked.body)
-    assert json.loads(passing.outgoing(asked, json.dumps(body).encode(), model)) == sent
+    assert json.loads(passthrough.outgoing(asked, json.dumps(body).encode(), model)) == sent
     assert asked.body == before
 
 
@@ -111,7 +111,7 @@ def test_where_a_body_repeats_the_model_it_is_the_one_of_the_path(body, model, s
     ],
 )
 def test_how_a_stream_ends(name, is_terminal, has_failed, last):
-    reading = read(passing, sample("gemini", name))
+    reading = read(passthrough, sample("gemini", name))
     assert reading.stream.is_terminal is is_terminal
     assert reading.stream.has_failed is has_failed
     assert reading.verdicts[-1] is last
@@ -121,7 +121,7 @@ def test_how_a_stream_ends(name, is_terminal, has_failed, last):
 
 @pytest.mark.parametrize("reason", [None, "", "FINISH_REASON_UNSPECIFIED"])
 def test_a_finish_reason_that_tells_nothing_is_no_end(reason):
-    reader = passing.Stream(b'"a"', asking())
+    reader = passthrough.Stream(b'"a"', asking())
     reader.see(
         json.dumps({"candidates": [{"finishReason": reason}], "usageMetadata": {"promptTokenCount": 1}}).encode()
     )
@@ -130,20 +130,20 @@ def test_a_finish_reason_that_tells_nothing_is_no_end(reason):
 
 @pytest.mark.parametrize("reason", ["STOP", "MAX_TOKENS", "SAFETY", "MALFORMED_FUNCTION_CALL", "SOMETHING_NEW"])
 def test_every_other_finish_reason_is_an_end(reason):
-    reader = passing.Stream(b'"a"', asking())
+    reader = passthrough.Stream(b'"a"', asking())
     reader.see(json.dumps({"candidates": [{"finishReason": reason}]}).encode())
     assert reader.is_terminal
 
 
 def test_a_finished_candidate_stays_finished():
-    reader = passing.Stream(b'"a"', asking())
+    reader = passthrough.Stream(b'"a"', asking())
     reader.see(b'{"candidates": [{"finishReason": "STOP"}]}')
     reader.see(b'{"candidates": [{"groundingMetadata": {}}]}')
     assert reader.is_terminal
 
 
 def test_prompt_feedback_without_a_block_reason_is_no_end_and_a_block_stays_one():
-    reader = passing.Stream(b'"a"', asking())
+    reader = passthrough.Stream(b'"a"', asking())
     reader.see(b'{"promptFeedback": {"safetyRatings": []}}')
     assert not reader.is_terminal
     reader.see(b'{"promptFeedback": {"blockReason": "SAFETY"}}')
@@ -256,7 +256,7 @@ def test_prompt_feedback_without_a_block_reason_is_no_end_and_a_block_stays_one(
     ],
 )
 def test_usage_in_disjoint_classes(usage, expected):
-    assert passing.read_usage(usage) == expected
+    assert passthrough.read_usage(usage) == expected
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_usage_in_disjoint_classes(usage, expected):
     ],
 )
 def test_the_usage_of_a_stream(name, expected):
-    assert read(passing, sample("gemini", name)).stream.usage == expected
+    assert read(passthrough, sample("gemini", name)).stream.usage == expected
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_the_usage_of_a_stream(name, expected):
     ],
 )
 def test_the_tier_that_served_a_reply(told, tier):
-    assert passing.read_usage({"promptTokenCount": 1, "serviceTier": told}).tier == tier
+    assert passthrough.read_usage({"promptTokenCount": 1, "serviceTier": told}).tier == tier
 
 
 def candidate(queries: object) -> dict:
@@ -314,20 +314,20 @@ def candidate(queries: object) -> dict:
 )
 def test_a_reply_that_was_searched_for_counts_one_search(candidates, calls):
     reply = {"candidates": candidates, "usageMetadata": {"promptTokenCount": 3}}
-    usage, _ = passing.read_whole(json.dumps(reply).encode())
+    usage, _ = passthrough.read_whole(json.dumps(reply).encode())
     assert (usage, usage.tool_calls) == (Usage(input_tokens=3), calls)
-    reader = passing.Stream(None, asking())
+    reader = passthrough.Stream(None, asking())
     for chunk in ({"candidates": candidates}, reply, {"usageMetadata": reply["usageMetadata"]}):
         reader.see(json.dumps(chunk).encode())
     assert reader.usage.tool_calls == calls
 
 
 def test_the_search_of_a_grounded_stream_is_counted():
-    assert read(passing, sample("gemini", "grounded.sse")).stream.usage.tool_calls == (("google_search", 1),)
+    assert read(passthrough, sample("gemini", "grounded.sse")).stream.usage.tool_calls == (("google_search", 1),)
 
 
 def test_the_usage_of_a_whole_reply():
-    usage, found = passing.read_whole(sample("gemini", "reply.json"))
+    usage, found = passthrough.read_whole(sample("gemini", "reply.json"))
     assert usage == Usage(input_tokens=52, output_tokens=75, reasoning_tokens=25, cache_read_tokens=2048)
     assert bytes(found["modelVersion"]) == b'"gemini-2.5-flash"'
 
@@ -343,7 +343,7 @@ def test_the_usage_of_a_whole_reply():
     ],
 )
 def test_texts_and_calls_are_counted(part, least):
-    reader = passing.Stream(b'"a"', asking())
+    reader = passthrough.Stream(b'"a"', asking())
     reader.see(json.dumps({"candidates": [{"content": {"parts": [part]}}]}).encode())
     assert reader.text_bytes >= least
     assert (reader.text_bytes > 0) == (least > 0)
@@ -365,14 +365,14 @@ def test_texts_and_calls_are_counted(part, least):
     ],
 )
 def test_the_vendors_client_raises_its_own_error_class(status, name, raised):
-    body = passing.write_error(status, "a_code", "label: the text", "req_1")
+    body = passthrough.write_error(status, "a_code", "label: the text", "req_1")
     with pytest.raises(raised) as caught:
         errors.APIError.raise_for_response(httpx2.Response(status, content=body, request=REQUEST))
     assert (caught.value.code, caught.value.status, caught.value.message) == (status, name, "label: the text")
 
 
 def test_a_model_is_listed_under_its_resource_name():
-    assert passing.write_model(ModelCard("a", "A Name"), "main/a") == {
+    assert passthrough.write_model(ModelCard("a", "A Name"), "main/a") == {
         "name": "models/main/a",
         "baseModelId": "main/a",
         "displayName": "A Name",
@@ -390,7 +390,7 @@ def test_a_model_is_listed_under_its_resource_name():
     ],
 )
 def test_the_next_page_of_a_list(body, query):
-    assert passing.next_page(body) == query
+    assert passthrough.next_page(body) == query
 
 
 SEALED = wrap(Signature("second", "S"))
@@ -425,8 +425,8 @@ def test_what_another_provider_sealed_stays_behind(part, left):
     before = copy.deepcopy(body)
     kept = [{"text": "first"}, *([] if left is None else [left])]
     expected = {"x_novel": SEALED, "contents": [{"role": "model", "parts": kept}]}
-    assert passing.unsealed(body) == expected
-    counted = passing.unsealed({"generateContentRequest": body})
+    assert passthrough.unsealed(body) == expected
+    counted = passthrough.unsealed({"generateContentRequest": body})
     assert counted == {"generateContentRequest": expected}
     assert body == before
 
@@ -434,14 +434,14 @@ def test_what_another_provider_sealed_stays_behind(part, left):
 def test_only_the_first_call_of_a_content_is_excused():
     calls = [{"functionCall": {"name": "f"}, "thoughtSignature": SEALED}, {"functionCall": {"name": "g"}}]
     own = [{"functionCall": {"name": "f"}, "thoughtSignature": "own"}, calls[1]]
-    (found, kept) = passing.unsealed({"contents": [{"parts": calls}, {"parts": own}]})["contents"]
+    (found, kept) = passthrough.unsealed({"contents": [{"parts": calls}, {"parts": own}]})["contents"]
     assert found["parts"] == [{"functionCall": {"name": "f"}, "thoughtSignature": SKIP}, calls[1]]
     assert kept["parts"] == own
 
 
 def test_a_content_that_was_nothing_else_is_none_any_more():
     contents = [{"role": "model", "parts": [{"thoughtSignature": SEALED}]}, {"role": "user", "parts": [{"text": "a"}]}]
-    assert passing.unsealed({"contents": contents}) == {"contents": contents[1:]}
+    assert passthrough.unsealed({"contents": contents}) == {"contents": contents[1:]}
 
 
 @pytest.mark.parametrize(
@@ -456,4 +456,4 @@ def test_a_content_that_was_nothing_else_is_none_any_more():
     ],
 )
 def test_a_body_without_such_parts_stays_as_it_is(body):
-    assert passing.unsealed(body) == body
+    assert passthrough.unsealed(body) == body

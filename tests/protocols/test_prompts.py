@@ -6,7 +6,7 @@ import pytest
 
 from gproxy import protocols
 from gproxy.errors import BadRequest
-from gproxy.protocols import wording
+from gproxy.protocols import prompts
 from gproxy.protocols.hub import Format, Request, Target, Text, Tool, ToolResult, Turn
 from gproxy.protocols.losses import Losses
 
@@ -110,15 +110,15 @@ def test_any_json_is_asked_for_in_words_where_no_text_names_it(name):
     for request in (asked(format=Format()), Request((hidden,), format=Format())):
         body, told = written(name, request)
         assert format_of(name, body) == {"type": "json_object"}
-        assert words_of(name, body) == wording.JSON_ONLY
+        assert words_of(name, body) == prompts.JSON_ONLY
         assert "format" in told
     body, _ = written(name, asked(system=("Be brief.",), format=Format()))
-    assert words_of(name, body) == f"Be brief.\n{wording.JSON_ONLY}"
+    assert words_of(name, body) == f"Be brief.\n{prompts.JSON_ONLY}"
 
 
 def test_anthropic_has_no_field_for_any_json():
     body, told = written("anthropic", asked("As JSON", format=Format()))
-    assert (format_of("anthropic", body), words_of("anthropic", body)) == (None, wording.JSON_ONLY)
+    assert (format_of("anthropic", body), words_of("anthropic", body)) == (None, prompts.JSON_ONLY)
     assert told == ("format",)
 
 
@@ -139,14 +139,14 @@ def test_a_schema_that_every_vendor_takes_is_written_as_it_is(name):
 def test_openai_is_asked_in_words_for_what_is_no_object(name, schema):
     body, told = written(name, asked(format=Format(schema, strict=True)))
     assert format_of(name, body) is None
-    assert words_of(name, body) == wording.of_format(Format(schema))
+    assert words_of(name, body) == prompts.of_format(Format(schema))
     assert told == ("format",)
 
 
 def test_a_host_that_knows_only_objects_is_asked_for_one_or_in_words_alone():
     body, told = written("openai_chat", asked(format=Format(CLOSED)), "json_object_only")
     assert (body["response_format"], told) == ({"type": "json_object"}, ("format",))
-    assert words_of("openai_chat", body) == wording.of_format(Format(CLOSED))
+    assert words_of("openai_chat", body) == prompts.of_format(Format(CLOSED))
     body, told = written("openai_chat", asked(format=Format(LIST)), "json_object_only")
     assert ("response_format" not in body, told) == (True, ("format",))
 
@@ -204,7 +204,7 @@ def test_a_format_of_anthropic_tells_each_keyword():
 def test_anthropic_is_asked_in_words_for_a_schema_that_it_cannot_follow(schema):
     body, told = written("anthropic", asked(format=Format(schema)))
     assert format_of("anthropic", body) is None
-    assert words_of("anthropic", body) == wording.of_format(Format(schema))
+    assert words_of("anthropic", body) == prompts.of_format(Format(schema))
     assert told == ("format",)
 
 
@@ -213,7 +213,7 @@ def test_a_gemini_that_takes_no_format_beside_functions_is_asked_in_words():
     for form in (Format(), Format(CLOSED)):
         body, told = written("gemini", asked(system=("Be brief.",), format=form, tools=tools), "no_json_with_functions")
         assert format_of("gemini", body) is None
-        assert words_of("gemini", body) == f"Be brief.\n{wording.of_format(form)}"
+        assert words_of("gemini", body) == f"Be brief.\n{prompts.of_format(form)}"
         assert told == ("format",)
         assert format_of("gemini", written("gemini", asked(format=form), "no_json_with_functions")[0])
         assert format_of("gemini", written("gemini", asked(format=form, tools=tools))[0])

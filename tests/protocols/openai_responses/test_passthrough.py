@@ -10,9 +10,9 @@ from openai.types.responses import Response, ResponseFailedEvent, ResponseStream
 from pydantic import TypeAdapter
 
 from gproxy.protocols.hub import Signature, Usage
-from gproxy.protocols.openai_responses import passing
-from gproxy.protocols.reading import Verdict
+from gproxy.protocols.openai_responses import passthrough
 from gproxy.protocols.signatures import wrap
+from gproxy.protocols.verdict import Verdict
 from tests.sampled import asking, documents, names, payloads, read, sample
 
 CLIENT = openai.OpenAI(api_key="none", base_url="http://127.0.0.1:9/v1")
@@ -41,7 +41,7 @@ def test_the_whole_reply_is_what_the_vendors_client_reads():
     ],
 )
 def test_what_a_request_asks_for(body, expected):
-    assert passing.ask(json.dumps(body).encode())[:4] == expected
+    assert passthrough.ask(json.dumps(body).encode())[:4] == expected
 
 
 @pytest.mark.parametrize(
@@ -55,14 +55,14 @@ def test_what_a_request_asks_for(body, expected):
     ],
 )
 def test_how_much_and_how_fast_a_request_asks_for(body, expected):
-    asked = passing.ask(json.dumps(body).encode())
+    asked = passthrough.ask(json.dumps(body).encode())
     assert (asked.mode, asked.max_output, asked.choices) == expected
 
 
 @pytest.mark.parametrize("is_stream", [True, False])
 def test_a_stream_is_not_asked_for_usage_which_it_tells_anyway(is_stream):
     body = json.dumps({"model": "a", "stream": is_stream}).encode()
-    assert passing.outgoing(passing.ask(body), body, "a") is body
+    assert passthrough.outgoing(passthrough.ask(body), body, "a") is body
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_stream_is_not_asked_for_usage_which_it_tells_anyway(is_stream):
     ],
 )
 def test_how_a_stream_ends(name, last, has_failed, verdict):
-    reading = read(passing, sample("openai_responses", name))
+    reading = read(passthrough, sample("openai_responses", name))
     assert reading.documents[-1]["type"] == last
     assert reading.stream.has_failed is has_failed
     assert reading.stream.is_terminal is (verdict is Verdict.ENDS)
@@ -92,7 +92,7 @@ def test_how_a_stream_ends(name, last, has_failed, verdict):
 
 def test_the_model_is_exchanged_in_the_response_and_not_in_its_tools():
     body = sample("openai_responses", "text.sse")
-    reading = read(passing, body, "asked")
+    reading = read(passthrough, body, "asked")
     told = [document["response"] for document in reading.documents if "response" in document]
     assert len(told) == 3
     assert {response["model"] for response in told} == {"asked"}
@@ -104,7 +104,7 @@ def test_the_model_is_exchanged_in_the_response_and_not_in_its_tools():
 
 
 def test_the_number_of_the_next_event_is_known_even_after_a_keepalive():
-    reader = passing.Stream(b'"a"', asking())
+    reader = passthrough.Stream(b'"a"', asking())
     for data in payloads(sample("openai_responses", "keepalive.sse")):
         reader.see(data)
     last = documents(sample("openai_responses", "keepalive.sse"))[-1]["sequence_number"]
@@ -116,7 +116,7 @@ def test_the_number_of_the_next_event_is_known_even_after_a_keepalive():
 
 
 def test_a_response_that_breaks_off_is_told_as_a_failed_one_under_the_clients_name():
-    reader = passing.Stream(b'"asked"', asking())
+    reader = passthrough.Stream(b'"asked"', asking())
     (first, *_) = payloads(sample("openai_responses", "cut.sse"))
     reader.see(first)
     failed, _ = (documents(event)[0] for event in reader.break_off(502, "upstream_error", "cut", "req_1"))
@@ -126,13 +126,13 @@ def test_a_response_that_breaks_off_is_told_as_a_failed_one_under_the_clients_na
 
 
 def test_an_error_event_raises_in_the_vendors_client_and_has_the_next_number():
-    (data,) = payloads(passing.error_event(502, "upstream_error", "the text", "req_1", 9))
+    (data,) = payloads(passthrough.error_event(502, "upstream_error", "the text", "req_1", 9))
     document = json.loads(data)
     EVENT.validate_python(document)
     assert document["sequence_number"] == 9
     assert document["type"] == "error"
     assert document["message"] == document["error"]["message"] == "the text"
-    assert passing.error_event(502, "a", "b", "c").startswith(b"event: error\n")
+    assert passthrough.error_event(502, "a", "b", "c").startswith(b"event: error\n")
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_an_error_event_raises_in_the_vendors_client_and_has_the_next_number():
     ],
 )
 def test_usage_in_disjoint_classes(usage, expected):
-    assert passing.read_usage(usage) == expected
+    assert passthrough.read_usage(usage) == expected
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_usage_in_disjoint_classes(usage, expected):
     ],
 )
 def test_the_usage_of_a_stream(name, expected):
-    assert read(passing, sample("openai_responses", name)).stream.usage == expected
+    assert read(passthrough, sample("openai_responses", name)).stream.usage == expected
 
 
 def search(action: object = None, status: str = "completed") -> dict:
@@ -227,9 +227,9 @@ TOLD = {"input_tokens": 9, "output_tokens": 2}
 @pytest.mark.parametrize(("output", "calls"), OUTPUTS)
 def test_the_vendors_own_tools_are_counted_by_their_calls(output, calls):
     reply = {"output": output, "usage": TOLD, "service_tier": "flex"}
-    usage, _ = passing.read_whole(json.dumps(reply).encode())
+    usage, _ = passthrough.read_whole(json.dumps(reply).encode())
     assert (usage.tool_calls, usage.tier) == (calls, "flex")
-    reader = passing.Stream(None, asking())
+    reader = passthrough.Stream(None, asking())
     reader.see(json.dumps({"type": "response.completed", "response": reply}).encode())
     assert (reader.usage.tool_calls, reader.usage.tier) == (calls, "flex")
 
@@ -237,7 +237,7 @@ def test_the_vendors_own_tools_are_counted_by_their_calls(output, calls):
 @pytest.mark.parametrize(("output", "calls"), [row for row in OUTPUTS if isinstance(row[0], list)])
 @pytest.mark.parametrize("at_the_end", [[], None])
 def test_calls_are_counted_as_they_are_done_where_the_end_does_not_list_them(output, calls, at_the_end):
-    reader = passing.Stream(None, asking())
+    reader = passthrough.Stream(None, asking())
     for item in output:
         for kind in ("added", "done"):
             reader.see(json.dumps({"type": f"response.output_item.{kind}", "item": item}).encode())
@@ -250,21 +250,21 @@ def test_calls_are_counted_as_they_are_done_where_the_end_does_not_list_them(out
 
 
 def test_calls_that_are_told_twice_are_counted_once():
-    reader = read(passing, sample("openai_responses", "searched.sse")).stream
+    reader = read(passthrough, sample("openai_responses", "searched.sse")).stream
     assert reader.usage.tool_calls == (("web_search", 1),)
-    reader = read(passing, sample("openai_responses", "image.sse")).stream
+    reader = read(passthrough, sample("openai_responses", "image.sse")).stream
     assert reader.usage.tool_calls == (("image_generation", 1),)
 
 
 def test_a_response_that_ended_without_usage_has_none_whatever_tools_it_ran():
-    reader = passing.Stream(None, asking())
+    reader = passthrough.Stream(None, asking())
     reader.see(json.dumps({"type": "response.output_item.done", "item": SEARCH}).encode())
     reader.see(b'{"type": "response.completed", "response": {"usage": null}}')
     assert reader.usage is None
 
 
 def test_the_tier_is_the_one_that_is_told_at_the_end():
-    reader = passing.Stream(None, asking())
+    reader = passthrough.Stream(None, asking())
     for kind, tier in (("created", "auto"), ("in_progress", "auto"), ("completed", "priority")):
         response = {"service_tier": tier, "usage": TOLD if kind == "completed" else None}
         reader.see(json.dumps({"type": f"response.{kind}", "response": response}).encode())
@@ -272,7 +272,7 @@ def test_the_tier_is_the_one_that_is_told_at_the_end():
 
 
 def test_a_response_without_usage_does_not_take_back_what_was_told():
-    reader = passing.Stream(b'"a"', asking())
+    reader = passthrough.Stream(b'"a"', asking())
     reader.see(b'{"type": "response.in_progress", "response": {"usage": {"input_tokens": 9, "output_tokens": 2}}}')
     reader.see(b'{"type": "response.failed", "response": {"usage": null}}')
     assert reader.usage == Usage(input_tokens=9, output_tokens=2)
@@ -287,11 +287,11 @@ def test_a_response_without_usage_does_not_take_back_what_was_told():
     ],
 )
 def test_deltas_are_counted_once_and_the_done_events_not_again(name, size):
-    assert read(passing, sample("openai_responses", name)).stream.text_bytes == size
+    assert read(passthrough, sample("openai_responses", name)).stream.text_bytes == size
 
 
 def test_the_usage_of_a_whole_reply():
-    usage, found = passing.read_whole(sample("openai_responses", "reply.json"))
+    usage, found = passthrough.read_whole(sample("openai_responses", "reply.json"))
     assert usage == Usage(input_tokens=72, output_tokens=52, reasoning_tokens=20, cache_read_tokens=256)
     assert bytes(found["model"]) == b'"gpt-5.1-2025-11-13"'
 
@@ -301,7 +301,7 @@ def test_the_usage_of_a_whole_reply():
     [(400, openai.BadRequestError), (429, openai.RateLimitError), (502, openai.InternalServerError)],
 )
 def test_the_vendors_client_raises_its_own_error_class(status, raised):
-    body = passing.write_error(status, "a_code", "label: the text", "req_1")
+    body = passthrough.write_error(status, "a_code", "label: the text", "req_1")
     error = CLIENT._make_status_error_from_response(httpx2.Response(status, content=body, request=REQUEST))
     assert type(error) is raised
     assert error.code == "a_code"
@@ -333,9 +333,9 @@ SEALED = wrap(Signature("second", "S"))
 def test_what_another_provider_sealed_stays_behind(given, expected):
     body = {"model": "a", "x_novel": SEALED, "input": given}
     before = copy.deepcopy(body)
-    assert passing.unsealed(body) == {"model": "a", "x_novel": SEALED, "input": expected}
+    assert passthrough.unsealed(body) == {"model": "a", "x_novel": SEALED, "input": expected}
     assert body == before
 
 
 def test_a_body_without_input_stays_as_it_is():
-    assert passing.unsealed({"model": "a"}) == {"model": "a"}
+    assert passthrough.unsealed({"model": "a"}) == {"model": "a"}

@@ -10,10 +10,10 @@ from anthropic.types import Message, ModelInfo, RawMessageStreamEvent
 from pydantic import TypeAdapter
 
 from gproxy.protocols import openai
-from gproxy.protocols.anthropic_messages import passing
+from gproxy.protocols.anthropic_messages import passthrough
 from gproxy.protocols.hub import ModelCard, Signature, Usage
-from gproxy.protocols.reading import Verdict
 from gproxy.protocols.signatures import wrap
+from gproxy.protocols.verdict import Verdict
 from tests.sampled import asking, documents, names, payloads, read, sample
 
 CLIENT = anthropic.Anthropic(api_key="none", base_url="http://127.0.0.1:9")
@@ -43,7 +43,7 @@ def test_the_whole_reply_is_what_the_vendors_client_reads():
     ],
 )
 def test_what_a_request_asks_for(body, expected):
-    assert passing.ask(json.dumps(body).encode())[:4] == expected
+    assert passthrough.ask(json.dumps(body).encode())[:4] == expected
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_what_a_request_asks_for(body, expected):
     ],
 )
 def test_how_much_and_how_fast_a_request_asks_for(body, expected):
-    asked = passing.ask(json.dumps(body).encode())
+    asked = passthrough.ask(json.dumps(body).encode())
     assert (asked.mode, asked.max_output, asked.choices) == expected
 
 
@@ -75,7 +75,7 @@ def test_how_much_and_how_fast_a_request_asks_for(body, expected):
     ],
 )
 def test_only_message_stop_is_an_end(name, last, is_terminal, has_failed):
-    reading = read(passing, sample("anthropic", name))
+    reading = read(passthrough, sample("anthropic", name))
     assert reading.documents[-1]["type"] == last
     assert reading.stream.is_terminal is is_terminal
     assert reading.stream.has_failed is has_failed
@@ -86,7 +86,7 @@ def test_only_message_stop_is_an_end(name, last, is_terminal, has_failed):
 
 def test_the_model_is_exchanged_in_message_start_alone():
     body = sample("anthropic", "tool_call.sse")
-    reading = read(passing, body, "asked")
+    reading = read(passthrough, body, "asked")
     assert reading.documents[0]["message"]["model"] == "asked"
     assert reading.passed[1:] == payloads(body)[1:]
 
@@ -149,7 +149,7 @@ READ = Usage(
     ],
 )
 def test_usage_in_disjoint_classes(usage, expected):
-    assert passing.read_usage(usage) == expected
+    assert passthrough.read_usage(usage) == expected
 
 
 @pytest.mark.parametrize(
@@ -167,9 +167,9 @@ def test_usage_in_disjoint_classes(usage, expected):
     ],
 )
 def test_the_tier_that_served_a_reply(told, tier):
-    usage, _ = passing.read_whole(json.dumps({"usage": {"input_tokens": 1, **told}}).encode())
+    usage, _ = passthrough.read_whole(json.dumps({"usage": {"input_tokens": 1, **told}}).encode())
     assert usage.tier == tier
-    assert passing.read_usage({"output_tokens": 9}, usage).tier == tier
+    assert passthrough.read_usage({"output_tokens": 9}, usage).tier == tier
 
 
 @pytest.mark.parametrize(
@@ -185,11 +185,11 @@ def test_the_tier_that_served_a_reply(told, tier):
     ],
 )
 def test_the_vendors_own_tools_are_counted_by_their_requests(used, calls):
-    assert passing.read_usage({"server_tool_use": used}).tool_calls == calls
+    assert passthrough.read_usage({"server_tool_use": used}).tool_calls == calls
 
 
 def test_the_last_number_of_requests_that_a_stream_tells_counts():
-    reader = passing.Stream(None, asking())
+    reader = passthrough.Stream(None, asking())
     start = {"input_tokens": 5, "service_tier": "batch", "server_tool_use": {"web_search_requests": 0}}
     reader.see(json.dumps({"type": "message_start", "message": {"usage": start}}).encode())
     for number in (1, 2):
@@ -217,7 +217,7 @@ def test_the_last_number_of_requests_that_a_stream_tells_counts():
 )
 def test_a_later_usage_block_keeps_what_it_does_not_tell(later, expected):
     before = {name: getattr(READ, name) for name in Usage.__slots__}
-    assert passing.read_usage(later, READ) == Usage(**{**before, **expected})
+    assert passthrough.read_usage(later, READ) == Usage(**{**before, **expected})
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_a_later_usage_block_keeps_what_it_does_not_tell(later, expected):
     ],
 )
 def test_the_usage_of_a_stream(name, expected):
-    assert read(passing, sample("anthropic", name)).stream.usage == expected
+    assert read(passthrough, sample("anthropic", name)).stream.usage == expected
 
 
 @pytest.mark.parametrize(
@@ -265,14 +265,14 @@ def test_the_usage_of_a_stream(name, expected):
     ],
 )
 def test_the_text_of_a_delta_is_counted(delta, size):
-    reader = passing.Stream(b'"a"', asking())
+    reader = passthrough.Stream(b'"a"', asking())
     data = json.dumps({"type": "content_block_delta", "index": 0, "delta": delta}).encode()
     assert reader.see(data) == (data, Verdict.GOES_ON)
     assert reader.text_bytes == size
 
 
 def test_the_usage_of_a_whole_reply():
-    usage, found = passing.read_whole(sample("anthropic", "reply.json"))
+    usage, found = passthrough.read_whole(sample("anthropic", "reply.json"))
     assert usage == READ
     assert bytes(found["model"]) == b'"claude-sonnet-4-5-20250929"'
 
@@ -293,7 +293,7 @@ def test_the_usage_of_a_whole_reply():
     ],
 )
 def test_the_vendors_client_raises_its_own_error_class(status, kind, raised):
-    body = passing.write_error(status, "a_code", "label: the text", "req_1")
+    body = passthrough.write_error(status, "a_code", "label: the text", "req_1")
     error = CLIENT._make_status_error_from_response(httpx2.Response(status, content=body, request=REQUEST))
     assert type(error) is raised
     assert error.body["error"]["type"] == kind
@@ -302,7 +302,7 @@ def test_the_vendors_client_raises_its_own_error_class(status, kind, raised):
 
 
 def test_an_error_event_is_named_so_that_the_vendors_client_raises():
-    event = passing.error_event(502, "upstream_error", "the text", "req_1")
+    event = passthrough.error_event(502, "upstream_error", "the text", "req_1")
     assert event.startswith(b"event: error\ndata: ")
     assert json.loads(payloads(event)[0])["type"] == "error"
 
@@ -317,7 +317,7 @@ def test_an_error_event_is_named_so_that_the_vendors_client_raises():
     ],
 )
 def test_a_model_is_what_the_vendors_client_reads(created, shown):
-    written = passing.write_model(ModelCard("a", created=created), "main/a")
+    written = passthrough.write_model(ModelCard("a", created=created), "main/a")
     # Whether a model is about to be retired is nothing that a gateway knows.
     ModelInfo.model_validate({**written, "lifecycle": "active"})
     assert written["created_at"] == shown
@@ -326,9 +326,9 @@ def test_a_model_is_what_the_vendors_client_reads(created, shown):
 
 def test_a_list_of_models_is_one_page_with_its_first_and_last_id():
     cards = openai.read_models({"data": [{"id": "a", "created": 1_700_000_000}, {"id": "b"}]})
-    page = passing.write_models([(card, f"main/{card.id}") for card in cards])
+    page = passthrough.write_models([(card, f"main/{card.id}") for card in cards])
     assert (page["first_id"], page["last_id"], page["has_more"]) == ("main/a", "main/b", False)
-    assert passing.write_models([]) == {"data": [], "first_id": None, "last_id": None, "has_more": False}
+    assert passthrough.write_models([]) == {"data": [], "first_id": None, "last_id": None, "has_more": False}
 
 
 @pytest.mark.parametrize(
@@ -342,7 +342,7 @@ def test_a_list_of_models_is_one_page_with_its_first_and_last_id():
     ],
 )
 def test_the_next_page_of_a_list(body, query):
-    assert passing.next_page(body) == query
+    assert passthrough.next_page(body) == query
 
 
 SEALED = wrap(Signature("second", "S"))
@@ -393,10 +393,10 @@ SEALED = wrap(Signature("second", "S"))
 def test_what_another_provider_sealed_stays_behind(messages, expected):
     body = {"model": "a", "x_novel": SEALED, "messages": messages}
     before = copy.deepcopy(body)
-    assert passing.unsealed(body) == {"model": "a", "x_novel": SEALED, "messages": expected}
+    assert passthrough.unsealed(body) == {"model": "a", "x_novel": SEALED, "messages": expected}
     assert body == before
 
 
 @pytest.mark.parametrize("body", [{}, {"model": "a"}, {"messages": None}, {"messages": "text"}])
 def test_a_body_without_messages_stays_as_it_is(body):
-    assert passing.unsealed(body) == body
+    assert passthrough.unsealed(body) == body

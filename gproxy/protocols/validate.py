@@ -8,7 +8,7 @@ from urllib.parse import unquote_to_bytes
 import orjson
 
 from gproxy.errors import BadRequest
-from gproxy.protocols import fields
+from gproxy.protocols import raw_json
 from gproxy.protocols.hub import Media
 from gproxy.protocols.losses import Losses
 
@@ -148,7 +148,7 @@ def arguments(written: str, losses: Losses) -> dict:
 
 def dumps(value: dict) -> str:
     """Compact JSON text. Raises BadRequest when the value is nested too deeply to be written."""
-    return fields.dumps(value).decode()
+    return raw_json.dumps(value).decode()
 
 
 def data_url(media_type: str | None, data: str) -> str:

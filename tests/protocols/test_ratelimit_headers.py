@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gproxy.protocols import allowances
+from gproxy.protocols import ratelimit_headers
 
 NOW = 1_795_564_800.5  # 2026-11-25T00:00:00.5Z
 
@@ -17,7 +17,7 @@ REQUESTS, TOKENS = left(60, 59, 12.2), left(1_000, 0, 90_000.0)
 
 
 def test_openai_tells_durations():
-    assert allowances.openai(REQUESTS, TOKENS, NOW) == [
+    assert ratelimit_headers.openai(REQUESTS, TOKENS, NOW) == [
         ("x-ratelimit-limit-requests", "60"),
         ("x-ratelimit-remaining-requests", "59"),
         ("x-ratelimit-reset-requests", "13s"),
@@ -32,11 +32,11 @@ def test_openai_tells_durations():
     [(0.0, "0ms"), (0.0201, "21ms"), (1.0, "1s"), (59.5, "1m0s"), (360.0, "6m0s"), (3_661.0, "1h1m1s")],
 )
 def test_durations_are_rounded_up(seconds, told):
-    assert allowances.openai(left(1, 0, seconds), None, NOW)[2] == ("x-ratelimit-reset-requests", told)
+    assert ratelimit_headers.openai(left(1, 0, seconds), None, NOW)[2] == ("x-ratelimit-reset-requests", told)
 
 
 def test_anthropic_tells_moments():
-    assert allowances.anthropic(REQUESTS, TOKENS, NOW) == [
+    assert ratelimit_headers.anthropic(REQUESTS, TOKENS, NOW) == [
         ("anthropic-ratelimit-requests-limit", "60"),
         ("anthropic-ratelimit-requests-remaining", "59"),
         ("anthropic-ratelimit-requests-reset", "2026-11-25T00:00:13Z"),
@@ -46,6 +46,6 @@ def test_anthropic_tells_moments():
     ]
 
 
-@pytest.mark.parametrize("write", [allowances.openai, allowances.anthropic, allowances.google])
+@pytest.mark.parametrize("write", [ratelimit_headers.openai, ratelimit_headers.anthropic, ratelimit_headers.google])
 def test_what_is_not_limited_is_not_told(write):
     assert write(None, None, NOW) == []

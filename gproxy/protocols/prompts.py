@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from gproxy.protocols import wire
+from gproxy.protocols import validate
 from gproxy.protocols.hub import Format, Text, Turn
 
 JSON_ONLY = "Answer with a single JSON object and nothing else."
@@ -11,7 +11,7 @@ JSON_SCHEMA = "Answer with a single JSON value that matches this JSON Schema, an
 
 def of_format(asked: Format) -> str:
     """Raises BadRequest when its schema is nested too deeply to be written."""
-    return JSON_ONLY if asked.schema is None else JSON_SCHEMA + wire.dumps(asked.schema)
+    return JSON_ONLY if asked.schema is None else JSON_SCHEMA + validate.dumps(asked.schema)
 
 
 def says_json(turns: Iterable[Turn], system: Iterable[str] = ()) -> bool:

@@ -5,7 +5,7 @@ import base64
 import pytest
 
 from gproxy.errors import BadRequest
-from gproxy.protocols import wire
+from gproxy.protocols import validate
 from gproxy.protocols.hub import Media
 from gproxy.protocols.losses import Losses
 
@@ -23,7 +23,7 @@ NAMED = {
 
 @pytest.mark.parametrize(
     ("read", "kind", "expected"),
-    [(wire.obj, dict, "an object"), (wire.arr, list, "a list"), (wire.text, str, "a string")],
+    [(validate.obj, dict, "an object"), (validate.arr, list, "a list"), (validate.text, str, "a string")],
 )
 @pytest.mark.parametrize("given", VALUES)
 def test_a_value_of_another_type_is_refused_by_its_place(read, kind, expected, given):
@@ -39,16 +39,16 @@ def test_a_value_of_another_type_is_refused_by_its_place(read, kind, expected, g
 @pytest.mark.parametrize(
     ("read", "kinds"),
     [
-        (wire.optional_obj, {dict}),
-        (wire.optional_text, {str}),
-        (wire.optional_flag, {bool}),
-        (wire.optional_number, {int, float}),
-        (wire.optional_count, {int}),
+        (validate.optional_obj, {dict}),
+        (validate.optional_text, {str}),
+        (validate.optional_flag, {bool}),
+        (validate.optional_number, {int, float}),
+        (validate.optional_count, {int}),
     ],
 )
 @pytest.mark.parametrize("given", VALUES)
 def test_a_field_may_be_absent_or_null_and_not_of_another_type(read, kinds, given):
-    absent = {} if read is wire.optional_obj else None
+    absent = {} if read is validate.optional_obj else None
     assert read({}, "name", "place") == absent
     if given is type(None):
         assert read({"name": None}, "name", "place") == absent
@@ -88,9 +88,9 @@ def test_a_field_may_be_absent_or_null_and_not_of_another_type(read, kinds, give
 def test_a_whole_number_however_it_is_written(value, least, found):
     if found is None:
         with pytest.raises(BadRequest, match=r"^invalid_request: n: "):
-            wire.optional_count({"n": value}, "n", least=least)
+            validate.optional_count({"n": value}, "n", least=least)
     else:
-        assert wire.optional_count({"n": value}, "n", least=least) == found
+        assert validate.optional_count({"n": value}, "n", least=least) == found
 
 
 @pytest.mark.parametrize(
@@ -98,46 +98,46 @@ def test_a_whole_number_however_it_is_written(value, least, found):
 )
 def test_a_number_and_its_bound(value, least, ok):
     if ok:
-        assert wire.optional_number({"t": value}, "t", least=least) == value
+        assert validate.optional_number({"t": value}, "t", least=least) == value
     else:
         with pytest.raises(BadRequest, match="t: must be at least 0"):
-            wire.optional_number({"t": value}, "t", least=least)
+            validate.optional_number({"t": value}, "t", least=least)
 
 
 def test_a_list_of_objects_each_with_its_place():
-    assert wire.objects([{"a": 1}, {}], "x") == [("x[0]", {"a": 1}), ("x[1]", {})]
-    assert wire.objects(None, "x") == []
-    assert wire.objects([], "x") == []
+    assert validate.objects([{"a": 1}, {}], "x") == [("x[0]", {"a": 1}), ("x[1]", {})]
+    assert validate.objects(None, "x") == []
+    assert validate.objects([], "x") == []
     with pytest.raises(BadRequest, match=r"x\[1\]: expected an object, got null"):
-        wire.objects([{}, None], "x")
+        validate.objects([{}, None], "x")
     with pytest.raises(BadRequest, match="x: expected a list, got an object"):
-        wire.objects({}, "x")
+        validate.objects({}, "x")
 
 
 def test_a_text_or_a_list_of_texts():
-    assert wire.texts(None, "stop") == ()
-    assert wire.texts("a", "stop") == ("a",)
-    assert wire.texts(["a", ""], "stop") == ("a", "")
+    assert validate.texts(None, "stop") == ()
+    assert validate.texts("a", "stop") == ("a",)
+    assert validate.texts(["a", ""], "stop") == ("a", "")
     with pytest.raises(BadRequest, match=r"stop\[1\]: expected a string, got a whole number"):
-        wire.texts(["a", 1], "stop")
+        validate.texts(["a", 1], "stop")
     with pytest.raises(BadRequest, match="stop: expected a list"):
-        wire.texts({"a": 1}, "stop")
+        validate.texts({"a": 1}, "stop")
 
 
 def test_a_spelling_that_no_table_knows_is_refused_with_those_that_it_does():
-    assert wire.known("a", {"a": 1, "b": 2}, "x") == 1
-    assert wire.known(None, {"a": 1}, "x") is None
+    assert validate.known("a", {"a": 1, "b": 2}, "x") == 1
+    assert validate.known(None, {"a": 1}, "x") is None
     with pytest.raises(BadRequest, match="x: 'c' is unknown; known: a, b"):
-        wire.known("c", {"a": 1, "b": 2}, "x")
+        validate.known("c", {"a": 1, "b": 2}, "x")
     with pytest.raises(BadRequest) as refused:
-        wire.known("y" * 10_000, {"a": 1}, "x")
+        validate.known("y" * 10_000, {"a": 1}, "x")
     assert len(refused.value.message) < 200
 
 
 @pytest.mark.parametrize("value", [0, 7, 1.5, True, [], ["a"], {}, {"a": 1}])
 def test_a_spelling_that_is_no_text_is_refused_and_no_fault_of_ours(value):
     with pytest.raises(BadRequest, match=r"^invalid_request: x: expected a string, got "):
-        wire.known(value, {"a": 1, 7: 2}, "x")
+        validate.known(value, {"a": 1, 7: 2}, "x")
 
 
 @pytest.mark.parametrize(
@@ -161,17 +161,17 @@ def test_a_spelling_that_is_no_text_is_refused_and_no_fault_of_ours(value):
 )
 def test_the_arguments_of_a_call_as_an_object(written, found):
     losses = Losses({"arguments": "messages.tool_calls"})
-    assert wire.arguments(written, losses) == ({"raw_arguments": written} if found is None else found)
+    assert validate.arguments(written, losses) == ({"raw_arguments": written} if found is None else found)
     assert losses.told() == (("messages.tool_calls",) if found is None else ())
 
 
 def test_json_text_is_compact_and_a_deep_value_is_refused():
-    assert wire.dumps({"a": [1, "ü"]}) == '{"a":[1,"ü"]}'
+    assert validate.dumps({"a": [1, "ü"]}) == '{"a":[1,"ü"]}'
     deep: dict = {}
     for _ in range(1000):
         deep = {"a": deep}
     with pytest.raises(BadRequest, match="nested too deeply"):
-        wire.dumps(deep)
+        validate.dumps(deep)
 
 
 AAAA = base64.b64encode(b"\0\0\0").decode()
@@ -203,7 +203,7 @@ AAAA = base64.b64encode(b"\0\0\0").decode()
     ],
 )
 def test_a_url_may_hold_its_data(url, kind, name, found):
-    assert wire.media(url, kind, "place", name) == found
+    assert validate.media(url, kind, "place", name) == found
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_a_url_may_hold_its_data(url, kind, name, found):
 )
 def test_a_data_url_that_holds_none_is_refused(url):
     with pytest.raises(BadRequest, match="place: not"):
-        wire.media(url, "image", "place")
+        validate.media(url, "image", "place")
 
 
 @pytest.mark.parametrize(
@@ -233,25 +233,25 @@ def test_a_data_url_that_holds_none_is_refused(url):
 )
 def test_what_is_clearly_no_base64_is_refused(data, ok):
     if ok:
-        assert wire.checked(data, "place") is data
+        assert validate.checked(data, "place") is data
     else:
         with pytest.raises(BadRequest, match="place: not base64"):
-            wire.checked(data, "place")
+            validate.checked(data, "place")
 
 
 def test_the_bytes_of_a_file_as_media():
-    assert wire.found("image/png", b"\0\0\0") == Media("image", "image/png", AAAA)
-    assert wire.found("application/pdf", b"\0\0\0") == Media("file", "application/pdf", AAAA)
-    assert wire.data_url("image/png", AAAA) == f"data:image/png;base64,{AAAA}"
-    assert wire.data_url(None, AAAA) == f"data:application/octet-stream;base64,{AAAA}"
-    assert wire.media(wire.data_url("image/png", AAAA), "image", "place") == Media("image", "image/png", AAAA)
+    assert validate.found("image/png", b"\0\0\0") == Media("image", "image/png", AAAA)
+    assert validate.found("application/pdf", b"\0\0\0") == Media("file", "application/pdf", AAAA)
+    assert validate.data_url("image/png", AAAA) == f"data:image/png;base64,{AAAA}"
+    assert validate.data_url(None, AAAA) == f"data:application/octet-stream;base64,{AAAA}"
+    assert validate.media(validate.data_url("image/png", AAAA), "image", "place") == Media("image", "image/png", AAAA)
 
 
 @pytest.mark.parametrize(
     ("data", "text"), [(base64.b64encode("bü".encode()).decode(), "bü"), ("", ""), ("//79", None), ("A", None)]
 )
 def test_the_text_of_a_file(data, text):
-    assert wire.plain(data) == text
+    assert validate.plain(data) == text
 
 
 @pytest.mark.parametrize(
@@ -265,13 +265,13 @@ def test_the_text_of_a_file(data, text):
     ],
 )
 def test_a_type_by_a_name(name, media_type):
-    assert wire.guessed(name) == media_type
-    assert wire.guessed(None) is None
-    assert wire.guessed("") is None
+    assert validate.guessed(name) == media_type
+    assert validate.guessed(None) is None
+    assert validate.guessed("") is None
 
 
 @pytest.mark.parametrize(
     ("media_type", "ending"), [("image/jpeg", "jpg"), ("text/plain", "txt"), ("x/y", "bin"), (None, "bin")]
 )
 def test_a_name_by_a_type(media_type, ending):
-    assert wire.ending(media_type) == ending
+    assert validate.ending(media_type) == ending

@@ -10,9 +10,9 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from gproxy.errors import BadRequest
 from gproxy.protocols.hub import Signature, Usage
-from gproxy.protocols.openai_chat import passing
-from gproxy.protocols.reading import Verdict
+from gproxy.protocols.openai_chat import passthrough
 from gproxy.protocols.signatures import wrap
+from gproxy.protocols.verdict import Verdict
 from tests.sampled import asking, documents, names, read, sample
 
 CLIENT = openai.OpenAI(api_key="none", base_url="http://127.0.0.1:9/v1")
@@ -21,7 +21,7 @@ REQUEST = httpx2.Request("POST", "http://127.0.0.1:9/v1/chat/completions")
 
 def sent(body: dict, model: str) -> tuple[bytes, bytes]:
     raw = json.dumps(body).encode()
-    return raw, passing.outgoing(passing.ask(raw), raw, model)
+    return raw, passthrough.outgoing(passthrough.ask(raw), raw, model)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_the_whole_reply_is_what_the_vendors_client_reads():
     ],
 )
 def test_what_a_request_asks_for(body, model, is_stream, wants_usage, end_user):
-    asked = passing.ask(json.dumps(body).encode())
+    asked = passthrough.ask(json.dumps(body).encode())
     assert asked[:4] == (model, is_stream, wants_usage, end_user)
 
 
@@ -73,12 +73,12 @@ def test_what_a_request_asks_for(body, model, is_stream, wants_usage, end_user):
     ],
 )
 def test_how_much_and_how_fast_a_request_asks_for(body, expected):
-    asked = passing.ask(json.dumps(body).encode())
+    asked = passthrough.ask(json.dumps(body).encode())
     assert (asked.mode, asked.max_output, asked.choices) == expected
 
 
 def test_a_mode_is_read_however_its_text_is_escaped():
-    assert passing.ask(rb'{"service_tier": "pr\u0069ority"}').mode == "priority"
+    assert passthrough.ask(rb'{"service_tier": "pr\u0069ority"}').mode == "priority"
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_usage_is_asked_for_where_a_stream_would_leave_it_out(options, after):
 @pytest.mark.parametrize("options", [5, "text", [1], True])
 def test_stream_options_that_are_no_object_are_refused(options):
     with pytest.raises(BadRequest, match="stream_options"):
-        passing.ask(json.dumps({"model": "a", "stream": True, "stream_options": options}).encode())
+        passthrough.ask(json.dumps({"model": "a", "stream": True, "stream_options": options}).encode())
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_a_whole_reply_is_not_asked_for_a_streams_usage():
 @pytest.mark.parametrize("name", ["text.sse", "usage_in_last_chunk.sse", "usage_on_every_chunk.sse", "azure.sse"])
 def test_usage_that_was_not_asked_for_is_read_and_hidden(name):
     body = sample("openai_chat", name)
-    asked, unasked = (read(passing, body, wants_usage=wants) for wants in (True, False))
+    asked, unasked = (read(passthrough, body, wants_usage=wants) for wants in (True, False))
     assert unasked.stream.usage == asked.stream.usage is not None
     assert all("usage" not in document for document in unasked.documents)
     kept = [{k: v for k, v in d.items() if k != "usage"} for d in asked.documents if d["choices"] or not d.get("usage")]
@@ -133,7 +133,7 @@ def test_usage_that_was_not_asked_for_is_read_and_hidden(name):
 @pytest.mark.parametrize("name", ["text.sse", "usage_in_last_chunk.sse", "usage_on_every_chunk.sse", "azure.sse"])
 def test_usage_that_was_asked_for_is_passed(name):
     body = sample("openai_chat", name)
-    assert [d.get("usage") for d in read(passing, body).documents] == [d.get("usage") for d in documents(body)]
+    assert [d.get("usage") for d in read(passthrough, body).documents] == [d.get("usage") for d in documents(body)]
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_usage_that_was_asked_for_is_passed(name):
 )
 def test_how_a_stream_ends(name, is_terminal, has_failed, ends, tail):
     body = sample("openai_chat", name)
-    reading = read(passing, body)
+    reading = read(passthrough, body)
     kinds = ["chunk"] * len(reading.verdicts)
     if body.rstrip().endswith(b"[DONE]"):
         kinds[-1] = "done"
@@ -170,13 +170,13 @@ def test_how_a_stream_ends(name, is_terminal, has_failed, ends, tail):
 
 @pytest.mark.parametrize("name", ["done_without_finish.sse", "one_choice_of_two_unfinished.sse"])
 def test_done_without_a_finish_reason_is_a_cut_and_is_not_passed(name):
-    reading = read(passing, sample("openai_chat", name))
+    reading = read(passthrough, sample("openai_chat", name))
     assert reading.verdicts[-1] is Verdict.CUT
     assert b"[DONE]" not in reading.passed
 
 
 def test_after_an_error_done_is_not_passed_and_no_second_error_follows():
-    reading = read(passing, sample("openai_chat", "error_then_done.sse"), "asked")
+    reading = read(passthrough, sample("openai_chat", "error_then_done.sse"), "asked")
     assert Verdict.CUT not in reading.verdicts
     assert b"[DONE]" not in reading.passed
     assert reading.documents[-1]["error"]["message"] == "Provider disconnected unexpectedly"
@@ -184,7 +184,7 @@ def test_after_an_error_done_is_not_passed_and_no_second_error_follows():
 
 
 def test_a_stream_without_any_choice_ends_at_done_only():
-    reader = passing.Stream(b'"a"', asking())
+    reader = passthrough.Stream(b'"a"', asking())
     reader.see(b'{"choices": [], "usage": {"prompt_tokens": 3}}')
     assert not reader.is_terminal
     assert reader.see(b"[DONE]") == (b"[DONE]", Verdict.ENDS)
@@ -192,21 +192,21 @@ def test_a_stream_without_any_choice_ends_at_done_only():
 
 
 def test_a_finished_choice_stays_finished():
-    reader = passing.Stream(b'"a"', asking())
+    reader = passthrough.Stream(b'"a"', asking())
     reader.see(b'{"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}')
     reader.see(b'{"choices": [{"index": 0, "delta": {}, "finish_reason": null, "content_filter_offsets": {}}]}')
     assert reader.is_terminal
 
 
 def test_usage_is_no_end_while_a_choice_is_open():
-    reader = passing.Stream(b'"a"', asking())
+    reader = passthrough.Stream(b'"a"', asking())
     reader.see(b'{"choices": [{"index": 0, "delta": {"content": "x"}}]}')
     _, verdict = reader.see(b'{"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}')
     assert verdict is Verdict.GOES_ON
 
 
 def test_a_chunk_without_choices_that_tells_no_usage_is_passed_without_the_field():
-    reader = passing.Stream(b'"a"', asking(wants_usage=False))
+    reader = passthrough.Stream(b'"a"', asking(wants_usage=False))
     passed, _ = reader.see(b'{"choices":[],"usage":null,"prompt_filter_results":[{"prompt_index":0}]}')
     assert json.loads(passed) == {"choices": [], "prompt_filter_results": [{"prompt_index": 0}]}
 
@@ -225,13 +225,13 @@ def test_a_chunk_without_choices_that_tells_no_usage_is_passed_without_the_field
     ],
 )
 def test_the_text_of_a_delta_is_counted(delta, size):
-    reader = passing.Stream(b'"a"', asking())
+    reader = passthrough.Stream(b'"a"', asking())
     reader.see(json.dumps({"choices": [{"index": 0, "delta": delta}]}).encode())
     assert reader.text_bytes == size
 
 
 def test_arguments_of_a_tool_call_are_counted():
-    reader = passing.Stream(b'"a"', asking())
+    reader = passthrough.Stream(b'"a"', asking())
     call = {"index": 0, "function": {"arguments": '{"city": "Paris"}'}}
     reader.see(json.dumps({"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]}).encode())
     assert reader.text_bytes >= len('{"city": "Paris"}')
@@ -377,7 +377,7 @@ def test_arguments_of_a_tool_call_are_counted():
     ],
 )
 def test_usage_in_disjoint_classes(usage, expected):
-    assert passing.read_usage(usage) == expected
+    assert passthrough.read_usage(usage) == expected
 
 
 @pytest.mark.parametrize(
@@ -394,7 +394,7 @@ def test_usage_in_disjoint_classes(usage, expected):
     ],
 )
 def test_the_usage_of_a_stream(name, expected):
-    assert read(passing, sample("openai_chat", name)).stream.usage == expected
+    assert read(passthrough, sample("openai_chat", name)).stream.usage == expected
 
 
 USED = {"prompt_tokens": 1, "completion_tokens": 1}
@@ -418,22 +418,22 @@ USED = {"prompt_tokens": 1, "completion_tokens": 1}
 )
 def test_the_tier_that_served_a_reply(told, tier):
     reply = {"choices": [], "service_tier": told, "usage": USED}
-    assert passing.read_whole(json.dumps(reply).encode())[0].tier == tier
-    reader = passing.Stream(None, asking())
+    assert passthrough.read_whole(json.dumps(reply).encode())[0].tier == tier
+    reader = passthrough.Stream(None, asking())
     reader.see(json.dumps({"choices": [{"index": 0, "finish_reason": "stop"}], "service_tier": told}).encode())
     reader.see(json.dumps({"choices": [], "usage": USED}).encode())
     assert reader.usage.tier == tier
 
 
 def test_the_last_tier_that_a_stream_tells_is_the_one_that_served_it():
-    reader = passing.Stream(None, asking())
+    reader = passthrough.Stream(None, asking())
     for told in ("priority", "auto", "default"):
         reader.see(json.dumps({"choices": [], "service_tier": told, "usage": USED}).encode())
     assert reader.usage.tier == "default"
 
 
 def test_the_usage_of_a_whole_reply():
-    usage, found = passing.read_whole(sample("openai_chat", "reply.json"))
+    usage, found = passthrough.read_whole(sample("openai_chat", "reply.json"))
     assert usage == Usage(input_tokens=93, output_tokens=46, reasoning_tokens=12, cache_read_tokens=1024)
     assert bytes(found["model"]) == b'"gpt-4.1-2025-04-14"'
 
@@ -454,7 +454,7 @@ def test_the_usage_of_a_whole_reply():
     ],
 )
 def test_the_vendors_client_raises_its_own_error_class(status, raised):
-    body = passing.write_error(status, "a_code", "label: the text", "req_1")
+    body = passthrough.write_error(status, "a_code", "label: the text", "req_1")
     error = CLIENT._make_status_error_from_response(httpx2.Response(status, content=body, request=REQUEST))
     assert type(error) is raised
     assert "label: the text" in error.message
@@ -463,7 +463,7 @@ def test_the_vendors_client_raises_its_own_error_class(status, raised):
 
 
 def test_an_emoji_cut_in_two_frames_keeps_its_halves_and_its_name_is_exchanged():
-    reader = passing.Stream(b'"asked"', asking())
+    reader = passthrough.Stream(b'"asked"', asking())
     for half in (b"\\ud83d", b"\\ude00"):
         frame = b'{"model":"theirs","choices":[{"index":0,"delta":{"content":"%s"},"finish_reason":null}]}' % half
         passed, verdict = reader.see(frame)
@@ -524,11 +524,11 @@ GOOGLE = {"google": {"thought_signature": SEALED}}
 def test_what_another_provider_sealed_stays_behind(message, expected):
     body = {"model": "a", "x_novel": SEALED, "messages": [message]}
     before = copy.deepcopy(body)
-    assert passing.unsealed(body) == {"model": "a", "x_novel": SEALED, "messages": [expected]}
+    assert passthrough.unsealed(body) == {"model": "a", "x_novel": SEALED, "messages": [expected]}
     assert body == before
 
 
 @pytest.mark.parametrize("body", [{}, {"model": "a", "input": SEALED}, {"messages": None}, {"messages": "text"}])
 def test_a_body_without_messages_stays_as_it_is(body):
     """Texts to be embedded, for one."""
-    assert passing.unsealed(body) == body
+    assert passthrough.unsealed(body) == body

@@ -7,11 +7,11 @@ import orjson
 from msgspec import Raw
 
 from gproxy.errors import NoThread
-from gproxy.protocols import fields, sse
-from gproxy.protocols.fields import ABSENT, outgoing  # noqa: F401 - a verb of this protocol
+from gproxy.protocols import raw_json, sse
 from gproxy.protocols.hub import MOST_CALLS, Ask, ModelCard, Usage, count, items, part
-from gproxy.protocols.reading import Verdict
+from gproxy.protocols.raw_json import ABSENT, outgoing  # noqa: F401 - a verb of this protocol
 from gproxy.protocols.signatures import is_wrapped
+from gproxy.protocols.verdict import Verdict
 
 NAME = "anthropic"
 WIRE_NAME = "claude"
@@ -38,19 +38,19 @@ UNKNOWN_DATE = "1970-01-01T00:00:00Z"
 
 def ask(body: bytes) -> Ask:
     """What the body asks for. Raises BadRequest."""
-    found = fields.split(body)
+    found = raw_json.split(body)
     end_user = None
     if "metadata" in found:
-        user_id = part(fields.value(found, "metadata")).get("user_id")
+        user_id = part(raw_json.value(found, "metadata")).get("user_id")
         end_user = user_id if isinstance(user_id, str) else None
     return Ask(
-        fields.model(found),
-        fields.is_stream(found),
+        raw_json.model(found),
+        raw_json.is_stream(found),
         True,
         end_user,
         found,
-        mode="priority" if "speed" in found and fields.value(found, "speed") == "fast" else "",
-        max_output=fields.positive(found, "max_tokens"),
+        mode="priority" if "speed" in found and raw_json.value(found, "speed") == "fast" else "",
+        max_output=raw_json.positive(found, "max_tokens"),
     )
 
 
@@ -73,10 +73,10 @@ def _is_sealed(block: dict) -> bool:
     return is_wrapped(block.get("signature")) or is_wrapped(block.get("data"))
 
 
-def read_whole(body: bytes) -> tuple[Usage | None, fields.Fields | None]:
+def read_whole(body: bytes) -> tuple[Usage | None, raw_json.Fields | None]:
     """The usage of a whole reply, and its fields; no fields when it is not JSON."""
-    found = fields.find(body)
-    usage = fields.inner(found.get("usage", ABSENT)) if found else None
+    found = raw_json.find(body)
+    usage = raw_json.inner(found.get("usage", ABSENT)) if found else None
     return (read_usage(usage) if usage else None), found
 
 
@@ -177,16 +177,16 @@ class Stream:
         self.is_terminal = self.has_failed = False
 
     def see(self, data: bytes) -> tuple[bytes | None, Verdict]:
-        event = fields.seen(_decode, data)
+        event = raw_json.seen(_decode, data)
         if event is None:
             return data, Verdict.GOES_ON
         if event.type == "content_block_delta":
-            if (delta := fields.seen(_decode_delta, bytes(event.delta))) is not None:
+            if (delta := raw_json.seen(_decode_delta, bytes(event.delta))) is not None:
                 self.text_bytes += sum(max(0, len(t) - 2) for t in (delta.text, delta.thinking, delta.partial_json))
             return data, Verdict.GOES_ON
         if event.type == "message_start":
             return self._read_start(data, event), Verdict.GOES_ON
-        if event.type == "message_delta" and (usage := fields.inner(event.usage)):
+        if event.type == "message_delta" and (usage := raw_json.inner(event.usage)):
             self.usage = read_usage(usage, self.usage)
         elif event.type == "error":
             self.has_failed = True
@@ -199,11 +199,11 @@ class Stream:
         self.usage, inner = read_whole(bytes(event.message))
         if self._name is None or not inner or "model" not in inner or bytes(inner["model"]) == self._name:
             return data
-        if (outer := fields.find(data)) is None:
+        if (outer := raw_json.find(data)) is None:
             return data
         inner["model"] = Raw(self._name)
-        outer["message"] = Raw(fields.join(inner))
-        return fields.join(outer)
+        outer["message"] = Raw(raw_json.join(inner))
+        return raw_json.join(outer)
 
     def break_off(self, status: int, code: str, message: str, request_id: str) -> list[bytes]:
         """The events that tell a client that this stream ends without its end."""

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gproxy.errors import BadRequest
-from gproxy.protocols import fields
+from gproxy.protocols import raw_json
 from gproxy.protocols.hub import Ask
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
@@ -36,24 +36,24 @@ JSON = st.recursive(
 )
 def test_a_body_that_is_no_readable_object_is_a_bad_request(body, word):
     with pytest.raises(BadRequest, match=word):
-        fields.split(body)
-    assert fields.find(body) is None
+        raw_json.split(body)
+    assert raw_json.find(body) is None
 
 
 @given(st.dictionaries(st.text(), JSON, max_size=6), st.integers(0, 3))
 def test_exchanging_a_field_leaves_every_other_one_as_it_was(document, indent):
     body = json.dumps(document, indent=indent or None).encode(errors="replace")
-    found = fields.split(body)
-    after = fields.exchange(found, "model", b'"other"')
+    found = raw_json.split(body)
+    after = raw_json.exchange(found, "model", b'"other"')
     expected = {**json.loads(body), "model": "other"}
-    assert json.loads(fields.join(after)) == expected
+    assert json.loads(raw_json.join(after)) == expected
     assert list(after) == list(expected)
     assert ("model" in found) == ("model" in document)
 
 
 def test_values_keep_their_very_bytes():
     body = b'{"n": 1.10, "big": 123456789012345678901234567890, "e": 1E5, "s": "\\u00fc", "model": "a", "l": [ 1,2 ]}'
-    changed = fields.join(fields.exchange(fields.split(body), "model", b'"b"'))
+    changed = raw_json.join(raw_json.exchange(raw_json.split(body), "model", b'"b"'))
     assert changed == (b'{"n":1.10,"big":123456789012345678901234567890,"e":1E5,"s":"\\u00fc","model":"b","l":[ 1,2 ]}')
 
 
@@ -72,13 +72,13 @@ def test_values_keep_their_very_bytes():
     ],
 )
 def test_the_model_of_a_body(body, name):
-    assert fields.model(fields.split(body)) == name
+    assert raw_json.model(raw_json.split(body)) == name
 
 
 @pytest.mark.parametrize("raw", [b"1", b"true", b"[]", b"{}", b'"\xff"', b"1e999"])
 def test_a_model_that_is_no_name_is_a_bad_request_that_names_the_field(raw):
     with pytest.raises(BadRequest, match="model: "):
-        fields.model(fields.split(b'{"model": ' + raw + b"}"))
+        raw_json.model(raw_json.split(b'{"model": ' + raw + b"}"))
 
 
 @pytest.mark.parametrize(
@@ -86,8 +86,8 @@ def test_a_model_that_is_no_name_is_a_bad_request_that_names_the_field(raw):
     [(b"true", True), (b"false", False), (b"null", False), (b'"true"', False), (b"1", False), (b"[true]", False)],
 )
 def test_only_the_boolean_true_asks_for_a_stream(raw, is_stream):
-    assert fields.is_stream(fields.split(b'{"stream": ' + raw + b"}")) is is_stream
-    assert fields.is_stream(fields.split(b"{}")) is False
+    assert raw_json.is_stream(raw_json.split(b'{"stream": ' + raw + b"}")) is is_stream
+    assert raw_json.is_stream(raw_json.split(b"{}")) is False
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_only_the_boolean_true_asks_for_a_stream(raw, is_stream):
     ids=lambda value: str(value)[:20],
 )
 def test_an_object_inside_an_upstreams_object_may_be_anything(raw, found):
-    assert fields.inner(msgspec.Raw(raw)) == found
+    assert raw_json.inner(msgspec.Raw(raw)) == found
 
 
 @pytest.mark.parametrize(
@@ -120,25 +120,25 @@ def test_an_object_inside_an_upstreams_object_may_be_anything(raw, found):
     ],
 )
 def test_a_model_name_is_exchanged_only_at_its_place(body, after):
-    assert fields.renamed(body, "model", b'"b"') == after
+    assert raw_json.renamed(body, "model", b'"b"') == after
 
 
 def test_a_body_that_has_the_name_already_is_the_same_object():
     body = b'{"model": "b"}'
-    assert fields.renamed(body, "model", b'"b"') is body
+    assert raw_json.renamed(body, "model", b'"b"') is body
 
 
 def test_half_an_emoji_passes_as_it_was_written():
-    found = fields.split(b'{"model": "m", "a": "\\ud83d lone", "b": [1.5, {"c": "\\\\ud83d"}]}')
-    assert fields.model(found) == "m"
-    assert fields.join(found) == b'{"model":"m","a":"\\ud83d lone","b":[1.5,{"c":"\\\\ud83d"}]}'
-    assert bytes(fields.split(b'{"a": "\\ud83d\\ude00"}')["a"]) == b'"\\ud83d\\ude00"'
+    found = raw_json.split(b'{"model": "m", "a": "\\ud83d lone", "b": [1.5, {"c": "\\\\ud83d"}]}')
+    assert raw_json.model(found) == "m"
+    assert raw_json.join(found) == b'{"model":"m","a":"\\ud83d lone","b":[1.5,{"c":"\\\\ud83d"}]}'
+    assert bytes(raw_json.split(b'{"a": "\\ud83d\\ude00"}')["a"]) == b'"\\ud83d\\ude00"'
 
 
 @pytest.mark.parametrize("body", [b'{"a": "\\ud83d", "b": NaN}', b'{"a": "\\ud83d"', b'["\\ud83d"]'])
 def test_half_an_emoji_excuses_nothing_else(body):
     with pytest.raises(BadRequest):
-        fields.split(body)
+        raw_json.split(body)
 
 
 @pytest.mark.parametrize(
@@ -152,15 +152,15 @@ def test_half_an_emoji_excuses_nothing_else(body):
     ],
 )
 def test_of_two_models_only_the_one_that_was_checked_is_sent(body, sent):
-    found = fields.split(body)
-    asked = Ask(fields.model(found), False, True, None, found)
-    assert fields.outgoing(asked, body, "a") == (sent or body)
+    found = raw_json.split(body)
+    asked = Ask(raw_json.model(found), False, True, None, found)
+    assert raw_json.outgoing(asked, body, "a") == (sent or body)
 
 
 @pytest.mark.parametrize("body", [b'{"model": "a", "Model": "b"}', b'{"MODEL": "b", "x": 1}'])
 def test_a_model_in_another_case_is_refused(body):
     with pytest.raises(BadRequest, match="another case"):
-        fields.model(fields.split(body))
+        raw_json.model(raw_json.split(body))
 
 
 @pytest.mark.parametrize(
@@ -182,14 +182,14 @@ def test_a_model_in_another_case_is_refused(body):
 )
 def test_a_body_that_cannot_be_translated_is_a_bad_request(body, word):
     with pytest.raises(BadRequest, match=word):
-        fields.whole(body)
+        raw_json.whole(body)
 
 
 @given(st.dictionaries(st.text(), JSON, max_size=6))
 def test_a_whole_body_is_what_it_was(document):
     body = json.dumps(document)
     # Numbers past 64 bits are numbers with a point to the fast decoder.
-    assert fields.whole(body.encode()) == json.loads(body, parse_int=_number)
+    assert raw_json.whole(body.encode()) == json.loads(body, parse_int=_number)
 
 
 def _number(digits: str) -> int | float:
@@ -207,8 +207,8 @@ def _number(digits: str) -> int | float:
     ],
 )
 def test_half_an_emoji_in_a_body_becomes_a_question_mark(body, read):
-    assert fields.whole(body) == {"a": read}
-    assert json.loads(fields.dumps(fields.whole(body))) == {"a": read}
+    assert raw_json.whole(body) == {"a": read}
+    assert json.loads(raw_json.dumps(raw_json.whole(body))) == {"a": read}
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_half_an_emoji_in_a_body_becomes_a_question_mark(body, read):
     ],
 )
 def test_the_items_of_a_list_each_the_bytes_that_were_sent(body, items):
-    found = fields.find_list(body)
+    found = raw_json.find_list(body)
     assert (found if found is None else [bytes(item) for item in found]) == items
 
 
@@ -237,14 +237,14 @@ def nested(depth: int) -> dict:
 
 
 def test_a_body_written_anew():
-    assert fields.dumps({"a": [1, 2.5, None, "ü"], "b": {}}) == '{"a":[1,2.5,null,"ü"],"b":{}}'.encode()
-    assert json.loads(fields.dumps(nested(200))) == nested(200)
+    assert raw_json.dumps({"a": [1, 2.5, None, "ü"], "b": {}}) == '{"a":[1,2.5,null,"ü"],"b":{}}'.encode()
+    assert json.loads(raw_json.dumps(nested(200))) == nested(200)
 
 
 @pytest.mark.parametrize("document", [nested(1000), {"a": 10**30}, {"a": "\ud83d"}], ids=["deep", "large", "half"])
 def test_a_body_that_cannot_be_written_is_a_bad_request(document):
     with pytest.raises(BadRequest, match="translated"):
-        fields.dumps(document)
+        raw_json.dumps(document)
 
 
 @pytest.mark.parametrize(
@@ -264,4 +264,4 @@ def test_a_body_that_cannot_be_written_is_a_bad_request(document):
     ],
 )
 def test_a_number_that_an_upstream_may_read_as_whole_is_one(sent, read):
-    assert fields.choices(fields.split(b'{"n": ' + sent + b"}"), "n") == read
+    assert raw_json.choices(raw_json.split(b'{"n": ' + sent + b"}"), "n") == read

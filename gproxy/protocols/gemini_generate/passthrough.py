@@ -4,11 +4,11 @@ import msgspec
 import orjson
 from msgspec import Raw
 
-from gproxy.protocols import fields, sse
-from gproxy.protocols.fields import ABSENT, NULLS
+from gproxy.protocols import raw_json, sse
 from gproxy.protocols.hub import Ask, ModelCard, Usage, count, items, part
-from gproxy.protocols.reading import Verdict
+from gproxy.protocols.raw_json import ABSENT, NULLS
 from gproxy.protocols.signatures import SKIP, is_wrapped
+from gproxy.protocols.verdict import Verdict
 
 NAME = "gemini"
 WIRE_NAME = "gemini"
@@ -38,7 +38,7 @@ STATUSES = {
 
 def ask(body: bytes) -> Ask:
     """What the body asks for; model and stream are told by the path. Raises BadRequest."""
-    found = fields.split(body)
+    found = raw_json.split(body)
     config = _config(found)
     return Ask(
         None,
@@ -47,14 +47,14 @@ def ask(body: bytes) -> Ask:
         None,
         found,
         mode=_read_mode(found),
-        max_output=fields.positive(config, "maxOutputTokens", "max_output_tokens"),
-        choices=fields.choices(config, "candidateCount", "candidate_count"),
+        max_output=raw_json.positive(config, "maxOutputTokens", "max_output_tokens"),
+        choices=raw_json.choices(config, "candidateCount", "candidate_count"),
     )
 
 
-def _config(found: fields.Fields) -> fields.Fields:
+def _config(found: raw_json.Fields) -> raw_json.Fields:
     named = next((found[name] for name in ("generationConfig", "generation_config") if name in found), None)
-    return (fields.find(bytes(named)) or {}) if named is not None else {}
+    return (raw_json.find(bytes(named)) or {}) if named is not None else {}
 
 
 # https://ai.google.dev/gemini-api/docs/priority-inference
@@ -66,9 +66,9 @@ def _tier(told: object) -> str:
     return TIERS.get(told.lower().removeprefix("service_tier_"), "") if isinstance(told, str) else ""
 
 
-def _read_mode(found: fields.Fields) -> str:
+def _read_mode(found: raw_json.Fields) -> str:
     for name in ("serviceTier", "service_tier"):
-        if (tier := _tier(fields.value(found, name) if name in found else None)) not in ("", "default"):
+        if (tier := _tier(raw_json.value(found, name) if name in found else None)) not in ("", "default"):
             return tier
     return ""
 
@@ -81,17 +81,17 @@ def outgoing(asked: Ask, body: bytes, model: str) -> bytes:
     """The bytes as they are: the model goes into the URL. Where the body repeats it, it must be the same one."""
     if not asked.body.keys() & {"model", "requests", *NAMED}:
         return body
-    name = Raw(fields.quoted(f"models/{model.removeprefix('models/')}"))
+    name = Raw(raw_json.quoted(f"models/{model.removeprefix('models/')}"))
     found = dict(asked.body)
     for field in NAMED:
-        if inner := fields.find(bytes(found.get(field, ABSENT))):
-            found[field] = Raw(fields.join({**inner, "model": name}))
-    if (requests := fields.find_list(bytes(found.get("requests", ABSENT)))) is not None:
-        named = [Raw(fields.join({**(fields.find(bytes(one)) or {}), "model": name})) for one in requests]
-        found["requests"] = Raw(fields.join(named))
+        if inner := raw_json.find(bytes(found.get(field, ABSENT))):
+            found[field] = Raw(raw_json.join({**inner, "model": name}))
+    if (requests := raw_json.find_list(bytes(found.get("requests", ABSENT)))) is not None:
+        named = [Raw(raw_json.join({**(raw_json.find(bytes(one)) or {}), "model": name})) for one in requests]
+        found["requests"] = Raw(raw_json.join(named))
     if "model" in found:
         found["model"] = name
-    return fields.join(found)
+    return raw_json.join(found)
 
 
 def unsealed(body: dict) -> dict:
@@ -134,10 +134,10 @@ def _excused(parts: list) -> list:
     return [*parts[:first], {**parts[first], SIGNATURES[0]: SKIP}, *parts[first + 1 :]]
 
 
-def read_whole(body: bytes) -> tuple[Usage | None, fields.Fields | None]:
+def read_whole(body: bytes) -> tuple[Usage | None, raw_json.Fields | None]:
     """The usage of a whole reply, and its fields; no fields when it is not JSON."""
-    found = fields.find(body)
-    usage = fields.inner(found.get("usageMetadata", ABSENT)) if found else None
+    found = raw_json.find(body)
+    usage = raw_json.inner(found.get("usageMetadata", ABSENT)) if found else None
     return (read_usage(usage, _calls(found.get("candidates", ABSENT))) if usage else None), found
 
 
@@ -235,12 +235,12 @@ def _calls(candidates: Raw) -> tuple[tuple[str, int], ...]:
     """The calls of the vendor's own tools that a whole reply tells of."""
     if _QUERIES not in (written := bytes(candidates)):
         return ()
-    return SEARCHED if any(map(_is_searched, fields.seen(_decode_candidates, written) or ())) else ()
+    return SEARCHED if any(map(_is_searched, raw_json.seen(_decode_candidates, written) or ())) else ()
 
 
 def _is_searched(candidate: _Candidate) -> bool:
     told = candidate.groundingMetadata
-    return _QUERIES in bytes(told) and bool(items(fields.inner(told).get("webSearchQueries")))
+    return _QUERIES in bytes(told) and bool(items(raw_json.inner(told).get("webSearchQueries")))
 
 
 class Stream:
@@ -259,7 +259,7 @@ class Stream:
 
     @property
     def usage(self) -> Usage | None:
-        told = fields.inner(self._told)
+        told = raw_json.inner(self._told)
         return read_usage(told, SEARCHED if self._is_searched else ()) if told else None
 
     @property
@@ -268,7 +268,7 @@ class Stream:
         return self._is_blocked or (bool(self._open) and not any(self._open.values()))
 
     def see(self, data: bytes) -> tuple[bytes | None, Verdict]:
-        chunk = fields.seen(_decode, data)
+        chunk = raw_json.seen(_decode, data)
         if chunk is None:
             return data, Verdict.GOES_ON
         if bytes(chunk.error) not in NULLS:
@@ -277,13 +277,13 @@ class Stream:
         for candidate in chunk.candidates or ():
             self._look(candidate)
         if chunk.promptFeedback:
-            self._is_blocked |= bool(fields.inner(chunk.promptFeedback).get("blockReason"))
+            self._is_blocked |= bool(raw_json.inner(chunk.promptFeedback).get("blockReason"))
         has_usage = bytes(chunk.usageMetadata) not in (*NULLS, b"{}")
         if has_usage:
             self._told = Raw(bytes(chunk.usageMetadata))  # a copy: the original holds the whole event
         passed = data
         if self._name is not None and chunk.modelVersion and bytes(chunk.modelVersion) != self._name:
-            passed = fields.renamed(data, "modelVersion", self._name)
+            passed = raw_json.renamed(data, "modelVersion", self._name)
         return passed, Verdict.MAY_END if has_usage and self.is_terminal else Verdict.GOES_ON
 
     def _look(self, candidate: _Candidate) -> None:

@@ -5,8 +5,7 @@ import orjson
 from msgspec import Raw
 
 from gproxy.errors import BadRequest
-from gproxy.protocols import fields, sse
-from gproxy.protocols.fields import ABSENT, NULLS
+from gproxy.protocols import raw_json, sse
 from gproxy.protocols.hub import Ask, Usage, items, part
 from gproxy.protocols.openai import (  # noqa: F401 - verbs of this protocol
     TOLD,
@@ -19,8 +18,9 @@ from gproxy.protocols.openai import (  # noqa: F401 - verbs of this protocol
     write_model,
     write_models,
 )
-from gproxy.protocols.reading import Verdict
+from gproxy.protocols.raw_json import ABSENT, NULLS
 from gproxy.protocols.signatures import is_wrapped
+from gproxy.protocols.verdict import Verdict
 
 NAME = "openai_chat"
 WIRE_NAME = "openai_chat_completions"
@@ -33,32 +33,32 @@ UNFINISHED = (b"", b"null", b'""')
 
 def ask(body: bytes) -> Ask:
     """What the body asks for. Raises BadRequest."""
-    found = fields.split(body)
-    options = fields.value(found, "stream_options") if "stream_options" in found else None
+    found = raw_json.split(body)
+    options = raw_json.value(found, "stream_options") if "stream_options" in found else None
     if options is not None and not isinstance(options, dict):
         raise BadRequest("stream_options: expected an object")
     return Ask(
-        fields.model(found),
-        fields.is_stream(found),
+        raw_json.model(found),
+        raw_json.is_stream(found),
         part(options).get("include_usage") is True,
-        fields.text(found, "user"),
+        raw_json.text(found, "user"),
         found,
         mode=read_mode(found),
-        max_output=fields.positive(found, "max_completion_tokens", "max_tokens"),
-        choices=fields.choices(found, "n"),
+        max_output=raw_json.positive(found, "max_completion_tokens", "max_tokens"),
+        choices=raw_json.choices(found, "n"),
     )
 
 
 def outgoing(asked: Ask, body: bytes, model: str) -> bytes:
     """The same request for the upstream: its model name, and usage asked for where a stream would leave it out."""
     found = asked.body
-    if asked.model != model or not fields.names_once(asked, body):
-        found = fields.exchange(found, "model", fields.quoted(model))
+    if asked.model != model or not raw_json.names_once(asked, body):
+        found = raw_json.exchange(found, "model", raw_json.quoted(model))
     if asked.is_stream and not asked.wants_usage:
-        options = fields.find(bytes(found.get("stream_options", ABSENT))) or {}
-        options = fields.exchange(options, "include_usage", b"true")
-        found = fields.exchange(found, "stream_options", fields.join(options))
-    return body if found is asked.body else fields.join(found)
+        options = raw_json.find(bytes(found.get("stream_options", ABSENT))) or {}
+        options = raw_json.exchange(options, "include_usage", b"true")
+        found = raw_json.exchange(found, "stream_options", raw_json.join(options))
+    return body if found is asked.body else raw_json.join(found)
 
 
 def unsealed(body: dict) -> dict:
@@ -90,10 +90,10 @@ def _unsealed_call(call: object) -> object:
     return {name: value for name, value in call.items() if name != "extra_content"}
 
 
-def read_whole(body: bytes) -> tuple[Usage | None, fields.Fields | None]:
+def read_whole(body: bytes) -> tuple[Usage | None, raw_json.Fields | None]:
     """The usage of a whole reply, and its fields; no fields when it is not JSON."""
-    found = fields.find(body)
-    usage = fields.inner(found.get("usage", ABSENT)) if found else None
+    found = raw_json.find(body)
+    usage = raw_json.inner(found.get("usage", ABSENT)) if found else None
     return (read_usage(usage, TOLD.get(bytes(found.get("service_tier", ABSENT)), "")) if usage else None), found
 
 
@@ -152,7 +152,7 @@ class Stream:
             if self.has_failed:
                 return None, Verdict.ENDS  # the error was passed, and nothing like a clean end follows it
             return (data, Verdict.ENDS) if self.is_terminal else (None, Verdict.CUT)
-        chunk = fields.seen(_decode, data)
+        chunk = raw_json.seen(_decode, data)
         if chunk is None:
             return data, Verdict.GOES_ON  # not ours to judge: unknown frames pass
         if chunk.error and bytes(chunk.error) not in NULLS:
@@ -161,7 +161,7 @@ class Stream:
         for choice in chunk.choices or ():
             self._look(choice)
         self._tier = TOLD.get(bytes(chunk.service_tier), self._tier)
-        usage = fields.inner(chunk.usage)
+        usage = raw_json.inner(chunk.usage)
         if usage:
             self.usage = read_usage(usage, self._tier)
         passed = self._for_client(data, chunk, bool(usage))
@@ -186,13 +186,13 @@ class Stream:
         is_named = self._name is None or not chunk.model or bytes(chunk.model) == self._name
         if is_named and not hides_usage:
             return data
-        if (found := fields.find(data)) is None:
+        if (found := raw_json.find(data)) is None:
             return data
         if not is_named:
             found["model"] = Raw(self._name)
         if hides_usage:
             del found["usage"]
-        return fields.join(found)
+        return raw_json.join(found)
 
     def break_off(self, status: int, code: str, message: str, request_id: str) -> list[bytes]:
         """The events that tell a client that this stream ends without its end."""

@@ -8,8 +8,7 @@ import msgspec
 import orjson
 from msgspec import Raw
 
-from gproxy.protocols import fields, sse
-from gproxy.protocols.fields import ABSENT, NULLS, outgoing  # noqa: F401 - a verb of this protocol
+from gproxy.protocols import raw_json, sse
 from gproxy.protocols.hub import MOST_CALLS, Ask, Usage, part
 from gproxy.protocols.openai import (  # noqa: F401 - verbs of this protocol
     TOLD,
@@ -22,8 +21,9 @@ from gproxy.protocols.openai import (  # noqa: F401 - verbs of this protocol
     write_model,
     write_models,
 )
-from gproxy.protocols.reading import Verdict
+from gproxy.protocols.raw_json import ABSENT, NULLS, outgoing  # noqa: F401 - a verb of this protocol
 from gproxy.protocols.signatures import is_wrapped
+from gproxy.protocols.verdict import Verdict
 
 NAME = "openai_responses"
 WIRE_NAME = "openai_response"
@@ -36,15 +36,15 @@ TERMINAL = frozenset(("response.completed", "response.incomplete", "response.fai
 
 def ask(body: bytes) -> Ask:
     """What the body asks for. Raises BadRequest."""
-    found = fields.split(body)
+    found = raw_json.split(body)
     return Ask(
-        fields.model(found),
-        fields.is_stream(found),
+        raw_json.model(found),
+        raw_json.is_stream(found),
         True,
-        fields.text(found, "user"),
+        raw_json.text(found, "user"),
         found,
         mode=read_mode(found),
-        max_output=fields.positive(found, "max_output_tokens"),
+        max_output=raw_json.positive(found, "max_output_tokens"),
     )
 
 
@@ -71,10 +71,10 @@ _CALL = b'_call"'
 OF_CLIENT = frozenset(("function_call", "custom_tool_call", "computer_call", "local_shell_call", "apply_patch_call"))
 
 
-def read_whole(body: bytes) -> tuple[Usage | None, fields.Fields | None]:
+def read_whole(body: bytes) -> tuple[Usage | None, raw_json.Fields | None]:
     """The usage of a whole reply, and its fields; no fields when it is not JSON."""
-    found = fields.find(body)
-    usage = fields.inner(found.get("usage", ABSENT)) if found else None
+    found = raw_json.find(body)
+    usage = raw_json.inner(found.get("usage", ABSENT)) if found else None
     if not usage:
         return None, found
     tier = TOLD.get(bytes(found.get("service_tier", ABSENT)), "")
@@ -85,7 +85,7 @@ def _calls(output: Raw) -> tuple[tuple[str, int], ...]:
     """The calls of the vendor's own tools among the items of an output."""
     if _CALL not in (written := bytes(output)):
         return ()
-    return _counted(filter(None, map(_tool, fields.seen(_decode_items, written) or ())))
+    return _counted(filter(None, map(_tool, raw_json.seen(_decode_items, written) or ())))
 
 
 def _counted(names: Iterable[str]) -> tuple[tuple[str, int], ...]:
@@ -98,7 +98,7 @@ def _tool(item: _Item) -> str | None:
         return None
     # Only the search itself is charged, not the opening of a page that it found:
     # https://developers.openai.com/api/docs/guides/tools-web-search
-    if item.type == "web_search_call" and fields.inner(item.action).get("type", "search") != "search":
+    if item.type == "web_search_call" and raw_json.inner(item.action).get("type", "search") != "search":
         return None
     return item.type.removesuffix(CALL)
 
@@ -134,7 +134,7 @@ class Stream:
         self.text_bytes = 0
         self.is_terminal = self.has_failed = False
         self._sequence = 0
-        self._response: fields.Fields | None = None  # as the last event showed it
+        self._response: raw_json.Fields | None = None  # as the last event showed it
 
     @property
     def usage(self) -> Usage | None:
@@ -146,10 +146,10 @@ class Stream:
 
     @property
     def response_id(self) -> str | None:
-        return fields.text(self._response, "id") if self._response else None
+        return raw_json.text(self._response, "id") if self._response else None
 
     def see(self, data: bytes) -> tuple[bytes | None, Verdict]:
-        event = fields.seen(_decode, data)
+        event = raw_json.seen(_decode, data)
         if event is None:
             return data, Verdict.GOES_ON
         self._sequence = max(self._sequence, event.sequence_number + 1)
@@ -169,7 +169,7 @@ class Stream:
         return passed, Verdict.ENDS
 
     def _look(self, written: Raw) -> None:
-        item = fields.seen(_decode_item, bytes(written))
+        item = raw_json.seen(_decode_item, bytes(written))
         if item is not None and (tool := _tool(item)):
             self._tools.append(tool)
 
@@ -179,11 +179,11 @@ class Stream:
         self._response = inner or self._response
         if self._name is None or not inner or "model" not in inner or bytes(inner["model"]) == self._name:
             return data
-        if (outer := fields.find(data)) is None:
+        if (outer := raw_json.find(data)) is None:
             return data
         inner["model"] = Raw(self._name)
-        outer["response"] = Raw(fields.join(inner))
-        return fields.join(outer)
+        outer["response"] = Raw(raw_json.join(inner))
+        return raw_json.join(outer)
 
     def break_off(self, status: int, code: str, message: str, request_id: str) -> list[bytes]:
         """The events that tell a client that this stream ends without its end: a failed response, then an error.
@@ -197,9 +197,9 @@ class Stream:
             event = {"type": "response.failed", "sequence_number": self._sequence}
             whole = {
                 **{name: Raw(orjson.dumps(value)) for name, value in event.items()},
-                "response": Raw(fields.join(failed)),
+                "response": Raw(raw_json.join(failed)),
             }
-            told.append(sse.event(fields.join(whole), "response.failed"))
+            told.append(sse.event(raw_json.join(whole), "response.failed"))
             self._sequence += 1
         return [*told, error_event(status, code, message, request_id, self._sequence)]
 
