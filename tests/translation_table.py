@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gproxy import protocols
-from gproxy.channels.facts import facts
+from gproxy.channels.model_capabilities import facts
 from gproxy.protocols.hub import (
     Choice,
     Citation,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import orjson
 
-from gproxy.channels.faults import Fault
+from gproxy.channels.error_classifier import Fault
 from gproxy.credentials import cooldown, selection
 from gproxy.credentials.cooldown import Mark
 from gproxy.errors import NoCredential

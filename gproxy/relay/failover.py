@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from gproxy.channels.faults import Fault, Verdict
+from gproxy.channels.error_classifier import Fault, Verdict
 from gproxy.credentials.pool import Candidates, Pool
 from gproxy.errors import BadRequest, CredentialRefused, GatewayError, NoCredential, Overloaded, UpstreamError
 from gproxy.relay.attempts import Attempts, Next

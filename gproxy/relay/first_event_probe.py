@@ -3,8 +3,8 @@
 import time
 from types import ModuleType
 
-from gproxy.channels import faults
-from gproxy.channels.faults import Fault
+from gproxy.channels import error_classifier
+from gproxy.channels.error_classifier import Fault
 from gproxy.errors import UpstreamError
 from gproxy.protocols import sse
 from gproxy.protocols.hub import Ask
@@ -35,7 +35,7 @@ def fault_of(exchange, protocol: ModuleType, asked: Ask, presence: Presence, now
                 continue
             _, verdict = reader.see(data)
             if reader.has_failed:
-                return faults.classify_event(data, exchange.headers, now_s)
+                return error_classifier.classify_event(data, exchange.headers, now_s)
             if reader.text_bytes or reader.is_terminal or verdict is not Verdict.GOES_ON:
                 return None
     return None

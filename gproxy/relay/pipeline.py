@@ -14,8 +14,8 @@ from gproxy.accounting.journal import Ids, Journal
 from gproxy.admission import keys
 from gproxy.admission.capacity import Capacity
 from gproxy.admission.permissions import Rights
-from gproxy.channels import faults
-from gproxy.channels.faults import Fault
+from gproxy.channels import error_classifier
+from gproxy.channels.error_classifier import Fault
 from gproxy.channels.kind import COUNT, EMBED, EMBED_BATCH, STREAM, Kind
 from gproxy.credentials.access_tokens import Tokens
 from gproxy.credentials.pool import Pool
@@ -171,8 +171,8 @@ class Relay:
 
         Raises UpstreamError when it breaks off meanwhile.
         """
-        if faults.may_be_fault(exchange.status):
-            return faults.classify(exchange.status, exchange.headers, exchange.kept(presence), time.time())
+        if error_classifier.may_be_fault(exchange.status):
+            return error_classifier.classify(exchange.status, exchange.headers, exchange.kept(presence), time.time())
         if exchange.status != 200 or not exchange.is_stream or not trip.has_others:
             return None
         try:

@@ -11,8 +11,8 @@ from types import ModuleType
 
 from gproxy.accounting import prices
 from gproxy.admission.permissions import Rights
-from gproxy.channels.facts import facts
 from gproxy.channels.kind import COUNT, GENERATE, STREAM, Kind, Lane
+from gproxy.channels.model_capabilities import facts
 from gproxy.credentials import affinity, selection
 from gproxy.errors import BadRequest, Forbidden, GatewayError
 from gproxy.metrics.call_summary import Record

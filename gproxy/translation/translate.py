@@ -16,8 +16,8 @@ from types import ModuleType
 
 import orjson
 
-from gproxy.channels.facts import facts
 from gproxy.channels.kind import STREAM, Kind
+from gproxy.channels.model_capabilities import facts
 from gproxy.errors import BadRequest, ClientGone, GatewayError, TooDeep, UpstreamError, UpstreamTimeout
 from gproxy.protocols import raw_json, repair, sse, validate
 from gproxy.protocols.codec import Codec

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from gproxy.channels.faults import Fault, Verdict
+from gproxy.channels.error_classifier import Fault, Verdict
 from gproxy.credentials import cooldown
 from gproxy.credentials.pool import Pool, expires
 from gproxy.errors import NoCredential

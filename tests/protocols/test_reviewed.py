@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from gproxy import channels, protocols
-from gproxy.channels.facts import facts
+from gproxy.channels.model_capabilities import facts
 from gproxy.errors import BadRequest
 from gproxy.protocols import validate
 from gproxy.protocols.hub import (

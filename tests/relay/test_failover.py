@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gproxy.channels.faults import Fault, Verdict
+from gproxy.channels.error_classifier import Fault, Verdict
 from gproxy.errors import BadRequest, NoCredential, ShuttingDown, UpstreamError
 from gproxy.relay.failover import Trip
 from gproxy.store.snapshot import Credential, Provider, ProviderSettings

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from gproxy import protocols
-from gproxy.channels.facts import ANTHROPIC, GEMINI, OPENAI, REASONING, SAMPLING, TABLES, UNKNOWN, facts
+from gproxy.channels.model_capabilities import ANTHROPIC, GEMINI, OPENAI, REASONING, SAMPLING, TABLES, UNKNOWN, facts
 from gproxy.protocols.hub import Request
 from gproxy.protocols.reasoning import EFFORTS
 

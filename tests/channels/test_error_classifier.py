@@ -6,7 +6,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from gproxy.channels.faults import Fault, Verdict, classify, may_be_fault
+from gproxy.channels.error_classifier import Fault, Verdict, classify, may_be_fault
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC).timestamp()
 DEAD, BROKE, FORBIDDEN, LIMITED, FAILED = (
