@@ -17,10 +17,10 @@ import gevent
 from gproxy import __version__, bootstrap, channels, logs, protocols
 from gproxy.accounting import journal as books
 from gproxy.accounting import prices
-from gproxy.accounting.audit import Auditor
-from gproxy.accounting.balances import Balances
 from gproxy.accounting.journal import Ids, Journal
+from gproxy.accounting.ledger_check import Auditor
 from gproxy.accounting.retention import Retention
+from gproxy.accounting.state_loader import Balances
 from gproxy.accounting.writer import Writer
 from gproxy.admission import keys
 from gproxy.admission.capacity import Capacity

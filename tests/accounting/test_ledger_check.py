@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gproxy.accounting.audit import Auditor
+from gproxy.accounting.ledger_check import Auditor
 from gproxy.errors import Unavailable
 
 

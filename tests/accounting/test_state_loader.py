@@ -7,8 +7,8 @@ from pathlib import Path
 import gevent
 import pytest
 
-from gproxy.accounting.balances import Balances
 from gproxy.accounting.journal import Journal, take_slot
+from gproxy.accounting.state_loader import Balances
 from gproxy.accounting.writer import Booking, Reader
 from gproxy.errors import Unavailable
 from gproxy.state.interface import Account, Limit, Take
