@@ -48,12 +48,12 @@ from gproxy.store import (
     exporting,
     importing,
     ledger,
+    ledger_check,
+    limit_replay,
     machines,
-    proof,
-    requests,
+    request_logs,
     seeding,
     snapshot,
-    traffic,
     usages,
     users,
 )
@@ -441,7 +441,7 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
         meters=meters,
         counting=Threads(1),
         notices=_notices(settings, prepared.deployment, board),
-        auditor=Auditor(settings.data_dir / "audit.lock", partial(database.run, proof.verify), Threads(1)),
+        auditor=Auditor(settings.data_dir / "audit.lock", partial(database.run, ledger_check.verify), Threads(1)),
     )
     prices.shipped()
     writer.start()
@@ -488,7 +488,7 @@ def _recording(settings: Settings, database: Database, snapshots: Snapshots, ids
     spool = Spool(root)
     own = frozenset(secrets_of(settings))
     recorder = Recorder(spool, snapshots, lambda: snapshots.current, ids.next, own, settings.log_body)
-    return recorder, Mover(spool, root, partial(database.run_kept, requests.book, database), Threads(1))
+    return recorder, Mover(spool, root, partial(database.run_kept, request_logs.book, database), Threads(1))
 
 
 def shared_state(settings: Settings, deployment: str) -> Shared:
@@ -507,9 +507,9 @@ def shared_state(settings: Settings, deployment: str) -> Shared:
 
 
 def _retention(settings: Settings, database: Database) -> Retention:
-    trim_log = partial(database.run, requests.trim, database)
+    trim_log = partial(database.run, request_logs.trim, database)
     trim_usages = partial(database.run, accounts.delete_usages_before, database)
-    return Retention(settings.data_dir / "retention.lock", trim_log, trim_usages, Threads(1), tuple(requests.KINDS))
+    return Retention(settings.data_dir / "retention.lock", trim_log, trim_usages, Threads(1), tuple(request_logs.KINDS))
 
 
 def _notices(settings: Settings, deployment: str, board: Board):
@@ -530,7 +530,7 @@ class _Questions:
         return self._database.run(ledger.standing, *asked)
 
     def traffic(self, *asked):
-        return self._database.run(traffic.traffic, *asked)
+        return self._database.run(limit_replay.traffic, *asked)
 
 
 def _newest_id(database: Database, threads: Threads) -> int:

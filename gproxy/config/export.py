@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 from gproxy.config.schemas import SECRETS
-from gproxy.store import proxies
+from gproxy.store import proxy_passwords
 from gproxy.store.importing import kept
 from gproxy.store.seeding import Content, NewAlias, NewCredential, NewKey, NewModel, NewProvider, NewUser
 from gproxy.units import NANO, NS
@@ -67,7 +67,7 @@ def _provider(provider: NewProvider, has_secrets: bool) -> dict:
         channel=provider.channel,
         label=provider.label,
         enabled=provider.enabled,
-        settings=_numbers(settings if has_secrets else proxies.hidden(settings)) or None,
+        settings=_numbers(settings if has_secrets else proxy_passwords.hidden(settings)) or None,
         routing=routing or None,
         credentials=credentials or None,
     )

@@ -17,7 +17,7 @@ import peewee as pw
 from gproxy.errors import NotFound
 from gproxy.state.periods import DAY_S, window
 from gproxy.store import models as m
-from gproxy.store import sums as totals
+from gproxy.store import rollups as totals
 from gproxy.store.audit import changing
 from gproxy.store.database import Database
 from gproxy.store.snapshot import bump

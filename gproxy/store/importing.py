@@ -8,7 +8,7 @@ import peewee as pw
 
 from gproxy.errors import BadRequest
 from gproxy.store import models as m
-from gproxy.store import proxies
+from gproxy.store import proxy_passwords
 from gproxy.store.accounts import remove_quota, set_quota
 from gproxy.store.audit import changing, note
 from gproxy.store.database import Database
@@ -84,7 +84,7 @@ class _Laying:
         before = {row.name: row.settings_json for row in m.Provider.select()}
         found = {}
         for one in wanted.providers:
-            settings = proxies.restored(one.settings_json, before.get(one.name))
+            settings = proxy_passwords.restored(one.settings_json, before.get(one.name))
             found[one.name,] = _row(one, "credentials") | {"settings_json": settings}
         return found
 

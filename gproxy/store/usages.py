@@ -7,7 +7,7 @@ from operator import itemgetter
 
 import peewee as pw
 
-from gproxy.store import accounts, sums
+from gproxy.store import accounts, rollups
 from gproxy.store import models as m
 from gproxy.store.accounts import Charge
 from gproxy.store.database import Database
@@ -43,7 +43,7 @@ def book(database: Database, bookings: Collection) -> None:
         if m.GlobalSettings.select(m.GlobalSettings.enable_usage).scalar():
             # The driver's own loop: the query builder would cost ten times as much for each row.
             database.execute_all(INSERT, [(*map(_storable, pick(row)), now) for row in rows])
-            sums.add(database, rows)
+            rollups.add(database, rows)
         else:
             for (user_id, key_id, day), (cost, requests) in accounts.by_day(charges).items():
                 accounts.adjust(accounts.USAGE, day, user_id, key_id, cost, requests)

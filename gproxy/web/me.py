@@ -5,7 +5,7 @@ from flask import Blueprint, request
 from gproxy.config.scope import MyUsage
 from gproxy.quota import budgets, limits
 from gproxy.state.periods import DAY, window
-from gproxy.store import summing
+from gproxy.store import usage_queries
 from gproxy.store.snapshot import Caller
 from gproxy.units import NS, moment, usd
 from gproxy.web import inbound, standings
@@ -55,5 +55,5 @@ def usage() -> dict:
 def _today(caller: Caller, now_s: float) -> dict:
     """The user's rows since midnight UTC, over all of its keys."""
     start, _ = window(DAY, now_s)
-    sums = runtime().ask(summing.summary, {"user_id": [caller.user_id], "from_unix_ms": start * 1000})
+    sums = runtime().ask(usage_queries.summary, {"user_id": [caller.user_id], "from_unix_ms": start * 1000})
     return {"since": moment(start), "count": sums.count, **sums.tokens, "total_cost": usd(sums.cost)}

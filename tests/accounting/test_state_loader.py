@@ -17,7 +17,7 @@ from gproxy.state.periods import DAY_S
 from gproxy.store import ledger, usages
 from gproxy.store import models as m
 from gproxy.store.database import Database
-from gproxy.store.traffic import traffic
+from gproxy.store.limit_replay import traffic
 from tests.filled import filled
 
 NS = 1_000_000_000

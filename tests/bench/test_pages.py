@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from gproxy.store import requests, summing, usages
+from gproxy.store import request_logs, usage_queries, usages
 from gproxy.store.database import MIGRATIONS, Database
-from gproxy.store.sums import HOUR_NS
+from gproxy.store.rollups import HOUR_NS
 from tests.filled import filled
 
 ROWS, LOGS, DAYS = 1_000_000, 200_000, 60
@@ -86,11 +86,11 @@ def test_a_page_of_usage(database, asked):
 @pytest.mark.parametrize("time_asked", [{}, LATE], ids=["all", "40 days"])
 @pytest.mark.parametrize("asked", FILTERS, ids=str)
 def test_a_summary(database, asked, time_asked):
-    assert best_s(database, summing.summary, {**asked, **time_asked}) < MOST_S
+    assert best_s(database, usage_queries.summary, {**asked, **time_asked}) < MOST_S
 
 
 def test_a_summary_is_right(database):
-    sums = database.run(summing.summary, LATE)
+    sums = database.run(usage_queries.summary, LATE)
     with sqlite3.connect(database.path) as db:
         since, until = LATE["from_unix_ms"] * MS, (LATE["to_unix_ms"] + 1) * MS
         rows = db.execute("SELECT COUNT(*), SUM(cost) FROM usages WHERE at >= ? AND at < ?", (since, until)).fetchone()
@@ -100,12 +100,12 @@ def test_a_summary_is_right(database):
 
 @pytest.mark.parametrize("seconds", [60, 3_600, 86_400])
 def test_the_dashboard(database, seconds):
-    assert best_s(database, summing.buckets, LATE, seconds) < MOST_S
+    assert best_s(database, usage_queries.buckets, LATE, seconds) < MOST_S
     for by in ("model", "provider_id", "day"):
-        assert best_s(database, summing.breakdown, LATE, by) < MOST_S
+        assert best_s(database, usage_queries.breakdown, LATE, by) < MOST_S
 
 
 @pytest.mark.parametrize("asked", [{}, {"user_id": [7]}, {"request_path_contains": "chat"}], ids=str)
 def test_a_page_of_logs(database, asked):
-    assert best_s(database, requests.query, "downstream", {**asked, "limit": 50, "include_body": True}) < MOST_S
-    assert best_s(database, requests.count, "downstream", asked) < MOST_S
+    assert best_s(database, request_logs.query, "downstream", {**asked, "limit": 50, "include_body": True}) < MOST_S
+    assert best_s(database, request_logs.count, "downstream", asked) < MOST_S

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gproxy.accounting.writer import Booking
 from gproxy.errors import NotFound
 from gproxy.state.periods import PERIODS, window
-from gproxy.store import accounts, ledger, proof, snapshot, summing, usages
+from gproxy.store import accounts, ledger, ledger_check, snapshot, usage_queries, usages
 from gproxy.store import models as m
 from gproxy.store.accounts import AS_IT_IS, DAY, Account
 from gproxy.store.database import Database
@@ -72,12 +72,12 @@ def book(database: Database, *calls: dict) -> None:
 
 def used(database: Database, user: int = ANN) -> int:
     """What the user has spent, proved."""
-    assert database.run(proof.verify).differences == ()
+    assert database.run(ledger_check.verify).differences == ()
     return database.run(ledger.account, user).cost_used
 
 
 def key_used(database: Database, key: int = ANN) -> int:
-    assert database.run(proof.verify).differences == ()
+    assert database.run(ledger_check.verify).differences == ()
     return database.run(ledger.key_account, key).cost_used
 
 
@@ -168,7 +168,7 @@ def test_setting_makes_a_wrong_account_right(database: Database):
     book(database, call(1))
     database.run(m.Quota.update(cost_used=77).execute)
     database.run(m.UserKey.update(cost_used=78).where(m.UserKey.id == ANN).execute)
-    assert [d.account for d in database.run(proof.verify).differences] == ["u2", "k2"]
+    assert [d.account for d in database.run(ledger_check.verify).differences] == ["u2", "k2"]
     database.run(accounts.set_used, database, ANN, 1_000)
     database.run(accounts.set_key_used, database, ANN, 5)
     assert (used(database), key_used(database)) == (1_000, 5)
@@ -264,7 +264,7 @@ def test_rows_that_are_deleted_stay_spent(database: Database):
     book(database, call(1, day), call(2, day + DAY - 1, cost=5), call(3, day + DAY), call(4, day, user=ROOT), call(5))
     book(database, call(6, day, cost=7, key=SECOND_KEY))
     assert database.run(accounts.delete_usages, database, [1, 2, 3, 4, 6, NOBODY]) == 5
-    assert database.run(summing.summary, {}).count == 1
+    assert database.run(usage_queries.summary, {}).count == 1
     assert adjustments(database, "deletion") == [
         (ROOT, ROOT, day, 1_000, 1),
         (ANN, ANN, day, 1_005, 2),
@@ -372,7 +372,7 @@ DEEDS = st.one_of(
 
 
 def test_whatever_happens_no_money_is_lost_or_made(made, monkeypatch):
-    monkeypatch.setattr(proof, "SETTLED_NS", 0)  # nobody else is booking here
+    monkeypatch.setattr(ledger_check, "SETTLED_NS", 0)  # nobody else is booking here
 
     @settings(deadline=None, max_examples=40 if made[0].startswith("sqlite") else 15)
     @given(calls=CALLS, deeds=st.lists(DEEDS, max_size=14))
@@ -411,7 +411,7 @@ def test_whatever_happens_no_money_is_lost_or_made(made, monkeypatch):
                     database.run(accounts.delete_usages, database, numbers)
                 case "retain", [day, most]:
                     database.run(accounts.delete_usages_before, database, NOW + day * DAY, most)
-            shortly = database.run(proof.verify, checkpoint)
+            shortly = database.run(ledger_check.verify, checkpoint)
             checkpoint = shortly.checkpoint
             assert shortly.differences == ()
             for user in (ROOT, ANN):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gproxy.errors import Unavailable
-from gproxy.store import ledger, proof
+from gproxy.store import ledger, ledger_check
 from gproxy.store import models as m
 from gproxy.store.accounts import MOST
 from gproxy.store.database import MIGRATIONS, Database
@@ -190,7 +190,7 @@ def test_accounts_are_opened_with_what_was_spent_before(first: Database):
         (4, None, MOST, 0, 0, None),
     ]
     assert first.run(lambda: [key.cost_used for key in m.UserKey.select().order_by(m.UserKey.id)]) == [11, 7, 0, MOST]
-    assert first.run(proof.verify).differences == ()
+    assert first.run(ledger_check.verify).differences == ()
     assert first.run(m.Usage.select().count) == 6 and first.run(ledger.marks, ["s"]) == {"s": 7}
 
 

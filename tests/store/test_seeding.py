@@ -9,7 +9,7 @@ import pytest
 
 from gproxy.errors import Unavailable
 from gproxy.state.periods import window
-from gproxy.store import access, ledger, proof, seeding, snapshot, users
+from gproxy.store import access, ledger, ledger_check, seeding, snapshot, users
 from gproxy.store import models as m
 from gproxy.store.accounts import Account
 from gproxy.store.seeding import NewAlias, NewLimit, NewModel, NewQuota, NewTarget, NewUser
@@ -96,7 +96,7 @@ def test_limits_quotas_and_keys_of_their_own_rights_are_stored(tmp_path: Path, d
     assert database.run(ledger.account, 2) == Account(4, month, 10, "month")
     assert database.run(ledger.account, 1) == Account(0, 0, 20, None)
     assert database.run(ledger.key_account, 2) == Account(0, 0, 5, None)
-    assert database.run(proof.verify).differences == ()
+    assert database.run(ledger_check.verify).differences == ()
     assert database.run(lambda: [k.narrowed for k in m.UserKey.select().order_by(m.UserKey.id)]) == [False, True]
     assert database.run(lambda: m.ModelAlias.get().pricing_json) == '{"price_each_call": "0.2"}'
 

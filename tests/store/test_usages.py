@@ -11,7 +11,7 @@ import pytest
 from gproxy.accounting.writer import Booking
 from gproxy.errors import Unavailable
 from gproxy.store import accounts as deeds
-from gproxy.store import ledger, proof, summing, usages
+from gproxy.store import ledger, ledger_check, usage_queries, usages
 from gproxy.store import models as m
 from gproxy.store.database import Database
 from tests import postgres
@@ -47,7 +47,7 @@ def emptied(made: tuple[str, Path], enable_usage: bool) -> Database:
 
 def accounts(database: Database) -> dict[str, int]:
     """What users and keys have spent; every account must agree with the rows."""
-    assert database.run(proof.verify).differences == ()
+    assert database.run(ledger_check.verify).differences == ()
     users = database.run(lambda: {f"u{row.user_id}": row.cost_used for row in m.Quota.select()})
     return users | database.run(lambda: {f"k{row.id}": row.cost_used for row in m.UserKey.select()})
 
@@ -121,7 +121,7 @@ def test_booking_twice_adds_nothing(database: Database):
     book(database, row(1), row(2))
     book(database, row(2, cost=9), row(3), row(1))
     assert asked(database) == [3, 2, 1]
-    assert database.run(summing.summary, {}).cost == 3_000
+    assert database.run(usage_queries.summary, {}).cost == 3_000
 
 
 def test_a_row_twice_in_one_batch_is_one(database: Database):
@@ -332,7 +332,7 @@ def test_a_query_gives_the_rows_that_were_asked_for(database: Database):
     for filters, found in FILTERS:
         assert asked(database, **filters) == found, filters
         if not {"limit", "offset"} & filters.keys():
-            assert database.run(summing.summary, filters).count == len(found), filters
+            assert database.run(usage_queries.summary, filters).count == len(found), filters
 
 
 def test_pages_give_every_row_once_also_with_equal_times(database: Database):
@@ -375,7 +375,7 @@ def test_sums_are_exact_over_big_values(database: Database):
         row(2, cost=big, input_tokens=2),
         row(3, cost=1, output_tokens=big),
     )
-    sums = database.run(summing.summary, {})
+    sums = database.run(usage_queries.summary, {})
     assert (sums.count, sums.cost) == (3, 2 * big + 1)
     assert (sums.tokens["input_tokens"], sums.tokens["output_tokens"]) == (big + 2 + 10, big + 10)
     assert type(sums.cost) is int and {type(value) for value in sums.tokens.values()} == {int}
@@ -383,7 +383,7 @@ def test_sums_are_exact_over_big_values(database: Database):
 
 def test_sums_tell_every_token_class_and_what_has_no_price(database: Database):
     book(database, row(1), row(2, priced=False, cost=0), row(3, priced=False, cost=0, user_id=1))
-    sums = database.run(summing.summary, {"user_id": [2]})
+    sums = database.run(usage_queries.summary, {"user_id": [2]})
     assert (sums.count, sums.unpriced, sums.cost) == (2, 1, 1_000)
     assert sums.tokens == {
         "input_tokens": 20,
@@ -397,7 +397,7 @@ def test_sums_tell_every_token_class_and_what_has_no_price(database: Database):
 
 
 def test_the_sum_of_nothing_is_nothing(database: Database):
-    sums = database.run(summing.summary, {"user_id": [99]})
+    sums = database.run(usage_queries.summary, {"user_id": [99]})
     assert (sums.count, sums.unpriced, sums.cost, set(sums.tokens.values())) == (0, 0, 0, {0})
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from gproxy.admission.keys import digest
 from gproxy.errors import NotFound
-from gproxy.store import proof, snapshot, users
+from gproxy.store import ledger_check, snapshot, users
 from gproxy.store.database import Database
 from tests.filled import filled
 
@@ -81,7 +81,7 @@ def test_a_key_may_have_a_budget_and_an_end_from_the_beginning_or_later(database
     database.run(users.change_key, database, made, changes)
     shown = database.run(users.keys, [2])[-1]
     assert {name: getattr(shown, name) for name in changes} == changes
-    assert shown.enabled and database.run(proof.verify).differences == ()
+    assert shown.enabled and database.run(ledger_check.verify).differences == ()
 
 
 def test_only_the_key_that_is_meant_is_changed(database: Database):

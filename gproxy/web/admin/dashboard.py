@@ -1,8 +1,8 @@
 """What a console shows first: sums over a time, and how it went on in it."""
 
 from gproxy.config.scope import DashboardQuery
-from gproxy.store import entities, summing
-from gproxy.store.summing import Sums
+from gproxy.store import entities, usage_queries
+from gproxy.store.usage_queries import Sums
 from gproxy.units import usd
 from gproxy.web.admin import guarded, takes
 from gproxy.web.faults import runtime
@@ -16,8 +16,8 @@ MOST_ROWS = 50
 @takes(QUERY)
 def overview(asked: dict) -> dict:
     """`bucket`: when a piece of the time began, in seconds since the epoch."""
-    seconds, pieces = runtime().ask(summing.buckets, asked, asked.pop("bucket_seconds"))
-    whole = runtime().ask(summing.summary, asked)
+    seconds, pieces = runtime().ask(usage_queries.buckets, asked, asked.pop("bucket_seconds"))
+    whole = runtime().ask(usage_queries.summary, asked)
     return {
         "kpi": {
             "total_requests": whole.count,
@@ -42,7 +42,7 @@ def overview(asked: dict) -> dict:
 @takes(QUERY)
 def top_providers(asked: dict) -> dict:
     channels = {row["id"]: row["channel"] for row in runtime().ask(entities.find, entities.PROVIDER, {})}
-    rows = runtime().ask(summing.breakdown, asked, "provider_id")
+    rows = runtime().ask(usage_queries.breakdown, asked, "provider_id")
     return {
         "rows": [
             {"provider_id": value, "channel": channels.get(value), **_row(sums)} for value, sums in rows[:MOST_ROWS]
@@ -53,7 +53,7 @@ def top_providers(asked: dict) -> dict:
 @blueprint.post("/dashboard/top-models")
 @takes(QUERY)
 def top_models(asked: dict) -> dict:
-    rows = runtime().ask(summing.breakdown, asked, "model")
+    rows = runtime().ask(usage_queries.breakdown, asked, "model")
     return {"rows": [{"model": value, **_row(sums)} for value, sums in rows[:MOST_ROWS]]}
 
 

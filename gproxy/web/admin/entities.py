@@ -11,7 +11,7 @@ from gproxy.config import entities as documents
 from gproxy.config import seed
 from gproxy.errors import BadRequest, Forbidden
 from gproxy.relay import dispatch
-from gproxy.store import audit, entities, proxies
+from gproxy.store import audit, entities, proxy_passwords
 from gproxy.store.entities import Entity
 from gproxy.web.admin import guarded, takes
 from gproxy.web.faults import runtime
@@ -83,7 +83,9 @@ def _stored_providers(rows: list[dict]) -> list[dict]:
     problems = []
     for n, row in enumerate(rows):
         if row.get("settings_json") is not None:
-            row["settings_json"] = proxies.restored(row["settings_json"], known.get(row["id"], {}).get("settings_json"))
+            row["settings_json"] = proxy_passwords.restored(
+                row["settings_json"], known.get(row["id"], {}).get("settings_json")
+            )
         told = {**known.get(row["id"], {}), **row}
         told["settings"] = documents.as_object(told.get("settings_json") or "{}")
         place = f"[{n}]" if len(rows) > 1 else "body"
@@ -115,7 +117,7 @@ def _shown_providers(rows: list[dict], asked: dict) -> list[dict]:
             "channel": row["channel"],
             "label": row["label"],
             "enabled": row["enabled"],
-            "settings_json": proxies.hidden(documents.as_object(row["settings_json"])),
+            "settings_json": proxy_passwords.hidden(documents.as_object(row["settings_json"])),
             "routing_json": documents.as_object(row["routing_json"]) or _rules(row["channel"], row["settings_json"]),
             "has_own_routing": bool(documents.as_object(row["routing_json"])),
             "credential_count": counts.count(row["id"]),

@@ -8,7 +8,7 @@ from flask import Blueprint, Response
 from gproxy.config import requests as documents
 from gproxy.config.scope import One
 from gproxy.errors import BadRequest
-from gproxy.store import requests
+from gproxy.store import request_logs
 from gproxy.units import NS
 from gproxy.web.admin import guarded, takes
 from gproxy.web.faults import runtime
@@ -25,7 +25,7 @@ def _verbs(kind: str) -> Blueprint:
     @takes(of_query)
     def query(asked: dict) -> Response:
         running = runtime()
-        rows = running.ask(requests.query, kind, asked)
+        rows = running.ask(request_logs.query, kind, asked)
         return Response(running.threads.run(_page, rows, asked["as_text"]), content_type="application/json")
 
     query.gives = list  # as the other queries, whoever writes it
@@ -33,7 +33,7 @@ def _verbs(kind: str) -> Blueprint:
     @blueprint.post(f"/requests/{kind}/count")
     @takes(of_query)
     def count(asked: dict) -> dict:
-        return {"count": runtime().ask(requests.count, kind, asked)}
+        return {"count": runtime().ask(request_logs.count, kind, asked)}
 
     @blueprint.post(f"/requests/{kind}/clear")
     @takes(CLEAR)
@@ -42,17 +42,17 @@ def _verbs(kind: str) -> Blueprint:
         if not asked["all"] and asked["trace_ids"] is None:
             raise BadRequest("give trace_ids, or all: true")
         ids = None if asked["all"] else asked["trace_ids"]
-        return {"ok": True, "cleared": change(requests.clear, kind, ids)}
+        return {"ok": True, "cleared": change(request_logs.clear, kind, ids)}
 
     @blueprint.post(f"/requests/{kind}/delete")
     @takes(DELETE)
     def delete(asked: dict) -> dict:
-        return {"ok": True, "deleted": change(requests.delete, kind, asked["trace_ids"])}
+        return {"ok": True, "deleted": change(request_logs.delete, kind, asked["trace_ids"])}
 
     @blueprint.post(f"/requests/{kind}/batch-delete")
     @takes(MANY)
     def delete_many(asked: list) -> dict:
-        return {"ok": True, "deleted": change(requests.delete, kind, asked)}
+        return {"ok": True, "deleted": change(request_logs.delete, kind, asked)}
 
     return blueprint
 
@@ -71,11 +71,11 @@ def _shown(row: dict, as_text: bool) -> dict:
     for name in ("at", "created_at"):
         at = datetime.fromtimestamp(row[name] // NS, UTC)
         shown[name] = f"{at:%Y-%m-%dT%H:%M:%S}.{row[name] % NS // 1000:06d}Z"
-    for name in requests.BODIES:
+    for name in request_logs.BODIES:
         if (body := row[name]) is not None:
             shown[name] = body.decode("utf-8", "replace") if as_text else list(body)
     return shown
 
 
 def blueprints() -> list[Blueprint]:
-    return [_verbs(kind) for kind in requests.KINDS]
+    return [_verbs(kind) for kind in request_logs.KINDS]

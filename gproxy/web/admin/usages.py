@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from gproxy.config.access import usage_ids
 from gproxy.config.scope import UsageBreakdown, UsageFilter, UsageQuery
-from gproxy.store import accounts, summing, usages
+from gproxy.store import accounts, usage_queries, usages
 from gproxy.units import NS, usd
 from gproxy.web.admin import guarded, takes
 from gproxy.web.faults import runtime
@@ -51,20 +51,20 @@ def rows(asked: dict) -> list[dict]:
 
 
 def counted(asked: dict) -> dict:
-    return {"count": runtime().ask(summing.summary, asked).count}
+    return {"count": runtime().ask(usage_queries.summary, asked).count}
 
 
 def summed(asked: dict) -> dict:
-    return _sums(runtime().ask(summing.summary, asked))
+    return _sums(runtime().ask(usage_queries.summary, asked))
 
 
 def broken_down(asked: dict) -> list[dict]:
     """The sums of each value there is of what the rows are grouped `by`."""
     by = asked.pop("by")
-    return [{by: value, **_sums(sums)} for value, sums in runtime().ask(summing.breakdown, asked, by)]
+    return [{by: value, **_sums(sums)} for value, sums in runtime().ask(usage_queries.breakdown, asked, by)]
 
 
-def _sums(sums: summing.Sums) -> dict:
+def _sums(sums: usage_queries.Sums) -> dict:
     return {"count": sums.count, **sums.tokens, "total_cost": usd(sums.cost), "unpriced_count": sums.unpriced}
 
 

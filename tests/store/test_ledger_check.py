@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from gproxy.accounting.writer import Booking
-from gproxy.store import accounts, proof, usages
+from gproxy.store import accounts, ledger_check, usages
 from gproxy.store import models as m
 from gproxy.store.database import Database
-from gproxy.store.proof import Checkpoint, Difference
+from gproxy.store.ledger_check import Checkpoint, Difference
 from gproxy.store.seeding import NewUser
 from tests import postgres
 from tests.filled import filled, key
@@ -28,16 +28,16 @@ def database(request, tmp_path: Path) -> Database:
 @pytest.fixture(autouse=True)
 def settled_at_once(monkeypatch):
     """A test waits for its rows, so nothing becomes visible late."""
-    monkeypatch.setattr(proof, "SETTLED_NS", 0)
+    monkeypatch.setattr(ledger_check, "SETTLED_NS", 0)
 
 
 def differences(database: Database, since: Checkpoint | None = None) -> list[tuple]:
-    return [(d.account, d.expected, d.found) for d in database.run(proof.verify, since).differences]
+    return [(d.account, d.expected, d.found) for d in database.run(ledger_check.verify, since).differences]
 
 
 def test_accounts_that_agree_are_counted(database: Database):
     book(database, call(1), call(2, user=ROOT))
-    found = database.run(proof.verify)
+    found = database.run(ledger_check.verify)
     assert (found.accounts, found.differences) == (4, ())
 
 
@@ -45,7 +45,7 @@ def test_an_account_that_says_something_else_is_told(database: Database):
     book(database, call(1, cost=1_500_000_000))
     database.run(m.Quota.update(cost_used=7).execute)
     database.run(m.UserKey.update(cost_used=-1).where(m.UserKey.id == ROOT).execute)
-    found = database.run(proof.verify).differences
+    found = database.run(ledger_check.verify).differences
     assert found == (Difference("u2", "user 2 (ann)", 1_500_000_000, 7), Difference("k1", "key 1 of user 1", 0, -1))
     assert [str(one) for one in found] == [
         "user 2 (ann): the rows say 1.5 USD, the account says 0.000000007 USD",
@@ -78,7 +78,7 @@ def test_whatever_was_tampered_with_is_told(database: Database, tampering, told)
 
 
 def test_many_accounts_are_proved_like_few(database: Database):
-    assert MANY > proof.FEW
+    assert MANY > ledger_check.FEW
 
     def add_users():
         stamps = {"created_at": 0, "updated_at": 0}
@@ -100,7 +100,7 @@ def test_many_accounts_are_proved_like_few(database: Database):
 
 def test_a_later_proof_reads_only_what_was_stored_since(database: Database):
     book(database, call(1), call(2))
-    checkpoint = database.run(proof.verify).checkpoint
+    checkpoint = database.run(ledger_check.verify).checkpoint
     # Nobody looks at old rows again, as long as what is known of them explains the accounts.
     database.run(m.Usage.update(cost=0).execute)
     assert differences(database, checkpoint) == []
@@ -112,12 +112,12 @@ def test_a_later_proof_reads_only_what_was_stored_since(database: Database):
 
 def test_rows_that_are_removed_make_no_proof_longer(database: Database):
     book(database, call(1), call(2))
-    checkpoint = database.run(proof.verify).checkpoint
+    checkpoint = database.run(ledger_check.verify).checkpoint
     database.run(accounts.delete_usages, database, [1])
     database.run(accounts.delete_usages_before, database, days(1), 0)
     book(database, call(3))
     database.run(m.Usage.update(cost=0).where(m.Usage.trace_id == 2).execute)
-    later = database.run(proof.verify, checkpoint)
+    later = database.run(ledger_check.verify, checkpoint)
     assert later.differences == (), "everything was added up, though nothing was in doubt"
     book(database, call(4))
     assert differences(database, later.checkpoint) == []
@@ -125,16 +125,16 @@ def test_rows_that_are_removed_make_no_proof_longer(database: Database):
 
 def test_an_account_that_begins_elsewhere_is_added_up_anew(database: Database):
     book(database, call(1))
-    checkpoint = database.run(proof.verify).checkpoint
+    checkpoint = database.run(ledger_check.verify).checkpoint
     database.run(m.Quota.update(opening=5).execute)
     assert differences(database, checkpoint) == [("u2", 1_005, 1_000)]
 
 
 def test_a_later_proof_tells_what_is_wrong_since(database: Database):
     book(database, call(1))
-    checkpoint = database.run(proof.verify).checkpoint
+    checkpoint = database.run(ledger_check.verify).checkpoint
     database.run(m.Quota.update(cost_used=m.Quota.cost_used + 1).execute)
-    found = database.run(proof.verify, checkpoint)
+    found = database.run(ledger_check.verify, checkpoint)
     assert [(d.account, d.expected, d.found) for d in found.differences] == [("u2", 1_000, 1_001)]
     assert differences(database, found.checkpoint) == [("u2", 1_000, 1_001)]
     database.run(accounts.set_used, database, ANN, 1_000)
@@ -162,37 +162,37 @@ def test_proofs_in_a_row_find_what_a_whole_one_finds(tmp_path: Path, seed):
     database = filled(tmp_path)
     database.run(accounts.set_quota, database, ANN, 5, None, "day")
     book(database, call(1), call(2))
-    checkpoint = database.run(proof.verify).checkpoint
+    checkpoint = database.run(ledger_check.verify).checkpoint
     for number, deed in enumerate(random.Random(seed).sample(DEEDS, len(DEEDS))):
         deed(database)
         book(database, call(100 + number, days(number % 3)))
-        found = database.run(proof.verify, checkpoint)
-        assert found.differences == database.run(proof.verify).differences == ()
+        found = database.run(ledger_check.verify, checkpoint)
+        assert found.differences == database.run(ledger_check.verify).differences == ()
         checkpoint = found.checkpoint
 
 
 def test_a_user_that_is_deleted_takes_the_accounts_away(database: Database):
     book(database, call(1))
-    checkpoint = database.run(proof.verify).checkpoint
+    checkpoint = database.run(ledger_check.verify).checkpoint
     database.run(m.User.delete().where(m.User.id == ANN).execute)
-    found = database.run(proof.verify, checkpoint)
+    found = database.run(ledger_check.verify, checkpoint)
     assert (found.accounts, found.differences) == (2, ())
 
 
 def test_what_becomes_visible_late_is_no_difference(database: Database):
     """A row says that it was stored before the last proof, which did not see it."""
-    checkpoint = database.run(proof.verify).checkpoint
+    checkpoint = database.run(ledger_check.verify).checkpoint
     book(database, call(1))
     database.run(m.Usage.update(created_at=checkpoint.horizon - 1).execute)
-    found = database.run(proof.verify, checkpoint)
+    found = database.run(ledger_check.verify, checkpoint)
     assert found.differences == ()
     assert differences(database, found.checkpoint) == []
 
 
 def test_what_was_stored_a_moment_ago_is_read_again(database: Database, monkeypatch):
-    monkeypatch.setattr(proof, "SETTLED_NS", 60 * accounts.NS)
+    monkeypatch.setattr(ledger_check, "SETTLED_NS", 60 * accounts.NS)
     book(database, call(1))
-    checkpoint = database.run(proof.verify).checkpoint
+    checkpoint = database.run(ledger_check.verify).checkpoint
     assert checkpoint.horizon < time.time_ns() - 59 * accounts.NS
     assert differences(database, checkpoint) == []
     database.run(m.Usage.update(cost=0).execute)
@@ -232,9 +232,9 @@ def test_proofs_are_exact_while_others_book(tmp_path: Path, pytestconfig, kind):
         thread.start()
     checkpoint, proofs = None, 0
     while any(thread.is_alive() for thread in threads):
-        found = database.run(proof.verify, checkpoint if proofs % 5 else None)
+        found = database.run(ledger_check.verify, checkpoint if proofs % 5 else None)
         assert found.differences == ()
         checkpoint, proofs = found.checkpoint, proofs + 1
     assert [repr(fault.__cause__ or fault) for fault in faults] == [] and proofs > 3
-    assert database.run(proof.verify).differences == ()
+    assert database.run(ledger_check.verify).differences == ()
     assert database.run(lambda: sum(row.cost_used for row in m.UserKey.select())) == sum(booked)

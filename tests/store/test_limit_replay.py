@@ -8,7 +8,7 @@ from gproxy.accounting.writer import Booking
 from gproxy.store import models as m
 from gproxy.store import usages
 from gproxy.store.database import Database
-from gproxy.store.traffic import HOUR_NS, MINUTE_NS, traffic
+from gproxy.store.limit_replay import HOUR_NS, MINUTE_NS, traffic
 from tests import postgres
 from tests.filled import filled
 

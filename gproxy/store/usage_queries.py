@@ -10,7 +10,7 @@ import peewee as pw
 
 from gproxy.store import models as m
 from gproxy.store.accounts import cost_parts
-from gproxy.store.sums import ALL, HOUR_NS, SPANS, TOKENS
+from gproxy.store.rollups import ALL, HOUR_NS, SPANS, TOKENS
 from gproxy.store.usages import FILTERS, where
 from gproxy.units import NANO
 

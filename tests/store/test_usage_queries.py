@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from gproxy.store import accounts, summing, usages
+from gproxy.store import accounts, usage_queries, usages
 from gproxy.store import models as m
 from gproxy.store.database import MIGRATIONS, Database
-from gproxy.store.summing import Part, parts
-from gproxy.store.sums import HOUR_NS
+from gproxy.store.rollups import HOUR_NS
+from gproxy.store.usage_queries import Part, parts
 from tests import postgres
 from tests.filled import filled
 from tests.store.test_accounts import book
@@ -99,7 +99,7 @@ FILTERS = [{}, {"user_id": [1]}, {"provider_id": [2]}, {"model": ["m-1"]}, {"use
 def test_a_summary_is_what_the_rows_add_up_to(booked, time, filters):
     database, rows = booked
     asked = {**time, **filters}
-    found, listed = database.run(summing.summary, asked), expected(rows.values(), asked)
+    found, listed = database.run(usage_queries.summary, asked), expected(rows.values(), asked)
     assert found.count == len(listed)
     assert found.cost == sum(one["cost"] for one in listed)
     assert found.tokens["output_tokens"] == sum(one["output_tokens"] for one in listed)
@@ -117,7 +117,7 @@ def test_a_breakdown_is_what_the_rows_of_each_add_up_to(booked, by, time):
     costs = defaultdict(int)
     for one in expected(rows.values(), time):
         costs[one[by]] += one["cost"]
-    found = database.run(summing.breakdown, time, by)
+    found = database.run(usage_queries.breakdown, time, by)
     assert {value: sums.cost for value, sums in found} == costs
     assert [sums.cost for _, sums in found] == sorted(costs.values(), reverse=True)
 
@@ -125,7 +125,7 @@ def test_a_breakdown_is_what_the_rows_of_each_add_up_to(booked, by, time):
 @pytest.mark.parametrize(("seconds", "used"), [(86_400, 86_400), (3_600, 3_600), (7_200, 7_200), (600, 3_600)])
 def test_buckets_are_what_the_rows_in_them_add_up_to(booked, seconds, used):
     database, rows = booked
-    told, found = database.run(summing.buckets, {}, seconds)
+    told, found = database.run(usage_queries.buckets, {}, seconds)
     counts = defaultdict(int)
     for one in rows.values():
         counts[one["at"] // 10**9 // used * used] += 1
@@ -136,10 +136,10 @@ def test_buckets_are_what_the_rows_in_them_add_up_to(booked, seconds, used):
 def test_a_short_time_has_short_buckets(booked):
     database, rows = booked
     asked = {"from_unix_ms": START // 1_000_000, "to_unix_ms": START // 1_000_000 + 3 * HOUR_MS - 1}
-    told, found = database.run(summing.buckets, asked, 60)
+    told, found = database.run(usage_queries.buckets, asked, 60)
     assert told == 60
     assert sum(sums.count for _, sums in found) == len(expected(rows.values(), asked))
-    days = database.run(summing.breakdown, {}, "day")
+    days = database.run(usage_queries.breakdown, {}, "day")
     assert [day for day, _ in days] == ["2024-10-07", "2024-10-06", "2024-10-05", "2024-10-04"]
 
 
@@ -147,13 +147,13 @@ def test_what_is_deleted_is_in_no_sum_and_what_goes_by_its_age_is(tmp_path):
     database: Database = filled(tmp_path)
     book(database, *(row(n, at=START + n * HOUR_NS, cost=n, user_id=1, user_key_id=1) for n in range(1, 31)))
     database.run(accounts.delete_usages, database, [5, 30])
-    assert database.run(summing.summary, {}).cost == sum(range(1, 31)) - 35
+    assert database.run(usage_queries.summary, {}).cost == sum(range(1, 31)) - 35
     assert database.run(accounts.delete_usages_before, database, START + 10 * HOUR_NS, 100) == 8
-    assert database.run(summing.summary, {}).cost == sum(range(1, 31)) - 35
+    assert database.run(usage_queries.summary, {}).cost == sum(range(1, 31)) - 35
     database.run(accounts.delete_usages, database, list(range(31)))
     assert database.run(lambda: m.UsageSum.select().count()) > 0
     asked = {"from_unix_ms": (START + 10 * HOUR_NS) // 1_000_000}
-    assert database.run(summing.summary, asked).count == 0
+    assert database.run(usage_queries.summary, asked).count == 0
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -165,11 +165,11 @@ def empty(request, tmp_path) -> Database:
 def test_great_costs_can_be_summed(empty, apart):
     book(empty, *(row(n, at=START + 5 + n * apart, cost=2**63 - 1) for n in (1, 2)))
     part = {"from_unix_ms": START // 10**6, "to_unix_ms": START // 10**6 + 50}
-    assert empty.run(summing.summary, {}).count == 2
-    assert empty.run(summing.summary, part).count in (0, 2)
-    assert empty.run(summing.breakdown, {}, "model")
-    assert empty.run(summing.breakdown, {}, "tag")
-    assert empty.run(summing.buckets, {}, 3600 * 5)
+    assert empty.run(usage_queries.summary, {}).count == 2
+    assert empty.run(usage_queries.summary, part).count in (0, 2)
+    assert empty.run(usage_queries.breakdown, {}, "model")
+    assert empty.run(usage_queries.breakdown, {}, "tag")
+    assert empty.run(usage_queries.buckets, {}, 3600 * 5)
 
 
 @pytest.mark.parametrize("big", [10**12, 2**63 - 1])
@@ -199,12 +199,12 @@ def test_rows_of_an_older_version_are_summed_once(request, tmp_path, kind, big):
     database.run(database.execute_all, usages.INSERT, stored)
     with database.alone():
         database.migrate()
-    sums = database.run(summing.summary, {})
+    sums = database.run(usage_queries.summary, {})
     assert (sums.count, sums.succeeded) == (29, sum(1 for one in rows if one["status"] == 200))
     if big < 10**15:
         assert sums.cost == big * 29
     database.run(accounts.delete_usages, database, list(range(1, 29)))
-    sums = database.run(summing.summary, {})
+    sums = database.run(usage_queries.summary, {})
     assert sums.count == 1
     assert sums.cost >= 0
     assert sums.tokens["input_tokens"] >= 0
