@@ -11,7 +11,20 @@ from werkzeug.routing import Rule
 
 from gproxy import cli, protocols
 from gproxy.runtime import Runtime
-from gproxy.web import envelopes, faults, health, llm, login, me, metrics, models, openapi, throttle, unbuilt, user
+from gproxy.web import (
+    error_responses,
+    health,
+    llm,
+    login,
+    me,
+    metrics,
+    models,
+    not_implemented,
+    openapi,
+    request_log,
+    throttle,
+    user,
+)
 from gproxy.web.admin import (
     access,
     configuration,
@@ -20,7 +33,7 @@ from gproxy.web.admin import (
     entities,
     explain,
     process,
-    requests,
+    request_logs,
     usages,
     user_keys,
     user_quotas,
@@ -79,7 +92,7 @@ class _App(Flask):
         running = self.extensions.get("gproxy")
         if running is None:
             return super().wsgi_app(environ, start_response)
-        return envelopes.recorded(super().wsgi_app, environ, start_response, running.recorder)
+        return request_log.recorded(super().wsgi_app, environ, start_response, running.recorder)
 
 
 def create_app() -> Flask:
@@ -95,16 +108,16 @@ def create_app() -> Flask:
         configuration.blueprint,
         explain.blueprint,
         dashboard.blueprint,
-        *requests.blueprints(),
+        *request_logs.blueprints(),
         *access.blueprints(),
         *entities.blueprints(),
     )
     own = (health.blueprint, metrics.blueprint, login.blueprint, me.blueprint, user.blueprint, openapi.blueprint)
-    for blueprint in (*own, *admin, unbuilt.blueprint):
+    for blueprint in (*own, *admin, not_implemented.blueprint):
         app.register_blueprint(blueprint)
     for command in cli.COMMANDS:
         app.cli.add_command(command)
-    faults.register(app, spoken)
+    error_responses.register(app, spoken)
     app.index()
     app.extensions["reserved"] = reserved_names(app)
     app.extensions["protocols"] = spoken

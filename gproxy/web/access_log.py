@@ -7,7 +7,7 @@ from functools import lru_cache
 from gproxy import logs
 from gproxy.metrics.call_summary import Record
 from gproxy.units import NANO
-from gproxy.web import inbound
+from gproxy.web import request_input
 
 log = logging.getLogger("gproxy.access")
 
@@ -30,13 +30,13 @@ def fields(environ: Mapping, status: int, sent: int, seconds: float, trusted: tu
         "bytes": sent,
         "client": _client(environ.get("REMOTE_ADDR", ""), environ.get("HTTP_X_FORWARDED_FOR", ""), trusted),
     }
-    if (request_id := environ.get(inbound.REQUEST_ID)) is not None:
+    if (request_id := environ.get(request_input.REQUEST_ID)) is not None:
         found["request_id"] = request_id
-    if (visitor := environ.get(inbound.VISITOR)) is not None:
+    if (visitor := environ.get(request_input.VISITOR)) is not None:
         found["user"], key = visitor.user_name, visitor.key_id
         if key is not None:
             found["key"] = key
-    if (record := environ.get(inbound.RECORD)) is not None:
+    if (record := environ.get(request_input.RECORD)) is not None:
         _add(found, record)
     return found
 
@@ -71,4 +71,4 @@ def _path(path: str) -> str:
 
 @lru_cache(maxsize=256)
 def _client(peer: str, forwarded: str, trusted: tuple[str, ...]) -> str:
-    return inbound.address({"REMOTE_ADDR": peer, "HTTP_X_FORWARDED_FOR": forwarded}, trusted) or ""
+    return request_input.address({"REMOTE_ADDR": peer, "HTTP_X_FORWARDED_FOR": forwarded}, trusted) or ""

@@ -2,7 +2,7 @@
 
 from flask import Blueprint
 
-from gproxy.web.faults import runtime
+from gproxy.web.error_responses import runtime
 
 blueprint = Blueprint("health", __name__)
 

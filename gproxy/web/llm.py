@@ -14,8 +14,8 @@ from gproxy.errors import ClientGone, GatewayError, NotFound, RequestTimeout, Sh
 from gproxy.metrics.call_summary import Record
 from gproxy.relay.pipeline import Answer
 from gproxy.relay.planner import Call
-from gproxy.web import inbound
-from gproxy.web.faults import CORS, PREFLIGHT, answer, ids, internal, runtime
+from gproxy.web import request_input
+from gproxy.web.error_responses import CORS, PREFLIGHT, answer, ids, internal, runtime
 
 # What is read of a refused body, so that the refusal arrives.
 DISCARD_BYTES, DISCARD_S = 1024 * 1024 * 1024, 1.0
@@ -93,15 +93,15 @@ def preflight() -> Response:
 
 def guarded(protocol: ModuleType, view: Callable[[str], Response]) -> Response:
     """The view's answer for a request id, or its fault in this protocol's shape."""
-    request_id = inbound.request_id(request.environ)
-    request.environ[inbound.REQUEST_ID] = request_id
-    record = request.environ[inbound.RECORD] = Record(protocol.NAME)
+    request_id = request_input.request_id(request.environ)
+    request.environ[request_input.REQUEST_ID] = request_id
+    record = request.environ[request_input.RECORD] = Record(protocol.NAME)
     try:
         return view(request_id)
     except GatewayError as fault:
         runtime().relay.measures.failed(record, fault.code)
         if not isinstance(fault, RequestTimeout | ShuttingDown):  # there is no time left for these
-            inbound.discard(request.environ, DISCARD_BYTES, DISCARD_S)
+            request_input.discard(request.environ, DISCARD_BYTES, DISCARD_S)
         return answer(protocol, fault, request_id)
     except ClientGone:
         return Response(status=499)  # nobody reads it
@@ -113,8 +113,8 @@ def guarded(protocol: ModuleType, view: Callable[[str], Response]) -> Response:
 def admit() -> tuple:
     """Caller and snapshot of this request, which the access log knows from now on. Raises Unauthorized."""
     environ = request.environ
-    caller, snapshot = runtime().relay.admit(inbound.key(environ, True))
-    environ[inbound.VISITOR] = caller
+    caller, snapshot = runtime().relay.admit(request_input.key(environ, True))
+    environ[request_input.VISITOR] = caller
     return caller, snapshot
 
 
@@ -163,7 +163,7 @@ def _unbuilt(protocols: Mapping[str, ModuleType], shape: str | None) -> Callable
         spoken = shape or ("anthropic" if "anthropic-version" in request.headers else "openai_chat")
 
         def view(request_id: str) -> Response:
-            key = inbound.key(request.environ, True)
+            key = request_input.key(request.environ, True)
             if shape is None:
                 runtime().relay.admit_to_files(key, provider or request.headers.get("X-Provider"))
             else:
@@ -191,15 +191,17 @@ def relay(protocol: str, request_id: str, provider: str | None = None, **path) -
     try:
         call = Call(
             protocol=protocol,
-            body=inbound.body(environ, running.settings.max_body, running.settings.body_timeout_s, place, presence),
+            body=request_input.body(
+                environ, running.settings.max_body, running.settings.body_timeout_s, place, presence
+            ),
             header=lambda name: environ.get(_environ_name(name)),
-            query=inbound.query(environ),
+            query=request_input.query(environ),
             request_id=request_id,
             started=started,
             provider=provider,
-            record=environ[inbound.RECORD],
-            trace=environ.get(inbound.TRACE),
-            trail=environ.get(inbound.TRAIL),
+            record=environ[request_input.RECORD],
+            trace=environ.get(request_input.TRACE),
+            trail=environ.get(request_input.TRAIL),
             **path,
         )
         plan = running.relay.plan(call, caller, snapshot)

@@ -12,8 +12,8 @@ from gproxy.store import users
 from gproxy.units import NS
 from gproxy.web import throttle
 from gproxy.web.admin import takes
-from gproxy.web.faults import runtime
-from gproxy.web.visitors import session_token
+from gproxy.web.auth import session_token
+from gproxy.web.error_responses import runtime
 
 log = logging.getLogger(__name__)
 

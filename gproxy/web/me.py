@@ -8,10 +8,10 @@ from gproxy.state.periods import DAY, window
 from gproxy.store import usage_queries
 from gproxy.store.snapshot import Caller
 from gproxy.units import NS, moment, usd
-from gproxy.web import inbound, standings
+from gproxy.web import limit_views, request_input
 from gproxy.web.admin import loaded
 from gproxy.web.admin.usages import broken_down
-from gproxy.web.faults import runtime
+from gproxy.web.error_responses import runtime
 
 blueprint = Blueprint("me", __name__)
 USAGE = MyUsage()
@@ -20,13 +20,13 @@ USAGE = MyUsage()
 @blueprint.get("/me")
 def me() -> dict:
     running = runtime()
-    caller, _ = running.relay.admit(inbound.key(request.environ, False))
-    request.environ[inbound.VISITOR] = caller
+    caller, _ = running.relay.admit(request_input.key(request.environ, False))
+    request.environ[request_input.VISITOR] = caller
     rows = (*caller.limits, *caller.key_limits)
     counted = tuple(map(limits.counted, rows))
     taken = running.relay.holder.look(budgets.accounts(caller), counted)
     now_s = taken.at / NS
-    accounts = {one.key[0]: standings.account(one, now_s) for one in taken.standings if one.counter is None}
+    accounts = {one.key[0]: limit_views.account(one, now_s) for one in taken.standings if one.counter is None}
     if budgets.USER in accounts:
         accounts[budgets.USER]["period"] = caller.quota.period
     return {
@@ -38,7 +38,8 @@ def me() -> dict:
         "quota": accounts.get(budgets.USER),
         "budget": accounts.get(budgets.KEY),
         "limits": [
-            standings.limit(row, "key" if row in caller.key_limits else "user", taken.standings, now_s) for row in rows
+            limit_views.limit(row, "key" if row in caller.key_limits else "user", taken.standings, now_s)
+            for row in rows
         ],
         "usage": _today(caller, now_s),
     }
@@ -47,7 +48,7 @@ def me() -> dict:
 @blueprint.get("/me/usage")
 def usage() -> dict:
     """The user's own, over all of its keys: by day, model, tag or key."""
-    caller, _ = runtime().relay.admit(inbound.key(request.environ, False))
+    caller, _ = runtime().relay.admit(request_input.key(request.environ, False))
     asked = loaded(USAGE, request.args.to_dict())
     return {"rows": broken_down({**asked, "user_id": [caller.user_id]})}
 

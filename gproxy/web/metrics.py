@@ -3,8 +3,8 @@
 from flask import Blueprint, Response
 
 from gproxy.metrics.exposition import CONTENT_TYPE
-from gproxy.web.faults import runtime
-from gproxy.web.visitors import guard_admin
+from gproxy.web.auth import guard_admin
+from gproxy.web.error_responses import runtime
 
 blueprint = Blueprint("metrics", __name__)
 blueprint.before_request(guard_admin)

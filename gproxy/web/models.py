@@ -6,7 +6,7 @@ from types import ModuleType
 import orjson
 from flask import Blueprint, Response, request
 
-from gproxy.web.faults import CORS, runtime
+from gproxy.web.error_responses import CORS, runtime
 from gproxy.web.llm import VERSIONS, admit, guarded, preflight
 
 

@@ -14,7 +14,7 @@ from gproxy import __version__
 from gproxy.config import entities, schemas, scope
 from gproxy.config.routing import Routing
 from gproxy.web import llm
-from gproxy.web.faults import runtime
+from gproxy.web.error_responses import runtime
 
 blueprint = Blueprint("openapi", __name__)
 _PLACE = re.compile(r"<(?:path:)?(\w+)>")

@@ -10,15 +10,15 @@ from limits import parse
 
 from gproxy.errors import RateLimited
 from gproxy.state.mmap import limits_storage  # noqa: F401 - the storage makes itself known by its scheme
-from gproxy.web import inbound
-from gproxy.web.faults import runtime
+from gproxy.web import request_input
+from gproxy.web.error_responses import runtime
 
 ATTEMPTS = "120 per minute"  # of one address, right or wrong
 FAILURES = parse("10 per minute")  # of one address at one name
 
 
 def address() -> str:
-    return inbound.address(request.environ, runtime().settings.trusted_proxies) or "unknown"
+    return request_input.address(request.environ, runtime().settings.trusted_proxies) or "unknown"
 
 
 def whence() -> str:

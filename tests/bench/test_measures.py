@@ -12,7 +12,7 @@ from gproxy.metrics.call_summary import Record
 from gproxy.metrics.mmap_values import Meters
 from gproxy.protocols.hub import Usage
 from gproxy.store.snapshot import Model, Provider, ProviderSettings, Snapshot
-from gproxy.web import access_log, inbound
+from gproxy.web import access_log, request_input
 from tests.bench.test_checks import LIST_US, _list_us
 
 MOST_COUNTING_US, MOST_LINE_US = 5.0, 15.0
@@ -76,9 +76,9 @@ def test_a_line_of_the_access_log_costs_at_most_15_microseconds(record_property,
         "PATH_INFO": "/v1/chat/completions",
         "REMOTE_ADDR": "127.0.0.1",
         "HTTP_X_FORWARDED_FOR": "10.1.2.3",
-        inbound.REQUEST_ID: "req_0123456789abcdef01234567",
-        inbound.RECORD: record,
-        inbound.VISITOR: SimpleNamespace(user_name="dev", key_id=2),
+        request_input.REQUEST_ID: "req_0123456789abcdef01234567",
+        request_input.RECORD: record,
+        request_input.VISITOR: SimpleNamespace(user_name="dev", key_id=2),
     }
     caplog.set_level(logging.INFO, "gproxy.access")
     with open(os.devnull, "wb") as nobody:

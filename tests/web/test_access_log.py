@@ -7,7 +7,7 @@ import pytest
 
 from gproxy.metrics.call_summary import Record
 from gproxy.protocols.hub import Usage
-from gproxy.web import access_log, inbound
+from gproxy.web import access_log, request_input
 
 TRUSTED = ("127.0.0.1", "10.0.0.0/8", "::1")
 ENVIRON = {"REQUEST_METHOD": "POST", "PATH_INFO": "/v1/chat/completions", "REMOTE_ADDR": "127.0.0.1"}
@@ -30,7 +30,7 @@ def test_the_clients_address_is_the_one_that_trusted_proxies_tell(peer, forwarde
 @pytest.mark.parametrize(("key", "told"), [(2, {"user": "dev", "key": 2}), (None, {"user": "dev"})])
 def test_who_asked_is_told_with_the_key_if_it_was_by_one(key, told):
     visitor = SimpleNamespace(user_name="dev", key_id=key)
-    found = access_log.fields({**ENVIRON, inbound.VISITOR: visitor}, 200, 0, 0.0, TRUSTED)
+    found = access_log.fields({**ENVIRON, request_input.VISITOR: visitor}, 200, 0, 0.0, TRUSTED)
     assert {name: found[name] for name in ("user", "key") if name in found} == told
 
 
@@ -51,9 +51,9 @@ def test_a_call_is_told_with_all_that_is_known():
     record = Record("openai_chat", "generate_content", "chat", "main", "gpt", None, "complete", usage, 68_800, 0.4)
     environ = {
         **ENVIRON,
-        inbound.RECORD: record,
-        inbound.REQUEST_ID: "req_1",
-        inbound.VISITOR: visitor,
+        request_input.RECORD: record,
+        request_input.REQUEST_ID: "req_1",
+        request_input.VISITOR: visitor,
     }
     found = access_log.fields(environ, 200, 12, 1.0, TRUSTED)
     assert {
@@ -66,7 +66,7 @@ def test_a_call_is_told_with_all_that_is_known():
 
 
 def test_a_refused_call_is_told_with_its_code():
-    environ = {**ENVIRON, inbound.RECORD: Record("gemini", error="unauthorized")}
+    environ = {**ENVIRON, request_input.RECORD: Record("gemini", error="unauthorized")}
     found = access_log.fields(environ, 401, 12, 1.0, TRUSTED)
     assert (found["error"], found["protocol"], "user" in found, "outcome" in found) == (
         "unauthorized",

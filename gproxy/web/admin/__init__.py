@@ -9,9 +9,9 @@ from flask import Blueprint, request
 from marshmallow import ValidationError
 
 from gproxy.errors import BadRequest
-from gproxy.web import inbound
-from gproxy.web.faults import runtime
-from gproxy.web.visitors import guard_admin
+from gproxy.web import request_input
+from gproxy.web.auth import guard_admin
+from gproxy.web.error_responses import runtime
 
 MOST_BODY = 50 * 1024 * 1024
 
@@ -30,7 +30,7 @@ def document(schema):
     running = runtime()
     place = running.relay.capacity.enter()
     try:
-        body = inbound.body(request.environ, MOST_BODY, running.settings.body_timeout_s, place, nullcontext())
+        body = request_input.body(request.environ, MOST_BODY, running.settings.body_timeout_s, place, nullcontext())
     finally:
         place.leave()
     try:

@@ -9,8 +9,8 @@ from marshmallow import Schema
 from gproxy.config import access as documents
 from gproxy.store import access
 from gproxy.web.admin import guarded, takes
-from gproxy.web.faults import runtime
-from gproxy.web.visitors import change
+from gproxy.web.auth import change
+from gproxy.web.error_responses import runtime
 
 
 def _verbs(path: str, kind: type, query: type[Schema], row: type[Schema], place: type[Schema], remove: Callable):

@@ -7,8 +7,8 @@ from gproxy.config import export
 from gproxy.errors import Forbidden
 from gproxy.store import audit
 from gproxy.web.admin import guarded, takes
-from gproxy.web.faults import runtime
-from gproxy.web.visitors import actor
+from gproxy.web.auth import actor
+from gproxy.web.error_responses import runtime
 
 blueprint = guarded("admin_configuration", __name__)
 EXPORT, IMPORT = documents.Export(), documents.Import()

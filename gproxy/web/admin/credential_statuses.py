@@ -7,7 +7,7 @@ from gproxy.credentials.pool import Pool
 from gproxy.errors import NotFound
 from gproxy.store.snapshot import Credential
 from gproxy.web.admin import guarded, takes
-from gproxy.web.faults import runtime
+from gproxy.web.error_responses import runtime
 
 blueprint = guarded("admin_credential_statuses", __name__)
 QUERY, CHANGE = documents.CredentialStatusQuery(), documents.CredentialStatus()

@@ -5,7 +5,7 @@ from gproxy.store import entities, usage_queries
 from gproxy.store.usage_queries import Sums
 from gproxy.units import usd
 from gproxy.web.admin import guarded, takes
-from gproxy.web.faults import runtime
+from gproxy.web.error_responses import runtime
 
 blueprint = guarded("admin_dashboard", __name__)
 QUERY = DashboardQuery()

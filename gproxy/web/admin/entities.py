@@ -14,8 +14,8 @@ from gproxy.relay import dispatch
 from gproxy.store import audit, entities, proxy_passwords
 from gproxy.store.entities import Entity
 from gproxy.web.admin import guarded, takes
-from gproxy.web.faults import runtime
-from gproxy.web.visitors import actor, change
+from gproxy.web.auth import actor, change
+from gproxy.web.error_responses import runtime
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from gproxy.relay.planner import Call, Plan
 from gproxy.store import access, snapshot
 from gproxy.store.snapshot import Caller
 from gproxy.units import NS, usd
-from gproxy.web import llm, standings
+from gproxy.web import limit_views, llm
 from gproxy.web.admin import guarded, takes
-from gproxy.web.faults import runtime
+from gproxy.web.error_responses import runtime
 
 blueprint = guarded("admin_explain", __name__)
 DOCUMENT = documents.Explain()
@@ -88,7 +88,7 @@ def _limits(caller: Caller, found: Explanation) -> list[dict]:
     taken, rows = found.standings, []
     for row in (*caller.limits, *caller.key_limits):
         counted = taken.standings if taken is not None else ()
-        told = standings.limit(row, "key" if row in caller.key_limits else "user", counted, _now_s(found))
+        told = limit_views.limit(row, "key" if row in caller.key_limits else "user", counted, _now_s(found))
         rows.append({"id": row.id, "applies": str(row.id) in applying, **told})
     return rows
 
@@ -96,7 +96,7 @@ def _limits(caller: Caller, found: Explanation) -> list[dict]:
 def _accounts(found: Explanation) -> list[dict]:
     of_accounts = [one for one in (found.standings.standings if found.standings else ()) if one.counter is None]
     return [
-        {"account": "quota" if one.key[0] == "u" else "budget", **standings.account(one, _now_s(found))}
+        {"account": "quota" if one.key[0] == "u" else "budget", **limit_views.account(one, _now_s(found))}
         for one in of_accounts
     ]
 

@@ -13,8 +13,8 @@ from gproxy.relay import dispatch
 from gproxy.store import audit, entities
 from gproxy.units import NS, moment
 from gproxy.web.admin import guarded, takes
-from gproxy.web.faults import runtime
-from gproxy.web.visitors import change
+from gproxy.web.auth import change
+from gproxy.web.error_responses import runtime
 
 blueprint = guarded("admin_process", __name__)
 SETTINGS, AUDIT, CHANNEL, PULL = (

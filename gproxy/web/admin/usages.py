@@ -7,8 +7,8 @@ from gproxy.config.scope import UsageBreakdown, UsageFilter, UsageQuery
 from gproxy.store import accounts, usage_queries, usages
 from gproxy.units import NS, usd
 from gproxy.web.admin import guarded, takes
-from gproxy.web.faults import runtime
-from gproxy.web.visitors import change
+from gproxy.web.auth import change
+from gproxy.web.error_responses import runtime
 
 blueprint = guarded("admin_usages", __name__)
 QUERY, FILTER, BREAKDOWN, IDS = UsageQuery(), UsageFilter(), UsageBreakdown(), usage_ids()

@@ -5,8 +5,8 @@ from gproxy.config import keys as documents
 from gproxy.store import users
 from gproxy.units import NS, moment, usd
 from gproxy.web.admin import guarded, takes
-from gproxy.web.faults import runtime
-from gproxy.web.visitors import change, change_account
+from gproxy.web.auth import change, change_account
+from gproxy.web.error_responses import runtime
 
 blueprint = guarded("admin_user_keys", __name__)
 QUERY, NEW, NEW_MANY = documents.KeyQuery(), documents.NewKey(), documents.NewKeys()

@@ -4,10 +4,10 @@ import time
 
 from gproxy.config import access as documents
 from gproxy.store import accounts
-from gproxy.web import standings
+from gproxy.web import limit_views
 from gproxy.web.admin import guarded, takes
-from gproxy.web.faults import runtime
-from gproxy.web.visitors import change_account
+from gproxy.web.auth import change_account
+from gproxy.web.error_responses import runtime
 
 blueprint = guarded("admin_user_quotas", __name__)
 QUERY, QUOTA, USER = documents.QuotaQuery(), documents.Quota(), documents.UserId()
@@ -17,7 +17,7 @@ QUERY, QUOTA, USER = documents.QuotaQuery(), documents.Quota(), documents.UserId
 @takes(QUERY)
 def query(asked: dict) -> list[dict]:
     found = runtime().ask(accounts.of_users, asked, time.time_ns())
-    return [standings.quota(user_id, account) for user_id, account in found]
+    return [limit_views.quota(user_id, account) for user_id, account in found]
 
 
 @blueprint.post("/user-quotas/upsert")

@@ -10,12 +10,12 @@ from gproxy.errors import NotFound
 from gproxy.quota import limits
 from gproxy.store import accounts, snapshot, users
 from gproxy.units import NS
-from gproxy.web import standings
+from gproxy.web import limit_views
 from gproxy.web.admin import takes
 from gproxy.web.admin import usages as told
 from gproxy.web.admin import user_keys as keys
-from gproxy.web.faults import runtime
-from gproxy.web.visitors import change, guard_user
+from gproxy.web.auth import change, guard_user
+from gproxy.web.error_responses import runtime
 
 blueprint = Blueprint("user", __name__, url_prefix="/user")
 blueprint.before_request(guard_user)
@@ -76,7 +76,7 @@ def _must_be_own(ids: list[int]) -> None:
 def quota() -> dict:
     asked = {"user_id": [_me()]}
     found = dict(runtime().ask(accounts.of_users, asked, time.time_ns()))
-    return standings.quota(_me(), found.get(_me(), accounts.Account(0)))
+    return limit_views.quota(_me(), found.get(_me(), accounts.Account(0)))
 
 
 @blueprint.get("/limits")
@@ -88,7 +88,7 @@ def own_limits() -> list[dict]:
         rows += [(row, "key", key.id) for row in of_keys.get(key.id, ())]
     taken = runtime().relay.holder.look((), tuple(limits.counted(row) for row, _, _ in rows))
     now_s = taken.at / NS
-    return [{**standings.limit(row, scope, taken.standings, now_s), "key_id": key_id} for row, scope, key_id in rows]
+    return [{**limit_views.limit(row, scope, taken.standings, now_s), "key_id": key_id} for row, scope, key_id in rows]
 
 
 @blueprint.post("/usages/query")

@@ -8,20 +8,20 @@ from gproxy.admission import sessions
 from gproxy.errors import Forbidden, Unauthorized
 from gproxy.store.audit import Actor
 from gproxy.store.snapshot import Caller, Login
-from gproxy.web import inbound
-from gproxy.web.faults import runtime
+from gproxy.web import request_input
+from gproxy.web.error_responses import runtime
 
 
 def guard_admin() -> None:
     """Lets administrators through. A key in the URL is refused: URLs end up in logs."""
-    g.visitor = _visitor(inbound.key(request.environ, False))
+    g.visitor = _visitor(request_input.key(request.environ, False))
     if not g.visitor.is_admin:
         raise Forbidden("this needs an administrator's key or session")
 
 
 def guard_user() -> None:
     """Lets users through that logged in."""
-    token = inbound.key(request.environ, False)
+    token = request_input.key(request.environ, False)
     if token is not None and not token.startswith(sessions.PREFIX):
         raise Unauthorized("this needs a session token; POST /login gives one")
     g.visitor = _visitor(token)
@@ -30,7 +30,7 @@ def guard_user() -> None:
 def session_token() -> str:
     """Of whoever logged in. Raises Unauthorized."""
     guard_user()
-    return inbound.key(request.environ, False)
+    return request_input.key(request.environ, False)
 
 
 def _visitor(token: str | None) -> Caller | Login:
@@ -38,7 +38,7 @@ def _visitor(token: str | None) -> Caller | Login:
         found = sessions.admit(runtime().snapshots(), token, time.time())
     else:
         found = runtime().relay.admit(token)[0]
-    request.environ[inbound.VISITOR] = found
+    request.environ[request_input.VISITOR] = found
     return found
 
 
@@ -49,8 +49,8 @@ def actor() -> Actor:
         visitor.user_id,
         visitor.user_name,
         visitor.key_id,
-        inbound.address(request.environ, runtime().settings.trusted_proxies),
-        inbound.request_id(request.environ),
+        request_input.address(request.environ, runtime().settings.trusted_proxies),
+        request_input.request_id(request.environ),
         request.path.strip("/"),
     )
 

@@ -11,8 +11,8 @@ from gproxy.errors import BadRequest
 from gproxy.store import request_logs
 from gproxy.units import NS
 from gproxy.web.admin import guarded, takes
-from gproxy.web.faults import runtime
-from gproxy.web.visitors import change
+from gproxy.web.auth import change
+from gproxy.web.error_responses import runtime
 
 IDS = ("trace_id", "downstream_trace_id")
 CLEAR, DELETE, MANY = documents.Clear(), documents.Delete(), One(documents.ids())

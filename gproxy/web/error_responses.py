@@ -9,7 +9,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 
 from gproxy.errors import BadRequest, GatewayError, MethodNotAllowed, NotFound
-from gproxy.web import inbound
+from gproxy.web import request_input
 
 log = logging.getLogger(__name__)
 
@@ -47,15 +47,15 @@ def register(app: Flask, protocols: Mapping[str, ModuleType]) -> None:
     def unrouted(fault: HTTPException) -> Response:
         if (fault.code or 500) >= 500:
             return unexpected(getattr(fault, "original_exception", None) or fault)
-        return answer(_spoken(protocols), _ours(fault), inbound.request_id(request.environ), is_llm=_is_llm())
+        return answer(_spoken(protocols), _ours(fault), request_input.request_id(request.environ), is_llm=_is_llm())
 
     @app.errorhandler(GatewayError)
     def refused(fault: GatewayError) -> Response:
-        return answer(protocols["openai_chat"], fault, inbound.request_id(request.environ), is_llm=False)
+        return answer(protocols["openai_chat"], fault, request_input.request_id(request.environ), is_llm=False)
 
     @app.errorhandler(Exception)
     def unexpected(fault: Exception) -> Response:
-        return internal(_spoken(protocols), fault, inbound.request_id(request.environ), is_llm=_is_llm())
+        return internal(_spoken(protocols), fault, request_input.request_id(request.environ), is_llm=_is_llm())
 
 
 def internal(protocol: ModuleType, fault: Exception, request_id: str, *, is_llm: bool = True) -> Response:

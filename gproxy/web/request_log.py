@@ -6,7 +6,7 @@ from gproxy.errors import Unavailable
 from gproxy.request_log.recorder import DOWNSTREAM, Capture, Recorder, Trail
 from gproxy.request_log.redaction import BLACK, document
 from gproxy.store.snapshot import NO_LOGS, Logging
-from gproxy.web import inbound
+from gproxy.web import request_input
 
 # Paths whose documents are secrets through and through.
 SEALED = ("/login/", "/admin/config/")
@@ -35,16 +35,16 @@ def _opened(environ: dict, recorder: Recorder, wanted: Logging) -> "_Envelope | 
     number, at = recorder.next_id()
     if wanted.upstream:
         downstream = number if wanted.downstream else None
-        environ[inbound.TRAIL] = Trail(recorder, downstream, wanted.upstream_body, own)
+        environ[request_input.TRAIL] = Trail(recorder, downstream, wanted.upstream_body, own)
     if not wanted.downstream:
         return None
-    environ[inbound.TRACE] = number
+    environ[request_input.TRACE] = number
     return _Envelope(recorder, environ, number, at, own, wanted.downstream_body)
 
 
 def _own(environ: dict) -> tuple[bytes, ...]:
     """The key that the client shows."""
-    key = inbound.key(environ, True)
+    key = request_input.key(environ, True)
     return (key.encode("utf-8", "surrogateescape"),) if key and len(key) >= 6 else ()
 
 
@@ -77,7 +77,7 @@ class _Envelope:
         if f"{path}/".startswith(ADMINISTRATIVE):
             recorder.wanted()  # may have made secrets, which are known from then on
         redactor = recorder.redactor()
-        visitor = environ.get(inbound.VISITOR)
+        visitor = environ.get(request_input.VISITOR)
         recorder.put(
             (
                 *(DOWNSTREAM, self._number, self._at),

@@ -3,7 +3,7 @@
 from flask import Blueprint, request
 
 from gproxy.errors import Unsupported
-from gproxy.web.visitors import guard_admin
+from gproxy.web.auth import guard_admin
 
 blueprint = Blueprint("unbuilt", __name__)
 
