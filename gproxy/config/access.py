@@ -3,8 +3,8 @@
 from marshmallow import Schema, fields
 from marshmallow.validate import Length, OneOf, Range
 
+from gproxy.config.filters import BigInt, Id, One, Scope
 from gproxy.config.schemas import Amounts, Money, pattern, quota_period, user_cap
-from gproxy.config.scope import BigInt, Id, One, Scope
 
 # What a column of ids holds.
 MOST_ID = 2**31 - 1

@@ -13,10 +13,10 @@ from marshmallow.validate import Length, Range
 
 from gproxy.config import schemas
 from gproxy.config.access import MOST_ID, Page, row_id
+from gproxy.config.filters import Id, One, Scope
 from gproxy.config.keys import MOST_AT_ONCE
 from gproxy.config.routing import Routing
 from gproxy.config.schemas import Count, Switch, Text, Weight, given, without_nul
-from gproxy.config.scope import Id, One, Scope
 from gproxy.config.seed import secret, settings_json
 
 MOST_PASSWORD = 1024

@@ -5,8 +5,8 @@ import secrets
 from marshmallow import Schema, fields
 from marshmallow.validate import Length, Range
 
+from gproxy.config.filters import Id, One, Scope
 from gproxy.config.schemas import Instant, Money, Switch, key_cap, without_nul
-from gproxy.config.scope import Id, One, Scope
 
 MOST_AT_ONCE = 1_000
 

@@ -2,7 +2,7 @@
 
 from flask import Blueprint, request
 
-from gproxy.config.scope import MyUsage
+from gproxy.config.filters import MyUsage
 from gproxy.quota import budgets, limits
 from gproxy.state.periods import DAY, window
 from gproxy.store import usage_queries

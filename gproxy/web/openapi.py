@@ -11,7 +11,7 @@ from flask import Blueprint, Flask, Response, current_app
 from marshmallow import Schema, fields
 
 from gproxy import __version__
-from gproxy.config import entities, schemas, scope
+from gproxy.config import entities, filters, schemas
 from gproxy.config.routing import Routing
 from gproxy.web import llm
 from gproxy.web.error_responses import runtime
@@ -115,7 +115,7 @@ def _body(schema: dict, *, is_required: bool) -> dict:
 
 def _taken(schema, plugin) -> dict:
     """Of a schema, of a list of them, or of a document that is one field."""
-    if isinstance(schema, scope.One):
+    if isinstance(schema, filters.One):
         return plugin.converter.field2property(schema.field)
     if isinstance(schema, entities.Rows):
         return {"type": "array", "items": plugin.converter.resolve_nested_schema(type(schema.schema)())}
@@ -164,11 +164,11 @@ WHOLES = (schemas.Count, schemas.Weight)
 def _property(converter, field: fields.Field, ret: dict) -> dict:
     """What a field of ours takes."""
     match field:
-        case scope.Scope():
+        case filters.Scope():
             inner = converter.field2property(field.inner)
-            many = {"type": "array", "items": inner, "maxItems": scope.MOST_VALUES}
+            many = {"type": "array", "items": inner, "maxItems": filters.MOST_VALUES}
             found = {"anyOf": [inner, {"enum": ["All", "all"]}, _tagged("eq", inner), _tagged("in", many)]}
-        case scope.BigInt():
+        case filters.BigInt():
             found = {"type": ["integer", "string"], "pattern": "^[0-9]{1,19}$"}
         case schemas.Later():
             found = {"type": "null", "description": field.refusal}

@@ -4,7 +4,7 @@ import pytest
 from marshmallow import ValidationError
 
 from gproxy.config import access as documents
-from gproxy.config.scope import MOST
+from gproxy.config.filters import MOST
 
 PLACE = {"user_id": 1, "model_pattern": "*"}
 

@@ -1,6 +1,6 @@
 """What a console shows first: sums over a time, and how it went on in it."""
 
-from gproxy.config.scope import DashboardQuery
+from gproxy.config.filters import DashboardQuery
 from gproxy.store import entities, usage_queries
 from gproxy.store.usage_queries import Sums
 from gproxy.units import usd

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 import orjson
 from flask import Blueprint, Response
 
-from gproxy.config import requests as documents
-from gproxy.config.scope import One
+from gproxy.config import request_logs as documents
+from gproxy.config.filters import One
 from gproxy.errors import BadRequest
 from gproxy.store import request_logs
 from gproxy.units import NS

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from gproxy.config.access import usage_ids
-from gproxy.config.scope import UsageBreakdown, UsageFilter, UsageQuery
+from gproxy.config.filters import UsageBreakdown, UsageFilter, UsageQuery
 from gproxy.store import accounts, usage_queries, usages
 from gproxy.units import NS, usd
 from gproxy.web.admin import guarded, takes

@@ -5,7 +5,7 @@ import time
 from flask import Blueprint, g
 
 from gproxy.config import keys as documents
-from gproxy.config.scope import UsageBreakdown, UsageFilter, UsageQuery
+from gproxy.config.filters import UsageBreakdown, UsageFilter, UsageQuery
 from gproxy.errors import NotFound
 from gproxy.quota import limits
 from gproxy.store import accounts, snapshot, users

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from marshmallow import ValidationError
 
+from gproxy.config.filters import MOST, MOST_MS, MOST_VALUES, UsageFilter, UsageQuery
 from gproxy.config.keys import KeySwitch, NewKeys, id_list, new_key
-from gproxy.config.scope import MOST, MOST_MS, MOST_VALUES, UsageFilter, UsageQuery
 
 
 def loaded(document) -> dict:

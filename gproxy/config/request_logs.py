@@ -3,8 +3,8 @@
 from marshmallow import Schema, fields
 from marshmallow.validate import Length
 
+from gproxy.config.filters import MOST_MS, BigInt, Id, Scope
 from gproxy.config.schemas import Switch
-from gproxy.config.scope import MOST_MS, BigInt, Id, Scope
 
 MOST_AT_ONCE = 10_000
 
