@@ -21,9 +21,10 @@ import gunicorn.util
 from gunicorn.glogging import Logger
 from gunicorn.workers.ggevent import GeventWorker
 
-from gproxy import bootstrap, channels, logs, runtime, settings, turns
+from gproxy import bootstrap, channels, logs, runtime, settings
 from gproxy.app import attach, reserved_names
 from gproxy.errors import ShuttingDown, StartupError
+from gproxy.fastpath import fairness
 from gproxy.runtime import Runtime
 from gproxy.settings import Settings
 from gproxy.web import access_log
@@ -216,7 +217,7 @@ class GatewayWorker(GeventWorker):
             raise StopIteration
         connection.requests += 1
         if connection.requests % REQUESTS_IN_A_ROW == 0:
-            turns.give()
+            fairness.give()
         connection.is_idle, connection.since = True, time.monotonic()
 
     def handle_quit(self, sig, frame) -> None:

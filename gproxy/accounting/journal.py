@@ -20,7 +20,7 @@ from typing import NamedTuple
 import orjson
 
 from gproxy.errors import Unavailable
-from gproxy.syscalls import pwrite
+from gproxy.fastpath.syscalls import pwrite
 
 log = logging.getLogger(__name__)
 

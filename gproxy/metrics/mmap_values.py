@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import orjson
 
-from gproxy import syscalls
+from gproxy.fastpath import syscalls
 
 log = logging.getLogger(__name__)
 

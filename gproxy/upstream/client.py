@@ -19,11 +19,11 @@ from gevent.lock import BoundedSemaphore
 from requests.adapters import HTTPAdapter
 from urllib3.util import Timeout
 
-from gproxy import turns
 from gproxy.errors import Overloaded, UpstreamError, UpstreamTimeout
-from gproxy.upstream import faults
-from gproxy.upstream.chunked import Chunked
-from gproxy.upstream.connection import QUICKER, SENDING, Sending
+from gproxy.fastpath import fairness
+from gproxy.fastpath.chunked import Chunked
+from gproxy.fastpath.connection import QUICKER, SENDING, Sending
+from gproxy.upstream import error_mapping
 
 log = logging.getLogger(__name__)
 
@@ -177,13 +177,13 @@ class Exchange:
             in_a_row += 1
             if in_a_row >= READS_IN_A_ROW:
                 in_a_row = 0
-                turns.give()
+                fairness.give()
             started = time.perf_counter()
             try:
                 with presence:
                     chunk = self._read()
-            except faults.FOREIGN as fault:
-                raise faults.told(fault) from None
+            except error_mapping.FOREIGN as fault:
+                raise error_mapping.told(fault) from None
             finally:
                 waited_s = time.perf_counter() - started
                 self.waited_s += waited_s
@@ -334,13 +334,13 @@ class Client:
         try:
             with presence:
                 raw = adapter.send(request, stream=True, timeout=waits)
-        except faults.FOREIGN as fault:
+        except error_mapping.FOREIGN as fault:
             # `from None`: the chained text would be printed with a traceback.
-            raise faults.told(fault, sending) from None
+            raise error_mapping.told(fault, sending) from None
         except gevent.Timeout as fault:
             if fault is not alarm:
                 raise
-            raise faults.told(TimeoutError(), sending) from None
+            raise error_mapping.told(TimeoutError(), sending) from None
         finally:
             alarm.close()
         waited_s = time.perf_counter() - started

@@ -32,7 +32,7 @@ from urllib3.exceptions import ConnectTimeoutError, ProxyError
 from urllib3.util import Url, make_headers, parse_url
 
 from gproxy.errors import BadRequest, GatewayError, Overloaded, UpstreamTimeout
-from gproxy.upstream import faults
+from gproxy.upstream import error_mapping
 
 Address = IPv4Address | IPv6Address
 
@@ -142,7 +142,7 @@ class Images:
         alarm = gevent.Timeout.start_new(bounds.left_s())
         try:
             return self._follow(target, bounds, presence)
-        except faults.FOREIGN as fault:
+        except error_mapping.FOREIGN as fault:
             # `from None`: the chained text would be printed with a traceback.
             raise _told(fault, bounds) from None
         except gevent.Timeout as fault:
@@ -418,7 +418,7 @@ def _told(fault: BaseException, bounds: _Bounds) -> GatewayError:
     """What the host did wrong is told as a fault of the URL; only the proxy is ours."""
     if isinstance(fault, ssl.SSLError | CertificateError):
         fault = urllib3.exceptions.SSLError(fault)
-    ours = faults.told(fault)
+    ours = error_mapping.told(fault)
     if isinstance(fault, ProxyError):
         return ours
     return bounds.late() if isinstance(ours, UpstreamTimeout) else _bad(ours.message.removeprefix(f"{ours.label}: "))

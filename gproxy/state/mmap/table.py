@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from gproxy import syscalls
+from gproxy.fastpath import syscalls
 
 HEADER = struct.Struct("<12sIQ")  # magic, number of slots, birth in nanoseconds; their check follows
 MAGIC = b"gproxy tab 2"

@@ -3,7 +3,7 @@ import socket
 import gevent
 from gevent import socket as patched
 
-from gproxy import turns
+from gproxy.fastpath import fairness
 
 
 def test_a_greenlet_that_is_always_ready_lets_a_ready_socket_come_up():
@@ -18,7 +18,7 @@ def test_a_greenlet_that_is_always_ready_lets_a_ready_socket_come_up():
     gevent.sleep(0.01)  # it waits for its socket by now
     theirs.send(b"x")
     while not seen and len(rounds) < 3:
-        turns.give()
+        fairness.give()
         rounds.append(1)
     waiting.join(1)
     theirs.close()

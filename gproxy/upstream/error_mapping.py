@@ -10,7 +10,7 @@ import requests
 import urllib3
 
 from gproxy.errors import UpstreamError, UpstreamTimeout
-from gproxy.upstream.connection import Sending
+from gproxy.fastpath.connection import Sending
 
 # How a connection ends that the other side had closed before.
 DIED = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gproxy.upstream.chunked import MOST_LINE_BYTES, Chunked
+from gproxy.fastpath.chunked import MOST_LINE_BYTES, Chunked
 
 
 class Arriving(io.RawIOBase):

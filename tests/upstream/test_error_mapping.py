@@ -11,7 +11,7 @@ import requests
 import urllib3
 
 from gproxy.errors import UpstreamError, UpstreamTimeout
-from gproxy.upstream import faults
+from gproxy.upstream import error_mapping
 
 SECRET = "sk-upstream-Zm9vYmFy"
 TIMEOUTS = (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError, TimeoutError)
@@ -52,8 +52,8 @@ def raised(fault: BaseException) -> UpstreamError:
     try:
         try:
             raise fault
-        except faults.FOREIGN as caught:
-            raise faults.told(caught) from None
+        except error_mapping.FOREIGN as caught:
+            raise error_mapping.told(caught) from None
     except UpstreamError as ours:
         return ours
 
@@ -68,7 +68,7 @@ def test_the_libraries_trees_are_walked():
 @pytest.mark.parametrize("found", CLASSES, ids=lambda found: f"{found.__module__}.{found.__name__}")
 def test_every_fault_is_ours_and_keeps_its_text_to_itself(found):
     fault = make(found)
-    assert isinstance(fault, faults.FOREIGN)
+    assert isinstance(fault, error_mapping.FOREIGN)
     ours = raised(fault)
     assert type(ours) is (UpstreamTimeout if issubclass(found, TIMEOUTS) else UpstreamError)
     assert ours.status == (504 if issubclass(found, TIMEOUTS) else 502)
@@ -102,11 +102,11 @@ def test_every_fault_is_ours_and_keeps_its_text_to_itself(found):
     ids=lambda value: type(value).__name__,
 )
 def test_a_fault_is_told_in_words_that_help(fault, text):
-    assert text in faults.told(fault).message
+    assert text in error_mapping.told(fault).message
 
 
 def test_no_row_of_the_table_is_hidden_by_an_earlier_one():
-    classes = [row[0] for row in faults.FAULTS]
+    classes = [row[0] for row in error_mapping.FAULTS]
     hidden = [
         (later, earlier) for at, later in enumerate(classes) for earlier in classes[:at] if issubclass(later, earlier)
     ]
@@ -115,7 +115,7 @@ def test_no_row_of_the_table_is_hidden_by_an_earlier_one():
 
 @pytest.mark.parametrize("fault", [KeyError(), TypeError(), AttributeError(), ZeroDivisionError(), KeyboardInterrupt()])
 def test_a_fault_of_our_own_is_not_blamed_on_the_upstream(fault):
-    assert not isinstance(fault, faults.FOREIGN)
+    assert not isinstance(fault, error_mapping.FOREIGN)
 
 
 def test_a_refused_header_does_not_tell_its_value():

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gproxy.upstream.connection import MOST_JOINED_BYTES, PlainConnection, parse_headers
+from gproxy.fastpath.connection import MOST_JOINED_BYTES, PlainConnection, parse_headers
 
 HEADS = (
     b"\r\n",
