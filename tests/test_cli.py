@@ -11,8 +11,8 @@ from gproxy.store import accounts
 from gproxy.store import models as m
 from gproxy.store.database import MIGRATIONS, Database
 from tests import postgres
-from tests.filled import filled, migrated
 from tests.gateway import ROOT
+from tests.sample_db import filled, migrated
 from tests.store.test_accounts import ANN, book, call
 
 

@@ -18,7 +18,7 @@ from gproxy.store import ledger, usages
 from gproxy.store import models as m
 from gproxy.store.database import Database
 from gproxy.store.limit_replay import traffic
-from tests.filled import filled
+from tests.sample_db import filled
 
 NS = 1_000_000_000
 DAY = 20_000 * DAY_S

@@ -9,7 +9,7 @@ import pytest
 from gproxy.store import request_logs, usage_queries, usages
 from gproxy.store.database import MIGRATIONS, Database
 from gproxy.store.rollups import HOUR_NS
-from tests.filled import filled
+from tests.sample_db import filled
 
 ROWS, LOGS, DAYS = 1_000_000, 200_000, 60
 START = 20_000 * 24 * HOUR_NS

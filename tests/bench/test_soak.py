@@ -14,7 +14,7 @@ from collections import Counter
 from tests.gateway import ADMIN, ROOT, Gateway
 from tests.load import nano
 from tests.processes import half_closed, resident_mb, sockets, workers
-from tests.raw import open_stream
+from tests.raw_http import open_stream
 from tests.vendor import STREAM_HEAD, Vendor, chunk, events, faithful, refuses, sends, streams
 
 SOAK_S = float(os.environ.get("SOAK_S", "20"))

@@ -16,7 +16,7 @@ from gproxy.config import seed as documents
 from gproxy.errors import StartupError
 from gproxy.store import snapshot
 from gproxy.store.snapshot import Way
-from tests.filled import filled, provider
+from tests.sample_db import filled, provider
 
 KINDS = channels.load()
 NAMES = {"chat": "openai_chat_completions", "resp": "openai_response", "ndjson": "gemini_ndjson"}

@@ -8,13 +8,13 @@ import pytest
 
 from gproxy.errors import BadRequest
 from gproxy.store import entities
-from tests import filled, postgres
+from tests import postgres, sample_db
 from tests.gateway import Gateway, seed
 
 
 @pytest.fixture
 def database(tmp_path, request):
-    return filled.filled(tmp_path, postgres.fresh_database(request.config))
+    return sample_db.filled(tmp_path, postgres.fresh_database(request.config))
 
 
 def test_two_administrators_that_demote_each_other_at_once_are_not_both_demoted(database):

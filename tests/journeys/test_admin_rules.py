@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from gproxy.store import entities, users
-from tests import filled
+from tests import sample_db
 from tests.gateway import Gateway, seed
 
 PASSWORD = "correct horse battery"
@@ -214,7 +214,7 @@ def test_an_import_that_does_not_name_a_keys_permissions_does_not_widen_it(g):
 
 
 def test_a_login_that_is_overtaken_by_a_new_password_opens_no_session(tmp_path):
-    database = filled.filled(tmp_path)
+    database = sample_db.filled(tmp_path)
     (user_id,) = database.run(entities.put, database, entities.USER, [{"name": "slow", "password": "$hash-1"}])
     seen = database.run(users.by_name, "slow")  # and its password is being verified
     database.run(entities.put, database, entities.USER, [{"id": user_id, "password": "$hash-2"}])

@@ -17,7 +17,7 @@ from tests.conftest import missing
 from tests.gateway import ADMIN
 from tests.load import Load, check_books, expected_cost, nano
 from tests.processes import resident_mb, workers
-from tests.raw import check_events_leave_at_once, open_stream
+from tests.raw_http import check_events_leave_at_once, open_stream
 from tests.vendor import STREAM_HEAD, WORDS, answers, chunk, event, events, faithful, sends, streams
 
 

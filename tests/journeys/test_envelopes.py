@@ -11,7 +11,7 @@ from gproxy.state.change_counter import Signal
 from tests import postgres
 from tests.gateway import ADMIN, DEV, UPSTREAM_KEYS, seed
 from tests.journeys.test_login import PASSWORD, log_in
-from tests.raw import check_events_leave_at_once, open_stream
+from tests.raw_http import check_events_leave_at_once, open_stream
 from tests.vendor import STREAM_HEAD, chunk, events, refuses, sends, streams
 
 ALL = {

@@ -11,7 +11,7 @@ import pytest
 
 from tests.gateway import ADMIN
 from tests.postgres import fresh_database
-from tests.raw import open_stream
+from tests.raw_http import open_stream
 from tests.redis import fresh
 from tests.vendor import STREAM_HEAD, answers, body, chunk, dumps, events, faithful, refuses, sends, streams, whole
 

@@ -20,7 +20,7 @@ import pytest
 from tests.gateway import ADMIN, ROOT, Gateway, seed
 from tests.load import nano
 from tests.postgres import fresh_database
-from tests.raw import open_stream
+from tests.raw_http import open_stream
 from tests.redis import fresh, server
 from tests.vendor import STREAM_HEAD, chunk, events, faithful, sends
 

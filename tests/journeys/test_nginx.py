@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import missing
 from tests.gateway import ADMIN, ROOT, free_port, seed
-from tests.raw import check_events_leave_at_once, open_stream
+from tests.raw_http import check_events_leave_at_once, open_stream
 from tests.vendor import STREAM_HEAD, chunk, events, streams
 
 

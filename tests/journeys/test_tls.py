@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tests.gateway import ADMIN, seed
-from tests.raw import check_events_leave_at_once, open_stream
+from tests.raw_http import check_events_leave_at_once, open_stream
 from tests.vendor import STREAM_HEAD, Vendor, chunk, events, sends, streams
 
 

@@ -31,7 +31,7 @@ from tests.dialects import (
     streamed,
 )
 from tests.gateway import ADMIN, Gateway
-from tests.speakers import CITY, SPEAKERS, TOOLS, ZONE
+from tests.sdk_clients import CITY, SPEAKERS, TOOLS, ZONE
 from tests.vendor import PROMPT_TOKENS, STREAM_HEAD, answers, chunk, event, sends, vector
 
 

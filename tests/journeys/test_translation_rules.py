@@ -32,7 +32,7 @@ from tests.dialects import (
 )
 from tests.gateway import ADMIN, OTHER, UPSTREAM_KEYS, Gateway
 from tests.load import nano
-from tests.speakers import SPEAKERS, TOOLS
+from tests.sdk_clients import SPEAKERS, TOOLS
 from tests.vendor import answers, dumps, sends
 
 MORE = """

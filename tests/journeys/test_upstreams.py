@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.gateway import ADMIN, Gateway, seed
-from tests.raw import open_stream
+from tests.raw_http import open_stream
 from tests.vendor import STREAM_HEAD, body, chunk, dumps, events, sends, streams, whole
 
 

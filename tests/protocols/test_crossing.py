@@ -1,6 +1,6 @@
 """Every conversation over every pair of protocols, and over each alone: what comes out is what went in.
 
-What a protocol cannot say stands in tests/saying.py, and must be told; nothing else may be missing or told.
+What a protocol cannot say stands in tests/expected_losses.py, and must be told; nothing else may be missing or told.
 """
 
 import copy
@@ -32,8 +32,8 @@ from gproxy.protocols.hub import (
 )
 from gproxy.protocols.losses import Losses
 from tests.conversations import ASKED, CALL, MODEL, PROVIDER, REPLIES, REQUESTS, context, target
+from tests.expected_losses import apply, replies, requests, unsealed
 from tests.sampled import documents, names, sample, split
-from tests.saying import apply, replies, requests, unsealed
 
 LOADED = protocols.load()
 EACH = pytest.mark.parametrize("name", LOADED)

@@ -61,9 +61,9 @@ from tests.conversations import (
     context,
     target,
 )
+from tests.expected_losses import apply, replies, requests, unsealed
 from tests.protocols.test_streams import ALL, GRAMMARS, bytes_of, check_order
 from tests.sampled import documents
-from tests.saying import apply, replies, requests, unsealed
 
 LOADED = protocols.load()
 EACH = pytest.mark.parametrize("name", LOADED)

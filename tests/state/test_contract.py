@@ -15,7 +15,7 @@ from gproxy.state.periods import DAY as DAILY
 from gproxy.state.periods import MONTH, WEEK, window
 from gproxy.state.redis.state import RedisState
 from tests import redis
-from tests.taking import DAY, HOUR, MINUTE, MONDAY, NS, Clock, call, is_taken, load, load_empty, standing
+from tests.state_helpers import DAY, HOUR, MINUTE, MONDAY, NS, Clock, call, is_taken, load, load_empty, standing
 
 ROOT = Path(__file__).resolve().parents[2]
 STATES = ["file", "redis"]

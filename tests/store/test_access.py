@@ -12,7 +12,7 @@ from gproxy.store.access import FilePermission, Permission, RateLimit
 from gproxy.store.database import Database
 from gproxy.store.seeding import NewUser
 from tests import postgres
-from tests.filled import filled, key
+from tests.sample_db import filled, key
 
 ROOT, ANN, ONE, TWO = 1, 2, 1, 2
 SECOND_KEY = 3  # of Ann

@@ -20,7 +20,7 @@ from gproxy.store.database import Database
 from gproxy.store.seeding import NewUser
 from gproxy.units import NS
 from tests import postgres
-from tests.filled import filled, key
+from tests.sample_db import filled, key
 from tests.store.test_usages import row
 
 SEGMENTS = count()

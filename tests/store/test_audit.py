@@ -10,7 +10,7 @@ from gproxy.store import audit, entities
 from gproxy.store.audit import Actor
 from gproxy.store.database import Database
 from gproxy.store.sealing import new_seal
-from tests.filled import SECRET, filled
+from tests.sample_db import SECRET, filled
 
 ACTOR = Actor(1, "root", 2, "192.0.2.1", "req_1", "admin/x")
 

@@ -17,7 +17,7 @@ from gproxy.errors import StartupError, Unavailable
 from gproxy.store import models as m
 from gproxy.store.database import Database, prepare_folders
 from tests import postgres
-from tests.filled import filled, migrated
+from tests.sample_db import filled, migrated
 
 ROOT = Path(__file__).resolve().parents[2]
 PROCESSES = 6

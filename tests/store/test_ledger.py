@@ -10,7 +10,7 @@ from gproxy.store import models as m
 from gproxy.store.accounts import Account
 from gproxy.store.database import Database
 from tests import postgres
-from tests.filled import filled
+from tests.sample_db import filled
 from tests.store.test_accounts import ANN, NOBODY, book, call, start
 
 

@@ -14,7 +14,7 @@ from gproxy.store.database import Database
 from gproxy.store.ledger_check import Checkpoint, Difference
 from gproxy.store.seeding import NewUser
 from tests import postgres
-from tests.filled import filled, key
+from tests.sample_db import filled, key
 from tests.store.test_accounts import ANN, ROOT, book, call, days
 
 MANY = 30

@@ -10,7 +10,7 @@ from gproxy.store import usages
 from gproxy.store.database import Database
 from gproxy.store.limit_replay import HOUR_NS, MINUTE_NS, traffic
 from tests import postgres
-from tests.filled import filled
+from tests.sample_db import filled
 
 NOW = 500_000 * HOUR_NS + 1_800_000_000_000
 KINDS = pytest.mark.parametrize("kind", ["sqlite", "postgres"])

@@ -9,7 +9,7 @@ from gproxy.errors import StartupError
 from gproxy.store import machines
 from gproxy.store import models as m
 from gproxy.store.database import Database
-from tests.filled import migrated
+from tests.sample_db import migrated
 
 SECOND = 1_000_000_000
 

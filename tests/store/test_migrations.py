@@ -12,7 +12,7 @@ from gproxy.store import models as m
 from gproxy.store.accounts import MOST
 from gproxy.store.database import MIGRATIONS, Database
 from tests import postgres
-from tests.filled import filled, migrated
+from tests.sample_db import filled, migrated
 
 LATER = """
 import peewee as pw

@@ -8,7 +8,7 @@ from gproxy.store import models as m
 from gproxy.store import request_logs
 from gproxy.store.database import Database
 from tests import postgres
-from tests.filled import migrated
+from tests.sample_db import migrated
 
 SECOND = 1_000_000_000
 

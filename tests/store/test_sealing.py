@@ -12,7 +12,7 @@ from gproxy.store import models as m
 from gproxy.store import snapshot
 from gproxy.store.sealing import MARK, Seal, known_seal, new_seal
 from gproxy.store.seeding import NewCredential, secret_json
-from tests.filled import SECRET, content, provider
+from tests.sample_db import SECRET, content, provider
 
 PROVIDERS = (
     provider(

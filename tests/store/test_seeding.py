@@ -14,7 +14,7 @@ from gproxy.store import models as m
 from gproxy.store.accounts import Account
 from gproxy.store.seeding import NewAlias, NewLimit, NewModel, NewQuota, NewTarget, NewUser
 from tests import postgres
-from tests.filled import SECRET, content, filled, key, migrated, provider
+from tests.sample_db import SECRET, content, filled, key, migrated, provider
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -17,7 +17,7 @@ from gproxy.store.database import Database
 from gproxy.store.seeding import NewAlias, NewCredential, NewLimit, NewModel, NewQuota, NewTarget, NewUser, secret_json
 from gproxy.store.snapshot import Quota, Snapshot, Way, by_precedence, glob, without_version
 from tests import postgres
-from tests.filled import SECRET, filled, key, provider
+from tests.sample_db import SECRET, filled, key, provider
 
 
 def load(database: Database, before: Snapshot | None = None, **environ: str) -> Snapshot:

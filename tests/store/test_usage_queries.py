@@ -12,7 +12,7 @@ from gproxy.store.database import MIGRATIONS, Database
 from gproxy.store.rollups import HOUR_NS
 from gproxy.store.usage_queries import Part, parts
 from tests import postgres
-from tests.filled import filled
+from tests.sample_db import filled
 from tests.store.test_accounts import book
 from tests.store.test_usages import row
 

@@ -15,7 +15,7 @@ from gproxy.store import ledger, ledger_check, usage_queries, usages
 from gproxy.store import models as m
 from gproxy.store.database import Database
 from tests import postgres
-from tests.filled import filled
+from tests.sample_db import filled
 
 MS = 1_000_000
 AT = 1_790_000_000_000  # milliseconds

@@ -8,7 +8,7 @@ from gproxy.admission.keys import digest
 from gproxy.errors import NotFound
 from gproxy.store import ledger_check, snapshot, users
 from gproxy.store.database import Database
-from tests.filled import filled
+from tests.sample_db import filled
 
 
 @pytest.fixture

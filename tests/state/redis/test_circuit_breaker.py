@@ -17,7 +17,7 @@ from gproxy.state.periods import DAY as DAILY
 from gproxy.state.redis.circuit_breaker import Failover
 from gproxy.state.redis.state import RedisState
 from tests import redis
-from tests.taking import DAY, Clock, call, is_taken, load, load_empty
+from tests.state_helpers import DAY, Clock, call, is_taken, load, load_empty
 
 ROOT = Path(__file__).resolve().parents[3]
 FIXED, OTHER, DAILY_ONE = Account("fixed", 100), Account("other", 100), Account("daily", 100, DAILY)

@@ -18,7 +18,7 @@ from gproxy.state.periods import window
 from gproxy.state.redis import state as redis_state
 from gproxy.state.redis.state import RedisState
 from tests import redis
-from tests.taking import DAY, HOUR, MONDAY, NS, Clock, call, is_taken, load, load_empty, standing
+from tests.state_helpers import DAY, HOUR, MONDAY, NS, Clock, call, is_taken, load, load_empty, standing
 
 ROOT = Path(__file__).resolve().parents[3]
 FIXED, DAILY_ONE = Account("fixed", 100), Account("daily", 100, DAILY)
