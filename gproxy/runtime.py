@@ -38,6 +38,7 @@ from gproxy.request_log.recorder import Recorder
 from gproxy.request_log.spool import Mover, Spool
 from gproxy.settings import PUBLISHED_KEY, Settings, is_loopback
 from gproxy.settings import secrets as secrets_of
+from gproxy.snapshot import Snapshot
 from gproxy.state.change_counter import Signal
 from gproxy.state.interface import Shared
 from gproxy.state.mmap.state import FileState
@@ -53,14 +54,13 @@ from gproxy.store import (
     machines,
     request_logs,
     seeding,
-    snapshot,
+    snapshot_loader,
     usages,
     users,
 )
 from gproxy.store.audit import Actor, audited
 from gproxy.store.database import Database, prepare_folders
 from gproxy.store.sealing import Seal
-from gproxy.store.snapshot import Snapshot
 from gproxy.threads import Threads
 from gproxy.upstream.client import Client
 from gproxy.upstream.images import Images
@@ -194,7 +194,7 @@ class Snapshots:
 
     @staticmethod
     def _load_all(database: Database, settings: Settings, seal: Seal | None, before: Snapshot | None) -> Snapshot:
-        loaded = database.run(snapshot.load, before, settings.environ, seal)
+        loaded = database.run(snapshot_loader.load, before, settings.environ, seal)
         if loaded is not before:
             providers = loaded.providers.values()
             passwords = {urlsplit(p.settings.proxy).password for p in providers if p.settings.proxy}

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from gproxy.store.snapshot import Alias, Snapshot
+from gproxy.snapshot import Alias, Snapshot
 
 SHIPPED = Path(__file__).resolve().parents[2] / "conf" / "prices"
 # The model row whose price holds for all models of its provider that have none; not a model itself.

@@ -10,7 +10,7 @@ from pathlib import Path
 import gevent
 
 from gproxy.errors import Unavailable
-from gproxy.store.snapshot import Logging
+from gproxy.snapshot import Logging
 from gproxy.units import NS
 
 log = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 import hashlib
 
 from gproxy.errors import Unauthorized
-from gproxy.store.snapshot import Caller, Snapshot
+from gproxy.snapshot import Caller, Snapshot
 
 DIGEST_PREFIX = "gproxy-api-key-v1:"
 # One text for every reason: which of them it was is nobody's business without a key.

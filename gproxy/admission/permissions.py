@@ -6,7 +6,7 @@ Administrators have no implicit rights.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gproxy.store.snapshot import Caller, Grant
+from gproxy.snapshot import Caller, Grant
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ import hashlib
 import secrets
 
 from gproxy.errors import Unauthorized
-from gproxy.store.snapshot import Login, Snapshot
+from gproxy.snapshot import Login, Snapshot
 
 PREFIX = "sess-"
 LIVES_S = 86_400

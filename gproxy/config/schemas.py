@@ -11,7 +11,7 @@ from marshmallow.validate import Length, OneOf, Range, Regexp
 
 from gproxy.channels import vertex
 from gproxy.config.routing import Routing
-from gproxy.store.snapshot import HEADER_SAFE
+from gproxy.snapshot import HEADER_SAFE
 from gproxy.units import NANO, NS
 
 PROXY_SCHEMES = ("http", "https", "socks4", "socks5", "socks5h")  # as of GPROXY_PROXY

@@ -12,7 +12,7 @@ from gevent.event import AsyncResult
 
 from gproxy.channels import vertex
 from gproxy.errors import CredentialRefused, GatewayError, UpstreamError
-from gproxy.store.snapshot import Credential
+from gproxy.snapshot import Credential
 from gproxy.upstream.client import Client, Egress, Limits
 
 log = logging.getLogger(__name__)

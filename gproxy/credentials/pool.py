@@ -15,9 +15,9 @@ from gproxy.credentials import cooldown, selection
 from gproxy.credentials.cooldown import Mark
 from gproxy.errors import NoCredential
 from gproxy.quota.reservations import Holder
+from gproxy.snapshot import Credential, Provider
 from gproxy.state.interface import Limit, Take
 from gproxy.state.shared_dict import Board
-from gproxy.store.snapshot import Credential, Provider
 from gproxy.units import moment
 
 MOST_NAME = 600  # bytes of a name on the board

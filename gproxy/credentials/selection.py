@@ -5,7 +5,7 @@ from hashlib import blake2b
 from math import gcd, log
 
 from gproxy.routing.resolve import Target
-from gproxy.store.snapshot import Credential
+from gproxy.snapshot import Credential
 
 ROUND_ROBIN, STICKY, CACHE_AFFINITY = "round_robin", "sticky", "cache_affinity"
 _SCALE = 2.0**64

@@ -13,7 +13,7 @@ from gproxy.credentials.pool import Pool
 from gproxy.metrics.call_summary import Record
 from gproxy.metrics.mmap_values import NOWHERE, OTHER, Meters
 from gproxy.protocols.hub import Usage
-from gproxy.store.snapshot import Provider, Snapshot
+from gproxy.snapshot import Provider, Snapshot
 from gproxy.units import NANO
 
 COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"

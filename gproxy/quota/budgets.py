@@ -4,8 +4,8 @@ import math
 from datetime import UTC, datetime
 
 from gproxy.errors import OverQuota
+from gproxy.snapshot import Caller
 from gproxy.state.interface import Account, Standing
-from gproxy.store.snapshot import Caller
 from gproxy.units import usd_text
 
 USER, KEY = "u", "k"  # what the name of an account begins with

@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterable
 
 from gproxy.errors import RateLimited
+from gproxy.snapshot import Caller, RateLimit
 from gproxy.state.interface import CONCURRENCY, RPD, RPM, TOKENS, Limit, Standing
-from gproxy.store.snapshot import Caller, RateLimit
 
 TITLES = {
     RPM: "requests per minute",

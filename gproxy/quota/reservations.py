@@ -11,8 +11,8 @@ from gproxy.accounting.prices import Found
 from gproxy.errors import OverQuota, Unavailable
 from gproxy.protocols.hub import Ask
 from gproxy.quota import budgets, limits
+from gproxy.snapshot import Caller
 from gproxy.state.interface import Account, Limit, Shared, Standing, Take, Taken
-from gproxy.store.snapshot import Caller
 from gproxy.units import NS
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from types import ModuleType
 
 from gproxy.channels.kind import COUNT, EMBED, EMBED_BATCH, GENERATE, GET_MODEL, LIST_MODELS, STREAM, Kind
 from gproxy.errors import Unsupported
-from gproxy.store.snapshot import Provider, Way
+from gproxy.snapshot import Provider, Way
 
 # The stream of a Gemini client that asked for an array has a name of its own in routing documents.
 ARRAY = "gemini_ndjson"

@@ -9,8 +9,8 @@ from gproxy.quota import budgets, limits, reservations
 from gproxy.relay import headers
 from gproxy.relay.pipeline import Relay
 from gproxy.relay.planner import Call, Plan
+from gproxy.snapshot import Caller, Credential, Snapshot
 from gproxy.state.interface import TOKENS, Taken
-from gproxy.store.snapshot import Caller, Credential, Snapshot
 from gproxy.units import NS
 
 HIDDEN = "(the credential)"

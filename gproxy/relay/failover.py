@@ -6,7 +6,7 @@ from gproxy.channels.error_classifier import Fault, Verdict
 from gproxy.credentials.pool import Candidates, Pool
 from gproxy.errors import BadRequest, CredentialRefused, GatewayError, NoCredential, Overloaded, UpstreamError
 from gproxy.relay.attempts import Attempts, Next
-from gproxy.store.snapshot import Credential
+from gproxy.snapshot import Credential
 
 UNREACHED, REFUSED = Fault(Verdict.FAILED), Fault(Verdict.DEAD)
 

@@ -7,8 +7,8 @@ from urllib.parse import quote, urlencode
 
 from gproxy.errors import BadRequest, GatewayError
 from gproxy.quota import limits
+from gproxy.snapshot import Credential, Provider
 from gproxy.state.interface import Standing
-from gproxy.store.snapshot import Credential, Provider
 from gproxy.units import NANO
 
 ALWAYS = ("idempotency-key", "accept-language", "traceparent", "tracestate")

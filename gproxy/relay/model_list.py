@@ -22,7 +22,7 @@ from gproxy.relay import headers
 from gproxy.relay.disconnect import Presence
 from gproxy.relay.pipeline import Relay, egress, limits
 from gproxy.routing import resolve
-from gproxy.store.snapshot import Caller, Provider, Snapshot
+from gproxy.snapshot import Caller, Provider, Snapshot
 from gproxy.upstream.client import Exchange, Limits
 
 log = logging.getLogger(__name__)

@@ -30,8 +30,8 @@ from gproxy.relay.disconnect import Presence
 from gproxy.relay.failover import Trip
 from gproxy.relay.planner import Call, Plan, Planner
 from gproxy.relay.settlement import BYTES_PER_TOKEN, Outcome, Tally, Unbooked, input_estimate
+from gproxy.snapshot import Caller, Credential, Snapshot
 from gproxy.state.ttl_store import Keepsakes
-from gproxy.store.snapshot import Caller, Credential, Snapshot
 from gproxy.translation import reasoning_state, translate
 from gproxy.units import NS
 from gproxy.upstream.client import Client, Egress, Exchange, Limits

@@ -26,8 +26,8 @@ from gproxy.relay.settlement import input_estimate
 from gproxy.request_log.recorder import Trail
 from gproxy.routing import resolve
 from gproxy.routing.resolve import Target
+from gproxy.snapshot import Caller, Provider, Snapshot, Way
 from gproxy.state.ttl_store import Keepsakes
-from gproxy.store.snapshot import Caller, Provider, Snapshot, Way
 from gproxy.translation import reasoning_state, translate
 from gproxy.translation.translate import Translation
 

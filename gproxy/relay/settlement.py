@@ -13,7 +13,7 @@ from gproxy.accounting.journal import Journal
 from gproxy.metrics.call_summary import Record
 from gproxy.protocols.hub import Usage
 from gproxy.quota.reservations import STEP_TOKENS, Hold, Unheld
-from gproxy.store.snapshot import Credential
+from gproxy.snapshot import Credential
 
 # Bytes of text that a token stands for, where no count was told.
 BYTES_PER_TOKEN = 4

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from gproxy.request_log.redaction import Redactor
 from gproxy.request_log.spool import Spool
-from gproxy.store.snapshot import Logging, Snapshot
+from gproxy.snapshot import Logging, Snapshot
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gproxy.errors import Forbidden, NoProviderPrefix, NotFound
-from gproxy.store.snapshot import Alias, Model, Provider, Snapshot
+from gproxy.snapshot import Alias, Model, Provider, Snapshot
 
 
 class Rights(Protocol):

@@ -11,7 +11,7 @@ from gproxy.store import models as m
 from gproxy.store.audit import changing
 from gproxy.store.database import Database
 from gproxy.store.rows import insert
-from gproxy.store.snapshot import bump
+from gproxy.store.snapshot_loader import bump
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from gproxy.store import models as m
 from gproxy.store import rollups as totals
 from gproxy.store.audit import changing
 from gproxy.store.database import Database
-from gproxy.store.snapshot import bump
+from gproxy.store.snapshot_loader import bump
 from gproxy.units import NANO, NS
 
 DAY = DAY_S * NS

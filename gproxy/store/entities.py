@@ -16,7 +16,7 @@ from gproxy.store.audit import changing, note
 from gproxy.store.database import Database
 from gproxy.store.rows import insert
 from gproxy.store.sealing import Seal
-from gproxy.store.snapshot import bump
+from gproxy.store.snapshot_loader import bump
 
 MOST_ROWS = 10_000
 

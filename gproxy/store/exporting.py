@@ -15,7 +15,7 @@ from gproxy.store.seeding import (
     NewTarget,
     NewUser,
 )
-from gproxy.store.snapshot import read
+from gproxy.store.snapshot_loader import read
 
 
 def content(seal: Seal | None) -> Content:

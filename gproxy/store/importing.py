@@ -15,7 +15,7 @@ from gproxy.store.database import Database
 from gproxy.store.entities import keep_an_administrator, targets
 from gproxy.store.sealing import Seal
 from gproxy.store.seeding import Content, NewCredential, NewProvider, open_account
-from gproxy.store.snapshot import TABLES, bump
+from gproxy.store.snapshot_loader import TABLES, bump
 
 ADDED, CHANGED, DELETED = "added", "changed", "deleted"
 KEPT = "GPROXY_KEY_"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from gproxy.store import models as m
 from gproxy.store.accounts import AT_ONCE, Account
-from gproxy.store.snapshot import read
+from gproxy.store.snapshot_loader import read
 from gproxy.units import NS
 
 

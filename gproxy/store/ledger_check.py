@@ -12,7 +12,7 @@ import peewee as pw
 
 from gproxy.store import models as m
 from gproxy.store.accounts import MOST, MOVED, key_spent, spent, sums
-from gproxy.store.snapshot import read
+from gproxy.store.snapshot_loader import read
 from gproxy.units import NS, usd_text
 
 # A row may become visible so much later than it says that it was stored.

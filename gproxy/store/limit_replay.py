@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import peewee as pw
 
+from gproxy.snapshot import RateLimit
 from gproxy.store import models as m
 from gproxy.store.ledger import booked
-from gproxy.store.snapshot import RateLimit, limits, read
+from gproxy.store.snapshot_loader import limits, read
 
 HOUR_NS, MINUTE_NS = 3_600_000_000_000, 60_000_000_000
 

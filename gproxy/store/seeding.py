@@ -10,7 +10,7 @@ from gproxy.state.periods import window
 from gproxy.store import models as m
 from gproxy.store.database import Database
 from gproxy.store.sealing import MARK, Seal, known_seal, new_seal
-from gproxy.store.snapshot import bump
+from gproxy.store.snapshot_loader import bump
 from gproxy.units import NS
 
 

@@ -8,7 +8,7 @@ from gproxy.store import accounts
 from gproxy.store import models as m
 from gproxy.store.audit import changing
 from gproxy.store.database import Database
-from gproxy.store.snapshot import bump
+from gproxy.store.snapshot_loader import bump
 
 
 @dataclass(frozen=True, slots=True)

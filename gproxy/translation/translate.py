@@ -42,8 +42,8 @@ from gproxy.protocols.verdict import Verdict
 from gproxy.relay.disconnect import Presence, arriving
 from gproxy.relay.passthrough_stream import ARRAY_HEARTBEAT, HELD_S, NO_END, TAIL_S, Array, Events, drained, is_whole
 from gproxy.relay.settlement import Tally
+from gproxy.snapshot import Provider, Way
 from gproxy.state.ttl_store import Keepsakes
-from gproxy.store.snapshot import Provider, Way
 from gproxy.translation import reasoning_state
 from gproxy.upstream.images import Images
 

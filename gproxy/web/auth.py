@@ -6,8 +6,8 @@ from flask import g, request
 
 from gproxy.admission import sessions
 from gproxy.errors import Forbidden, Unauthorized
+from gproxy.snapshot import Caller, Login
 from gproxy.store.audit import Actor
-from gproxy.store.snapshot import Caller, Login
 from gproxy.web import request_input
 from gproxy.web.error_responses import runtime
 

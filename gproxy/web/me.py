@@ -4,9 +4,9 @@ from flask import Blueprint, request
 
 from gproxy.config.filters import MyUsage
 from gproxy.quota import budgets, limits
+from gproxy.snapshot import Caller
 from gproxy.state.periods import DAY, window
 from gproxy.store import usage_queries
-from gproxy.store.snapshot import Caller
 from gproxy.units import NS, moment, usd
 from gproxy.web import limit_views, request_input
 from gproxy.web.admin import loaded

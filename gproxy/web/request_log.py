@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from gproxy.errors import Unavailable
 from gproxy.request_log.recorder import DOWNSTREAM, Capture, Recorder, Trail
 from gproxy.request_log.redaction import BLACK, document
-from gproxy.store.snapshot import NO_LOGS, Logging
+from gproxy.snapshot import NO_LOGS, Logging
 from gproxy.web import request_input
 
 # Paths whose documents are secrets through and through.

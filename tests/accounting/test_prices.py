@@ -9,7 +9,7 @@ import pytest
 from gproxy import channels
 from gproxy.accounting import prices
 from gproxy.accounting.prices import MODES, RATES, SHIPPED, Found, Price, Rates, Tier, charged
-from gproxy.store.snapshot import Alias, Model, Snapshot
+from gproxy.snapshot import Alias, Model, Snapshot
 
 FILES = sorted(SHIPPED.glob("*.toml"))
 ROWS = [

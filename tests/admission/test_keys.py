@@ -6,7 +6,7 @@ import pytest
 
 from gproxy.admission.keys import REFUSAL, admit, digest, fingerprint
 from gproxy.errors import Unauthorized
-from gproxy.store.snapshot import Caller, Snapshot
+from gproxy.snapshot import Caller, Snapshot
 
 KEYS = {"sk-forever": None, "sk-until-1000": 1000.0, "sk-ünïcödé": None}
 CALLERS = {key: Caller(at, f"user-{at}", at, False, until, ()) for at, (key, until) in enumerate(KEYS.items())}

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gproxy.admission.permissions import Rights
-from gproxy.store.snapshot import Caller, Grant, glob
+from gproxy.snapshot import Caller, Grant, glob
 
 
 def rights(*grants: tuple[int | None, str], is_admin: bool = False) -> Rights:

@@ -4,7 +4,7 @@ import pytest
 
 from gproxy.admission import sessions
 from gproxy.errors import Unauthorized
-from gproxy.store.snapshot import Login, Snapshot
+from gproxy.snapshot import Login, Snapshot
 
 
 def test_tokens_are_long_and_differ():

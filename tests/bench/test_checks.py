@@ -8,8 +8,8 @@ from gproxy.accounting.prices import Found, Price, Tier
 from gproxy.protocols.hub import Ask
 from gproxy.quota.reservations import Holder, applying, bound
 from gproxy.relay import headers
+from gproxy.snapshot import Caller, Quota, RateLimit, glob
 from gproxy.state.mmap.state import FileState
-from gproxy.store.snapshot import Caller, Quota, RateLimit, glob
 
 MOST_US = 60.0
 BATCHES, CALLS = 25, 200

@@ -11,7 +11,7 @@ from gproxy.metrics.call_metrics import Measures
 from gproxy.metrics.call_summary import Record
 from gproxy.metrics.mmap_values import Meters
 from gproxy.protocols.hub import Usage
-from gproxy.store.snapshot import Model, Provider, ProviderSettings, Snapshot
+from gproxy.snapshot import Model, Provider, ProviderSettings, Snapshot
 from gproxy.web import access_log, request_input
 from tests.bench.test_checks import LIST_US, _list_us
 

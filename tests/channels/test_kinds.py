@@ -5,7 +5,7 @@ import pytest
 from gproxy import channels, protocols
 from gproxy.channels.kind import COUNT, EMBED, EMBED_BATCH, GENERATE, GET_MODEL, LIST_MODELS, STREAM
 from gproxy.relay import headers
-from gproxy.store.snapshot import Credential, ServiceAccount
+from gproxy.snapshot import Credential, ServiceAccount
 
 KINDS = channels.load()
 PROTOCOLS = protocols.load()

@@ -14,8 +14,8 @@ from gproxy import channels
 from gproxy.config import routing
 from gproxy.config import seed as documents
 from gproxy.errors import StartupError
-from gproxy.store import snapshot
-from gproxy.store.snapshot import Way
+from gproxy.snapshot import Way
+from gproxy.store import snapshot_loader
 from tests.sample_db import filled, provider
 
 KINDS = channels.load()
@@ -123,7 +123,7 @@ def test_every_preset_is_known():
 def test_a_preset_is_expanded_and_read_back_from_the_database(tmp_path: Path, name):
     written = replace(provider("one"), routing_json=read(f'routing = "{name}"'))
     database = filled(tmp_path, providers=(written,))
-    found = database.run(snapshot.load, None, {}, None).providers["one"].routing
+    found = database.run(snapshot_loader.load, None, {}, None).providers["one"].routing
     assert found == ways(EXPANDED[name])
 
 
@@ -351,5 +351,5 @@ def test_whatever_is_written_is_stored_readably_or_refused(value):
         stored = routing.document(value)
     except ValidationError:
         return
-    assert (snapshot.read_routing(stored) is None) == (stored == routing.DEFAULT)
+    assert (snapshot_loader.read_routing(stored) is None) == (stored == routing.DEFAULT)
     assert routing.document(json.loads(stored)) == stored

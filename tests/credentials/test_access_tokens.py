@@ -8,7 +8,7 @@ import pytest
 
 from gproxy.credentials.access_tokens import FRESH_S, RENEW_S, UNSAFE_S, Tokens
 from gproxy.errors import CredentialRefused, UpstreamError, UpstreamTimeout
-from gproxy.store.snapshot import Credential, ServiceAccount
+from gproxy.snapshot import Credential, ServiceAccount
 from gproxy.upstream.client import AS_ALL
 from tests.accounts import EMAIL, PEM, claims
 

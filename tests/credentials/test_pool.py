@@ -9,9 +9,9 @@ from gproxy.credentials import cooldown
 from gproxy.credentials.pool import Pool, expires
 from gproxy.errors import NoCredential
 from gproxy.quota.reservations import Holder
+from gproxy.snapshot import Credential, Provider, ProviderSettings
 from gproxy.state.mmap.state import FileState
 from gproxy.state.shared_dict import Board
-from gproxy.store.snapshot import Credential, Provider, ProviderSettings
 
 LIMITED, FAILED = Fault(Verdict.LIMITED, 30.0), Fault(Verdict.FAILED)
 

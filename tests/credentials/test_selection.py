@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from gproxy.credentials.selection import by_affinity, by_tier, by_turn
-from gproxy.store.snapshot import Credential
+from gproxy.snapshot import Credential
 
 
 def credentials(*weights: int) -> tuple[Credential, ...]:

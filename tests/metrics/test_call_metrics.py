@@ -11,7 +11,7 @@ from gproxy.metrics.call_metrics import FAMILIES, MOST_SERVED, Measures
 from gproxy.metrics.call_summary import Record
 from gproxy.metrics.mmap_values import FIRST, OTHER, RESERVED, Meters
 from gproxy.protocols.hub import Usage
-from gproxy.store.snapshot import Alias, Model, Provider, ProviderSettings, Snapshot, Target, glob
+from gproxy.snapshot import Alias, Model, Provider, ProviderSettings, Snapshot, Target, glob
 
 MAIN, SPARE = (Provider(n, name, "openai", ProviderSettings(), ()) for n, name in ((1, "main"), (2, "spare")))
 SNAPSHOT = Snapshot(

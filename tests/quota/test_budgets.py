@@ -3,8 +3,8 @@
 import pytest
 
 from gproxy.quota import budgets
+from gproxy.snapshot import Caller, Quota
 from gproxy.state.interface import Account, Standing
-from gproxy.store.snapshot import Caller, Quota
 
 
 def test_a_quota_and_a_budget_are_accounts_of_their_own():

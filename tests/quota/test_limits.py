@@ -4,8 +4,8 @@ import pytest
 
 from gproxy.errors import RateLimited
 from gproxy.quota import limits
+from gproxy.snapshot import Caller, RateLimit, glob
 from gproxy.state.interface import CONCURRENCY, RPD, RPM, TOKENS, Limit, Standing
-from gproxy.store.snapshot import Caller, RateLimit, glob
 
 
 def row(number: int, pattern: str, **amounts) -> RateLimit:

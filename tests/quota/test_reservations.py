@@ -11,9 +11,9 @@ from gproxy.errors import OverQuota, RateLimited, Unavailable
 from gproxy.protocols.hub import Ask, Usage
 from gproxy.quota.reservations import STEP_TOKENS, Bound, Holder, Unheld, applying, bound
 from gproxy.relay.settlement import Tally
+from gproxy.snapshot import Caller, Quota, RateLimit, glob
 from gproxy.state.interface import Account, Limit
 from gproxy.state.mmap.state import FileState
-from gproxy.store.snapshot import Caller, Quota, RateLimit, glob
 
 # 1 and 2 USD per million tokens: 1,000 and 2,000 nano-USD each.
 PRICE = Found(Price(None, (Tier(10**8, Decimal(1), Decimal(2), cache_write_5m=Decimal(5)),)), "model")

@@ -7,7 +7,7 @@ from gproxy.channels.kind import COUNT, EMBED, EMBED_BATCH, GENERATE, STREAM
 from gproxy.config.routing import PRESETS, to
 from gproxy.errors import Unsupported
 from gproxy.relay import dispatch
-from gproxy.store.snapshot import Provider, ProviderSettings, Way
+from gproxy.snapshot import Provider, ProviderSettings, Way
 
 KINDS = channels.load()
 PROTOCOLS = protocols.load()

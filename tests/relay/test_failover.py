@@ -7,7 +7,7 @@ import pytest
 from gproxy.channels.error_classifier import Fault, Verdict
 from gproxy.errors import BadRequest, NoCredential, ShuttingDown, UpstreamError
 from gproxy.relay.failover import Trip
-from gproxy.store.snapshot import Credential, Provider, ProviderSettings
+from gproxy.snapshot import Credential, Provider, ProviderSettings
 
 FAILED = Fault(Verdict.FAILED)
 

@@ -9,7 +9,7 @@ from gproxy import protocols
 from gproxy.channels.kind import bearer, x_api_key, x_goog_api_key
 from gproxy.errors import BadRequest, GatewayError, UpstreamError
 from gproxy.relay import headers
-from gproxy.store.snapshot import Provider, ProviderSettings
+from gproxy.snapshot import Provider, ProviderSettings
 
 LOADED = protocols.load()
 PROVIDER = Provider(1, "main", "openai", ProviderSettings(), ())

@@ -7,7 +7,7 @@ import pytest
 from gproxy.admission.permissions import Rights
 from gproxy.errors import Forbidden, GatewayError, NoProviderPrefix, NotFound
 from gproxy.routing import resolve
-from gproxy.store.snapshot import (
+from gproxy.snapshot import (
     Alias,
     Caller,
     Grant,

@@ -6,7 +6,7 @@ import pytest
 
 from gproxy.admission.keys import digest
 from gproxy.errors import NotFound
-from gproxy.store import access, snapshot
+from gproxy.store import access, snapshot_loader
 from gproxy.store import models as m
 from gproxy.store.access import FilePermission, Permission, RateLimit
 from gproxy.store.database import Database
@@ -37,7 +37,7 @@ def rows(database: Database, kind: type, **asked) -> list:
 
 
 def revision(database: Database) -> int:
-    return database.run(snapshot.revisions)["users"]
+    return database.run(snapshot_loader.revisions)["users"]
 
 
 def limit(pattern: str = "*", key_id: int | None = None, row_id: int = 0, user: int = ANN, **amounts) -> RateLimit:
@@ -153,7 +153,7 @@ def test_a_limit_is_deleted_by_its_place(database: Database):
 
 def test_a_key_is_narrowed_as_long_as_it_has_permissions(database: Database):
     def narrowed() -> list[bool]:
-        found = database.run(snapshot.load, None, {}, None)
+        found = database.run(snapshot_loader.load, None, {}, None)
         return [found.callers[digest(text)].key_grants is not None for text in ("sk-root", "sk-ann", "sk-ann-2")]
 
     put(database, Permission(0, ANN, None, None, "*"), FilePermission(0, ANN, ONE))

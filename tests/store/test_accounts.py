@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gproxy.accounting.writer import Booking
 from gproxy.errors import NotFound
 from gproxy.state.periods import PERIODS, window
-from gproxy.store import accounts, ledger, ledger_check, snapshot, usage_queries, usages
+from gproxy.store import accounts, ledger, ledger_check, snapshot_loader, usage_queries, usages
 from gproxy.store import models as m
 from gproxy.store.accounts import AS_IT_IS, DAY, Account
 from gproxy.store.database import Database
@@ -247,7 +247,7 @@ def test_nobody_has_no_account(database: Database, deed, rest):
 
 def test_only_a_quota_is_told_to_the_workers(database: Database):
     def revision() -> int:
-        return database.run(snapshot.revisions)["users"]
+        return database.run(snapshot_loader.revisions)["users"]
 
     before = revision()
     book(database, call(1))

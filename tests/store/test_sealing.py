@@ -9,7 +9,7 @@ from gproxy import runtime, settings
 from gproxy.bootstrap import seeding
 from gproxy.errors import StartupError
 from gproxy.store import models as m
-from gproxy.store import snapshot
+from gproxy.store import snapshot_loader
 from gproxy.store.sealing import MARK, Seal, known_seal, new_seal
 from gproxy.store.seeding import NewCredential, secret_json
 from tests.sample_db import SECRET, content, provider
@@ -35,7 +35,7 @@ def secrets() -> set[str]:
 
 def loaded(prepared: runtime.Prepared) -> list[str]:
     with m.proxy.obj.connection_context():
-        found = snapshot.load(None, {"UP": "sk-up"}, prepared.seal)
+        found = snapshot_loader.load(None, {"UP": "sk-up"}, prepared.seal)
     return [credential.secret for credential in found.providers["one"].credentials]
 
 

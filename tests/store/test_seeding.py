@@ -9,7 +9,7 @@ import pytest
 
 from gproxy.errors import Unavailable
 from gproxy.state.periods import window
-from gproxy.store import access, ledger, ledger_check, seeding, snapshot, users
+from gproxy.store import access, ledger, ledger_check, seeding, snapshot_loader, users
 from gproxy.store import models as m
 from gproxy.store.accounts import Account
 from gproxy.store.seeding import NewAlias, NewLimit, NewModel, NewQuota, NewTarget, NewUser
@@ -29,7 +29,7 @@ def counts() -> dict[str, int]:
 
 
 # rows of the migration itself
-REVISIONS = {"revisions": len(snapshot.TABLES)}
+REVISIONS = {"revisions": len(snapshot_loader.TABLES)}
 
 
 def test_a_database_is_empty_until_it_is_filled(tmp_path: Path, dsn):
@@ -126,11 +126,11 @@ def test_nothing_is_half_imported(tmp_path: Path, dsn, broken):
 
 def test_filling_tells_every_part_as_changed(tmp_path: Path, dsn):
     database = migrated(tmp_path, dsn)
-    before = database.run(snapshot.revisions)
+    before = database.run(snapshot_loader.revisions)
     database.run(seeding.fill, database, content())
-    after = database.run(snapshot.revisions)
+    after = database.run(snapshot_loader.revisions)
     assert after == {table: revision + 1 for table, revision in before.items()}
-    assert set(after) == set(snapshot.TABLES)
+    assert set(after) == set(snapshot_loader.TABLES)
 
 
 def test_keys_are_stored_as_digest_and_fingerprint_only(tmp_path: Path):

@@ -6,7 +6,7 @@ import pytest
 
 from gproxy.admission.keys import digest
 from gproxy.errors import NotFound
-from gproxy.store import ledger_check, snapshot, users
+from gproxy.store import ledger_check, snapshot_loader, users
 from gproxy.store.database import Database
 from tests.sample_db import filled
 
@@ -17,7 +17,7 @@ def database(tmp_path: Path) -> Database:
 
 
 def revision(database: Database) -> int:
-    return database.run(snapshot.revisions)["users"]
+    return database.run(snapshot_loader.revisions)["users"]
 
 
 def ids(database: Database, user_ids: list[int] | None = None) -> list[int]:
@@ -25,7 +25,7 @@ def ids(database: Database, user_ids: list[int] | None = None) -> list[int]:
 
 
 def callers(database: Database) -> set[str]:
-    return set(database.run(snapshot.load, None, {}, None).callers)
+    return set(database.run(snapshot_loader.load, None, {}, None).callers)
 
 
 @pytest.mark.parametrize(("asked", "found"), [(None, [1, 2]), ([1], [1]), ([1, 2], [1, 2]), ([], []), ([99], [])])

@@ -14,7 +14,7 @@ from gproxy.errors import BadRequest, ClientGone, OverQuota, UpstreamError, Upst
 from gproxy.protocols.hub import Answer, Reply, Signature, ToolCall
 from gproxy.protocols.signatures import wrap
 from gproxy.relay.passthrough_stream import NO_END
-from gproxy.store.snapshot import Provider, ProviderSettings, Way
+from gproxy.snapshot import Provider, ProviderSettings, Way
 from gproxy.translation import translate
 from gproxy.upstream.images import Fetched
 from tests.sampled import asking, documents, payloads, sample

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from gproxy.config import access as documents
 from gproxy.credentials.pool import Pool
 from gproxy.errors import NotFound
-from gproxy.store.snapshot import Credential
+from gproxy.snapshot import Credential
 from gproxy.web.admin import guarded, takes
 from gproxy.web.error_responses import runtime
 

@@ -7,8 +7,8 @@ from gproxy.errors import BadRequest, GatewayError, NotFound
 from gproxy.quota import limits
 from gproxy.relay.explain import Candidate, Explanation, Stop, explain
 from gproxy.relay.planner import Call, Plan
-from gproxy.store import access, snapshot
-from gproxy.store.snapshot import Caller
+from gproxy.snapshot import Caller, glob
+from gproxy.store import access, snapshot_loader
 from gproxy.units import NS, usd
 from gproxy.web import limit_views, llm
 from gproxy.web.admin import guarded, takes
@@ -46,8 +46,8 @@ def view(asked: dict) -> dict:
 def _who(user_id: int | None, key_id: int | None) -> tuple[Caller, str | None]:
     running = runtime()
     if user_id is None:
-        user_id = running.ask(snapshot.user_of_key, key_id)
-    found = None if user_id is None else running.ask(snapshot.caller, user_id, key_id)
+        user_id = running.ask(snapshot_loader.user_of_key, key_id)
+    found = None if user_id is None else running.ask(snapshot_loader.caller, user_id, key_id)
     if found is None:
         raise NotFound(f"there is no key {key_id}" if key_id is not None else f"there is no user {user_id}")
     return found
@@ -73,7 +73,7 @@ def _permissions(caller: Caller, name: str | None) -> list[dict]:
             "scope": "user" if row.key_id is None else "key",
             "provider_id": row.provider_id,
             "model_pattern": row.model_pattern,
-            "matches": name is not None and bool(snapshot.glob(row.model_pattern).fullmatch(name)),
+            "matches": name is not None and bool(glob(row.model_pattern).fullmatch(name)),
         }
         for row in rows
         if row.key_id in (None, caller.key_id)

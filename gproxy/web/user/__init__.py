@@ -8,7 +8,7 @@ from gproxy.config import keys as documents
 from gproxy.config.filters import UsageBreakdown, UsageFilter, UsageQuery
 from gproxy.errors import NotFound
 from gproxy.quota import limits
-from gproxy.store import accounts, snapshot, users
+from gproxy.store import accounts, snapshot_loader, users
 from gproxy.units import NS
 from gproxy.web import limit_views
 from gproxy.web.admin import takes
@@ -82,7 +82,7 @@ def quota() -> dict:
 @blueprint.get("/limits")
 def own_limits() -> list[dict]:
     """The user's own and those of each key, with what is left of them."""
-    of_users, of_keys = runtime().ask(snapshot.limits, _me())
+    of_users, of_keys = runtime().ask(snapshot_loader.limits, _me())
     rows = [(row, "user", None) for row in of_users.get(_me(), ())]
     for key in runtime().ask(users.keys, [_me()]):
         rows += [(row, "key", key.id) for row in of_keys.get(key.id, ())]

@@ -11,17 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gproxy.admission.keys import digest
-from gproxy.store import accounts, snapshot
+from gproxy.snapshot import Quota, Snapshot, Way, by_precedence, glob
+from gproxy.store import accounts, snapshot_loader
 from gproxy.store import models as m
 from gproxy.store.database import Database
 from gproxy.store.seeding import NewAlias, NewCredential, NewLimit, NewModel, NewQuota, NewTarget, NewUser, secret_json
-from gproxy.store.snapshot import Quota, Snapshot, Way, by_precedence, glob, without_version
+from gproxy.store.snapshot_loader import without_version
 from tests import postgres
 from tests.sample_db import SECRET, filled, key, provider
 
 
 def load(database: Database, before: Snapshot | None = None, **environ: str) -> Snapshot:
-    return database.run(snapshot.load, before, environ, None)
+    return database.run(snapshot_loader.load, before, environ, None)
 
 
 def change(database: Database, *tables: str, update=None) -> None:
@@ -31,7 +32,7 @@ def change(database: Database, *tables: str, update=None) -> None:
         with database.write():
             if update is not None:
                 update.execute()
-            snapshot.bump(*tables)
+            snapshot_loader.bump(*tables)
 
     database.run(deed)
 
