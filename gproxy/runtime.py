@@ -15,8 +15,7 @@ import certifi
 import gevent
 
 from gproxy import __version__, bootstrap, channels, logs, protocols
-from gproxy.accounting import journal as books
-from gproxy.accounting import prices
+from gproxy.accounting import prices, slots
 from gproxy.accounting.journal import Ids, Journal
 from gproxy.accounting.ledger_check import Auditor
 from gproxy.accounting.retention import Retention
@@ -27,7 +26,7 @@ from gproxy.admission.capacity import Capacity
 from gproxy.credentials.access_tokens import Tokens
 from gproxy.credentials.pool import Pool, expires
 from gproxy.errors import BadRequest, GatewayError, StartupError, Unavailable
-from gproxy.metrics import call_metrics, exposition
+from gproxy.metrics import call_metrics, definitions, exposition
 from gproxy.metrics.call_metrics import Measures
 from gproxy.metrics.mmap_values import Meters
 from gproxy.quota import budgets, limits
@@ -309,8 +308,8 @@ class Runtime:
     def _metrics(self, shown: dict) -> str:
         """In a native thread: there may be many series."""
         sums = self.meters.sums()
-        shown |= call_metrics.process(__version__, sums.workers, books.size(self.settings.data_dir / "journal"))
-        return exposition.write(call_metrics.FAMILIES, sums.values | shown)
+        shown |= call_metrics.process(__version__, sums.workers, slots.size(self.settings.data_dir / "journal"))
+        return exposition.write(definitions.FAMILIES, sums.values | shown)
 
     def tend(self) -> None:
         """Looks for other machines' changes, and says that this machine is alive."""
@@ -406,7 +405,7 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
     threads = Threads(2)
     snapshots = Snapshots(settings, prepared.seal, database, signal, threads)
     root = settings.data_dir / "journal"
-    slot = books.take_slot(root)
+    slot = slots.take_slot(root)
     journal = Journal(slot)
     owner = slot.sign(prepared.machine)
     shared = shared_state(settings, prepared.deployment)
@@ -415,7 +414,7 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
     holder = Holder(shared, owner, balances.load, signal.look)
     ids = Ids(prepared.machine, slot.number, _newest_id(database, threads))
     board = Board(settings.data_dir / "health", expires, shares=settings.redis_url is not None)
-    meters = Meters(settings.data_dir / "metrics", slot.number, call_metrics.GAUGES)
+    meters = Meters(settings.data_dir / "metrics", slot.number, definitions.GAUGES)
     measured = Measures(meters, lambda: snapshots.current)
     writer.told = measured.booked
     relay = _relay(settings, snapshots, journal, ids, holder, Pool(board, holder, ids.next), measured, threads)

@@ -13,8 +13,9 @@ from typing import Protocol
 import gevent
 from gevent.event import AsyncResult
 
-from gproxy.accounting import journal as books
-from gproxy.accounting.writer import Booking, Reader, Threads, tokens_of
+from gproxy.accounting import slots
+from gproxy.accounting.entries import Booking, Reader, tokens_of
+from gproxy.accounting.writer import Threads
 from gproxy.errors import Unavailable
 from gproxy.state.interface import BUCKETS, HOUR_S, MINUTE_S, Shared
 from gproxy.state.periods import window
@@ -188,14 +189,14 @@ class Balances:
         for folder in sorted(self._root.glob("[0-9]*")):
             reader = Reader()
             ended += (booking for booking in _bookings(reader, folder) if is_meant(_opened(booking.row)))
-            owner = books.owner_of(folder, self._machine)
+            owner = slots.owner_of(folder, self._machine)
             if owner is not None:
                 running |= {call: Running(owner, entry) for call, entry in reader.opens() if is_meant(entry)}
         return ended, running
 
 
 def _bookings(reader: Reader, folder: Path) -> Iterator[Booking]:
-    for path in books.segments(folder):
+    for path in slots.segments(folder):
         try:
             yield from reader.rows(path, 0, None)
         except FileNotFoundError:  # booked since it was listed

@@ -10,15 +10,18 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import gevent
-import orjson
 from gevent.event import Event
 
-from gproxy.accounting import journal as books
-from gproxy.accounting.journal import Journal, Line, Slot
+from gproxy.accounting import slots
+from gproxy.accounting.entries import Booking, Reader
+from gproxy.accounting.journal import Journal
+from gproxy.accounting.orphan_recovery import Estate
+from gproxy.accounting.slots import Slot
 from gproxy.errors import Unavailable
+from gproxy.state.folder_lock import try_lock
 from gproxy.state.interface import Shared
 
 log = logging.getLogger(__name__)
@@ -29,14 +32,6 @@ BATCH = 500
 MOST_BACKOFF_S = 2.0
 # Redis frees what a process holds that was silent for 30 s: whose journal is older may have calls that no account has.
 FREED_S = 25.0
-
-
-class Booking(NamedTuple):
-    """One finished call, and how far its segment has been read with it."""
-
-    row: dict
-    segment: str
-    end: int
 
 
 class Store(Protocol):
@@ -53,148 +48,6 @@ class Threads(Protocol):
     """Where what blocks is run, one thing at a time."""
 
     def run(self, deed: Callable, *args): ...
-
-
-class Reader:
-    """Joins `open` and `settled` lines over a slot's segments into rows."""
-
-    def __init__(self):
-        self._opens: dict[int, Line] = {}
-        self._ends: dict[str, int] = {}  # how far each segment was read
-
-    def rows(self, path: Path, start: int, stop: int | None) -> Iterator[Booking]:
-        for line in books.read_lines(path, start, stop):
-            self._ends[line.segment] = line.end
-            if (call := line.entry.get("o")) is not None:
-                self._opens[call] = line
-            elif opened := self._opens.pop(line.entry["s"], None):
-                yield Booking(_row(opened.entry, line.entry), line.segment, line.end)
-
-    def opens(self) -> Iterator[tuple[int, dict]]:
-        """The calls that did not end, so far as was read."""
-        return ((call, opened.entry) for call, opened in self._opens.items())
-
-    def orphans(self) -> Iterator[Booking]:
-        """The calls of a dead process that never settled: failed, with the input estimate and no cost."""
-        for n, opened in enumerate(self._opens.values(), 1):
-            settled = {"n": [opened.entry["e"], 0, 0, 0, 0, 0, 0], "x": "failed", "est": True}
-            # Behind all that was settled there, each at a place of its own: so a replay knows what is booked.
-            yield Booking(_row(opened.entry, settled), opened.segment, self._ends[opened.segment] + n)
-
-    def forget(self, segment: str) -> None:
-        self._ends.pop(segment, None)
-
-
-def _row(opened: dict, settled: dict) -> dict:
-    """A usage row, ready for the database."""
-    fresh, output, reasoning, read, written, five, hour = settled["n"]
-    # Who served it in the end, where that is another than was asked first.
-    provider, channel, credential = settled.get("by") or (opened["p"], opened["c"], opened["r"])
-    return {
-        "trace_id": opened["o"],
-        "downstream_trace_id": opened.get("d"),
-        "request_id": opened["rq"],
-        "at": opened["at"],
-        "provider_id": provider,
-        "provider_channel": channel,
-        "credential_id": credential,
-        "user_id": opened["u"],
-        "user_key_id": opened["k"],
-        "operation": opened["op"],
-        "protocol": opened["pr"],
-        "model": opened["m"],
-        "end_user": opened.get("eu"),
-        "tag": opened.get("t"),
-        "input_tokens": fresh,
-        "output_tokens": output,
-        "reasoning_tokens": reasoning,
-        "cache_read_input_tokens": read,
-        "cache_creation_input_tokens": written + five + hour,
-        "cache_creation_input_tokens_5min": five,
-        "cache_creation_input_tokens_1h": hour,
-        "cost": settled.get("c", 0),
-        "price_source": settled.get("ps"),
-        "priced": settled.get("ps") is not None,
-        "estimated": settled.get("est", False),
-        "status": settled.get("st"),
-        "outcome": settled["x"],
-        "latency_ms": settled.get("l"),
-        "first_byte_ms": settled.get("f"),
-        "attempts": settled.get("a", 1),
-        "tries": orjson.dumps(settled.get("tr", ())).decode(),
-        "losses": orjson.dumps(sorted({*opened.get("lo", ()), *settled.get("lo", ())})).decode(),
-    }
-
-
-def tokens_of(row: dict) -> int:
-    """All that a call used, each class once."""
-    names = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
-    return sum(row[name] for name in names)
-
-
-class Estate:
-    """What dead processes still hold: each call is settled as their journal says, what it does not know is freed."""
-
-    def __init__(self, shared: Shared, owner: str, root: Path):
-        self._shared, self._owner, self._root = shared, owner, root
-        self._machine = owner.partition("/")[0]
-        self._slots: set[str] = set()  # whose dead are to be settled, once their journal is read
-        self._calls: dict[int, tuple[int, int] | None] = {}  # what they hold, with cost and tokens as far as they ended
-        self._doubtful: set[str] = set()  # accounts that may lack what was freed
-
-    def add(self, folder: Path) -> None:
-        """A slot that we took over: all who had it before are dead."""
-        self._slots.add(folder.name)
-
-    def look(self) -> bool:
-        """Asks for the calls of these slots. False while that cannot be told: their journal must not be read yet."""
-        try:
-            if self._slots:
-                for _, calls in self._dead():
-                    self._calls |= {call: None for call in calls if call not in self._calls}
-        except Unavailable as fault:
-            log.warning("the journals of dead processes wait: %s", fault.message)
-            return False
-        return True
-
-    def see(self, bookings: list[Booking], is_old: bool) -> None:
-        """From the journal of a dead process, an old one perhaps; read in the native thread."""
-        for row in (booking.row for booking in bookings):
-            if row["trace_id"] in self._calls:
-                self._calls[row["trace_id"]] = row["cost"], tokens_of(row)
-            elif is_old:
-                self._doubtful |= {f"u{row['user_id']}", f"k{row['user_key_id']}"}
-
-    def settle(self) -> None:
-        """Their journal is read. Once more only those that hold something still: a call ends once."""
-        if not self._slots:
-            return
-        try:
-            for owner, calls in self._dead():
-                for call in calls:
-                    if (ended := self._calls.get(call)) is not None:
-                        self._shared.settle(call, *ended)
-                    else:
-                        self._shared.release(call)
-                log.info("%d calls of the dead process %s hold nothing any more", len(calls), owner)
-            for account in self._doubtful:
-                self._shared.forget(account)
-        except Unavailable as fault:
-            log.warning("holds of dead processes wait: %s", fault.message)
-            return
-        self._slots.clear()
-        self._calls.clear()
-        self._doubtful.clear()
-
-    def _dead(self) -> list[tuple[str, list[int]]]:
-        """Owners of these slots, and of slots that are gone, but for ourselves. Raises Unavailable."""
-        found = []
-        for owner, calls in self._shared.holds().items():
-            machine, slot, _ = owner.split("/")
-            is_ours = machine == self._machine and owner != self._owner
-            if is_ours and (slot in self._slots or not (self._root / slot).exists()):
-                found.append((owner, calls))
-        return found
 
 
 class Writer:
@@ -230,7 +83,7 @@ class Writer:
         with gevent.Timeout(timeout_s, False):
             if self._attempt() and not self._journal.live:
                 self._journal.close()
-                books.give_back(self._journal.slot)
+                slots.give_back(self._journal.slot)
 
     def _run(self) -> None:
         pause, recovery = INTERVAL_S, 0.0
@@ -285,8 +138,8 @@ class Writer:
         """Takes over slots of processes that are gone and have no successor yet."""
         known = {slot.folder for slot in self._inherited} | {self._journal.slot.folder}
         for folder in sorted(self._root.glob("[0-9]*")):
-            if folder not in known and (lock := books.try_lock(folder)) is not None:
-                self._inherited.append(Slot(int(folder.name), folder, lock, books.segments(folder)))
+            if folder not in known and (lock := try_lock(folder)) is not None:
+                self._inherited.append(Slot(int(folder.name), folder, lock, slots.segments(folder)))
                 self._estate.add(folder)
 
     # Below: in the native thread.
@@ -334,5 +187,5 @@ class Writer:
         self._store.forget([path.name for path in slot.inherited])
         slot.inherited.clear()
         if slot.folder != self._journal.slot.folder:
-            books.give_back(slot)
+            slots.give_back(slot)
         log.info("slot %d: %d calls of a dead process are in the database, or were already", slot.number, count)

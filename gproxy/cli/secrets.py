@@ -2,7 +2,7 @@
 
 import click
 
-from gproxy.accounting.journal import living
+from gproxy.accounting.slots import living
 from gproxy.cli.opening import Opened, explained
 from gproxy.errors import StartupError
 from gproxy.store import machines, seeding

@@ -1,6 +1,6 @@
 """The wire protocols. Pure: bytes and values in, bytes and values out; no sockets, no clock.
 
-Every folder here is one protocol and has the verbs below; the modules beside them are plumbing. `passing.py` is the
+Every folder here is one protocol and has the verbs below; the modules beside them are plumbing. `passthrough.py` is the
 same-dialect lane: its stream reader has `see(data) -> (data to pass on or None, verdict)`, `usage`, `text_bytes`,
 `is_terminal`, `has_failed`, `break_off(…)` and `tail()`. `request.py` and `reply.py` read into the hub and write out
 of it; CODECS names them by operation.
@@ -11,8 +11,8 @@ from pkgutil import iter_modules
 from types import ModuleType
 
 PLUMBING = {
-    "allowances", "codec", "custom_tools", "fields", "hub", "losses", "openai", "reading", "reasoning", "repair",
-    "schemas", "signatures", "sse", "wire", "wording",
+    "codec", "custom_tools", "hub", "losses", "openai", "prompts", "ratelimit_headers", "raw_json", "reasoning",
+    "repair", "schemas", "signatures", "sse", "validate", "verdict",
 }  # fmt: skip
 VERBS = (
     "ask",

@@ -17,8 +17,8 @@ import gevent
 import msgspec
 from gevent.event import Event
 
-from gproxy.accounting.journal import try_lock
 from gproxy.errors import Unavailable
+from gproxy.state.folder_lock import try_lock
 
 log = logging.getLogger(__name__)
 

@@ -14,14 +14,17 @@ from pathlib import Path
 import orjson
 import pytest
 
-from gproxy.accounting import journal as books
-from gproxy.accounting.journal import EPOCH_MS, SETTLED_ROOM, Ids, Journal, Slot, take_slot, try_lock
-from gproxy.accounting.journal import size as books_size
+from gproxy.accounting import journal as journal_module
+from gproxy.accounting import slots
+from gproxy.accounting.entries import Reader
+from gproxy.accounting.journal import EPOCH_MS, SETTLED_ROOM, Ids, Journal, read_lines
 from gproxy.accounting.prices import Found, Price, Tier
-from gproxy.accounting.writer import Reader
+from gproxy.accounting.slots import Slot, take_slot
+from gproxy.accounting.slots import size as books_size
 from gproxy.errors import Unavailable
 from gproxy.protocols.hub import MOST_TOKENS, Usage
 from gproxy.relay.settlement import Tally
+from gproxy.state.folder_lock import try_lock
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW_NS = 1_795_420_800_000_000_000  # 2026-11-23T08:00:00Z
@@ -37,12 +40,12 @@ def settled(call: int) -> dict:
 
 
 def entries(folder: Path) -> list[dict]:
-    return [line.entry for path in books.segments(folder) for line in books.read_lines(path, 0)]
+    return [line.entry for path in slots.segments(folder) for line in read_lines(path, 0)]
 
 
 def rows(folder: Path) -> list[int]:
     reader = Reader()
-    return [b.row["trace_id"] for path in books.segments(folder) for b in reader.rows(path, 0, None)]
+    return [b.row["trace_id"] for path in slots.segments(folder) for b in reader.rows(path, 0, None)]
 
 
 @pytest.fixture
@@ -71,12 +74,12 @@ def test_what_was_written_is_read_back_line_by_line(journal):
     for entry in written:
         (journal.open if "o" in entry else journal.settle)(entry)
     (path,) = journal.segments
-    lines = list(books.read_lines(path, 0))
+    lines = list(read_lines(path, 0))
     assert [line.entry for line in lines] == written
     assert [line.segment for line in lines] == [path.name] * 4
     assert lines[-1].end == journal.end
-    assert [line.entry for line in books.read_lines(path, lines[1].end)] == written[2:]
-    assert [line.entry for line in books.read_lines(path, 0, lines[2].end)] == written[:3]
+    assert [line.entry for line in read_lines(path, lines[1].end)] == written[2:]
+    assert [line.entry for line in read_lines(path, 0, lines[2].end)] == written[:3]
     assert journal.live == 0
 
 
@@ -134,9 +137,9 @@ def test_a_new_segment_carries_the_running_calls(journal):
             journal.settle(settled(call))
     first, second = journal.segments
     assert first.name < second.name
-    newest = 1 + max(line.entry.get("o", 0) for line in books.read_lines(first, 0))
+    newest = 1 + max(line.entry.get("o", 0) for line in read_lines(first, 0))
     carried = list(range(2, newest, 2))
-    start = [line.entry["o"] for line in books.read_lines(second, 0) if "o" in line.entry][: len(carried) + 1]
+    start = [line.entry["o"] for line in read_lines(second, 0) if "o" in line.entry][: len(carried) + 1]
     assert start == [*carried, newest]
     for call in range(2, 81, 2):
         journal.settle(settled(call))
@@ -198,7 +201,7 @@ def test_a_full_disk_refuses_new_calls_and_loses_no_running_one(small_disk):
 
 
 def test_without_room_for_a_new_segment_the_old_one_goes_on(small_disk, monkeypatch):
-    monkeypatch.setattr(books, "SEGMENT_BYTES", 10_000)
+    monkeypatch.setattr(journal_module, "SEGMENT_BYTES", 10_000)
     journal = Journal(take_slot(small_disk / "journal"))
     journal.open(opened(0))
     with pytest.raises(OSError, match="No space left"), (small_disk / "filler").open("wb", buffering=0) as file:
@@ -321,8 +324,8 @@ def test_a_living_processs_slot_is_left_alone_and_a_killed_ones_is_inherited(tmp
     owner.wait(10)
     inherited = take_slot(root)
     assert inherited.number == 0
-    assert inherited.inherited == books.segments(root / "000") != []
-    assert [line.entry for path in inherited.inherited for line in books.read_lines(path, 0)] == [
+    assert inherited.inherited == slots.segments(root / "000") != []
+    assert [line.entry for path in inherited.inherited for line in read_lines(path, 0)] == [
         {"o": 1},
         {"o": 2},
         {"s": 1},
@@ -364,7 +367,7 @@ def test_a_lock_on_a_file_that_was_removed_protects_nothing(tmp_path):
 
 def test_a_slot_that_is_given_back_is_gone_and_can_be_taken_again(tmp_path):
     slot = take_slot(tmp_path)
-    books.give_back(slot)
+    slots.give_back(slot)
     assert not slot.folder.exists()
     again = take_slot(tmp_path)
     assert (again.number, again.inherited) == (0, [])
@@ -372,7 +375,7 @@ def test_a_slot_that_is_given_back_is_gone_and_can_be_taken_again(tmp_path):
 
 
 def test_with_all_slots_in_use_the_start_stops(tmp_path, monkeypatch):
-    monkeypatch.setattr(books, "SLOTS", 2)
+    monkeypatch.setattr(slots, "SLOTS", 2)
     taken = [take_slot(tmp_path), take_slot(tmp_path)]
     with pytest.raises(RuntimeError, match="all 2 journal slots"):
         take_slot(tmp_path)

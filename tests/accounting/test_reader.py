@@ -5,7 +5,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from gproxy.accounting.writer import Reader
+from gproxy.accounting.entries import Reader
 
 
 def opened(call: int, **more) -> dict:

@@ -7,9 +7,10 @@ from pathlib import Path
 import gevent
 import pytest
 
-from gproxy.accounting.journal import Journal, take_slot
+from gproxy.accounting.entries import Booking, Reader
+from gproxy.accounting.journal import Journal
+from gproxy.accounting.slots import take_slot
 from gproxy.accounting.state_loader import Balances
-from gproxy.accounting.writer import Booking, Reader
 from gproxy.errors import Unavailable
 from gproxy.state.interface import Account, Limit, Take
 from gproxy.state.mmap.state import FileState

@@ -8,9 +8,12 @@ from pathlib import Path
 import gevent
 import pytest
 
-from gproxy.accounting import journal as books
-from gproxy.accounting.journal import Journal, Slot, take_slot
-from gproxy.accounting.writer import Booking, Writer
+from gproxy.accounting import slots
+from gproxy.accounting import writer as writer_module
+from gproxy.accounting.entries import Booking
+from gproxy.accounting.journal import Journal
+from gproxy.accounting.slots import Slot, take_slot
+from gproxy.accounting.writer import Writer
 from gproxy.errors import Unavailable
 from gproxy.state.interface import Account, Limit, Take
 from gproxy.state.mmap.state import FileState
@@ -105,15 +108,15 @@ def test_a_slot_that_cannot_be_looked_at_keeps_no_other_from_being_booked(tmp_pa
         call(journal, n)
         journal.close()
         os.close(slot.lock)
-    real, looks = books.try_lock, []
+    real, looks = writer_module.try_lock, []
 
-    def try_lock(folder):
+    def looked_at(folder):
         looks.append(folder)
         if len(looks) == 2:
             raise OSError(24, "Too many open files")
         return real(folder)
 
-    monkeypatch.setattr(books, "try_lock", try_lock)
+    monkeypatch.setattr(writer_module, "try_lock", looked_at)
     monkeypatch.setattr("gproxy.accounting.writer.RECOVERY_S", 0.25)
     store = Store()
     run(writer(Journal(own), tmp_path, store), 1.5)
@@ -188,7 +191,7 @@ def test_accounts_are_loaded_again_when_what_the_dead_held_may_have_been_freed(t
     call(journal, 1)
     journal.close()
     os.close(slot.lock)
-    for path in books.segments(slot.folder):
+    for path in slots.segments(slot.folder):
         os.utime(path, (time.time() - age_s, time.time() - age_s))
     run(writer(Journal(take_slot(tmp_path / "journal")), tmp_path / "journal", Store(), state), 0.5)
     assert list(state.look((USER,), (LIMIT,)).unknown) == loads

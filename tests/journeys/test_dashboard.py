@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gproxy.metrics import call_metrics
+from gproxy.metrics import definitions
 from tests.gateway import ROOT
 from tests.scraping import scrape
 
@@ -17,14 +17,14 @@ NAME = re.compile(r"\bgproxy_\w+")
 SELECTED = re.compile(r"\b(gproxy_\w+)(?:\{([^}]*)\})?")
 LABEL = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)")
 BY = re.compile(r"by \(([^)]*)\)")
-FAMILIES = {family.name: family for family in call_metrics.FAMILIES}
+FAMILIES = {family.name: family for family in definitions.FAMILIES}
 
 
-def family_of(sample: str) -> call_metrics.Family:
+def family_of(sample: str) -> definitions.Family:
     if sample in FAMILIES:
         return FAMILIES[sample]
     name = re.sub(r"_(bucket|sum|count)$", "", sample)
-    assert FAMILIES[name].kind == call_metrics.HISTOGRAM, sample
+    assert FAMILIES[name].kind == definitions.HISTOGRAM, sample
     return FAMILIES[name]
 
 
@@ -48,10 +48,10 @@ def test_every_metric_and_label_that_it_names_is_one_that_metrics_has(gateway):
 
 def test_every_metric_is_shown():
     shown = {family_of(name) for expression in expressions() for name in NAME.findall(expression)}
-    assert shown == set(call_metrics.FAMILIES)
+    assert shown == set(definitions.FAMILIES)
 
 
-@pytest.mark.parametrize("family", [family for family in call_metrics.FAMILIES if family.kind == call_metrics.COUNTER])
+@pytest.mark.parametrize("family", [family for family in definitions.FAMILIES if family.kind == definitions.COUNTER])
 def test_a_counter_is_shown_as_a_rate_only(family):
     for expression in expressions():
         assert len(re.findall(rf"\b{family.name}\b", expression)) == len(

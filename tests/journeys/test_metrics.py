@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from gproxy.metrics import call_metrics
+from gproxy.metrics import call_metrics, definitions
 from tests.gateway import ADMIN, DEV, OTHER, ROOT, UPSTREAM_KEYS, Gateway, seed
 from tests.processes import sockets
 from tests.scraping import Scraped, scrape
@@ -259,7 +259,7 @@ def test_a_client_that_left_is_counted(own_gateway, vendor):
 
 def test_every_family_is_documented():
     document = (ROOT / "docs" / "operating.md").read_text()
-    for family in call_metrics.FAMILIES:
+    for family in definitions.FAMILIES:
         labels = ", ".join(f"`{label}`" for label in family.labels)
         assert f"| `{family.name}` | {family.kind} | {labels} | {family.help.rstrip('.')} |" in document
     assert f"{call_metrics.MOST_SERVED} per worker" in document
@@ -267,5 +267,5 @@ def test_every_family_is_documented():
 
 def test_every_family_is_there_with_its_help(gateway):
     text = scrape(gateway).text
-    for family in call_metrics.FAMILIES:
+    for family in definitions.FAMILIES:
         assert f"# HELP {family.name} {family.help}\n# TYPE {family.name} {family.kind}\n" in text

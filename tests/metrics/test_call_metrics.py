@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from gproxy.metrics import call_metrics
-from gproxy.metrics.call_metrics import FAMILIES, MOST_SERVED, Measures
+from gproxy.metrics import definitions
+from gproxy.metrics.call_metrics import MOST_SERVED, Measures
 from gproxy.metrics.call_summary import Record
+from gproxy.metrics.definitions import FAMILIES
 from gproxy.metrics.mmap_values import FIRST, OTHER, RESERVED, Meters
 from gproxy.protocols.hub import Usage
 from gproxy.snapshot import Alias, Model, Provider, ProviderSettings, Snapshot, Target, glob
@@ -26,7 +27,7 @@ SNAPSHOT = Snapshot(
 
 @pytest.fixture
 def meters(tmp_path: Path) -> Iterator[Meters]:
-    found = Meters(tmp_path / "metrics", 0, call_metrics.GAUGES)
+    found = Meters(tmp_path / "metrics", 0, definitions.GAUGES)
     yield found
     found.close()
 
@@ -47,7 +48,7 @@ def values(measured: Measures, family) -> dict:
 
 
 def models(measured: Measures) -> set[str]:
-    return {labels[1] for labels in values(measured, call_metrics.REQUESTS)}
+    return {labels[1] for labels in values(measured, definitions.REQUESTS)}
 
 
 def test_a_call_is_counted_in_all_its_families(measured):
@@ -57,37 +58,37 @@ def test_a_call_is_counted_in_all_its_families(measured):
     measured.settled(told, 200, 1.2, [(1, 3, 200, 9)])
     place = ("main", "stream_generate_content")
     labels = ("main", "known", "stream_generate_content", "anthropic", "complete", "200")
-    assert values(measured, call_metrics.REQUESTS) == {labels: [1]}
-    assert values(measured, call_metrics.DURATION) == {place: [0, 0, 0, 0, 0, 1, *[0] * 8, 1.2]}
+    assert values(measured, definitions.REQUESTS) == {labels: [1]}
+    assert values(measured, definitions.DURATION) == {place: [0, 0, 0, 0, 0, 1, *[0] * 8, 1.2]}
     # A bound belongs to its bucket.
-    assert values(measured, call_metrics.FIRST_TOKEN) == {place: [0, 0, 0, 1, *[0] * 8, 0.4]}
-    assert values(measured, call_metrics.OVERHEAD) == {place: [1, *[0] * 10, 0.0005]}
+    assert values(measured, definitions.FIRST_TOKEN) == {place: [0, 0, 0, 1, *[0] * 8, 0.4]}
+    assert values(measured, definitions.OVERHEAD) == {place: [1, *[0] * 10, 0.0005]}
     tokens = {"input": [30], "cache_read": [60], "cache_write": [24], "output": [5]}
-    assert values(measured, call_metrics.TOKENS) == {("main", "known", name): count for name, count in tokens.items()}
-    assert values(measured, call_metrics.REASONING) == {("main", "known"): [2]}
-    assert values(measured, call_metrics.COST) == {("main", "known"): [68_800]}
-    assert values(measured, call_metrics.ATTEMPTS) == {("main", "200"): [1]}
-    assert values(measured, call_metrics.FAILOVERS) == {}
-    assert values(measured, call_metrics.UNBOOKED) == {(): [1]}
+    assert values(measured, definitions.TOKENS) == {("main", "known", name): count for name, count in tokens.items()}
+    assert values(measured, definitions.REASONING) == {("main", "known"): [2]}
+    assert values(measured, definitions.COST) == {("main", "known"): [68_800]}
+    assert values(measured, definitions.ATTEMPTS) == {("main", "200"): [1]}
+    assert values(measured, definitions.FAILOVERS) == {}
+    assert values(measured, definitions.UNBOOKED) == {(): [1]}
 
 
 def test_what_takes_longest_is_beyond_all_bounds(measured):
     measured.settled(record(), 200, 1e6)
-    assert next(iter(values(measured, call_metrics.DURATION).values()))[-2:] == [1, 1e6]
+    assert next(iter(values(measured, definitions.DURATION).values()))[-2:] == [1, 1e6]
 
 
 def test_attempts_and_failovers_are_counted_by_provider_and_reason(measured):
     measured.settled(record("named", "spare"), 200, 1.0, [(1, 3, 500, 9), (1, 4, "upstream_error", 9), (2, 5, 200, 9)])
-    assert values(measured, call_metrics.ATTEMPTS) == {
+    assert values(measured, definitions.ATTEMPTS) == {
         ("main", "500"): [1],
         ("main", "upstream_error"): [1],
         ("spare", "200"): [1],
     }
-    assert values(measured, call_metrics.FAILOVERS) == {("main", "500"): [1], ("main", "upstream_error"): [1]}
+    assert values(measured, definitions.FAILOVERS) == {("main", "500"): [1], ("main", "upstream_error"): [1]}
     measured.settled(record(), 502, 1.0, [(1, 3, 200, 9)])  # a stream that broke
     measured.settled(record(), 502, 1.0, [(8, 3, 400, 9), (8, 3, 400, 9)])  # of a provider that was deleted meanwhile
-    assert values(measured, call_metrics.ATTEMPTS)["main", "200"] == [1]
-    assert values(measured, call_metrics.FAILOVERS)[OTHER, "400"] == [1]
+    assert values(measured, definitions.ATTEMPTS)["main", "200"] == [1]
+    assert values(measured, definitions.FAILOVERS)[OTHER, "400"] == [1]
 
 
 @pytest.mark.parametrize(("provider", "model"), [("main", "known"), ("spare", "named")])
@@ -104,7 +105,7 @@ def test_another_model_is_a_label_once_it_was_served(measured, provider, model):
     assert models(measured) == {OTHER}
     measured.settled(record(model, provider), 200, 1.0)
     measured.settled(record(model, provider), 404, 1.0)
-    assert values(measured, call_metrics.REQUESTS)[
+    assert values(measured, definitions.REQUESTS)[
         provider, model, "stream_generate_content", "anthropic", "complete", "404"
     ] == [1]
 
@@ -116,7 +117,7 @@ def test_of_other_models_only_so_many_are_labels(measured, tmp_path):
     assert len(models(measured)) == MOST_SERVED + 2  # the one that is written, and "other"
     measured.meters.close()
     # Nor does a worker that takes over begin anew.
-    after = Measures(Meters(tmp_path / "metrics", 0, call_metrics.GAUGES), lambda: SNAPSHOT)
+    after = Measures(Meters(tmp_path / "metrics", 0, definitions.GAUGES), lambda: SNAPSHOT)
     for number in range(MOST_SERVED + 50, MOST_SERVED + 100):
         after.settled(record(f"m{number}"), 200, 1.0)
     after.settled(record("m1"), 500, 1.0)
@@ -129,8 +130,8 @@ def test_a_refusal_is_an_error_before_anything_was_sent(measured):
     refused, broken = record(outcome=None), record(outcome="failed")
     measured.failed(refused, "rate_limited")
     measured.failed(broken, "upstream_error")
-    assert values(measured, call_metrics.REFUSALS) == {("anthropic", "rate_limited"): [1]}
-    assert values(measured, call_metrics.ERRORS) == {
+    assert values(measured, definitions.REFUSALS) == {("anthropic", "rate_limited"): [1]}
+    assert values(measured, definitions.ERRORS) == {
         ("anthropic", "rate_limited"): [1],
         ("anthropic", "upstream_error"): [1],
     }
@@ -145,25 +146,25 @@ def test_gauges_follow_what_is_so(measured):
     told(-1)
     measured.settled(record(), 200, 1.0)
     measured.settled(record(), 200, 1.0, is_booked=False)
-    assert values(measured, call_metrics.OPEN_REQUESTS) == {(): [3]}
-    assert values(measured, call_metrics.OPEN_STREAMS) == {(): [2]}
-    assert values(measured, call_metrics.CONNECTIONS) == {("main",): [1]}
-    assert values(measured, call_metrics.UNBOOKED) == {(): [1]}
+    assert values(measured, definitions.OPEN_REQUESTS) == {(): [3]}
+    assert values(measured, definitions.OPEN_STREAMS) == {(): [2]}
+    assert values(measured, definitions.CONNECTIONS) == {("main",): [1]}
+    assert values(measured, definitions.UNBOOKED) == {(): [1]}
     measured.open(0, 0)
     told(-1)
     measured.booked(1)
-    assert not any(values(measured, family) for family in FAMILIES if family.name in call_metrics.GAUGES)
+    assert not any(values(measured, family) for family in FAMILIES if family.name in definitions.GAUGES)
 
 
 def test_what_is_folded_is_counted(tmp_path):
-    meters = Meters(tmp_path / "metrics", 0, call_metrics.GAUGES, most=1_100)
+    meters = Meters(tmp_path / "metrics", 0, definitions.GAUGES, most=1_100)
     measured = Measures(meters, lambda: SNAPSHOT)
     for number in range(30):
         measured.settled(record(f"m{number}"), 200, 1.0)
-    requests = values(measured, call_metrics.REQUESTS)
+    requests = values(measured, definitions.REQUESTS)
     assert sum(count for (count,) in requests.values()) == 30
     assert requests[(OTHER,) * 6][0] > 1
-    assert values(measured, call_metrics.FOLDED) == {(): [meters.folded]}
+    assert values(measured, definitions.FOLDED) == {(): [meters.folded]}
     assert meters.folded
     meters.close()
 
@@ -179,8 +180,8 @@ def test_families_are_named_as_prometheus_wants_them():
     assert len(set(names)) == len(names)
     for family in FAMILIES:
         assert family.name.startswith("gproxy_")
-        assert family.name.endswith("_total") is (family.kind == call_metrics.COUNTER)
-        assert family.name.endswith("_seconds") is (family.kind == call_metrics.HISTOGRAM)
+        assert family.name.endswith("_total") is (family.kind == definitions.COUNTER)
+        assert family.name.endswith("_seconds") is (family.kind == definitions.HISTOGRAM)
         assert family.help.endswith(".") and "\n" not in family.help
         assert list(family.bounds) == sorted(set(family.bounds))
         assert family.width <= FIRST  # what has no place is counted there

@@ -2,7 +2,7 @@
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from gproxy.metrics.call_metrics import COUNTER, GAUGE, HISTOGRAM, Family
+from gproxy.metrics.definitions import COUNTER, GAUGE, HISTOGRAM, Family
 from gproxy.metrics.exposition import write
 
 ASKED = Family("asked_total", COUNTER, "How often.", ("who", "what"))

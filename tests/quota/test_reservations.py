@@ -5,8 +5,9 @@ from decimal import Decimal
 
 import pytest
 
-from gproxy.accounting.journal import Journal, take_slot
+from gproxy.accounting.journal import Journal
 from gproxy.accounting.prices import Found, Price, Tier
+from gproxy.accounting.slots import take_slot
 from gproxy.errors import OverQuota, RateLimited, Unavailable
 from gproxy.protocols.hub import Ask, Usage
 from gproxy.quota.reservations import STEP_TOKENS, Bound, Holder, Unheld, applying, bound

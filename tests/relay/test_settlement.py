@@ -9,8 +9,9 @@ from pathlib import Path
 import orjson
 import pytest
 
-from gproxy.accounting.journal import Journal, Slot, read_lines, take_slot
+from gproxy.accounting.journal import Journal, read_lines
 from gproxy.accounting.prices import Found, Price, Tier
+from gproxy.accounting.slots import Slot, take_slot
 from gproxy.errors import Unavailable
 from gproxy.metrics.call_summary import Record
 from gproxy.protocols.hub import Usage

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gproxy.accounting.writer import Booking
+from gproxy.accounting.entries import Booking
 from gproxy.store import models as m
 from gproxy.store import usages
 from gproxy.store.database import Database

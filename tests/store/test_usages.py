@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import psycopg
 import pytest
 
-from gproxy.accounting.writer import Booking
+from gproxy.accounting.entries import Booking
 from gproxy.errors import Unavailable
 from gproxy.store import accounts as deeds
 from gproxy.store import ledger, ledger_check, usage_queries, usages
