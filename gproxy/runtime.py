@@ -9,12 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
-from urllib.parse import urlsplit
 
 import certifi
 import gevent
 
-from gproxy import __version__, bootstrap, channels, logs, protocols
+from gproxy import __version__, bootstrap, channels, protocols
 from gproxy.accounting import prices, slots
 from gproxy.accounting.journal import Ids, Journal
 from gproxy.accounting.ledger_check import Auditor
@@ -38,6 +37,7 @@ from gproxy.request_log.spool import Mover, Spool
 from gproxy.settings import PUBLISHED_KEY, Settings, is_loopback
 from gproxy.settings import secrets as secrets_of
 from gproxy.snapshot import Snapshot
+from gproxy.snapshots import Snapshots
 from gproxy.state.change_counter import Signal
 from gproxy.state.interface import Shared
 from gproxy.state.mmap.state import FileState
@@ -53,7 +53,6 @@ from gproxy.store import (
     machines,
     request_logs,
     seeding,
-    snapshot_loader,
     usages,
     users,
 )
@@ -67,7 +66,6 @@ from gproxy.upstream.images import Images
 log = logging.getLogger(__name__)
 
 POLL_S = 0.5
-RELOAD_WAIT_S = 2.0
 # How often the books are checked; the lease of what this process holds in Redis is renewed oftener than it ends.
 CHECK_S, RENEW_S = 60.0, 5.0
 KEEP_S = 60.0
@@ -132,73 +130,6 @@ def _refuse_published_key(settings: Settings) -> None:
                 f"to the network on {settings.host}; delete that key or listen on 127.0.0.1"
             ]
         )
-
-
-class Snapshots:
-    """The current snapshot of one process. Looking costs a memory read; a change is loaded once, off the hub."""
-
-    def __init__(self, settings: Settings, seal: Seal | None, database: Database, signal: Signal, threads: Threads):
-        self._load = partial(self._load_all, database, settings, seal)
-        self._signal, self._threads = signal, threads
-        self._tried = -1  # the newest signal that a reload answered, or was given up for
-        self._current: Snapshot | None = None
-        self._loading: gevent.Greenlet | None = None
-        self.is_current = False
-
-    def __call__(self) -> Snapshot:
-        """The snapshot for a request that starts now. Raises Unavailable before the first one is loaded."""
-        wanted = self._signal.look()
-        if wanted != self._tried:
-            self._wait_for(wanted)
-        if self._current is None:
-            raise Unavailable("the configuration is not loaded yet")
-        return self._current
-
-    def _wait_for(self, wanted: int) -> None:
-        """Until what was signalled is in force: at most so long, then the old snapshot serves and readyz says so."""
-        with gevent.Timeout(RELOAD_WAIT_S, False):
-            while self._tried < wanted:
-                self.refresh()
-            return
-        # Nobody waits for the same change again.
-        self._tried, self.is_current = wanted, False
-
-    def refresh(self) -> None:
-        """Loads what changed: after a signal, for changes of other machines, and again after a failure.
-
-        One reload at a time; whoever comes meanwhile waits for the same one.
-        """
-        if self._loading is None:
-            self._loading = gevent.spawn(self._reload)
-        self._loading.join()
-
-    @property
-    def current(self) -> Snapshot | None:
-        """What serves now, without looking for a newer one."""
-        return self._current
-
-    def _reload(self) -> None:
-        signalled = self._signal.look()
-        try:
-            self._current = self._threads.run(self._load, self._current)
-            self.is_current = True
-        except Exception as fault:
-            if self.is_current or self._current is None:
-                known = isinstance(fault, Unavailable)
-                log.error("the configuration cannot be reloaded: %s", fault, exc_info=None if known else fault)
-            self.is_current = False
-        finally:
-            self._tried = max(self._tried, signalled)
-            self._loading = None
-
-    @staticmethod
-    def _load_all(database: Database, settings: Settings, seal: Seal | None, before: Snapshot | None) -> Snapshot:
-        loaded = database.run(snapshot_loader.load, before, settings.environ, seal)
-        if loaded is not before:
-            providers = loaded.providers.values()
-            passwords = {urlsplit(p.settings.proxy).password for p in providers if p.settings.proxy}
-            logs.hide({c.secret for p in providers for c in p.credentials if c.secret} | passwords - {None})
-        return loaded
 
 
 @dataclass
@@ -302,7 +233,8 @@ class Runtime:
         """What all workers of this machine measured, as text for Prometheus."""
         current = self.snapshots.current
         providers = tuple(current.providers.values()) if current is not None else ()
-        shown = call_metrics.credentials(providers, self.relay.pool)
+        statuses = self.relay.pool.standings([one for provider in providers for one in provider.credentials])
+        shown = call_metrics.credentials(providers, statuses)
         return self.counting.run(self._metrics, shown)
 
     def _metrics(self, shown: dict) -> str:

@@ -1,6 +1,8 @@
-"""Who may import whom. Change the table on purpose or not at all."""
+"""Which room may import which. Change the table on purpose or not at all."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,39 +11,52 @@ from gproxy import channels, protocols
 
 ROOT = Path(__file__).resolve().parent.parent
 EVERYTHING = {"*"}
-SNAPSHOT = "store.snapshot"  # the snapshot's types, where the rest of the store is closed
+EVERY_ROOM = {"errors", "units", "__version__"}
 
-ROOMS = {  # room: what it may import of ours
+ROOMS = {  # room: what it may import of ours, besides itself and EVERY_ROOM
     "app": EVERYTHING,
     "server": EVERYTHING,
     "runtime": EVERYTHING,
     "bootstrap": EVERYTHING,
     "cli": EVERYTHING,
-    "web/llm": {"web", "relay", "protocols", "errors"},
-    "web": {"relay", "protocols", "errors", "admission", "routing", "accounting", "state", "store", "config", "logs"},
-    "relay": {
-        *("admission", "routing", "protocols", "channels", "upstream", "accounting", "state", "errors", SNAPSHOT),
+    "web/llm": {"web", "relay", "metrics.call_summary", "protocols"},
+    "web": {
+        *("relay", "protocols", "admission", "routing", "accounting", "quota", "credentials", "metrics"),
+        *("request_log", "state", "store", "config", "snapshot", "logs", "fastpath"),
     },
-    "admission": {"state", "errors", SNAPSHOT},
-    "routing": {"state", "errors", SNAPSHOT},
-    "accounting": {"state", "errors", "syscalls", "protocols.hub", SNAPSHOT},
-    "config": {"store", "channels", "errors"},
-    "upstream": {"errors", "turns"},
-    "state": {"errors", "syscalls"},
-    "store": {"errors", "state.periods"},  # pure: accounts and shared state must agree on where a window begins
-    "protocols": {"errors"},
-    "channels": {"errors"},
-    "settings": {"errors"},
-    "syscalls": set(),
-    "turns": set(),
+    "relay": {
+        *("admission", "routing", "translation", "credentials", "quota", "protocols", "channels", "upstream"),
+        *("accounting", "metrics", "request_log", "state", "snapshot"),
+    },
+    "translation": {"protocols", "channels", "state", "snapshot"},
+    "credentials": {"protocols", "channels", "upstream", "state", "snapshot"},
+    "quota": {"protocols", "channels", "accounting", "state", "snapshot"},
+    "admission": {"state", "snapshot"},
+    "routing": {"state", "snapshot"},
+    "accounting": {"state", "snapshot", "fastpath", "protocols.hub"},
+    "metrics": {"state", "snapshot", "fastpath", "protocols.hub"},  # the hub's Usage is what a call is counted by
+    "request_log": {"state", "snapshot"},
+    "config": {"store", "channels", "snapshot"},
+    "upstream": {"threads", "fastpath"},
+    "state": {"threads", "fastpath"},
+    "store": {"threads", "snapshot", "state.periods"},  # accounts and shared state must agree on where a period begins
+    "protocols": set(),
+    "channels": set(),
+    "snapshots": {"logs", "settings", "snapshot", "state", "store", "threads"},
+    "snapshot": set(),
+    "settings": {"fastpath"},
+    "fastpath": set(),
     "units": set(),
     "threads": set(),
-    "logs": set(),
+    "logs": {"fastpath"},
     "errors": set(),
 }
 FLASK_ROOMS = {"web", "app", "cli"}
 PURE = {"protocols", "channels", "admission", "routing", "config"}
 EFFECTS = {"socket", "gevent", "requests", "urllib3", "time", "os", "subprocess", "threading", "peewee", "sqlite3"}
+# What importing all of a pure room must not load, neither by itself nor through another room.
+WITHOUT = {"peewee", "sqlite3", "psycopg", "flask", "werkzeug", "marshmallow", "redis", "requests", "gevent"}
+DECIDING = ("admission", "routing", "protocols", "channels", "snapshot")
 
 
 def files() -> list[Path]:
@@ -72,12 +87,12 @@ def is_allowed(room: str, imported: str) -> bool:
     own = room.partition("/")[0]
     inside = imported.removeprefix("gproxy.")
     return allowed == EVERYTHING or any(
-        inside == name or inside.startswith(f"{name}.") for name in ({own, "__version__", "units"} | allowed)
+        inside == name or inside.startswith(f"{name}.") for name in ({own} | EVERY_ROOM | allowed)
     )
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_rooms_keep_to_their_doors(path):
+def test_a_room_imports_only_the_rooms_of_its_row(path):
     room = room_of(path)
     if room == "__init__":
         assert imports(path) == []
@@ -87,18 +102,29 @@ def test_rooms_keep_to_their_doors(path):
     assert not wrong, f"{room} may not import {wrong}"
 
 
-def test_no_room_of_the_table_is_gone():
+def test_every_room_of_the_table_exists():
     assert {room_of(path) for path in files()} - {"__init__"} == set(ROOMS)
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_flask_and_effects_stay_where_they_belong(path):
+def test_flask_and_effects_stay_in_their_rooms(path):
     room = room_of(path).partition("/")[0]
     outside = {name.partition(".")[0] for name in imports(path)}
     if room not in FLASK_ROOMS:
         assert not outside & {"flask", "werkzeug"}
     if room in PURE:
         assert not outside & EFFECTS
+
+
+@pytest.mark.parametrize("room", DECIDING)
+def test_importing_a_deciding_room_loads_no_database_and_no_server(room):
+    modules = [path for path in files() if room_of(path) == room]
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in modules]
+    code = (
+        f"import sys\nfor name in {names}: __import__(name)\nprint(*set({sorted(WITHOUT)}).intersection(sys.modules))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == []
 
 
 def test_every_lane_names_a_protocol_that_exists():

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from math import ceil
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import orjson
 
@@ -14,9 +14,8 @@ from gproxy.channels.error_classifier import Fault
 from gproxy.credentials import cooldown, selection
 from gproxy.credentials.cooldown import Mark
 from gproxy.errors import NoCredential
-from gproxy.quota.reservations import Holder
 from gproxy.snapshot import Credential, Provider
-from gproxy.state.interface import Limit, Take
+from gproxy.state.interface import Account, Limit, Take, Taken
 from gproxy.state.shared_dict import Board
 from gproxy.units import moment
 
@@ -26,13 +25,25 @@ KEPT_S = 86_400  # how long a mark stays after its cooling
 NO_WAIT_S = 60.0  # told where only an operator helps
 
 
+class Limiter(Protocol):
+    """Counts a credential's own limits; `owner` names this process in the shared state. Raises Unavailable."""
+
+    owner: str
+
+    def count(self, wanted: Take) -> Taken: ...
+
+    def look(self, accounts: tuple[Account, ...], rows: tuple[Limit, ...]) -> Taken: ...
+
+    def settle(self, call: int, money: int, tokens: int) -> None: ...
+
+
 class Pool:
     """Of one process; health and limits are shared with the others. `clock` is in seconds since the epoch."""
 
     def __init__(
         self,
         board: Board,
-        holder: Holder,
+        holder: Limiter,
         new_id: Callable[[int], int],
         clock: Callable[[], float] = time.time,
         dice: Callable[[], float] = random.random,

@@ -1,10 +1,9 @@
 """In which order credentials and targets are tried. Pure: turns, keys and dice are passed in."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
 from math import gcd, log
 
-from gproxy.routing.resolve import Target
 from gproxy.snapshot import Credential
 
 ROUND_ROBIN, STICKY, CACHE_AFFINITY = "round_robin", "sticky", "cache_affinity"
@@ -46,11 +45,3 @@ def _score(credential: Credential, key: bytes) -> float:
     """The least is first; smaller by as much as the weight is larger."""
     digest = blake2b(key, digest_size=8, person=str(credential.id).encode()[-16:]).digest()
     return -log((int.from_bytes(digest, "big") + 1) / (_SCALE + 1)) / credential.weight
-
-
-def by_tier(targets: Sequence[Target], dice: Callable[[], float]) -> list[Target]:
-    """One tier after the other; within one by chance, as their weights say."""
-    if len(targets) == 1:
-        return list(targets)
-    # Of exponential times with these rates the shortest comes first as often as its weight says.
-    return sorted(targets, key=lambda target: (target.tier, -log(1.0 - dice()) / target.weight))

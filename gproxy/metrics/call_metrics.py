@@ -5,11 +5,10 @@ once it was served, and of these only so many: what clients send makes no series
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from gproxy.credentials.pool import Pool
 from gproxy.metrics.call_summary import Record
 from gproxy.metrics.definitions import (
     ATTEMPTS,
@@ -209,11 +208,10 @@ class Measures:
 _STATES = {"healthy": "usable", "cooldown": "cooling", "unavailable": "disabled"}
 
 
-def credentials(providers: Sequence[Provider], pool: Pool) -> dict[tuple, list[float]]:
-    """The state of every credential, of all that it could be in."""
-    standings = pool.standings([one for provider in providers for one in provider.credentials])
+def credentials(providers: Sequence[Provider], statuses: Mapping[int, str]) -> dict[tuple, list[float]]:
+    """One series per credential and state: 1 for the state that the credential is in. `statuses` by credential id."""
     return {
-        (CREDENTIALS.name, (provider.name, str(one.id), state), 1): [float(standings[one.id] == status)]
+        (CREDENTIALS.name, (provider.name, str(one.id), state), 1): [float(statuses[one.id] == status)]
         for provider in providers
         for one in provider.credentials
         for status, state in _STATES.items()

@@ -25,7 +25,7 @@ from gproxy.protocols import raw_json
 from gproxy.protocols.hub import Context, Count, Usage
 from gproxy.protocols.losses import Losses
 from gproxy.quota.reservations import Bound, Hold, Holder, Unheld
-from gproxy.relay import dispatch, first_event_probe, headers, local_exchange, passthrough_stream
+from gproxy.relay import dispatch, first_event_probe, headers, local_exchange, passthrough_stream, translated_stream
 from gproxy.relay.disconnect import Presence
 from gproxy.relay.failover import Trip
 from gproxy.relay.planner import Call, Plan, Planner
@@ -372,7 +372,7 @@ class Relay:
         made = plan.translation
         context = made.context(plan.sent_model, call.request_id, plan.asked.wants_usage)
         if exchange.is_stream:
-            stream = translate.Translated(
+            stream = translated_stream.Translated(
                 made, plan.asked, context, exchange, tally, presence, call.as_array, self._count_gone, _drain_s(plan)
             )
             if plan.operation == STREAM:
@@ -392,7 +392,7 @@ class Relay:
         lost: tuple[str, ...] = ()
         try:
             if read[1] is not None and plan.operation == STREAM:
-                whole = translate.Whole(made, body, context, call.as_array)
+                whole = translated_stream.Whole(made, body, context, call.as_array)
                 lost = whole.losses
                 return self._streamed(whole, call, exchange, told, plan.losses)
             if read[1] is not None:

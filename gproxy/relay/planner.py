@@ -26,6 +26,7 @@ from gproxy.relay.settlement import input_estimate
 from gproxy.request_log.recorder import Trail
 from gproxy.routing import resolve
 from gproxy.routing.resolve import Target
+from gproxy.routing.targets import by_tier
 from gproxy.snapshot import Caller, Provider, Snapshot, Way
 from gproxy.state.ttl_store import Keepsakes
 from gproxy.translation import reasoning_state, translate
@@ -115,7 +116,7 @@ class Planner:
             raise BadRequest(f"model: longer than {MOST_MODEL} characters")
         operation = STREAM if call.operation == GENERATE and asked.is_stream else call.operation
         resolved = self._resolve(snapshot, call.provider, sent, Rights(caller))
-        targets = selection.by_tier(resolved.targets, self.dice)
+        targets = by_tier(resolved.targets, self.dice)
         if not targets[0].model:
             raise BadRequest("model: names a provider and no model")
 

@@ -293,7 +293,8 @@ def test_the_last_id_of_all_fits_into_63_bits():
 OWNER = """
 import sys, time
 from pathlib import Path
-from gproxy.accounting.journal import Journal, take_slot
+from gproxy.accounting.journal import Journal
+from gproxy.accounting.slots import take_slot
 journal = Journal(take_slot(Path(sys.argv[1])))
 journal.open({"o": 1})
 journal.open({"o": 2})

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from gproxy.credentials.selection import by_affinity, by_tier, by_turn
+from gproxy.credentials.selection import by_affinity, by_turn
+from gproxy.routing.targets import by_tier
 from gproxy.snapshot import Credential
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from gproxy.errors import UpstreamError, UpstreamTimeout
-from gproxy.relay.attempts import Attempts, Next
+from gproxy.relay.failover import Attempts, Next
 
 
 class Clock:

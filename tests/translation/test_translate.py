@@ -13,6 +13,7 @@ from gproxy.channels.kind import COUNT, EMBED, EMBED_BATCH, GENERATE, STREAM
 from gproxy.errors import BadRequest, ClientGone, OverQuota, UpstreamError, UpstreamTimeout
 from gproxy.protocols.hub import Answer, Reply, Signature, ToolCall
 from gproxy.protocols.signatures import wrap
+from gproxy.relay import translated_stream
 from gproxy.relay.passthrough_stream import NO_END
 from gproxy.snapshot import Provider, ProviderSettings, Way
 from gproxy.translation import translate
@@ -374,7 +375,7 @@ def test_an_error_of_gemini_may_be_an_array():
 # -- whole replies -------------------------------------------------------------------------------------------------
 
 # A whole reply as one, and as the stream that its client asked for.
-READS = (translate.whole, lambda *given: translate.Whole(*given, False))
+READS = (translate.whole, lambda *given: translated_stream.Whole(*given, False))
 
 
 @PAIRS
@@ -395,7 +396,7 @@ def test_a_reply_that_is_none_is_the_upstreams_fault(client, upstream, body):
     with pytest.raises(UpstreamError, match="cannot be translated"):
         translate.whole(made, body, context(made))
     with pytest.raises(UpstreamError, match="cannot be translated"):
-        translate.Whole(made, body, context(made), False)
+        translated_stream.Whole(made, body, context(made), False)
 
 
 @PAIRS
@@ -548,7 +549,7 @@ class Stream:
     def __init__(self, client: str, upstream: str, exchange: Exchange, as_array: bool = False, books=None):
         self.books, self.exchange, self.gone, self.watch = books or Books(), exchange, [], Watch()
         made = plan(client, upstream, hello(client), STREAM)
-        self.stream = translate.Translated(
+        self.stream = translated_stream.Translated(
             *(made, asking(), context(made), exchange, self.books, self.watch, as_array, lambda: self.gone.append(1))
         )
 
@@ -683,7 +684,7 @@ def test_a_whole_reply_is_made_of_a_stream(client, upstream):
 @PAIRS
 def test_a_stream_is_made_of_a_whole_reply(client, upstream):
     made = plan(client, upstream, hello(client), STREAM)
-    found = translate.Whole(made, sample(upstream, "reply.json"), context(made), False)
+    found = translated_stream.Whole(made, sample(upstream, "reply.json"), context(made), False)
     reader = PROTOCOLS[client].Stream(None, asking())
     for data in payloads(b"".join(found.frames())):
         reader.see(data)
@@ -691,7 +692,7 @@ def test_a_stream_is_made_of_a_whole_reply(client, upstream):
     assert not reader.has_failed
     found.close()
     with pytest.raises(UpstreamError, match="cannot be translated"):
-        translate.Whole(made, b"<html>", context(made), False)
+        translated_stream.Whole(made, b"<html>", context(made), False)
 
 
 # -- replies that are failures, and replies that nobody expects ----------------------------------------------------
@@ -949,7 +950,9 @@ def test_no_fault_in_reading_or_writing_a_stream_escapes(client, side, fault):
     made = plan(client, CLAUDE, hello(client), STREAM)
     ends = {"read_stream": "upstream", "write_stream": "client"}
     odd = replace(made, **{ends[side]: Odd(getattr(made, ends[side]), side, fault=fault)})
-    stream = translate.Translated(odd, asking(), context(made), exchange, books, Watch(), False, lambda: gone.append(1))
+    stream = translated_stream.Translated(
+        odd, asking(), context(made), exchange, books, Watch(), False, lambda: gone.append(1)
+    )
     body = b"".join(stream.frames())
     stream.close()
     assert b"cannot be translated: " in body
@@ -963,7 +966,7 @@ def test_nor_one_in_a_stream_that_is_made_whole(fault):
     exchange, books = Exchange(sample(CLAUDE, "text.sse")), Books()
     made = plan(CHAT, CLAUDE, hello(CHAT), GENERATE, far=STREAM)
     odd = replace(made, upstream=Odd(made.upstream, "read_stream", fault=fault))
-    stream = translate.Translated(odd, asking(), context(made), exchange, books, Watch(), False, lambda: None)
+    stream = translated_stream.Translated(odd, asking(), context(made), exchange, books, Watch(), False, lambda: None)
     with pytest.raises(UpstreamError) as failed:
         translate.folded(odd, stream.events(), context(made), stream.losses)
     assert "cannot be translated: " in failed.value.message
