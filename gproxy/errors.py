@@ -22,7 +22,7 @@ GatewayError                      500 internal
     ├── Overloaded                503 overloaded
     └── ShuttingDown              503 unavailable
 
-ClientGone stands apart: a caller that left is told nothing.
+ClientDisconnected stands apart: a caller that left is told nothing.
 """
 
 
@@ -96,12 +96,12 @@ class RateLimited(GatewayError):
         self,
         detail: str = "",
         retry_s: float | None = None,
-        standings: tuple = (),
+        statuses: tuple = (),
         *,
         headers: dict[str, str] | None = None,
     ):
         super().__init__(detail, headers=headers)
-        self.retry_s, self.standings = retry_s, standings
+        self.retry_s, self.statuses = retry_s, statuses
 
 
 class Unsupported(GatewayError):
@@ -150,7 +150,7 @@ class ShuttingDown(Unavailable):
     """The grace time of a stopping worker is over."""
 
 
-class ClientGone(BaseException):
+class ClientDisconnected(BaseException):
     """The caller closed its connection. Not an Exception, so that nothing in between mistakes it for a fault."""
 
 

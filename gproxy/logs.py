@@ -16,7 +16,7 @@ logging.logThreads = logging.logMultiprocessing = logging.logAsyncioTasks = Fals
 BLACK = "[redacted]"
 STANDARD_ERROR = 2
 # Shorter ones would black out ordinary words.
-LEAST_SECRET = 6
+MIN_SECRET = 6
 # A text that stands for itself in a line of `name=value`.
 _PLAIN = re.compile(r"[!#-<>-\[\]-~]+")
 # Longest first, so that a secret that begins with another is blacked out whole. Exchanged, never changed.
@@ -26,7 +26,7 @@ _secrets: tuple[str, ...] = ()
 def hide(secrets: set[str]) -> None:
     """These texts never appear in a log line from now on, nor do they with quotes and backslashes escaped."""
     global _secrets
-    long = {secret for secret in secrets if len(secret) >= LEAST_SECRET}
+    long = {secret for secret in secrets if len(secret) >= MIN_SECRET}
     written = long | {json.dumps(secret)[1:-1] for secret in long} | {repr(secret)[1:-1] for secret in long}
     _secrets = tuple(sorted(written.union(_secrets), key=len, reverse=True))
     _plain.cache_clear()

@@ -16,9 +16,9 @@ import gevent
 from gproxy import __version__, bootstrap, channels, protocols
 from gproxy.accounting import prices, slots
 from gproxy.accounting.journal import Ids, Journal
-from gproxy.accounting.ledger_check import Auditor
+from gproxy.accounting.ledger_check import LedgerChecker
 from gproxy.accounting.retention import Retention
-from gproxy.accounting.state_loader import Balances
+from gproxy.accounting.state_loader import StateLoader
 from gproxy.accounting.writer import Writer
 from gproxy.admission import keys
 from gproxy.admission.capacity import Capacity
@@ -26,11 +26,11 @@ from gproxy.credentials.access_tokens import Tokens
 from gproxy.credentials.pool import Pool, expires
 from gproxy.errors import BadRequest, GatewayError, StartupError, Unavailable
 from gproxy.metrics import call_metrics, definitions, exposition
-from gproxy.metrics.call_metrics import Measures
-from gproxy.metrics.mmap_values import Meters
+from gproxy.metrics.call_metrics import CallMetrics
+from gproxy.metrics.mmap_values import MmapValues
 from gproxy.quota import budgets, limits
-from gproxy.quota.reservations import Holder
-from gproxy.relay.model_list import Catalogue
+from gproxy.quota.reservations import Reserver
+from gproxy.relay.model_list import ModelList
 from gproxy.relay.pipeline import Relay
 from gproxy.request_log.recorder import Recorder
 from gproxy.request_log.spool import Mover, Spool
@@ -38,11 +38,11 @@ from gproxy.settings import PUBLISHED_KEY, Settings, is_loopback
 from gproxy.settings import secrets as secrets_of
 from gproxy.snapshot import Snapshot
 from gproxy.snapshots import Snapshots
-from gproxy.state.change_counter import Signal
-from gproxy.state.interface import Shared
-from gproxy.state.mmap.state import FileState
-from gproxy.state.shared_dict import Board
-from gproxy.state.ttl_store import Keepsakes
+from gproxy.state.change_counter import ChangeCounter
+from gproxy.state.interface import SharedState
+from gproxy.state.mmap.state import MmapState
+from gproxy.state.shared_dict import SharedDict
+from gproxy.state.ttl_store import TtlStore
 from gproxy.store import (
     accounts,
     exporting,
@@ -101,7 +101,7 @@ def prepare(settings: Settings, fill: Callable[[Database], None]) -> Prepared:
             machine, others = machines.register(database, settings.data_dir)
             deployment = seeding.deployment()
         # The books decide what accounts have used: the database may be another one than last time, or an older copy.
-        counted = FileState(settings.data_dir / "state")
+        counted = MmapState(settings.data_dir / "state")
         counted.forget()
         counted.close()
     except StartupError:
@@ -139,24 +139,24 @@ class Runtime:
     settings: Settings
     database: Database
     snapshots: Snapshots
-    signal: Signal
+    change_counter: ChangeCounter
     journal: Journal
     writer: Writer
     relay: Relay
-    catalogue: Catalogue
+    catalogue: ModelList
     machine: int
     seal: Seal | None
     threads: Threads
     passwords: Threads  # one at a time: a check takes 20 MB
-    shared: Shared
+    shared: SharedState
     owner: str
-    auditor: Auditor
+    ledger_checker: LedgerChecker
     recorder: Recorder
     mover: Mover
     retention: Retention
-    meters: Meters
+    mmap_values: MmapValues
     counting: Threads  # where all workers' numbers are added up, for one who asks after the other
-    notices: object | None = None  # state.notices, tells other machines of health
+    shared_dict_sync: object | None = None  # state.notices, tells other machines of health
     _acquainted: Snapshot | None = None
     _greenlets: list[gevent.Greenlet] = field(default_factory=list)
 
@@ -164,39 +164,39 @@ class Runtime:
         """The answer of a store question, off the hub. Raises Unavailable, BadRequest."""
         return self.threads.run(self.database.answer, question, *args)
 
-    def change(self, actor: Actor | None, deed: Callable, *args):
+    def change(self, actor: Actor | None, function: Callable, *args):
         """Runs a store deed and makes its change known to every worker before it returns.
 
         What it does is kept with who asked for it. Raises Unavailable, and what the deed raises.
         """
-        result = self._do(actor, deed, *args)
-        self.signal.raise_()
+        result = self._do(actor, function, *args)
+        self.change_counter.raise_()
         return result
 
-    def _do(self, actor: Actor | None, deed: Callable, *args):
+    def _do(self, actor: Actor | None, function: Callable, *args):
         if actor is None:
-            return self.threads.run(self.database.answer, deed, self.database, *args)
-        return self.threads.run(self.database.answer, audited, self.database, actor, self.seal, deed, *args)
+            return self.threads.run(self.database.answer, function, self.database, *args)
+        return self.threads.run(self.database.answer, audited, self.database, actor, self.seal, function, *args)
 
-    def change_account(self, actor: Actor, deed: Callable, account: str, *args):
+    def change_account(self, actor: Actor, function: Callable, account: str, *args):
         """The same for a deed that changes what an account may or did use: it is read again before it is used."""
-        result = self._do(actor, deed, *args)
+        result = self._do(actor, function, *args)
         self.shared.forget(account)
-        self.signal.raise_()
+        self.change_counter.raise_()
         return result
 
     def export(self) -> seeding.Content:
         """The configuration with its secrets. Raises Unavailable."""
         return self.ask(exporting.content, self.seal)
 
-    def lay(self, actor: Actor, text: str, reserved: frozenset[str], prunes: bool, is_dry: bool) -> list:
+    def apply_import(self, actor: Actor, text: str, reserved: frozenset[str], prunes: bool, is_dry: bool) -> list:
         """A configuration in TOML over the one that stands; what that changes. Raises BadRequest, Unavailable."""
         wanted = self.threads.run(self._read, text, reserved)
-        changes = self._do(None if is_dry else actor, importing.lay, wanted, self.seal, prunes, is_dry)
+        changes = self._do(None if is_dry else actor, importing.apply_import, wanted, self.seal, prunes, is_dry)
         if changes and not is_dry:
             for row in self.ask(accounts.of_users, {}, time.time_ns()):
                 self.shared.forget(f"u{row[0]}")
-            self.signal.raise_()
+            self.change_counter.raise_()
         return changes
 
     def _read(self, text: str, reserved: frozenset[str]) -> seeding.Content:
@@ -224,7 +224,7 @@ class Runtime:
             "current": self.snapshots.is_current,
             "shared": self.shared.is_shared,
             "in_flight": self.relay.capacity.requests,
-            "clients_gone": self.relay.clients_gone,
+            "clients_gone": self.relay.client_disconnects,
             "credentials": len(credentials),
             "credentials_usable": sum(map(self.relay.pool.is_usable, credentials)),
         }
@@ -233,13 +233,13 @@ class Runtime:
         """What all workers of this machine measured, as text for Prometheus."""
         current = self.snapshots.current
         providers = tuple(current.providers.values()) if current is not None else ()
-        statuses = self.relay.pool.standings([one for provider in providers for one in provider.credentials])
+        statuses = self.relay.pool.statuses([one for provider in providers for one in provider.credentials])
         shown = call_metrics.credentials(providers, statuses)
         return self.counting.run(self._metrics, shown)
 
     def _metrics(self, shown: dict) -> str:
         """In a native thread: there may be many series."""
-        sums = self.meters.sums()
+        sums = self.mmap_values.sums()
         shown |= call_metrics.process(__version__, sums.workers, slots.size(self.settings.data_dir / "journal"))
         return exposition.write(definitions.FAMILIES, sums.values | shown)
 
@@ -251,8 +251,8 @@ class Runtime:
             self.snapshots.refresh()
             if not self.journal.is_writable:
                 self.journal.probe()
-            if self.notices is not None and self.shared.is_shared:
-                self._quietly(self.notices.exchange)
+            if self.shared_dict_sync is not None and self.shared.is_shared:
+                self._quietly(self.shared_dict_sync.exchange)
             now = time.monotonic()
             if now - renewed >= RENEW_S:
                 renewed = now
@@ -275,7 +275,7 @@ class Runtime:
     def audit(self) -> None:
         while True:
             gevent.sleep(CHECK_S)
-            self._quietly(self.auditor.check)
+            self._quietly(self.ledger_checker.check)
 
     def keep(self) -> None:
         """Lets go of what is too old or takes too much room."""
@@ -284,9 +284,9 @@ class Runtime:
             if self.snapshots.current is not None:
                 self._quietly(self.retention.keep, self.snapshots.current.logging)
 
-    def _quietly(self, deed: Callable, *args) -> None:
+    def _quietly(self, function: Callable, *args) -> None:
         try:
-            deed(*args)
+            function(*args)
         except GatewayError as fault:
             log.debug("what is tended waits: %s", fault.message)
         except Exception as fault:
@@ -294,7 +294,7 @@ class Runtime:
 
     def _renew(self) -> None:
         """What waits to be settled, and the lease of what we hold. Raises Unavailable."""
-        self.relay.holder.retry()
+        self.relay.reserver.retry()
         self.shared.renew(self.owner)
 
     def _meet_all(self) -> None:
@@ -306,7 +306,7 @@ class Runtime:
             rows = (*caller.limits, *caller.key_limits)
             accounts = budgets.accounts(caller)
             if accounts or rows:
-                self.relay.holder.look(accounts, tuple(map(limits.counted, rows)))
+                self.relay.reserver.look(accounts, tuple(map(limits.counted, rows)))
                 gevent.sleep(0)
         self._acquainted = current
 
@@ -314,52 +314,54 @@ class Runtime:
         """Books what is left and lets go of everything."""
         for greenlet in self._greenlets:
             greenlet.kill()
-        self._quietly(self.relay.holder.retry)
+        self._quietly(self.relay.reserver.retry)
         self.writer.close(timeout_s)
         self.mover.close(timeout_s)
         self.retention.close()
-        self.meters.close()  # next, since our number is free now
+        self.mmap_values.close()  # next, since our number is free now
         self.relay.upstream.close()
-        self.relay.keepsakes.close()
+        self.relay.ttl_store.close()
         self.relay.pool.close()
-        if self.notices is not None:
-            self.notices.close()
-        self.auditor.close()
+        if self.shared_dict_sync is not None:
+            self.shared_dict_sync.close()
+        self.ledger_checker.close()
         self.shared.close()
-        self.signal.close()
+        self.change_counter.close()
 
 
 def start(settings: Settings, prepared: Prepared) -> Runtime:
     """Everything one process needs; after the fork, since nothing here may be shared."""
     sys.setswitchinterval(SWITCH_S)
     database = Database(settings.dsn, settings.data_dir)
-    signal = Signal(settings.data_dir / "signal")
+    change_counter = ChangeCounter(settings.data_dir / "signal")
     threads = Threads(2)
-    snapshots = Snapshots(settings, prepared.seal, database, signal, threads)
+    snapshots = Snapshots(settings, prepared.seal, database, change_counter, threads)
     root = settings.data_dir / "journal"
     slot = slots.take_slot(root)
     journal = Journal(slot)
     owner = slot.sign(prepared.machine)
     shared = shared_state(settings, prepared.deployment)
-    writer = Writer(journal, root, usages.Books(database), Threads(1), shared, owner)
-    balances = Balances(shared, root, prepared.machine, _Questions(database), Threads(1), time.time_ns)
-    holder = Holder(shared, owner, balances.load, signal.look)
+    writer = Writer(journal, root, usages.UsageStore(database), Threads(1), shared, owner)
+    state_loader = StateLoader(shared, root, prepared.machine, _Questions(database), Threads(1), time.time_ns)
+    reserver = Reserver(shared, owner, state_loader.load, change_counter.look)
     ids = Ids(prepared.machine, slot.number, _newest_id(database, threads))
-    board = Board(settings.data_dir / "health", expires, shares=settings.redis_url is not None)
-    meters = Meters(settings.data_dir / "metrics", slot.number, definitions.GAUGES)
-    measured = Measures(meters, lambda: snapshots.current)
+    shared_dict = SharedDict(settings.data_dir / "health", expires, shares=settings.redis_url is not None)
+    mmap_values = MmapValues(settings.data_dir / "metrics", slot.number, definitions.GAUGES)
+    measured = CallMetrics(mmap_values, lambda: snapshots.current)
     writer.told = measured.booked
-    relay = _relay(settings, snapshots, journal, ids, holder, Pool(board, holder, ids.next), measured, threads)
+    relay = _relay(
+        settings, snapshots, journal, ids, reserver, Pool(shared_dict, reserver, ids.next), measured, threads
+    )
     recorder, mover = _recording(settings, database, snapshots, ids)
     runtime = Runtime(
         settings=settings,
         database=database,
         snapshots=snapshots,
-        signal=signal,
+        change_counter=change_counter,
         journal=journal,
         writer=writer,
         relay=relay,
-        catalogue=Catalogue(relay),
+        catalogue=ModelList(relay),
         machine=prepared.machine,
         seal=prepared.seal,
         threads=threads,
@@ -369,10 +371,12 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
         recorder=recorder,
         mover=mover,
         retention=_retention(settings, database),
-        meters=meters,
+        mmap_values=mmap_values,
         counting=Threads(1),
-        notices=_notices(settings, prepared.deployment, board),
-        auditor=Auditor(settings.data_dir / "audit.lock", partial(database.run, ledger_check.verify), Threads(1)),
+        shared_dict_sync=_shared_dict_sync(settings, prepared.deployment, shared_dict),
+        ledger_checker=LedgerChecker(
+            settings.data_dir / "audit.lock", partial(database.run, ledger_check.verify), Threads(1)
+        ),
     )
     prices.shipped()
     writer.start()
@@ -387,9 +391,9 @@ def _relay(
     snapshots: Snapshots,
     journal: Journal,
     ids: Ids,
-    holder: Holder,
+    reserver: Reserver,
     pool: Pool,
-    measured: Measures,
+    measured: CallMetrics,
     threads: Threads,
 ) -> Relay:
     # The operator's own bundle, by the name that OpenSSL knows, else the one that comes with requests.
@@ -402,14 +406,14 @@ def _relay(
         snapshot=snapshots,
         upstream=upstream,
         images=Images(tls, settings.proxy),
-        keepsakes=Keepsakes(settings.data_dir / "keepsakes"),
-        holder=holder,
+        ttl_store=TtlStore(settings.data_dir / "keepsakes"),
+        reserver=reserver,
         pool=pool,
         tokens=Tokens(upstream, threads.run),
         journal=journal,
         ids=ids,
         capacity=Capacity(settings.max_inflight, settings.max_inflight_bytes),
-        measures=measured,
+        metrics=measured,
     )
 
 
@@ -422,17 +426,17 @@ def _recording(settings: Settings, database: Database, snapshots: Snapshots, ids
     return recorder, Mover(spool, root, partial(database.run_kept, request_logs.book, database), Threads(1))
 
 
-def shared_state(settings: Settings, deployment: str) -> Shared:
+def shared_state(settings: Settings, deployment: str) -> SharedState:
     """The machine's own file, with Redis before it where it is set."""
-    local = FileState(settings.data_dir / "state")
+    local = MmapState(settings.data_dir / "state")
     if settings.redis_url is None:
         return local
     # Imported only where it is set: it takes memory and time.
-    from gproxy.state.redis.circuit_breaker import Failover
+    from gproxy.state.redis.circuit_breaker import CircuitBreaker
     from gproxy.state.redis.state import RedisState
 
     try:
-        return Failover(RedisState(settings.redis_url, deployment), local)
+        return CircuitBreaker(RedisState(settings.redis_url, deployment), local)
     except ValueError as fault:  # it does not say the address, which may hold a password
         raise StartupError([f"GPROXY_REDIS_URL: {fault}"]) from None
 
@@ -443,12 +447,12 @@ def _retention(settings: Settings, database: Database) -> Retention:
     return Retention(settings.data_dir / "retention.lock", trim_log, trim_usages, Threads(1), tuple(request_logs.KINDS))
 
 
-def _notices(settings: Settings, deployment: str, board: Board):
+def _shared_dict_sync(settings: Settings, deployment: str, shared_dict: SharedDict):
     if settings.redis_url is None:
         return None
-    from gproxy.state.redis.shared_dict_sync import Notices
+    from gproxy.state.redis.shared_dict_sync import SharedDictSync
 
-    return Notices(settings.redis_url, deployment, board)
+    return SharedDictSync(settings.redis_url, deployment, shared_dict)
 
 
 class _Questions:

@@ -66,8 +66,8 @@ def load(environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> S
     data_dir = Path(reader.text("GPROXY_DATA_DIR", "data_dir", "./data"))
     settings = Settings(
         host=reader.text("GPROXY_HOST", "host", "127.0.0.1").strip("[]"),
-        port=reader.number("GPROXY_PORT", "port", 8787, least=1, most=65535),
-        workers=reader.number("GPROXY_WORKERS", None, len(os.sched_getaffinity(0)), least=1, most=64),
+        port=reader.number("GPROXY_PORT", "port", 8787, minimum=1, maximum=65535),
+        workers=reader.number("GPROXY_WORKERS", None, len(os.sched_getaffinity(0)), minimum=1, maximum=64),
         seed_path=seed_path,
         seed=seed,
         data_dir=data_dir,
@@ -81,11 +81,11 @@ def load(environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> S
         secret_key=reader.optional("DATABASE_SECRET_KEY"),
         max_body=reader.number("GPROXY_MAX_BODY", None, 64 * MIB),
         max_file=reader.number("GPROXY_MAX_FILE", None, 512 * MIB),
-        grace_s=reader.number("GPROXY_GRACE", None, 60, least=0, most=86_400),
-        body_timeout_s=reader.number("GPROXY_BODY_TIMEOUT", None, 60, most=86_400),
+        grace_s=reader.number("GPROXY_GRACE", None, 60, minimum=0, maximum=86_400),
+        body_timeout_s=reader.number("GPROXY_BODY_TIMEOUT", None, 60, maximum=86_400),
         max_inflight=reader.number("GPROXY_MAX_INFLIGHT", None, 2_000),
         max_inflight_bytes=reader.number("GPROXY_MAX_INFLIGHT_BYTES", None, 512 * MIB),
-        log_body=reader.number("GPROXY_LOG_BODY", None, 64 * 1024, most=16 * MIB),
+        log_body=reader.number("GPROXY_LOG_BODY", None, 64 * 1024, maximum=16 * MIB),
         log_level=reader.one_of("GPROXY_LOG_LEVEL", ("debug", "info", "warning", "error"), "info"),
         log_format=reader.one_of("GPROXY_LOG_FORMAT", ("text", "json"), "text"),
         access_log=reader.one_of("GPROXY_ACCESS_LOG", ("on", "off"), "on") == "on",
@@ -141,12 +141,16 @@ class _Reader:
             return default
         return value.strip()
 
-    def number(self, name: str, key: str | None, default: int, least: int = 1, most: int = 2**53) -> int:
+    def number(self, name: str, key: str | None, default: int, minimum: int = 1, maximum: int = 2**53) -> int:
         value, place = self._find(name, key)
         if value is None:
             return default
-        if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,16}", str(value)) or not least <= int(value) <= most:
-            self.problems.append(f"{place}: expected a whole number from {least} to {most}, got {value!r}")
+        if (
+            isinstance(value, bool)
+            or not re.fullmatch(r"[0-9]{1,16}", str(value))
+            or not minimum <= int(value) <= maximum
+        ):
+            self.problems.append(f"{place}: expected a whole number from {minimum} to {maximum}, got {value!r}")
             return default
         return int(value)
 

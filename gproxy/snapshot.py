@@ -80,7 +80,7 @@ class Credential:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class Dispatch:
     """What becomes of a route: `how` is passthrough, transform, local or unsupported.
 
     The destination is there only with transform.
@@ -100,7 +100,7 @@ class Provider:
     channel: str
     settings: ProviderSettings
     credentials: tuple[Credential, ...]
-    routing: Mapping[tuple[str, str], Way] | None = None
+    routing: Mapping[tuple[str, str], Dispatch] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from gproxy import logs
 from gproxy.errors import Unavailable
 from gproxy.settings import Settings
 from gproxy.snapshot import Snapshot
-from gproxy.state.change_counter import Signal
+from gproxy.state.change_counter import ChangeCounter
 from gproxy.store import snapshot_loader
 from gproxy.store.database import Database
 from gproxy.store.sealing import Seal
@@ -24,9 +24,11 @@ RELOAD_WAIT_S = 2.0
 class Snapshots:
     """The current snapshot of one process. Looking costs a memory read; a change is loaded once, off the hub."""
 
-    def __init__(self, settings: Settings, seal: Seal | None, database: Database, signal: Signal, threads: Threads):
+    def __init__(
+        self, settings: Settings, seal: Seal | None, database: Database, change_counter: ChangeCounter, threads: Threads
+    ):
         self._load = partial(self._load_all, database, settings, seal)
-        self._signal, self._threads = signal, threads
+        self._change_counter, self._threads = change_counter, threads
         self._tried = -1  # the newest signal that a reload answered, or was given up for
         self._current: Snapshot | None = None
         self._loading: gevent.Greenlet | None = None
@@ -34,7 +36,7 @@ class Snapshots:
 
     def __call__(self) -> Snapshot:
         """The snapshot for a request that starts now. Raises Unavailable before the first one is loaded."""
-        wanted = self._signal.look()
+        wanted = self._change_counter.look()
         if wanted != self._tried:
             self._wait_for(wanted)
         if self._current is None:
@@ -65,7 +67,7 @@ class Snapshots:
         return self._current
 
     def _reload(self) -> None:
-        signalled = self._signal.look()
+        signalled = self._change_counter.look()
         try:
             self._current = self._threads.run(self._load, self._current)
             self.is_current = True

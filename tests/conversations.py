@@ -169,7 +169,7 @@ REQUESTS = {
     "search and a choice": said(Q, tools=(WebSearch(),), choice=Choice("auto"), parallel=False),
     "many calls at a time": said(Q, tools=(F,), parallel=True),
     "search": said(Q, tools=(WebSearch(),)),
-    "search in a place": said(Q, tools=(WebSearch(("a.com",), (), {"city": "Rome", "country": "IT"}, most_uses=3),)),
+    "search in a place": said(Q, tools=(WebSearch(("a.com",), (), {"city": "Rome", "country": "IT"}, max_uses=3),)),
     "search without some": said(Q, tools=(WebSearch(blocked=("b.com",)),)),
     "search beside functions": said(Q, tools=(F, WebSearch())),
     "code and fetch beside functions": said(Q, tools=(F, CodeExecution(), WebFetch())),

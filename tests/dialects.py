@@ -447,7 +447,7 @@ class Asked:
     thoughts: list[str] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
     tools: dict[str, dict] = field(default_factory=dict)  # name -> schema
-    most: int | None = None
+    maximum: int | None = None
     schema: dict | None = None
 
 
@@ -467,7 +467,7 @@ def _texts(content: str | list | None) -> str:
 
 
 def _chat_asked(sent: dict) -> Asked:
-    found = Asked(most=sent.get("max_completion_tokens", sent.get("max_tokens")))
+    found = Asked(maximum=sent.get("max_completion_tokens", sent.get("max_tokens")))
     for message in sent["messages"]:
         content = message.get("content")
         match message["role"]:
@@ -493,7 +493,7 @@ def _chat_asked(sent: dict) -> Asked:
 
 
 def _response_asked(sent: dict) -> Asked:
-    found = Asked(system=sent.get("instructions", ""), most=sent.get("max_output_tokens"))
+    found = Asked(system=sent.get("instructions", ""), maximum=sent.get("max_output_tokens"))
     for item in sent["input"] if isinstance(sent["input"], list) else [{"role": "user", "content": sent["input"]}]:
         match item:
             case {"role": "assistant"}:
@@ -517,7 +517,7 @@ def _response_asked(sent: dict) -> Asked:
 
 
 def _message_asked(sent: dict) -> Asked:
-    found = Asked(system=_texts(sent.get("system")), most=sent.get("max_tokens"))
+    found = Asked(system=_texts(sent.get("system")), maximum=sent.get("max_tokens"))
     for message in sent["messages"]:
         content = message["content"]
         blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
@@ -545,7 +545,7 @@ def _message_asked(sent: dict) -> Asked:
 
 def _gemini_asked(sent: dict) -> Asked:
     config = sent.get("generationConfig", {})
-    found = Asked(most=config.get("maxOutputTokens"), schema=config.get("responseJsonSchema"))
+    found = Asked(maximum=config.get("maxOutputTokens"), schema=config.get("responseJsonSchema"))
     found.system = _texts(sent.get("systemInstruction", {}).get("parts"))
     for content in sent["contents"]:
         texts = "".join(p["text"] for p in content["parts"] if "text" in p and not p.get("thought"))

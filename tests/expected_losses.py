@@ -303,7 +303,7 @@ EFFORTS = [(0, "none"), (4096, "minimal"), (8192, "low"), (16384, "medium"), (32
 def _effort(asked: Reasoning) -> str:
     if asked.effort or asked.budget is None:
         return asked.effort or "medium"
-    return next((name for most, name in EFFORTS if asked.budget <= most), "xhigh")
+    return next((name for maximum, name in EFFORTS if asked.budget <= maximum), "xhigh")
 
 
 def thinking(change: Callable[[Reasoning], Reasoning]):
@@ -334,8 +334,8 @@ def unsaid(*names: str) -> tuple[Rule, ...]:
     return tuple(Rule(without(name), "there is no word for it", name) for name in names)
 
 
-def few_stops(most: int) -> Rule:
-    return Rule(lambda r: replace(r, stop=r.stop[:most]), f"at most {most}", "stop")
+def few_stops(maximum: int) -> Rule:
+    return Rule(lambda r: replace(r, stop=r.stop[:maximum]), f"at most {maximum}", "stop")
 
 
 def format_(change: Callable[[Format], Format | None]):
@@ -505,7 +505,7 @@ def requests(modules: dict) -> dict[str, list[Rule]]:
             NAMED,
             JSON_IS_NAMED, ONE_SYSTEM, WHOLE_SCHEMAS, ONLY_STRICT,
             gone(CodeExecution, "code_execution"), gone(WebFetch, "web_fetch"),
-            search(allowed=(), blocked=(), most_uses=None),
+            search(allowed=(), blocked=(), max_uses=None),
             Rule(lambda r: r if r.functions else replace(r, choice=None, parallel=None), "only functions are chosen"),
             few_stops(4), NAMED_FORMAT, NO_BUDGET, AS_IT_LIKES,
             Rule(thinking(lambda a: replace(a, is_shown=None)), "whether it is shown, the host decides"),
@@ -534,7 +534,7 @@ def requests(modules: dict) -> dict[str, list[Rule]]:
             Rule(media(lambda m: replace(m, detail=m.detail or "auto") if m.kind == "image" else m), "must be said"),
             JSON_IS_NAMED, Rule(_one_system, "one text there: the same words in one"), WHOLE_SCHEMAS,
             Rule(tools(of(Tool, lambda t: t if t.is_custom else replace(t, strict=bool(t.strict)))), "must be said"),
-            gone(WebFetch, "web_fetch"), search(blocked=(), most_uses=None),
+            gone(WebFetch, "web_fetch"), search(blocked=(), max_uses=None),
             NO_CHOICE, NAMED_FORMAT, NO_BUDGET, AS_IT_LIKES,
             Rule(
                 thinking(lambda a: replace(a, is_shown=True if a.is_shown and a.effort != "none" else None)),
@@ -652,7 +652,7 @@ def requests(modules: dict) -> dict[str, list[Rule]]:
                     (WebSearch, "web_search"), (CodeExecution, "code_execution"), (WebFetch, "web_fetch"),
                 )
             ),
-            search(allowed=(), blocked=(), place={}, most_uses=None),
+            search(allowed=(), blocked=(), place={}, max_uses=None),
             Rule(lambda r: r if r.functions else replace(r, choice=None, parallel=None), "only functions are chosen"),
             Rule(
                 lambda r: replace(r, choice=Choice(r.choice.mode))

@@ -17,7 +17,7 @@ def open_stream(port: int, model: str, key: str = ADMIN) -> socket.socket:
     return sock
 
 
-def check_events_leave_at_once(port: int, model: str, words: int, least_pause_s: float) -> None:
+def check_events_leave_at_once(port: int, model: str, words: int, min_pause_s: float) -> None:
     """Reads a paced stream to its end: its words must not arrive in bunches.
 
     What comes before the first of them is held with it, where another credential could be asked instead.
@@ -31,4 +31,4 @@ def check_events_leave_at_once(port: int, model: str, words: int, least_pause_s:
                 break
     told = [at for at, piece in arrivals if b'"content":"' in piece.replace(b'"content":""', b"")]
     assert len(told) >= words
-    assert all(later - earlier > least_pause_s for earlier, later in pairwise(told))
+    assert all(later - earlier > min_pause_s for earlier, later in pairwise(told))

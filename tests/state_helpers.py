@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from gproxy.state.interface import Account, Limit, Shared, Standing, Take, Taken
+from gproxy.state.interface import Account, Limit, LimitStatus, SharedState, Take, Taken
 from gproxy.state.periods import window
 
 NS = 1_000_000_000
@@ -35,12 +35,14 @@ def call(
     return Take(number, owner, tuple(accounts), tuple(limits), money, tokens)
 
 
-def load(state: Shared, account: Account, used: int = 0, settled=None, running=None, now_ns: int = MONDAY * NS) -> None:
+def load(
+    state: SharedState, account: Account, used: int = 0, settled=None, running=None, now_ns: int = MONDAY * NS
+) -> None:
     start, _ = window(account.period, now_ns // NS)
     assert state.load(account.key, state.version(account.key), start, used, settled or {}, running or {})
 
 
-def load_empty(state: Shared, *found: Account | Limit, now_ns: int = MONDAY * NS) -> None:
+def load_empty(state: SharedState, *found: Account | Limit, now_ns: int = MONDAY * NS) -> None:
     for one in found:
         if isinstance(one, Limit):
             state.load_limit(one.key, {}, [], {})
@@ -52,6 +54,6 @@ def is_taken(taken: Taken) -> bool:
     return taken.refused is None and not taken.unknown
 
 
-def standing(taken: Taken, key: str, counter: str | None = None) -> Standing:
-    (found,) = [one for one in taken.standings if (one.key, one.counter) == (key, counter)]
+def standing(taken: Taken, key: str, counter: str | None = None) -> LimitStatus:
+    (found,) = [one for one in taken.statuses if (one.key, one.counter) == (key, counter)]
     return found

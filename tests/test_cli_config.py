@@ -209,20 +209,20 @@ def test_an_import_that_fails_half_way_changes_nothing(filled, monkeypatch, brea
     whole = replace(whole, models=(seeding.NewModel("a", "m", None, True, None),))
     add, change, delete = importing._Laying._add, importing._Laying._change, importing._Laying._delete
 
-    def counted(deed):
+    def counted(function):
         def run(*args):
             nonlocal calls
             calls += 1
             if calls == break_at:
                 raise OSError("the disk is full")
-            return deed(*args)
+            return function(*args)
 
         return run
 
-    for name, deed in (("_add", add), ("_change", change), ("_delete", delete)):
-        monkeypatch.setattr(importing._Laying, name, counted(deed))
+    for name, function in (("_add", add), ("_change", change), ("_delete", delete)):
+        monkeypatch.setattr(importing._Laying, name, counted(function))
     with pytest.raises(Exception, match="cannot be used"):
-        database.run(importing.lay, database, whole, None, True, False)
+        database.run(importing.apply_import, database, whole, None, True, False)
     assert database.run(exporting.content, None) == before
 
 

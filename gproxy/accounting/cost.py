@@ -30,7 +30,7 @@ def cost(usage: Usage, price: Price, mode: str = "") -> int:
         return _rounded(total)
 
 
-def bound(
+def upper_bound(
     price: Price, mode: str, input_tokens: int, output_tokens: int, may_cache: bool, has_media: bool = False
 ) -> int:
     """The most that a call of so many tokens can cost before its tools, in nano-USD.

@@ -9,7 +9,7 @@ import orjson
 from gproxy.accounting.journal import Line, read_lines
 
 
-class Booking(NamedTuple):
+class SettledCall(NamedTuple):
     """One finished call, and how far its segment has been read with it."""
 
     row: dict
@@ -24,24 +24,24 @@ class Reader:
         self._opens: dict[int, Line] = {}
         self._ends: dict[str, int] = {}  # how far each segment was read
 
-    def rows(self, path: Path, start: int, stop: int | None) -> Iterator[Booking]:
+    def rows(self, path: Path, start: int, stop: int | None) -> Iterator[SettledCall]:
         for line in read_lines(path, start, stop):
             self._ends[line.segment] = line.end
             if (call := line.entry.get("o")) is not None:
                 self._opens[call] = line
             elif opened := self._opens.pop(line.entry["s"], None):
-                yield Booking(_row(opened.entry, line.entry), line.segment, line.end)
+                yield SettledCall(_row(opened.entry, line.entry), line.segment, line.end)
 
     def opens(self) -> Iterator[tuple[int, dict]]:
         """The calls that did not end, so far as was read."""
         return ((call, opened.entry) for call, opened in self._opens.items())
 
-    def orphans(self) -> Iterator[Booking]:
+    def orphans(self) -> Iterator[SettledCall]:
         """The calls of a dead process that never settled: failed, with the input estimate and no cost."""
         for n, opened in enumerate(self._opens.values(), 1):
             settled = {"n": [opened.entry["e"], 0, 0, 0, 0, 0, 0], "x": "failed", "est": True}
             # Behind all that was settled there, each at a place of its own: so a replay knows what is booked.
-            yield Booking(_row(opened.entry, settled), opened.segment, self._ends[opened.segment] + n)
+            yield SettledCall(_row(opened.entry, settled), opened.segment, self._ends[opened.segment] + n)
 
     def forget(self, segment: str) -> None:
         self._ends.pop(segment, None)

@@ -12,17 +12,17 @@ from gproxy.accounting.writer import Threads
 log = logging.getLogger(__name__)
 
 
-class Proof(Protocol):
+class LedgerReport(Protocol):
     """What the store found: accounts that differ, and what makes the next proof short."""
 
     differences: tuple
     checkpoint: object
 
 
-class Auditor:
+class LedgerChecker:
     """`differences` are those of the last proof. Whoever is elected stays so until its process ends."""
 
-    def __init__(self, path: Path, verify: Callable[[object], Proof], threads: Threads):
+    def __init__(self, path: Path, verify: Callable[[object], LedgerReport], threads: Threads):
         self._path, self._verify, self._threads = path, verify, threads
         self._lock: int | None = None
         self._checkpoint: object = None

@@ -3,17 +3,17 @@
 import logging
 from pathlib import Path
 
-from gproxy.accounting.entries import Booking, tokens_of
+from gproxy.accounting.entries import SettledCall, tokens_of
 from gproxy.errors import Unavailable
-from gproxy.state.interface import Shared
+from gproxy.state.interface import SharedState
 
 log = logging.getLogger(__name__)
 
 
-class Estate:
+class OrphanRecovery:
     """What dead processes still hold: each call is settled as their journal says, what it does not know is freed."""
 
-    def __init__(self, shared: Shared, owner: str, root: Path):
+    def __init__(self, shared: SharedState, owner: str, root: Path):
         self._shared, self._owner, self._root = shared, owner, root
         self._machine = owner.partition("/")[0]
         self._slots: set[str] = set()  # whose dead are to be settled, once their journal is read
@@ -35,7 +35,7 @@ class Estate:
             return False
         return True
 
-    def see(self, bookings: list[Booking], is_old: bool) -> None:
+    def see(self, bookings: list[SettledCall], is_old: bool) -> None:
         """From the journal of a dead process, an old one perhaps; read in the native thread."""
         for row in (booking.row for booking in bookings):
             if row["trace_id"] in self._calls:

@@ -21,7 +21,7 @@ MIB = 1024 * 1024
 
 
 class Retention:
-    """`trim_log(kind, before, most_bytes, most_rows)` and `trim_usages(before, most_rows)` are the store's deeds."""
+    """`trim_log(kind, before, max_bytes, most_rows)` and `trim_usages(before, most_rows)` are the store's deeds."""
 
     def __init__(self, lock: Path, trim_log: Callable, trim_usages: Callable, threads, kinds: tuple[str, ...]):
         self._fd = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
@@ -40,20 +40,20 @@ class Retention:
 
     def _keep(self, wanted: Logging) -> int:
         now, gone = time.time_ns(), 0
-        before, most = now - wanted.retention_days * DAY_NS, wanted.retention_mb * MIB // len(self._kinds)
+        before, maximum = now - wanted.retention_days * DAY_NS, wanted.retention_mb * MIB // len(self._kinds)
         for kind in self._kinds:
-            gone += self._steps(self._trim_log, kind, before, most)
+            gone += self._steps(self._trim_log, kind, before, maximum)
         if wanted.usage_retention_days is not None:
             gone += self._steps(self._trim_usages, now - wanted.usage_retention_days * DAY_NS)
         if gone:
             log.info("retention: %d rows are gone", gone)
         return gone
 
-    def _steps(self, deed: Callable, *args) -> int:
+    def _steps(self, function: Callable, *args) -> int:
         gone = 0
         while True:
             try:
-                step = self._threads.run(deed, *args, STEP_ROWS)
+                step = self._threads.run(function, *args, STEP_ROWS)
             except Unavailable as fault:
                 log.debug("retention waits: %s", fault.message)
                 return gone

@@ -14,10 +14,10 @@ import gevent
 from gevent.event import AsyncResult
 
 from gproxy.accounting import slots
-from gproxy.accounting.entries import Booking, Reader, tokens_of
+from gproxy.accounting.entries import Reader, SettledCall, tokens_of
 from gproxy.accounting.writer import Threads
 from gproxy.errors import Unavailable
-from gproxy.state.interface import BUCKETS, HOUR_S, MINUTE_S, Shared
+from gproxy.state.interface import BUCKETS, HOUR_S, MINUTE_S, SharedState
 from gproxy.state.periods import window
 from gproxy.units import NS
 
@@ -52,11 +52,11 @@ class Running:
         return tuple(self.opened.get("h", (0, self.opened["e"])))
 
 
-class Balances:
+class StateLoader:
     """Loads accounts and limits into the shared state. Reading is done in a native thread, one at a time."""
 
     def __init__(
-        self, shared: Shared, root: Path, machine: int, store: Store, threads: Threads, clock: Callable[[], int]
+        self, shared: SharedState, root: Path, machine: int, store: Store, threads: Threads, clock: Callable[[], int]
     ):
         self._shared, self._root, self._machine, self._store = shared, root, machine, store
         self._threads, self._clock = threads, clock
@@ -182,9 +182,9 @@ class Balances:
         recent += [at for at in moments if at > now - MINUTE_S * NS]
         return hours, sorted(recent), held
 
-    def _journal(self, is_meant: Callable[[dict], bool]) -> tuple[list[Booking], dict[int, Running]]:
+    def _journal(self, is_meant: Callable[[dict], bool]) -> tuple[list[SettledCall], dict[int, Running]]:
         """The calls of this machine's journal that ended, and those that run, as far as they are meant."""
-        ended: list[Booking] = []
+        ended: list[SettledCall] = []
         running: dict[int, Running] = {}
         for folder in sorted(self._root.glob("[0-9]*")):
             reader = Reader()
@@ -195,7 +195,7 @@ class Balances:
         return ended, running
 
 
-def _bookings(reader: Reader, folder: Path) -> Iterator[Booking]:
+def _bookings(reader: Reader, folder: Path) -> Iterator[SettledCall]:
     for path in slots.segments(folder):
         try:
             yield from reader.rows(path, 0, None)

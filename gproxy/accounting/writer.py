@@ -16,20 +16,20 @@ import gevent
 from gevent.event import Event
 
 from gproxy.accounting import slots
-from gproxy.accounting.entries import Booking, Reader
+from gproxy.accounting.entries import Reader, SettledCall
 from gproxy.accounting.journal import Journal
-from gproxy.accounting.orphan_recovery import Estate
+from gproxy.accounting.orphan_recovery import OrphanRecovery
 from gproxy.accounting.slots import Slot
 from gproxy.errors import Unavailable
 from gproxy.state.folder_lock import try_lock
-from gproxy.state.interface import Shared
+from gproxy.state.interface import SharedState
 
 log = logging.getLogger(__name__)
 
 INTERVAL_S = 0.25
 RECOVERY_S = 2.0
 BATCH = 500
-MOST_BACKOFF_S = 2.0
+MAX_BACKOFF_S = 2.0
 # Redis frees what a process holds that was silent for 30 s: whose journal is older may have calls that no account has.
 FREED_S = 25.0
 
@@ -37,7 +37,7 @@ FREED_S = 25.0
 class Store(Protocol):
     """The store's deeds."""
 
-    def book(self, bookings: list[Booking]) -> None:
+    def book(self, bookings: list[SettledCall]) -> None:
         """Books a batch in one transaction, exactly once."""
 
     def forget(self, segments: list[str]) -> None:
@@ -47,7 +47,7 @@ class Store(Protocol):
 class Threads(Protocol):
     """Where what blocks is run, one thing at a time."""
 
-    def run(self, deed: Callable, *args): ...
+    def run(self, function: Callable, *args): ...
 
 
 class Writer:
@@ -56,14 +56,14 @@ class Writer:
     `is_persisting` is False while the database does not take rows.
     """
 
-    def __init__(self, journal: Journal, root: Path, store: Store, threads: Threads, shared: Shared, owner: str):
+    def __init__(self, journal: Journal, root: Path, store: Store, threads: Threads, shared: SharedState, owner: str):
         self.is_persisting = True
-        self._estate = Estate(shared, owner, root)
-        self._estate.add(journal.slot.folder)
+        self._orphan_recovery = OrphanRecovery(shared, owner, root)
+        self._orphan_recovery.add(journal.slot.folder)
         self._journal, self._root, self._store = journal, root, store
         self._own = Reader()
         self._read: dict[Path, int] = {}  # how far each own segment was read
-        self._pending: deque[list[Booking]] = deque()
+        self._pending: deque[list[SettledCall]] = deque()
         self._inherited: list[Slot] = [journal.slot] if journal.slot.inherited else []
         self._wake, self._stopping = Event(), False
         self._threads = threads
@@ -93,7 +93,7 @@ class Writer:
             looks = recovery >= RECOVERY_S
             recovery = 0.0 if looks else recovery
             ok = self._attempt(looks)
-            pause = INTERVAL_S if ok else min(MOST_BACKOFF_S, pause * 2)
+            pause = INTERVAL_S if ok else min(MAX_BACKOFF_S, pause * 2)
 
     def _attempt(self, looks_for_dead: bool = False) -> bool:
         """One round; tells whether everything written so far is booked."""
@@ -101,7 +101,7 @@ class Writer:
             if looks_for_dead:
                 self._look_for_dead()
             self._journal.retry_unwritten()
-            takes_dead = self._estate.look()
+            takes_dead = self._orphan_recovery.look()
             known = (list(self._journal.segments), self._journal.end)
             done = self._threads.run(self._book_all, *known, takes_dead)
             for path in done:
@@ -111,7 +111,7 @@ class Writer:
             if done:
                 self._threads.run(self._store.forget, [path.name for path in done])
             if takes_dead:
-                self._estate.settle()
+                self._orphan_recovery.settle()
         except (Unavailable, OSError) as fault:
             return self._failed(str(fault), None)
         except Exception as fault:  # noqa: BLE001 - whatever it is, the next round must come
@@ -140,7 +140,7 @@ class Writer:
         for folder in sorted(self._root.glob("[0-9]*")):
             if folder not in known and (lock := try_lock(folder)) is not None:
                 self._inherited.append(Slot(int(folder.name), folder, lock, slots.segments(folder)))
-                self._estate.add(folder)
+                self._orphan_recovery.add(folder)
 
     # Below: in the native thread.
 
@@ -171,7 +171,7 @@ class Writer:
         written = max((path.stat().st_mtime for path in slot.inherited if path.exists()), default=0.0)
         is_old = time.time() - written > FREED_S
 
-        def all_of_it() -> Iterator[Booking]:
+        def all_of_it() -> Iterator[SettledCall]:
             for path in slot.inherited:
                 if path.exists():  # not after a round that failed at its very end
                     yield from reader.rows(path, 0, None)
@@ -180,7 +180,7 @@ class Writer:
         bookings = all_of_it()
         while batch := list(islice(bookings, BATCH)):
             self._store.book(batch)
-            self._estate.see(batch, is_old)
+            self._orphan_recovery.see(batch, is_old)
             count += len(batch)
         for path in slot.inherited:
             path.unlink(missing_ok=True)

@@ -8,37 +8,37 @@ class Capacity:
 
     def __init__(self, requests: int, body_bytes: int):
         self.requests, self.body_bytes = 0, 0
-        self._most_requests, self._most_bytes = requests, body_bytes
+        self._max_requests, self._max_bytes = requests, body_bytes
 
     def enter(self) -> "Place":
         """A place for one request. Raises Overloaded."""
-        if self.requests >= self._most_requests:
-            raise Overloaded(f"{self._most_requests} requests are in flight in this worker")
+        if self.requests >= self._max_requests:
+            raise Overloaded(f"{self._max_requests} requests are in flight in this worker")
         self.requests += 1
         return Place(self)
 
-    def hold(self, size: int) -> None:
-        if self.body_bytes + size > self._most_bytes:
-            raise Overloaded(f"{self._most_bytes} bytes of request bodies are held in this worker")
+    def reserve(self, size: int) -> None:
+        if self.body_bytes + size > self._max_bytes:
+            raise Overloaded(f"{self._max_bytes} bytes of request bodies are held in this worker")
         self.body_bytes += size
 
 
 class Place:
     """One request's share. `leave` is idempotent."""
 
-    __slots__ = ("_capacity", "_held")
+    __slots__ = ("_capacity", "_reserved")
 
     def __init__(self, capacity: Capacity):
         self._capacity: Capacity | None = capacity
-        self._held = 0
+        self._reserved = 0
 
-    def hold(self, size: int) -> None:
+    def reserve(self, size: int) -> None:
         """Room for so many more body bytes. Raises Overloaded."""
-        self._capacity.hold(size)
-        self._held += size
+        self._capacity.reserve(size)
+        self._reserved += size
 
     def leave(self) -> None:
         if (capacity := self._capacity) is not None:
             self._capacity = None
             capacity.requests -= 1
-            capacity.body_bytes -= self._held
+            capacity.body_bytes -= self._reserved

@@ -3,7 +3,7 @@
 from gproxy.errors import BadRequest
 
 ARGON2 = {"time_cost": 2, "memory_cost": 19_456, "parallelism": 1}
-MOST_CHARS = 1_024
+MAX_CHARS = 1_024
 # Of nobody: an unknown user's login takes as long as a known one's.
 _NOBODYS = "$argon2id$v=19$m=19456,t=2,p=1$QpBl5mLUpaLXcufxxI9KRg$QdI542tavPi5/LdAEgqVUdERshNgM3iFrrTze7b0cBk"
 

@@ -48,8 +48,8 @@ BY_STATUS = {
     408: Verdict.FAILED,
     429: Verdict.LIMITED,
 }
-LEAST_WAIT_S, MOST_WAIT_S = 1.0, 3600.0
-MOST_CODED_BYTES = 256 * 1024  # no vendor's error is larger
+MIN_WAIT_S, MAX_WAIT_S = 1.0, 3600.0
+MAX_CODED_BYTES = 256 * 1024  # no vendor's error is larger
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
@@ -67,7 +67,7 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, now_s: float)
     if verdict is None:
         return None
     told = _told(headers, error, now_s) if verdict in (Verdict.LIMITED, Verdict.FAILED) else None
-    return Fault(verdict, None if told is None else min(MOST_WAIT_S, max(LEAST_WAIT_S, told)))
+    return Fault(verdict, None if told is None else min(MAX_WAIT_S, max(MIN_WAIT_S, told)))
 
 
 # What an error event says in place of a status, by the words of any vendor; all others are the upstream's own failure.
@@ -105,13 +105,13 @@ def classify_event(data: bytes, headers: Mapping[str, str], now_s: float) -> Fau
             return None
     verdict = verdict or Verdict.FAILED
     told = _told(headers, error, now_s) if verdict is Verdict.LIMITED else None
-    return Fault(verdict, None if told is None else min(MOST_WAIT_S, max(LEAST_WAIT_S, told)))
+    return Fault(verdict, None if told is None else min(MAX_WAIT_S, max(MIN_WAIT_S, told)))
 
 
 def _error(body: bytes) -> dict:
     """The error object of any vendor; Gemini wraps its own into a list where a stream was asked for."""
     try:
-        found = orjson.loads(body) if len(body) <= MOST_CODED_BYTES else None
+        found = orjson.loads(body) if len(body) <= MAX_CODED_BYTES else None
     except orjson.JSONDecodeError:
         return {}
     if isinstance(found, list):

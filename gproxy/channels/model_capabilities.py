@@ -31,7 +31,7 @@ class Facts:
 _ONE = frozenset(("one_of_temperature_and_top_p",))
 _NO_FORMAT = frozenset(("format",))
 _NEWER = frozenset(("no_prefill", "fast"))
-_MOST_EFFORTS = ("low", "medium", "high", "max")
+_MAX_EFFORTS = ("low", "medium", "high", "max")
 # Ordered: the first row whose pattern is found in the model's name decides.
 ANTHROPIC: tuple[tuple[str, Facts], ...] = (
     (r"claude-3-(opus|sonnet|haiku)", Facts(4096, REASONING | _NO_FORMAT, _ONE)),
@@ -42,7 +42,7 @@ ANTHROPIC: tuple[tuple[str, Facts], ...] = (
     (r"claude-opus-4[-.]1", Facts(32_000, frozenset(), _ONE, budgets=True)),
     (r"claude-(sonnet|haiku|opus)-4[-.]5", Facts(64_000, frozenset(), _ONE, budgets=True)),
     (r"claude-sonnet-4[-.]6", Facts(64_000, frozenset(), _ONE | {"no_prefill"}, efforts=("low", "medium", "high"))),
-    (r"claude-opus-4[-.]6", Facts(128_000, frozenset(), _ONE | _NEWER, efforts=_MOST_EFFORTS)),
+    (r"claude-opus-4[-.]6", Facts(128_000, frozenset(), _ONE | _NEWER, efforts=_MAX_EFFORTS)),
     # Newer ones take no sampling and no budgets.
     (r"claude-(fable|mythos)", Facts(128_000, SAMPLING, frozenset(("no_prefill", "always_thinks")))),
     (r"claude-opus", Facts(128_000, SAMPLING, _NEWER)),

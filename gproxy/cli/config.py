@@ -74,7 +74,11 @@ def read(file: Path, is_dry: bool, prunes: bool) -> None:
             _begin(found, content, is_dry)
             return
         opened = Opened("config import")
-        do = partial(opened.ask, importing.lay, opened.database) if is_dry else partial(opened.change, importing.lay)
+        do = (
+            partial(opened.ask, importing.apply_import, opened.database)
+            if is_dry
+            else partial(opened.change, importing.apply_import)
+        )
         changes = do(content, opened.seal, prunes, is_dry)
         if changes and not is_dry:
             _read_accounts_anew(opened)

@@ -7,7 +7,7 @@ import click
 from gproxy.cli.opening import database, explained
 from gproxy.store import ledger, ledger_check
 from gproxy.store.database import Database
-from gproxy.store.ledger_check import Difference, Proof
+from gproxy.store.ledger_check import Difference, LedgerReport
 from gproxy.units import usd_text
 
 DIFFERENT = 1
@@ -26,7 +26,7 @@ def verify() -> None:
     """
     with explained():
         opened = database()
-        found: Proof = opened.run(ledger_check.verify)
+        found: LedgerReport = opened.run(ledger_check.verify)
         differences = [f"{one}; to take over the rows: {_remedy(opened, one)}" for one in found.differences]
     click.echo("\n".join(differences or [f"{found.accounts} accounts are exact"]))
     sys.exit(DIFFERENT if differences else 0)

@@ -10,7 +10,7 @@ import click
 from gproxy import settings
 from gproxy.errors import GatewayError, StartupError, Unavailable
 from gproxy.settings import Settings
-from gproxy.state.change_counter import Signal
+from gproxy.state.change_counter import ChangeCounter
 from gproxy.store import seeding
 from gproxy.store.audit import Actor, audited
 from gproxy.store.database import Database
@@ -59,15 +59,15 @@ class Opened:
     def ask(self, question: Callable, *args):
         return self.database.run(question, *args)
 
-    def change(self, deed: Callable, *args):
-        result = self.database.run(audited, self.database, self._actor, self.seal, deed, *args)
-        signal(self.settings)
+    def change(self, function: Callable, *args):
+        result = self.database.run(audited, self.database, self._actor, self.seal, function, *args)
+        change_counter(self.settings)
         return result
 
 
-def signal(found: Settings) -> None:
+def change_counter(found: Settings) -> None:
     """Tells the workers of this machine that the database changed; other machines look twice a second."""
-    one = Signal(found.data_dir / "signal")
+    one = ChangeCounter(found.data_dir / "signal")
     one.raise_()
     one.close()
 

@@ -10,7 +10,7 @@ from gproxy.config.entities import User
 from gproxy.config.keys import new_key
 from gproxy.errors import NotFound
 from gproxy.store import entities
-from gproxy.store import users as deeds
+from gproxy.store import users as functions
 
 
 @click.group()
@@ -90,7 +90,7 @@ def _asked() -> dict:
 
 
 def _user_id(opened: Opened, name: str) -> int:
-    user = opened.ask(deeds.by_name, name)
+    user = opened.ask(functions.by_name, name)
     if user is None:
         raise NotFound(f"there is no user {name!r}")
     return user.id
@@ -107,7 +107,7 @@ def list_keys(user: str | None) -> None:
     """Every key, or those of USER: id, user, fingerprint, label, and whether it is disabled."""
     with explained():
         opened = Opened("keys list")
-        for key in opened.ask(deeds.keys, None if user is None else [_user_id(opened, user)]):
+        for key in opened.ask(functions.keys, None if user is None else [_user_id(opened, user)]):
             said = [key.label or ""] + ["disabled"] * (not key.enabled)
             click.echo("\t".join([str(key.id), key.user_name, key.fingerprint, *said]).rstrip())
 
@@ -121,7 +121,7 @@ def add_key(user: str, label: str | None) -> None:
     with explained():
         opened = Opened("keys add")
         shown = digest(key)
-        opened.change(deeds.add_keys, _user_id(opened, user), [(shown, fingerprint(shown))], label)
+        opened.change(functions.add_keys, _user_id(opened, user), [(shown, fingerprint(shown))], label)
     click.echo(key)
 
 
@@ -130,7 +130,7 @@ def add_key(user: str, label: str | None) -> None:
 def enable_key(key_id: int) -> None:
     """Switch a key on."""
     with explained():
-        Opened("keys enable").change(deeds.change_key, key_id, {"enabled": True})
+        Opened("keys enable").change(functions.change_key, key_id, {"enabled": True})
 
 
 @keys.command("disable")
@@ -138,7 +138,7 @@ def enable_key(key_id: int) -> None:
 def disable_key(key_id: int) -> None:
     """Switch a key off."""
     with explained():
-        Opened("keys disable").change(deeds.change_key, key_id, {"enabled": False})
+        Opened("keys disable").change(functions.change_key, key_id, {"enabled": False})
 
 
 @keys.command("delete")
@@ -146,4 +146,4 @@ def disable_key(key_id: int) -> None:
 def delete_key(key_id: int) -> None:
     """Delete a key; usage rows stay."""
     with explained():
-        Opened("keys delete").change(deeds.delete_keys, [key_id])
+        Opened("keys delete").change(functions.delete_keys, [key_id])

@@ -7,14 +7,14 @@ from gproxy.config.filters import BigInt, Id, One, Scope
 from gproxy.config.schemas import Amounts, Money, pattern, quota_period, user_cap
 
 # What a column of ids holds.
-MOST_ID = 2**31 - 1
-MOST_AT_ONCE = 10_000
+MAX_ID = 2**31 - 1
+MAX_AT_ONCE = 10_000
 
 
 def row_id(**kwargs) -> fields.Integer:
     """Of the row that is changed; 0 for a new one."""
-    error = f"expected a whole number from 0, for a new row, to {MOST_ID}"
-    return fields.Integer(strict=True, validate=Range(0, MOST_ID, error=error), **kwargs)
+    error = f"expected a whole number from 0, for a new row, to {MAX_ID}"
+    return fields.Integer(strict=True, validate=Range(0, MAX_ID, error=error), **kwargs)
 
 
 class Page(Schema):
@@ -89,7 +89,7 @@ class CredentialStatus(Schema):
     """Of the credential at this place among its provider's usable ones, counted from 0 by their ids."""
 
     provider_name = fields.String(required=True)
-    index = fields.Integer(strict=True, required=True, validate=Range(0, MOST_ID))
+    index = fields.Integer(strict=True, required=True, validate=Range(0, MAX_ID))
     status = fields.String(required=True, validate=OneOf(("healthy", "dead"), error='expected "healthy" or "dead"'))
 
 
@@ -99,4 +99,4 @@ class UserId(Schema):
 
 def usage_ids() -> One:
     """A bare list of usage ids. An empty one names none."""
-    return One(fields.List(BigInt(), validate=Length(max=MOST_AT_ONCE, error=f"at most {MOST_AT_ONCE} ids at once")))
+    return One(fields.List(BigInt(), validate=Length(max=MAX_AT_ONCE, error=f"at most {MAX_AT_ONCE} ids at once")))

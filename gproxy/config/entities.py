@@ -12,14 +12,14 @@ from marshmallow import Schema, ValidationError, fields, missing, pre_load, vali
 from marshmallow.validate import Length, Range
 
 from gproxy.config import schemas
-from gproxy.config.access import MOST_ID, Page, row_id
+from gproxy.config.access import MAX_ID, Page, row_id
 from gproxy.config.filters import Id, One, Scope
-from gproxy.config.keys import MOST_AT_ONCE
+from gproxy.config.keys import MAX_AT_ONCE
 from gproxy.config.routing import Routing
 from gproxy.config.schemas import Count, Switch, Text, Weight, given, without_nul
 from gproxy.config.seed import secret, settings_json
 
-MOST_PASSWORD = 1024
+MAX_PASSWORD = 1024
 AMOUNT = re.compile(r"[0-9]{1,12}(\.[0-9]{1,18})?")
 # What price documents of other gateways repeat of their model.
 REPEATED = ("model_id", "display_name", "provider_name", "enabled")
@@ -27,7 +27,7 @@ REPEATED = ("model_id", "display_name", "provider_name", "enabled")
 
 class Login(Schema):
     username = fields.String(required=True, validate=Length(max=1024))
-    password = fields.String(required=True, validate=Length(max=MOST_PASSWORD))
+    password = fields.String(required=True, validate=Length(max=MAX_PASSWORD))
 
 
 class Document(fields.Field):
@@ -218,7 +218,7 @@ class Alias(Schema):
     enabled = Switch(is_optional=True)
     targets = fields.List(
         fields.Nested(schemas.Target),
-        validate=[Length(1, schemas.MOST_TARGETS, error=schemas.TARGETS), schemas.targets_differ],
+        validate=[Length(1, schemas.MAX_TARGETS, error=schemas.TARGETS), schemas.targets_differ],
     )
     pricing_json = Prices()
 
@@ -240,7 +240,7 @@ class User(Schema):
 
     id = row_id(load_default=0)
     name = Text(without_nul)
-    password = fields.String(allow_none=True, validate=Length(max=MOST_PASSWORD))
+    password = fields.String(allow_none=True, validate=Length(max=MAX_PASSWORD))
     enabled = Switch(is_optional=True)
     is_admin = Switch(is_optional=True)
 
@@ -273,7 +273,7 @@ class Named(fields.Field):
                 raise ValidationError(f"expected {' or '.join(('id', *self.names))}")
             ((name, value),) = value.items()
             known = (name,)
-        if "id" in known and type(value) is int and 0 <= value <= MOST_ID:
+        if "id" in known and type(value) is int and 0 <= value <= MAX_ID:
             return value
         # An id as text would tell the row of that name.
         if known != ("id",) and isinstance(value, str) and value:
@@ -286,7 +286,7 @@ class CredentialPlace(Schema):
 
     id = Id()
     provider_name = fields.String()
-    index = fields.Integer(strict=True, validate=Range(0, MOST_ID))
+    index = fields.Integer(strict=True, validate=Range(0, MAX_ID))
 
     @validates_schema
     def _check(self, data, **kwargs):
@@ -336,8 +336,8 @@ class Rows:
         self.schema = schema(many=True)
 
     def load(self, value) -> list[dict]:
-        if not isinstance(value, list) or len(value) > MOST_AT_ONCE:
-            raise ValidationError([f"expected a list of at most {MOST_AT_ONCE} rows"])
+        if not isinstance(value, list) or len(value) > MAX_AT_ONCE:
+            raise ValidationError([f"expected a list of at most {MAX_AT_ONCE} rows"])
         return self.schema.load(value)
 
 
@@ -345,7 +345,7 @@ class Many(One):
     """A list of them. An empty one names none."""
 
     def __init__(self, field: fields.Field):
-        super().__init__(fields.List(field, validate=Length(max=MOST_AT_ONCE, error=f"at most {MOST_AT_ONCE} at once")))
+        super().__init__(fields.List(field, validate=Length(max=MAX_AT_ONCE, error=f"at most {MAX_AT_ONCE} at once")))
 
 
 class AuditQuery(Page):

@@ -6,10 +6,10 @@ from marshmallow import Schema, ValidationError, fields
 from marshmallow.validate import OneOf, Range
 
 # What a 64-bit column holds; a greater number would be a fault of the database and no answer.
-MOST = 2**63 - 1
-MOST_MS = MOST // 1_000_000 - 1
+MAX = 2**63 - 1
+MAX_MS = MAX // 1_000_000 - 1
 # Each is a parameter of a statement, and PostgreSQL takes 65,535 of them for all the fields of a filter.
-MOST_VALUES = 1_000
+MAX_VALUES = 1_000
 OWN_GROUPS = ("day", "model", "tag", "user_key_id")
 GROUPS = (*OWN_GROUPS, "provider_id", "user_id")
 
@@ -32,8 +32,8 @@ class Scope(fields.Field):
                 case "eq":
                     return [self.inner.deserialize(inner)]
                 case "in" if isinstance(inner, list):
-                    if len(inner) > MOST_VALUES:
-                        raise ValidationError(f"at most {MOST_VALUES} values at once")
+                    if len(inner) > MAX_VALUES:
+                        raise ValidationError(f"at most {MAX_VALUES} values at once")
                     return [self.inner.deserialize(item) for item in inner]
             raise ValidationError('expected "All", {"Eq": value} or {"In": [values]}')
         return [self.inner.deserialize(value)]
@@ -43,14 +43,14 @@ class Id(fields.Integer):
     """A row's id."""
 
     def __init__(self, **kwargs):
-        super().__init__(strict=True, validate=Range(0, MOST), **kwargs)
+        super().__init__(strict=True, validate=Range(0, MAX), **kwargs)
 
 
 class BigInt(fields.Integer):
     """A 63-bit number as a JSON number or as text, since JavaScript keeps only 53 bits."""
 
-    def __init__(self, most: int = MOST, **kwargs):
-        super().__init__(strict=True, validate=Range(0, most), **kwargs)
+    def __init__(self, maximum: int = MAX, **kwargs):
+        super().__init__(strict=True, validate=Range(0, maximum), **kwargs)
 
     def _deserialize(self, value, attr, data, **kwargs):
         if isinstance(value, str) and re.fullmatch(r"[0-9]{1,19}", value):
@@ -77,8 +77,8 @@ class UsageFilter(Schema):
     model = Scope(fields.String())
     user_id = Scope(Id())
     user_key_id = Scope(Id())
-    from_unix_ms = BigInt(MOST_MS, load_default=None, allow_none=True)
-    to_unix_ms = BigInt(MOST_MS, load_default=None, allow_none=True)
+    from_unix_ms = BigInt(MAX_MS, load_default=None, allow_none=True)
+    to_unix_ms = BigInt(MAX_MS, load_default=None, allow_none=True)
 
 
 class UsageBreakdown(UsageFilter):
@@ -86,8 +86,8 @@ class UsageBreakdown(UsageFilter):
 
 
 class DashboardQuery(Schema):
-    from_unix_ms = BigInt(MOST_MS, load_default=None, allow_none=True)
-    to_unix_ms = BigInt(MOST_MS, load_default=None, allow_none=True)
+    from_unix_ms = BigInt(MAX_MS, load_default=None, allow_none=True)
+    to_unix_ms = BigInt(MAX_MS, load_default=None, allow_none=True)
     bucket_seconds = fields.Integer(strict=True, load_default=3600, validate=Range(1, 31 * 86_400))
 
 
@@ -95,14 +95,14 @@ class MyUsage(Schema):
     """Query parameters: numbers come as text."""
 
     by = fields.String(load_default="day", validate=OneOf(OWN_GROUPS, error="expected one of {choices}"))
-    from_unix_ms = BigInt(MOST_MS, load_default=None)
-    to_unix_ms = BigInt(MOST_MS, load_default=None)
+    from_unix_ms = BigInt(MAX_MS, load_default=None)
+    to_unix_ms = BigInt(MAX_MS, load_default=None)
 
 
 class UsageQuery(UsageFilter):
     """The same with a page: a cursor is the last row of the page before."""
 
-    cursor_at_unix_ms = BigInt(MOST_MS, load_default=None, allow_none=True)
+    cursor_at_unix_ms = BigInt(MAX_MS, load_default=None, allow_none=True)
     cursor_trace_id = BigInt(load_default=None, allow_none=True)
     offset = BigInt(load_default=0)
     limit = BigInt(load_default=None, allow_none=True)

@@ -8,7 +8,7 @@ from marshmallow.validate import Length, Range
 from gproxy.config.filters import Id, One, Scope
 from gproxy.config.schemas import Instant, Money, Switch, key_cap, without_nul
 
-MOST_AT_ONCE = 1_000
+MAX_AT_ONCE = 1_000
 
 
 def key_label(**kwargs) -> fields.String:
@@ -33,7 +33,7 @@ class OwnKey(Schema):
 
 
 class NewKeys(NewKey):
-    count = fields.Integer(strict=True, required=True, validate=Range(1, MOST_AT_ONCE))
+    count = fields.Integer(strict=True, required=True, validate=Range(1, MAX_AT_ONCE))
 
 
 class KeyChange(Schema):
@@ -58,7 +58,7 @@ class KeyId(Schema):
 
 def id_list() -> One:
     """A bare list of ids."""
-    at_once = Length(1, MOST_AT_ONCE, error=f"expected 1 to {MOST_AT_ONCE} ids")
+    at_once = Length(1, MAX_AT_ONCE, error=f"expected 1 to {MAX_AT_ONCE} ids")
     return One(fields.List(Id(), validate=at_once, required=True))
 
 

@@ -3,19 +3,19 @@
 from marshmallow import Schema, fields
 from marshmallow.validate import Length
 
-from gproxy.config.filters import MOST_MS, BigInt, Id, Scope
+from gproxy.config.filters import MAX_MS, BigInt, Id, Scope
 from gproxy.config.schemas import Switch
 
-MOST_AT_ONCE = 10_000
+MAX_AT_ONCE = 10_000
 
 
 class Query(Schema):
     """`as_text`: bodies as text in place of lists of bytes."""
 
     trace_id = Scope(BigInt())
-    from_unix_ms = BigInt(MOST_MS, load_default=None, allow_none=True)
-    to_unix_ms = BigInt(MOST_MS, load_default=None, allow_none=True)
-    cursor_at_unix_ms = BigInt(MOST_MS, load_default=None, allow_none=True)
+    from_unix_ms = BigInt(MAX_MS, load_default=None, allow_none=True)
+    to_unix_ms = BigInt(MAX_MS, load_default=None, allow_none=True)
+    cursor_at_unix_ms = BigInt(MAX_MS, load_default=None, allow_none=True)
     cursor_trace_id = BigInt(load_default=None, allow_none=True)
     offset = BigInt(load_default=0)
     limit = BigInt(load_default=None, allow_none=True)
@@ -39,7 +39,7 @@ QUERIES = {"downstream": Downstream, "upstream": Upstream}
 
 
 def ids(**kwargs) -> fields.List:
-    return fields.List(BigInt(), validate=Length(max=MOST_AT_ONCE, error=f"at most {MOST_AT_ONCE} at once"), **kwargs)
+    return fields.List(BigInt(), validate=Length(max=MAX_AT_ONCE, error=f"at most {MAX_AT_ONCE} at once"), **kwargs)
 
 
 class Clear(Schema):

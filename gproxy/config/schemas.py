@@ -16,21 +16,21 @@ from gproxy.units import NANO, NS
 
 PROXY_SCHEMES = ("http", "https", "socks4", "socks5", "socks5h")  # as of GPROXY_PROXY
 STRATEGIES = ("round_robin", "sticky", "cache_affinity")
-MOST_ATTEMPTS, MOST_WEIGHT, MOST_TARGETS = 20, 1_000, 16
-MOST_CONNECTIONS = 100_000
-CONNECTIONS = f"expected a whole number from 1 to {MOST_CONNECTIONS}"
-ATTEMPTS = f"expected a whole number from 1 to {MOST_ATTEMPTS}"
-TIER = f"expected a whole number from 0, which is tried first, to {MOST_WEIGHT}"
-TARGETS = f"at most {MOST_TARGETS} targets"
+MAX_ATTEMPTS, MAX_WEIGHT, MAX_TARGETS = 20, 1_000, 16
+MAX_CONNECTIONS = 100_000
+CONNECTIONS = f"expected a whole number from 1 to {MAX_CONNECTIONS}"
+ATTEMPTS = f"expected a whole number from 1 to {MAX_ATTEMPTS}"
+TIER = f"expected a whole number from 0, which is tried first, to {MAX_WEIGHT}"
+TARGETS = f"at most {MAX_TARGETS} targets"
 UNSUPPORTED = "not yet supported by this version; remove it"
 NEVER = "not part of gproxy; remove it"
-MOST_USD = 1_000_000  # per call or million tokens; beyond, a cost would not fit its column
-MOST_CAP_USD = 1_000_000_000
-MOST_COUNT = 2**53
-MOST_ASSUMED = 10_000_000
-ASSUMED = f"expected a whole number from 1 to {MOST_ASSUMED}"
+MAX_USD = 1_000_000  # per call or million tokens; beyond, a cost would not fit its column
+MAX_CAP_USD = 1_000_000_000
+MAX_COUNT = 2**53
+MAX_ASSUMED = 10_000_000
+ASSUMED = f"expected a whole number from 1 to {MAX_ASSUMED}"
 PERIODS = ("day", "week", "month")
-MOST_SECONDS = 86_400
+MAX_SECONDS = 86_400
 REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 UNSENDABLE = "holds a line break, blank or other character that no header can carry; mend the key"
 ADDRESS = re.compile(r"[^\s\x00-\x1f\x7f?#]+")
@@ -112,8 +112,8 @@ class Switch(fields.Boolean):
 class Seconds(fields.Field):
     def _deserialize(self, value, attr, data, **kwargs):
         is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
-        if not is_number or not Decimal(value).is_finite() or not 0 < value <= MOST_SECONDS:
-            raise ValidationError(f"expected seconds, more than 0 and at most {MOST_SECONDS}")
+        if not is_number or not Decimal(value).is_finite() or not 0 < value <= MAX_SECONDS:
+            raise ValidationError(f"expected seconds, more than 0 and at most {MAX_SECONDS}")
         return float(value)
 
 
@@ -124,8 +124,8 @@ class Usd(fields.Field):
         is_number = isinstance(value, int | Decimal) and not isinstance(value, bool)
         if not is_number or not Decimal(value).is_finite() or value < 0:
             raise ValidationError("expected an amount in USD, a number such as 0.25 that is not negative")
-        if value > MOST_USD:
-            raise ValidationError(f"expected an amount in USD of at most {MOST_USD}")
+        if value > MAX_USD:
+            raise ValidationError(f"expected an amount in USD of at most {MAX_USD}")
         return Decimal(value)
 
 
@@ -164,8 +164,8 @@ class Money(fields.Field):
         amount = Decimal(repr(value) if isinstance(value, float) else value) if is_number else Decimal("NaN")
         if not amount.is_finite():
             raise ValidationError("expected an amount in USD as a number, such as 12.5")
-        if amount > MOST_CAP_USD:
-            raise ValidationError(f"expected an amount in USD of at most {MOST_CAP_USD}")
+        if amount > MAX_CAP_USD:
+            raise ValidationError(f"expected an amount in USD of at most {MAX_CAP_USD}")
         nano = int((amount * NANO).quantize(Decimal(1), ROUND_HALF_UP)) if amount > 0 else 0
         if self.zero is not None and nano == 0:
             raise ValidationError(f"expected an amount in USD of more than 0; {self.zero}")
@@ -181,8 +181,8 @@ class Count(fields.Field):
         super().__init__(allow_none=True, **({} if is_optional else {"load_default": None}))
 
     def _deserialize(self, value, attr, data, **kwargs):
-        if type(value) is not int or not 0 <= value <= MOST_COUNT:
-            raise ValidationError(f"expected a whole number from 0, which blocks, to {MOST_COUNT}")
+        if type(value) is not int or not 0 <= value <= MAX_COUNT:
+            raise ValidationError(f"expected a whole number from 0, which blocks, to {MAX_COUNT}")
         return value
 
 
@@ -190,8 +190,8 @@ class Weight(fields.Field):
     """How often one is chosen beside others."""
 
     def _deserialize(self, value, attr, data, **kwargs):
-        if type(value) is not int or not 1 <= value <= MOST_WEIGHT:
-            raise ValidationError(f"expected a whole number from 1 to {MOST_WEIGHT}; to leave it out disable it")
+        if type(value) is not int or not 1 <= value <= MAX_WEIGHT:
+            raise ValidationError(f"expected a whole number from 1 to {MAX_WEIGHT}; to leave it out disable it")
         return value
 
 
@@ -234,7 +234,7 @@ class ProviderSettings(Schema):
     idle_timeout_s = Seconds()
     total_timeout_s = Seconds()
     write_timeout_s = Seconds()
-    max_connections = fields.Integer(strict=True, validate=Range(1, MOST_CONNECTIONS, error=CONNECTIONS))
+    max_connections = fields.Integer(strict=True, validate=Range(1, MAX_CONNECTIONS, error=CONNECTIONS))
     connection_wait_s = Seconds()
     # Without a default: what a provider does not say, [global] decides.
     strict_translation = Switch(is_optional=True)
@@ -242,11 +242,11 @@ class ProviderSettings(Schema):
     on_disconnect = fields.String(validate=OneOf(("cancel", "drain"), error='expected "cancel" or "drain"'))
     drain_s = Seconds()
     retry_timeouts = Switch(is_optional=True)
-    max_attempts = fields.Integer(strict=True, validate=Range(1, MOST_ATTEMPTS, error=ATTEMPTS))
+    max_attempts = fields.Integer(strict=True, validate=Range(1, MAX_ATTEMPTS, error=ATTEMPTS))
     retry_within_s = Seconds()
     heartbeat_s = Seconds()
     unpriced = fields.String(validate=OneOf(("allow", "deny"), error='expected "allow" or "deny"'))
-    assumed_output_tokens = fields.Integer(strict=True, validate=Range(1, MOST_ASSUMED, error=ASSUMED))
+    assumed_output_tokens = fields.Integer(strict=True, validate=Range(1, MAX_ASSUMED, error=ASSUMED))
     stop_at_quota = Switch(is_optional=True)
     early_heartbeat_s = Later()
     user_agent = Later()
@@ -282,13 +282,13 @@ class OwnSettings(ProviderSettings):
             raise ValidationError("client_key_file without client_cert_file; give both, or neither")
 
 
-MOST_DAYS, MOST_MB = 36_500, 1_000_000
-MEGABYTES = f"expected a whole number from 1 to {MOST_MB}"
+MAX_DAYS, MAX_MB = 36_500, 1_000_000
+MEGABYTES = f"expected a whole number from 1 to {MAX_MB}"
 
 
 def days(**kwargs) -> fields.Integer:
-    error = f"expected a whole number of days from 1 to {MOST_DAYS}"
-    return fields.Integer(strict=True, validate=Range(1, MOST_DAYS, error=error), **kwargs)
+    error = f"expected a whole number of days from 1 to {MAX_DAYS}"
+    return fields.Integer(strict=True, validate=Range(1, MAX_DAYS, error=error), **kwargs)
 
 
 class Switches(Schema):
@@ -299,7 +299,7 @@ class Switches(Schema):
     enable_downstream_log = Switch(is_optional=True)
     enable_downstream_log_body = Switch(is_optional=True)
     log_retention_days = days()
-    log_retention_mb = fields.Integer(strict=True, validate=Range(1, MOST_MB, error=MEGABYTES))
+    log_retention_mb = fields.Integer(strict=True, validate=Range(1, MAX_MB, error=MEGABYTES))
     usage_retention_days = days(allow_none=True)
 
 
@@ -442,7 +442,7 @@ class Model(Priced):
 class Target(Schema):
     provider_name = Text(required=True, data_key="provider")
     model_id = Text(required=True, data_key="model")
-    tier = fields.Integer(strict=True, load_default=0, validate=Range(0, MOST_WEIGHT, error=TIER))
+    tier = fields.Integer(strict=True, load_default=0, validate=Range(0, MAX_WEIGHT, error=TIER))
     weight = Weight(load_default=1)
 
 
@@ -461,7 +461,7 @@ class Alias(Priced):
     provider_name = Text()
     model_id = Text()
     enabled = Switch(True)
-    targets = fields.List(fields.Nested(Target), validate=Length(max=MOST_TARGETS, error=TARGETS))
+    targets = fields.List(fields.Nested(Target), validate=Length(max=MAX_TARGETS, error=TARGETS))
 
     @validates_schema(pass_original=True, skip_on_field_errors=False)
     def _check(self, data, original, **kwargs):

@@ -13,7 +13,7 @@ from gevent.event import AsyncResult
 from gproxy.channels import vertex
 from gproxy.errors import CredentialRefused, GatewayError, UpstreamError
 from gproxy.snapshot import Credential
-from gproxy.upstream.client import Client, Egress, Limits
+from gproxy.upstream.client import Client, Limits, Transport
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Tokens:
         self._kept: dict[int, _Kept] = {}
         self._asking: dict[int, AsyncResult] = {}
 
-    def shown(self, credential: Credential, egress: Egress, presence: AbstractContextManager) -> str:
+    def shown(self, credential: Credential, transport: Transport, watch: AbstractContextManager) -> str:
         """What the upstream is shown: the key itself, or a token that the service account has.
 
         Raises CredentialRefused, UpstreamError, and what `presence` throws in.
@@ -49,13 +49,13 @@ class Tokens:
             return credential.secret
         now, kept = self._clock(), self._kept.get(credential.id)
         if kept is None or kept.fingerprint != credential.fingerprint or kept.until - UNSAFE_S <= now:
-            with presence:
-                found = self._ask(credential, egress).get()
+            with watch:
+                found = self._ask(credential, transport).get()
             if isinstance(found, GatewayError):
                 raise found
             return found
         if kept.until - RENEW_S <= now and kept.since + FRESH_S <= now:
-            self._ask(credential, egress)
+            self._ask(credential, transport)
         return kept.token
 
     def drop(self, credential: Credential, token: str) -> bool:
@@ -68,18 +68,18 @@ class Tokens:
         del self._kept[credential.id]
         return True
 
-    def _ask(self, credential: Credential, egress: Egress) -> AsyncResult:
+    def _ask(self, credential: Credential, transport: Transport) -> AsyncResult:
         """Whoever needs the token meanwhile waits for the same answer, which none of them can break off."""
         asking = self._asking.get(credential.id)
         if asking is None:
             asking = self._asking[credential.id] = AsyncResult()
-            gevent.spawn(self._renew, credential, egress, asking)
+            gevent.spawn(self._renew, credential, transport, asking)
         return asking
 
-    def _renew(self, credential: Credential, egress: Egress, asking: AsyncResult) -> None:
+    def _renew(self, credential: Credential, transport: Transport, asking: AsyncResult) -> None:
         found: str | GatewayError = UpstreamError("the token endpoint could not be asked")
         try:
-            found = self._fetch(credential, egress)
+            found = self._fetch(credential, transport)
         except GatewayError as fault:
             log.warning("credential %d: no access token: %s", credential.id, fault.message)
             found = fault
@@ -89,7 +89,7 @@ class Tokens:
             del self._asking[credential.id]
             asking.set(found)
 
-    def _fetch(self, credential: Credential, egress: Egress) -> str:
+    def _fetch(self, credential: Credential, transport: Transport) -> str:
         account, now = credential.account, self._clock()
         try:
             form = self._run(
@@ -107,7 +107,7 @@ class Tokens:
             LIMITS,
             NOBODY,
             "",
-            egress,
+            transport,
         )
         found = vertex.read_token(exchange.status, exchange.read(NOBODY))
         if found.token is None:

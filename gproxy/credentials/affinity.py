@@ -14,7 +14,7 @@ GIVEN = "prompt_cache_key"
 BEGINNING = ("tools", "system", "instructions", "prompt", "systemInstruction", "system_instruction", "cachedContent")
 TURNS = ("messages", "input", "contents")
 # The instructions of chat are a message of their own, before the first of the user.
-MOST_TURNS = 2
+MAX_TURNS = 2
 
 
 def key(asked: Ask, model: str) -> bytes:
@@ -42,7 +42,7 @@ def _first_turns(raw) -> list[bytes]:
 
 def _until_user(turns: list) -> int:
     """Up to the first of the user: what follows it is not there in the first call."""
-    for n, turn in enumerate(turns[:MOST_TURNS]):
+    for n, turn in enumerate(turns[:MAX_TURNS]):
         found = raw_json.find(bytes(turn)) or {}
         if bytes(found.get("role", b"")) == b'"user"':
             return n + 1

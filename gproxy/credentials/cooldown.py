@@ -10,11 +10,11 @@ DEAD, BROKE, FORBIDDEN, LIMITED, FAILED = "dead", "broke", "forbidden", "limited
 # Of which faults the credential is told, and not only one of its models.
 OF_ALL_MODELS = (DEAD, BROKE)
 BROKE_S, FORBIDDEN_S = 3600.0, 300.0
-FIRST_S, MOST_BACKOFF_S = 1.0, 60.0
+FIRST_S, MAX_BACKOFF_S = 1.0, 60.0
 FORGOTTEN_S = 600.0  # so long after the last fault the next one is the first again
 PROBE_S = 5.0  # so long the others wait for the one that tries; an answer may take minutes
 # An upstream that failed so often in a row is not asked any more while it cools; before, it is where nothing else is.
-MOST_STRIKES = 3
+MAX_STRIKES = 3
 NEVER = 2.0**40
 
 
@@ -44,7 +44,7 @@ def after(mark: Mark | None, verdict: str, wait_s: float | None, secret: str, no
     elif wait_s is not None:
         wait = wait_s
     else:
-        wait = min(MOST_BACKOFF_S, FIRST_S * 2.0 ** min(strikes - 1, 16)) * (0.75 + dice / 2)
+        wait = min(MAX_BACKOFF_S, FIRST_S * 2.0 ** min(strikes - 1, 16)) * (0.75 + dice / 2)
     until = now + wait if is_new else max(now + wait, mark.until)
     return Mark(verdict, until, now, strikes, 0.0, secret)
 
@@ -68,4 +68,4 @@ def is_light(mark: Mark) -> bool:
 
     What the upstream says of a model that is not for us, it shall say itself.
     """
-    return mark.verdict == FORBIDDEN or (mark.verdict == FAILED and mark.strikes < MOST_STRIKES)
+    return mark.verdict == FORBIDDEN or (mark.verdict == FAILED and mark.strikes < MAX_STRIKES)

@@ -16,10 +16,10 @@ from gproxy.credentials.cooldown import Mark
 from gproxy.errors import NoCredential
 from gproxy.snapshot import Credential, Provider
 from gproxy.state.interface import Account, Limit, Take, Taken
-from gproxy.state.shared_dict import Board
+from gproxy.state.shared_dict import SharedDict
 from gproxy.units import moment
 
-MOST_NAME = 600  # bytes of a name on the board
+MAX_NAME = 600  # bytes of a name on the board
 NOTHING = (None, None)
 KEPT_S = 86_400  # how long a mark stays after its cooling
 NO_WAIT_S = 60.0  # told where only an operator helps
@@ -42,14 +42,14 @@ class Pool:
 
     def __init__(
         self,
-        board: Board,
-        holder: Limiter,
+        shared_dict: SharedDict,
+        reserver: Limiter,
         new_id: Callable[[int], int],
         clock: Callable[[], float] = time.time,
         dice: Callable[[], float] = random.random,
     ):
-        self.holder, self.clock = holder, clock
-        self._board, self._new_id, self._dice = board, new_id, dice
+        self.reserver, self.clock = reserver, clock
+        self._shared_dict, self._new_id, self._dice = shared_dict, new_id, dice
         self._turns: dict[int, int] = {}
 
     def candidates(self, provider: Provider, model: str, affinity: bytes, first: int | None = None) -> "Candidates":
@@ -84,7 +84,7 @@ class Pool:
                     f" until {moment(until)}" if until < cooldown.NEVER else ": an operator must look"
                 )
         if credential.is_limited:
-            for standing in self.holder.look((), (_limit(credential),)).standings:
+            for standing in self.reserver.look((), (_limit(credential),)).statuses:
                 if standing.remaining < 1:
                     return f"its own {standing.counter} of {standing.limit} is used up"
         return None
@@ -97,7 +97,7 @@ class Pool:
 
     def marks(self, credential: Credential, model: str) -> tuple[Mark | None, Mark | None]:
         """What is known of it for all models, and for this one; NOTHING as nearly always."""
-        of_all, of_model = self._board.notes(_names(credential.id, model))
+        of_all, of_model = self._shared_dict.notes(_names(credential.id, model))
         return NOTHING if of_all is of_model is None else (_mark(of_all), _mark(of_model))
 
     def claim(self, credential: Credential, model: str) -> bool:
@@ -111,7 +111,7 @@ class Pool:
     def _claim(self, name: str, fingerprint: str, now: float) -> bool:
         is_mine = False
 
-        def deed(note: bytes | None) -> bytes | None:
+        def function(note: bytes | None) -> bytes | None:
             nonlocal is_mine
             mark = _mark(note)
             is_mine = mark is None or cooldown.is_due(mark, fingerprint, now)
@@ -119,33 +119,33 @@ class Pool:
                 return note
             return _note(mark._replace(probe=now + cooldown.PROBE_S))
 
-        self._board.change(name, deed)
+        self._shared_dict.change(name, function)
         return is_mine
 
     def unclaim(self, credential: Credential, model: str) -> None:
         """Whoever tried it does not know: the next one may try at once."""
 
-        def deed(note: bytes | None) -> bytes | None:
+        def function(note: bytes | None) -> bytes | None:
             mark = _mark(note)
             return note if mark is None else _note(mark._replace(probe=0.0))
 
         for mark, name in zip(self.marks(credential, model), ("", model), strict=True):
             if mark is not None and mark.probe > self.clock():
-                self._board.change(_name(credential.id, name), deed)
+                self._shared_dict.change(_name(credential.id, name), function)
 
     def failed(self, credential: Credential, model: str, fault: Fault) -> None:
         now, dice = self.clock(), self._dice()
 
-        def deed(note: bytes | None) -> bytes:
+        def function(note: bytes | None) -> bytes:
             return _note(cooldown.after(_mark(note), fault.verdict, fault.wait_s, credential.fingerprint, now, dice))
 
         of_all = fault.verdict in cooldown.OF_ALL_MODELS
-        self._board.change(_name(credential.id, "" if of_all else model), deed)
+        self._shared_dict.change(_name(credential.id, "" if of_all else model), function)
 
     def succeeded(self, credential: Credential, model: str, began: float) -> None:
         """It works, so what was known when the call began is over; what came meanwhile is not."""
 
-        def deed(note: bytes | None) -> bytes | None:
+        def function(note: bytes | None) -> bytes | None:
             mark = _mark(note)
             return note if mark is None or _outlives(mark, credential, began) else None
 
@@ -153,7 +153,7 @@ class Pool:
             return
         for mark, name in zip(marks, ("", model), strict=True):
             if mark is not None and not _outlives(mark, credential, began):
-                self._board.change(_name(credential.id, name), deed)
+                self._shared_dict.change(_name(credential.id, name), function)
 
     def lease(self, credential: Credential) -> tuple[int | None, float]:
         """A place within the credential's own limits, to be given back, or in how many seconds there may be one.
@@ -161,39 +161,39 @@ class Pool:
         Raises Unavailable.
         """
         call = self._new_id(time.time_ns())
-        taken = self.holder.count(Take(call, self.holder.owner, (), (_limit(credential),), 0, 0))
+        taken = self.reserver.count(Take(call, self.reserver.owner, (), (_limit(credential),), 0, 0))
         if taken.refused is None:
             return call, 0.0
         return None, NO_WAIT_S if taken.refused.wait_s is None else taken.refused.wait_s
 
     def give_back(self, lease: int) -> None:
-        self.holder.settle(lease, 0, 0)
+        self.reserver.settle(lease, 0, 0)
 
     def enable(self, credential_id: int) -> None:
         """As an operator says: nothing is known of it any more."""
         prefix = _name(credential_id, "")
-        for name in self._board.all():
+        for name in self._shared_dict.all():
             if name.startswith(prefix):
-                self._board.change(name, lambda note: None)
+                self._shared_dict.change(name, lambda note: None)
 
     def disable(self, credential: Credential) -> None:
         self.failed(credential, "", Fault(cooldown.DEAD))
 
-    def standing(self, credential: Credential) -> "Standing":
+    def standing(self, credential: Credential) -> "CredentialState":
         """How it stands with all that is known of it. Looks through the whole board: for operators."""
         prefix, now = _name(credential.id, ""), self.clock()
-        notes = ((name, _mark(note)) for name, note in self._board.all().items() if name.startswith(prefix))
+        notes = ((name, _mark(note)) for name, note in self._shared_dict.all().items() if name.startswith(prefix))
         marks = {name.removeprefix(prefix): mark for name, mark in notes if mark.secret == credential.fingerprint}
         cooling = {model: mark for model, mark in marks.items() if cooldown.cools_until(mark, mark.secret, now)}
         if "" in cooling and cooling[""].verdict == cooldown.DEAD:
-            return Standing("unavailable", cooling)
-        return Standing("cooldown" if cooling else "healthy", cooling)
+            return CredentialState("unavailable", cooling)
+        return CredentialState("cooldown" if cooling else "healthy", cooling)
 
-    def standings(self, credentials: Sequence[Credential]) -> dict[int, str]:
+    def statuses(self, credentials: Sequence[Credential]) -> dict[int, str]:
         """The status of each by its id, from one look at the board."""
         now, found = self.clock(), {one.id: "healthy" for one in credentials}
         prints = {one.id: one.fingerprint for one in credentials}
-        for name, note in self._board.all().items():
+        for name, note in self._shared_dict.all().items():
             number, _, model = name.partition("/")
             mark, one = _mark(note), int(number)
             if mark.secret != prints.get(one) or not cooldown.cools_until(mark, mark.secret, now):
@@ -205,14 +205,14 @@ class Pool:
 
     def is_usable(self, credential: Credential) -> bool:
         """Whether it can be used for any model that nothing else is known of."""
-        (note,) = self._board.notes((_name(credential.id, ""),))
+        (note,) = self._shared_dict.notes((_name(credential.id, ""),))
         return not cooldown.cools_until(_mark(note), credential.fingerprint, self.clock())
 
     def close(self) -> None:
-        self._board.close()
+        self._shared_dict.close()
 
 
-class Standing(NamedTuple):
+class CredentialState(NamedTuple):
     """`healthy`, `cooldown` or `unavailable`, and the marks that make it so by model, "" being all of them."""
 
     status: str
@@ -307,7 +307,7 @@ def _none(provider: Provider) -> NoCredential:
 def _name(credential_id: int, model: str) -> str:
     """On the board. A name that is too long stands there by its beginning and a digest of it."""
     name = f"{credential_id}/{model}"
-    if len(model) * 4 > MOST_NAME and len(model.encode()) > MOST_NAME:
+    if len(model) * 4 > MAX_NAME and len(model.encode()) > MAX_NAME:
         name = f"{credential_id}/{model[:100]}#{blake2b(model.encode(), digest_size=16).hexdigest()}"
     return name
 

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 READ_BYTES = 65536
 # A size line with its extensions, and all trailers together.
-MOST_LINE_BYTES = 8192
+MAX_LINE_BYTES = 8192
 
 
 class Chunked:
@@ -57,7 +57,7 @@ class Chunked:
                 continue
             end = buffer.find(b"\n", at)
             if end < 0:
-                if len(buffer) - at > MOST_LINE_BYTES:
+                if len(buffer) - at > MAX_LINE_BYTES:
                     raise http.client.LineTooLong("chunk size")
                 break
             line, at = buffer[at:end].rstrip(b"\r"), end + 1
@@ -66,7 +66,7 @@ class Chunked:
                     self.is_done = True
                     break
                 self._trailers += len(line)
-                if self._trailers > MOST_LINE_BYTES:
+                if self._trailers > MAX_LINE_BYTES:
                     raise http.client.LineTooLong("trailers")
             elif size := self._size(line):
                 self._left = size + 2

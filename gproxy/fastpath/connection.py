@@ -10,7 +10,7 @@ from http.client import HTTPMessage
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 # A larger body is not copied behind its head.
-MOST_JOINED_BYTES = 64 * 1024
+MAX_JOINED_BYTES = 64 * 1024
 # A vendor's list of models or rate-limit headers can pass http.client's default of 100 header lines.
 http.client._MAXHEADERS = 256
 # Name and value as the email parser finds them in a line that nothing is odd about.
@@ -44,7 +44,7 @@ class _Joining:
             super().request(*args, **kwargs)
         finally:
             parts, self._parts = self._parts, None
-        if sum(map(len, parts)) <= MOST_JOINED_BYTES:
+        if sum(map(len, parts)) <= MAX_JOINED_BYTES:
             parts = [b"".join(parts)]
         if self.sock is None:
             self.connect()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from gproxy.metrics.call_summary import Record
+from gproxy.metrics.call_summary import CallSummary
 from gproxy.metrics.definitions import (
     ATTEMPTS,
     BUILD,
@@ -37,15 +37,15 @@ from gproxy.metrics.definitions import (
     WORKERS,
     Family,
 )
-from gproxy.metrics.mmap_values import NOWHERE, OTHER, Meters
+from gproxy.metrics.mmap_values import NOWHERE, OTHER, MmapValues
 from gproxy.protocols.hub import Usage
 from gproxy.snapshot import Provider, Snapshot
 
 # Names of models that no operator wrote, per worker.
-MOST_SERVED = 200
+MAX_SERVED = 200
 # Sets of labels whose places are remembered.
-MOST_KEPT = 20_000
-LEAST_ERROR = 400
+MAX_KEPT = 20_000
+MIN_ERROR = 400
 
 
 class _Places(NamedTuple):
@@ -63,39 +63,41 @@ class _Places(NamedTuple):
     attempt: int
 
 
-class Measures:
+class CallMetrics:
     """One worker's. `configured` is what is in force now."""
 
-    def __init__(self, meters: Meters, configured: Callable[[], Snapshot | None]):
-        self.meters, self._values, self._configured = meters, meters.values, configured
+    def __init__(self, mmap_values: MmapValues, configured: Callable[[], Snapshot | None]):
+        self.mmap_values, self._values, self._configured = mmap_values, mmap_values.values, configured
         self._kept: dict[tuple, _Places] = {}
         self._singles: dict[tuple, int] = {}
         self._seen: Snapshot | None = None
         # By provider's name: models that an operator wrote, and others that were served; also by a worker before this.
         self._written: frozenset[tuple[str, str]] = frozenset()
-        self._served = {one.labels for one in meters.series() if one.family == COST.name and OTHER not in one.labels}
+        self._served = {
+            one.labels for one in mmap_values.series() if one.family == COST.name and OTHER not in one.labels
+        }
         self._folded = 0
         for family in (GONE, OPEN_REQUESTS, OPEN_STREAMS, UNBOOKED, FOLDED):
             self._single(family)
 
     def settled(
-        self, record: Record, status: int, seconds: float, attempts: Sequence[tuple] = (), is_booked: bool = True
+        self, summary: CallSummary, status: int, seconds: float, attempts: Sequence[tuple] = (), is_booked: bool = True
     ) -> None:
         """A call that ended, once. `record` has its outcome, usage and cost."""
         values = self._values
-        model = self._model(record, status)
-        key = (record.provider, model, record.operation, record.protocol, record.outcome, status)
+        model = self._model(summary, status)
+        key = (summary.provider, model, summary.operation, summary.protocol, summary.outcome, status)
         at = self._kept.get(key) or self._placed(key)
         values[at.requests] += 1
         values[at.duration + bisect_left(LATENCY_S, seconds)] += 1
         values[at.duration + len(LATENCY_S) + 1] += seconds
-        if record.first_token_s is not None:
-            values[at.first_token + bisect_left(FIRST_S, record.first_token_s)] += 1
-            values[at.first_token + len(FIRST_S) + 1] += record.first_token_s
-        if record.usage is not None:
-            self._count_tokens(at, record.usage)
-        if record.cost:
-            values[at.cost] += record.cost
+        if summary.first_token_s is not None:
+            values[at.first_token + bisect_left(FIRST_S, summary.first_token_s)] += 1
+            values[at.first_token + len(FIRST_S) + 1] += summary.first_token_s
+        if summary.usage is not None:
+            self._count_tokens(at, summary.usage)
+        if summary.cost:
+            values[at.cost] += summary.cost
         if is_booked:
             values[self._single(UNBOOKED)] += 1
         if len(attempts) == 1 and attempts[0][2] == status:
@@ -103,20 +105,20 @@ class Measures:
         elif attempts:
             self._count_attempts(attempts)
 
-    def answered(self, record: Record, seconds: float) -> None:
+    def answered(self, summary: CallSummary, seconds: float) -> None:
         """The answer's headers are about to be sent, after so long in gproxy."""
-        at = self._single(OVERHEAD, record.provider, record.operation)
+        at = self._single(OVERHEAD, summary.provider, summary.operation)
         self._values[at + bisect_left(OVERHEAD_S, seconds)] += 1
         self._values[at + len(OVERHEAD_S) + 1] += seconds
 
-    def failed(self, record: Record, error: str) -> None:
+    def failed(self, summary: CallSummary, error: str) -> None:
         """The client is told an error of ours in place of an answer."""
-        record.error = error
-        self._values[self._single(ERRORS, record.protocol, error)] += 1
-        if record.outcome is None:
-            self._values[self._single(REFUSALS, record.protocol, error)] += 1
+        summary.error = error
+        self._values[self._single(ERRORS, summary.protocol, error)] += 1
+        if summary.outcome is None:
+            self._values[self._single(REFUSALS, summary.protocol, error)] += 1
 
-    def client_left(self) -> None:
+    def client_disconnected(self) -> None:
         self._values[self._single(GONE)] += 1
 
     def open(self, requests: int, streams: int) -> None:
@@ -141,7 +143,7 @@ class Measures:
         at = self._singles.get(key)
         if at is None:
             at = self._place(family, *labels)
-            if at != NOWHERE and len(self._singles) < MOST_KEPT:
+            if at != NOWHERE and len(self._singles) < MAX_KEPT:
                 self._singles[key] = at
         return at
 
@@ -165,19 +167,19 @@ class Measures:
             if number < last:
                 self._values[self._single(FAILOVERS, provider, str(what))] += 1
 
-    def _model(self, record: Record, status: int) -> str:
+    def _model(self, summary: CallSummary, status: int) -> str:
         """The model's name, if it may be a label."""
         snapshot = self._configured()
         if snapshot is not self._seen and snapshot is not None:
             self._seen, self._written = snapshot, _written(snapshot)
             self._served -= self._written
-        name = (record.provider, record.model)
+        name = (summary.provider, summary.model)
         if name in self._written or name in self._served:
-            return record.model
-        if status >= LEAST_ERROR or len(self._served) >= MOST_SERVED:
+            return summary.model
+        if status >= MIN_ERROR or len(self._served) >= MAX_SERVED:
             return OTHER
         self._served.add(name)
-        return record.model
+        return summary.model
 
     def _placed(self, key: tuple) -> _Places:
         provider, model, operation, protocol, outcome, status = key
@@ -193,15 +195,15 @@ class Measures:
             cost=self._place(COST, provider, model),
             attempt=self._place(ATTEMPTS, provider, str(status)),
         )
-        if NOWHERE not in found and len(self._kept) < MOST_KEPT:
+        if NOWHERE not in found and len(self._kept) < MAX_KEPT:
             self._kept[key] = found
         return found
 
     def _place(self, family: Family, *labels: str) -> int:
-        at = self.meters.place(family.name, labels, family.width)
-        if self.meters.folded != self._folded:
-            self._values[self._singles.get((FOLDED.name, ()), NOWHERE)] += self.meters.folded - self._folded
-            self._folded = self.meters.folded
+        at = self.mmap_values.place(family.name, labels, family.width)
+        if self.mmap_values.folded != self._folded:
+            self._values[self._singles.get((FOLDED.name, ()), NOWHERE)] += self.mmap_values.folded - self._folded
+            self._folded = self.mmap_values.folded
         return at
 
 

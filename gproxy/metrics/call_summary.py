@@ -6,7 +6,7 @@ from gproxy.protocols.hub import Usage
 
 
 @dataclass(slots=True)
-class Record:
+class CallSummary:
     """Filled as the request goes on. It outlives the request's body, and holds neither that nor a key.
 
     `outcome` is there once the call is settled; until then nothing was sent, or its end is not known.

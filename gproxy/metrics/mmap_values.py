@@ -28,7 +28,7 @@ from gproxy.fastpath import syscalls
 
 log = logging.getLogger(__name__)
 
-MOST = 20_000  # values of a worker
+MAX = 20_000  # values of a worker
 RESERVED = 1_000  # of them for the series that the others are folded into
 OTHER = "other"
 # The first values belong to nobody: they take what has no place.
@@ -60,16 +60,16 @@ class Sums(NamedTuple):
     workers: int
 
 
-class Meters:
+class MmapValues:
     """One worker's end. `values[place]` is changed in place; `folded` counts the series that were not made.
 
     Where the files cannot be used the numbers are counted in memory, and lost with the worker.
     """
 
-    def __init__(self, folder: Path, number: int, gauges: Collection[str], most: int = MOST):
+    def __init__(self, folder: Path, number: int, gauges: Collection[str], maximum: int = MAX):
         """`number` is nobody else's while this process lives."""
         self.folded = 0
-        self._folder, self._number, self._gauges, self._most = folder, number, frozenset(gauges), most
+        self._folder, self._number, self._gauges, self._maximum = folder, number, frozenset(gauges), maximum
         self._names = _Names()
         self._places: dict[tuple[str, tuple[str, ...]], Series] = {}
         self._others: dict[int, _Names] = {}
@@ -81,7 +81,7 @@ class Meters:
             log.error("metrics cannot be kept in %s: %s; this worker's are lost when it ends", folder, fault.strerror)
             self._let_go()
             self._names, self._places = _Names(), {}
-            self.values = memoryview(bytearray(most * FLOAT)).cast("d")
+            self.values = memoryview(bytearray(maximum * FLOAT)).cast("d")
 
     def place(self, family: str, labels: tuple[str, ...], width: int = 1) -> int:
         """Where the values of this series begin, which is made if need be.
@@ -91,13 +91,13 @@ class Meters:
         found = self._places.get((family, labels))
         if found is not None and found.width == width:
             return found.start
-        if self._names.used + width > self._most - RESERVED:
+        if self._names.used + width > self._maximum - RESERVED:
             self.folded += 1
             labels = (OTHER,) * len(labels)
             found = self._places.get((family, labels))
             if found is not None and found.width == width:
                 return found.start
-            if self._names.used + width > self._most:
+            if self._names.used + width > self._maximum:
                 return NOWHERE
         return self._made(Series(family, labels, self._names.used, width))
 
@@ -178,7 +178,7 @@ class Meters:
         if os.fstat(self._values_fd).st_size != self._size:
             raise Garbled
         self._names.read(self._names_fd, _mark(self._values_fd))
-        if self._names.used > self._most:
+        if self._names.used > self._maximum:
             raise Garbled
         os.ftruncate(self._names_fd, self._names.end)  # the last line, if its writer was killed within it
         values = self._mapped()
@@ -217,7 +217,7 @@ class Meters:
 
     @property
     def _size(self) -> int:
-        return HEAD.size + self._most * FLOAT
+        return HEAD.size + self._maximum * FLOAT
 
     def _mapped(self) -> memoryview:
         return memoryview(mmap.mmap(self._values_fd, self._size))[HEAD.size :].cast("d")

@@ -179,7 +179,7 @@ class WebSearch:
     allowed: tuple[str, ...] = ()
     blocked: tuple[str, ...] = ()
     place: Mapping[str, str] = field(default_factory=dict)
-    most_uses: int | None = None
+    max_uses: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -544,13 +544,13 @@ def _opened(index: int, block: Block, choice: int) -> Iterator[Event]:
 
 
 # Beyond any call; below it every sum and every price of one fits into 63 bits.
-MOST_TOKENS = 10**12
-MOST_CALLS = 10**6  # of one tool that the vendor runs
+MAX_TOKENS = 10**12
+MAX_CALLS = 10**6  # of one tool that the vendor runs
 
 
-def count(value: object, most: int = MOST_TOKENS) -> int:
+def count(value: object, maximum: int = MAX_TOKENS) -> int:
     """A count off the wire: anything that is no positive whole number, or no possible count, counts as none."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= most else 0
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= maximum else 0
 
 
 def items(value: object) -> list:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 # Names come from clients and travel in a header: what is no name, and what is one too many, is not repeated.
 _NAME = re.compile(r"[A-Za-z0-9_$.\[\]-]{1,80}")
-MOST = 40
+MAX = 40
 
 
 class Losses:
@@ -25,7 +25,7 @@ class Losses:
 
     def tell(self, name: str) -> None:
         """The same by its wire name."""
-        if len(self._found) < MOST:
+        if len(self._found) < MAX:
             self._found.add(name if _NAME.fullmatch(name) else "unnamed")
 
     def told(self) -> tuple[str, ...]:

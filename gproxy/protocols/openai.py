@@ -210,7 +210,7 @@ def _is_strict(schema: dict, is_asked: bool | None, name: str, losses: Losses) -
 # What a field that is left out means: to leave it out loses nothing.
 DEFAULTS = {"temperature": 1, "top_p": 1, "frequency_penalty": 0, "presence_penalty": 0, "n": 1, "parallel": True}
 # Longer ones the vendor answers with an error; a digest still tells users apart.
-MOST_USER = 64
+MAX_USER = 64
 
 
 def write_limit(max_tokens: int | None, target: Target, losses: Losses) -> int | None:
@@ -222,7 +222,7 @@ def write_limit(max_tokens: int | None, target: Target, losses: Losses) -> int |
 
 
 def write_user(end_user: str | None, losses: Losses) -> str | None:
-    if end_user is None or len(end_user) <= MOST_USER:
+    if end_user is None or len(end_user) <= MAX_USER:
         return end_user or None
     losses.lose("end_user")
     return f"user_{hashlib.blake2b(end_user.encode(), digest_size=16).hexdigest()}"

@@ -13,7 +13,7 @@ EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 SHARES = {"minimal": 1 / 8, "low": 1 / 4, "medium": 1 / 2, "high": 3 / 4, "xhigh": 19 / 20, "max": 19 / 20}
 # Where no maximum is told. Upper bounds of what counts as that effort on the way back.
 BUDGETS = {"none": 0, "minimal": 4096, "low": 8192, "medium": 16384, "high": 32768}
-LEAST_BUDGET = 1024  # Anthropic's
+MIN_BUDGET = 1024  # Anthropic's
 # Google's own numbers for its OpenAI-compatible endpoint: https://ai.google.dev/gemini-api/docs/openai
 GEMINI_BUDGETS = {"none": 0, "minimal": 1024, "low": 1024, "medium": 8192, "high": 24576, "xhigh": 24576, "max": 24576}
 LEVELS = {"minimal": "MINIMAL", "low": "LOW", "medium": "MEDIUM", "high": "HIGH", "xhigh": "HIGH", "max": "HIGH"}
@@ -27,7 +27,7 @@ def effort(asked: Reasoning) -> str:
         return asked.effort
     if asked.budget is None:
         return "medium"
-    return next((name for name, most in BUDGETS.items() if asked.budget <= most), "xhigh")
+    return next((name for name, maximum in BUDGETS.items() if asked.budget <= maximum), "xhigh")
 
 
 def nearest(wanted: str, allowed: tuple[str, ...]) -> str:
@@ -73,7 +73,7 @@ def read_anthropic(thinking: dict, output_config: dict, place: str) -> Reasoning
 
 
 def write_anthropic(
-    asked: Reasoning, max_tokens: int | None, most: int, target: Target, losses: Losses
+    asked: Reasoning, max_tokens: int | None, maximum: int, target: Target, losses: Losses
 ) -> tuple[dict | None, str | None]:
     """The `thinking` object and the effort. `max_tokens` is what the client told, `most` what is sent."""
     wanted = effort(asked)
@@ -87,7 +87,7 @@ def write_anthropic(
     if wanted == "none":
         return {"type": "disabled"}, None
     if target.budgets:
-        return _budgeted(asked, wanted, max_tokens, most, losses), None
+        return _budgeted(asked, wanted, max_tokens, maximum, losses), None
     shown = {"display": "summarized"} if asked.is_shown else {}
     allowed = target.efforts or ANTHROPIC_EFFORTS
     if asked.effort is None:
@@ -100,7 +100,7 @@ def write_anthropic(
     return {"type": "adaptive", **shown}, nearest(wanted, allowed)
 
 
-def _budgeted(asked: Reasoning, wanted: str, max_tokens: int | None, most: int, losses: Losses) -> dict:
+def _budgeted(asked: Reasoning, wanted: str, max_tokens: int | None, maximum: int, losses: Losses) -> dict:
     """Between 1,024 and less than the maximum; where nothing fits, no thinking."""
     if asked.budget is not None:
         budget = asked.budget
@@ -108,10 +108,10 @@ def _budgeted(asked: Reasoning, wanted: str, max_tokens: int | None, most: int, 
         budget = int(max_tokens * SHARES[wanted])
     else:
         budget = BUDGETS.get(wanted, 65536)
-    if most <= LEAST_BUDGET:
+    if maximum <= MIN_BUDGET:
         losses.lose("reasoning")
         return {"type": "disabled"}
-    fitting = min(max(budget, LEAST_BUDGET), most - 1)
+    fitting = min(max(budget, MIN_BUDGET), maximum - 1)
     if asked.budget is not None and fitting != asked.budget:
         losses.lose("reasoning")
     return {"type": "enabled", "budget_tokens": fitting}
@@ -127,7 +127,7 @@ def read_gemini(config: dict, place: str) -> Reasoning | None:
     if level is not None and level.upper() != "THINKING_LEVEL_UNSPECIFIED":
         return Reasoning(validate.known(level.upper(), LEVELS_BACK, f"{place}.thinkingLevel"), None, is_shown)
     if budget is not None:
-        budget = validate.optional_count(config, "thinkingBudget", place, least=-1)
+        budget = validate.optional_count(config, "thinkingBudget", place, minimum=-1)
         if budget == 0:
             return Reasoning("none", None, is_shown)
         return Reasoning(None, None if budget < 0 else budget, is_shown)  # -1: the model decides
@@ -146,8 +146,8 @@ def write_gemini(asked: Reasoning, target: Target, losses: Losses) -> dict | Non
         if asked.effort is None and asked.budget is None:
             return {"includeThoughts": shown}
         budget = GEMINI_BUDGETS[wanted] if asked.budget is None else asked.budget
-        least, most = target.budget_range or (0, budget)
-        fitting = min(max(budget, least), most)
+        minimum, maximum = target.budget_range or (0, budget)
+        fitting = min(max(budget, minimum), maximum)
         if fitting != budget or (asked.budget is None and wanted in ("xhigh", "max")):
             losses.lose("reasoning")
         return {"includeThoughts": shown and wanted != "none", "thinkingBudget": fitting}

@@ -159,11 +159,11 @@ def without_system(turns: tuple[Turn, ...], losses: Losses) -> tuple[Turn, ...]:
     return joined([replace(turn, role="user") if turn.role == "system" else turn for turn in turns])
 
 
-def legal_names(request: Request, legal: re.Pattern, most: int) -> tuple[Request, dict[str, str]]:
+def legal_names(request: Request, legal: re.Pattern, maximum: int) -> tuple[Request, dict[str, str]]:
     """The request with tools' names that the vendor takes, and the given name of each that was changed."""
     calls = {b.name for turn in request.turns for b in turn.blocks if isinstance(b, ToolCall)}
     given = {tool.name for tool in request.functions} | calls
-    named = {name: found for name in given if (found := legal_id(name, legal, most)) != name}
+    named = {name: found for name in given if (found := legal_id(name, legal, maximum)) != name}
     if not named:
         return request, {}
 
@@ -183,9 +183,9 @@ def legal_names(request: Request, legal: re.Pattern, most: int) -> tuple[Request
     return changed, {found: name for name, found in named.items()}
 
 
-def legal_id(given: str, legal: re.Pattern, most: int) -> str:
+def legal_id(given: str, legal: re.Pattern, maximum: int) -> str:
     """An id that the vendor takes; the same one for the same id, so that later turns agree."""
-    if len(given) <= most and legal.fullmatch(given):
+    if len(given) <= maximum and legal.fullmatch(given):
         return given
-    kept = re.sub(r"[^A-Za-z0-9]+", "_", given).strip("_")[: most - 14] or "call"
+    kept = re.sub(r"[^A-Za-z0-9]+", "_", given).strip("_")[: maximum - 14] or "call"
     return f"{kept}_{hashlib.blake2b(given.encode(), digest_size=6).hexdigest()}"

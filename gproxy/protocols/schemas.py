@@ -12,10 +12,10 @@ from urllib.parse import unquote
 
 from gproxy.errors import BadRequest
 
-MOST_DEEP = 64  # schemas inside schemas, those of inlined references included
-MOST_NODES = 20_000  # schemas that one may grow to: inlining doubles with every level of references
-MOST_TEXT = 4_000_000  # characters of their texts and values, for a long text may be inlined often as well
-MOST_LEVELS = 3 * MOST_DEEP  # of objects and lists; a schema inside another takes two, and values may nest
+MAX_DEEP = 64  # schemas inside schemas, those of inlined references included
+MAX_NODES = 20_000  # schemas that one may grow to: inlining doubles with every level of references
+MAX_TEXT = 4_000_000  # characters of their texts and values, for a long text may be inlined often as well
+MAX_LEVELS = 3 * MAX_DEEP  # of objects and lists; a schema inside another takes two, and values may nest
 LONGEST_NOTE = 500
 LONGEST_REF = 1_000
 EXACT = 2**53  # whole numbers below it survive every JSON reader
@@ -116,11 +116,11 @@ class _Walk:
         """The spot inside a schema. Raises BadRequest when it is none, or one too many."""
         if not isinstance(node, dict):
             raise _no_object(node, at.place)
-        if len(at.around) >= MOST_DEEP:
-            raise BadRequest(f"{self.place}: nested deeper than {MOST_DEEP} schemas")
+        if len(at.around) >= MAX_DEEP:
+            raise BadRequest(f"{self.place}: nested deeper than {MAX_DEEP} schemas")
         self._nodes += 1
-        if self._nodes > MOST_NODES:
-            raise BadRequest(f"{self.place}: more than {MOST_NODES} schemas, counting inlined references")
+        if self._nodes > MAX_NODES:
+            raise BadRequest(f"{self.place}: more than {MAX_NODES} schemas, counting inlined references")
         self.weigh(list(node))
         return _Spot(at.place, at.around | {id(node)})
 
@@ -130,8 +130,8 @@ class _Walk:
             self._text += len(value)
         elif isinstance(value, list):
             self._text += sum(len(item) + 3 if isinstance(item, str) else 24 for item in value)
-        if self._text > MOST_TEXT:
-            raise BadRequest(f"{self.place}: more than {MOST_TEXT} characters, counting inlined references")
+        if self._text > MAX_TEXT:
+            raise BadRequest(f"{self.place}: more than {MAX_TEXT} characters, counting inlined references")
 
     def fold(self, keyword: str, value: object, lost: str | None = None) -> str:
         """A constraint as a note for the description, told as lost."""
@@ -156,7 +156,7 @@ def _no_object(value: object, place: str) -> BadRequest:
 
 def _is_too_deep(document: dict) -> bool:
     level = [document]
-    for _ in range(MOST_LEVELS):
+    for _ in range(MAX_LEVELS):
         inner = (found.values() if isinstance(found, dict) else found for found in level)
         level = [value for values in inner for value in values if isinstance(value, dict | list)]
         if not level:
@@ -855,7 +855,7 @@ def _is_openai_strict_node(document: dict, node: dict) -> bool:
 def is_object(schema: dict) -> bool:
     """Whether a schema is of objects alone, by its type, its properties or what it refers to."""
     found: object = schema
-    for _ in range(MOST_DEEP):
+    for _ in range(MAX_DEEP):
         if not isinstance(found, dict):
             return False
         if found.get("type") is not None:

@@ -20,9 +20,9 @@ class TooLong(Exception):
 class Splitter:
     """Collects bytes and gives back whole events, each with the blank line that ends it."""
 
-    def __init__(self, most: int = 64 * 1024 * 1024):
+    def __init__(self, maximum: int = 64 * 1024 * 1024):
         self._tail = bytearray()
-        self._most = most
+        self._maximum = maximum
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The events that this chunk completes. Raises TooLong."""
@@ -37,7 +37,7 @@ class Splitter:
                 done = boundary.end()
         if done:
             del self._tail[:done]
-        if len(self._tail) > self._most:
+        if len(self._tail) > self._maximum:
             raise TooLong
         return events
 

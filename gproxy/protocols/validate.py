@@ -78,18 +78,18 @@ def optional_flag(body: dict, name: str, place: str = "") -> bool | None:
     return None if value is None else _typed(value, bool, at(place, name))
 
 
-def optional_number(body: dict, name: str, place: str = "", least: float | None = None) -> float | None:
+def optional_number(body: dict, name: str, place: str = "", minimum: float | None = None) -> float | None:
     value = body.get(name)
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _wrong(value, "a number", at(place, name))
-    if least is not None and value < least:
-        raise BadRequest(f"{at(place, name)}: must be at least {least:g}")
+    if minimum is not None and value < minimum:
+        raise BadRequest(f"{at(place, name)}: must be at least {minimum:g}")
     return value
 
 
-def optional_count(body: dict, name: str, place: str = "", least: int = 0) -> int | None:
+def optional_count(body: dict, name: str, place: str = "", minimum: int = 0) -> int | None:
     """A whole number that is not below `least`; JavaScript and protobuf write them as 5.0 and "5" too."""
     value = body.get(name)
     if value is None:
@@ -98,8 +98,8 @@ def optional_count(body: dict, name: str, place: str = "", least: int = 0) -> in
         value = int(value)
     if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,18}", value):
         value = int(value)
-    if _typed(value, int, at(place, name)) < least:
-        raise BadRequest(f"{at(place, name)}: must be at least {least}")
+    if _typed(value, int, at(place, name)) < minimum:
+        raise BadRequest(f"{at(place, name)}: must be at least {minimum}")
     return value
 
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from gproxy.errors import OverQuota
 from gproxy.snapshot import Caller
-from gproxy.state.interface import Account, Standing
+from gproxy.state.interface import Account, LimitStatus
 from gproxy.units import usd_text
 
 USER, KEY = "u", "k"  # what the name of an account begins with
@@ -22,7 +22,7 @@ def accounts(caller: Caller) -> tuple[Account, ...]:
     return tuple(found)
 
 
-def refusal(refused: Standing, money: int, now_s: float) -> OverQuota:
+def refusal(refused: LimitStatus, money: int, now_s: float) -> OverQuota:
     """The answer to a call whose upper bound of `money` has no room in an account."""
     title, cap, left = TITLES[refused.key[0]], usd_text(refused.limit), usd_text(refused.remaining)
     detail = f"this request may cost up to {usd_text(money)} USD, and of the {title} of {cap} USD {left} USD are left"
@@ -31,18 +31,20 @@ def refusal(refused: Standing, money: int, now_s: float) -> OverQuota:
     return OverQuota(f"{detail}; {resets(refused, now_s)}", headers=_retry(refused))
 
 
-def ended(standing: Standing | None, now_s: float) -> OverQuota:
+def ended(status_of_limit: LimitStatus | None, now_s: float) -> OverQuota:
     """What ends a stream whose running cost passed what was left."""
-    if standing is None:
+    if status_of_limit is None:
         return OverQuota("the quota is spent, so this stream ends here")
-    return OverQuota(f"the {TITLES[standing.key[0]]} is spent, so this stream ends here; {resets(standing, now_s)}")
+    return OverQuota(
+        f"the {TITLES[status_of_limit.key[0]]} is spent, so this stream ends here; {resets(status_of_limit, now_s)}"
+    )
 
 
-def resets(standing: Standing, now_s: float) -> str:
-    if standing.reset_s is None:
+def resets(status_of_limit: LimitStatus, now_s: float) -> str:
+    if status_of_limit.reset_s is None:
         return "it does not reset; an administrator can raise it"
-    return f"it resets at {datetime.fromtimestamp(math.ceil(now_s + standing.reset_s), UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return f"it resets at {datetime.fromtimestamp(math.ceil(now_s + status_of_limit.reset_s), UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
-def _retry(refused: Standing) -> dict[str, str]:
+def _retry(refused: LimitStatus) -> dict[str, str]:
     return {} if refused.reset_s is None else {"Retry-After": str(max(1, math.ceil(refused.reset_s)))}

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from gproxy.errors import RateLimited
 from gproxy.snapshot import Caller, RateLimit
-from gproxy.state.interface import CONCURRENCY, RPD, RPM, TOKENS, Limit, Standing
+from gproxy.state.interface import CONCURRENCY, RPD, RPM, TOKENS, Limit, LimitStatus
 
 TITLES = {
     RPM: "requests per minute",
@@ -34,7 +34,7 @@ def counted(row: RateLimit) -> Limit:
     return Limit(str(row.id), row.rpm, row.rpd, row.total_tokens, row.concurrency)
 
 
-def refusal(refused: Standing, standings: tuple[Standing, ...], tokens: int, now_s: float) -> RateLimited:
+def refusal(refused: LimitStatus, statuses: tuple[LimitStatus, ...], tokens: int, now_s: float) -> RateLimited:
     """The answer to a call that a counter has no room for; `tokens` is its upper bound."""
     title, wait_s = TITLES[refused.counter], refused.wait_s
     if refused.limit == 0:
@@ -43,23 +43,23 @@ def refusal(refused: Standing, standings: tuple[Standing, ...], tokens: int, now
         detail = f"{refused.counter}: this request may use {tokens} tokens, and {refused.limit} {title} are allowed"
     else:
         detail = f"{refused.counter}: {refused.limit} {title} are used up; try again in {_rounded(wait_s)} s"
-    return RateLimited(detail, wait_s, standings, headers=dict(told(refused, now_s)) | _retry(wait_s))
+    return RateLimited(detail, wait_s, statuses, headers=dict(told(refused, now_s)) | _retry(wait_s))
 
 
-def told(standing: Standing, now_s: float) -> list[tuple[str, str]]:
+def told(status_of_limit: LimitStatus, now_s: float) -> list[tuple[str, str]]:
     """The headers of one counter; its reset is in seconds since the epoch."""
     return [
-        ("X-RateLimit-Limit", str(standing.limit)),
-        ("X-RateLimit-Remaining", str(standing.remaining)),
-        ("X-RateLimit-Reset", str(math.ceil(now_s + (standing.reset_s or 0.0)))),
-        ("X-RateLimit-Counter", standing.counter),
+        ("X-RateLimit-Limit", str(status_of_limit.limit)),
+        ("X-RateLimit-Remaining", str(status_of_limit.remaining)),
+        ("X-RateLimit-Reset", str(math.ceil(now_s + (status_of_limit.reset_s or 0.0)))),
+        ("X-RateLimit-Counter", status_of_limit.counter),
     ]
 
 
-def tightest(standings: Iterable[Standing]) -> tuple[Standing | None, Standing | None, Standing | None]:
+def tightest(statuses: Iterable[LimitStatus]) -> tuple[LimitStatus | None, LimitStatus | None, LimitStatus | None]:
     """The counter with the least left of those of requests, the one of tokens, and the one of requests at once."""
     requests = tokens = running = None
-    for one in standings:
+    for one in statuses:
         counter = one.counter
         if counter == TOKENS:
             if tokens is None or one.remaining < tokens.remaining:

@@ -12,7 +12,7 @@ from gproxy.errors import OverQuota, Unavailable
 from gproxy.protocols.hub import Ask
 from gproxy.quota import budgets, limits
 from gproxy.snapshot import Caller
-from gproxy.state.interface import Account, Limit, Shared, Standing, Take, Taken
+from gproxy.state.interface import Account, Limit, LimitStatus, SharedState, Take, Taken
 from gproxy.units import NS
 
 log = logging.getLogger(__name__)
@@ -20,12 +20,12 @@ log = logging.getLogger(__name__)
 # How often what is not known yet is loaded for one call; more than once only when somebody else changes it meanwhile.
 ATTEMPTS = 5
 # Of tokens and of nano-USD: beyond any limit and any quota.
-MOST = 2**61
+MAX = 2**61
 # A stream that runs beyond its hold asks for so many tokens more at once.
 STEP_TOKENS = 1_024
 
 
-class Bound(NamedTuple):
+class UpperBound(NamedTuple):
     """The most that a call may cost (nano-USD) and use, and where that is counted.
 
     `most_output` is the output in it, in tokens; None where the upstream cannot go beyond.
@@ -35,7 +35,7 @@ class Bound(NamedTuple):
     limits: tuple[Limit, ...]
     money: int = 0
     tokens: int = 0
-    most_output: int | None = None
+    max_output: int | None = None
 
 
 def applying(caller: Caller, name: str) -> tuple[tuple[Account, ...], tuple[Limit, ...]]:
@@ -43,46 +43,46 @@ def applying(caller: Caller, name: str) -> tuple[tuple[Account, ...], tuple[Limi
     return budgets.accounts(caller), limits.applying(caller, name)
 
 
-def bound(
+def upper_bound(
     accounts: tuple[Account, ...],
     rows: tuple[Limit, ...],
     asked: Ask,
     price: Found | None,
     mode: str,
     input_tokens: int,
-    most_output: int | None,
+    max_output: int | None,
     assumed_output: int,
     may_cache: bool,
     has_media: bool,
-) -> Bound:
+) -> UpperBound:
     """What is to be held for a call in these accounts and limits.
 
     `most_output` is what the model can write at most, where that is known: 0 of one that writes nothing.
     """
-    if asked.max_output is not None and most_output != 0:
+    if asked.max_output is not None and max_output != 0:
         output, is_open = asked.max_output, False
     else:
-        output = assumed_output if most_output is None else min(most_output, assumed_output)
-        is_open = output != most_output
+        output = assumed_output if max_output is None else min(max_output, assumed_output)
+        is_open = output != max_output
     output *= asked.choices
-    money = 0 if price is None else cost.bound(price.price, mode, input_tokens, output, may_cache, has_media)
-    tokens = min(input_tokens + output, MOST)
-    return Bound(accounts, rows, min(money, MOST), tokens, output if is_open else None)
+    money = 0 if price is None else cost.upper_bound(price.price, mode, input_tokens, output, may_cache, has_media)
+    tokens = min(input_tokens + output, MAX)
+    return UpperBound(accounts, rows, min(money, MAX), tokens, output if is_open else None)
 
 
-def dearer(one: Bound, other: Bound) -> Bound:
+def dearer(one: UpperBound, other: UpperBound) -> UpperBound:
     """What covers either of two calls in the same accounts and limits."""
-    opened = [bound.most_output for bound in (one, other) if bound.most_output is not None]
+    opened = [upper_bound.max_output for upper_bound in (one, other) if upper_bound.max_output is not None]
     money, tokens = max(one.money, other.money), max(one.tokens, other.tokens)
-    return one._replace(money=money, tokens=tokens, most_output=min(opened, default=None))
+    return one._replace(money=money, tokens=tokens, max_output=min(opened, default=None))
 
 
-class Holder:
+class Reserver:
     """Takes and ends holds for one process. `load` makes the shared state know accounts and limits by their keys."""
 
     def __init__(
         self,
-        shared: Shared,
+        shared: SharedState,
         owner: str,
         load: Callable[[tuple[str, ...]], None],
         changes: Callable[[], int] = lambda: 0,
@@ -91,16 +91,16 @@ class Holder:
         self.shared, self.owner, self._load, self.changes = shared, owner, load, changes
         self._unsettled: deque[tuple[int, int, int]] = deque()  # at most one for each call that ran
 
-    def take(self, call: int, bound: Bound) -> "Hold":
+    def take(self, call: int, upper_bound: UpperBound) -> "Reservation":
         """Raises OverQuota, RateLimited, Unavailable; then nothing is held and nothing counted."""
-        wanted = Take(call, self.owner, bound.accounts, bound.limits, bound.money, bound.tokens)
+        wanted = Take(call, self.owner, upper_bound.accounts, upper_bound.limits, upper_bound.money, upper_bound.tokens)
         taken = self.count(wanted)
         if (refused := taken.refused) is not None:
             now_s = taken.at / NS
             if refused.counter is None:
-                raise budgets.refusal(refused, bound.money, now_s)
-            raise limits.refusal(refused, taken.standings, bound.tokens, now_s)
-        return Hold(self, call, taken.at, bound, taken.standings)
+                raise budgets.refusal(refused, upper_bound.money, now_s)
+            raise limits.refusal(refused, taken.statuses, upper_bound.tokens, now_s)
+        return Reservation(self, call, taken.at, upper_bound, taken.statuses)
 
     def count(self, wanted: Take) -> Taken:
         """A take as it comes out. Raises Unavailable."""
@@ -133,57 +133,59 @@ class Holder:
             self._unsettled.popleft()
 
 
-class Hold:
+class Reservation:
     """One call's hold. `at` is when it was counted, in nanoseconds."""
 
-    __slots__ = ("_bound", "_call", "_holder", "at", "money", "standings")
+    __slots__ = ("_call", "_reserver", "_upper_bound", "at", "money", "statuses")
 
-    def __init__(self, holder: Holder, call: int, at: int, bound: Bound, standings: tuple[Standing, ...]):
-        self._holder, self._call, self._bound = holder, call, bound
-        self.at, self.money, self.standings = at, bound.money, standings
+    def __init__(
+        self, reserver: Reserver, call: int, at: int, upper_bound: UpperBound, statuses: tuple[LimitStatus, ...]
+    ):
+        self._reserver, self._call, self._upper_bound = reserver, call, upper_bound
+        self.at, self.money, self.statuses = at, upper_bound.money, statuses
 
     @property
     def entry(self) -> list[int]:
         """For the journal: what has to be held again where the shared state is lost."""
-        return [self._bound.money, self._bound.tokens]
+        return [self._upper_bound.money, self._upper_bound.tokens]
 
     @property
-    def most_output(self) -> int | None:
+    def max_output(self) -> int | None:
         """The output tokens that it covers, where a call may go beyond and has to stop at a cap."""
-        return self._bound.most_output if self._bound.accounts else None
+        return self._upper_bound.max_output if self._upper_bound.accounts else None
 
     def settle(self, money: int, tokens: int) -> None:
-        self._holder.settle(self._call, money, tokens)
+        self._reserver.settle(self._call, money, tokens)
 
     def covers(self, running: int, step: int) -> bool:
         """Whether the cost so far is held, by now: else `step` more is asked for, or what is left of it."""
         need = running - self.money
         if need <= 0:
             return True
-        granted = self._holder.shared.extend(self._call, need, need + step)
+        granted = self._reserver.shared.extend(self._call, need, need + step)
         self.money += granted
         return granted > 0
 
     def ended(self) -> OverQuota:
         """What ends a stream that is not covered any more."""
         now_s = time.time()
-        found = self._holder.shared.look(self._bound.accounts, ()).standings
+        found = self._reserver.shared.look(self._upper_bound.accounts, ()).statuses
         return budgets.ended(min(found, key=lambda one: one.remaining, default=None), now_s)
 
 
-class Unheld:
+class NoReservation:
     """In a hold's place for a caller without limits and caps.
 
     If the caller got some meanwhile, whoever loaded them gave the call a hold, and it has to end as any other.
     """
 
-    __slots__ = ("_call", "_changes", "_holder", "at")
+    __slots__ = ("_call", "_changes", "_reserver", "at")
 
-    entry = most_output = None
+    entry = max_output = None
 
-    def __init__(self, holder: Holder, call: int, at: int):
-        self._holder, self._call, self.at, self._changes = holder, call, at, holder.changes()
+    def __init__(self, reserver: Reserver, call: int, at: int):
+        self._reserver, self._call, self.at, self._changes = reserver, call, at, reserver.changes()
 
     def settle(self, money: int, tokens: int) -> None:
-        if self._holder.changes() != self._changes:
-            self._holder.settle(self._call, money, tokens)
+        if self._reserver.changes() != self._changes:
+            self._reserver.settle(self._call, money, tokens)

@@ -1,7 +1,8 @@
-"""Whether the client is still there, while we wait for the upstream.
+"""Watches whether the client is still connected while a call waits for the upstream.
 
-A watcher looks at the client's socket; when it closes, ClientGone is thrown into the waiting greenlet, which closes
-the upstream. A stopping worker interrupts a call the same way. A half-closed client counts as gone.
+A watcher looks at the client's socket. When the socket closes, ClientDisconnected is thrown into the waiting greenlet,
+which closes the upstream's connection. A stopping worker interrupts a call the same way. A half-closed client counts as
+disconnected.
 """
 
 import select
@@ -13,7 +14,7 @@ from typing import Self
 import gevent
 from gevent import get_hub, monkey
 
-from gproxy.errors import ClientGone
+from gproxy.errors import ClientDisconnected
 
 HANGUP_S = 0.05
 # gevent's own poll would switch to the hub, and this runs in it.
@@ -24,7 +25,7 @@ class Beat(BaseException):
     """Nothing has come for a while. Not an Exception, so that nothing in between mistakes it for a fault."""
 
 
-class Presence:
+class DisconnectWatch:
     """One request's watch, as a context manager around each wait; outside of them nothing is ever thrown."""
 
     __slots__ = ("_armed", "_beat_s", "_fault", "_greenlet", "_since", "_sock", "_timer", "_watcher")
@@ -53,7 +54,7 @@ class Presence:
         # Stopped in both cases: the watcher would fire for ever on bytes that nobody reads.
         self._watcher.stop()
         if not seen:
-            self._interrupt(ClientGone())
+            self._interrupt(ClientDisconnected())
         else:
             self._timer = get_hub().loop.timer(HANGUP_S, HANGUP_S)
             self._timer.start(self._look_behind)
@@ -64,7 +65,7 @@ class Presence:
         poll.register(self._sock.fileno(), select.POLLRDHUP)
         if poll.poll(0):
             self._timer.stop()
-            self._interrupt(ClientGone())
+            self._interrupt(ClientDisconnected())
 
     def beat_every(self, seconds: float) -> None:
         """From now on a wait is interrupted by a Beat when it has lasted so long."""
@@ -114,14 +115,14 @@ class Presence:
         self._watcher = self._timer = None
 
 
-def arriving(exchange, presence: Presence) -> Iterator[bytes | None]:
+def arriving(exchange, watch: DisconnectWatch) -> Iterator[bytes | None]:
     """The body of an answer as it arrives; None where nothing has come for as long as `presence` beats.
 
     Raises UpstreamError, and what `presence` throws in.
     """
     while True:
         try:
-            yield from exchange.chunks(presence)
+            yield from exchange.chunks(watch)
             return
         except Beat:
             yield None

@@ -8,7 +8,7 @@ from types import ModuleType
 
 from gproxy.channels.kind import COUNT, EMBED, EMBED_BATCH, GENERATE, GET_MODEL, LIST_MODELS, STREAM, Kind
 from gproxy.errors import Unsupported
-from gproxy.snapshot import Provider, Way
+from gproxy.snapshot import Dispatch, Provider
 
 # The stream of a Gemini client that asked for an array has a name of its own in routing documents.
 ARRAY = "gemini_ndjson"
@@ -16,57 +16,57 @@ ARRAY = "gemini_ndjson"
 
 def choose(
     kind: Kind, provider: Provider, operation: str, protocol: str, as_array: bool, protocols: Mapping[str, ModuleType]
-) -> Way:
+) -> Dispatch:
     """The way with our own names of operation and protocol. Raises Unsupported."""
     if provider.routing is not None:
-        way = _documented(provider, operation, protocol, as_array, protocols)
+        transport = _documented(provider, operation, protocol, as_array, protocols)
     else:
-        way = _default(kind, provider.settings.protocol, operation, protocol)
-    if way is None or way.how == "unsupported" or (way.how == "local" and operation != COUNT):
+        transport = _default(kind, provider.settings.protocol, operation, protocol)
+    if transport is None or transport.how == "unsupported" or (transport.how == "local" and operation != COUNT):
         raise Unsupported(f"provider {provider.name!r} cannot serve {operation} for clients that speak {protocol}")
-    if way.how == "local":
-        return way
-    if kind.lane(way.operation, way.protocol, provider.settings.protocol) is None:
-        raise Unsupported(f"provider {provider.name!r} does not speak {way.protocol} for {way.operation}")
-    return way
+    if transport.how == "local":
+        return transport
+    if kind.lane(transport.operation, transport.protocol, provider.settings.protocol) is None:
+        raise Unsupported(f"provider {provider.name!r} does not speak {transport.protocol} for {transport.operation}")
+    return transport
 
 
-def _default(kind: Kind, setting: str | None, operation: str, protocol: str) -> Way | None:
+def _default(kind: Kind, setting: str | None, operation: str, protocol: str) -> Dispatch | None:
     if kind.lane(operation, protocol, setting) is not None:
-        return Way("passthrough", operation, protocol)
+        return Dispatch("passthrough", operation, protocol)
     destination = kind.destination(operation, setting)
     if destination is not None:
         return _translated(operation, destination)
     serves = kind.destination(GENERATE, setting) is not None or kind.native(GENERATE, setting) is not None
-    return Way("local") if operation == COUNT and serves else None
+    return Dispatch("local") if operation == COUNT and serves else None
 
 
-def _translated(operation: str, destination: str) -> Way:
+def _translated(operation: str, destination: str) -> Dispatch:
     """Texts are many in a request of any protocol but Gemini's, which has an operation for one and one for many."""
     if operation in (EMBED, EMBED_BATCH):
         operation = EMBED_BATCH if destination == "gemini" else EMBED
-    return Way("transform", operation, destination)
+    return Dispatch("transform", operation, destination)
 
 
 def _documented(
     provider: Provider, operation: str, protocol: str, as_array: bool, protocols: Mapping[str, ModuleType]
-) -> Way | None:
+) -> Dispatch | None:
     """A document replaces the whole table: what it does not name is not served."""
     spoken = EMBED if operation == EMBED_BATCH else operation
-    way = provider.routing.get((spoken, ARRAY if as_array else wire_name(protocols[protocol], spoken)))
-    if way is None or way.how in ("local", "unsupported"):
-        return way
-    if way.how == "passthrough":
-        return Way("passthrough", operation, protocol)
-    destination = _by_wire_name(way.operation, way.protocol, protocols)
+    transport = provider.routing.get((spoken, ARRAY if as_array else wire_name(protocols[protocol], spoken)))
+    if transport is None or transport.how in ("local", "unsupported"):
+        return transport
+    if transport.how == "passthrough":
+        return Dispatch("passthrough", operation, protocol)
+    destination = _by_wire_name(transport.operation, transport.protocol, protocols)
     if destination is None:
         return None
-    if destination == protocol and way.operation == spoken:
-        return Way("passthrough", operation, protocol)
-    if way.operation in (GENERATE, STREAM) and operation in (GENERATE, STREAM):
+    if destination == protocol and transport.operation == spoken:
+        return Dispatch("passthrough", operation, protocol)
+    if transport.operation in (GENERATE, STREAM) and operation in (GENERATE, STREAM):
         # A whole reply may be made of a stream; a stream is asked for as one whatever the document says.
-        return Way("transform", STREAM if operation == STREAM else way.operation, destination)
-    return _translated(operation, destination) if way.operation == spoken else None
+        return Dispatch("transform", STREAM if operation == STREAM else transport.operation, destination)
+    return _translated(operation, destination) if transport.operation == spoken else None
 
 
 def rules(kind: Kind, setting: str | None, protocols: Mapping[str, ModuleType]) -> list[dict]:
@@ -76,26 +76,31 @@ def rules(kind: Kind, setting: str | None, protocols: Mapping[str, ModuleType]) 
         for operation in (LIST_MODELS, GET_MODEL, COUNT, GENERATE, STREAM, EMBED):
             if operation in (LIST_MODELS, GET_MODEL):
                 home = kind.native(operation, setting)
-                way = Way("local") if home is None or kind.answers else Way("transform", operation, home)
+                transport = (
+                    Dispatch("local") if home is None or kind.answers else Dispatch("transform", operation, home)
+                )
                 if home == protocol.NAME:
-                    way = Way("passthrough")
+                    transport = Dispatch("passthrough")
             elif operation in protocol.CODECS:
-                way = _default(kind, setting, operation, protocol.NAME)
+                transport = _default(kind, setting, operation, protocol.NAME)
             else:
                 continue
             route = {"operation": operation, "protocol": wire_name(protocol, operation)}
-            rule = {"route": route, "implementation": _told(way, protocols)}
+            rule = {"route": route, "implementation": _told(transport, protocols)}
             if rule["route"] not in [one["route"] for one in found]:
                 found.append(rule)
     return sorted(found, key=lambda rule: tuple(rule["route"].values()))
 
 
-def _told(way: Way | None, protocols: Mapping[str, ModuleType]) -> str | dict:
-    if way is None:
+def _told(transport: Dispatch | None, protocols: Mapping[str, ModuleType]) -> str | dict:
+    if transport is None:
         return "Unsupported"
-    if way.how != "transform":
-        return way.how.capitalize()
-    destination = {"operation": way.operation, "protocol": wire_name(protocols[way.protocol], way.operation)}
+    if transport.how != "transform":
+        return transport.how.capitalize()
+    destination = {
+        "operation": transport.operation,
+        "protocol": wire_name(protocols[transport.protocol], transport.operation),
+    }
     return {"TransformTo": {"destination": destination}}
 
 

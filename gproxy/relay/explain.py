@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from gproxy.credentials import selection
-from gproxy.credentials.pool import Pool, Standing
+from gproxy.credentials.pool import CredentialState, Pool
 from gproxy.errors import GatewayError
 from gproxy.quota import budgets, limits, reservations
 from gproxy.relay import headers
@@ -23,7 +23,7 @@ class Candidate:
     credential: Credential
     turn: int | None
     why: str
-    standing: Standing
+    status_of_limit: CredentialState
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Stop:
     def sent_headers(self, call: Call) -> dict[str, str]:
         plan = self.plan
         auth = plan.lane.auth(HIDDEN)
-        return headers.to_upstream(plan.speaks, plan.provider.settings.forward_headers, call.header, auth)
+        return headers.to_upstream(plan.upstream_protocol, plan.provider.settings.forward_headers, call.header, auth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Explanation:
     fault: GatewayError | None
     name: str | None  # by which permissions and limits go
     stops: tuple[Stop, ...]
-    standings: Taken | None
+    statuses: Taken | None
 
 
 def explain(relay: Relay, call: Call, caller: Caller, snapshot: Snapshot) -> Explanation:
@@ -71,7 +71,7 @@ def explain(relay: Relay, call: Call, caller: Caller, snapshot: Snapshot) -> Exp
     except GatewayError as fault:
         return Explanation(fault, _name(relay, call, snapshot), (), None)
     accounts, rows = reservations.applying(caller, plan.name)
-    taken = relay.holder.look(accounts, rows) if accounts or rows else None
+    taken = relay.reserver.look(accounts, rows) if accounts or rows else None
     stops = [Stop(one.provider.name, one.model, one.tier, None, fault) for one, fault in plan.passed_over]
     stops.append(_stop(relay.pool, plan))
     for other in plan.others:
@@ -105,7 +105,7 @@ def _candidates(pool: Pool, plan: Plan) -> tuple[Candidate, ...]:
         why = pool.why_not(credential, plan.model)
         turn += why is None
         found.append(
-            Candidate(credential, turn if why is None else None, why or _reason(plan), pool.standing(credential))
+            Candidate(credential, turn if why is None else None, why or _reason(plan), pool.status_of_limit(credential))
         )
     return tuple(found)
 
@@ -122,12 +122,12 @@ def _reason(plan: Plan) -> str:
 
 def _refusal(plan: Plan, taken: Taken | None) -> GatewayError | None:
     """What a take would be refused with as things stand; quotas are told before limits."""
-    if taken is None or plan.bound is None:
+    if taken is None or plan.upper_bound is None:
         return None
-    now_s, bound = taken.at / NS, plan.bound
-    for one in sorted(taken.standings, key=lambda standing: standing.counter is not None):
-        if one.counter is None and bound.money > one.remaining:
-            return budgets.refusal(one, bound.money, now_s)
-        if one.counter is not None and one.remaining < (bound.tokens if one.counter == TOKENS else 1):
-            return limits.refusal(one._replace(wait_s=one.reset_s), taken.standings, bound.tokens, now_s)
+    now_s, upper_bound = taken.at / NS, plan.upper_bound
+    for one in sorted(taken.statuses, key=lambda status_of_limit: status_of_limit.counter is not None):
+        if one.counter is None and upper_bound.money > one.remaining:
+            return budgets.refusal(one, upper_bound.money, now_s)
+        if one.counter is not None and one.remaining < (upper_bound.tokens if one.counter == TOKENS else 1):
+            return limits.refusal(one._replace(wait_s=one.reset_s), taken.statuses, upper_bound.tokens, now_s)
     return None

@@ -26,7 +26,7 @@ class Attempts:
     Of each the row keeps provider, credential, what became of it (a status or a code), and milliseconds.
     """
 
-    most: int
+    maximum: int
     within_s: float
     clock: Callable[[], float] = time.perf_counter
     made: list[tuple[int, int | None, int | str, int]] = field(default_factory=list)
@@ -42,7 +42,7 @@ class Attempts:
         self.made.append((provider, credential, what, int((self.clock() - self._began) * 1000)))
 
     def is_over(self) -> bool:
-        return len(self.made) >= self.most or self.clock() >= self._until
+        return len(self.made) >= self.maximum or self.clock() >= self._until
 
     def after(self, fault: UpstreamError, retry_timeouts: bool) -> Next:
         """What follows on a call that got no answer.
@@ -77,7 +77,7 @@ class Place:
             self._pool.give_back(lease)
 
 
-class Trip:
+class Failover:
     """`plan` and `credential` are those of the attempt that is made. Raises NoCredential when there is none to make.
 
     The first credential is only looked for, and taken by `secure`: a call that its caller has no money for shall use
@@ -92,7 +92,7 @@ class Trip:
         self.place = Place(pool)
         self._is_secure = False
         self._is_open = False  # a credential was chosen, and nothing is known of it yet
-        self._bound = plan.bound
+        self._upper_bound = plan.upper_bound
         settings = plan.provider.settings
         self._retries_timeouts = settings.retry_timeouts
         self.attempts = Attempts(settings.max_attempts, settings.retry_within_s)
@@ -120,7 +120,7 @@ class Trip:
     @property
     def has_others(self) -> bool:
         """Whether there may be another attempt after this one."""
-        is_last = self.credential is None or len(self.attempts.made) + 1 >= self.attempts.most
+        is_last = self.credential is None or len(self.attempts.made) + 1 >= self.attempts.maximum
         return not is_last and bool(self._targets or self._stops[-1][1].left)
 
     def served(self, status: int, began: float) -> None:
@@ -194,7 +194,7 @@ class Trip:
                 plan = self._targets.pop(0)()
             except GatewayError:  # the call cannot be said to that one
                 continue
-            plan.bound = self._bound
+            plan.upper_bound = self._upper_bound
             if plan.kind.answers is not None:
                 self.plan, self.credential = plan, None
                 return True

@@ -9,22 +9,22 @@ from gproxy.errors import UpstreamError
 from gproxy.protocols import sse
 from gproxy.protocols.hub import Ask
 from gproxy.protocols.verdict import Verdict
-from gproxy.relay.disconnect import Presence
+from gproxy.relay.disconnect import DisconnectWatch
 from gproxy.relay.passthrough_stream import NO_END
 
 # Since the upstream's 200. A model that thinks longer has begun as far as we can tell.
-MOST_HELD_S, MOST_HELD_BYTES = 2.0, 64 * 1024
+MAX_HELD_S, MAX_HELD_BYTES = 2.0, 64 * 1024
 
 
-def fault_of(exchange, protocol: ModuleType, asked: Ask, presence: Presence, now_s: float) -> Fault | None:
+def fault_of(exchange, protocol: ModuleType, asked: Ask, watch: DisconnectWatch, now_s: float) -> Fault | None:
     """What the first events say of the credential, None when output begins, or nothing tells. What was read is kept.
 
     Raises UpstreamError when the stream ends or breaks before either, and what `presence` throws in.
     """
-    until, size = time.monotonic() + MOST_HELD_S, 0
+    until, size = time.monotonic() + MAX_HELD_S, 0
     reader, splitter = protocol.Stream(None, asked), sse.Splitter()
-    while size < MOST_HELD_BYTES:
-        piece = exchange.peek(presence, until - time.monotonic())
+    while size < MAX_HELD_BYTES:
+        piece = exchange.peek(watch, until - time.monotonic())
         if piece is None:
             return None
         if not piece:

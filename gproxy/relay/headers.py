@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 from gproxy.errors import BadRequest, GatewayError
 from gproxy.quota import limits
 from gproxy.snapshot import Credential, Provider
-from gproxy.state.interface import Standing
+from gproxy.state.interface import LimitStatus
 from gproxy.units import NANO
 
 ALWAYS = ("idempotency-key", "accept-language", "traceparent", "tracestate")
@@ -82,16 +82,16 @@ def overhead(started: float, waited_s: float) -> tuple[str, str]:
     return ("x-gproxy-overhead-ms", f"{max(0.0, time.perf_counter() - started - waited_s) * 1000:.2f}")
 
 
-def left(standings: tuple[Standing, ...], protocol: ModuleType, now_s: float) -> list[tuple[str, str]]:
+def left(statuses: tuple[LimitStatus, ...], protocol: ModuleType, now_s: float) -> list[tuple[str, str]]:
     """What is left of the caller's limits: the tightest counter, and all under the vendor's own names."""
-    requests, tokens, running = limits.tightest(standings)
+    requests, tokens, running = limits.tightest(statuses)
     shown = requests or tokens or running
     return [] if shown is None else limits.told(shown, now_s) + protocol.limit_headers(requests, tokens, now_s)
 
 
-def vendors_left(standings: tuple[Standing, ...], protocol: ModuleType, now_s: float) -> list[tuple[str, str]]:
+def vendors_left(statuses: tuple[LimitStatus, ...], protocol: ModuleType, now_s: float) -> list[tuple[str, str]]:
     """The same under the names that the client's own vendor gives them only."""
-    requests, tokens, _ = limits.tightest(standings)
+    requests, tokens, _ = limits.tightest(statuses)
     return protocol.limit_headers(requests, tokens, now_s)
 
 

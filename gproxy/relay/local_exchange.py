@@ -18,12 +18,12 @@ class Exchange:
         else:
             self._pieces = [answers.whole(protocol, model, body)]
 
-    def read(self, presence: AbstractContextManager) -> bytes:
+    def read(self, watch: AbstractContextManager) -> bytes:
         return b"".join(self._pieces)
 
-    def chunks(self, presence: AbstractContextManager) -> Iterator[bytes]:
+    def chunks(self, watch: AbstractContextManager) -> Iterator[bytes]:
         for piece in self._pieces:
-            with presence:
+            with watch:
                 pass  # a caller that left, or a worker that stops, ends this stream as any other
             yield piece
 

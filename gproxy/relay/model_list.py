@@ -19,8 +19,8 @@ from gproxy.channels.kind import GET_MODEL, LIST_MODELS
 from gproxy.errors import GatewayError, NotFound, Unsupported, UpstreamError
 from gproxy.protocols.hub import ModelCard
 from gproxy.relay import headers
-from gproxy.relay.disconnect import Presence
-from gproxy.relay.pipeline import Relay, egress, limits
+from gproxy.relay.disconnect import DisconnectWatch
+from gproxy.relay.pipeline import Relay, limits, transport_of
 from gproxy.routing import resolve
 from gproxy.snapshot import Caller, Provider, Snapshot
 from gproxy.upstream.client import Exchange, Limits
@@ -31,7 +31,7 @@ FETCH_S = 5.0
 KEPT_S = 60.0
 # After a failure the upstream is asked again sooner.
 KEPT_AFTER_FAILURE_S = 10.0
-MOST_PAGES = 20
+MAX_PAGES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class _Kept:
 
 
 @dataclass(slots=True)
-class Catalogue:
+class ModelList:
     relay: Relay
     clock: Callable[[], float] = time.monotonic
     _kept: dict[int, _Kept] = field(default_factory=dict)
@@ -165,18 +165,18 @@ class Catalogue:
 
     def _fetch(self, provider: Provider) -> Iterator[ModelCard]:
         kind = self.relay.kinds[provider.channel]
-        speaks = kind.native(LIST_MODELS, provider.settings.protocol)
-        if speaks is None:
+        upstream_protocol = kind.native(LIST_MODELS, provider.settings.protocol)
+        if upstream_protocol is None:
             return
-        protocol = self.relay.protocols[speaks]
+        protocol = self.relay.protocols[upstream_protocol]
         if kind.answers:
             yield from protocol.read_models({"data": kind.answers.models()})
             return
         if not provider.credentials:
             return
         query: dict[str, str] | None = protocol.LIST_QUERY
-        for _ in range(MOST_PAGES):
-            body = self._get(provider, LIST_MODELS, speaks, "", tuple(query.items()))
+        for _ in range(MAX_PAGES):
+            body = self._get(provider, LIST_MODELS, upstream_protocol, "", tuple(query.items()))
             yield from protocol.read_models(body)
             if (query := protocol.next_page(body)) is None:
                 return
@@ -184,12 +184,12 @@ class Catalogue:
     def _ask_one(self, provider: Provider, model: str) -> ModelCard:
         """A model that no list shows: the upstream knows whether it exists."""
         kind = self.relay.kinds[provider.channel]
-        speaks = kind.native(GET_MODEL, provider.settings.protocol)
-        if speaks is None or kind.answers:
+        upstream_protocol = kind.native(GET_MODEL, provider.settings.protocol)
+        if upstream_protocol is None or kind.answers:
             raise NotFound(f"there is no model {model!r} at provider {provider.name!r}")
         with headers.Naming(provider):
-            body = self._get(provider, GET_MODEL, speaks, model, ())
-        protocol = self.relay.protocols[speaks]
+            body = self._get(provider, GET_MODEL, upstream_protocol, model, ())
+        protocol = self.relay.protocols[upstream_protocol]
         if isinstance(body.get("data"), dict):  # some imitators wrap it
             body = body["data"]
         cards = protocol.read_models({"data": [body], "models": [body]})
@@ -197,13 +197,13 @@ class Catalogue:
             raise UpstreamError("the upstream's answer is no model")
         return cards[0]
 
-    def _get(self, provider: Provider, operation: str, speaks: str, model: str, query: tuple) -> dict:
+    def _get(self, provider: Provider, operation: str, upstream_protocol: str, model: str, query: tuple) -> dict:
         """One GET. Raises GatewayError, NotFound on the upstream's 404."""
         credential = self.relay.pool.any(provider)
         kind, settings = self.relay.kinds[provider.channel], provider.settings
-        lane = kind.lane(operation, speaks, settings.protocol)
-        nobody, way = Presence(None), egress(settings)
-        shown = self.relay.tokens.shown(credential, way, nobody)
+        lane = kind.lane(operation, upstream_protocol, settings.protocol)
+        nobody, transport = DisconnectWatch(None), transport_of(settings)
+        shown = self.relay.tokens.shown(credential, transport, nobody)
         exchange: Exchange = self.relay.upstream.send(
             "GET",
             settings.base_url or kind.host(settings.location),
@@ -213,7 +213,7 @@ class Catalogue:
             _hurried(limits(settings)),
             nobody,
             shown,
-            way,
+            transport,
         )
         body = exchange.read(nobody)
         if exchange.status == 404:
@@ -233,8 +233,8 @@ def _way(provider: Provider, spoken: str, operation: str) -> str:
     """What a routing document makes of a list or a get; without one the upstream is asked."""
     if provider.routing is None:
         return "passthrough"
-    way = provider.routing.get((operation, spoken))
-    return way.how if way else "unsupported"
+    transport = provider.routing.get((operation, spoken))
+    return transport.how if transport else "unsupported"
 
 
 def _lists(provider: Provider, spoken: str, operation: str = LIST_MODELS) -> bool:

@@ -7,12 +7,12 @@ from types import ModuleType
 import gevent
 import orjson
 
-from gproxy.errors import ClientGone, GatewayError, UpstreamError
+from gproxy.errors import ClientDisconnected, GatewayError, UpstreamError
 from gproxy.protocols import raw_json, sse
 from gproxy.protocols.hub import Ask, text_bytes
 from gproxy.protocols.verdict import Verdict
-from gproxy.relay.disconnect import Presence, arriving
-from gproxy.relay.settlement import Tally
+from gproxy.relay.disconnect import DisconnectWatch, arriving
+from gproxy.relay.settlement import Settlement
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def is_whole(event: bytes) -> bool:
     return data is not None and (data == b"[DONE]" or raw_json.find(data) is not None)
 
 
-class Passing:
+class PassthroughStream:
     """One stream. `frames()` are the bytes for the client; `close()` is the net for every end that it did not see."""
 
     def __init__(
@@ -51,13 +51,13 @@ class Passing:
         name: bytes,
         asked: Ask,
         exchange,
-        tally: Tally,
-        presence: Presence,
+        settlement: Settlement,
+        watch: DisconnectWatch,
         call,
         gone: Callable[[], None],
         drain_s: float = 0.0,
     ):
-        self._exchange, self._tally, self._presence = exchange, tally, presence
+        self._exchange, self._settlement, self._watch = exchange, settlement, watch
         self._request_id, self._gone = call.request_id, gone
         self._status = exchange.status
         self._reader = protocol.Stream(name, asked)
@@ -72,7 +72,7 @@ class Passing:
     def frames(self) -> Iterator[bytes]:
         splitter = self._splitter
         try:
-            for chunk in arriving(self._exchange, self._presence):
+            for chunk in arriving(self._exchange, self._watch):
                 if chunk is None:
                     yield self._heartbeat
                 elif frames := self._pass(splitter.feed(chunk)):
@@ -86,12 +86,12 @@ class Passing:
             yield self._broken(UpstreamError("the upstream sent an event without end"))
         except GatewayError as fault:
             yield self._broken(fault)
-        except ClientGone:
+        except ClientDisconnected:
             self.close()  # no error: counted, and nobody is left to be told
 
     def _pass(self, events: list[bytes]) -> bytes:
         """What these events are for the client. Settles before the last one is passed on."""
-        out, reader, tally = [], self._reader, self._tally
+        out, reader, settlement = [], self._reader, self._settlement
         for event in events:
             event = self._exchange.masked(event)
             data = sse.data_of(event)
@@ -108,9 +108,9 @@ class Passing:
             if verdict is Verdict.CUT:
                 self._fault = UpstreamError(NO_END)
                 break
-            is_beyond = verdict is Verdict.GOES_ON and reader.text_bytes > tally.covered_bytes
-            if is_beyond and tally.overruns(reader.usage, reader.text_bytes):
-                self._fault = tally.hold.ended()
+            is_beyond = verdict is Verdict.GOES_ON and reader.text_bytes > settlement.covered_bytes
+            if is_beyond and settlement.overruns(reader.usage, reader.text_bytes):
+                self._fault = settlement.reservation.ended()
                 break
             frame = self._frame.written(event, data, passed)
             if verdict is Verdict.MAY_END:
@@ -121,16 +121,16 @@ class Passing:
                 self._settle()
                 self._exchange.hurry(TAIL_S)
             out.append(frame)
-        tally.saw_first_byte(reader.text_bytes)
+        settlement.saw_first_byte(reader.text_bytes)
         return b"".join(out)
 
     def _settle(self) -> None:
         reader = self._reader
-        self._tally.saw_first_byte(reader.text_bytes)
+        self._settlement.saw_first_byte(reader.text_bytes)
         if reader.has_failed:
-            self._tally.broke(self._status, reader.usage, reader.text_bytes)
+            self._settlement.broke(self._status, reader.usage, reader.text_bytes)
         else:
-            self._tally.complete(self._status, reader.usage, reader.text_bytes)
+            self._settlement.complete(self._status, reader.usage, reader.text_bytes)
             if self.on_end is not None:
                 self.on_end(reader.response_id)
 
@@ -151,9 +151,9 @@ class Passing:
     def _broken(self, fault: GatewayError) -> bytes:
         """After the first byte: the protocol's own error event, unless the end was already told."""
         reader = self._reader
-        if self._tally.is_settled or reader.is_terminal:
+        if self._settlement.is_settled or reader.is_terminal:
             return self._last()
-        self._tally.broke(fault.status, reader.usage, reader.text_bytes)
+        self._settlement.broke(fault.status, reader.usage, reader.text_bytes)
         log.warning("request %s: the stream was cut: %s", self._request_id, fault.message)
         events = reader.break_off(fault.status, fault.code, fault.message, self._request_id)
         told = b"".join(self._frame.written(event, data, data) for event in events if (data := sse.data_of(event)))
@@ -161,23 +161,23 @@ class Passing:
 
     def close(self) -> None:
         """Lets go of the upstream and settles. Before the end that means that the client left."""
-        self._presence.close()
-        tally, reader, is_whole = self._tally, self._reader, False
+        self._watch.close()
+        settlement, reader, is_whole = self._settlement, self._reader, False
         try:
-            if self._drain_s and not tally.is_settled:
-                is_whole = drained(self._exchange, self._presence, reader, self._splitter, self._drain_s)
+            if self._drain_s and not settlement.is_settled:
+                is_whole = drained(self._exchange, self._watch, reader, self._splitter, self._drain_s)
             self._exchange.close()
         finally:
-            if not tally.is_settled:
-                tally.client_left(reader.usage, reader.text_bytes, is_whole)
+            if not settlement.is_settled:
+                settlement.client_disconnected(reader.usage, reader.text_bytes, is_whole)
                 self._gone()
 
 
-def drained(exchange, presence: Presence, reader, splitter: sse.Splitter, most_s: float) -> bool:
+def drained(exchange, watch: DisconnectWatch, reader, splitter: sse.Splitter, max_s: float) -> bool:
     """Reads the rest of a stream whose client left, for its usage. Whether it came to its end."""
-    with gevent.Timeout(most_s, False):
+    with gevent.Timeout(max_s, False):
         try:
-            for chunk in arriving(exchange, presence):
+            for chunk in arriving(exchange, watch):
                 for event in splitter.feed(chunk or b""):
                     if (data := sse.data_of(event)) is not None:
                         _, verdict = reader.see(data)

@@ -19,22 +19,22 @@ from gproxy.channels.error_classifier import Fault
 from gproxy.channels.kind import COUNT, EMBED, EMBED_BATCH, STREAM, Kind
 from gproxy.credentials.access_tokens import Tokens
 from gproxy.credentials.pool import Pool
-from gproxy.errors import ClientGone, Forbidden, GatewayError, RateLimited, UpstreamError
-from gproxy.metrics.call_metrics import Measures
+from gproxy.errors import ClientDisconnected, Forbidden, GatewayError, RateLimited, UpstreamError
+from gproxy.metrics.call_metrics import CallMetrics
 from gproxy.protocols import raw_json
 from gproxy.protocols.hub import Context, Count, Usage
 from gproxy.protocols.losses import Losses
-from gproxy.quota.reservations import Bound, Hold, Holder, Unheld
+from gproxy.quota.reservations import NoReservation, Reservation, Reserver, UpperBound
 from gproxy.relay import dispatch, first_event_probe, headers, local_exchange, passthrough_stream, translated_stream
-from gproxy.relay.disconnect import Presence
-from gproxy.relay.failover import Trip
+from gproxy.relay.disconnect import DisconnectWatch
+from gproxy.relay.failover import Failover
 from gproxy.relay.planner import Call, Plan, Planner
-from gproxy.relay.settlement import BYTES_PER_TOKEN, Outcome, Tally, Unbooked, input_estimate
+from gproxy.relay.settlement import BYTES_PER_TOKEN, NoSettlement, Outcome, Settlement, input_estimate
 from gproxy.snapshot import Caller, Credential, Snapshot
-from gproxy.state.ttl_store import Keepsakes
+from gproxy.state.ttl_store import TtlStore
 from gproxy.translation import reasoning_state, translate
 from gproxy.units import NS
-from gproxy.upstream.client import Client, Egress, Exchange, Limits
+from gproxy.upstream.client import Client, Exchange, Limits, Transport
 from gproxy.upstream.images import Images
 
 log = logging.getLogger(__name__)
@@ -60,18 +60,18 @@ class Relay:
     ids: Ids
     capacity: Capacity
     images: Images  # fetches what a client names by address
-    keepsakes: Keepsakes  # what vendors want back and clients cannot carry
-    holder: Holder  # takes from limits, quotas and budgets
+    ttl_store: TtlStore  # what vendors want back and clients cannot carry
+    reserver: Reserver  # takes from limits, quotas and budgets
     pool: Pool  # the credentials, in turn, and their health
     tokens: Tokens  # what service accounts show in place of a key
-    measures: Measures
-    running: set[Presence] = field(default_factory=set)
-    streaming: set[Presence] = field(default_factory=set)
-    clients_gone: int = 0
+    metrics: CallMetrics
+    running: set[DisconnectWatch] = field(default_factory=set)
+    streaming: set[DisconnectWatch] = field(default_factory=set)
+    client_disconnects: int = 0
     planner: Planner = field(init=False)
 
     def __post_init__(self):
-        self.planner = Planner(self.protocols, self.kinds, self.keepsakes)
+        self.planner = Planner(self.protocols, self.kinds, self.ttl_store)
 
     def admit(self, key: str | None) -> tuple[Caller, Snapshot]:
         """Whose request this is, and the state of things that it will be served by. Raises Unauthorized."""
@@ -89,95 +89,97 @@ class Relay:
         """Where the call goes and what is sent. Raises GatewayError; no effects."""
         return self.planner.plan(call, caller, snapshot)
 
-    def attend(self, sock) -> Presence:
+    def attend(self, sock) -> DisconnectWatch:
         """The watch over one request, from its body on; `dismiss` ends it."""
-        presence = Presence(sock)
-        self.running.add(presence)
-        self.measures.open(len(self.running), len(self.streaming))
-        return presence
+        watch = DisconnectWatch(sock)
+        self.running.add(watch)
+        self.metrics.open(len(self.running), len(self.streaming))
+        return watch
 
-    def dismiss(self, presence: Presence) -> None:
-        presence.close()
-        self.running.discard(presence)
-        self.streaming.discard(presence)
-        self.measures.open(len(self.running), len(self.streaming))
+    def dismiss(self, watch: DisconnectWatch) -> None:
+        watch.close()
+        self.running.discard(watch)
+        self.streaming.discard(watch)
+        self.metrics.open(len(self.running), len(self.streaming))
 
-    def run(self, plan: Plan, call: Call, presence: Presence) -> Answer:
-        """Sends the planned call and answers. Raises GatewayError or ClientGone; then it is settled."""
-        call.record.goes_to(plan)
+    def run(self, plan: Plan, call: Call, watch: DisconnectWatch) -> Answer:
+        """Sends the planned call and answers. Raises GatewayError or ClientDisconnected; then it is settled."""
+        call.summary.goes_to(plan)
         with headers.Naming(plan.provider):
             if plan.lane is None:
                 return self._counted(plan, call)
-            trip = Trip(self.pool, plan)
+            failover = Failover(self.pool, plan)
             try:
-                tally = self._open(plan, call, trip, presence)
+                settlement = self._open(plan, call, failover, watch)
             except BaseException:
-                trip.give_up()
-                trip.place.give_back()
+                failover.give_up()
+                failover.place.give_back()
                 raise
             try:
                 # An answer that is drained is read to its end, whoever is still there.
                 if plan.provider.settings.on_disconnect == "cancel":
-                    presence.begin()
-                exchange = self._reach(trip, call, tally, presence)
-                tally.saw_first_byte()
-                answer = self._answer(trip.plan, call, exchange, tally, presence)
-                return self._begun(answer, call, exchange, presence)
-            except ClientGone:
-                self._count_gone()
-                trip.give_up()
-                tally.client_left(None, 0)
+                    watch.begin()
+                exchange = self._reach(failover, call, settlement, watch)
+                settlement.saw_first_byte()
+                answer = self._answer(failover.plan, call, exchange, settlement, watch)
+                return self._begun(answer, call, exchange, watch)
+            except ClientDisconnected:
+                self._count_disconnect()
+                failover.give_up()
+                settlement.client_disconnected(None, 0)
                 raise
             except BaseException as fault:
-                trip.give_up()
-                tally.broke(getattr(fault, "status", 500), None, 0)
+                failover.give_up()
+                settlement.broke(getattr(fault, "status", 500), None, 0)
                 if isinstance(fault, GatewayError):
-                    log.warning("request %s: provider %s: %s", call.request_id, trip.plan.provider.name, fault.message)
+                    log.warning(
+                        "request %s: provider %s: %s", call.request_id, failover.plan.provider.name, fault.message
+                    )
                 raise
 
-    def _begun(self, answer: Answer, call: Call, exchange: Exchange, presence: Presence) -> Answer:
+    def _begun(self, answer: Answer, call: Call, exchange: Exchange, watch: DisconnectWatch) -> Answer:
         """Measures an answer whose headers are about to be sent."""
-        self.measures.answered(call.record, max(0.0, time.perf_counter() - call.started - exchange.waited_s))
+        self.metrics.answered(call.summary, max(0.0, time.perf_counter() - call.started - exchange.waited_s))
         if not isinstance(answer.body, bytes):
-            self.streaming.add(presence)
-            self.measures.open(len(self.running), len(self.streaming))
+            self.streaming.add(watch)
+            self.metrics.open(len(self.running), len(self.streaming))
         return answer
 
-    def _reach(self, trip: Trip, call: Call, tally: Tally, presence: Presence) -> Exchange:
+    def _reach(self, failover: Failover, call: Call, settlement: Settlement, watch: DisconnectWatch) -> Exchange:
         """The first answer that is no fault of who gave it, else the first of those that are.
 
         Raises GatewayError when there is none at all.
         """
         while True:
-            began = trip.begin()
+            began = failover.begin()
             try:
-                self._fill(trip.plan, presence)
-                exchange = self._send(trip.plan, call, trip.credential, presence)
-                fault = self._fault(trip, exchange, presence)
+                self._fill(failover.plan, watch)
+                exchange = self._send(failover.plan, call, failover.credential, watch)
+                fault = self._fault(failover, exchange, watch)
             except GatewayError as fault:
-                goes_on = trip.got_none(fault)
+                goes_on = failover.got_none(fault)
             else:
                 if fault is None:
-                    trip.served(exchange.status, began)
-                    tally.serve(trip.plan, trip.credential)
+                    failover.served(exchange.status, began)
+                    settlement.serve(failover.plan, failover.credential)
                     return exchange
-                goes_on = trip.got(exchange, fault)
+                goes_on = failover.got(exchange, fault)
             if not goes_on:
-                return trip.first()
-            log.info("request %s: another attempt, at provider %s", call.request_id, trip.plan.provider.name)
+                return failover.first()
+            log.info("request %s: another attempt, at provider %s", call.request_id, failover.plan.provider.name)
 
-    def _fault(self, trip: Trip, exchange: Exchange, presence: Presence) -> Fault | None:
+    def _fault(self, failover: Failover, exchange: Exchange, watch: DisconnectWatch) -> Fault | None:
         """What an answer says of the credential. What is read of it for that is kept.
 
         Raises UpstreamError when it breaks off meanwhile.
         """
         if error_classifier.may_be_fault(exchange.status):
-            return error_classifier.classify(exchange.status, exchange.headers, exchange.kept(presence), time.time())
-        if exchange.status != 200 or not exchange.is_stream or not trip.has_others:
+            return error_classifier.classify(exchange.status, exchange.headers, exchange.kept(watch), time.time())
+        if exchange.status != 200 or not exchange.is_stream or not failover.has_others:
             return None
         try:
-            protocol = self.protocols[trip.plan.speaks]
-            return first_event_probe.fault_of(exchange, protocol, trip.plan.asked, presence, time.time())
+            protocol = self.protocols[failover.plan.upstream_protocol]
+            return first_event_probe.fault_of(exchange, protocol, failover.plan.asked, watch, time.time())
         except BaseException:
             exchange.close()
             raise
@@ -192,61 +194,68 @@ class Relay:
         self._ended(call, Outcome.COMPLETE, 200)
         return Answer(200, [*told, headers.overhead(call.started, 0.0)], body)
 
-    def _fill(self, plan: Plan, presence: Presence) -> None:
-        """Fills in the files that its upstream cannot fetch itself. Raises BadRequest, ClientGone."""
+    def _fill(self, plan: Plan, watch: DisconnectWatch) -> None:
+        """Fills in the files that its upstream cannot fetch itself. Raises BadRequest, ClientDisconnected."""
         if plan.translation is not None and plan.translation.urls:
-            presence.begin()
-            made = translate.fetch(plan.translation, self.images, presence)
+            watch.begin()
+            made = translate.fetch(plan.translation, self.images, watch)
             plan.translate(translate.written(made, plan.provider.settings.strict_translation))
 
-    def _count_gone(self) -> None:
-        self.clients_gone += 1
-        self.measures.client_left()
+    def _count_disconnect(self) -> None:
+        self.client_disconnects += 1
+        self.metrics.client_disconnected()
 
     def _ended(self, call: Call, outcome: Outcome, status: int) -> None:
         """Measures a call that has no row."""
-        call.record.outcome = outcome
-        self.measures.settled(call.record, status, time.perf_counter() - call.started, is_booked=False)
+        call.summary.outcome = outcome
+        self.metrics.settled(call.summary, status, time.perf_counter() - call.started, is_booked=False)
 
-    def _open(self, plan: Plan, call: Call, trip: Trip, presence: Presence) -> Tally:
-        """Holds what the call may cost and opens its books. Raises GatewayError or ClientGone, and nothing is held."""
+    def _open(self, plan: Plan, call: Call, failover: Failover, watch: DisconnectWatch) -> Settlement:
+        """Reserves what the call may cost and writes its `opened` entry.
+
+        Raises GatewayError or ClientDisconnected; then nothing stays reserved.
+        """
         # Before anything is counted: a request that is refused for its files uses up nothing.
-        if trip.plan is plan:
-            self._fill(plan, presence)
+        if failover.plan is plan:
+            self._fill(plan, watch)
         if plan.operation == COUNT:
-            trip.secure()
-            return Unbooked(trip.place.give_back, partial(self._ended, call))
+            failover.secure()
+            return NoSettlement(failover.place.give_back, partial(self._ended, call))
         now = time.time_ns()
         call_id = self.ids.next(now)
         self.journal.refuse_when_full()
-        hold = self._hold(call_id, now, plan.bound, self.protocols[call.protocol])
+        reservation = self._hold(call_id, now, plan.upper_bound, self.protocols[call.protocol])
         try:
-            trip.secure()
-            tally = self._tally(trip.plan, call, call_id, hold)
-            tally.attempts, tally.give_back = trip.attempts.made, trip.place.give_back
-            tally.open(self._entry(trip.plan, call, trip.credential, hold.at))
+            failover.secure()
+            settlement = self._settlement(failover.plan, call, call_id, reservation)
+            settlement.attempts, settlement.give_back = failover.attempts.made, failover.place.give_back
+            settlement.open(self._entry(failover.plan, call, failover.credential, reservation.at))
         except BaseException:
-            hold.settle(0, 0)
+            reservation.settle(0, 0)
             raise
-        return tally
+        return settlement
 
-    def _hold(self, call_id: int, now: int, bound: Bound | None, protocol: ModuleType) -> Hold | Unheld:
-        if bound is None:
-            return Unheld(self.holder, call_id, now)
+    def _hold(
+        self, call_id: int, now: int, upper_bound: UpperBound | None, protocol: ModuleType
+    ) -> Reservation | NoReservation:
+        if upper_bound is None:
+            return NoReservation(self.reserver, call_id, now)
         try:
-            return self.holder.take(call_id, bound)
+            return self.reserver.take(call_id, upper_bound)
         except RateLimited as fault:
-            fault.headers |= headers.vendors_left(fault.standings, protocol, time.time())
+            fault.headers |= headers.vendors_left(fault.statuses, protocol, time.time())
             raise
 
-    def _tally(self, plan: Plan, call: Call, call_id: int, hold: Hold | Unheld) -> Tally:
-        tally = Tally(self.journal, call_id, plan.price, plan.input_tokens, call.started, plan.mode, hold)
-        tally.record, tally.measure = call.record, self.measures.settled
-        call.record.goes_to(plan)
+    def _settlement(self, plan: Plan, call: Call, call_id: int, reservation: Reservation | NoReservation) -> Settlement:
+        settlement = Settlement(
+            self.journal, call_id, plan.price, plan.input_tokens, call.started, plan.mode, reservation
+        )
+        settlement.summary, settlement.count_metrics = call.summary, self.metrics.settled
+        call.summary.goes_to(plan)
         may_stop = plan.operation == STREAM and plan.price is not None and plan.provider.settings.stop_at_quota
-        if may_stop and hold.most_output is not None:
-            tally.covered_bytes = hold.most_output * BYTES_PER_TOKEN
-        return tally
+        if may_stop and reservation.max_output is not None:
+            settlement.covered_bytes = reservation.max_output * BYTES_PER_TOKEN
+        return settlement
 
     def _entry(self, plan: Plan, call: Call, credential: Credential | None, at: int) -> dict:
         """What the journal says of a call that is about to be sent."""
@@ -267,96 +276,102 @@ class Relay:
             **({"lo": plan.losses} if plan.losses else {}),
         }
 
-    def _send(self, plan: Plan, call: Call, credential: Credential | None, presence: Presence) -> Exchange:
+    def _send(self, plan: Plan, call: Call, credential: Credential | None, watch: DisconnectWatch) -> Exchange:
         if plan.kind.answers:
             return local_exchange.Exchange(
-                plan.kind.answers, plan.operation == STREAM, plan.speaks, plan.model, plan.body
+                plan.kind.answers, plan.operation == STREAM, plan.upstream_protocol, plan.model, plan.body
             )
-        way = egress(plan.provider.settings)
-        shown = self.tokens.shown(credential, way, presence)
-        exchange = self._ask(plan, call, credential, shown, presence, way)
+        transport = transport_of(plan.provider.settings)
+        shown = self.tokens.shown(credential, transport, watch)
+        exchange = self._ask(plan, call, credential, shown, watch, transport)
         if exchange.status == 401 and credential.account is not None and self.tokens.drop(credential, shown):
             exchange.close()  # a token that ended before its time
-            shown = self.tokens.shown(credential, way, presence)
-            exchange = self._ask(plan, call, credential, shown, presence, way)
+            shown = self.tokens.shown(credential, transport, watch)
+            exchange = self._ask(plan, call, credential, shown, watch, transport)
         return exchange
 
-    def _ask(self, plan: Plan, call: Call, credential: Credential, shown: str, presence: Presence, way: Egress):
+    def _ask(
+        self, plan: Plan, call: Call, credential: Credential, shown: str, watch: DisconnectWatch, transport: Transport
+    ):
         settings, provider = plan.provider.settings, plan.provider
         base_url = settings.base_url or plan.kind.host(settings.location)
         path = headers.placed(plan.path, credential, settings.location)
-        sent = headers.to_upstream(plan.speaks, settings.forward_headers, call.header, plan.lane.auth(shown))
+        sent = headers.to_upstream(plan.upstream_protocol, settings.forward_headers, call.header, plan.lane.auth(shown))
 
         def send() -> Exchange:
-            told = self.measures.connections(provider.name)
+            told = self.metrics.connections(provider.name)
             return self.upstream.send(
-                "POST", base_url, path, sent, plan.body, limits(settings), presence, shown, way, told
+                "POST", base_url, path, sent, plan.body, limits(settings), watch, shown, transport, told
             )
 
-        if call.trail is None:
+        if call.attempt_log is None:
             return send()
-        return call.trail.send(provider.id, credential.id, base_url + path, sent, plan.body, shown, send)
+        return call.attempt_log.send(provider.id, credential.id, base_url + path, sent, plan.body, shown, send)
 
-    def _answer(self, plan: Plan, call: Call, exchange: Exchange, tally: Tally, presence: Presence) -> Answer:
-        told = headers.to_client(plan.provider, exchange, is_limited=plan.bound is not None)
-        if plan.bound is not None:
-            told += headers.left(tally.hold.standings, self.protocols[call.protocol], tally.hold.at / NS)
+    def _answer(
+        self, plan: Plan, call: Call, exchange: Exchange, settlement: Settlement, watch: DisconnectWatch
+    ) -> Answer:
+        told = headers.to_client(plan.provider, exchange, is_limited=plan.upper_bound is not None)
+        if plan.upper_bound is not None:
+            told += headers.left(
+                settlement.reservation.statuses, self.protocols[call.protocol], settlement.reservation.at / NS
+            )
         if plan.translation is not None:
             told.append(("x-gproxy-translated", plan.translation.label))
         if plan.operation == STREAM:
-            presence.beat_every(plan.provider.settings.heartbeat_s)
+            watch.beat_every(plan.provider.settings.heartbeat_s)
         if 300 <= exchange.status < 400:
             exchange.close()
             raise UpstreamError(f"the upstream redirects ({exchange.status}), and redirects are not followed")
         if exchange.status >= 300:
-            body = exchange.read(presence)
-            tally.broke(exchange.status, None, 0)
+            body = exchange.read(watch)
+            settlement.broke(exchange.status, None, 0)
             log.info("request %s: provider %s answered %d", call.request_id, plan.provider.name, exchange.status)
             if plan.translation is not None:
                 body = translate.error_body(plan.translation, exchange.status, body, call.request_id)
-                return self._whole(exchange, call, tally, told, plan.losses, body, "application/json")
-            return self._whole(exchange, call, tally, told, plan.losses, body)
+                return self._whole(exchange, call, settlement, told, plan.losses, body, "application/json")
+            return self._whole(exchange, call, settlement, told, plan.losses, body)
         if plan.translation is not None:
-            return self._translated(plan, call, exchange, tally, presence, told)
+            return self._translated(plan, call, exchange, settlement, watch, told)
         if plan.operation == STREAM and exchange.is_stream:
             protocol, quoted = self.protocols[call.protocol], raw_json.quoted(plan.sent_model)
-            stream = passthrough_stream.Passing(
-                protocol, quoted, plan.asked, exchange, tally, presence, call, self._count_gone, _drain_s(plan)
+            stream = passthrough_stream.PassthroughStream(
+                protocol, quoted, plan.asked, exchange, settlement, watch, call, self._count_disconnect, _drain_s(plan)
             )
             stream.mend = plan.kind.mend
             if plan.keeps_responses:
-                stream.on_end = self._keeper(plan, tally)
+                stream.on_end = self._keeper(plan, settlement)
             return self._streamed(stream, call, exchange, told, plan.losses)
-        protocol, body = self.protocols[call.protocol], exchange.read(presence)
+        protocol, body = self.protocols[call.protocol], exchange.read(watch)
         if plan.kind.mend is not None:
             body = plan.kind.mend(body)
-        found = self._settle(protocol.read_whole(body), body, exchange, tally)
+        found = self._settle(protocol.read_whole(body), body, exchange, settlement)
         if plan.keeps_responses:
-            self._keeper(plan, tally)(raw_json.text(found, "id"))
+            self._keeper(plan, settlement)(raw_json.text(found, "id"))
         quoted = raw_json.quoted(plan.sent_model)
         if protocol.MODEL_FIELD in found and bytes(found[protocol.MODEL_FIELD]) != quoted:
             body = raw_json.join(raw_json.exchange(found, protocol.MODEL_FIELD, quoted))
-        return self._whole(exchange, call, tally, told, plan.losses, body)
+        return self._whole(exchange, call, settlement, told, plan.losses, body)
 
-    def _keeper(self, plan: Plan, tally: Tally) -> Callable[[str | None], None]:
+    def _keeper(self, plan: Plan, settlement: Settlement) -> Callable[[str | None], None]:
         """Keeps under which credential the vendor keeps a response. It does not keep the plan, and so no body."""
-        put, provider = partial(self.keepsakes.put, plan.caller.user_id), plan.provider.id
+        put, provider = partial(self.ttl_store.put, plan.caller.user_id), plan.provider.id
 
         def keep(response_id: str | None) -> None:
-            if response_id and tally.by is not None:
-                reasoning_state.keep_response(put, provider, response_id, tally.by[2])
+            if response_id and settlement.by is not None:
+                reasoning_state.keep_response(put, provider, response_id, settlement.by[2])
 
         return keep
 
-    def _settle(self, read: tuple[Usage | None, raw_json.Fields | None], body: bytes, exchange, tally: Tally):
+    def _settle(self, read: tuple[Usage | None, raw_json.Fields | None], body: bytes, exchange, settlement: Settlement):
         """Books a whole reply by the upstream's own bytes. Raises UpstreamError on what is none."""
         usage, found = read
         if found is None:
             raise UpstreamError(f"the upstream answered {exchange.status} with a body that is not a JSON object")
         if is_error(usage, found):  # some upstreams tell an error with 200; it is not billed as output
-            tally.broke(exchange.status, None, 0)
+            settlement.broke(exchange.status, None, 0)
         else:
-            tally.complete(exchange.status, usage, 0 if usage is not None else passthrough_stream.text_in(body))
+            settlement.complete(exchange.status, usage, 0 if usage is not None else passthrough_stream.text_in(body))
         return found
 
     def _streamed(self, stream, call: Call, exchange: Exchange, told: list, losses: tuple[str, ...]) -> Answer:
@@ -366,14 +381,22 @@ class Relay:
         return Answer(exchange.status, told, stream.frames(), stream.close)
 
     def _translated(
-        self, plan: Plan, call: Call, exchange: Exchange, tally: Tally, presence: Presence, told: list
+        self, plan: Plan, call: Call, exchange: Exchange, settlement: Settlement, watch: DisconnectWatch, told: list
     ) -> Answer:
         """A good reply from an upstream of another protocol."""
         made = plan.translation
         context = made.context(plan.sent_model, call.request_id, plan.asked.wants_usage)
         if exchange.is_stream:
-            stream = translated_stream.Translated(
-                made, plan.asked, context, exchange, tally, presence, call.as_array, self._count_gone, _drain_s(plan)
+            stream = translated_stream.TranslatedStream(
+                made,
+                plan.asked,
+                context,
+                exchange,
+                settlement,
+                watch,
+                call.as_array,
+                self._count_disconnect,
+                _drain_s(plan),
             )
             if plan.operation == STREAM:
                 return self._streamed(stream, call, exchange, told, plan.losses)
@@ -381,14 +404,14 @@ class Relay:
                 body, lost = translate.folded(made, stream.events(), context, stream.losses)
             finally:
                 exchange.close()
-            return self._whole(exchange, call, tally, told, (*plan.losses, *lost), body, "application/json")
-        body = exchange.read(presence)
+            return self._whole(exchange, call, settlement, told, (*plan.losses, *lost), body, "application/json")
+        body = exchange.read(watch)
         read = made.upstream.read_whole(body)
         if read[1] is not None and is_error(*read):
-            self._settle(read, body, exchange, tally)
+            self._settle(read, body, exchange, settlement)
             exchange.status = 502
             body = translate.error_body(made, exchange.status, body, call.request_id)
-            return self._whole(exchange, call, tally, told, plan.losses, body, "application/json")
+            return self._whole(exchange, call, settlement, told, plan.losses, body, "application/json")
         lost: tuple[str, ...] = ()
         try:
             if read[1] is not None and plan.operation == STREAM:
@@ -398,34 +421,34 @@ class Relay:
             if read[1] is not None:
                 body, lost = translate.whole(made, body, context)
         except translate.Failure as fault:
-            tally.broke(fault.status, None, 0)
+            settlement.broke(fault.status, None, 0)
             raise
         finally:  # what the vendor made is owed for, also where it cannot be translated
-            tally.losses = list(lost)
-            self._settle(read, body, exchange, tally)
-        return self._whole(exchange, call, tally, told, (*plan.losses, *lost), body, "application/json")
+            settlement.losses = list(lost)
+            self._settle(read, body, exchange, settlement)
+        return self._whole(exchange, call, settlement, told, (*plan.losses, *lost), body, "application/json")
 
     def _whole(
-        self, exchange, call, tally, told: list, losses: tuple[str, ...], body: bytes, kind: str | None = None
+        self, exchange, call, settlement, told: list, losses: tuple[str, ...], body: bytes, kind: str | None = None
     ) -> Answer:
         """An answer that is all here, and settled."""
         told.append(("Content-Type", kind or exchange.headers.get("content-type", "application/json")))
         told += headers.lossy(losses)
-        if tally.cost is not None and exchange.status < 300:
-            told.append(headers.cost(tally.cost))
+        if settlement.cost is not None and exchange.status < 300:
+            told.append(headers.cost(settlement.cost))
         told.append(headers.overhead(call.started, exchange.waited_s))
         return Answer(exchange.status, told, body)
 
     def beat(self) -> None:
         """Has every stream that was quiet for long say that it lives."""
         now = time.monotonic()
-        for presence in tuple(self.running):
-            presence.look_at(now)
+        for watch in tuple(self.running):
+            watch.look_at(now)
 
     def cut(self, fault: Callable[[], GatewayError]) -> int:
         """Ends every call that still runs, each with a fault of its own. Returns how many there were."""
-        for presence in self.running:
-            presence.interrupt(fault())
+        for watch in self.running:
+            watch.interrupt(fault())
         return len(self.running)
 
 
@@ -438,8 +461,8 @@ def is_error(usage: Usage | None, found: raw_json.Fields) -> bool:
     return usage is None and passthrough_stream.has_value(found, "error")
 
 
-def egress(settings) -> Egress:
-    return Egress(settings.proxy, settings.ca_file, settings.client_cert_file, settings.client_key_file)
+def transport_of(settings) -> Transport:
+    return Transport(settings.proxy, settings.ca_file, settings.client_cert_file, settings.client_key_file)
 
 
 def limits(settings) -> Limits:

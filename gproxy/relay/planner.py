@@ -15,25 +15,25 @@ from gproxy.channels.kind import COUNT, GENERATE, STREAM, Kind, Lane
 from gproxy.channels.model_capabilities import facts
 from gproxy.credentials import affinity, selection
 from gproxy.errors import BadRequest, Forbidden, GatewayError
-from gproxy.metrics.call_summary import Record
+from gproxy.metrics.call_summary import CallSummary
 from gproxy.protocols import raw_json
 from gproxy.protocols.hub import Ask
 from gproxy.protocols.signatures import MARK
 from gproxy.quota import reservations
-from gproxy.quota.reservations import Bound
+from gproxy.quota.reservations import UpperBound
 from gproxy.relay import dispatch, headers
 from gproxy.relay.settlement import input_estimate
-from gproxy.request_log.recorder import Trail
+from gproxy.request_log.recorder import AttemptLog
 from gproxy.routing import resolve
 from gproxy.routing.resolve import Target
 from gproxy.routing.targets import by_tier
-from gproxy.snapshot import Caller, Provider, Snapshot, Way
-from gproxy.state.ttl_store import Keepsakes
+from gproxy.snapshot import Caller, Dispatch, Provider, Snapshot
+from gproxy.state.ttl_store import TtlStore
 from gproxy.translation import reasoning_state, translate
 from gproxy.translation.translate import Translation
 
 # A name is matched against patterns and stands in rows and journal lines, so its length is bounded.
-MOST_MODEL = 512
+MAX_MODEL = 512
 _MARK = MARK.encode()
 _PREVIOUS = b'"previous_response_id"'
 # In every part of a request, of any protocol, that holds or names sound or a picture.
@@ -55,8 +55,8 @@ class Call:
     operation: str = GENERATE  # a stream too, where the body tells
     as_array: bool = False  # a Gemini stream as one JSON array
     trace: int | None = None  # the id of the request's own log row
-    trail: Trail | None = None  # where its attempts are kept
-    record: Record = field(default_factory=lambda: Record(""))
+    attempt_log: AttemptLog | None = None  # where its attempts are kept
+    summary: CallSummary = field(default_factory=lambda: CallSummary(""))
 
 
 @dataclass(slots=True)
@@ -73,14 +73,14 @@ class Plan:
     path: str  # below the upstream's base URL
     model: str  # the upstream's
     operation: str  # the client's
-    speaks: str  # the protocol of the upstream
+    upstream_protocol: str  # the protocol of the upstream
     body: bytes
     price: prices.Found | None
     mode: str  # by which of its modes the price counts
     input_tokens: int  # estimated
     affinity: bytes = b""  # names the conversation, where the provider's strategy goes by it
     kept_by: int | None = None  # the credential under which the vendor keeps what the call goes on from
-    bound: Bound | None = None  # None: nothing to hold
+    upper_bound: UpperBound | None = None  # None: nothing to hold
     others: tuple[
         Callable[[], "Plan"], ...
     ] = ()  # the same call to the alias's other targets, planned when it is needed
@@ -95,14 +95,18 @@ class Plan:
     @property
     def keeps_responses(self) -> bool:
         """Whether the vendor keeps the reply under the credential that asks for it, of several."""
-        return self.speaks == "openai_responses" and self.translation is None and len(self.provider.credentials) > 1
+        return (
+            self.upstream_protocol == "openai_responses"
+            and self.translation is None
+            and len(self.provider.credentials) > 1
+        )
 
 
 @dataclass(slots=True)
 class Planner:
     protocols: Mapping[str, ModuleType]
     kinds: Mapping[str, Kind]
-    keepsakes: Keepsakes  # what vendors want back and clients cannot carry
+    ttl_store: TtlStore  # what vendors want back and clients cannot carry
     dice: Callable[[], float] = random.random
 
     def plan(self, call: Call, caller: Caller, snapshot: Snapshot) -> Plan:
@@ -112,8 +116,8 @@ class Planner:
         sent = call.model or asked.model
         if not sent:
             raise BadRequest("model: missing; name a model")
-        if len(sent) > MOST_MODEL:
-            raise BadRequest(f"model: longer than {MOST_MODEL} characters")
+        if len(sent) > MAX_MODEL:
+            raise BadRequest(f"model: longer than {MAX_MODEL} characters")
         operation = STREAM if call.operation == GENERATE and asked.is_stream else call.operation
         resolved = self._resolve(snapshot, call.provider, sent, Rights(caller))
         targets = by_tier(resolved.targets, self.dice)
@@ -126,7 +130,7 @@ class Planner:
         plan, rest, passed_over = self._first_plan(targets, plan_for)
         plan.passed_over = passed_over
         if plan.lane is not None and operation != COUNT:  # which costs nothing and is not limited
-            plan.bound = self._bound(plan, snapshot, resolved, rest)
+            plan.upper_bound = self._upper_bound(plan, snapshot, resolved, rest)
         plan.others = tuple(partial(plan_for, target) for target in rest)
         return plan
 
@@ -150,7 +154,7 @@ class Planner:
     ) -> Plan:
         provider, kind = target.provider, self.kinds[target.provider.channel]
         with headers.Naming(provider):
-            way = dispatch.choose(kind, provider, operation, call.protocol, call.as_array, self.protocols)
+            transport = dispatch.choose(kind, provider, operation, call.protocol, call.as_array, self.protocols)
             plan = Plan(
                 caller=caller,
                 asked=asked,
@@ -162,7 +166,7 @@ class Planner:
                 path="",
                 model=target.model,
                 operation=operation,
-                speaks=call.protocol,
+                upstream_protocol=call.protocol,
                 body=call.body,
                 price=prices.find(snapshot, provider.id, provider.channel, target.model, resolved.alias),
                 mode=asked.mode,
@@ -171,8 +175,8 @@ class Planner:
             )
             if plan.price is None and provider.settings.unpriced == "deny" and operation != COUNT:
                 raise Forbidden(f"model {target.model!r} has no price, and its provider refuses what is not priced")
-            if way.how != "local":
-                self._address(plan, call, way)
+            if transport.how != "local":
+                self._address(plan, call, transport)
             if plan.keeps_responses and _PREVIOUS in call.body:
                 plan.kept_by = self._kept_by(plan)
             if provider.settings.rotation_strategy == selection.CACHE_AFFINITY:
@@ -181,12 +185,12 @@ class Planner:
 
     def _kept_by(self, plan: Plan) -> int | None:
         previous = raw_json.text(plan.asked.body, "previous_response_id")
-        find = partial(self.keepsakes.find, plan.caller.user_id)
+        find = partial(self.ttl_store.find, plan.caller.user_id)
         return previous and reasoning_state.whose_response(find, plan.provider.id, previous)
 
-    def _bound(
+    def _upper_bound(
         self, plan: Plan, snapshot: Snapshot, resolved: resolve.Resolved, others: Sequence[Target]
-    ) -> Bound | None:
+    ) -> UpperBound | None:
         """What is held covers the dearest of the targets that the call may come to."""
         accounts, rows = reservations.applying(plan.caller, plan.name)
         if not accounts and not rows:
@@ -195,42 +199,47 @@ class Planner:
         may_cache = b'"cache_control"' in plan.body
         has_media = any(mark in plan.body for mark in _MEDIA)
 
-        def bound(provider: Provider, speaks: str, model: str, price: prices.Found | None) -> Bound:
-            most = facts(speaks, model).max_output if writes else 0
+        def upper_bound(
+            provider: Provider, upstream_protocol: str, model: str, price: prices.Found | None
+        ) -> UpperBound:
+            maximum = facts(upstream_protocol, model).max_output if writes else 0
             assumed = provider.settings.assumed_output_tokens
-            return reservations.bound(
-                accounts, rows, plan.asked, price, plan.mode, plan.input_tokens, most, assumed, may_cache, has_media
+            return reservations.upper_bound(
+                accounts, rows, plan.asked, price, plan.mode, plan.input_tokens, maximum, assumed, may_cache, has_media
             )
 
-        found = bound(plan.provider, plan.speaks, plan.model, plan.price)
+        found = upper_bound(plan.provider, plan.upstream_protocol, plan.model, plan.price)
         for target in others:
-            provider, speaks = target.provider, self.kinds[target.provider.channel].prefers or plan.speaks
+            provider, upstream_protocol = (
+                target.provider,
+                self.kinds[target.provider.channel].prefers or plan.upstream_protocol,
+            )
             price = prices.find(snapshot, provider.id, provider.channel, target.model, resolved.alias)
-            found = reservations.dearer(found, bound(provider, speaks, target.model, price))
+            found = reservations.dearer(found, upper_bound(provider, upstream_protocol, target.model, price))
         return found
 
-    def _address(self, plan: Plan, call: Call, way: Way) -> None:
+    def _address(self, plan: Plan, call: Call, transport: Dispatch) -> None:
         """Fills in the lane and what is sent there. Raises BadRequest."""
-        plan.lane = plan.kind.lane(way.operation, way.protocol, plan.provider.settings.protocol)
-        if way.protocol == call.protocol and way.operation == plan.operation:
+        plan.lane = plan.kind.lane(transport.operation, transport.protocol, plan.provider.settings.protocol)
+        if transport.protocol == call.protocol and transport.operation == plan.operation:
             plan.body, plan.losses = self.passed(plan, call)
             plan.path = headers.path(plan.lane.path, plan.model, call.query)
             return
         made = translate.plan(
             self.protocols[call.protocol],
-            self.protocols[way.protocol],
+            self.protocols[transport.protocol],
             plan.operation,
-            way,
+            transport,
             plan.kind,
             plan.provider,
             plan.model,
             call.body,
-            self.keepsakes,
+            self.ttl_store,
             plan.caller.user_id,
         )
         # Query parameters are the client's protocol's.
         plan.path = headers.path(plan.lane.path, plan.model, ())
-        plan.speaks = way.protocol
+        plan.upstream_protocol = transport.protocol
         if made.body:
             plan.mode = made.upstream.ask(made.body).mode
         plan.translate(made)

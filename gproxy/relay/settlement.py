@@ -10,9 +10,9 @@ from enum import StrEnum
 from gproxy.accounting import prices
 from gproxy.accounting.cost import cost
 from gproxy.accounting.journal import Journal
-from gproxy.metrics.call_summary import Record
+from gproxy.metrics.call_summary import CallSummary
 from gproxy.protocols.hub import Usage
-from gproxy.quota.reservations import STEP_TOKENS, Hold, Unheld
+from gproxy.quota.reservations import STEP_TOKENS, NoReservation, Reservation
 from gproxy.snapshot import Credential
 
 # Bytes of text that a token stands for, where no count was told.
@@ -22,15 +22,15 @@ LARGE_BODY = 32 * 1024
 # The look behind keeps it from trying a short run again from each of its letters.
 _ENCODED = re.compile(rb"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{4096,}")
 ENCODED_TOKENS = 1_500
-CLIENT_GONE_STATUS = 499
+CLIENT_CLOSED_STATUS = 499
 # What the client sends into the row is bounded, as every line of the journal is.
-MOST_TEXT = 128
+MAX_TEXT = 128
 # Attempts that a row tells of, the last ones.
-MOST_TOLD = 8
+MAX_TOLD = 8
 # Names of what a reply lost in translation; a request's stand in the line that opens a call.
-MOST_LOSSES_BYTES = 300
+MAX_LOSSES_BYTES = 300
 # What a column holds, in nano-USD.
-MOST_COST = 2**63 - 1
+MAX_COST = 2**63 - 1
 
 
 class Outcome(StrEnum):
@@ -54,7 +54,7 @@ def input_estimate(body: bytes) -> int:
 
 
 @dataclass(slots=True)
-class Tally:
+class Settlement:
     """`started` is on the performance counter. After settlement `cost` is in nano-USD, None when unpriced.
 
     A stream that has delivered more than `covered_bytes` of text may cost more than is held for it.
@@ -66,14 +66,14 @@ class Tally:
     input_estimate: int
     started: float
     mode: str = ""
-    hold: Hold | Unheld | None = None
+    reservation: Reservation | NoReservation | None = None
     covered_bytes: float = math.inf
     attempts: Sequence[tuple] = ()  # each: provider, credential, end, milliseconds
     by: tuple[int, str, int | None] | None = None  # who served it, where not the one that `open` tells
     give_back: Callable[[], None] = lambda: None  # the place that the credential's own limits gave
     losses: list[str] = field(default_factory=list)
-    record: Record | None = None  # is told how it ended
-    measure: Callable[..., None] | None = None  # counts what the record says
+    summary: CallSummary | None = None  # is told how it ended
+    count_metrics: Callable[..., None] | None = None  # counts what the record says
     first_byte: float | None = None
     first_token: float | None = None
     cost: int | None = None
@@ -83,9 +83,9 @@ class Tally:
         """Raises Unavailable when the journal cannot be written; then nothing is sent."""
         for name in ("eu", "t"):
             if entry.get(name):
-                entry[name] = entry[name][:MOST_TEXT]
-        if self.hold is not None and self.hold.entry is not None:
-            entry["h"] = self.hold.entry
+                entry[name] = entry[name][:MAX_TEXT]
+        if self.reservation is not None and self.reservation.entry is not None:
+            entry["h"] = self.reservation.entry
         self.journal.open({"o": self.call_id, "e": self.input_estimate, **entry})
 
     def overruns(self, usage: Usage | None, text_bytes: int) -> bool:
@@ -93,21 +93,21 @@ class Tally:
         seen = self._delivered(usage, text_bytes)
         running = self._cost(seen)
         step = self._cost(replace(seen, output_tokens=seen.output_tokens + STEP_TOKENS)) - running
-        if not self.hold.covers(running, step):
+        if not self.reservation.covers(running, step):
             return True
-        free = (self.hold.money - running) / step * STEP_TOKENS if step else math.inf
+        free = (self.reservation.money - running) / step * STEP_TOKENS if step else math.inf
         self.covered_bytes = text_bytes + max(1, free) * BYTES_PER_TOKEN
         return False
 
     def _cost(self, usage: Usage) -> int:
-        return min(cost(usage, self.price.price, self.mode), MOST_COST)
+        return min(cost(usage, self.price.price, self.mode), MAX_COST)
 
     def serve(self, plan, credential: Credential | None) -> None:
         """Who answers: its price counts, and the row tells it."""
         self.price, self.mode, self.input_estimate = plan.price, plan.mode, plan.input_tokens
         self.by = plan.provider.id, plan.provider.channel, credential.id if credential else None
-        if self.record is not None:
-            self.record.goes_to(plan)
+        if self.summary is not None:
+            self.summary.goes_to(plan)
 
     def saw_first_byte(self, text_bytes: int = 0) -> None:
         """Something came; of a stream also how much text until now."""
@@ -130,12 +130,12 @@ class Tally:
         else:
             self._settle(Outcome.FAILED, status, Usage())
 
-    def client_left(self, usage: Usage | None, text_bytes: int, is_whole: bool = False) -> None:
+    def client_disconnected(self, usage: Usage | None, text_bytes: int, is_whole: bool = False) -> None:
         """The client went away: its input, and what was delivered; or all of it, where the rest was read for that."""
         if is_whole and usage is not None:
-            self._settle(Outcome.PARTIAL, CLIENT_GONE_STATUS, usage)
+            self._settle(Outcome.PARTIAL, CLIENT_CLOSED_STATUS, usage)
         else:
-            self._settle(Outcome.PARTIAL, CLIENT_GONE_STATUS, self._delivered(usage, text_bytes), estimated=True)
+            self._settle(Outcome.PARTIAL, CLIENT_CLOSED_STATUS, self._delivered(usage, text_bytes), estimated=True)
 
     def _delivered(self, usage: Usage | None, text_bytes: int) -> Usage:
         seen = usage or Usage()
@@ -171,7 +171,7 @@ class Tally:
             "a": max(1, len(self.attempts)),
         }
         if len(self.attempts) > 1:
-            entry["tr"] = self.attempts[-MOST_TOLD:]
+            entry["tr"] = self.attempts[-MAX_TOLD:]
             if self.by is not None:
                 entry["by"] = self.by
         if self.price is not None:
@@ -184,24 +184,24 @@ class Tally:
             entry["lo"] = _within(self.losses)
         try:
             self.journal.settle(entry)
-            if self.measure is not None:
+            if self.count_metrics is not None:
                 self._tell(outcome, status, usage, now - self.started)
         finally:
-            if self.hold is not None:
-                self.hold.settle(self.cost or 0, usage.prompt_tokens + usage.output_tokens)
+            if self.reservation is not None:
+                self.reservation.settle(self.cost or 0, usage.prompt_tokens + usage.output_tokens)
             self.give_back()
 
     def _tell(self, outcome: Outcome, status: int, usage: Usage, seconds: float) -> None:
-        record = self.record
-        record.outcome, record.usage, record.cost = outcome, usage, self.cost
+        summary = self.summary
+        summary.outcome, summary.usage, summary.cost = outcome, usage, self.cost
         if self.first_token is not None:
-            record.first_token_s = self.first_token - self.started
-        self.measure(record, status, seconds, self.attempts)
+            summary.first_token_s = self.first_token - self.started
+        self.count_metrics(summary, status, seconds, self.attempts)
 
 
 def _within(losses: list[str]) -> list[str]:
     """So many of them as the room of a settled line holds."""
-    kept, room = [], MOST_LOSSES_BYTES
+    kept, room = [], MAX_LOSSES_BYTES
     for name in losses:
         room -= len(name) + 3
         if room < 0:
@@ -210,11 +210,11 @@ def _within(losses: list[str]) -> list[str]:
     return kept
 
 
-class Unbooked:
+class NoSettlement:
     """In a tally's place for a call that has no row: a count of tokens costs nothing."""
 
     cost = None
-    hold = None
+    reservation = None
     is_settled = True
     covered_bytes = math.inf
 
@@ -237,9 +237,9 @@ class Unbooked:
         """Nothing is booked."""
         self._end(Outcome.FAILED, status)
 
-    def client_left(self, usage: Usage | None, text_bytes: int, is_whole: bool = False) -> None:
+    def client_disconnected(self, usage: Usage | None, text_bytes: int, is_whole: bool = False) -> None:
         """Nothing is booked."""
-        self._end(Outcome.PARTIAL, CLIENT_GONE_STATUS)
+        self._end(Outcome.PARTIAL, CLIENT_CLOSED_STATUS)
 
     def _end(self, outcome: Outcome, status: int) -> None:
         self._give_back()

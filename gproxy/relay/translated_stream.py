@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import orjson
 
-from gproxy.errors import BadRequest, ClientGone, GatewayError, UpstreamError, UpstreamTimeout
+from gproxy.errors import BadRequest, ClientDisconnected, GatewayError, UpstreamError, UpstreamTimeout
 from gproxy.protocols import raw_json, sse
 from gproxy.protocols.hub import (
     Ask,
@@ -16,9 +16,9 @@ from gproxy.protocols.hub import (
 )
 from gproxy.protocols.losses import Losses
 from gproxy.protocols.verdict import Verdict
-from gproxy.relay.disconnect import Presence, arriving
+from gproxy.relay.disconnect import DisconnectWatch, arriving
 from gproxy.relay.passthrough_stream import ARRAY_HEARTBEAT, HELD_S, NO_END, TAIL_S, Array, Events, drained, is_whole
-from gproxy.relay.settlement import Tally
+from gproxy.relay.settlement import Settlement
 from gproxy.translation import reasoning_state
 from gproxy.translation.translate import Translation, read_reply, renamed, translatable, untranslatable
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 LARGE = 256 * 1024
 
 
-class Translated:
+class TranslatedStream:
     """One stream. `frames()` are the bytes for the client; `close()` is the net for every end that it did not see."""
 
     def __init__(
@@ -38,15 +38,15 @@ class Translated:
         asked: Ask,
         context: Context,
         exchange,
-        tally: Tally,
-        presence: Presence,
+        settlement: Settlement,
+        watch: DisconnectWatch,
         as_array: bool,
         gone: Callable[[], None],
         drain_s: float = 0.0,
     ):
         self._client, self._upstream, self._puts, self._names = made.client, made.upstream, made.puts, made.names
-        self._context, self._exchange, self._tally = context, exchange, tally
-        self._presence, self._gone, self._status = presence, gone, exchange.status
+        self._context, self._exchange, self._settlement = context, exchange, settlement
+        self._watch, self._gone, self._status = watch, gone, exchange.status
         self._reader = made.upstream.Stream(None, asked)
         self._frame = Array() if as_array else Events()
         self._heartbeat = ARRAY_HEARTBEAT if as_array else made.client.HEARTBEAT
@@ -69,7 +69,7 @@ class Translated:
                     out = []
             out.append(self._frame.end(b""))
             yield b"".join(out)
-        except ClientGone:
+        except ClientDisconnected:
             self.close()  # no error: counted, and nobody is left to be told
         except Exception as fault:  # noqa: BLE001 - what was read and cannot be written
             told = self._broken(untranslatable(fault))
@@ -93,11 +93,11 @@ class Translated:
         """The stream's documents as they arrive; None before each wait; a fault in the place of an end."""
         splitter = self._splitter
         try:
-            for chunk in arriving(self._exchange, self._presence):
+            for chunk in arriving(self._exchange, self._watch):
                 self._is_quiet = chunk is None
                 for event in splitter.feed(chunk or b""):
                     verdict, payload = self._look(event)
-                    if verdict is Verdict.GOES_ON and self._reader.text_bytes > self._tally.covered_bytes:
+                    if verdict is Verdict.GOES_ON and self._reader.text_bytes > self._settlement.covered_bytes:
                         self._stop_at_quota()
                     if payload is not None:
                         yield payload
@@ -125,7 +125,7 @@ class Translated:
         if data is None:
             return Verdict.GOES_ON, None
         _, verdict = self._reader.see(data)
-        self._tally.saw_first_byte(self._reader.text_bytes)
+        self._settlement.saw_first_byte(self._reader.text_bytes)
         if verdict is Verdict.ENDS or self._reader.has_failed:
             self._exchange.hurry(TAIL_S)
         elif verdict is Verdict.MAY_END:
@@ -134,38 +134,38 @@ class Translated:
 
     def _stop_at_quota(self) -> None:
         """Raises OverQuota where the stream costs more by now than its caller has left."""
-        if self._tally.overruns(self._reader.usage, self._reader.text_bytes):
-            raise self._tally.hold.ended()
+        if self._settlement.overruns(self._reader.usage, self._reader.text_bytes):
+            raise self._settlement.reservation.ended()
 
     def _settle(self, has_failed: bool) -> None:
-        if self._tally.is_settled:
+        if self._settlement.is_settled:
             return
         reader = self._reader
-        self._tally.losses = list(self.losses.told())
+        self._settlement.losses = list(self.losses.told())
         if has_failed:
-            self._tally.broke(self._status, reader.usage, reader.text_bytes)
+            self._settlement.broke(self._status, reader.usage, reader.text_bytes)
         else:
-            self._tally.complete(self._status, reader.usage, reader.text_bytes)
+            self._settlement.complete(self._status, reader.usage, reader.text_bytes)
 
     def _broken(self, fault: GatewayError) -> Failed:
         reader = self._reader
-        self._tally.losses = list(self.losses.told())
-        self._tally.broke(fault.status, reader.usage, reader.text_bytes)
+        self._settlement.losses = list(self.losses.told())
+        self._settlement.broke(fault.status, reader.usage, reader.text_bytes)
         log.warning("request %s: the stream was cut: %s", self._context.request_id, fault.message)
         return Failed(fault.status, fault.code, fault.message)
 
     def close(self) -> None:
         """Lets go of the upstream and settles. Before the end that means that the client left."""
-        self._presence.close()
-        tally, reader, is_whole = self._tally, self._reader, False
+        self._watch.close()
+        settlement, reader, is_whole = self._settlement, self._reader, False
         try:
-            if self._drain_s and not tally.is_settled:
-                is_whole = drained(self._exchange, self._presence, reader, self._splitter, self._drain_s)
+            if self._drain_s and not settlement.is_settled:
+                is_whole = drained(self._exchange, self._watch, reader, self._splitter, self._drain_s)
             self._exchange.close()
         finally:
-            if not tally.is_settled:
-                tally.losses = list(self.losses.told())
-                tally.client_left(reader.usage, reader.text_bytes, is_whole)
+            if not settlement.is_settled:
+                settlement.losses = list(self.losses.told())
+                settlement.client_disconnected(reader.usage, reader.text_bytes, is_whole)
                 self._gone()
 
 

@@ -28,7 +28,7 @@ class Recorder:
     current: Callable[[], Snapshot | None]  # what serves now, without looking for a newer one
     new_id: Callable[[int], int]
     secrets: frozenset[str]
-    most_body: int
+    max_body: int
     _seen: Snapshot | None = None
     _redactor: Redactor = field(default_factory=lambda: Redactor(()))
 
@@ -53,10 +53,10 @@ class Recorder:
     def put(self, record: tuple) -> None:
         self.spool.put(record)
 
-    def quietly(self, deed: Callable, *args):
+    def quietly(self, function: Callable, *args):
         """What the deed gives; a fault of ours costs a log row and no request, and the log has it. None then."""
         try:
-            return deed(*args)
+            return function(*args)
         except Exception as fault:
             log.error("a log of a request is lost: %s", type(fault).__name__, exc_info=fault)
             return None
@@ -72,8 +72,8 @@ class Capture:
 
     __slots__ = ("_left", "_pieces", "is_cut")
 
-    def __init__(self, most: int):
-        self._left, self._pieces, self.is_cut = most, [], False
+    def __init__(self, maximum: int):
+        self._left, self._pieces, self.is_cut = maximum, [], False
 
     def add(self, piece: bytes) -> None:
         if self._left > 0:
@@ -85,7 +85,7 @@ class Capture:
         return b"".join(self._pieces)
 
 
-class Trail:
+class AttemptLog:
     """The attempts of one request. `own`: the key that its client showed.
 
     Its secrets are those of its beginning: to ask for newer ones could wait for the database.
@@ -119,14 +119,14 @@ class Trail:
         recorder = self._recorder
         number, at = recorder.next_id()
         redactor, own = self._redactor, (*self._own, shown.encode())
-        most, asked = recorder.most_body + redactor.room(own), None
+        maximum, asked = recorder.max_body + redactor.room(own), None
         if self._has_body:
-            asked = redactor.beginning(bytes(body[:most]), recorder.most_body, own, len(body) > most)
+            asked = redactor.beginning(bytes(body[:maximum]), recorder.max_body, own, len(body) > maximum)
         row = (
             *(UPSTREAM, number, self._downstream, at, provider_id, credential_id, "POST"),
             *(redactor.headers(headers.items(), own), redactor.url(url, own), asked),
         )
-        return _Attempt(recorder, redactor, row, Capture(most) if self._has_body else None, own)
+        return _Attempt(recorder, redactor, row, Capture(maximum) if self._has_body else None, own)
 
 
 class _Attempt:
@@ -159,8 +159,8 @@ class _Attempt:
         status, headers, first_ms = self._answer
         body = None
         if self._capture is not None and status is not None:
-            most, is_cut = self._recorder.most_body, self._capture.is_cut
-            body = self._redactor.beginning(self._capture.joined(), most, self._own, is_cut)
+            maximum, is_cut = self._recorder.max_body, self._capture.is_cut
+            body = self._redactor.beginning(self._capture.joined(), maximum, self._own, is_cut)
         self._recorder.put((*self._row, status, headers, body, first_ms, self._ms()))
 
     def _ms(self) -> int:

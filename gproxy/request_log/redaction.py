@@ -11,7 +11,7 @@ import orjson
 BLACK = "[redacted]"
 _BLACK = BLACK.encode()
 # Shorter ones would black out ordinary words.
-LEAST_SECRET = 8
+MIN_SECRET = 8
 BEGINNING = 4
 HEADERS = frozenset(
     (
@@ -41,7 +41,7 @@ class Redactor:
     """`secrets` are those that are alive now."""
 
     def __init__(self, secrets: Iterable[str]):
-        long = {secret for secret in secrets if len(secret) >= LEAST_SECRET}
+        long = {secret for secret in secrets if len(secret) >= MIN_SECRET}
         written = long | {json.dumps(secret)[1:-1] for secret in long}
         # Longest first, so that a secret that begins with another is blacked out whole.
         # What of the environment is no text stands in it as surrogates.
@@ -57,12 +57,12 @@ class Redactor:
         """How much of a body beyond its beginning has to be known, so that no secret is cut at its end."""
         return max(_MADE_BYTES, self._longest, *map(len, own), 0)
 
-    def beginning(self, data: bytes, most: int, own: Sequence[bytes], is_cut: bool) -> bytes:
+    def beginning(self, data: bytes, maximum: int, own: Sequence[bytes], is_cut: bool) -> bytes:
         """So much of a body at most, of which `room` more is here. `is_cut`: this was not all of it either."""
         told = self.body(data, own)
         if is_cut:  # what was blacked out before it moved the end, where a secret may be cut, to the front
             told = told[: max(0, len(told) - self.room(own))]
-        return told[:most]
+        return told[:maximum]
 
     def body(self, data: bytes, own: Iterable[bytes] = ()) -> bytes:
         """`own`: what else is a secret here, as the key that a client showed."""

@@ -22,10 +22,10 @@ from gproxy.state.folder_lock import try_lock
 
 log = logging.getLogger(__name__)
 
-MOST_BYTES = 256 * 1024 * 1024  # of one worker, while the database is away
+MAX_BYTES = 256 * 1024 * 1024  # of one worker, while the database is away
 INTERVAL_S = 0.5
 INHERIT_S = 10.0
-MOST_BACKOFF_S = 5.0
+MAX_BACKOFF_S = 5.0
 # What is moved in one transaction.
 BATCH_ROWS, BATCH_BYTES = 200, 4 * 1024 * 1024
 _HEAD_BYTES = 4
@@ -33,13 +33,13 @@ _encode, _decode = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().d
 
 
 class Threads(Protocol):
-    def run(self, deed: Callable, *args): ...
+    def run(self, function: Callable, *args): ...
 
 
 class Spool:
     """The writing end of one worker, in a folder of its own that it holds locked."""
 
-    def __init__(self, root: Path, most_bytes: int = MOST_BYTES):
+    def __init__(self, root: Path, max_bytes: int = MAX_BYTES):
         name = f"{os.getpid()}-{secrets.token_hex(4)}"
         # Locked before it has its name, so that nobody ever takes it for a dead worker's.
         fresh = root / f".new-{name}"
@@ -47,7 +47,7 @@ class Spool:
         self._lock = os.open(fresh / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         self.folder = fresh.rename(root / name)
-        self._most, self._size = most_bytes, 0  # of all files
+        self._maximum, self._size = max_bytes, 0  # of all files
         self._fd, self._written = -1, 0  # whole records, in bytes
         self.dropped = 0
 
@@ -55,7 +55,7 @@ class Spool:
         """Never raises: what cannot be kept is dropped."""
         data = _encode(record)
         data = len(data).to_bytes(_HEAD_BYTES, "little") + data
-        if self._size + len(data) > self._most:
+        if self._size + len(data) > self._maximum:
             self._drop("the spool is full")
             return
         try:
@@ -138,7 +138,7 @@ class Mover:
         wait_s, looked = INTERVAL_S, 0.0
         while not self._stopping.wait(wait_s):
             is_done = self.move()
-            wait_s = INTERVAL_S if is_done else min(wait_s * 2, MOST_BACKOFF_S)
+            wait_s = INTERVAL_S if is_done else min(wait_s * 2, MAX_BACKOFF_S)
             if is_done and time.monotonic() - looked > INHERIT_S:
                 looked = time.monotonic()
                 self._quietly(self._threads.run, self._inherit)
@@ -154,9 +154,9 @@ class Mover:
             self._threads.run(self._move_file, path)
             self._spool.moved(size)
 
-    def _quietly(self, deed: Callable, *args) -> bool:
+    def _quietly(self, function: Callable, *args) -> bool:
         try:
-            deed(*args)
+            function(*args)
         except (Unavailable, OSError) as fault:
             if not self._is_failing:
                 log.warning("logs of requests wait on the disk: %s", fault)

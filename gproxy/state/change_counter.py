@@ -11,7 +11,7 @@ from pathlib import Path
 SIZE = 8
 
 
-class Signal:
+class ChangeCounter:
     """Opened in each process, after the fork."""
 
     def __init__(self, path: Path):

@@ -47,7 +47,7 @@ class Take(NamedTuple):
     tokens: int
 
 
-class Standing(NamedTuple):
+class LimitStatus(NamedTuple):
     """One counter of a limit as it stands, or one account (`counter` is then None). Times in seconds from now on.
 
     `remaining` is never negative; an account's is without what is held. `reset_s` is when all of it is there again,
@@ -72,12 +72,12 @@ class Taken(NamedTuple):
     """
 
     at: int
-    standings: tuple[Standing, ...] = ()
-    refused: Standing | None = None
+    statuses: tuple[LimitStatus, ...] = ()
+    refused: LimitStatus | None = None
     unknown: tuple[str, ...] = ()
 
 
-class Shared(Protocol):
+class SharedState(Protocol):
     """The state that workers share, in a file on one machine or in Redis over several. Raises Unavailable.
 
     `is_shared` is False while it is not shared by all who should share it.

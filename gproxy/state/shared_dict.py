@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
-from gproxy.state.change_counter import Signal
+from gproxy.state.change_counter import ChangeCounter
 from gproxy.state.mmap.table import Full, Garbled, Table, Transaction
 from gproxy.units import NS
 
@@ -18,10 +18,10 @@ log = logging.getLogger(__name__)
 
 NOTE = 5  # a kind of record
 NAME_END = b"\0"
-MOST_KEPT = 16_384  # notes, or that there is none, which a process remembers
+MAX_KEPT = 16_384  # notes, or that there is none, which a process remembers
 
 
-class Board:
+class SharedDict:
     """One process's end. `clock` is in seconds since the epoch.
 
     `pending` are this process's changes that other machines were not told yet, each with its moment in nanoseconds;
@@ -41,14 +41,14 @@ class Board:
         self._clock = clock
         self._table = Table(folder, clock=clock)
         folder.mkdir(0o700, parents=True, exist_ok=True)
-        self._signal = Signal(folder / "signal")
+        self._change_counter = ChangeCounter(folder / "signal")
         self._seen = -1
         self._kept: dict[str, bytes | None] = {}
 
     def notes(self, names: Sequence[str]) -> list[bytes | None]:
         """The notes of these names. What cannot be read counts as none."""
-        now = self._signal.look()
-        if now != self._seen or len(self._kept) > MOST_KEPT:
+        now = self._change_counter.look()
+        if now != self._seen or len(self._kept) > MAX_KEPT:
             self._seen, self._kept = now, {}
         kept = self._kept
         try:
@@ -59,20 +59,20 @@ class Board:
         kept |= self._run(_read, lacking) or dict.fromkeys(lacking)
         return [kept[name] for name in names]
 
-    def change(self, name: str, deed: Callable[[bytes | None], bytes | None]) -> None:
+    def change(self, name: str, function: Callable[[bytes | None], bytes | None]) -> None:
         """`deed` turns the note into the next one, None being none."""
-        if (changed := self._run(lambda records: (_change(records, name, deed, self._expires),))) is None:
+        if (changed := self._run(lambda records: (_change(records, name, function, self._expires),))) is None:
             return  # it could not be: others must not take that for its end
         (note,) = changed
-        self._signal.raise_()
-        if self._shares and (name in self.pending or len(self.pending) < MOST_KEPT):
+        self._change_counter.raise_()
+        if self._shares and (name in self.pending or len(self.pending) < MAX_KEPT):
             self.pending[name] = int(self._clock() * NS), note
 
     def adopt(self, name: str, note: bytes | None) -> None:
         """A note as another machine has it."""
         if self.notes((name,)) != [note]:
             self._run(_change, name, lambda _: note, self._expires)
-            self._signal.raise_()
+            self._change_counter.raise_()
 
     def all(self) -> dict[str, bytes]:
         """Every note."""
@@ -80,13 +80,13 @@ class Board:
 
     def close(self) -> None:
         self._table.close()
-        self._signal.close()
+        self._change_counter.close()
 
-    def _run(self, deed: Callable, *args):
+    def _run(self, function: Callable, *args):
         """None when the table cannot be used; what was garbled is begun anew."""
         for _ in range(2):
             try:
-                return self._table.run(deed, *args)
+                return self._table.run(function, *args)
             except Garbled:
                 log.error("the board was garbled: what stood on it is forgotten")
             except (OSError, Full) as fault:
@@ -107,11 +107,11 @@ def _read(records: Transaction, names: Sequence[str]) -> dict[str, bytes | None]
     return found
 
 
-def _change(records: Transaction, name: str, deed: Callable, expires: Callable) -> bytes | None:
+def _change(records: Transaction, name: str, function: Callable, expires: Callable) -> bytes | None:
     digest = _digest(name)
     content = records.find(digest, NOTE)
     before = None if content is None else content.partition(NAME_END)[2]
-    note = deed(before)
+    note = function(before)
     if note is None:
         if content is not None:
             records.remove(digest)

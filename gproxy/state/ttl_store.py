@@ -29,7 +29,7 @@ SLOT = struct.Struct("<16sIII")  # digest of the key, start, length, time; its c
 SLOT_BYTES = 32
 BUCKET_BYTES = 4096  # a key's slot lies in one bucket, so that one read finds it
 BYTES_PER_BUCKET = 64 * 1024  # values of less than about 650 bytes fill a bucket before they fill the generation
-LEAST_BYTES, MOST_BYTES = 64 * 1024, 8 * 1024**3  # less has hardly room beside the table, more none in a slot
+MIN_BYTES, MAX_BYTES = 64 * 1024, 8 * 1024**3  # less has hardly room beside the table, more none in a slot
 # The lock is held for microseconds. It is waited for asleep: a holder that was stopped must not stop our event loop.
 LOCK_WAIT_S, LOCK_NAP_S = 1.0, 0.0005
 COMPLAIN_EVERY_S = 60
@@ -42,16 +42,16 @@ class Garbled(Exception):
 class Generation:
     """One file. Reading needs no lock, writing does."""
 
-    def __init__(self, fd: int, most_bytes: int):
+    def __init__(self, fd: int, max_bytes: int):
         """Takes the descriptor over if it succeeds. Raises Garbled, OSError."""
         raw = os.pread(fd, TABLE_AT, 0)
         header, found = raw[: HEADER.size], os.fstat(fd)
         if not raw.startswith(MAGIC) or not raw.startswith(header + _check(header)):
             raise Garbled(self)
         _, self._buckets, self.born = HEADER.unpack(header)
-        self.fd, self.inode, self.least_bytes = fd, found.st_ino, TABLE_AT + self._buckets * BUCKET_BYTES
+        self.fd, self.inode, self.min_bytes = fd, found.st_ino, TABLE_AT + self._buckets * BUCKET_BYTES
         self.is_told = False
-        if not self.least_bytes <= found.st_size <= most_bytes:
+        if not self.min_bytes <= found.st_size <= max_bytes:
             raise Garbled(self)
 
     def end(self) -> int:
@@ -94,24 +94,24 @@ class Generation:
         return TABLE_AT + int.from_bytes(digest[:4], "little") % self._buckets * BUCKET_BYTES
 
 
-class Keepsakes:
+class TtlStore:
     """Opened in each process, after the fork; used by the greenlets of one thread."""
 
     def __init__(
         self,
         folder: Path,
-        most_bytes: int = 64 * 1024 * 1024,
-        most_age_s: float = 24 * 3600,
+        max_bytes: int = 64 * 1024 * 1024,
+        max_age_s: float = 24 * 3600,
         clock: Callable[[], float] = time.time,
     ):
-        """`most_bytes` bounds the disk. `most_age_s` bounds what is found, and a day lets a session go on next morning;
+        """`max_bytes` bounds the disk. `max_age_s` bounds what is found, and a day lets a session go on next morning;
         on the disk a value may lie twice as long, or until the next put.
         """
-        if not LEAST_BYTES <= most_bytes <= MOST_BYTES:
-            raise ValueError(f"keepsakes need {LEAST_BYTES} to {MOST_BYTES} bytes, not {most_bytes}")
-        self.most_value_bytes = most_bytes // 16
-        self._generation_bytes = most_bytes // 2
-        self._folder, self._most_age_s, self._clock = folder, most_age_s, clock
+        if not MIN_BYTES <= max_bytes <= MAX_BYTES:
+            raise ValueError(f"keepsakes need {MIN_BYTES} to {MAX_BYTES} bytes, not {max_bytes}")
+        self.max_value_bytes = max_bytes // 16
+        self._generation_bytes = max_bytes // 2
+        self._folder, self._max_age_s, self._clock = folder, max_age_s, clock
         self._newest_path, self._older_path, self._fresh_path = folder / "newest", folder / "older", folder / "fresh"
         self._newest: Generation | None = None
         self._older: Generation | None = None
@@ -121,8 +121,8 @@ class Keepsakes:
         self._complained_at = -math.inf
 
     def put(self, user: int, call_id: str, value: bytes) -> bool:
-        """Whether it is kept, in place of what the key had; a value above `most_value_bytes` is not."""
-        if len(value) > self.most_value_bytes:
+        """Whether it is kept, in place of what the key had; a value above `max_value_bytes` is not."""
+        if len(value) > self.max_value_bytes:
             return False
         try:
             with self._locked():
@@ -160,7 +160,7 @@ class Keepsakes:
             if generation is not None and (found := generation.find(digest)):
                 value, put_at = found
                 # Far ahead: the clock was set back since, and nobody knows how old it is.
-                return value if abs(self._clock() - put_at) <= self._most_age_s else None
+                return value if abs(self._clock() - put_at) <= self._max_age_s else None
         return None
 
     def _append(self, digest: bytes, value: bytes, now: int) -> None:
@@ -174,7 +174,7 @@ class Keepsakes:
 
     def _has_room(self, generation: Generation, size: int, now: int) -> bool:
         # A generation of that age ends as well: all of the one before it has expired and need not stay on the disk.
-        is_young = abs(now - generation.born) <= self._most_age_s
+        is_young = abs(now - generation.born) <= self._max_age_s
         return is_young and generation.end() + size <= self._generation_bytes
 
     def _start_generation(self, now: int) -> Generation:
@@ -199,7 +199,7 @@ class Keepsakes:
             found = self._newest_path.stat()
         except FileNotFoundError:
             return self._inode != 0
-        return found.st_ino != self._inode or found.st_size < self._newest.least_bytes
+        return found.st_ino != self._inode or found.st_size < self._newest.min_bytes
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

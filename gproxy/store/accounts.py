@@ -24,7 +24,7 @@ from gproxy.store.snapshot_loader import bump
 from gproxy.units import NANO, NS
 
 DAY = DAY_S * NS
-MOST = 2**63 - 1
+MAX = 2**63 - 1
 AT_ONCE = 500
 # Kinds of adjustments. The last two stand in place of rows that were removed: no money came or went by them.
 USAGE, SET, DELETION, RETENTION = "usage", "set", "deletion", "retention"
@@ -70,10 +70,10 @@ def charge(database: Database, charges: Collection[Charge]) -> None:
             used, opening, opened_at = 0, 0, start
         # A call of a window that is over changes nothing any more.
         used += sum(call.cost for call in calls if call.at >= opened_at)
-        changed.append((min(used, MOST), opening, opened_at, now, user_id))
+        changed.append((min(used, MAX), opening, opened_at, now, user_id))
     database.execute_all(UPDATE_USER, changed)
-    costs = [(key_id, min(cost, MOST)) for key_id, cost in sorted(of_key.items())]
-    database.execute_all(UPDATE_KEY, [(MOST - cost, MOST, cost, key_id) for key_id, cost in costs])
+    costs = [(key_id, min(cost, MAX)) for key_id, cost in sorted(of_key.items())]
+    database.execute_all(UPDATE_KEY, [(MAX - cost, MAX, cost, key_id) for key_id, cost in costs])
 
 
 def _locked(database: Database, user_ids: list[int]) -> list[tuple]:
@@ -105,7 +105,7 @@ def adjust(kind: str, at: int, user_id: int | None, key_id: int | None, cost: in
         user_id=user_id,
         key_id=key_id,
         kind=kind,
-        cost=max(-MOST, min(cost, MOST)),
+        cost=max(-MAX, min(cost, MAX)),
         requests=requests,
         note=note,
         created_at=time.time_ns(),
@@ -178,7 +178,7 @@ def _change_period(account: m.Quota, period: str | None) -> None:
     # Less than nothing would be found where an amount was set back in the longer window.
     account.opening = max(opening, -found)
     account.period, account.opened_at = period, start
-    account.cost_used = min(account.opening + found, MOST)
+    account.cost_used = min(account.opening + found, MAX)
     account.save()
 
 
@@ -242,14 +242,14 @@ def delete_usages(database: Database, ids: list[int]) -> int:
         return sum(_remove(database, m.Usage.trace_id.in_(part), DELETION) for part in some)
 
 
-def delete_usages_before(database: Database, before: int, most_rows: int) -> int:
+def delete_usages_before(database: Database, before: int, max_rows: int) -> int:
     """Removes the oldest usage rows, if they are older than this moment; what they cost stays spent.
 
     Returns how many were removed: less than `most_rows` when none is left.
     """
     oldest = m.Usage.select(m.Usage.trace_id).where(m.Usage.at < before).order_by(m.Usage.at, m.Usage.trace_id)
     with database.write():
-        return _remove(database, m.Usage.trace_id.in_(oldest.limit(most_rows)), RETENTION)
+        return _remove(database, m.Usage.trace_id.in_(oldest.limit(max_rows)), RETENTION)
 
 
 def _remove(database: Database, which: pw.Expression, kind: str) -> int:
@@ -266,7 +266,7 @@ def _remove(database: Database, which: pw.Expression, kind: str) -> int:
             & (m.Adjustment.at == day)
             & _is(m.Adjustment.user_id, user_id)
             & _is(m.Adjustment.key_id, key_id)
-            & (m.Adjustment.cost <= MOST - cost)
+            & (m.Adjustment.cost <= MAX - cost)
         )
         # Two that come at once make one each; only one of these goes on.
         first = m.Adjustment.select(pw.fn.MIN(m.Adjustment.id)).where(same).scalar()
@@ -284,7 +284,7 @@ def by_day(charges: Iterable[tuple]) -> dict[tuple, tuple[int, int]]:
     for user_id, key_id, at, cost in charges:
         place = (user_id, key_id, at // DAY * DAY)
         before = found.get(place, (0, 0))
-        found[place] = (min(before[0] + cost, MOST), before[1] + 1)
+        found[place] = (min(before[0] + cost, MAX), before[1] + 1)
     return found
 
 

@@ -16,8 +16,8 @@ from gproxy.store.database import Database
 from gproxy.store.paging import within_times
 from gproxy.store.sealing import Seal
 
-MOST_ROWS = 1_000
-MOST_TEXT = 4_096  # of one value; a longer one stands there by its beginning
+MAX_ROWS = 1_000
+MAX_TEXT = 4_096  # of one value; a longer one stands there by its beginning
 ADDED, CHANGED, DELETED, REVEALED = "added", "changed", "deleted", "revealed"
 PASSWORD = re.compile(r'(://[^/\s":]*:)([^/\s"]+)@')  # in a URL, as of a proxy
 DULL = {"id", "created_at", "updated_at", "api_key_digest", "seal_json"}
@@ -46,13 +46,13 @@ class _Scribe:
 _scribe: ContextVar[_Scribe | None] = ContextVar("scribe", default=None)
 
 
-def audited(database: Database, actor: Actor, seal: Seal | None, deed: Callable, *args):
+def audited(database: Database, actor: Actor, seal: Seal | None, function: Callable, *args):
     """The deed's result; what it did to rows that it declares by `changing` is kept with it, all or nothing."""
     scribe = _Scribe(seal)
     token = _scribe.set(scribe)
     try:
         with database.write():
-            result = deed(database, *args)
+            result = function(database, *args)
             _write(actor, scribe.notes)
         return result
     finally:
@@ -119,9 +119,9 @@ def _shown(row: dict, seal: Seal | None) -> dict:
         elif name == "password":
             found["password"] = _digest(value) if value else None
         elif name == "settings_json":
-            found[name] = PASSWORD.sub(lambda match: f"{match[1]}{_digest(match[2])}@", value)[:MOST_TEXT]
+            found[name] = PASSWORD.sub(lambda match: f"{match[1]}{_digest(match[2])}@", value)[:MAX_TEXT]
         elif name not in DULL:
-            found[name] = value[:MOST_TEXT] if isinstance(value, str) else value
+            found[name] = value[:MAX_TEXT] if isinstance(value, str) else value
     return found
 
 
@@ -147,5 +147,5 @@ def query(asked: dict) -> list[dict]:
     if asked.get("before_id") is not None:
         found = found.where(m.Audit.id < asked["before_id"])
     limit = asked.get("limit")
-    found = found.limit(MOST_ROWS if limit is None else min(limit, MOST_ROWS)).offset(asked.get("offset") or 0)
+    found = found.limit(MAX_ROWS if limit is None else min(limit, MAX_ROWS)).offset(asked.get("offset") or 0)
     return [{**row, "changes": json.loads(row["changes"])} for row in found.dicts()]

@@ -47,33 +47,33 @@ class Database:
         self._db._lock = _native_lock()
         models.proxy.initialize(self._db)
 
-    def run(self, deed: Callable, *args, **kwargs):
+    def run(self, function: Callable, *args, **kwargs):
         """The deed's result, inside one connection. Faults of the database become Unavailable."""
         try:
             with self._db.connection_context():
-                return deed(*args, **kwargs)
+                return function(*args, **kwargs)
         except FAULTS as fault:
             # The text of a database fault may quote parameters, so only its kind is told.
             log.debug("database: %s", type(fault).__name__)
             raise Unavailable("the database cannot be used right now", retry_after_s=2) from fault
 
-    def answer(self, deed: Callable, *args):
+    def answer(self, function: Callable, *args):
         """The same on behalf of a caller, who may have told what no database can hold. Raises BadRequest then."""
         try:
-            return self.run(deed, *args)
+            return self.run(function, *args)
         except Unavailable as fault:
             if isinstance(fault.__cause__, pw.DataError):
                 raise BadRequest("it holds a NUL character or a number that the database cannot hold") from fault
             raise
 
-    def run_kept(self, deed: Callable, *args):
+    def run_kept(self, function: Callable, *args):
         """The same on a connection that the calling thread keeps.
 
         SQLite moves its whole log into the database, with a sync of the disk, whenever the last connection closes.
         """
         try:
             self._db.connect(reuse_if_open=True)
-            return deed(*args)
+            return function(*args)
         except FAULTS as fault:
             log.debug("database: %s", type(fault).__name__)
             self._db.close()

@@ -18,7 +18,7 @@ from gproxy.store.rows import insert
 from gproxy.store.sealing import Seal
 from gproxy.store.snapshot_loader import bump
 
-MOST_ROWS = 10_000
+MAX_ROWS = 10_000
 
 
 class Entity(NamedTuple):
@@ -45,7 +45,7 @@ SAID = {"secret_json": "credential"}
 def find(entity: Entity, asked: dict) -> list[dict]:
     """The rows whose columns have one of the asked values, by id; `limit` and `offset` choose a page."""
     table = entity.table
-    query = table.select().order_by(table.id).limit(asked.get("limit") or MOST_ROWS).offset(asked.get("offset") or 0)
+    query = table.select().order_by(table.id).limit(asked.get("limit") or MAX_ROWS).offset(asked.get("offset") or 0)
     for name, values in asked.items():
         if values is not None and name not in ("limit", "offset"):
             query = query.where(getattr(table, name).in_(values))

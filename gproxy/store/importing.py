@@ -36,7 +36,7 @@ class _DryRun(Exception):
     """Takes back what was done to see what it does."""
 
 
-def lay(database: Database, wanted: Content, seal: Seal | None, prunes: bool, is_dry: bool) -> list[Change]:
+def apply_import(database: Database, wanted: Content, seal: Seal | None, prunes: bool, is_dry: bool) -> list[Change]:
     """Makes the configuration what is wanted, and tells what that changes. With `prunes` what it lacks is deleted.
 
     Raises BadRequest.
@@ -44,7 +44,7 @@ def lay(database: Database, wanted: Content, seal: Seal | None, prunes: bool, is
     found: list[Change] = []
     try:
         with database.in_turn():
-            _Laying(database, seal, prunes, found).lay(wanted)
+            _Laying(database, seal, prunes, found).apply_import(wanted)
             if is_dry:
                 raise _DryRun
     except _DryRun:
@@ -66,7 +66,7 @@ class _Laying:
     found: list[Change]
     now: int = field(default_factory=time.time_ns)
 
-    def lay(self, wanted: Content) -> None:
+    def apply_import(self, wanted: Content) -> None:
         self._settings(wanted)
         providers = self._merge(m.Provider, ("name",), self._providers(wanted), ("channel",))
         for provider in wanted.providers:

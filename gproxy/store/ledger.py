@@ -10,7 +10,7 @@ from gproxy.units import NS
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class LimitStatus:
     """An account, which of the asked calls have a row, and how far the asked journal segments are booked."""
 
     account: Account
@@ -46,12 +46,12 @@ def booked(ids: Iterable[int]) -> frozenset[int]:
 
 def marks(segments: Iterable[str]) -> dict[str, int]:
     """How far these journal segments are booked; none of which nothing is."""
-    query = m.JournalMark.select().where(m.JournalMark.segment.in_(list(segments)))
+    query = m.JournalPosition.select().where(m.JournalPosition.segment.in_(list(segments)))
     return {row.segment: row.offset for row in query}
 
 
-def standing(user_id: int | None, key_id: int | None, ids: Iterable[int], segments: Iterable[str]) -> Standing:
+def standing(user_id: int | None, key_id: int | None, ids: Iterable[int], segments: Iterable[str]) -> LimitStatus:
     """What the shared state needs to load the account of a user, or of a key, as of one moment."""
     with read():
         found = key_account(key_id) if user_id is None else account(user_id)
-        return Standing(found or Account(0), booked(ids), marks(segments))
+        return LimitStatus(found or Account(0), booked(ids), marks(segments))

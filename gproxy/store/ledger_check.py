@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import peewee as pw
 
 from gproxy.store import models as m
-from gproxy.store.accounts import MOST, MOVED, key_spent, spent, sums
+from gproxy.store.accounts import MAX, MOVED, key_spent, spent, sums
 from gproxy.store.snapshot_loader import read
 from gproxy.units import NS, usd_text
 
@@ -51,7 +51,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
+class LedgerReport:
     """`checkpoint` makes the next proof short."""
 
     accounts: int
@@ -73,10 +73,10 @@ class _Checked:
 
 def _fitting(total: int) -> int:
     """An account ends at the greatest number that a database holds."""
-    return min(total, MOST)
+    return min(total, MAX)
 
 
-def verify(since: Checkpoint | None = None) -> Proof:
+def verify(since: Checkpoint | None = None) -> LedgerReport:
     """Holds every account against its rows and adjustments, of which only those stored since a checkpoint are read.
 
     Where these do not explain an account everything is added up, before it counts as a difference.
@@ -94,7 +94,7 @@ def verify(since: Checkpoint | None = None) -> Proof:
         if not one.is_said_by(totals[name])
     )
     stored = {name: (one.opened, totals[name] - late[name]) for name, one in accounts.items()}
-    return Proof(len(accounts), differences, Checkpoint(horizon, stored))
+    return LedgerReport(len(accounts), differences, Checkpoint(horizon, stored))
 
 
 def _accounts() -> dict[str, _Checked]:

@@ -363,7 +363,7 @@ class Usage(Table):
         )
 
 
-class UsageSum(Table):
+class UsageRollup(Table):
     """The sums of an hour's or a UTC day's usage rows, for each of what they are filtered by. 0 and "" stand for none.
 
     They stay when the rows go by their age.
@@ -441,7 +441,7 @@ class Audit(Table):
         indexes = ((("at", "id"), False), (("entity", "entity_id"), False))
 
 
-class JournalMark(Table):
+class JournalPosition(Table):
     """How far a journal segment was booked, whatever became of the rows; deleted after its segment."""
 
     segment = pw.TextField(primary_key=True)
@@ -473,8 +473,8 @@ ALL = (
     DownstreamRequest,
     UpstreamRequest,
     Usage,
-    UsageSum,
+    UsageRollup,
     Adjustment,
     Audit,
-    JournalMark,
+    JournalPosition,
 )

@@ -10,8 +10,8 @@ from gproxy.store import models as m
 from gproxy.store.database import Database
 from gproxy.store.paging import after_cursor, within_times
 
-MOST_ROWS = 1_000
-MOST_BYTES = 32 * 1024 * 1024  # of a page with bodies, which is told in five times as many
+MAX_ROWS = 1_000
+MAX_BYTES = 32 * 1024 * 1024  # of a page with bodies, which is told in five times as many
 KINDS = {"downstream": m.DownstreamRequest, "upstream": m.UpstreamRequest}
 # The columns of a record, in its order.
 COLUMNS = {
@@ -54,7 +54,7 @@ def query(kind: str, asked: dict) -> list[dict]:
     if (older := after_cursor(table, asked)) is not None:
         found = found.where(older)
     limit = asked.get("limit")
-    found = found.limit(MOST_ROWS if limit is None else min(limit, MOST_ROWS)).offset(asked.get("offset") or 0)
+    found = found.limit(MAX_ROWS if limit is None else min(limit, MAX_ROWS)).offset(asked.get("offset") or 0)
     if asked.get("include_body"):
         found = found.limit(_within(found, table))
     rows = []
@@ -72,9 +72,9 @@ def _within(found: pw.Query, table: type[pw.Model]) -> int:
     total = 0
     for n, (size,) in enumerate(found.clone().select(table.size).tuples()):
         total += size
-        if total > MOST_BYTES and n:
+        if total > MAX_BYTES and n:
             return n
-    return MOST_ROWS if found._limit is None else found._limit
+    return MAX_ROWS if found._limit is None else found._limit
 
 
 def count(kind: str, asked: dict) -> int:
@@ -109,15 +109,15 @@ def delete(database: Database, kind: str, ids: list[int]) -> int:
         return table.delete().where(table.trace_id.in_(ids)).execute()
 
 
-def trim(database: Database, kind: str, before: int, most_bytes: int, most_rows: int) -> int:
+def trim(database: Database, kind: str, before: int, max_bytes: int, max_rows: int) -> int:
     """Deletes the oldest rows, at most so many, that are older than this moment or beyond the room there is.
 
     Returns how many went: less than `most_rows` when nothing more has to go.
     """
     table = KINDS[kind]
     total = table.select(pw.fn.SUM(table.size)).scalar() or 0
-    oldest = table.select(table.trace_id, table.at, table.size).order_by(table.at, table.trace_id).limit(most_rows)
-    gone, over = [], int(total) - most_bytes
+    oldest = table.select(table.trace_id, table.at, table.size).order_by(table.at, table.trace_id).limit(max_rows)
+    gone, over = [], int(total) - max_bytes
     for trace_id, at, size in oldest.tuples():
         if at >= before and over <= 0:
             break

@@ -20,15 +20,15 @@ TOKENS = (
 )
 ADDED = ("requests", "unpriced", "succeeded", "refused", "failed", "latency_ms", *TOKENS, "cost")
 COLUMNS = (*KEY, *ADDED, "most_latency_ms")
-MOST = 2**63 - 1
+MAX = 2**63 - 1
 # No sum may become too great for its column: that would keep its batch out for ever.
 _SUM = "{0} = CASE WHEN usage_sums.{0} > {1} - EXCLUDED.{0} THEN {1} ELSE usage_sums.{0} + EXCLUDED.{0} END"
-_SUMS = ", ".join(_SUM.format(name, MOST) for name in ADDED)
-_MOST = "CASE WHEN EXCLUDED.most_latency_ms > usage_sums.most_latency_ms THEN EXCLUDED.most_latency_ms "
+_SUMS = ", ".join(_SUM.format(name, MAX) for name in ADDED)
+_MAX = "CASE WHEN EXCLUDED.most_latency_ms > usage_sums.most_latency_ms THEN EXCLUDED.most_latency_ms "
 ADD = (
     f"INSERT INTO usage_sums ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) "
     f"ON CONFLICT ({', '.join(KEY)}) DO UPDATE SET {_SUMS}, "
-    f"most_latency_ms = {_MOST} ELSE usage_sums.most_latency_ms END"
+    f"most_latency_ms = {_MAX} ELSE usage_sums.most_latency_ms END"
 )
 # Nor less than nothing, where not all of a row was counted.
 TAKE = (
@@ -51,7 +51,7 @@ def take(database: Database, rows: Iterable[dict]) -> None:
     """Counts them no more. Which of them took longest is not known afterwards."""
     taken = [(*(value for value in sums[:-1] for _ in range(2)), *key) for key, sums in _summed(rows)]
     database.execute_all(TAKE, taken)
-    m.UsageSum.delete().where(m.UsageSum.requests <= 0).execute()
+    m.UsageRollup.delete().where(m.UsageRollup.requests <= 0).execute()
 
 
 def _summed(rows: Iterable[dict]) -> list[tuple[tuple, list[int]]]:
@@ -66,9 +66,9 @@ def _of_all(found: list[tuple[tuple, list[int]]]) -> dict[tuple, list[int]]:
     hours: dict[tuple, list[int]] = {}
     for (span, period, *_), sums in found:
         if span == 1:
-            *before, most = hours.get(key := (ALL, period, 0, 0, 0, "", 0, ""), [0] * (len(ADDED) + 1))
-            added = [min(one + other, MOST) for one, other in zip(before, sums[:-1], strict=True)]
-            hours[key] = [*added, max(most, sums[-1])]
+            *before, maximum = hours.get(key := (ALL, period, 0, 0, 0, "", 0, ""), [0] * (len(ADDED) + 1))
+            added = [min(one + other, MAX) for one, other in zip(before, sums[:-1], strict=True)]
+            hours[key] = [*added, max(maximum, sums[-1])]
     return hours
 
 
@@ -90,6 +90,6 @@ def _of_span(rows: list[dict], span: int) -> dict[tuple, list[int]]:
         )
         sums = found.setdefault(key, [0] * (len(ADDED) + 1))
         for n, value in enumerate(values):
-            sums[n] = min(sums[n] + int(value), MOST)
+            sums[n] = min(sums[n] + int(value), MAX)
         sums[-1] = max(sums[-1], latency)
     return found

@@ -5,15 +5,15 @@ import peewee as pw
 from gproxy.errors import BadRequest
 from gproxy.store import models as m
 
-MOST_GIVEN = 2**30  # numbers go on behind the greatest, and a column of them ends
+MAX_GIVEN = 2**30  # numbers go on behind the greatest, and a column of them ends
 
 
 def insert(table: type[pw.Model], row_id: int, values: dict) -> int:
     """A new row, of this id unless it is 0. Returns its id. Raises BadRequest."""
     if not row_id:
         return table.insert(**values).execute()
-    if row_id > MOST_GIVEN:
-        raise BadRequest(f"id: at most {MOST_GIVEN} for a new row, or there is no room behind it")
+    if row_id > MAX_GIVEN:
+        raise BadRequest(f"id: at most {MAX_GIVEN} for a new row, or there is no room behind it")
     table.insert(id=row_id, **values).execute()
     database = m.proxy.obj
     if isinstance(database, pw.PostgresqlDatabase):

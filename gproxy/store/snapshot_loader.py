@@ -16,6 +16,7 @@ from gproxy.snapshot import (
     Alias,
     Caller,
     Credential,
+    Dispatch,
     Grant,
     Logging,
     Login,
@@ -27,7 +28,6 @@ from gproxy.snapshot import (
     ServiceAccount,
     Snapshot,
     Target,
-    Way,
     by_precedence,
     by_row_precedence,
     glob,
@@ -125,7 +125,7 @@ def _providers(defaults: Mapping, environ: Mapping[str, str], seal: Seal | None)
     return {"providers": {p.name: p for p in found}, "provider_by_id": {p.id: p for p in found}}
 
 
-def _routing(row: m.Provider) -> Mapping[tuple[str, str], Way] | None:
+def _routing(row: m.Provider) -> Mapping[tuple[str, str], Dispatch] | None:
     try:
         return read_routing(row.routing_json)
     except (ValueError, RecursionError) as fault:
@@ -134,7 +134,7 @@ def _routing(row: m.Provider) -> Mapping[tuple[str, str], Way] | None:
         return None
 
 
-def read_routing(text: str) -> Mapping[tuple[str, str], Way] | None:
+def read_routing(text: str) -> Mapping[tuple[str, str], Dispatch] | None:
     """A stored routing document; None when it leaves all to the channel. Raises ValueError when it is none."""
     match json.loads(text) if text else None:
         case None:
@@ -146,19 +146,19 @@ def read_routing(text: str) -> Mapping[tuple[str, str], Way] | None:
     raise ValueError("it is no table of rules")
 
 
-def _rule(rule) -> tuple[tuple[str, str], Way]:
+def _rule(rule) -> tuple[tuple[str, str], Dispatch]:
     match rule:
         case {"route": {"operation": str(operation), "protocol": str(protocol)}, "implementation": implementation}:
             return (operation, protocol), _way(implementation)
     raise ValueError("a rule has no route or no implementation")
 
 
-def _way(implementation) -> Way:
+def _way(implementation) -> Dispatch:
     match implementation:
         case "Passthrough" | "Local" | "Unsupported":
-            return Way(implementation.lower())
+            return Dispatch(implementation.lower())
         case {"TransformTo": {"destination": {"operation": str(operation), "protocol": str(protocol)}}}:
-            return Way("transform", operation, protocol)
+            return Dispatch("transform", operation, protocol)
     raise ValueError("an implementation is none of those known")
 
 

@@ -16,17 +16,17 @@ from gproxy.units import NANO
 
 DAY_HOURS = 24
 FOR_EVER = 2**63 - 1
-MOST_GROUPS = 10_000
+MAX_GROUPS = 10_000
 # In a longer time a bucket is at least an hour: shorter ones would have to look at every row.
 FINE_NS = 48 * HOUR_NS
 ADDED = ("requests", "unpriced", "succeeded", "refused", "failed", "latency_ms", *TOKENS)
 OF_SUMS = {
-    "provider_id": m.UsageSum.provider_id,
-    "credential_id": m.UsageSum.credential_id,
-    "channel": m.UsageSum.provider_channel,
-    "model": m.UsageSum.model,
-    "user_id": m.UsageSum.user_id,
-    "user_key_id": m.UsageSum.user_key_id,
+    "provider_id": m.UsageRollup.provider_id,
+    "credential_id": m.UsageRollup.credential_id,
+    "channel": m.UsageRollup.provider_channel,
+    "model": m.UsageRollup.model,
+    "user_id": m.UsageRollup.user_id,
+    "user_key_id": m.UsageRollup.user_key_id,
 }
 GROUPS = ("model", "provider_id", "user_id", "user_key_id")
 
@@ -46,7 +46,7 @@ class Sums:
     tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TOKENS, 0))
 
     def add(self, row: Iterable) -> None:
-        *rest, dollars, nano, most = (int(value or 0) for value in row)
+        *rest, dollars, nano, maximum = (int(value or 0) for value in row)
         count, unpriced, succeeded, refused, failed, latency, *tokens = rest
         cost = dollars * NANO + nano
         self.count += count
@@ -56,7 +56,7 @@ class Sums:
         self.failed += failed
         self.latency_ms += latency
         self.cost += cost
-        self.most_latency_ms = max(self.most_latency_ms, most)
+        self.most_latency_ms = max(self.most_latency_ms, maximum)
         for name, value in zip(TOKENS, tokens, strict=True):
             self.tokens[name] += value
 
@@ -101,7 +101,7 @@ def breakdown(asked: dict, by: str) -> list[tuple[object, Sums]]:
         return [(_day(number), sums) for number, sums in sorted(found.items(), reverse=True)]
     found = _of_rows(asked, m.Usage.tag) if by == "tag" else _grouped(asked, by)
     ordered = sorted(found.items(), key=lambda row: (-row[1].cost, -row[1].count, str(row[0])))
-    return ordered[:MOST_GROUPS]
+    return ordered[:MAX_GROUPS]
 
 
 def buckets(asked: dict, seconds: int) -> tuple[int, list[tuple[int, Sums]]]:
@@ -136,7 +136,7 @@ def _bucketed(asked: dict, length: int) -> dict[int, Sums]:
     spans = tuple(span for span in SPANS if length % (span * HOUR_NS) == 0 and not (is_all and span > 1))
     for part in parts(*_times(asked), spans):
         if part.span:
-            group = m.UsageSum.period / (length // (part.span * HOUR_NS))
+            group = m.UsageRollup.period / (length // (part.span * HOUR_NS))
             _collect(found, _of_spans(asked, part._replace(span=ALL) if is_all else part, group))
         else:
             _collect(found, _of_part(asked, part, m.Usage.at / length))
@@ -165,7 +165,7 @@ def _of_part(asked: dict, part: Part, group: pw.Node) -> Iterable[tuple]:
 
 
 def _of_spans(asked: dict, part: Part, group: pw.Node) -> Iterable[tuple]:
-    table = m.UsageSum
+    table = m.UsageRollup
     sums = [*(pw.fn.SUM(getattr(table, name)) for name in ADDED), *cost_parts(table.cost)]
     query = table.select(group.alias("value"), *sums, pw.fn.MAX(table.most_latency_ms))
     query = query.where((table.span == part.span) & (table.period >= part.since) & (table.period < part.until))

@@ -20,8 +20,8 @@ of_call = itemgetter("user_id", "user_key_id", "at", "cost")
 INSERT = f"INSERT INTO usages ({', '.join(COLUMNS)}, created_at) VALUES ({', '.join('?' * (len(COLUMNS) + 1))})"
 MARK = 'INSERT INTO journal_marks (segment, "offset") VALUES (?, 0) ON CONFLICT (segment) DO NOTHING'
 REACH = 'UPDATE journal_marks SET "offset" = ? WHERE segment = ?'
-MOST_ROWS = 10_000
-MOST_INTEGER = 2**63 - 1
+MAX_ROWS = 10_000
+MAX_INTEGER = 2**63 - 1
 TRY = ("provider_id", "credential_id", "end", "ms")
 FILTERS = {
     "provider_id": m.Usage.provider_id,
@@ -57,13 +57,13 @@ def _storable(value):
     """One value that a database refuses would keep its whole batch out for ever."""
     if type(value) is str:
         return value.replace("\0", "\ufffd")  # PostgreSQL has no NUL in texts
-    return min(value, MOST_INTEGER) if type(value) is int else value
+    return min(value, MAX_INTEGER) if type(value) is int else value
 
 
 def _locked_marks(database: Database, segments: set[str]) -> dict[str, int]:
     """How far these segments are booked. A process that was killed may still be committing: it is waited for here."""
     database.execute_all(MARK, [(segment,) for segment in segments])
-    query = database.locked(m.JournalMark.select().where(m.JournalMark.segment.in_(segments)))
+    query = database.locked(m.JournalPosition.select().where(m.JournalPosition.segment.in_(segments)))
     return {row.segment: row.offset for row in query}
 
 
@@ -85,10 +85,10 @@ def newest_id() -> int:
 
 def forget(segments: list[str]) -> None:
     """Drops the marks of journal segments that are booked and gone."""
-    m.JournalMark.delete().where(m.JournalMark.segment.in_(segments)).execute()
+    m.JournalPosition.delete().where(m.JournalPosition.segment.in_(segments)).execute()
 
 
-class Books:
+class UsageStore:
     """These deeds on one database, for a thread that keeps its connection."""
 
     def __init__(self, database: Database):
@@ -115,7 +115,7 @@ def query(asked: dict) -> list[dict]:
     if (older := after_cursor(m.Usage, asked)) is not None:
         found = found.where(older)
     limit = asked.get("limit")
-    found = found.limit(MOST_ROWS if limit is None else min(limit, MOST_ROWS)).offset(asked.get("offset") or 0)
+    found = found.limit(MAX_ROWS if limit is None else min(limit, MAX_ROWS)).offset(asked.get("offset") or 0)
     rows = list(found.dicts())
     for row in rows:
         row["losses"] = json.loads(row["losses"])

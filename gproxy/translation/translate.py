@@ -37,16 +37,16 @@ from gproxy.protocols.hub import (
     unfold,
 )
 from gproxy.protocols.losses import Losses
-from gproxy.snapshot import Provider, Way
-from gproxy.state.ttl_store import Keepsakes
+from gproxy.snapshot import Dispatch, Provider
+from gproxy.state.ttl_store import TtlStore
 from gproxy.translation import reasoning_state
 
 log = logging.getLogger(__name__)
 
 # Of a body that is no JSON, so much is told.
-MOST_TEXT = 500
+MAX_TEXT = 500
 # Of files that are fetched for one request: how many, how large and how long all of them together.
-MOST_URLS, MOST_FETCHED_BYTES, MOST_FETCH_S = 20, 50 * 1024 * 1024, 30
+MAX_URLS, MAX_FETCHED_BYTES, MAX_FETCH_S = 20, 50 * 1024 * 1024, 30
 _TAGS = re.compile(r"<(script|style).*?</\1>|<[^>]*>", re.IGNORECASE | re.DOTALL)
 
 
@@ -60,7 +60,7 @@ class Fetched(Protocol):
 class Fetcher(Protocol):
     """Fetches what a client names by address. Raises BadRequest, Overloaded, UpstreamError."""
 
-    def fetch(self, url: str, presence: AbstractContextManager) -> Fetched: ...
+    def fetch(self, url: str, watch: AbstractContextManager) -> Fetched: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +97,12 @@ def plan(
     client: ModuleType,
     upstream: ModuleType,
     operation: str,
-    way: Way,
+    way: Dispatch,
     kind: Kind,
     provider: Provider,
     model: str,
     body: bytes,
-    keepsakes: Keepsakes,
+    ttl_store: TtlStore,
     user_id: int,
 ) -> Translation:
     """The call's body for the upstream, and what it lost. Raises BadRequest."""
@@ -114,13 +114,13 @@ def plan(
     target = _target(way, kind, provider, model)
     puts, names = None, {}
     if isinstance(request, Request):
-        request = reasoning_state.recalled(request, target.provider, partial(keepsakes.find, user_id))
-        puts = partial(_put, keepsakes, user_id, client)
+        request = reasoning_state.recalled(request, target.provider, partial(ttl_store.find, user_id))
+        puts = partial(_put, ttl_store, user_id, client)
         request, names = repair.legal_names(request, *upstream.TOOL_NAME)
     made = Translation(client, upstream, codec, far, target, request, asked, losses.told(), b"", names, puts=puts)
     urls = _urls(request, upstream) if isinstance(request, Request) else ()
-    if len(urls) > MOST_URLS:
-        raise BadRequest(f"{client.NAMES.get('image', 'image')}: more than {MOST_URLS} addresses; send the data")
+    if len(urls) > MAX_URLS:
+        raise BadRequest(f"{client.NAMES.get('image', 'image')}: more than {MAX_URLS} addresses; send the data")
     if urls:
         if not provider.settings.fetch_images:
             field = client.NAMES.get(urls[0].kind, urls[0].kind)
@@ -141,12 +141,12 @@ def _naming_depth(asked: Mapping) -> Iterator[None]:
         raise BadRequest(f"{raw_json.deep(asked) or 'the body'}: {raw_json.TOO_DEEP}") from None
 
 
-def _put(keepsakes: Keepsakes, user_id: int, client: ModuleType, call_id: str, value: bytes) -> None:
+def _put(ttl_store: TtlStore, user_id: int, client: ModuleType, call_id: str, value: bytes) -> None:
     """Under the id as this client sees it, by which it will be asked for."""
-    keepsakes.put(user_id, client.shown_id(call_id), value)
+    ttl_store.put(user_id, client.shown_id(call_id), value)
 
 
-def _target(way: Way, kind: Kind, provider: Provider, model: str) -> Target:
+def _target(way: Dispatch, kind: Kind, provider: Provider, model: str) -> Target:
     known = facts(way.protocol, model)
     return Target(
         provider=f"{provider.name}/{way.protocol}",
@@ -229,8 +229,8 @@ def read_error(upstream: ModuleType, status: int, body: bytes) -> tuple[int, str
 
 
 def readable(status: int, body: bytes) -> str:
-    text = html.unescape(_TAGS.sub(" ", body[: 16 * MOST_TEXT].decode("utf-8", "replace")))
-    text = " ".join(text.split())[:MOST_TEXT]
+    text = html.unescape(_TAGS.sub(" ", body[: 16 * MAX_TEXT].decode("utf-8", "replace")))
+    text = " ".join(text.split())[:MAX_TEXT]
     return f"the upstream answered {status}: {text}" if text else f"the upstream answered {status}"
 
 
@@ -297,19 +297,19 @@ def _written(made: Translation, reply, context: Context, losses: Losses) -> tupl
     return orjson.dumps(made.codec.write_reply(reply, context, losses)), losses.told()
 
 
-def fetch(made: Translation, images: Fetcher, presence: AbstractContextManager) -> Translation:
+def fetch(made: Translation, images: Fetcher, watch: AbstractContextManager) -> Translation:
     """The translation with its files. Raises BadRequest naming the field of one that cannot be had."""
-    found, size, until = {}, 0, time.monotonic() + MOST_FETCH_S
+    found, size, until = {}, 0, time.monotonic() + MAX_FETCH_S
     for url in made.urls:
         if time.monotonic() > until:
-            raise BadRequest(f"{made.client.NAMES.get('image', 'image')}: the files took longer than {MOST_FETCH_S} s")
+            raise BadRequest(f"{made.client.NAMES.get('image', 'image')}: the files took longer than {MAX_FETCH_S} s")
         try:
-            got = images.fetch(url, presence)
+            got = images.fetch(url, watch)
         except BadRequest as fault:
             why = fault.message.removeprefix(f"{fault.label}: ").removeprefix("image_url: ")
             raise BadRequest(f"{made.client.NAMES.get('image', 'image')}: {why}") from None
         size += len(got.data)
-        if size > MOST_FETCHED_BYTES:
-            raise BadRequest(f"{made.client.NAMES.get('image', 'image')}: more than {MOST_FETCHED_BYTES} bytes in all")
+        if size > MAX_FETCHED_BYTES:
+            raise BadRequest(f"{made.client.NAMES.get('image', 'image')}: more than {MAX_FETCHED_BYTES} bytes in all")
         found[url] = validate.found(got.media_type, got.data)
     return _with_data(made, found)

@@ -28,8 +28,8 @@ from gproxy.upstream import error_mapping
 log = logging.getLogger(__name__)
 
 READ_BYTES = 65536
-MOST_REPLY_BYTES = 256 * 1024 * 1024
-MASK, LEAST_SECRET = "********", 16
+MAX_REPLY_BYTES = 256 * 1024 * 1024
+MASK, MIN_SECRET = "********", 16
 TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 POOLS = 256
 # Every so many reads that were ready at once, the other greenlets get their turn.
@@ -85,7 +85,7 @@ class Exchange:
         self._let_go: Callable[[], None] | None = let_go
         self.status = status
         # A short one, as local servers have, is an ordinary word that answers may hold.
-        secret = secret if len(secret) >= LEAST_SECRET else ""
+        secret = secret if len(secret) >= MIN_SECRET else ""
         # What could not be sent on is left out, and an upstream that echoes our key does not tell it to the client.
         self.headers = {
             name.lower(): value.replace(secret, MASK) if secret and secret in value else value
@@ -123,25 +123,25 @@ class Exchange:
     def is_stream(self) -> bool:
         return self.headers.get("content-type", "").startswith("text/event-stream")
 
-    def read(self, presence: AbstractContextManager) -> bytes:
+    def read(self, watch: AbstractContextManager) -> bytes:
         """The whole body; the connection is let go in any case. Raises UpstreamError, and what `presence` throws in."""
         if self._kept is not None:
             return self._kept
         pieces, size = [], 0
         try:
-            for piece in self.chunks(presence):
+            for piece in self.chunks(watch):
                 pieces.append(piece)
                 size += len(piece)
-                if size > MOST_REPLY_BYTES:
-                    raise UpstreamError(f"the reply is larger than {MOST_REPLY_BYTES} bytes")
+                if size > MAX_REPLY_BYTES:
+                    raise UpstreamError(f"the reply is larger than {MAX_REPLY_BYTES} bytes")
         finally:
             self.close()
         return self.masked(pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
-    def kept(self, presence: AbstractContextManager) -> bytes:
+    def kept(self, watch: AbstractContextManager) -> bytes:
         """The whole body, which `read` gives once more. One that broke off is kept as nothing, and fails there."""
         try:
-            self._kept = self.read(presence)
+            self._kept = self.read(watch)
         except UpstreamError:
             return b""
         return self._kept
@@ -152,25 +152,25 @@ class Exchange:
             return data.replace(self._secret, MASK.encode())
         return data
 
-    def peek(self, presence: AbstractContextManager, wait_s: float) -> bytes | None:
+    def peek(self, watch: AbstractContextManager, wait_s: float) -> bytes | None:
         """The next bytes of the body, which `chunks` gives once more; empty at its end, None when none came in time.
 
         Raises UpstreamError, and what `presence` throws in.
         """
         with gevent.Timeout(max(0.0, wait_s), False):
-            piece = next(self._arriving(presence), b"")
+            piece = next(self._arriving(watch), b"")
             if piece:
                 self._ahead.append(piece)
             return piece
         return None
 
-    def chunks(self, presence: AbstractContextManager) -> Iterator[bytes]:
+    def chunks(self, watch: AbstractContextManager) -> Iterator[bytes]:
         """The body as it arrives. Raises UpstreamError, and what `presence` throws in."""
         while self._ahead:
             yield self._ahead.popleft()
-        yield from self._arriving(presence)
+        yield from self._arriving(watch)
 
-    def _arriving(self, presence: AbstractContextManager) -> Iterator[bytes]:
+    def _arriving(self, watch: AbstractContextManager) -> Iterator[bytes]:
         in_a_row = 0
         while True:
             self._set_timeout((self._limits.idle_s if self._hurry_s is None else self._hurry_s) - self._quiet_s)
@@ -180,7 +180,7 @@ class Exchange:
                 fairness.give()
             started = time.perf_counter()
             try:
-                with presence:
+                with watch:
                     chunk = self._read()
             except error_mapping.FOREIGN as fault:
                 raise error_mapping.told(fault) from None
@@ -248,7 +248,7 @@ class Limits:
         self.connections, self.wait_s = connections, wait_s
 
 
-class Egress(NamedTuple):
+class Transport(NamedTuple):
     """How an upstream is reached where that differs: its proxy (`direct`: none), and files in PEM."""
 
     proxy: str | None = None
@@ -257,7 +257,7 @@ class Egress(NamedTuple):
     key_file: str | None = None
 
 
-AS_ALL = Egress()
+AS_ALL = Transport()
 
 
 class Client:
@@ -266,7 +266,7 @@ class Client:
     def __init__(self, proxy: str | None, tls: ssl.SSLContext, default_ca: str, pool_size: int):
         """`default_ca`: the file of authorities that `tls` checks against."""
         self._proxy, self._tls, self._default_ca, self._pool_size = proxy, tls, default_ca, pool_size
-        self._adapters: dict[tuple[str, Egress], _Adapter] = {}
+        self._adapters: dict[tuple[str, Transport], _Adapter] = {}
         self._contexts: dict[tuple, ssl.SSLContext] = {}
         self._places: dict[str, tuple[int, BoundedSemaphore]] = {}
 
@@ -278,9 +278,9 @@ class Client:
         headers: Mapping[str, str],
         body: bytes | None,
         limits: Limits,
-        presence: AbstractContextManager,
+        watch: AbstractContextManager,
         secret: str,
-        egress: Egress = AS_ALL,
+        transport: Transport = AS_ALL,
         told: Callable[[int], None] | None = None,
     ) -> Exchange:
         """Sends one call and waits for the answer's head. `told` is called with 1 when a connection begins to serve it,
@@ -288,7 +288,7 @@ class Client:
 
         Raises UpstreamError, Overloaded, and what `presence` throws in.
         """
-        leave = self._enter(base_url, limits, presence)
+        leave = self._enter(base_url, limits, watch)
 
         def let_go() -> None:
             leave()
@@ -298,28 +298,28 @@ class Client:
         if told is not None:
             told(1)
         try:
-            adapter = self._adapter(base_url, egress)
-            return self._send(adapter, method, path, headers, body, limits, presence, secret, let_go)
+            adapter = self._adapter(base_url, transport)
+            return self._send(adapter, method, path, headers, body, limits, watch, secret, let_go)
         except BaseException:
             let_go()
             raise
 
-    def _enter(self, base_url: str, limits: Limits, presence: AbstractContextManager) -> Callable[[], None]:
+    def _enter(self, base_url: str, limits: Limits, watch: AbstractContextManager) -> Callable[[], None]:
         """A place among the upstream's connections; what gives it back. Raises Overloaded."""
-        most, places = self._places.get(base_url, (0, None))
-        if most != limits.connections:
+        maximum, places = self._places.get(base_url, (0, None))
+        if maximum != limits.connections:
             if len(self._places) >= POOLS:
                 self._places.clear()  # those that are out go back to where they came from
             places = BoundedSemaphore(limits.connections)
             self._places[base_url] = limits.connections, places
         if not places.acquire(blocking=False):
-            with presence:
+            with watch:
                 if not places.acquire(timeout=limits.wait_s):
                     raise Overloaded(f"{limits.connections} connections of this worker to the upstream are in use")
         return places.release
 
     def _send(
-        self, adapter: _Adapter, method, path, headers, body, limits, presence, secret, let_go: Callable[[], None]
+        self, adapter: _Adapter, method, path, headers, body, limits, watch, secret, let_go: Callable[[], None]
     ) -> Exchange:
         request = requests.PreparedRequest()
         request.method, request.url, request.body = method, path, body
@@ -332,7 +332,7 @@ class Client:
         # The library's timeouts run per system call; this one also ends a head that comes in byte by byte.
         alarm = gevent.Timeout.start_new(min(limits.connect_s + limits.first_byte_s, limits.total_s))
         try:
-            with presence:
+            with watch:
                 raw = adapter.send(request, stream=True, timeout=waits)
         except error_mapping.FOREIGN as fault:
             # `from None`: the chained text would be printed with a traceback.
@@ -346,26 +346,26 @@ class Client:
         waited_s = time.perf_counter() - started
         return Exchange(raw, raw.status, limits, deadline, secret, waited_s, let_go)
 
-    def _adapter(self, base_url: str, egress: Egress) -> _Adapter:
-        adapter = self._adapters.get((base_url, egress))
+    def _adapter(self, base_url: str, transport: Transport) -> _Adapter:
+        adapter = self._adapters.get((base_url, transport))
         if adapter is None:
             if len(self._adapters) >= POOLS:
                 self._adapters.pop(next(iter(self._adapters))).close()
-            proxy = None if egress.proxy == "direct" else egress.proxy or self._proxy
-            adapter = _Adapter(base_url, proxy, self._context(egress), self._pool_size)
-            self._adapters[base_url, egress] = adapter
+            proxy = None if transport.proxy == "direct" else transport.proxy or self._proxy
+            adapter = _Adapter(base_url, proxy, self._context(transport), self._pool_size)
+            self._adapters[base_url, transport] = adapter
         return adapter
 
-    def _context(self, egress: Egress) -> ssl.SSLContext:
+    def _context(self, transport: Transport) -> ssl.SSLContext:
         """One for all upstreams with the same files. Raises UpstreamError when they cannot be read."""
-        files = egress[1:]
+        files = transport[1:]
         if files == AS_ALL[1:]:
             return self._tls
         if (context := self._contexts.get(files)) is None:
             try:
-                context = ssl.create_default_context(cafile=egress.ca_file or self._default_ca)
-                if egress.cert_file is not None:
-                    context.load_cert_chain(egress.cert_file, egress.key_file)
+                context = ssl.create_default_context(cafile=transport.ca_file or self._default_ca)
+                if transport.cert_file is not None:
+                    context.load_cert_chain(transport.cert_file, transport.key_file)
             except (OSError, ssl.SSLError) as fault:
                 log.error("ca_file or client_cert_file of an upstream cannot be used: %s", fault)
                 found = UpstreamError("its ca_file or client_cert_file cannot be used; the log says why")

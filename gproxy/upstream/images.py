@@ -38,9 +38,9 @@ Address = IPv4Address | IPv6Address
 
 FIELD = "image_url"
 AT_ONCE = 8  # per process
-MOST_REDIRECTS = 3
-MOST_ADDRESSES = 4  # of one name, that a connection is tried to
-MOST_URL = 8192
+MAX_REDIRECTS = 3
+MAX_ADDRESSES = 4  # of one name, that a connection is tried to
+MAX_URL = 8192
 HEAD_BYTES = 65536
 READ_BYTES = 65536
 REDIRECTS = {301, 302, 303, 307, 308}
@@ -109,11 +109,11 @@ class Images:
         self,
         tls: ssl.SSLContext,
         proxy: str | None = None,
-        most_bytes: int = 20 * 1024 * 1024,
+        max_bytes: int = 20 * 1024 * 1024,
         timeout_s: float = 10.0,
         is_public: Callable[[Address], bool] = is_public,
     ):
-        self._tls, self._most_bytes, self._timeout_s, self._is_public = tls, most_bytes, timeout_s, is_public
+        self._tls, self._max_bytes, self._timeout_s, self._is_public = tls, max_bytes, timeout_s, is_public
         self._proxy = parse_url(proxy) if proxy else None
         self._socks = SOCKSProxyManager(proxy).connection_pool_kw if proxy and proxy.startswith("socks") else None
         self._places = BoundedSemaphore(AT_ONCE)
@@ -121,27 +121,27 @@ class Images:
         # vendors' names waiting.
         self._names = ThreadPool(AT_ONCE)
 
-    def fetch(self, url: str, presence: AbstractContextManager) -> Fetched:
+    def fetch(self, url: str, watch: AbstractContextManager) -> Fetched:
         """The body that the URL leads to. Raises what `presence` throws in, and
 
         BadRequest for whatever is wrong with the URL or its host; Overloaded when no fetch ended in time for this one
         to begin; UpstreamError when the outbound proxy failed, which is not the caller's doing.
         """
         target, bounds = _read_url(url), _Bounds(self._timeout_s)
-        with presence:
+        with watch:
             has_place = self._places.acquire(timeout=self._timeout_s)
         if not has_place:
             raise Overloaded(f"{AT_ONCE} images are being fetched in this worker")
         try:
-            return self._fetch(target, bounds, presence)
+            return self._fetch(target, bounds, watch)
         finally:
             self._places.release()
 
-    def _fetch(self, target: Url, bounds: "_Bounds", presence: AbstractContextManager) -> Fetched:
+    def _fetch(self, target: Url, bounds: "_Bounds", watch: AbstractContextManager) -> Fetched:
         # Timeouts of a socket run per system call; this one also ends a look-up, or a handshake that trickles in.
         alarm = gevent.Timeout.start_new(bounds.left_s())
         try:
-            return self._follow(target, bounds, presence)
+            return self._follow(target, bounds, watch)
         except error_mapping.FOREIGN as fault:
             # `from None`: the chained text would be printed with a traceback.
             raise _told(fault, bounds) from None
@@ -152,25 +152,23 @@ class Images:
         finally:
             alarm.close()
 
-    def _follow(self, target: Url, bounds: "_Bounds", presence: AbstractContextManager) -> Fetched:
-        for _ in range(MOST_REDIRECTS + 1):
-            with self._ask(target, bounds, presence) as response:
+    def _follow(self, target: Url, bounds: "_Bounds", watch: AbstractContextManager) -> Fetched:
+        for _ in range(MAX_REDIRECTS + 1):
+            with self._ask(target, bounds, watch) as response:
                 if response.status not in REDIRECTS:
-                    return self._read(response, bounds, presence)
+                    return self._read(response, bounds, watch)
                 location = response.headers.get("location")
             target = _redirected(target, location)
-        raise _bad(f"more than {MOST_REDIRECTS} redirects")
+        raise _bad(f"more than {MAX_REDIRECTS} redirects")
 
     @contextmanager
-    def _ask(
-        self, target: Url, bounds: "_Bounds", presence: AbstractContextManager
-    ) -> Iterator[urllib3.BaseHTTPResponse]:
+    def _ask(self, target: Url, bounds: "_Bounds", watch: AbstractContextManager) -> Iterator[urllib3.BaseHTTPResponse]:
         """The answer's head, over a connection of its own that ends with it."""
         bounds.wire_bytes = HEAD_BYTES
         with ExitStack() as opened:
-            connection = self._connect(target, bounds, presence, opened)
+            connection = self._connect(target, bounds, watch, opened)
             connection.timeout = bounds.left_s()
-            with presence:
+            with watch:
                 connection.request(
                     "GET", target.request_uri, headers=_headers(target), preload_content=False, decode_content=False
                 )
@@ -178,17 +176,17 @@ class Images:
             yield response
 
     def _connect(
-        self, target: Url, bounds: "_Bounds", presence: AbstractContextManager, opened: ExitStack
+        self, target: Url, bounds: "_Bounds", watch: AbstractContextManager, opened: ExitStack
     ) -> HTTPConnection:
         """A connection to the first address that takes one; each gets an equal share of the time."""
-        addresses = self._resolve(target, presence)
+        addresses = self._resolve(target, watch)
         for at, address in enumerate(addresses):
             connection = self._connection(target, address)
             opened.callback(connection.close)
             connection.timeout = bounds.left_s() / (len(addresses) - at)
             connection.response_class = functools.partial(_response, bounds=bounds, opened=opened)
             try:
-                with presence:
+                with watch:
                     connection.connect()
             except ConnectTimeoutError as fault:  # which urllib3's NewConnectionError is as well
                 if self._is_of_the_proxy(fault):
@@ -201,15 +199,15 @@ class Images:
                 return connection
         raise _bad("the host takes no connection")
 
-    def _resolve(self, target: Url, presence: AbstractContextManager) -> list[str]:
+    def _resolve(self, target: Url, watch: AbstractContextManager) -> list[str]:
         """Addresses to connect to. One that is not public spoils all: such a name is made to get past a check."""
-        with presence:
+        with watch:
             found = self._names.apply(_look_up, (target.host.strip("[]"), _port(target)))
         if not found:
             raise _bad("the host cannot be resolved")
         if not all(self._is_public(ip_address(address)) for address in found):
             raise _bad("the address is not public")
-        return found[:MOST_ADDRESSES]
+        return found[:MAX_ADDRESSES]
 
     def _connection(self, target: Url, address: str) -> HTTPConnection:
         """Not yet connected: to the address, in the name of the host."""
@@ -242,21 +240,21 @@ class Images:
             return isinstance(cause, socks.ProxyConnectionError | socks.SOCKS5AuthError | socket.gaierror)
         return self._proxy is not None
 
-    def _read(self, response: urllib3.BaseHTTPResponse, bounds: "_Bounds", presence: AbstractContextManager) -> Fetched:
+    def _read(self, response: urllib3.BaseHTTPResponse, bounds: "_Bounds", watch: AbstractContextManager) -> Fetched:
         if response.status != 200:
             raise _bad(f"the host answered {response.status}")
         # Not asked for, and a small body could become a huge one.
         if response.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
             raise _bad("the body is compressed")
-        if (response.length_remaining or 0) > self._most_bytes:
+        if (response.length_remaining or 0) > self._max_bytes:
             raise self._too_large()
         # Twice as much for the framing of chunks, which http.client reads without a bound, and a size of -1 to the end.
-        bounds.wire_bytes = 2 * self._most_bytes + HEAD_BYTES
+        bounds.wire_bytes = 2 * self._max_bytes + HEAD_BYTES
         pieces, size, media_type = [], 0, ""
-        for piece in _pieces(response, presence):
+        for piece in _pieces(response, watch):
             media_type = media_type or _media_type(piece, response.headers.get("content-type", ""))
             size += len(piece)
-            if size > self._most_bytes:
+            if size > self._max_bytes:
                 raise self._too_large()
             pieces.append(piece)
         if not pieces:
@@ -264,7 +262,7 @@ class Images:
         return Fetched(media_type, b"".join(pieces))
 
     def _too_large(self) -> BadRequest:
-        return _bad(f"larger than {self._most_bytes} bytes")
+        return _bad(f"larger than {self._max_bytes} bytes")
 
 
 class _Bounds:
@@ -322,9 +320,9 @@ def _response(sock: socket.socket, bounds: _Bounds, opened: ExitStack, **options
     return opened.enter_context(http.client.HTTPResponse(_Bounded(sock, bounds), **options))
 
 
-def _pieces(response: urllib3.BaseHTTPResponse, presence: AbstractContextManager) -> Iterator[bytes]:
+def _pieces(response: urllib3.BaseHTTPResponse, watch: AbstractContextManager) -> Iterator[bytes]:
     while True:
-        with presence:
+        with watch:
             piece = response.read(READ_BYTES, decode_content=False)
         if not piece:
             return
@@ -333,8 +331,8 @@ def _pieces(response: urllib3.BaseHTTPResponse, presence: AbstractContextManager
 
 def _read_url(text: str) -> Url:
     """Raises BadRequest for what will not be fetched, whatever its address."""
-    if len(text) > MOST_URL:
-        raise _bad(f"the URL is longer than {MOST_URL} characters")
+    if len(text) > MAX_URL:
+        raise _bad(f"the URL is longer than {MAX_URL} characters")
     try:
         url = parse_url(text)
     except ValueError:

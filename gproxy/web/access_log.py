@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from gproxy import logs
-from gproxy.metrics.call_summary import Record
+from gproxy.metrics.call_summary import CallSummary
 from gproxy.units import NANO
 from gproxy.web import request_input
 
 log = logging.getLogger("gproxy.access")
 
-MOST_PATH = 512
+MAX_PATH = 512
 
 
 def write(environ: Mapping, status: int, sent: int, seconds: float, trusted: tuple[str, ...]) -> None:
@@ -32,41 +32,41 @@ def fields(environ: Mapping, status: int, sent: int, seconds: float, trusted: tu
     }
     if (request_id := environ.get(request_input.REQUEST_ID)) is not None:
         found["request_id"] = request_id
-    if (visitor := environ.get(request_input.VISITOR)) is not None:
-        found["user"], key = visitor.user_name, visitor.key_id
+    if (caller := environ.get(request_input.CALLER)) is not None:
+        found["user"], key = caller.user_name, caller.key_id
         if key is not None:
             found["key"] = key
-    if (record := environ.get(request_input.RECORD)) is not None:
-        _add(found, record)
+    if (summary := environ.get(request_input.SUMMARY)) is not None:
+        _add(found, summary)
     return found
 
 
-def _add(found: dict, record: Record) -> None:
+def _add(found: dict, summary: CallSummary) -> None:
     """What is known of a request on an LLM route."""
     known = (
-        ("protocol", record.protocol),
-        ("operation", record.operation),
-        ("asked", record.asked),
-        ("provider", record.provider),
-        ("model", record.model),
-        ("error", record.error),
-        ("outcome", record.outcome),
+        ("protocol", summary.protocol),
+        ("operation", summary.operation),
+        ("asked", summary.asked),
+        ("provider", summary.provider),
+        ("model", summary.model),
+        ("error", summary.error),
+        ("outcome", summary.outcome),
     )
     for name, value in known:
         if value is not None:
             found[name] = value
-    if record.usage is not None:
-        found["input_tokens"], found["output_tokens"] = record.usage.prompt_tokens, record.usage.output_tokens
-    if record.cost is not None:
-        found["cost_usd"] = record.cost / NANO
-    if record.first_token_s is not None:
-        found["ttft_ms"] = round(record.first_token_s * 1000, 2)
+    if summary.usage is not None:
+        found["input_tokens"], found["output_tokens"] = summary.usage.prompt_tokens, summary.usage.output_tokens
+    if summary.cost is not None:
+        found["cost_usd"] = summary.cost / NANO
+    if summary.first_token_s is not None:
+        found["ttft_ms"] = round(summary.first_token_s * 1000, 2)
 
 
 def _path(path: str) -> str:
     """As text: WSGI has each byte as a character."""
     shown = path if path.isascii() else path.encode("latin-1").decode(errors="replace")
-    return shown if len(shown) <= MOST_PATH else shown[:MOST_PATH] + "…"
+    return shown if len(shown) <= MAX_PATH else shown[:MAX_PATH] + "…"
 
 
 @lru_cache(maxsize=256)

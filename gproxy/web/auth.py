@@ -14,8 +14,8 @@ from gproxy.web.error_responses import runtime
 
 def guard_admin() -> None:
     """Lets administrators through. A key in the URL is refused: URLs end up in logs."""
-    g.visitor = _visitor(request_input.key(request.environ, False))
-    if not g.visitor.is_admin:
+    g.caller = _visitor(request_input.key(request.environ, False))
+    if not g.caller.is_admin:
         raise Forbidden("this needs an administrator's key or session")
 
 
@@ -24,7 +24,7 @@ def guard_user() -> None:
     token = request_input.key(request.environ, False)
     if token is not None and not token.startswith(sessions.PREFIX):
         raise Unauthorized("this needs a session token; POST /login gives one")
-    g.visitor = _visitor(token)
+    g.caller = _visitor(token)
 
 
 def session_token() -> str:
@@ -38,27 +38,27 @@ def _visitor(token: str | None) -> Caller | Login:
         found = sessions.admit(runtime().snapshots(), token, time.time())
     else:
         found = runtime().relay.admit(token)[0]
-    request.environ[request_input.VISITOR] = found
+    request.environ[request_input.CALLER] = found
     return found
 
 
 def actor() -> Actor:
     """For the books of changes."""
-    visitor = g.visitor
+    caller = g.caller
     return Actor(
-        visitor.user_id,
-        visitor.user_name,
-        visitor.key_id,
+        caller.user_id,
+        caller.user_name,
+        caller.key_id,
         request_input.address(request.environ, runtime().settings.trusted_proxies),
         request_input.request_id(request.environ),
         request.path.strip("/"),
     )
 
 
-def change(deed, *args):
+def change(function, *args):
     """A store's deed on behalf of who calls, in force in every worker when it returns. Raises GatewayError."""
-    return runtime().change(actor(), deed, *args)
+    return runtime().change(actor(), function, *args)
 
 
-def change_account(deed, account: str, *args):
-    return runtime().change_account(actor(), deed, account, *args)
+def change_account(function, account: str, *args):
+    return runtime().change_account(actor(), function, account, *args)

@@ -1,23 +1,23 @@
 """How accounts and limits stand, as a user is told."""
 
 from gproxy.quota import limits
-from gproxy.state.interface import Standing
+from gproxy.state.interface import LimitStatus
 from gproxy.store.accounts import Account
 from gproxy.units import moment, usd
 
 
-def account(standing: Standing, now_s: float) -> dict:
+def account(status_of_limit: LimitStatus, now_s: float) -> dict:
     return {
-        "quota": usd(standing.limit),
-        "cost_used": usd(standing.used),
-        "held": usd(standing.held),
-        "remaining": usd(standing.remaining),
-        "resets_at": _at(standing.reset_s, now_s),
+        "quota": usd(status_of_limit.limit),
+        "cost_used": usd(status_of_limit.used),
+        "held": usd(status_of_limit.held),
+        "remaining": usd(status_of_limit.remaining),
+        "resets_at": _at(status_of_limit.reset_s, now_s),
     }
 
 
-def limit(row, scope: str, standings: tuple[Standing, ...], now_s: float) -> dict:
-    counters = [one for one in standings if one.counter is not None and one.key == limits.counted(row).key]
+def limit(row, scope: str, statuses: tuple[LimitStatus, ...], now_s: float) -> dict:
+    counters = [one for one in statuses if one.counter is not None and one.key == limits.counted(row).key]
     return {
         "model_pattern": row.pattern,
         "scope": scope,

@@ -10,8 +10,8 @@ from flask import Blueprint, Response, request
 from werkzeug.http import HTTP_STATUS_CODES
 from werkzeug.wsgi import ClosingIterator
 
-from gproxy.errors import ClientGone, GatewayError, NotFound, RequestTimeout, ShuttingDown, Unsupported
-from gproxy.metrics.call_summary import Record
+from gproxy.errors import ClientDisconnected, GatewayError, NotFound, RequestTimeout, ShuttingDown, Unsupported
+from gproxy.metrics.call_summary import CallSummary
 from gproxy.relay.pipeline import Answer
 from gproxy.relay.planner import Call
 from gproxy.web import request_input
@@ -95,18 +95,18 @@ def guarded(protocol: ModuleType, view: Callable[[str], Response]) -> Response:
     """The view's answer for a request id, or its fault in this protocol's shape."""
     request_id = request_input.request_id(request.environ)
     request.environ[request_input.REQUEST_ID] = request_id
-    record = request.environ[request_input.RECORD] = Record(protocol.NAME)
+    summary = request.environ[request_input.SUMMARY] = CallSummary(protocol.NAME)
     try:
         return view(request_id)
     except GatewayError as fault:
-        runtime().relay.measures.failed(record, fault.code)
+        runtime().relay.metrics.failed(summary, fault.code)
         if not isinstance(fault, RequestTimeout | ShuttingDown):  # there is no time left for these
             request_input.discard(request.environ, DISCARD_BYTES, DISCARD_S)
         return answer(protocol, fault, request_id)
-    except ClientGone:
+    except ClientDisconnected:
         return Response(status=499)  # nobody reads it
     except Exception as fault:  # noqa: BLE001 - the last net: logged whole, told as an id
-        runtime().relay.measures.failed(record, GatewayError.code)
+        runtime().relay.metrics.failed(summary, GatewayError.code)
         return internal(protocol, fault, request_id)
 
 
@@ -114,7 +114,7 @@ def admit() -> tuple:
     """Caller and snapshot of this request, which the access log knows from now on. Raises Unauthorized."""
     environ = request.environ
     caller, snapshot = runtime().relay.admit(request_input.key(environ, True))
-    environ[request_input.VISITOR] = caller
+    environ[request_input.CALLER] = caller
     return caller, snapshot
 
 
@@ -182,30 +182,28 @@ def relay(protocol: str, request_id: str, provider: str | None = None, **path) -
     environ, running = request.environ, runtime()
     caller, snapshot = admit()
     sock = environ.get("gunicorn.socket")
-    place, presence = running.relay.capacity.enter(), running.relay.attend(sock)
+    place, watch = running.relay.capacity.enter(), running.relay.attend(sock)
 
     def let_go() -> None:
-        running.relay.dismiss(presence)
+        running.relay.dismiss(watch)
         place.leave()
 
     try:
         call = Call(
             protocol=protocol,
-            body=request_input.body(
-                environ, running.settings.max_body, running.settings.body_timeout_s, place, presence
-            ),
+            body=request_input.body(environ, running.settings.max_body, running.settings.body_timeout_s, place, watch),
             header=lambda name: environ.get(_environ_name(name)),
             query=request_input.query(environ),
             request_id=request_id,
             started=started,
             provider=provider,
-            record=environ[request_input.RECORD],
+            summary=environ[request_input.SUMMARY],
             trace=environ.get(request_input.TRACE),
-            trail=environ.get(request_input.TRAIL),
+            attempt_log=environ.get(request_input.ATTEMPT_LOG),
             **path,
         )
         plan = running.relay.plan(call, caller, snapshot)
-        told = running.relay.run(plan, call, presence)
+        told = running.relay.run(plan, call, watch)
     except BaseException:
         let_go()
         raise

@@ -21,12 +21,12 @@ USAGE = MyUsage()
 def me() -> dict:
     running = runtime()
     caller, _ = running.relay.admit(request_input.key(request.environ, False))
-    request.environ[request_input.VISITOR] = caller
+    request.environ[request_input.CALLER] = caller
     rows = (*caller.limits, *caller.key_limits)
     counted = tuple(map(limits.counted, rows))
-    taken = running.relay.holder.look(budgets.accounts(caller), counted)
+    taken = running.relay.reserver.look(budgets.accounts(caller), counted)
     now_s = taken.at / NS
-    accounts = {one.key[0]: limit_views.account(one, now_s) for one in taken.standings if one.counter is None}
+    accounts = {one.key[0]: limit_views.account(one, now_s) for one in taken.statuses if one.counter is None}
     if budgets.USER in accounts:
         accounts[budgets.USER]["period"] = caller.quota.period
     return {
@@ -38,8 +38,7 @@ def me() -> dict:
         "quota": accounts.get(budgets.USER),
         "budget": accounts.get(budgets.KEY),
         "limits": [
-            limit_views.limit(row, "key" if row in caller.key_limits else "user", taken.standings, now_s)
-            for row in rows
+            limit_views.limit(row, "key" if row in caller.key_limits else "user", taken.statuses, now_s) for row in rows
         ],
         "usage": _today(caller, now_s),
     }

@@ -166,7 +166,7 @@ def _property(converter, field: fields.Field, ret: dict) -> dict:
     match field:
         case filters.Scope():
             inner = converter.field2property(field.inner)
-            many = {"type": "array", "items": inner, "maxItems": filters.MOST_VALUES}
+            many = {"type": "array", "items": inner, "maxItems": filters.MAX_VALUES}
             found = {"anyOf": [inner, {"enum": ["All", "all"]}, _tagged("eq", inner), _tagged("in", many)]}
         case filters.BigInt():
             found = {"type": ["integer", "string"], "pattern": "^[0-9]{1,19}$"}

@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 
 PIECE_BYTES = 1024 * 1024
 # What we put into a request's environ for logs: VISITOR is whoever calls, TRACE the id of the request's own log row.
-REQUEST_ID, RECORD, VISITOR = "gproxy.request_id", "gproxy.record", "gproxy.visitor"
-TRACE, TRAIL = "gproxy.trace", "gproxy.trail"
+REQUEST_ID, SUMMARY, CALLER = "gproxy.request_id", "gproxy.record", "gproxy.visitor"
+TRACE, ATTEMPT_LOG = "gproxy.trace", "gproxy.trail"
 _SANE_ID = re.compile(r"[A-Za-z0-9._:@-]{1,128}")
 _BEARER = ("Bearer ", "bearer ")
 
@@ -69,7 +69,7 @@ def query(environ: dict) -> tuple[tuple[str, str], ...]:
     return tuple(parse_qsl(text, keep_blank_values=True)) if text else ()
 
 
-def body(environ: dict, most: int, timeout_s: float, place: Place, presence: AbstractContextManager) -> bytes:
+def body(environ: dict, maximum: int, timeout_s: float, place: Place, watch: AbstractContextManager) -> bytes:
     """The whole body. Raises TooLarge, Overloaded, RequestTimeout, what `presence` throws in, or BadRequest when it was
     cut off or cannot be read."""
     if environ.get("HTTP_CONTENT_ENCODING", "identity").lower() not in ("", "identity"):
@@ -77,16 +77,16 @@ def body(environ: dict, most: int, timeout_s: float, place: Place, presence: Abs
     length = environ.get("CONTENT_LENGTH")
     declared = int(length) if length else None
     if declared is not None:
-        if declared > most:
-            raise TooLarge(_too_large(most))
-        place.hold(declared)
+        if declared > maximum:
+            raise TooLarge(_too_large(maximum))
+        place.reserve(declared)
     late = RequestTimeout(f"the body did not arrive within {timeout_s:g} s")
-    with gevent.Timeout(timeout_s, late), presence:
+    with gevent.Timeout(timeout_s, late), watch:
         try:
             if declared is not None:
                 data = environ["wsgi.input"].read(declared)
             elif "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower():
-                data = _chunked(environ["wsgi.input"], most, place)
+                data = _chunked(environ["wsgi.input"], maximum, place)
             else:
                 data = b""
         except OSError as fault:
@@ -98,7 +98,7 @@ def body(environ: dict, most: int, timeout_s: float, place: Place, presence: Abs
     return data
 
 
-def discard(environ: dict, most: int, timeout_s: float) -> None:
+def discard(environ: dict, maximum: int, timeout_s: float) -> None:
     """Reads what a refused client still sends, within bounds, when its connection closes after the answer.
 
     Closing on unread bytes resets the connection, and the client would see that instead of the answer. On a
@@ -108,22 +108,22 @@ def discard(environ: dict, most: int, timeout_s: float) -> None:
         return
     with gevent.Timeout(timeout_s, False):
         try:
-            while most > 0 and (piece := environ["wsgi.input"].read(PIECE_BYTES)):
-                most -= len(piece)
+            while maximum > 0 and (piece := environ["wsgi.input"].read(PIECE_BYTES)):
+                maximum -= len(piece)
         except (OSError, ParseException) as fault:
             log.debug("a refused client left: %s", type(fault).__name__)
 
 
-def _chunked(stream, most: int, place: Place) -> bytes:
+def _chunked(stream, maximum: int, place: Place) -> bytes:
     pieces, size = [], 0
     while piece := stream.read(PIECE_BYTES):
         size += len(piece)
-        if size > most:
-            raise TooLarge(_too_large(most))
-        place.hold(len(piece))
+        if size > maximum:
+            raise TooLarge(_too_large(maximum))
+        place.reserve(len(piece))
         pieces.append(piece)
     return b"".join(pieces)
 
 
-def _too_large(most: int) -> str:
-    return f"the body is larger than {most} bytes; an operator can raise GPROXY_MAX_BODY"
+def _too_large(maximum: int) -> str:
+    return f"the body is larger than {maximum} bytes; an operator can raise GPROXY_MAX_BODY"

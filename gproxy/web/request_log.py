@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 
 from gproxy.errors import Unavailable
-from gproxy.request_log.recorder import DOWNSTREAM, Capture, Recorder, Trail
+from gproxy.request_log.recorder import DOWNSTREAM, AttemptLog, Capture, Recorder
 from gproxy.request_log.redaction import BLACK, document
 from gproxy.snapshot import NO_LOGS, Logging
 from gproxy.web import request_input
@@ -23,23 +23,23 @@ def recorded(serve: Callable, environ: dict, start_response: Callable, recorder:
         wanted = NO_LOGS
     if not (wanted.upstream or wanted.downstream):
         return serve(environ, start_response)
-    envelope = recorder.quietly(_opened, environ, recorder, wanted)
-    if envelope is None:
+    logged = recorder.quietly(_opened, environ, recorder, wanted)
+    if logged is None:
         return serve(environ, start_response)
-    return envelope.passed(serve(environ, envelope.starting(start_response)))
+    return logged.passed(serve(environ, logged.starting(start_response)))
 
 
-def _opened(environ: dict, recorder: Recorder, wanted: Logging) -> "_Envelope | None":
+def _opened(environ: dict, recorder: Recorder, wanted: Logging) -> "_LoggedRequest | None":
     """The envelope of a request where it is kept, and in its environ what keeps its attempts where these are."""
     own = _own(environ)
     number, at = recorder.next_id()
     if wanted.upstream:
         downstream = number if wanted.downstream else None
-        environ[request_input.TRAIL] = Trail(recorder, downstream, wanted.upstream_body, own)
+        environ[request_input.ATTEMPT_LOG] = AttemptLog(recorder, downstream, wanted.upstream_body, own)
     if not wanted.downstream:
         return None
     environ[request_input.TRACE] = number
-    return _Envelope(recorder, environ, number, at, own, wanted.downstream_body)
+    return _LoggedRequest(recorder, environ, number, at, own, wanted.downstream_body)
 
 
 def _own(environ: dict) -> tuple[bytes, ...]:
@@ -48,7 +48,7 @@ def _own(environ: dict) -> tuple[bytes, ...]:
     return (key.encode("utf-8", "surrogateescape"),) if key and len(key) >= 6 else ()
 
 
-class _Envelope:
+class _LoggedRequest:
     """One request and its answer."""
 
     def __init__(self, recorder: Recorder, environ: dict, number: int, at: int, own: tuple[bytes, ...], has_body: bool):
@@ -57,8 +57,8 @@ class _Envelope:
         self._headers: list[tuple[str, str]] = []
         self._request = self._response = None
         if has_body:
-            most = recorder.most_body + recorder.redactor().room(own)
-            self._request, self._response = Capture(most), Capture(most)
+            maximum = recorder.max_body + recorder.redactor().room(own)
+            self._request, self._response = Capture(maximum), Capture(maximum)
             environ["wsgi.input"] = _Tee(environ["wsgi.input"], self._request)
 
     def starting(self, start_response: Callable) -> Callable:
@@ -77,12 +77,12 @@ class _Envelope:
         if f"{path}/".startswith(ADMINISTRATIVE):
             recorder.wanted()  # may have made secrets, which are known from then on
         redactor = recorder.redactor()
-        visitor = environ.get(request_input.VISITOR)
+        caller = environ.get(request_input.CALLER)
         recorder.put(
             (
                 *(DOWNSTREAM, self._number, self._at),
-                visitor.user_id if visitor is not None else None,
-                visitor.key_id if visitor is not None else None,
+                caller.user_id if caller is not None else None,
+                caller.key_id if caller is not None else None,
                 environ["REQUEST_METHOD"],
                 redactor.headers(_sent(environ), self._own),
                 redactor.text(path, self._own),
@@ -102,7 +102,7 @@ class _Envelope:
             return BLACK.encode()
         if place.startswith(ADMINISTRATIVE):
             data = document(data)
-        return self._recorder.redactor().beginning(data, self._recorder.most_body, self._own, capture.is_cut)
+        return self._recorder.redactor().beginning(data, self._recorder.max_body, self._own, capture.is_cut)
 
 
 class _Passed:

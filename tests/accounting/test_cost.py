@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from gproxy import protocols
 from gproxy.accounting import prices
-from gproxy.accounting.cost import bound, cost
+from gproxy.accounting.cost import cost, upper_bound
 from gproxy.accounting.prices import MODES, Price, Rates, Tier
-from gproxy.protocols.hub import MOST_TOKENS, Usage
+from gproxy.protocols.hub import MAX_TOKENS, Usage
 
 D = Decimal
 LOADED = protocols.load()
@@ -460,22 +460,22 @@ def test_a_vendors_own_reply_costs_what_it_costs_by_hand(protocol, reply, docume
 )
 def test_the_most_that_a_call_may_cost_before_it_is_sent(mode, tokens, may_cache, nano):
     price = Price(None, (FULL,), prices.read(MODAL).modes)
-    assert bound(price, mode, *tokens, may_cache) == nano
+    assert upper_bound(price, mode, *tokens, may_cache) == nano
 
 
 def test_what_may_be_heard_or_drawn_is_bounded_at_its_own_rate():
     price = one(input="1", audio_input="7", image_input="5", output="2", image_output="40")
-    assert bound(price, "", 100, 10, False, True) == 100 * 7_000 + 10 * 40_000
-    assert bound(price, "", 100, 10, False) == 100 * 1_000 + 10 * 40_000
+    assert upper_bound(price, "", 100, 10, False, True) == 100 * 7_000 + 10 * 40_000
+    assert upper_bound(price, "", 100, 10, False) == 100 * 1_000 + 10 * 40_000
 
 
 def test_a_price_by_the_call_alone_bounds_it():
-    assert bound(Price(D("0.25"), ()), "", 10**6, 10**6, True) == 250_000_000
+    assert upper_bound(Price(D("0.25"), ()), "", 10**6, 10**6, True) == 250_000_000
 
 
 # -- properties ----------------------------------------------------------------------------------------------------
 
-COUNTS = st.integers(0, MOST_TOKENS)
+COUNTS = st.integers(0, MAX_TOKENS)
 RATES = st.none() | st.decimals(0, 1000, places=4)
 ANY_TIERS = st.builds(Tier, st.integers(1, 10**9), *[RATES] * len(prices.RATES))
 TOOLS = ("web_search", "code_execution", "unpriced")
@@ -558,10 +558,10 @@ def test_a_cost_is_rounded_half_up_and_only_once(tokens, rate):
 def test_no_call_costs_more_than_its_bound(usage, tiers, mode):
     usage = replace(usage, tool_calls=())
     price = Price(D("0.01"), (tiers[0],), {"flex": Rates(None, (tiers[-1],))})
-    most = bound(price, mode, usage.prompt_tokens, usage.output_tokens, may_cache=True, has_media=True)
+    maximum = upper_bound(price, mode, usage.prompt_tokens, usage.output_tokens, may_cache=True, has_media=True)
     reads = (price.rates(mode).tiers[0].cache_read, price.rates(mode).tiers[0].audio_cache_read)
     if not any(reads):  # reading from a cache is cheaper than not to; whoever prices it otherwise is not bounded
-        assert cost(usage, price, mode) <= most
+        assert cost(usage, price, mode) <= maximum
 
 
 def test_the_sum_of_many_rows_is_exact():

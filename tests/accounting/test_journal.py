@@ -22,8 +22,8 @@ from gproxy.accounting.prices import Found, Price, Tier
 from gproxy.accounting.slots import Slot, take_slot
 from gproxy.accounting.slots import size as books_size
 from gproxy.errors import Unavailable
-from gproxy.protocols.hub import MOST_TOKENS, Usage
-from gproxy.relay.settlement import Tally
+from gproxy.protocols.hub import MAX_TOKENS, Usage
+from gproxy.relay.settlement import Settlement
 from gproxy.state.folder_lock import try_lock
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -234,25 +234,25 @@ def test_a_settled_line_that_could_not_be_written_is_kept_and_written_later(tmp_
     os.close(journal.slot.lock)
 
 
-MOST = Usage(*[MOST_TOKENS] * 7)
+MAX = Usage(*[MAX_TOKENS] * 7)
 DEAREST = Found(Price(None, (Tier(10**8, *[1000] * 6),)), "default")
 
 
 @pytest.mark.parametrize("losses", [[], ["response_format.json_schema.strict"] * 4, ["x" * 80] * 40, ["x"] * 1000])
 @pytest.mark.parametrize("end", ["complete", "broke", "client_left"])
 def test_a_settled_line_is_never_longer_than_its_room(journal, end, losses):
-    tally = Tally(journal, 2**63 - 1, DEAREST, MOST_TOKENS, -1e9, losses=losses)
-    tally.attempts = [(2**31, 2**31, "upstream_timeout", 86_400_000)] * 20
-    tally.by = (2**31, "vertexexpress", 2**31)
-    tally.open(opened(2**63 - 1))
-    tally.saw_first_byte()
+    settlement = Settlement(journal, 2**63 - 1, DEAREST, MAX_TOKENS, -1e9, losses=losses)
+    settlement.attempts = [(2**31, 2**31, "upstream_timeout", 86_400_000)] * 20
+    settlement.by = (2**31, "vertexexpress", 2**31)
+    settlement.open(opened(2**63 - 1))
+    settlement.saw_first_byte()
     before = journal.end
     if end == "complete":
-        tally.complete(599, MOST, 2**42)
+        settlement.complete(599, MAX, 2**42)
     elif end == "broke":
-        tally.broke(599, MOST, 2**42)
+        settlement.broke(599, MAX, 2**42)
     else:
-        tally.client_left(MOST, 2**42)
+        settlement.client_disconnected(MAX, 2**42)
     assert 100 < journal.end - before <= SETTLED_ROOM
     assert rows(journal.slot.folder) == [2**63 - 1]
 

@@ -5,16 +5,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from gproxy.accounting.ledger_check import Auditor
+from gproxy.accounting.ledger_check import LedgerChecker
 from gproxy.errors import Unavailable
 
 
 class Inline:
-    def run(self, deed, *args):
-        return deed(*args)
+    def run(self, function, *args):
+        return function(*args)
 
 
-class Books:
+class UsageStore:
     """Proofs as they are told one after the other, and from where each was asked for."""
 
     def __init__(self, *found):
@@ -33,41 +33,41 @@ def complaints(caplog) -> list[str]:
 
 
 def test_each_proof_goes_on_where_the_last_ended(tmp_path):
-    books = Books((), (), ())
-    auditor = Auditor(tmp_path / "lock", books.verify, Inline())
+    books = UsageStore((), (), ())
+    ledger_checker = LedgerChecker(tmp_path / "lock", books.verify, Inline())
     for _ in range(3):
-        auditor.check()
+        ledger_checker.check()
     assert books.asked == [None, 1, 2]
-    auditor.close()
+    ledger_checker.close()
 
 
 def test_a_difference_is_told_once_and_again_when_it_came_back(tmp_path, caplog):
-    books = Books(("ann",), ("ann", "bob"), (), ("ann",))
-    auditor = Auditor(tmp_path / "lock", books.verify, Inline())
+    books = UsageStore(("ann",), ("ann", "bob"), (), ("ann",))
+    ledger_checker = LedgerChecker(tmp_path / "lock", books.verify, Inline())
     found = []
     for _ in range(4):
-        auditor.check()
-        found.append(auditor.differences)
+        ledger_checker.check()
+        found.append(ledger_checker.differences)
     assert found == [("ann",), ("ann", "bob"), (), ("ann",)]
     assert [text.rpartition(": ")[2] for text in complaints(caplog)] == ["ann", "bob", "ann"]
-    auditor.close()
+    ledger_checker.close()
 
 
 def test_a_proof_that_failed_is_asked_for_again_from_the_same_place(tmp_path):
-    books = Books((), Unavailable("the database is away"), ())
-    auditor = Auditor(tmp_path / "lock", books.verify, Inline())
-    auditor.check()
+    books = UsageStore((), Unavailable("the database is away"), ())
+    ledger_checker = LedgerChecker(tmp_path / "lock", books.verify, Inline())
+    ledger_checker.check()
     with pytest.raises(Unavailable):
-        auditor.check()
-    auditor.check()
+        ledger_checker.check()
+    ledger_checker.check()
     assert books.asked == [None, 1, 1]
-    auditor.close()
+    ledger_checker.close()
 
 
 def test_one_process_is_elected_and_another_when_it_is_gone(tmp_path):
-    first, second = Books((), ()), Books((), ())
-    elected = Auditor(tmp_path / "lock", first.verify, Inline())
-    other = Auditor(tmp_path / "lock", second.verify, Inline())
+    first, second = UsageStore((), ()), UsageStore((), ())
+    elected = LedgerChecker(tmp_path / "lock", first.verify, Inline())
+    other = LedgerChecker(tmp_path / "lock", second.verify, Inline())
     elected.check()
     other.check()
     assert (len(first.asked), len(second.asked)) == (1, 0)

@@ -7,13 +7,13 @@ from pathlib import Path
 import gevent
 import pytest
 
-from gproxy.accounting.entries import Booking, Reader
+from gproxy.accounting.entries import Reader, SettledCall
 from gproxy.accounting.journal import Journal
 from gproxy.accounting.slots import take_slot
-from gproxy.accounting.state_loader import Balances
+from gproxy.accounting.state_loader import StateLoader
 from gproxy.errors import Unavailable
 from gproxy.state.interface import Account, Limit, Take
-from gproxy.state.mmap.state import FileState
+from gproxy.state.mmap.state import MmapState
 from gproxy.state.periods import DAY_S
 from gproxy.store import ledger, usages
 from gproxy.store import models as m
@@ -28,8 +28,8 @@ USER, KEY, LIMIT = Account("u1", 10**12), Account("k1", 10**12), "1"
 
 
 class Inline:
-    def run(self, deed, *args):
-        return deed(*args)
+    def run(self, function, *args):
+        return function(*args)
 
 
 class Asked:
@@ -55,8 +55,8 @@ def database(tmp_path: Path) -> Database:
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> FileState:
-    return FileState(tmp_path / "state", clock=lambda: NOW)
+def state(tmp_path: Path) -> MmapState:
+    return MmapState(tmp_path / "state", clock=lambda: NOW)
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def call(journal: Journal, number: int, cost: int | None, at: int = NOW - NS, mo
         journal.settle({"s": number, "x": "complete", "st": 200, "n": counts, "c": cost, "ps": "model"})
 
 
-def book(database: Database, journal: Journal) -> list[Booking]:
+def book(database: Database, journal: Journal) -> list[SettledCall]:
     """All that ended so far into the database; the journal keeps its lines."""
     reader = Reader()
     rows = [booking for path in journal.segments for booking in reader.rows(path, 0, None)]
@@ -84,12 +84,12 @@ def book(database: Database, journal: Journal) -> list[Booking]:
     return rows
 
 
-def balances(state: FileState, database: Database, tmp_path: Path) -> Balances:
-    return Balances(state, tmp_path / "journal", 0, Asked(database), Inline(), lambda: NOW)
+def state_loader(state: MmapState, database: Database, tmp_path: Path) -> StateLoader:
+    return StateLoader(state, tmp_path / "journal", 0, Asked(database), Inline(), lambda: NOW)
 
 
-def stands(state: FileState, account: Account = USER) -> tuple[int, int]:
-    (found,) = state.look((account,), ()).standings
+def stands(state: MmapState, account: Account = USER) -> tuple[int, int]:
+    (found,) = state.look((account,), ()).statuses
     return found.used, found.held
 
 
@@ -99,7 +99,7 @@ def test_an_account_is_the_database_and_what_it_lacks(state, database, journal, 
     call(journal, 2, 30)
     call(journal, 3, None, h=[7, 99])
     call(journal, 4, 1_000, u=2, k=2)
-    balances(state, database, tmp_path).load(("u1", "k1"))
+    state_loader(state, database, tmp_path).load(("u1", "k1"))
     assert stands(state) == stands(state, KEY) == (130, 7)
     state.settle(3, 5, 1)
     assert stands(state) == (135, 0)
@@ -107,7 +107,7 @@ def test_an_account_is_the_database_and_what_it_lacks(state, database, journal, 
 
 def test_a_call_whose_settlement_is_to_come_is_not_counted_twice(state, database, journal, tmp_path):
     """Its line is written, and its hold still there: the process is between the two."""
-    loading = balances(state, database, tmp_path)
+    loading = state_loader(state, database, tmp_path)
     loading.load(("u1",))
     state.take(Take(1, journal.slot.sign(0), (USER,), (), 50, 0))
     call(journal, 1, 40, h=[50, 0])
@@ -128,7 +128,7 @@ def test_only_the_window_counts_in_which_a_call_was_admitted(state, database, jo
     if unbooked_today:
         call(journal, 4, 20, at=(DAY + 20) * NS)
     call(journal, 5, None, at=(DAY - 5) * NS, h=[3, 0])
-    balances(state, database, tmp_path).load(("u1",))
+    state_loader(state, database, tmp_path).load(("u1",))
     daily = Account("u1", 10**12, "day")
     assert stands(state, daily) == (27 if unbooked_today else 7, 0)
 
@@ -142,7 +142,7 @@ def test_an_unbooked_call_of_a_newer_window_opens_it(state, database, journal, t
     call(journal, 1, 100, at=(DAY - 10) * NS)
     book(database, journal)
     call(journal, 2, 7, at=(DAY + 10) * NS)
-    balances(state, database, tmp_path).load(("u1",))
+    state_loader(state, database, tmp_path).load(("u1",))
     assert stands(state, Account("u1", 10**12, "day")) == (7, 0)
 
 
@@ -151,7 +151,7 @@ def test_with_rows_switched_off_the_marks_tell_what_is_booked(state, database, j
     call(journal, 1, 100)
     book(database, journal)
     call(journal, 2, 30)
-    balances(state, database, tmp_path).load(("u1",))
+    state_loader(state, database, tmp_path).load(("u1",))
     assert stands(state) == (130, 0)
 
 
@@ -163,12 +163,12 @@ def test_a_limit_counts_its_rows_its_journal_and_what_runs(state, database, jour
     call(journal, 4, 1)
     call(journal, 5, None, h=[0, 500])
     call(journal, 6, 1, u=2)
-    balances(state, database, tmp_path).load((LIMIT,))
+    state_loader(state, database, tmp_path).load((LIMIT,))
     limit = Limit(LIMIT, rpm=10, rpd=100, total_tokens=10_000, concurrency=5)
-    left = {one.counter: one.remaining for one in state.look((), (limit,)).standings}
+    left = {one.counter: one.remaining for one in state.look((), (limit,)).statuses}
     assert left == {"rpm": 10 - 3, "rpd": 100 - 4, "total_tokens": 10_000 - 3 * 30 - 500, "concurrency": 4}
     state.settle(5, 0, 20)
-    left = {one.counter: one.remaining for one in state.look((), (limit,)).standings}
+    left = {one.counter: one.remaining for one in state.look((), (limit,)).statuses}
     assert (left["total_tokens"], left["concurrency"]) == (10_000 - 3 * 30 - 20, 5)
 
 
@@ -189,35 +189,35 @@ def test_a_call_that_is_booked_between_the_two_readings_is_counted_once(state, d
 
             self.standing = standing
 
-    Balances(state, tmp_path / "journal", 0, Between(database), Inline(), lambda: NOW).load(("u1",))
+    StateLoader(state, tmp_path / "journal", 0, Between(database), Inline(), lambda: NOW).load(("u1",))
     assert stands(state) == (70, 0)
     assert state.holds() == {}
 
 
 def test_the_hold_of_a_running_call_knows_its_tokens_whatever_is_asked_first(state, database, journal, tmp_path):
     call(journal, 1, None, h=[7, 500])
-    balances(state, database, tmp_path).load(("u1", LIMIT))
+    state_loader(state, database, tmp_path).load(("u1", LIMIT))
     limit = Limit(LIMIT, total_tokens=1_000)
-    assert state.look((), (limit,)).standings[0].remaining == 500
+    assert state.look((), (limit,)).statuses[0].remaining == 500
     state.settle(1, 5, 20)
-    assert state.look((), (limit,)).standings[0].remaining == 980
+    assert state.look((), (limit,)).statuses[0].remaining == 980
 
 
 def test_a_limit_that_is_gone_counts_nothing(state, database, journal, tmp_path):
-    balances(state, database, tmp_path).load(("77",))
-    assert state.look((), (Limit("77", rpm=3),)).standings[0].remaining == 3
+    state_loader(state, database, tmp_path).load(("77",))
+    assert state.look((), (Limit("77", rpm=3),)).statuses[0].remaining == 3
 
 
 def test_whoever_asks_meanwhile_waits_for_the_same_load(state, database, journal, tmp_path):
     read = []
 
     class Slow(Inline):
-        def run(self, deed, *args):
+        def run(self, function, *args):
             read.append(args)
             gevent.sleep(0.05)
-            return deed(*args)
+            return function(*args)
 
-    loading = Balances(state, tmp_path / "journal", 0, Asked(database), Slow(), lambda: NOW)
+    loading = StateLoader(state, tmp_path / "journal", 0, Asked(database), Slow(), lambda: NOW)
     gevent.joinall([gevent.spawn(loading.load, ("u1",)) for _ in range(10)], raise_error=True)
     assert len(read) == 1
 
@@ -226,14 +226,14 @@ def test_all_who_wait_are_told_that_it_failed_and_the_next_one_tries_again(state
     class Away(Inline):
         is_away = True
 
-        def run(self, deed, *args):
+        def run(self, function, *args):
             gevent.sleep(0.02)
             if self.is_away:
                 raise Unavailable
-            return deed(*args)
+            return function(*args)
 
     threads = Away()
-    loading = Balances(state, tmp_path / "journal", 0, Asked(database), threads, lambda: NOW)
+    loading = StateLoader(state, tmp_path / "journal", 0, Asked(database), threads, lambda: NOW)
     failing = [gevent.spawn(loading.load, ("u1",)) for _ in range(3)]
     gevent.joinall(failing)
     assert all(isinstance(greenlet.exception, Unavailable) for greenlet in failing)
@@ -243,7 +243,7 @@ def test_all_who_wait_are_told_that_it_failed_and_the_next_one_tries_again(state
 
 
 def test_an_account_in_which_calls_end_all_the_time_is_loaded_in_the_end(state, database, journal, tmp_path):
-    loading = balances(state, database, tmp_path)
+    loading = state_loader(state, database, tmp_path)
     loading.load(("u1",))
     for number in range(1, 6):
         state.take(Take(number, "0/000/x", (USER,), (), 50, 0))
@@ -251,13 +251,13 @@ def test_an_account_in_which_calls_end_all_the_time_is_loaded_in_the_end(state, 
     left = [1, 2, 3]
 
     class Busy(Inline):
-        def run(self, deed, *args):
-            result = deed(*args)
+        def run(self, function, *args):
+            result = function(*args)
             if left:
                 state.settle(left.pop(), 10, 0)
             return result
 
-    Balances(state, tmp_path / "journal", 0, Asked(database), Busy(), lambda: NOW).load(("u1",))
+    StateLoader(state, tmp_path / "journal", 0, Asked(database), Busy(), lambda: NOW).load(("u1",))
     assert stands(state)[1] == 100
 
 
@@ -272,8 +272,8 @@ def test_a_call_that_ends_while_a_load_has_to_be_made_again_leaves_no_hold(state
     class Late(Inline):
         is_first = True
 
-        def run(self, deed, *args):
-            result = deed(*args)
+        def run(self, function, *args):
+            result = function(*args)
             if self.is_first:
                 self.is_first = False
                 for number in (1, 2):
@@ -282,7 +282,7 @@ def test_a_call_that_ends_while_a_load_has_to_be_made_again_leaves_no_hold(state
                     state.settle(number, 40, 30)
             return result
 
-    Balances(state, tmp_path / "journal", 0, Asked(database), Late(), lambda: NOW).load(("u1",))
+    StateLoader(state, tmp_path / "journal", 0, Asked(database), Late(), lambda: NOW).load(("u1",))
     assert state.holds() == {}
     assert stands(state) == (80, 0)
 
@@ -295,8 +295,8 @@ def test_a_call_that_ends_while_its_account_is_loaded_leaves_no_hold(state, data
     class Late(Inline):
         is_first = True
 
-        def run(self, deed, *args):
-            result = deed(*args)
+        def run(self, function, *args):
+            result = function(*args)
             if self.is_first:
                 self.is_first = False
                 counts = [10, 20, 0, 0, 0, 0, 0]
@@ -304,10 +304,10 @@ def test_a_call_that_ends_while_its_account_is_loaded_leaves_no_hold(state, data
                 state.settle(1, 40, 30)
             return result
 
-    Balances(state, tmp_path / "journal", 0, Asked(database), Late(), lambda: NOW).load((key,))
+    StateLoader(state, tmp_path / "journal", 0, Asked(database), Late(), lambda: NOW).load((key,))
     assert state.holds() == {}
     if key == "u1":
         assert stands(state) == (40, 0)
     else:
         limit = Limit(LIMIT, total_tokens=1_000, concurrency=2)
-        assert [one.remaining for one in state.look((), (limit,)).standings] == [1_000 - 30, 2]
+        assert [one.remaining for one in state.look((), (limit,)).statuses] == [1_000 - 30, 2]

@@ -10,13 +10,13 @@ import pytest
 
 from gproxy.accounting import slots
 from gproxy.accounting import writer as writer_module
-from gproxy.accounting.entries import Booking
+from gproxy.accounting.entries import SettledCall
 from gproxy.accounting.journal import Journal
 from gproxy.accounting.slots import Slot, take_slot
 from gproxy.accounting.writer import Writer
 from gproxy.errors import Unavailable
 from gproxy.state.interface import Account, Limit, Take
-from gproxy.state.mmap.state import FileState
+from gproxy.state.mmap.state import MmapState
 
 ZERO = [1, 2, 0, 0, 0, 0, 0]
 
@@ -28,12 +28,12 @@ class Store:
         self.rows: dict[int, dict] = {}
         self._left = {"book": failures, "forget": failures}
 
-    def _fail(self, deed: str) -> None:
-        if self._left[deed]:
-            self._left[deed] -= 1
+    def _fail(self, function: str) -> None:
+        if self._left[function]:
+            self._left[function] -= 1
             raise Unavailable("the database is away")
 
-    def book(self, bookings: list[Booking]) -> None:
+    def book(self, bookings: list[SettledCall]) -> None:
         self._fail("book")
         self.rows |= {booking.row["trace_id"]: booking.row for booking in bookings}
 
@@ -42,8 +42,8 @@ class Store:
 
 
 class Inline:
-    def run(self, deed, *args):
-        return deed(*args)
+    def run(self, function, *args):
+        return function(*args)
 
 
 def call(journal: Journal, number: int, settles: bool = True) -> None:
@@ -63,8 +63,8 @@ def dead_slot(root: Path, numbers: range) -> None:
     os.close(slot.lock)
 
 
-def writer(journal: Journal, root: Path, store: Store, state: FileState | None = None) -> Writer:
-    state = state or FileState(root / "state")
+def writer(journal: Journal, root: Path, store: Store, state: MmapState | None = None) -> Writer:
+    state = state or MmapState(root / "state")
     return Writer(journal, root, store, Inline(), state, journal.slot.sign(0))
 
 
@@ -139,22 +139,22 @@ def test_a_folder_that_will_not_go_stops_nothing(tmp_path, monkeypatch):
 USER, LIMIT = Account("u1", 1_000), Limit("3", total_tokens=10_000, concurrency=10)
 
 
-def hold(state: FileState, owner: str, number: int) -> None:
+def hold(state: MmapState, owner: str, number: int) -> None:
     taken = state.take(Take(number, owner, (USER,), (LIMIT,), 100, 50))
     assert not taken.unknown
     assert taken.refused is None
 
 
 @pytest.fixture
-def state(tmp_path) -> FileState:
-    found = FileState(tmp_path / "state")
+def state(tmp_path) -> MmapState:
+    found = MmapState(tmp_path / "state")
     found.load("u1", found.version("u1"), 0, 0, {}, {})
     found.load_limit("3", {}, [], {})
     return found
 
 
-def stands(state: FileState) -> dict:
-    money, tokens, running = state.look((USER,), (LIMIT,)).standings
+def stands(state: MmapState) -> dict:
+    money, tokens, running = state.look((USER,), (LIMIT,)).statuses
     return {
         "used": money.used,
         "held": money.held,

@@ -6,12 +6,12 @@ from decimal import Decimal
 from gproxy import protocols
 from gproxy.accounting.prices import Found, Price, Tier
 from gproxy.protocols.hub import Ask
-from gproxy.quota.reservations import Holder, applying, bound
+from gproxy.quota.reservations import Reserver, applying, upper_bound
 from gproxy.relay import headers
 from gproxy.snapshot import Caller, Quota, RateLimit, glob
-from gproxy.state.mmap.state import FileState
+from gproxy.state.mmap.state import MmapState
 
-MOST_US = 60.0
+MAX_US = 60.0
 BATCHES, CALLS = 25, 200
 # What a list of 100,000 takes on the machine that is meant; one that is busy or slower gets as much more.
 LIST_US = 1_100.0
@@ -22,7 +22,7 @@ def test_the_checks_of_a_call_cost_at_most_60_microseconds(tmp_path, record_prop
 
     One limit of each kind and a quota with a period on the user: bound, take, headers of what is left, settlement.
     """
-    state = FileState(tmp_path / "state")
+    state = MmapState(tmp_path / "state")
     price = Found(Price(None, (Tier(10**8, Decimal("0.4"), Decimal("1.6")),)), "model")
     row = RateLimit(7, "*", glob("*").fullmatch, rpm=10**6, rpd=10**7, total_tokens=10**12, concurrency=1_000)
     caller = Caller(1, "user", 2, False, None, (), limits=(row,), quota=Quota(10**15, "month"))
@@ -32,14 +32,14 @@ def test_the_checks_of_a_call_cost_at_most_60_microseconds(tmp_path, record_prop
         state.load("u1", state.version("u1"), 0, 0, {}, {})
         state.load_limit("7", {}, [], {})
 
-    holder, protocol = Holder(state, "0/000/0123456789abcdef", load), protocols.load()["openai_chat"]
+    reserver, protocol = Reserver(state, "0/000/0123456789abcdef", load), protocols.load()["openai_chat"]
 
     def one(number: int) -> None:
-        hold = holder.take(
-            number, bound(*applying(caller, "gpt-4.1-mini"), asked, price, "", 30, 32_768, 4_096, False, False)
+        reservation = reserver.take(
+            number, upper_bound(*applying(caller, "gpt-4.1-mini"), asked, price, "", 30, 32_768, 4_096, False, False)
         )
-        headers.left(hold.standings, protocol, hold.at / 1e9)
-        hold.settle(68_800, 52)
+        headers.left(reservation.statuses, protocol, reservation.at / 1e9)
+        reservation.settle(68_800, 52)
 
     def batch(first: int) -> float:
         started = time.process_time()
@@ -51,7 +51,7 @@ def test_the_checks_of_a_call_cost_at_most_60_microseconds(tmp_path, record_prop
     slowness = max(1.0, _list_us() / LIST_US)
     record_property("microseconds", best)
     print(f"checks: {best:.1f} µs of CPU a call, on a machine {slowness:.2f} times as slow as meant")
-    assert best <= MOST_US * slowness
+    assert best <= MAX_US * slowness
 
 
 def _list_us() -> float:

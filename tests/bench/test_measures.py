@@ -7,15 +7,15 @@ from types import SimpleNamespace
 
 from gproxy import logs
 from gproxy.metrics import call_metrics
-from gproxy.metrics.call_metrics import Measures
-from gproxy.metrics.call_summary import Record
-from gproxy.metrics.mmap_values import Meters
+from gproxy.metrics.call_metrics import CallMetrics
+from gproxy.metrics.call_summary import CallSummary
+from gproxy.metrics.mmap_values import MmapValues
 from gproxy.protocols.hub import Usage
 from gproxy.snapshot import Model, Provider, ProviderSettings, Snapshot
 from gproxy.web import access_log, request_input
 from tests.bench.test_checks import LIST_US, _list_us
 
-MOST_COUNTING_US, MOST_LINE_US = 5.0, 15.0
+MAX_COUNTING_US, MAX_LINE_US = 5.0, 15.0
 BATCHES, CALLS = 25, 1_000
 PROVIDER = Provider(1, "main", "openai", ProviderSettings(), ())
 SNAPSHOT = Snapshot(
@@ -43,42 +43,42 @@ def slowness() -> float:
 
 def test_counting_a_request_costs_at_most_5_microseconds(tmp_path, record_property):
     """Everything that one stream does for its metrics, from its arrival to its end."""
-    measured = Measures(Meters(tmp_path / "metrics", 0, call_metrics.GAUGES), lambda: SNAPSHOT)
+    measured = CallMetrics(MmapValues(tmp_path / "metrics", 0, call_metrics.GAUGES), lambda: SNAPSHOT)
     usage, attempts = Usage(12, 40, 3, 5), [(1, 2, 200, 9)]
 
     def one() -> None:
-        record = Record("openai_chat")
+        summary = CallSummary("openai_chat")
         measured.open(1, 0)
-        record.goes_to(Plan)
+        summary.goes_to(Plan)
         told = measured.connections("main")
         told(1)
-        record.goes_to(Plan)
-        measured.answered(record, 0.0007)
+        summary.goes_to(Plan)
+        measured.answered(summary, 0.0007)
         measured.open(1, 1)
-        record.outcome, record.usage, record.cost, record.first_token_s = "complete", usage, 68_800, 0.3
-        measured.settled(record, 200, 1.2, attempts)
+        summary.outcome, summary.usage, summary.cost, summary.first_token_s = "complete", usage, 68_800, 0.3
+        measured.settled(summary, 200, 1.2, attempts)
         told(-1)
         measured.open(0, 0)
 
     found = best(one)
     record_property("microseconds", found)
     print(f"metrics: {found:.1f} µs of CPU a request")
-    assert found <= MOST_COUNTING_US * slowness()
-    measured.meters.close()
+    assert found <= MAX_COUNTING_US * slowness()
+    measured.mmap_values.close()
 
 
 def test_a_line_of_the_access_log_costs_at_most_15_microseconds(record_property, monkeypatch, caplog):
     usage = Usage(12, 40)
-    record = Record("openai_chat", "stream_generate_content", "chat-default", "main", "known", None, "complete")
-    record.usage, record.cost, record.first_token_s = usage, 68_800, 0.3
+    summary = CallSummary("openai_chat", "stream_generate_content", "chat-default", "main", "known", None, "complete")
+    summary.usage, summary.cost, summary.first_token_s = usage, 68_800, 0.3
     environ = {
         "REQUEST_METHOD": "POST",
         "PATH_INFO": "/v1/chat/completions",
         "REMOTE_ADDR": "127.0.0.1",
         "HTTP_X_FORWARDED_FOR": "10.1.2.3",
         request_input.REQUEST_ID: "req_0123456789abcdef01234567",
-        request_input.RECORD: record,
-        request_input.VISITOR: SimpleNamespace(user_name="dev", key_id=2),
+        request_input.SUMMARY: summary,
+        request_input.CALLER: SimpleNamespace(user_name="dev", key_id=2),
     }
     caplog.set_level(logging.INFO, "gproxy.access")
     with open(os.devnull, "wb") as nobody:
@@ -86,4 +86,4 @@ def test_a_line_of_the_access_log_costs_at_most_15_microseconds(record_property,
         found = best(lambda: access_log.write(environ, 200, 1234, 0.0123, ("127.0.0.1", "::1")))
     record_property("microseconds", found)
     print(f"access log: {found:.1f} µs of CPU a line")
-    assert found <= MOST_LINE_US * slowness()
+    assert found <= MAX_LINE_US * slowness()

@@ -41,10 +41,10 @@ CLAUDES = [
 ]
 
 
-@pytest.mark.parametrize(("model", "most", "refused", "is_either", "budgets"), CLAUDES)
-def test_claudes(model, most, refused, is_either, budgets):
+@pytest.mark.parametrize(("model", "maximum", "refused", "is_either", "budgets"), CLAUDES)
+def test_claudes(model, maximum, refused, is_either, budgets):
     found = facts("anthropic", model)
-    assert (found.max_output, found.refused, found.budgets) == (most, refused, budgets)
+    assert (found.max_output, found.refused, found.budgets) == (maximum, refused, budgets)
     assert ("one_of_temperature_and_top_p" in found.traits) is is_either
 
 
@@ -98,11 +98,11 @@ OPENAIS = [
 ]
 
 
-@pytest.mark.parametrize(("model", "most", "efforts", "thinks"), OPENAIS)
-def test_models_of_openai(model, most, efforts, thinks):
+@pytest.mark.parametrize(("model", "maximum", "efforts", "thinks"), OPENAIS)
+def test_models_of_openai(model, maximum, efforts, thinks):
     for protocol in ("openai_chat", "openai_responses"):
         found = facts(protocol, model)
-        assert (found.max_output, found.efforts) == (most, efforts)
+        assert (found.max_output, found.efforts) == (maximum, efforts)
         assert ("reasoning" in found.refused) is not thinks
         assert ("temperature" in found.refused) is thinks
         assert ("encrypted_reasoning" in found.traits) is thinks
@@ -123,10 +123,10 @@ GEMINIS = [
 ]
 
 
-@pytest.mark.parametrize(("model", "most", "refused", "traits", "budgets", "efforts"), GEMINIS)
-def test_geminis(model, most, refused, traits, budgets, efforts):
+@pytest.mark.parametrize(("model", "maximum", "refused", "traits", "budgets", "efforts"), GEMINIS)
+def test_geminis(model, maximum, refused, traits, budgets, efforts):
     found = facts("gemini", model)
-    assert (found.max_output, found.refused, found.traits, found.efforts) == (most, refused, traits, efforts)
+    assert (found.max_output, found.refused, found.traits, found.efforts) == (maximum, refused, traits, efforts)
     assert (found.budgets, found.budget_range) == (budgets is not None, budgets)
 
 

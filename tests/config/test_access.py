@@ -4,7 +4,7 @@ import pytest
 from marshmallow import ValidationError
 
 from gproxy.config import access as documents
-from gproxy.config.filters import MOST
+from gproxy.config.filters import MAX
 
 PLACE = {"user_id": 1, "model_pattern": "*"}
 
@@ -41,7 +41,7 @@ def test_money_is_taken_by_the_digits_that_are_written(written, nano):
 
 
 def test_ids_of_usage_rows_are_numbers_or_texts_and_there_may_be_none():
-    assert documents.usage_ids().load([1, str(MOST)]) == [1, MOST]
+    assert documents.usage_ids().load([1, str(MAX)]) == [1, MAX]
     assert documents.usage_ids().load([]) == []
     with pytest.raises(ValidationError, match="at most 10000"):
         documents.usage_ids().load([1] * 10_001)

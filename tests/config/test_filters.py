@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from marshmallow import ValidationError
 
-from gproxy.config.filters import MOST, MOST_MS, MOST_VALUES, UsageFilter, UsageQuery
+from gproxy.config.filters import MAX, MAX_MS, MAX_VALUES, UsageFilter, UsageQuery
 from gproxy.config.keys import KeySwitch, NewKeys, id_list, new_key
 
 
@@ -27,7 +27,7 @@ SCOPES = [
     ({"model": {"In": ["a", "b"]}}, ["a", "b"]),
     ({"model": {"in": ["a"]}}, ["a"]),
     ({"model": {"In": []}}, []),
-    ({"model": {"In": ["a"] * MOST_VALUES}}, ["a"] * MOST_VALUES),
+    ({"model": {"In": ["a"] * MAX_VALUES}}, ["a"] * MAX_VALUES),
 ]
 
 
@@ -44,14 +44,14 @@ WRONG = [
     ({"model": {"In": "a"}}, "model"),
     ({"model": {"Eq": None}}, "model"),
     ({"model": {"In": [None]}}, "model"),
-    ({"model": {"In": ["a"] * (MOST_VALUES + 1)}}, "model"),
+    ({"model": {"In": ["a"] * (MAX_VALUES + 1)}}, "model"),
     ({"model": ["a"]}, "model"),
     ({"model": 5}, "model"),
     ({"user_id": "5"}, "user_id"),
     ({"user_id": 5.0}, "user_id"),
     ({"user_id": True}, "user_id"),
     ({"user_id": -1}, "user_id"),
-    ({"user_id": MOST + 1}, "user_id"),
+    ({"user_id": MAX + 1}, "user_id"),
     ({"provider_id": {"In": [1, "a"]}}, "provider_id"),
     ({"from_unix_ms": 1.5}, "from_unix_ms"),
     ({"from_unix_ms": 1e30}, "from_unix_ms"),
@@ -59,14 +59,14 @@ WRONG = [
     ({"from_unix_ms": "1_000"}, "from_unix_ms"),
     ({"from_unix_ms": " 1"}, "from_unix_ms"),
     ({"from_unix_ms": ""}, "from_unix_ms"),
-    ({"to_unix_ms": MOST_MS + 1}, "to_unix_ms"),
-    ({"cursor_at_unix_ms": MOST}, "cursor_at_unix_ms"),
-    ({"cursor_trace_id": str(MOST + 1)}, "cursor_trace_id"),
+    ({"to_unix_ms": MAX_MS + 1}, "to_unix_ms"),
+    ({"cursor_at_unix_ms": MAX}, "cursor_at_unix_ms"),
+    ({"cursor_trace_id": str(MAX + 1)}, "cursor_trace_id"),
     ({"cursor_trace_id": "9" * 5000}, "cursor_trace_id"),
     ({"offset": -1}, "offset"),
     ({"offset": None}, "offset"),
     ({"limit": -1}, "limit"),
-    ({"limit": MOST + 1}, "limit"),
+    ({"limit": MAX + 1}, "limit"),
     ({"limit": True}, "limit"),
     ({"modle": "a"}, "modle"),
     ([], "_schema"),
@@ -82,14 +82,14 @@ def test_a_wrong_filter_is_refused_by_name(document, field):
     assert list(caught.value.messages) == [field]
 
 
-@pytest.mark.parametrize("number", [0, 2**53 + 1, MOST])
+@pytest.mark.parametrize("number", [0, 2**53 + 1, MAX])
 def test_a_long_id_may_be_a_number_or_a_text(number):
     assert loaded({"cursor_trace_id": number}) == loaded({"cursor_trace_id": str(number)})
     assert loaded({"cursor_trace_id": number})["cursor_trace_id"] == number
 
 
 def test_a_time_range_fits_a_column_of_nanoseconds():
-    assert (loaded({"to_unix_ms": MOST_MS})["to_unix_ms"] + 1) * 1_000_000 <= MOST
+    assert (loaded({"to_unix_ms": MAX_MS})["to_unix_ms"] + 1) * 1_000_000 <= MAX
 
 
 def test_a_page_belongs_to_a_query_and_not_to_a_sum():
@@ -121,17 +121,17 @@ WRONG_KEYS = [
     (id_list(), {}),
     (id_list(), [1, "2"]),
     (id_list(), [1] * 1001),
-    (id_list(), [MOST + 1]),
+    (id_list(), [MAX + 1]),
     (id_list(), None),
     (NewKeys(), {"user_id": 1, "count": 0}),
     (NewKeys(), {"user_id": 1, "count": 1001}),
-    (NewKeys(), {"user_id": MOST + 1, "count": 1}),
+    (NewKeys(), {"user_id": MAX + 1, "count": 1}),
     (NewKeys(), {"user_id": 1, "count": 1, "label": "x" * 257}),
     (NewKeys(), {"count": 1}),
     (KeySwitch(), {"id": 1, "enabled": "true"}),
     (KeySwitch(), {"id": 1, "enabled": 1}),
     (KeySwitch(), {"id": 1}),
-    (KeySwitch(), {"id": MOST + 1, "enabled": True}),
+    (KeySwitch(), {"id": MAX + 1, "enabled": True}),
 ]
 
 

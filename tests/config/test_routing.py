@@ -14,7 +14,7 @@ from gproxy import channels
 from gproxy.config import routing
 from gproxy.config import seed as documents
 from gproxy.errors import StartupError
-from gproxy.snapshot import Way
+from gproxy.snapshot import Dispatch
 from gproxy.store import snapshot_loader
 from tests.sample_db import filled, provider
 
@@ -82,7 +82,7 @@ EXPANDED = {
 }
 
 
-def ways(table: dict[str, str]) -> dict[tuple[str, str], Way]:
+def ways(table: dict[str, str]) -> dict[tuple[str, str], Dispatch]:
     found = {}
     for operations, row in table.items():
         for operation in operations.split():
@@ -91,11 +91,11 @@ def ways(table: dict[str, str]) -> dict[tuple[str, str], Way]:
     return found
 
 
-def way(operation: str, to: str) -> Way:
+def way(operation: str, to: str) -> Dispatch:
     if to in ("P", "L"):
-        return Way({"P": "passthrough", "L": "local"}[to])
+        return Dispatch({"P": "passthrough", "L": "local"}[to])
     *other, protocol = to.split("/")
-    return Way("transform", other[0] if other else operation, NAMES.get(protocol, protocol))
+    return Dispatch("transform", other[0] if other else operation, NAMES.get(protocol, protocol))
 
 
 def rule(operation: str, protocol: str, implementation="Passthrough") -> dict:
@@ -138,7 +138,7 @@ def test_a_preset_leads_only_where_it_passes_through(name):
     found = ways(EXPANDED[name])
     # What an image, a token list or a live call becomes is an ordinary call, which must have its own way.
     ends = {(found_way.operation, found_way.protocol) for found_way in found.values() if found_way.how == "transform"}
-    assert {end for end in ends if found[end] != Way("passthrough")} == set()
+    assert {end for end in ends if found[end] != Dispatch("passthrough")} == set()
 
 
 @pytest.mark.parametrize("value", [None, "", {}, {"rules": []}, {"rules": [rule("realtime_websocket", "openai")]}])

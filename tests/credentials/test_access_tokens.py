@@ -24,7 +24,7 @@ class Endpoint:
         self.asked, self.answer, self.wait = [], None, gevent.event.Event()
         self.wait.set()
 
-    def send(self, method, base_url, path, headers, body, limits, presence, secret, egress):
+    def send(self, method, base_url, path, headers, body, limits, watch, secret, transport):
         claims(body)
         self.asked.append((method, base_url + path))
         number = len(self.asked)
@@ -32,11 +32,11 @@ class Endpoint:
         if isinstance(self.answer, Exception):
             raise self.answer
         status, told = self.answer or (200, b'{"access_token": "token-%d", "expires_in": %d}' % (number, LIVES_S))
-        return SimpleNamespace(status=status, read=lambda presence: told)
+        return SimpleNamespace(status=status, read=lambda watch: told)
 
 
-def here(deed, *args):
-    return deed(*args)
+def here(function, *args):
+    return function(*args)
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from gproxy.channels.error_classifier import Fault, Verdict
 from gproxy.credentials import cooldown
 from gproxy.credentials.pool import Pool, expires
 from gproxy.errors import NoCredential
-from gproxy.quota.reservations import Holder
+from gproxy.quota.reservations import Reserver
 from gproxy.snapshot import Credential, Provider, ProviderSettings
-from gproxy.state.mmap.state import FileState
-from gproxy.state.shared_dict import Board
+from gproxy.state.mmap.state import MmapState
+from gproxy.state.shared_dict import SharedDict
 
 LIMITED, FAILED = Fault(Verdict.LIMITED, 30.0), Fault(Verdict.FAILED)
 
@@ -31,7 +31,7 @@ def clock() -> Clock:
 @pytest.fixture
 def make(tmp_path, clock):
     """Pools of as many processes as are asked for."""
-    state = FileState(tmp_path / "state")
+    state = MmapState(tmp_path / "state")
     numbers = itertools.count(1)
 
     def load(keys: tuple[str, ...]) -> None:
@@ -39,9 +39,9 @@ def make(tmp_path, clock):
             state.load_limit(key, {}, [], {})
 
     def pool() -> Pool:
-        holder = Holder(state, "0/000/0123456789abcdef", load)
-        board = Board(tmp_path / "health", expires, clock)
-        return Pool(board, holder, lambda now: next(numbers), clock, lambda: 0.5)
+        reserver = Reserver(state, "0/000/0123456789abcdef", load)
+        shared_dict = SharedDict(tmp_path / "health", expires, clock)
+        return Pool(shared_dict, reserver, lambda now: next(numbers), clock, lambda: 0.5)
 
     return pool
 
@@ -136,19 +136,19 @@ def test_how_a_credential_stands(make, clock):
 def test_all_stand_as_each_of_them_does(make, clock):
     pool, both = make(), provider()
     first, second = both.credentials
-    for deed in (
+    for function in (
         lambda: pool.failed(first, "m", LIMITED),
         lambda: pool.failed(second, "n/m", LIMITED),
         lambda: pool.disable(first),
         lambda: pool.failed(Credential(9, 9, "of another provider"), "m", LIMITED),
     ):
-        deed()
-        assert pool.standings(both.credentials) == {one.id: pool.standing(one).status for one in both.credentials}
-    assert pool.standings(both.credentials) == {first.id: "unavailable", second.id: "cooldown"}
+        function()
+        assert pool.statuses(both.credentials) == {one.id: pool.standing(one).status for one in both.credentials}
+    assert pool.statuses(both.credentials) == {first.id: "unavailable", second.id: "cooldown"}
     # Nothing is known of another key in its place.
-    assert pool.standings([Credential(first.id, 1, "renewed")]) == {first.id: "healthy"}
+    assert pool.statuses([Credential(first.id, 1, "renewed")]) == {first.id: "healthy"}
     clock.now += 10**6
-    assert pool.standings(both.credentials) == {first.id: "unavailable", second.id: "healthy"}
+    assert pool.statuses(both.credentials) == {first.id: "unavailable", second.id: "healthy"}
 
 
 def test_where_none_can_be_used_it_is_told_when_one_can(make, clock):

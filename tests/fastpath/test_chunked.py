@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gproxy.fastpath.chunked import MOST_LINE_BYTES, Chunked
+from gproxy.fastpath.chunked import MAX_LINE_BYTES, Chunked
 
 
 class Arriving(io.RawIOBase):
@@ -110,10 +110,10 @@ def test_a_body_that_is_cut_off_is_never_taken_for_a_whole_one(end):
         "٥\r\nHello".encode(),
         b"11111111111111111\r\n",
         b"<html>\r\n",
-        b"5" * (MOST_LINE_BYTES + 1),
-        b"5;" + b"x" * (MOST_LINE_BYTES + 1),
-        b"0\r\n" + b"X: " + b"y" * (MOST_LINE_BYTES + 1),
-        b"0\r\n" + b"X: y\r\n" * MOST_LINE_BYTES,
+        b"5" * (MAX_LINE_BYTES + 1),
+        b"5;" + b"x" * (MAX_LINE_BYTES + 1),
+        b"0\r\n" + b"X: " + b"y" * (MAX_LINE_BYTES + 1),
+        b"0\r\n" + b"X: y\r\n" * MAX_LINE_BYTES,
     ],
     ids=lambda value: value[:20],
 )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gproxy.fastpath.connection import MOST_JOINED_BYTES, PlainConnection, parse_headers
+from gproxy.fastpath.connection import MAX_JOINED_BYTES, PlainConnection, parse_headers
 
 HEADS = (
     b"\r\n",
@@ -46,21 +46,21 @@ def test_any_head_is_read_as_the_library_reads_it(pairs):
 class Counted:
     """A socket that notes what is sent at once; of the first it takes only so much."""
 
-    def __init__(self, sock: socket.socket, most: int):
-        self._sock, self._most, self.sent = sock, most, []
+    def __init__(self, sock: socket.socket, maximum: int):
+        self._sock, self._maximum, self.sent = sock, maximum, []
 
     def send(self, data) -> int:
         self.sent.append(len(data))
-        return self._sock.send(data[: self._most])
+        return self._sock.send(data[: self._maximum])
 
     def __getattr__(self, name: str):
         return getattr(self._sock, name)
 
 
 @pytest.mark.parametrize(
-    ("size", "most", "sends"), [(100, 1_000_000, 1), (100, 30, 1), (MOST_JOINED_BYTES + 1, 1_000_000, 2)]
+    ("size", "maximum", "sends"), [(100, 1_000_000, 1), (100, 30, 1), (MAX_JOINED_BYTES + 1, 1_000_000, 2)]
 )
-def test_head_and_body_are_sent_at_once_and_arrive_whole(size, most, sends):
+def test_head_and_body_are_sent_at_once_and_arrive_whole(size, maximum, sends):
     body, got = bytes(range(256)) * (size // 256 + 1), []
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -75,7 +75,7 @@ def test_head_and_body_are_sent_at_once_and_arrive_whole(size, most, sends):
         thread.start()
         connection = PlainConnection("127.0.0.1", server.getsockname()[1], timeout=5)
         connection.connect()
-        connection.sock = counted = Counted(connection.sock, most)
+        connection.sock = counted = Counted(connection.sock, maximum)
         connection.request("POST", "/x", body=body, headers={"Content-Length": str(len(body))})
         answer = connection.getresponse()
         thread.join()

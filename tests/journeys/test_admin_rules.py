@@ -26,7 +26,7 @@ def ok(reply):
     return reply
 
 
-def lay(g, text, **more):
+def apply_import(g, text, **more):
     return g.post("/admin/config/import-toml", {"toml": text, **more})
 
 
@@ -37,14 +37,14 @@ def exported(g, **asked) -> str:
 def test_a_password_exchanged_by_an_import_ends_sessions(g):
     ok(g.post("/admin/users/upsert", {"name": "imp", "password": PASSWORD}))
     token = ok(g.post("/login", {"username": "imp", "password": PASSWORD}, None)).json["session_token"]
-    ok(lay(g, '[[users]]\nname = "imp"\npassword = "another one"\n'))
+    ok(apply_import(g, '[[users]]\nname = "imp"\npassword = "another one"\n'))
     assert g.get("/user/quota", token).status == 401
 
 
 def test_an_administrator_demoted_and_promoted_by_import_has_to_log_in(g):
     ok(g.post("/admin/users/upsert", {"name": "imp2", "password": PASSWORD}))
     token = ok(g.post("/login", {"username": "imp2", "password": PASSWORD}, None)).json["session_token"]
-    ok(lay(g, '[[users]]\nname = "imp2"\nis_admin = true\n'))
+    ok(apply_import(g, '[[users]]\nname = "imp2"\nis_admin = true\n'))
     assert g.post("/admin/users/query", {}, token).status == 401
 
 
@@ -61,7 +61,7 @@ def test_a_narrowed_key_stays_narrowed_over_an_export_and_import(g):
     )
     ok(g.post("/admin/providers/delete", {"name": "short-lived"}))
     assert g.chat("demo/demo-1", made["api_key"]).status == 403
-    ok(lay(g, exported(g)))
+    ok(apply_import(g, exported(g)))
     assert g.chat("demo/demo-1", made["api_key"]).status == 403
 
 
@@ -78,7 +78,7 @@ def test_a_credential_keeps_its_key_when_one_before_it_is_taken_out_of_the_file(
     if cut == text:  # written as tables
         cut = re.sub(r'\[\[providers.credentials\]\]\napi_key = "\$\{GPROXY_KEY_TRIO_1\}"\n(?:\w+ = .*\n)*', "", text)
     assert "GPROXY_KEY_TRIO_1" not in cut
-    told = ok(lay(g, cut, prune=True)).json["changes"]
+    told = ok(apply_import(g, cut, prune=True)).json["changes"]
     after = {
         one["credential"]["fingerprint"] for one in g.post("/admin/credentials/query", {"provider_name": "trio"}).json
     }
@@ -120,11 +120,11 @@ def test_a_proxys_password_is_told_nobody(g):
     # What was shown can be sent back, and the password stays.
     ok(g.post("/admin/providers/upsert", {"id": shown["id"], "settings_json": shown["settings_json"], "label": "x"}))
     assert "hunter2secret" in exported(g, secrets=True)
-    assert ok(lay(g, exported(g))).json["changes"] == []
+    assert ok(apply_import(g, exported(g))).json["changes"] == []
     assert "hunter2secret" in exported(g, secrets=True)
     moved = {"proxy": "http://user:***@127.0.0.1:10"}
     assert g.post("/admin/providers/upsert", {"id": shown["id"], "settings_json": moved}).status == 400
-    assert lay(g, exported(g).replace('"proxied"', '"elsewhere"')).status == 400
+    assert apply_import(g, exported(g).replace('"proxied"', '"elsewhere"')).status == 400
 
 
 def test_a_credential_is_not_moved_to_a_provider_of_another_kind(g):
@@ -143,14 +143,14 @@ def test_a_targets_twin_is_refused(g):
 def test_exchanged_targets_are_noted_when_imported(g):
     ok(g.post("/admin/aliases/upsert", {"alias": "noted", "targets": [{"provider": "demo", "model": "a"}]}))
     alias = '[[model_aliases]]\nalias = "noted"\nprovider_name = "demo"\nmodel_id = "b"\n'
-    ok(lay(g, f'[[providers]]\nname = "demo"\nchannel = "demo"\n{alias}'))
+    ok(apply_import(g, f'[[providers]]\nname = "demo"\nchannel = "demo"\n{alias}'))
     rows = g.post("/admin/audit/query", {"action": "admin/config/import-toml", "entity": "model_alias_targets"}).json
     assert rows
 
 
 def test_quota_made_by_import_is_noted(g):
     ok(g.post("/admin/users/upsert", {"name": "quoted"}))
-    ok(lay(g, '[[users]]\nname="quoted"\n[[quotas]]\nuser_name="quoted"\nquota=5\n'))
+    ok(apply_import(g, '[[users]]\nname="quoted"\n[[quotas]]\nuser_name="quoted"\nquota=5\n'))
     rows = g.post("/admin/audit/query", {"action": "admin/config/import-toml", "entity": "user_quotas"}).json
     assert rows
 
@@ -209,7 +209,7 @@ def test_an_import_that_does_not_name_a_keys_permissions_does_not_widen_it(g):
     made = ok(g.post("/admin/user-keys/generate", {"user_id": uid})).json
     ok(g.post("/admin/user-permissions/upsert", {"user_id": uid, "key_id": made["id"], "model_pattern": "gpt-*"}))
     assert g.chat("demo/demo-1", made["api_key"]).status == 403
-    ok(lay(g, f'[[users]]\nname = "wide"\nkeys = [{{ api_key = "{made["api_key"]}", label = "new" }}]\n'))
+    ok(apply_import(g, f'[[users]]\nname = "wide"\nkeys = [{{ api_key = "{made["api_key"]}", label = "new" }}]\n'))
     assert g.chat("demo/demo-1", made["api_key"]).status == 403
 
 
@@ -230,6 +230,6 @@ def test_a_proxys_password_is_a_fingerprint_in_the_books(g):
 def test_a_provider_that_is_renamed_in_the_file_does_not_lose_its_keys_in_silence(g):
     ok(g.post("/admin/providers/upsert", {"name": "old-name", "channel": "openai"}))
     ok(g.post("/admin/credentials/upsert", {"provider_name": "old-name", "credential": "sk-precious-1"}))
-    reply = lay(g, exported(g).replace('"old-name"', '"new-name"'), prune=True)
+    reply = apply_import(g, exported(g).replace('"old-name"', '"new-name"'), prune=True)
     assert reply.status == 400, reply.body
     assert g.post("/admin/credentials/query", {"provider_name": "old-name"}).json

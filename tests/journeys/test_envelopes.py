@@ -7,7 +7,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from gproxy.state.change_counter import Signal
+from gproxy.state.change_counter import ChangeCounter
 from tests import postgres
 from tests.gateway import ADMIN, DEV, UPSTREAM_KEYS, seed
 from tests.journeys.test_login import PASSWORD, log_in
@@ -235,7 +235,7 @@ def test_probes_wait_for_no_database(own_gateway, vendor, pytestconfig):
     time.sleep(1)
     with psycopg.connect(dsn) as connection:
         connection.execute("LOCK TABLE revisions IN ACCESS EXCLUSIVE MODE")
-        signal = Signal(gateway.data / "signal")
+        signal = ChangeCounter(gateway.data / "signal")
         signal.raise_()
         signal.close()
         started = time.monotonic()

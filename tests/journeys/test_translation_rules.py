@@ -209,7 +209,7 @@ def test_a_plain_question_loses_nothing(gateway, vendor, client, upstream):
     }.get(client, {})
     reply = post(gateway, client, f"{PROVIDERS[upstream]}/{model}", {**limit})
     assert reply.headers["x-gproxy-lossy"] is None
-    assert asked(vendor.asked(model)[0]).most == 99
+    assert asked(vendor.asked(model)[0]).maximum == 99
 
 
 @pytest.mark.parametrize("phase", ["before the head", "in a stream", "in a whole reply"])

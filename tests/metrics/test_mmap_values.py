@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 from gproxy.metrics import mmap_values as meters_module
-from gproxy.metrics.mmap_values import FIRST, FLOAT, HEAD, NOWHERE, OTHER, RESERVED, Meters
+from gproxy.metrics.mmap_values import FIRST, FLOAT, HEAD, NOWHERE, OTHER, RESERVED, MmapValues
 
 ROOT = Path(__file__).resolve().parents[2]
 GAUGE, COUNTER = "open", "asked_total"
 COUNTS = """
 import sys
 from pathlib import Path
-from gproxy.metrics.mmap_values import Meters
-meters = Meters(Path(sys.argv[1]), int(sys.argv[2]), ["open"])
+from gproxy.metrics.mmap_values import MmapValues
+meters = MmapValues(Path(sys.argv[1]), int(sys.argv[2]), ["open"])
 asked, open_now = meters.place("asked_total", ("a",)), meters.place("open", ())
 for _ in range(int(sys.argv[3])):
     meters.values[asked] += 1
@@ -27,7 +27,7 @@ print("counted", flush=True)
 sys.stdin.read()
 """
 
-Make = Callable[..., Meters]
+Make = Callable[..., MmapValues]
 
 
 @pytest.fixture
@@ -37,10 +37,10 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def make(folder: Path) -> Iterator[Make]:
-    made: list[Meters] = []
+    made: list[MmapValues] = []
 
-    def opened(number: int = 0, **more) -> Meters:
-        made.append(Meters(folder, number, [GAUGE], **more))
+    def opened(number: int = 0, **more) -> MmapValues:
+        made.append(MmapValues(folder, number, [GAUGE], **more))
         return made[-1]
 
     yield opened
@@ -66,25 +66,25 @@ def worker(folder: Path) -> Iterator[Callable[[int, int], subprocess.Popen]]:
         process.communicate()
 
 
-def add(meters: Meters, family: str, *labels: str, by: float = 1.0) -> None:
-    meters.values[meters.place(family, labels)] += by
+def add(mmap_values: MmapValues, family: str, *labels: str, by: float = 1.0) -> None:
+    mmap_values.values[mmap_values.place(family, labels)] += by
 
 
 def test_what_is_counted_is_there_at_once(make):
-    meters = make()
-    add(meters, COUNTER, "a")
-    add(meters, COUNTER, "b", by=2.5)
-    add(meters, COUNTER, "a")
-    assert meters.sums() == ({(COUNTER, ("a",), 1): [2.0], (COUNTER, ("b",), 1): [2.5]}, 1)
+    mmap_values = make()
+    add(mmap_values, COUNTER, "a")
+    add(mmap_values, COUNTER, "b", by=2.5)
+    add(mmap_values, COUNTER, "a")
+    assert mmap_values.sums() == ({(COUNTER, ("a",), 1): [2.0], (COUNTER, ("b",), 1): [2.5]}, 1)
 
 
 def test_a_series_has_as_many_values_as_it_asks_for(make):
-    meters = make()
-    at = meters.place("took", ("x",), 3)
+    mmap_values = make()
+    at = mmap_values.place("took", ("x",), 3)
     for offset, value in enumerate((1.0, 0.0, 7.5)):
-        meters.values[at + offset] += value
-    assert meters.place("took", ("x",), 3) == at
-    assert meters.sums().values == {("took", ("x",), 3): [1.0, 0.0, 7.5]}
+        mmap_values.values[at + offset] += value
+    assert mmap_values.place("took", ("x",), 3) == at
+    assert mmap_values.sums().values == {("took", ("x",), 3): [1.0, 0.0, 7.5]}
 
 
 def test_all_workers_are_added_up_whoever_is_asked(make, worker):
@@ -100,23 +100,23 @@ def test_all_workers_are_added_up_whoever_is_asked(make, worker):
 
 
 def test_a_killed_worker_keeps_what_it_counted_and_nothing_that_was_open(make, worker):
-    meters = make(0)
+    mmap_values = make(0)
     victim = worker(1, 500)
-    assert meters.sums() == ({(COUNTER, ("a",), 1): [500.0], (GAUGE, (), 1): [500.0]}, 2)
+    assert mmap_values.sums() == ({(COUNTER, ("a",), 1): [500.0], (GAUGE, (), 1): [500.0]}, 2)
     victim.send_signal(signal.SIGKILL)
     victim.wait()
-    assert meters.sums() == ({(COUNTER, ("a",), 1): [500.0]}, 1)
+    assert mmap_values.sums() == ({(COUNTER, ("a",), 1): [500.0]}, 1)
     # The next one counts on in its files.
     worker(1, 7)
-    assert meters.sums() == ({(COUNTER, ("a",), 1): [507.0], (GAUGE, (), 1): [7.0]}, 2)
+    assert mmap_values.sums() == ({(COUNTER, ("a",), 1): [507.0], (GAUGE, (), 1): [7.0]}, 2)
 
 
 def test_a_worker_that_ended_counts_as_dead(make):
-    meters, other = make(0), make(1)
+    mmap_values, other = make(0), make(1)
     add(other, GAUGE)
     add(other, COUNTER)
     other.close()
-    assert meters.sums() == ({(COUNTER, (), 1): [1.0]}, 1)
+    assert mmap_values.sums() == ({(COUNTER, (), 1): [1.0]}, 1)
 
 
 def test_what_was_taken_over_is_known(make):
@@ -129,18 +129,18 @@ def test_what_was_taken_over_is_known(make):
 
 
 def test_beyond_the_bound_a_series_is_other(make, folder):
-    most = FIRST + RESERVED + 10
-    meters = make(most=most)
+    maximum = FIRST + RESERVED + 10
+    mmap_values = make(maximum=maximum)
     for number in range(5_000):
-        add(meters, COUNTER, "fixed", str(number))
-    found = meters.sums().values
+        add(mmap_values, COUNTER, "fixed", str(number))
+    found = mmap_values.sums().values
     assert len(found) == 11
     assert found[COUNTER, (OTHER, OTHER), 1] == [4_990.0]
-    assert meters.folded == 4_990
-    assert (folder / "000.values").stat().st_size == HEAD.size + most * FLOAT
+    assert mmap_values.folded == 4_990
+    assert (folder / "000.values").stat().st_size == HEAD.size + maximum * FLOAT
     # What was there before goes on as itself, and so it does after the next start.
-    meters.close()
-    after = make(most=most)
+    mmap_values.close()
+    after = make(maximum=maximum)
     add(after, COUNTER, "fixed", "0")
     add(after, COUNTER, "fixed", "new")
     assert after.sums().values[COUNTER, ("fixed", "0"), 1] == [2.0]
@@ -148,20 +148,20 @@ def test_beyond_the_bound_a_series_is_other(make, folder):
 
 
 def test_with_no_room_even_for_other_nothing_is_counted(make):
-    meters = make(most=FIRST + RESERVED)
+    mmap_values = make(maximum=FIRST + RESERVED)
     for number in range(RESERVED + 5):
-        add(meters, f"family{number}_total", "x")
-    assert meters.place("one_more_total", ("x",)) == NOWHERE
-    assert len(meters.sums().values) == RESERVED
+        add(mmap_values, f"family{number}_total", "x")
+    assert mmap_values.place("one_more_total", ("x",)) == NOWHERE
+    assert len(mmap_values.sums().values) == RESERVED
 
 
 @pytest.mark.parametrize("cut", [1, 5, 20])
 def test_a_name_that_was_cut_is_no_series(make, folder, cut):
-    meters = make(0)
-    add(meters, COUNTER, "a")
+    mmap_values = make(0)
+    add(mmap_values, COUNTER, "a")
     end = (folder / "000.names").stat().st_size
-    meters.place(COUNTER, ("b",))
-    meters.close()
+    mmap_values.place(COUNTER, ("b",))
+    mmap_values.close()
     names = folder / "000.names"
     os.truncate(names, names.stat().st_size - cut)
     assert make(1).sums().values == {(COUNTER, ("a",), 1): [1.0]}
@@ -196,9 +196,9 @@ GARBLED = {
 
 @pytest.mark.parametrize("garble", GARBLED.values(), ids=GARBLED)
 def test_what_is_garbled_is_begun_anew(make, folder, garble, caplog):
-    meters = make(0)
-    add(meters, COUNTER, "a")
-    meters.close()
+    mmap_values = make(0)
+    add(mmap_values, COUNTER, "a")
+    mmap_values.close()
     garble(folder)
     reader = make(1)
     assert reader.sums().values == {}
@@ -211,11 +211,11 @@ def test_what_is_garbled_is_begun_anew(make, folder, garble, caplog):
 
 def test_without_files_the_worker_counts_in_memory(folder, caplog):
     folder.write_text("no folder")
-    meters = Meters(folder, 0, [GAUGE])
+    mmap_values = MmapValues(folder, 0, [GAUGE])
     assert "metrics cannot be kept" in caplog.text
-    add(meters, COUNTER, "a")
-    assert meters.sums() == ({(COUNTER, ("a",), 1): [1.0]}, 1)
-    meters.close()
+    add(mmap_values, COUNTER, "a")
+    assert mmap_values.sums() == ({(COUNTER, ("a",), 1): [1.0]}, 1)
+    mmap_values.close()
 
 
 def test_a_full_disk_at_the_start_ends_nothing(folder, caplog, monkeypatch):
@@ -223,22 +223,22 @@ def test_a_full_disk_at_the_start_ends_nothing(folder, caplog, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(meters_module.os, "posix_fallocate", full)
-    meters = Meters(folder, 0, [GAUGE])
-    add(meters, COUNTER, "a")
-    assert meters.sums().values == {(COUNTER, ("a",), 1): [1.0]}
+    mmap_values = MmapValues(folder, 0, [GAUGE])
+    add(mmap_values, COUNTER, "a")
+    assert mmap_values.sums().values == {(COUNTER, ("a",), 1): [1.0]}
     assert "No space left" in caplog.text
-    meters.close()
+    mmap_values.close()
 
 
 def test_a_series_that_cannot_be_named_comes_when_it_can(make, caplog, monkeypatch):
-    meters = make()
+    mmap_values = make()
     write = meters_module.syscalls.pwrite
     monkeypatch.setattr(meters_module.syscalls, "pwrite", lambda *_: 3)
-    add(meters, COUNTER, "a")
+    add(mmap_values, COUNTER, "a")
     assert "cannot be named" in caplog.text
     monkeypatch.setattr(meters_module.syscalls, "pwrite", write)
-    add(meters, COUNTER, "a")
-    assert meters.sums().values == {(COUNTER, ("a",), 1): [1.0]}
+    add(mmap_values, COUNTER, "a")
+    assert mmap_values.sums().values == {(COUNTER, ("a",), 1): [1.0]}
     assert make(1).sums().values == {(COUNTER, ("a",), 1): [1.0]}
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from gproxy import protocols
-from gproxy.protocols.losses import MOST, Losses
+from gproxy.protocols.losses import MAX, Losses
 
 
 def test_a_field_of_the_hub_has_the_senders_name():
@@ -43,9 +43,9 @@ def test_what_a_client_named_otherwise_is_not_repeated(name):
 
 def test_there_are_only_so_many():
     losses = Losses()
-    for number in range(MOST * 3):
+    for number in range(MAX * 3):
         losses.tell(f"field{number:03}")
-    assert losses.told() == tuple(f"field{number:03}" for number in range(MOST))
+    assert losses.told() == tuple(f"field{number:03}" for number in range(MAX))
 
 
 @pytest.mark.parametrize("protocol", protocols.load().values(), ids=protocols.load())
@@ -53,5 +53,5 @@ def test_every_name_of_every_protocol_can_be_told(protocol):
     losses = Losses(protocol.NAMES)
     for field, name in protocol.NAMES.items():
         losses.lose(field)
-        assert name in losses.told() or len(losses.told()) == MOST
+        assert name in losses.told() or len(losses.told()) == MAX
     assert "unnamed" not in losses.told()

@@ -71,9 +71,9 @@ PAIRS = pytest.mark.parametrize(("one", "other"), list(itertools.product(LOADED,
 RULES, WHOLE, STREAMED = requests(LOADED), replies(False), replies(True)
 
 
-def examples(most: int):
+def examples(maximum: int):
     return settings(
-        max_examples=most,
+        max_examples=maximum,
         deadline=None,
         derandomize=True,
         database=None,

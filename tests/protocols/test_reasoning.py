@@ -134,10 +134,10 @@ BUDGETS = [
 ]
 
 
-@pytest.mark.parametrize(("asked", "told", "most", "written", "is_lost"), BUDGETS)
-def test_a_budget_towards_anthropic_fits_into_the_maximum(asked, told, most, written, is_lost):
+@pytest.mark.parametrize(("asked", "told", "maximum", "written", "is_lost"), BUDGETS)
+def test_a_budget_towards_anthropic_fits_into_the_maximum(asked, told, maximum, written, is_lost):
     losses = Losses()
-    assert reasoning.write_anthropic(asked, told, most, BY_BUDGET, losses) == (written, None)
+    assert reasoning.write_anthropic(asked, told, maximum, BY_BUDGET, losses) == (written, None)
     assert losses.told() == (("reasoning",) if is_lost else ())
 
 
@@ -159,20 +159,20 @@ def test_models_of_anthropic_that_think_by_effort_or_not_at_all(asked, target, w
     assert losses.told() == (("reasoning",) if is_lost else ())
 
 
-MOST = ("low", "medium", "high", "max")
+MAX = ("low", "medium", "high", "max")
 
 
 @pytest.mark.parametrize(
     ("asked", "target", "written", "is_lost"),
     [
         # the nearest effort that the model takes
-        (Reasoning("xhigh"), takes(*MOST), (ADAPTIVE, "high"), True),
-        (Reasoning("max"), takes(*MOST), (ADAPTIVE, "max"), False),
+        (Reasoning("xhigh"), takes(*MAX), (ADAPTIVE, "high"), True),
+        (Reasoning("max"), takes(*MAX), (ADAPTIVE, "max"), False),
         (Reasoning("max"), takes("low", "medium", "high"), (ADAPTIVE, "high"), True),
-        (Reasoning("minimal"), takes(*MOST), (ADAPTIVE, "low"), True),
+        (Reasoning("minimal"), takes(*MAX), (ADAPTIVE, "low"), True),
         (Reasoning(budget=60_000), takes("low", "medium", "high"), (ADAPTIVE, "high"), True),
         (Reasoning(), takes("low", "medium", "high"), (ADAPTIVE, None), False),
-        (Reasoning("none"), takes(*MOST), ({"type": "disabled"}, None), False),
+        (Reasoning("none"), takes(*MAX), ({"type": "disabled"}, None), False),
         # one that cannot be kept from thinking is not told to be
         (Reasoning("none"), THINKS, (None, "low"), True),
         (Reasoning(budget=0), THINKS, (None, "low"), True),

@@ -567,13 +567,13 @@ def changed(body, path: tuple, wrong):
     return found
 
 
-def spoilt(body: dict, seed: int, most: int):
+def spoilt(body: dict, seed: int, maximum: int):
     """Each place with each wrong value, and some with wrong values in more places; so many of them at most."""
     dice = random.Random(seed)
     found = [(path, wrong) for path in places(body)[1:] for wrong in WRONG]
-    for path, wrong in found if len(found) <= most else dice.sample(found, most):
+    for path, wrong in found if len(found) <= maximum else dice.sample(found, maximum):
         yield changed(body, path, wrong)
-    for _ in range(most // 4):
+    for _ in range(maximum // 4):
         other = body
         for _ in range(3):
             if inner := places(other)[1:]:

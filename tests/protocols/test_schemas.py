@@ -1300,9 +1300,9 @@ LEAVES = {
 }
 
 
-def some_of(table: dict, most: int = 3):
+def some_of(table: dict, maximum: int = 3):
     """Objects of a few of the keys, in any order."""
-    chosen = st.lists(st.sampled_from(sorted(table)), max_size=most, unique=True)
+    chosen = st.lists(st.sampled_from(sorted(table)), max_size=maximum, unique=True)
     return chosen.flatmap(lambda keys: st.fixed_dictionaries({key: table[key] for key in keys}))
 
 

@@ -100,7 +100,7 @@ def test_a_long_event_in_many_pieces_is_split_in_linear_time():
 
 
 def test_an_event_without_end_is_refused():
-    splitter = sse.Splitter(most=1000)
+    splitter = sse.Splitter(maximum=1000)
     assert splitter.feed(b"data: " + b"x" * 900) == []
     with pytest.raises(sse.TooLong):
         splitter.feed(b"x" * 200)

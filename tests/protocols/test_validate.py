@@ -62,7 +62,7 @@ def test_a_field_may_be_absent_or_null_and_not_of_another_type(read, kinds, give
 
 
 @pytest.mark.parametrize(
-    ("value", "least", "found"),
+    ("value", "minimum", "found"),
     [
         (5, 0, 5),
         (0, 0, 0),
@@ -85,23 +85,23 @@ def test_a_field_may_be_absent_or_null_and_not_of_another_type(read, kinds, give
         ([5], 0, None),
     ],
 )
-def test_a_whole_number_however_it_is_written(value, least, found):
+def test_a_whole_number_however_it_is_written(value, minimum, found):
     if found is None:
         with pytest.raises(BadRequest, match=r"^invalid_request: n: "):
-            validate.optional_count({"n": value}, "n", least=least)
+            validate.optional_count({"n": value}, "n", minimum=minimum)
     else:
-        assert validate.optional_count({"n": value}, "n", least=least) == found
+        assert validate.optional_count({"n": value}, "n", minimum=minimum) == found
 
 
 @pytest.mark.parametrize(
-    ("value", "least", "ok"), [(0.5, None, True), (-2, None, True), (0, 0, True), (-0.1, 0, False)]
+    ("value", "minimum", "ok"), [(0.5, None, True), (-2, None, True), (0, 0, True), (-0.1, 0, False)]
 )
-def test_a_number_and_its_bound(value, least, ok):
+def test_a_number_and_its_bound(value, minimum, ok):
     if ok:
-        assert validate.optional_number({"t": value}, "t", least=least) == value
+        assert validate.optional_number({"t": value}, "t", minimum=minimum) == value
     else:
         with pytest.raises(BadRequest, match="t: must be at least 0"):
-            validate.optional_number({"t": value}, "t", least=least)
+            validate.optional_number({"t": value}, "t", minimum=minimum)
 
 
 def test_a_list_of_objects_each_with_its_place():

@@ -4,7 +4,7 @@ import pytest
 
 from gproxy.quota import budgets
 from gproxy.snapshot import Caller, Quota
-from gproxy.state.interface import Account, Standing
+from gproxy.state.interface import Account, LimitStatus
 
 
 def test_a_quota_and_a_budget_are_accounts_of_their_own():
@@ -17,14 +17,14 @@ def test_a_quota_and_a_budget_are_accounts_of_their_own():
     ("refused", "money", "told", "headers"),
     [
         (
-            Standing("u5", None, 2_000_000_000, 1_500_000, 3600.0, 3600.0, 1_998_500_000, 0),
+            LimitStatus("u5", None, 2_000_000_000, 1_500_000, 3600.0, 3600.0, 1_998_500_000, 0),
             2_000_001,
             "this request may cost up to 0.002000001 USD, and of the quota of 2 USD 0.0015 USD are left; "
             "it resets at 2026-11-25T01:00:00Z",
             {"Retry-After": "3600"},
         ),
         (
-            Standing("k9", None, 10**9, 0, None, None, 400_000_000, 600_000_000),
+            LimitStatus("k9", None, 10**9, 0, None, None, 400_000_000, 600_000_000),
             5,
             "this request may cost up to 0.000000005 USD, and of the budget of this key of 1 USD 0 USD are left "
             "(0.6 USD are held by running requests); it does not reset; an administrator can raise it",
@@ -40,6 +40,6 @@ def test_a_refusal_says_what_is_left_and_when_it_resets(refused, money, told, he
 
 
 def test_the_end_of_a_stream_names_what_is_spent():
-    spent = Standing("k9", None, 10**9, 0, None, None, 10**9, 0)
+    spent = LimitStatus("k9", None, 10**9, 0, None, None, 10**9, 0)
     assert "budget of this key is spent" in budgets.ended(spent, 0.0).message
     assert budgets.ended(None, 0.0).code == "quota_exceeded"

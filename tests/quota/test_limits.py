@@ -5,7 +5,7 @@ import pytest
 from gproxy.errors import RateLimited
 from gproxy.quota import limits
 from gproxy.snapshot import Caller, RateLimit, glob
-from gproxy.state.interface import CONCURRENCY, RPD, RPM, TOKENS, Limit, Standing
+from gproxy.state.interface import CONCURRENCY, RPD, RPM, TOKENS, Limit, LimitStatus
 
 
 def row(number: int, pattern: str, **amounts) -> RateLimit:
@@ -28,8 +28,10 @@ def test_without_a_row_that_matches_nothing_is_limited():
     assert limits.applying(caller((row(1, "claude-*", rpm=1),)), "gpt-4") == ()
 
 
-def standing(counter: str, limit: int, remaining: int, reset_s: float | None, wait_s: float | None = 0.0) -> Standing:
-    return Standing("1", counter, limit, remaining, reset_s, wait_s)
+def standing(
+    counter: str, limit: int, remaining: int, reset_s: float | None, wait_s: float | None = 0.0
+) -> LimitStatus:
+    return LimitStatus("1", counter, limit, remaining, reset_s, wait_s)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,7 @@ def test_a_wait_is_never_told_as_nothing():
 
 def test_the_tightest_counters_are_those_with_least_left():
     minute, day, tokens = standing(RPM, 9, 4, 1.0), standing(RPD, 99, 2, 1.0), standing(TOKENS, 9, 0, 1.0)
-    calls, account = standing(CONCURRENCY, 2, 1, None), Standing("u1", None, 9, 0, None)
+    calls, account = standing(CONCURRENCY, 2, 1, None), LimitStatus("u1", None, 9, 0, None)
     assert limits.tightest((account, minute, day, tokens, calls)) == (day, tokens, calls)
     looser = (standing(RPM, 9, 3, 1.0), standing(TOKENS, 9, 1, 1.0), standing(CONCURRENCY, 2, 2, None))
     assert limits.tightest((minute, *looser, tokens, calls)) == (looser[0], tokens, calls)

@@ -10,11 +10,11 @@ from gproxy.accounting.prices import Found, Price, Tier
 from gproxy.accounting.slots import take_slot
 from gproxy.errors import OverQuota, RateLimited, Unavailable
 from gproxy.protocols.hub import Ask, Usage
-from gproxy.quota.reservations import STEP_TOKENS, Bound, Holder, Unheld, applying, bound
-from gproxy.relay.settlement import Tally
+from gproxy.quota.reservations import STEP_TOKENS, NoReservation, Reserver, UpperBound, applying, upper_bound
+from gproxy.relay.settlement import Settlement
 from gproxy.snapshot import Caller, Quota, RateLimit, glob
 from gproxy.state.interface import Account, Limit
-from gproxy.state.mmap.state import FileState
+from gproxy.state.mmap.state import MmapState
 
 # 1 and 2 USD per million tokens: 1,000 and 2,000 nano-USD each.
 PRICE = Found(Price(None, (Tier(10**8, Decimal(1), Decimal(2), cache_write_5m=Decimal(5)),)), "model")
@@ -27,7 +27,7 @@ def asking(max_output: int | None = None, choices: int = 1) -> Ask:
 
 
 @pytest.mark.parametrize(
-    ("asked", "most_output", "money", "tokens", "open_output"),
+    ("asked", "max_output", "money", "tokens", "open_output"),
     [
         (asking(50), None, 100 * 1_000 + 50 * 2_000, 150, None),
         (asking(50, choices=3), None, 100 * 1_000 + 150 * 2_000, 250, None),
@@ -39,17 +39,20 @@ def asking(max_output: int | None = None, choices: int = 1) -> Ask:
     ],
     ids=["declared", "n", "assumed", "known and larger", "assumed and n", "known and smaller", "no output"],
 )
-def test_the_upper_bound_of_a_call(asked, most_output, money, tokens, open_output):
-    found = bound(*applying(CAPPED, "m"), asked, PRICE, "", 100, most_output, 4_096, False, False)
-    assert found == Bound((Account("u1", 10**9),), (Limit("3", rpm=9),), money, tokens, open_output)
+def test_the_upper_bound_of_a_call(asked, max_output, money, tokens, open_output):
+    found = upper_bound(*applying(CAPPED, "m"), asked, PRICE, "", 100, max_output, 4_096, False, False)
+    assert found == UpperBound((Account("u1", 10**9),), (Limit("3", rpm=9),), money, tokens, open_output)
 
 
 def test_a_request_that_writes_to_a_cache_is_bounded_by_what_that_costs():
-    assert bound(*applying(CAPPED, "m"), asking(1), PRICE, "", 100, None, 1, True, False).money == 100 * 5_000 + 2_000
+    assert (
+        upper_bound(*applying(CAPPED, "m"), asking(1), PRICE, "", 100, None, 1, True, False).money
+        == 100 * 5_000 + 2_000
+    )
 
 
 def test_without_a_price_nothing_is_held_and_tokens_are_counted():
-    found = bound(*applying(CAPPED, "m"), asking(7), None, "", 100, None, 1, False, False)
+    found = upper_bound(*applying(CAPPED, "m"), asking(7), None, "", 100, None, 1, False, False)
     assert (found.money, found.tokens) == (0, 107)
 
 
@@ -57,7 +60,7 @@ def test_a_caller_without_limits_and_caps_needs_nothing():
     assert applying(Caller(1, "user", 2, False, None, ()), "m") == ((), ())
 
 
-class Flaky(FileState):
+class Flaky(MmapState):
     """Cannot be reached so many times."""
 
     failures = 0
@@ -77,7 +80,7 @@ def state(tmp_path) -> Flaky:
 USER = Account("u1", 1_000_000)
 
 
-def loads(state: FileState, *, works: bool = True):
+def loads(state: MmapState, *, works: bool = True):
     asked = []
 
     def load(keys: tuple[str, ...]) -> None:
@@ -91,100 +94,100 @@ def loads(state: FileState, *, works: bool = True):
     return asked, load
 
 
-def money(state: FileState) -> tuple[int, int]:
-    (found,) = state.look((USER,), ()).standings
+def money(state: MmapState) -> tuple[int, int]:
+    (found,) = state.look((USER,), ()).statuses
     return found.used, found.held
 
 
 def test_what_is_not_known_yet_is_loaded_once(state):
     asked, load = loads(state)
-    holder = Holder(state, "0/000/x", load)
-    hold = holder.take(1, Bound((USER,), (Limit("3", rpm=2),), 400, 10))
+    reserver = Reserver(state, "0/000/x", load)
+    reservation = reserver.take(1, UpperBound((USER,), (Limit("3", rpm=2),), 400, 10))
     assert asked == [("u1", "3")]
-    assert (hold.money, hold.entry, money(state)) == (400, [400, 10], (0, 400))
-    holder.take(2, Bound((USER,), (Limit("3", rpm=2),), 400, 10))
+    assert (reservation.money, reservation.entry, money(state)) == (400, [400, 10], (0, 400))
+    reserver.take(2, UpperBound((USER,), (Limit("3", rpm=2),), 400, 10))
     assert len(asked) == 1
 
 
 def test_what_cannot_be_loaded_refuses_the_call(state):
     with pytest.raises(Unavailable):
-        Holder(state, "0/000/x", loads(state, works=False)[1]).take(1, Bound((USER,), (), 1, 1))
+        Reserver(state, "0/000/x", loads(state, works=False)[1]).take(1, UpperBound((USER,), (), 1, 1))
 
 
 def test_refusals_name_what_refused_and_nothing_is_held(state):
-    holder = Holder(state, "0/000/x", loads(state)[1])
+    reserver = Reserver(state, "0/000/x", loads(state)[1])
     with pytest.raises(OverQuota, match="may cost up to"):
-        holder.take(1, Bound((USER,), (Limit("3", rpm=0),), 1_000_001, 1))
+        reserver.take(1, UpperBound((USER,), (Limit("3", rpm=0),), 1_000_001, 1))
     with pytest.raises(RateLimited, match="blocked"):
-        holder.take(1, Bound((USER,), (Limit("3", rpm=0),), 5, 1))
+        reserver.take(1, UpperBound((USER,), (Limit("3", rpm=0),), 5, 1))
     assert money(state) == (0, 0)
 
 
 def test_a_settlement_that_fails_is_told_later(state):
-    holder = Holder(state, "0/000/x", loads(state)[1])
-    hold = holder.take(1, Bound((USER,), (), 400, 10))
+    reserver = Reserver(state, "0/000/x", loads(state)[1])
+    reservation = reserver.take(1, UpperBound((USER,), (), 400, 10))
     state.failures = 1
-    hold.settle(123, 5)
+    reservation.settle(123, 5)
     assert money(state) == (0, 400)
-    holder.retry()
+    reserver.retry()
     assert money(state) == (123, 0)
-    holder.retry()
+    reserver.retry()
     assert money(state) == (123, 0)
 
 
 def test_a_running_call_gets_what_is_left_and_no_more(state):
-    holder = Holder(state, "0/000/x", loads(state)[1])
-    hold = holder.take(1, Bound((USER,), (), 400_000, 10, 200))
-    assert hold.covers(400_000, 9) is True
-    assert hold.money == 400_000
-    assert hold.covers(400_001, 100_000) is True
-    assert hold.money == 500_001
-    assert hold.covers(900_000, 500_000) is True  # all that is left
-    assert hold.money == 1_000_000
-    assert hold.covers(1_000_001, 1) is False
-    assert "spent" in hold.ended().message
+    reserver = Reserver(state, "0/000/x", loads(state)[1])
+    reservation = reserver.take(1, UpperBound((USER,), (), 400_000, 10, 200))
+    assert reservation.covers(400_000, 9) is True
+    assert reservation.money == 400_000
+    assert reservation.covers(400_001, 100_000) is True
+    assert reservation.money == 500_001
+    assert reservation.covers(900_000, 500_000) is True  # all that is left
+    assert reservation.money == 1_000_000
+    assert reservation.covers(1_000_001, 1) is False
+    assert "spent" in reservation.ended().message
 
 
 def test_a_tally_asks_for_more_as_its_text_grows(state, tmp_path):
     slot = take_slot(tmp_path / "journal")
     journal = Journal(slot)
-    holder = Holder(state, "0/000/x", loads(state)[1])
+    reserver = Reserver(state, "0/000/x", loads(state)[1])
     account = Account("u1", 100_000 + 4_000 * 2_000)
-    hold = holder.take(1, Bound((account,), (), 100_000 + 16 * 2_000, 116, 16))
-    tally = Tally(journal, 1, PRICE, 100, time.perf_counter(), "", hold)
-    tally.open({})
-    tally.covered_bytes = 64
-    assert tally.overruns(None, 68) is False
-    assert hold.money == 100_000 + (17 + STEP_TOKENS) * 2_000
-    assert tally.covered_bytes == 68 + STEP_TOKENS * 4
+    reservation = reserver.take(1, UpperBound((account,), (), 100_000 + 16 * 2_000, 116, 16))
+    settlement = Settlement(journal, 1, PRICE, 100, time.perf_counter(), "", reservation)
+    settlement.open({})
+    settlement.covered_bytes = 64
+    assert settlement.overruns(None, 68) is False
+    assert reservation.money == 100_000 + (17 + STEP_TOKENS) * 2_000
+    assert settlement.covered_bytes == 68 + STEP_TOKENS * 4
     size = 68
-    while not tally.overruns(None, size):
-        size = int(tally.covered_bytes) + 4
+    while not settlement.overruns(None, size):
+        size = int(settlement.covered_bytes) + 4
     assert 15_900 < size <= 16_100  # 4,000 tokens
-    tally.broke(402, None, size)
-    (found,) = state.look((account,), ()).standings
-    assert (found.held, found.used) == (0, tally.cost)
+    settlement.broke(402, None, size)
+    (found,) = state.look((account,), ()).statuses
+    assert (found.held, found.used) == (0, settlement.cost)
     journal.close()
 
 
 def test_every_end_of_a_call_ends_its_hold_once(state, tmp_path):
     slot = take_slot(tmp_path / "journal")
     journal = Journal(slot)
-    holder = Holder(state, "0/000/x", loads(state)[1])
+    reserver = Reserver(state, "0/000/x", loads(state)[1])
     limit = Limit("3", total_tokens=10_000)
     ends = (
-        lambda tally: tally.complete(200, Usage(10, 20), 0),
-        lambda tally: tally.broke(502, None, 0),
-        lambda tally: tally.client_left(None, 40),
+        lambda settlement: settlement.complete(200, Usage(10, 20), 0),
+        lambda settlement: settlement.broke(502, None, 0),
+        lambda settlement: settlement.client_disconnected(None, 40),
     )
     for number, end in enumerate(ends):
-        hold = holder.take(number, Bound((USER,), (limit,), 100_000, 1_000))
-        tally = Tally(journal, number, PRICE, 100, time.perf_counter(), "", hold)
-        tally.open({})
-        end(tally)
-        end(tally)
-        assert hold.at > 0
-    account, tokens = state.look((USER,), (limit,)).standings
+        reservation = reserver.take(number, UpperBound((USER,), (limit,), 100_000, 1_000))
+        settlement = Settlement(journal, number, PRICE, 100, time.perf_counter(), "", reservation)
+        settlement.open({})
+        end(settlement)
+        end(settlement)
+        assert reservation.at > 0
+    account, tokens = state.look((USER,), (limit,)).statuses
     assert (account.used, account.held) == (50_000 + 0 + 120_000, 0)
     assert 10_000 - tokens.remaining == 30 + 0 + 110
     journal.close()
@@ -192,8 +195,8 @@ def test_every_end_of_a_call_ends_its_hold_once(state, tmp_path):
 
 def test_a_call_without_a_hold_ends_the_one_that_it_was_given_meanwhile(state):
     changes = [0]
-    holder = Holder(state, "0/000/x", loads(state)[1], lambda: changes[0])
-    early, late = Unheld(holder, 1, 0), Unheld(holder, 2, 0)
+    reserver = Reserver(state, "0/000/x", loads(state)[1], lambda: changes[0])
+    early, late = NoReservation(reserver, 1, 0), NoReservation(reserver, 2, 0)
     state.load("u1", state.version("u1"), 0, 0, {}, {1: ("0/000/x", 50), 2: ("0/000/x", 50)})
     early.settle(30, 1)
     assert money(state) == (0, 100)  # nothing had changed, so nobody can have given it one
@@ -204,26 +207,26 @@ def test_a_call_without_a_hold_ends_the_one_that_it_was_given_meanwhile(state):
 
 def test_absurd_bounds_fit_into_the_state_and_are_refused_as_any_other(state):
     asked = asking(10**12, choices=10**12)
-    found = bound(*applying(CAPPED, "m"), asked, PRICE, "", 10**12, None, 4_096, True, True)
-    holder = Holder(state, "0/000/x", loads(state)[1])
+    found = upper_bound(*applying(CAPPED, "m"), asked, PRICE, "", 10**12, None, 4_096, True, True)
+    reserver = Reserver(state, "0/000/x", loads(state)[1])
     with pytest.raises(OverQuota):
-        holder.take(1, found)
+        reserver.take(1, found)
     huge = Limit("3", total_tokens=10, concurrency=5)
     with pytest.raises(RateLimited):
-        holder.take(1, Bound((), (huge,), 0, found.tokens))
+        reserver.take(1, UpperBound((), (huge,), 0, found.tokens))
     for number in range(10):
-        holder.take(number, Bound((), (Limit("3", concurrency=100),), 0, found.tokens))
-    holder.take(99, Bound((), (Limit("3", concurrency=100),), 0, 1))
+        reserver.take(number, UpperBound((), (Limit("3", concurrency=100),), 0, found.tokens))
+    reserver.take(99, UpperBound((), (Limit("3", concurrency=100),), 0, 1))
 
 
 def test_a_cost_beyond_any_column_is_booked_as_the_most_and_ends_its_hold(state, tmp_path):
     slot = take_slot(tmp_path / "journal")
     journal = Journal(slot)
     dear = Found(Price(None, (Tier(10**8, Decimal(10**6), Decimal(10**6)),)), "model")
-    hold = Holder(state, "0/000/x", loads(state)[1]).take(1, Bound((USER,), (), 5, 5))
-    tally = Tally(journal, 1, dear, 100, time.perf_counter(), "", hold)
-    tally.open({})
-    tally.complete(200, Usage(10**12, 10**12), 0)
-    assert tally.cost == 2**63 - 1
+    reservation = Reserver(state, "0/000/x", loads(state)[1]).take(1, UpperBound((USER,), (), 5, 5))
+    settlement = Settlement(journal, 1, dear, 100, time.perf_counter(), "", reservation)
+    settlement.open({})
+    settlement.complete(200, Usage(10**12, 10**12), 0)
+    assert settlement.cost == 2**63 - 1
     assert state.holds() == {}
     journal.close()

@@ -7,7 +7,7 @@ from gproxy.channels.kind import COUNT, EMBED, EMBED_BATCH, GENERATE, STREAM
 from gproxy.config.routing import PRESETS, to
 from gproxy.errors import Unsupported
 from gproxy.relay import dispatch
-from gproxy.snapshot import Provider, ProviderSettings, Way
+from gproxy.snapshot import Dispatch, Provider, ProviderSettings
 
 KINDS = channels.load()
 PROTOCOLS = protocols.load()
@@ -20,22 +20,22 @@ def provider(channel: str, setting: str | None = None, routing: dict | None = No
     return Provider(1, "main", channel, ProviderSettings(protocol=setting), (), routing)
 
 
-def choose(found: Provider, operation: str, protocol: str, as_array: bool = False) -> Way:
+def choose(found: Provider, operation: str, protocol: str, as_array: bool = False) -> Dispatch:
     return dispatch.choose(KINDS[found.channel], found, operation, protocol, as_array, PROTOCOLS)
 
 
 def told(found: Provider, operation: str, protocol: str, as_array: bool = False) -> str:
     """The way in one word: passed, local, refused, or the protocol into which it is translated."""
     try:
-        way = choose(found, operation, protocol, as_array)
+        transport = choose(found, operation, protocol, as_array)
     except Unsupported:
         return NONE
-    if way.how == "local":
+    if transport.how == "local":
         return LOCAL
-    if way.how == "passthrough":
-        assert way == Way("passthrough", operation, protocol)
+    if transport.how == "passthrough":
+        assert transport == Dispatch("passthrough", operation, protocol)
         return P
-    return way.protocol
+    return transport.protocol
 
 
 # channel, its setting: a generating call (chat, responses, claude, gemini), a count (responses, claude, gemini),
@@ -84,25 +84,25 @@ def test_a_translated_call_keeps_its_operation_and_leads_to_a_lane(channel, sett
         for operation in protocol.CODECS:
             if told(found, operation, name) in (P, LOCAL, NONE):
                 continue
-            way = choose(found, operation, name)
-            assert kind.lane(way.operation, way.protocol, setting) is not None
-            assert way.operation in PROTOCOLS[way.protocol].CODECS
+            transport = choose(found, operation, name)
+            assert kind.lane(transport.operation, transport.protocol, setting) is not None
+            assert transport.operation in PROTOCOLS[transport.protocol].CODECS
             if operation in (GENERATE, STREAM, COUNT):
-                assert way.operation == operation
+                assert transport.operation == operation
 
 
 @pytest.mark.parametrize(
-    ("channel", "operation", "protocol", "way"),
+    ("channel", "operation", "protocol", "transport"),
     [
         # Gemini has an operation for one text and one for many: a list of one is a list too
-        ("aistudio", EMBED, CHAT, Way("transform", EMBED_BATCH, GEMINI)),
-        ("openai", EMBED, GEMINI, Way("transform", EMBED, CHAT)),
-        ("openai", EMBED_BATCH, GEMINI, Way("transform", EMBED, CHAT)),
-        ("aistudio", EMBED_BATCH, GEMINI, Way("passthrough", EMBED_BATCH, GEMINI)),
+        ("aistudio", EMBED, CHAT, Dispatch("transform", EMBED_BATCH, GEMINI)),
+        ("openai", EMBED, GEMINI, Dispatch("transform", EMBED, CHAT)),
+        ("openai", EMBED_BATCH, GEMINI, Dispatch("transform", EMBED, CHAT)),
+        ("aistudio", EMBED_BATCH, GEMINI, Dispatch("passthrough", EMBED_BATCH, GEMINI)),
     ],
 )
-def test_one_text_and_many(channel, operation, protocol, way):
-    assert choose(provider(channel), operation, protocol) == way
+def test_one_text_and_many(channel, operation, protocol, transport):
+    assert choose(provider(channel), operation, protocol) == transport
 
 
 def test_a_refusal_names_the_provider_the_operation_and_the_protocol():
@@ -113,7 +113,7 @@ def test_a_refusal_names_the_provider_the_operation_and_the_protocol():
 # -- routing documents ---------------------------------------------------------------------------------------------
 
 TRANSFORM = "transform"
-PASS = Way("passthrough")
+PASS = Dispatch("passthrough")
 # channel, the document, a call, whether as an array, and its way; None where it is refused
 DOCUMENTS = [
     # a document replaces the whole table
@@ -121,7 +121,7 @@ DOCUMENTS = [
     ("openai", {("generate_content", "openai_chat_completions"): PASS}, STREAM, CHAT, False, None),
     ("openai", {("generate_content", "openai_chat_completions"): PASS}, GENERATE, RESPONSES, False, None),
     ("openai", {("generate_content", "openai_chat_completions"): PASS}, COUNT, RESPONSES, False, None),
-    ("openai", {("generate_content", "openai_chat_completions"): Way("unsupported")}, GENERATE, CHAT, False, None),
+    ("openai", {("generate_content", "openai_chat_completions"): Dispatch("unsupported")}, GENERATE, CHAT, False, None),
     # words of the document: claude, openai_response, openai
     ("anthropic", {("generate_content", "claude"): PASS}, GENERATE, CLAUDE, False, ("pass",)),
     ("openai", {("count_tokens", "openai"): PASS}, COUNT, RESPONSES, False, ("pass",)),
@@ -131,35 +131,39 @@ DOCUMENTS = [
     # a transform to another protocol
     (
         "openai",
-        {("generate_content", "openai_response"): Way(TRANSFORM, "generate_content", "openai_chat_completions")},
+        {("generate_content", "openai_response"): Dispatch(TRANSFORM, "generate_content", "openai_chat_completions")},
         *(GENERATE, RESPONSES, False, (GENERATE, CHAT)),
     ),
     (
         "openai",
-        {("stream_generate_content", "claude"): Way(TRANSFORM, "stream_generate_content", "openai_chat_completions")},
+        {
+            ("stream_generate_content", "claude"): Dispatch(
+                TRANSFORM, "stream_generate_content", "openai_chat_completions"
+            )
+        },
         *(STREAM, CLAUDE, False, (STREAM, CHAT)),
     ),
     # to the same route: nothing is translated
     (
         "openai",
-        {("generate_content", "openai_response"): Way(TRANSFORM, "generate_content", "openai_response")},
+        {("generate_content", "openai_response"): Dispatch(TRANSFORM, "generate_content", "openai_response")},
         *(GENERATE, RESPONSES, False, ("pass",)),
     ),
     # a whole reply that is made of a stream, in another protocol or in the same one
     (
         "openai",
-        {("generate_content", "claude"): Way(TRANSFORM, "stream_generate_content", "openai_response")},
+        {("generate_content", "claude"): Dispatch(TRANSFORM, "stream_generate_content", "openai_response")},
         *(GENERATE, CLAUDE, False, (STREAM, RESPONSES)),
     ),
     (
         "openai",
-        {("generate_content", "openai_response"): Way(TRANSFORM, "stream_generate_content", "openai_response")},
+        {("generate_content", "openai_response"): Dispatch(TRANSFORM, "stream_generate_content", "openai_response")},
         *(GENERATE, RESPONSES, False, (STREAM, RESPONSES)),
     ),
     # a stream is asked for as one whatever the document says
     (
         "openai",
-        {("stream_generate_content", "claude"): Way(TRANSFORM, "generate_content", "openai_response")},
+        {("stream_generate_content", "claude"): Dispatch(TRANSFORM, "generate_content", "openai_response")},
         *(STREAM, CLAUDE, False, (STREAM, RESPONSES)),
     ),
     # Gemini's array has a name of its own, on either side
@@ -168,58 +172,83 @@ DOCUMENTS = [
     ("aistudio", {("stream_generate_content", "gemini_ndjson"): PASS}, STREAM, GEMINI, True, ("pass",)),
     (
         "aistudio",
-        {("stream_generate_content", "gemini_ndjson"): Way(TRANSFORM, "stream_generate_content", "gemini")},
+        {("stream_generate_content", "gemini_ndjson"): Dispatch(TRANSFORM, "stream_generate_content", "gemini")},
         *(STREAM, GEMINI, True, ("pass",)),
     ),
     (
         "aistudio",
-        {("stream_generate_content", "claude"): Way(TRANSFORM, "stream_generate_content", "gemini_ndjson")},
+        {("stream_generate_content", "claude"): Dispatch(TRANSFORM, "stream_generate_content", "gemini_ndjson")},
         *(STREAM, CLAUDE, False, (STREAM, GEMINI)),
     ),
     (
         "openai",
-        {("stream_generate_content", "gemini_ndjson"): Way(TRANSFORM, "stream_generate_content", "openai_response")},
+        {
+            ("stream_generate_content", "gemini_ndjson"): Dispatch(
+                TRANSFORM, "stream_generate_content", "openai_response"
+            )
+        },
         *(STREAM, GEMINI, True, (STREAM, RESPONSES)),
     ),
     # only counts can be answered here
-    ("openai", {("count_tokens", "claude"): Way("local")}, COUNT, CLAUDE, False, ("local",)),
-    ("openai", {("generate_content", "claude"): Way("local")}, GENERATE, CLAUDE, False, None),
-    ("openai", {("embeddings", "openai"): Way("local")}, EMBED, CHAT, False, None),
+    ("openai", {("count_tokens", "claude"): Dispatch("local")}, COUNT, CLAUDE, False, ("local",)),
+    ("openai", {("generate_content", "claude"): Dispatch("local")}, GENERATE, CLAUDE, False, None),
+    ("openai", {("embeddings", "openai"): Dispatch("local")}, EMBED, CHAT, False, None),
     # one rule for one text and for many
     ("aistudio", {("embeddings", "gemini"): PASS}, EMBED_BATCH, GEMINI, False, ("pass",)),
-    ("aistudio", {("embeddings", "openai"): Way(TRANSFORM, "embeddings", "gemini")}, EMBED, CHAT, False, ("batch",)),
+    (
+        "aistudio",
+        {("embeddings", "openai"): Dispatch(TRANSFORM, "embeddings", "gemini")},
+        EMBED,
+        CHAT,
+        False,
+        ("batch",),
+    ),
     (
         "openai",
-        {("embeddings", "gemini"): Way(TRANSFORM, "embeddings", "openai")},
+        {("embeddings", "gemini"): Dispatch(TRANSFORM, "embeddings", "openai")},
         *(EMBED_BATCH, GEMINI, False, (EMBED, CHAT)),
     ),
     (
         "anthropic",
-        {("count_tokens", "gemini"): Way(TRANSFORM, "count_tokens", "claude")},
+        {("count_tokens", "gemini"): Dispatch(TRANSFORM, "count_tokens", "claude")},
         *(COUNT, GEMINI, False, (COUNT, CLAUDE)),
     ),
     # another operation than generation cannot become one, nor the other way round
     (
         "anthropic",
-        {("count_tokens", "gemini"): Way(TRANSFORM, "generate_content", "claude")},
+        {("count_tokens", "gemini"): Dispatch(TRANSFORM, "generate_content", "claude")},
         COUNT,
         GEMINI,
         False,
         None,
     ),
-    ("openai", {("generate_content", "claude"): Way(TRANSFORM, "embeddings", "openai")}, GENERATE, CLAUDE, False, None),
-    # words that this version does not serve
-    ("openai", {("generate_content", "claude"): Way(TRANSFORM, "compact", "openai")}, GENERATE, CLAUDE, False, None),
     (
         "openai",
-        {("generate_content", "claude"): Way(TRANSFORM, "generate_content", "novel")},
+        {("generate_content", "claude"): Dispatch(TRANSFORM, "embeddings", "openai")},
+        GENERATE,
+        CLAUDE,
+        False,
+        None,
+    ),
+    # words that this version does not serve
+    (
+        "openai",
+        {("generate_content", "claude"): Dispatch(TRANSFORM, "compact", "openai")},
+        GENERATE,
+        CLAUDE,
+        False,
+        None,
+    ),
+    (
+        "openai",
+        {("generate_content", "claude"): Dispatch(TRANSFORM, "generate_content", "novel")},
         *(GENERATE, CLAUDE, False, None),
     ),
     # what the upstream does not speak
     ("openai", {("generate_content", "claude"): PASS}, GENERATE, CLAUDE, False, None),
     (
         "openai",
-        {("generate_content", "claude"): Way(TRANSFORM, "generate_content", "gemini")},
+        {("generate_content", "claude"): Dispatch(TRANSFORM, "generate_content", "gemini")},
         *(GENERATE, CLAUDE, False, None),
     ),
 ]
@@ -232,29 +261,29 @@ def test_what_a_document_says(channel, document, operation, protocol, as_array, 
         with pytest.raises(Unsupported, match="'main'"):
             choose(found, operation, protocol, as_array)
         return
-    way = choose(found, operation, protocol, as_array)
+    transport = choose(found, operation, protocol, as_array)
     match expected:
         case ("pass",):
-            assert way == Way("passthrough", operation, protocol)
+            assert transport == Dispatch("passthrough", operation, protocol)
         case ("local",):
-            assert way == Way("local")
+            assert transport == Dispatch("local")
         case ("batch",):
-            assert way == Way(TRANSFORM, EMBED_BATCH, GEMINI)
+            assert transport == Dispatch(TRANSFORM, EMBED_BATCH, GEMINI)
         case _:
-            assert way == Way(TRANSFORM, *expected)
+            assert transport == Dispatch(TRANSFORM, *expected)
 
 
 def read(routes) -> dict:
     """A preset as the snapshot holds it."""
 
-    def way(word) -> Way:
+    def transport(word) -> Dispatch:
         if isinstance(word, str):
-            return Way(word.lower())
+            return Dispatch(word.lower())
         destination = word["TransformTo"]["destination"]
-        return Way(TRANSFORM, destination["operation"], destination["protocol"])
+        return Dispatch(TRANSFORM, destination["operation"], destination["protocol"])
 
     assert to("a", "b") == {"TransformTo": {"destination": {"operation": "a", "protocol": "b"}}}
-    return {route: way(word) for route, word in routes.items()}
+    return {route: transport(word) for route, word in routes.items()}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from gproxy.channels.error_classifier import Fault, Verdict
 from gproxy.errors import BadRequest, NoCredential, ShuttingDown, UpstreamError
-from gproxy.relay.failover import Trip
+from gproxy.relay.failover import Failover
 from gproxy.snapshot import Credential, Provider, ProviderSettings
 
 FAILED = Fault(Verdict.FAILED)
@@ -76,7 +76,7 @@ def plan(number: int, credentials: int, *others, concurrency=(), **settings):
     found = tuple(Credential(10 * number + n, number, f"s{n}", concurrency=of) for n, of in enumerate(limits))
     provider = Provider(number, f"p{number}", "openai", ProviderSettings(**settings), found)
     kind = SimpleNamespace(answers=None)
-    rest = {"affinity": b"", "kept_by": None, "lane": "lane", "bound": None}
+    rest = {"affinity": b"", "kept_by": None, "lane": "lane", "upper_bound": None}
     return SimpleNamespace(provider=provider, kind=kind, model="m", others=others, **rest)
 
 
@@ -88,50 +88,50 @@ def unsent() -> UpstreamError:
 
 def test_all_credentials_of_a_target_and_then_the_next_target():
     pool = Pool()
-    trip = Trip(pool, plan(1, 2, lambda: plan(2, 1)))
+    failover = Failover(pool, plan(1, 2, lambda: plan(2, 1)))
     seen = []
     for _ in range(3):
-        trip.begin()
-        seen.append((trip.plan.provider.id, trip.credential.id))
-        goes_on = trip.got_none(unsent())
+        failover.begin()
+        seen.append((failover.plan.provider.id, failover.credential.id))
+        goes_on = failover.got_none(unsent())
     assert seen == [(1, 10), (1, 11), (2, 20)]
     assert not goes_on
     with pytest.raises(UpstreamError):
-        trip.first()
-    assert [one[:3] for one in trip.attempts.made] == [(1, 10, "upstream_error"), (1, 11, "upstream_error"),
+        failover.first()
+    assert [one[:3] for one in failover.attempts.made] == [(1, 10, "upstream_error"), (1, 11, "upstream_error"),
                                                        (2, 20, "upstream_error")]  # fmt: skip
 
 
 def test_the_first_cause_is_told_and_the_later_ones_are_closed():
-    trip, answers = Trip(Pool(), plan(1, 2)), (Answer(429), Answer(500))
+    failover, answers = Failover(Pool(), plan(1, 2)), (Answer(429), Answer(500))
     for answer in answers:
-        trip.begin()
-        goes_on = trip.got(answer, FAILED)
+        failover.begin()
+        goes_on = failover.got(answer, FAILED)
     assert not goes_on
-    assert trip.first() is answers[0]
+    assert failover.first() is answers[0]
     assert [answer.closed for answer in answers] == [0, 1]
 
 
 def test_a_good_answer_closes_what_came_before():
     pool, bad = Pool(), Answer(500)
-    trip = Trip(pool, plan(1, 2))
-    trip.begin()
-    assert trip.has_others
-    assert trip.got(bad, FAILED)
-    trip.begin()
-    assert not trip.has_others
-    trip.served(200, 0.0)
+    failover = Failover(pool, plan(1, 2))
+    failover.begin()
+    assert failover.has_others
+    assert failover.got(bad, FAILED)
+    failover.begin()
+    assert not failover.has_others
+    failover.served(200, 0.0)
     assert bad.closed == 1
     assert pool.told == [("failed", 10), ("succeeded", 11)]
 
 
 def test_a_call_that_is_given_up_leaves_nothing_open():
     pool, bad = Pool(), Answer(500)
-    trip = Trip(pool, plan(1, 2))
-    trip.begin()
-    trip.got(bad, FAILED)
-    trip.begin()
-    trip.give_up()
+    failover = Failover(pool, plan(1, 2))
+    failover.begin()
+    failover.got(bad, FAILED)
+    failover.begin()
+    failover.give_up()
     assert bad.closed == 1
     assert pool.told == [("failed", 10), ("unclaimed", 11)]
 
@@ -139,62 +139,62 @@ def test_a_call_that_is_given_up_leaves_nothing_open():
 def test_a_call_that_is_refused_before_it_is_sent_keeps_nobody_waiting():
     """Its caller has no money left: the credential that it would have tried is free for the next one."""
     pool = Pool()
-    Trip(pool, plan(1, 1)).give_up()
+    Failover(pool, plan(1, 1)).give_up()
     assert pool.told == [("unclaimed", 10)]
 
 
 def test_the_limits_of_a_credential_are_asked_when_the_caller_may_pass():
     """A caller who is refused uses up nothing of the credential's own limits."""
     pool = Pool()
-    trip = Trip(pool, plan(1, 2, concurrency=(0, 5)))
-    assert trip.credential.id == 10
+    failover = Failover(pool, plan(1, 2, concurrency=(0, 5)))
+    assert failover.credential.id == 10
     assert pool.told == []
-    trip.secure()
-    assert (trip.credential.id, trip.place.lease) == (11, 11)
+    failover.secure()
+    assert (failover.credential.id, failover.place.lease) == (11, 11)
     assert pool.told == [("leased", 10), ("unclaimed", 10), ("leased", 11)]
 
 
 def test_limits_that_are_used_up_lead_to_the_next_target():
     pool = Pool()
-    trip = Trip(pool, plan(1, 1, lambda: plan(2, 1), concurrency=(0,)))
-    trip.secure()
-    assert trip.credential.id == 20
-    trip = Trip(pool, plan(1, 1, concurrency=(0,)))
+    failover = Failover(pool, plan(1, 1, lambda: plan(2, 1), concurrency=(0,)))
+    failover.secure()
+    assert failover.credential.id == 20
+    failover = Failover(pool, plan(1, 1, concurrency=(0,)))
     with pytest.raises(NoCredential):
-        trip.secure()
+        failover.secure()
 
 
 def test_a_target_that_the_call_cannot_be_said_to_is_passed_over():
     def unsayable():
         raise BadRequest("tools: cannot be said")
 
-    trip = Trip(Pool(), plan(1, 1, unsayable, lambda: plan(3, 1)))
-    trip.begin()
-    assert trip.got_none(unsent())
-    assert trip.plan.provider.id == 3
-    trip.begin()
-    assert not trip.got_none(BadRequest("image: cannot be had"))
+    failover = Failover(Pool(), plan(1, 1, unsayable, lambda: plan(3, 1)))
+    failover.begin()
+    assert failover.got_none(unsent())
+    assert failover.plan.provider.id == 3
+    failover.begin()
+    assert not failover.got_none(BadRequest("image: cannot be had"))
     with pytest.raises(UpstreamError):
-        trip.first()
+        failover.first()
 
 
 def test_what_is_ours_or_the_clients_ends_the_call():
     for fault in (BadRequest("x"), ShuttingDown("x")):
-        trip = Trip(Pool(), plan(1, 2))
-        trip.begin()
+        failover = Failover(Pool(), plan(1, 2))
+        failover.begin()
         with pytest.raises(type(fault)):
-            trip.got_none(fault)
+            failover.got_none(fault)
 
 
 def test_attempts_are_bounded():
-    trip = Trip(Pool(), plan(1, 5, max_attempts=2))
+    failover = Failover(Pool(), plan(1, 5, max_attempts=2))
     for goes_on in (True, False):
-        trip.begin()
-        assert trip.got(Answer(500), FAILED) is goes_on
+        failover.begin()
+        assert failover.got(Answer(500), FAILED) is goes_on
 
 
 def test_without_any_credential_the_soonest_is_told():
     with pytest.raises(NoCredential) as told:
-        Trip(Pool(), plan(1, 0, lambda: plan(2, 0)))
+        Failover(Pool(), plan(1, 0, lambda: plan(2, 0)))
     assert told.value.headers["Retry-After"] == "60"
-    assert Trip(Pool(), plan(1, 0, lambda: plan(2, 1))).plan.provider.id == 2
+    assert Failover(Pool(), plan(1, 0, lambda: plan(2, 1))).plan.provider.id == 2

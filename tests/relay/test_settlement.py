@@ -13,9 +13,9 @@ from gproxy.accounting.journal import Journal, read_lines
 from gproxy.accounting.prices import Found, Price, Tier
 from gproxy.accounting.slots import Slot, take_slot
 from gproxy.errors import Unavailable
-from gproxy.metrics.call_summary import Record
+from gproxy.metrics.call_summary import CallSummary
 from gproxy.protocols.hub import Usage
-from gproxy.relay.settlement import MOST_LOSSES_BYTES, MOST_TEXT, Tally, Unbooked, estimate, input_estimate
+from gproxy.relay.settlement import MAX_LOSSES_BYTES, MAX_TEXT, NoSettlement, Settlement, estimate, input_estimate
 
 PRICE = Found(Price(Decimal("0.001"), (Tier(10**8, Decimal(1), Decimal(2), Decimal("0.1")),)), "model")
 ENTRY = {"rq": "req_1", "at": 1, "u": 1, "k": 2, "p": 3, "c": "demo", "r": None, "op": "o", "pr": "p", "m": "m"}
@@ -34,10 +34,10 @@ def entries(journal: Journal) -> list[dict]:
     return [line.entry for path in journal.segments for line in read_lines(path, 0)]
 
 
-def make(journal: Journal, price: Found | None = PRICE, **more) -> Tally:
-    tally = Tally(journal, 7, price, 100, time.perf_counter() - 0.5, **more)
-    tally.open(dict(ENTRY))
-    return tally
+def make(journal: Journal, price: Found | None = PRICE, **more) -> Settlement:
+    settlement = Settlement(journal, 7, price, 100, time.perf_counter() - 0.5, **more)
+    settlement.open(dict(ENTRY))
+    return settlement
 
 
 @pytest.mark.parametrize(("size", "tokens"), [(0, 0), (1, 1), (3, 1), (4, 1), (5, 2), (4_000_000, 1_000_000)])
@@ -58,43 +58,43 @@ ENDS = [
     ("broke", (504, None, 41), "partial", 504, [100, 11, 0, 0, 0, 0, 0], True, 1_122_000),
     ("broke", (200, SEEN, 41), "partial", 200, [30, 11, 2, 60, 7, 8, 9], True, 1_082_000),
     # the client left: its input, and what was delivered
-    ("client_left", (None, 0), "partial", 499, [100, 0, 0, 0, 0, 0, 0], True, 1_100_000),
-    ("client_left", (None, 41), "partial", 499, [100, 11, 0, 0, 0, 0, 0], True, 1_122_000),
-    ("client_left", (Usage(30, 1), 41), "partial", 499, [30, 11, 0, 0, 0, 0, 0], True, 1_052_000),
-    ("client_left", (Usage(30, 50), 41), "partial", 499, [30, 50, 0, 0, 0, 0, 0], True, 1_130_000),
-    ("client_left", (Usage(0, 0, 0, 90), 0), "partial", 499, [0, 0, 0, 90, 0, 0, 0], True, 1_009_000),
+    ("client_disconnected", (None, 0), "partial", 499, [100, 0, 0, 0, 0, 0, 0], True, 1_100_000),
+    ("client_disconnected", (None, 41), "partial", 499, [100, 11, 0, 0, 0, 0, 0], True, 1_122_000),
+    ("client_disconnected", (Usage(30, 1), 41), "partial", 499, [30, 11, 0, 0, 0, 0, 0], True, 1_052_000),
+    ("client_disconnected", (Usage(30, 50), 41), "partial", 499, [30, 50, 0, 0, 0, 0, 0], True, 1_130_000),
+    ("client_disconnected", (Usage(0, 0, 0, 90), 0), "partial", 499, [0, 0, 0, 90, 0, 0, 0], True, 1_009_000),
 ]
 
 
 @pytest.mark.parametrize(("end", "arguments", "outcome", "status", "counts", "is_estimated", "nano"), ENDS)
 def test_how_a_call_is_settled(journal, end, arguments, outcome, status, counts, is_estimated, nano):
-    tally = make(journal)
-    getattr(tally, end)(*arguments)
+    settlement = make(journal)
+    getattr(settlement, end)(*arguments)
     settled = entries(journal)[1]
     assert (settled["s"], settled["x"], settled["st"], settled["n"]) == (7, outcome, status, counts)
     assert settled.get("est", False) is is_estimated
-    assert tally.cost == settled["c"] == nano
+    assert settlement.cost == settled["c"] == nano
     assert settled["ps"] == "model"
     assert 500 <= settled["l"] < 5000
 
 
 @pytest.mark.parametrize(("end", "arguments"), [(end[0], end[1]) for end in ENDS])
 def test_only_the_first_end_counts(journal, end, arguments):
-    tally = make(journal)
-    getattr(tally, end)(*arguments)
-    before, cost = entries(journal), tally.cost
-    tally.complete(200, Usage(9, 9), 9)
-    tally.broke(500, Usage(9, 9), 9)
-    tally.client_left(Usage(9, 9), 9)
+    settlement = make(journal)
+    getattr(settlement, end)(*arguments)
+    before, cost = entries(journal), settlement.cost
+    settlement.complete(200, Usage(9, 9), 9)
+    settlement.broke(500, Usage(9, 9), 9)
+    settlement.client_disconnected(Usage(9, 9), 9)
     assert entries(journal) == before
-    assert (tally.cost, tally.is_settled, journal.live) == (cost, True, 0)
+    assert (settlement.cost, settlement.is_settled, journal.live) == (cost, True, 0)
 
 
 def test_an_unpriced_call_has_no_cost_rather_than_a_zero_one(journal):
-    tally = make(journal, price=None)
-    tally.complete(200, SEEN, 0)
+    settlement = make(journal, price=None)
+    settlement.complete(200, SEEN, 0)
     settled = entries(journal)[1]
-    assert tally.cost is None
+    assert settlement.cost is None
     assert settled["c"] == 0
     assert "ps" not in settled
 
@@ -106,26 +106,26 @@ def test_the_open_line_is_on_the_disk_before_anything_is_sent(journal):
 
 
 def test_what_a_client_sends_into_the_row_is_bounded(journal):
-    tally = Tally(journal, 7, None, 1, 0.0)
-    tally.open({**ENTRY, "eu": "ü" * 5000, "t": "x" * 5000})
+    settlement = Settlement(journal, 7, None, 1, 0.0)
+    settlement.open({**ENTRY, "eu": "ü" * 5000, "t": "x" * 5000})
     (entry,) = entries(journal)
-    assert (entry["eu"], entry["t"]) == ("ü" * MOST_TEXT, "x" * MOST_TEXT)
+    assert (entry["eu"], entry["t"]) == ("ü" * MAX_TEXT, "x" * MAX_TEXT)
 
 
 @pytest.mark.parametrize(("eu", "t"), [(None, None), ("", ""), ("short", "tag")])
 def test_short_and_missing_texts_stay(journal, eu, t):
-    Tally(journal, 7, None, 1, 0.0).open({**ENTRY, "eu": eu, "t": t})
+    Settlement(journal, 7, None, 1, 0.0).open({**ENTRY, "eu": eu, "t": t})
     (entry,) = entries(journal)
     assert (entry["eu"], entry["t"]) == (eu, t)
 
 
 def test_the_first_byte_is_the_first_one(journal):
-    tally = make(journal)
-    tally.saw_first_byte()
-    first = tally.first_byte
-    tally.saw_first_byte()
-    tally.complete(200, SEEN, 0)
-    assert tally.first_byte == first
+    settlement = make(journal)
+    settlement.saw_first_byte()
+    first = settlement.first_byte
+    settlement.saw_first_byte()
+    settlement.complete(200, SEEN, 0)
+    assert settlement.first_byte == first
     settled = entries(journal)[1]
     assert 500 <= settled["f"] <= settled["l"]
 
@@ -137,27 +137,27 @@ def test_a_call_without_any_byte_has_no_first_byte_time(journal):
 
 def test_attempts_and_losses_are_told(journal):
     tries = [(1, 7, 500, 12), (1, 8, "upstream_error", 3), (2, 9, 200, 41)]
-    tally = make(journal, attempts=tries, losses=["seed", "logit_bias"])
-    tally.by = (2, "anthropic", 9)
-    tally.complete(200, SEEN, 0)
+    settlement = make(journal, attempts=tries, losses=["seed", "logit_bias"])
+    settlement.by = (2, "anthropic", 9)
+    settlement.complete(200, SEEN, 0)
     settled = entries(journal)[1]
     assert (settled["a"], settled["lo"], settled["by"]) == (3, ["seed", "logit_bias"], [2, "anthropic", 9])
     assert settled["tr"] == [list(one) for one in tries]
 
 
 def test_one_attempt_is_told_by_the_open_line_alone(journal):
-    tally = make(journal, attempts=[(1, 7, 200, 12)])
-    tally.by = (1, "openai", 7)
-    tally.complete(200, SEEN, 0)
+    settlement = make(journal, attempts=[(1, 7, 200, 12)])
+    settlement.by = (1, "openai", 7)
+    settlement.complete(200, SEEN, 0)
     settled = entries(journal)[1]
     assert (settled["a"], "tr" in settled, "by" in settled) == (1, False, False)
 
 
 def test_a_place_with_a_credential_is_given_back_at_the_end_and_once(journal):
     given_back = []
-    tally = make(journal, give_back=lambda: given_back.append(1))
-    tally.complete(200, SEEN, 0)
-    tally.client_left(SEEN, 0)
+    settlement = make(journal, give_back=lambda: given_back.append(1))
+    settlement.complete(200, SEEN, 0)
+    settlement.client_disconnected(SEEN, 0)
     assert given_back == [1]
 
 
@@ -175,60 +175,60 @@ def test_a_place_with_a_credential_is_given_back_at_the_end_and_once(journal):
 def test_so_many_losses_are_told_as_the_room_of_a_line_holds(journal, losses, told):
     make(journal, losses=losses).complete(200, SEEN, 0)
     assert entries(journal)[1].get("lo") == told
-    assert len(orjson.dumps(told or []).strip(b"[]")) < MOST_LOSSES_BYTES
+    assert len(orjson.dumps(told or []).strip(b"[]")) < MAX_LOSSES_BYTES
 
 
 def test_a_record_is_told_the_end_once_and_after_the_journal(journal):
     told = []
 
-    def measure(record, status, seconds, attempts) -> None:
-        told.append((record.outcome, record.usage, record.cost, status, attempts, len(entries(journal))))
+    def count_metrics(summary, status, seconds, attempts) -> None:
+        told.append((summary.outcome, summary.usage, summary.cost, status, attempts, len(entries(journal))))
         assert seconds >= 0.5
 
     attempts = [(3, 4, 200, 9)]
-    tally = make(journal, attempts=attempts, record=Record("openai_chat"), measure=measure)
-    tally.saw_first_byte()
-    assert tally.first_token is None  # of headers
-    tally.saw_first_byte(3)
-    first = tally.first_token
-    tally.saw_first_byte(9)
-    tally.complete(200, SEEN, 0)
-    tally.client_left(None, 0)
+    settlement = make(journal, attempts=attempts, summary=CallSummary("openai_chat"), count_metrics=count_metrics)
+    settlement.saw_first_byte()
+    assert settlement.first_token is None  # of headers
+    settlement.saw_first_byte(3)
+    first = settlement.first_token
+    settlement.saw_first_byte(9)
+    settlement.complete(200, SEEN, 0)
+    settlement.client_disconnected(None, 0)
     assert told == [("complete", SEEN, 1_070_000, 200, attempts, 2)]
-    assert tally.record.first_token_s == first - tally.started >= 0.5
+    assert settlement.summary.first_token_s == first - settlement.started >= 0.5
 
 
 def test_the_end_of_a_count_is_told_once():
     told = []
-    unbooked = Unbooked(lambda: None, lambda *end: told.append(end))
+    unbooked = NoSettlement(lambda: None, lambda *end: told.append(end))
     unbooked.broke(500, None, 0)
     unbooked.complete(200, None, 0)
     assert told == [("failed", 500)]
     for end, expected in (
         (lambda one: one.complete(200, None, 0), "complete"),
-        (lambda one: one.client_left(None, 0), "partial"),
+        (lambda one: one.client_disconnected(None, 0), "partial"),
     ):
-        end(Unbooked(lambda: None, lambda outcome, status: told.append(outcome)))
+        end(NoSettlement(lambda: None, lambda outcome, status: told.append(outcome)))
         assert told[-1] == expected
 
 
 def test_a_count_of_tokens_is_not_booked():
     given_back = []
-    unbooked = Unbooked(lambda: given_back.append(1))
+    unbooked = NoSettlement(lambda: given_back.append(1))
     unbooked.saw_first_byte()
     for end in (unbooked.complete, unbooked.broke):
         end(200, SEEN, 9)
-    unbooked.client_left(SEEN, 9)
+    unbooked.client_disconnected(SEEN, 9)
     unbooked.losses = ["seed"]
     # Settled from the start: whoever asks has nothing left to do.
-    assert (unbooked.cost, unbooked.is_settled, Unbooked(print).losses) == (None, True, [])
+    assert (unbooked.cost, unbooked.is_settled, NoSettlement(print).losses) == (None, True, [])
     assert given_back  # the place with the credential, at the first end already
 
 
 def test_without_a_journal_nothing_is_opened(tmp_path):
-    tally = Tally(Journal(Slot(0, tmp_path / "nowhere", -1, [])), 7, PRICE, 1, 0.0)
+    settlement = Settlement(Journal(Slot(0, tmp_path / "nowhere", -1, [])), 7, PRICE, 1, 0.0)
     with pytest.raises(Unavailable):
-        tally.open(dict(ENTRY))
+        settlement.open(dict(ENTRY))
 
 
 def test_an_encoded_image_does_not_count_as_text():

@@ -5,16 +5,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from gproxy.request_log.recorder import Capture, Recorder, Trail
+from gproxy.request_log.recorder import AttemptLog, Capture, Recorder
 from gproxy.request_log.redaction import Redactor, document
 
-MOST, KEY = 1000, "sk-secret-" + "A" * 90
+MAX, KEY = 1000, "sk-secret-" + "A" * 90
 
 
 def kept(redactor, data: bytes, own: tuple = ()) -> bytes:
-    capture = Capture(MOST + redactor.room(own))
+    capture = Capture(MAX + redactor.room(own))
     capture.add(data)
-    return redactor.beginning(capture.joined(), MOST, own, capture.is_cut)
+    return redactor.beginning(capture.joined(), MAX, own, capture.is_cut)
 
 
 def test_no_secret_that_is_cut_moves_into_what_is_kept():
@@ -63,7 +63,7 @@ def test_an_attempt_waits_for_no_reload():
     asked, put = [], []
     spool = SimpleNamespace(put=put.append)
     recorder = Recorder(spool, lambda: asked.append(1) or Snapshot, lambda: Snapshot, lambda at: at, frozenset(), 100)
-    trail = Trail(recorder, None, True, ())
+    attempt_log = AttemptLog(recorder, None, True, ())
     asked.clear()
 
     class Exchange:
@@ -72,7 +72,7 @@ def test_an_attempt_waits_for_no_reload():
         def watch(self, came, end):
             self.came, self.end = came, end
 
-    exchange = trail.send(1, 1, "http://u/v1?access_token=abcdef&a=b", {}, b"{}", "sk-12345678", Exchange)
+    exchange = attempt_log.send(1, 1, "http://u/v1?access_token=abcdef&a=b", {}, b"{}", "sk-12345678", Exchange)
     exchange.came(b"hello")
     exchange.end()
     assert not asked
@@ -85,10 +85,10 @@ def test_a_fault_of_ours_costs_a_row_and_no_call(caplog):
 
     put = SimpleNamespace(put=broken)
     recorder = Recorder(put, lambda: Snapshot, lambda: Snapshot, lambda at: at, frozenset(), 100)
-    trail = Trail(recorder, None, True, ())
+    attempt_log = AttemptLog(recorder, None, True, ())
     exchange = SimpleNamespace(status=200, headers={}, watch=lambda came, end: end())
-    assert trail.send(1, 1, "http://u", {}, b"{}", "sk-12345678", lambda: exchange) is exchange
-    assert trail.send(1, 1, "http://u", {}, 7, "sk-12345678", lambda: exchange) is exchange
+    assert attempt_log.send(1, 1, "http://u", {}, b"{}", "sk-12345678", lambda: exchange) is exchange
+    assert attempt_log.send(1, 1, "http://u", {}, 7, "sk-12345678", lambda: exchange) is exchange
     assert caplog.text.count("a log of a request is lost") == 2
 
 

@@ -14,8 +14,8 @@ from gproxy.request_log.spool import Mover, Spool, files, read
 
 
 class Here:
-    def run(self, deed, *args):
-        return deed(*args)
+    def run(self, function, *args):
+        return function(*args)
 
 
 class Store:
@@ -75,7 +75,7 @@ def test_an_outage_costs_disk_and_nothing_is_lost(root, caplog):
 
 
 def test_what_finds_no_room_is_dropped_and_counted(root, caplog):
-    spool, store = Spool(root, most_bytes=1_000), Store()
+    spool, store = Spool(root, max_bytes=1_000), Store()
     for n in range(20):
         spool.put(("downstream", n, b"x" * 100))
     assert 0 < spool.dropped < 20

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from gproxy.state.change_counter import SIZE, Signal
+from gproxy.state.change_counter import SIZE, ChangeCounter
 
 ROOT = Path(__file__).resolve().parents[2]
 RAISES = 10_000
 RAISE = f"""
 import sys
 from pathlib import Path
-from gproxy.state.change_counter import Signal
-signal = Signal(Path(sys.argv[1]))
+from gproxy.state.change_counter import ChangeCounter
+signal = ChangeCounter(Path(sys.argv[1]))
 print("ready", flush=True)
 sys.stdin.read()
 for _ in range({RAISES}):
@@ -30,19 +30,19 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def signal(path: Path) -> Iterator[Signal]:
-    opened = Signal(path)
+def signal(path: Path) -> Iterator[ChangeCounter]:
+    opened = ChangeCounter(path)
     yield opened
     opened.close()
 
 
-def test_a_fresh_signal_is_silent(signal: Signal, path: Path):
+def test_a_fresh_signal_is_silent(signal: ChangeCounter, path: Path):
     assert signal.look() == 0
     assert (path.stat().st_size, path.stat().st_mode & 0o777) == (SIZE, 0o600)
 
 
-def test_a_signal_is_seen_by_whoever_opened_it(signal: Signal, path: Path):
-    other = Signal(path)
+def test_a_signal_is_seen_by_whoever_opened_it(signal: ChangeCounter, path: Path):
+    other = ChangeCounter(path)
     signal.raise_()
     assert (signal.look(), other.look()) == (1, 1)
     other.raise_()
@@ -51,10 +51,10 @@ def test_a_signal_is_seen_by_whoever_opened_it(signal: Signal, path: Path):
 
 
 def test_the_number_outlives_its_processes(path: Path):
-    first = Signal(path)
+    first = ChangeCounter(path)
     first.raise_()
     first.close()
-    second = Signal(path)
+    second = ChangeCounter(path)
     assert second.look() == 1
     second.close()
 
@@ -62,7 +62,7 @@ def test_the_number_outlives_its_processes(path: Path):
 @pytest.mark.parametrize("before", [255, 65_535, 2**32 - 1, 2**56 - 1])
 def test_the_number_grows_over_byte_borders(path: Path, before):
     path.write_bytes(before.to_bytes(SIZE, "little"))
-    signal = Signal(path)
+    signal = ChangeCounter(path)
     signal.raise_()
     assert signal.look() == before + 1
     signal.close()
@@ -70,12 +70,12 @@ def test_the_number_grows_over_byte_borders(path: Path, before):
 
 def test_a_short_file_is_filled_up(path: Path):
     path.write_bytes(b"\x05")
-    signal = Signal(path)
+    signal = ChangeCounter(path)
     assert (signal.look(), path.stat().st_size) == (5, SIZE)
     signal.close()
 
 
-def test_signals_of_many_processes_are_all_counted(signal: Signal, path: Path):
+def test_signals_of_many_processes_are_all_counted(signal: ChangeCounter, path: Path):
     raisers = [
         subprocess.Popen(
             [sys.executable, "-c", RAISE, path], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

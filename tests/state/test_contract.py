@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gproxy.state.interface import CONCURRENCY, RPD, RPM, TOKENS, Account, Limit, Shared
-from gproxy.state.mmap.state import FileState
+from gproxy.state.interface import CONCURRENCY, RPD, RPM, TOKENS, Account, Limit, SharedState
+from gproxy.state.mmap.state import MmapState
 from gproxy.state.periods import DAY as DAILY
 from gproxy.state.periods import MONTH, WEEK, window
 from gproxy.state.redis.state import RedisState
@@ -29,8 +29,8 @@ from gproxy.state.interface import Account, Limit, Take
 
 kind, place, prefix, *rest = sys.argv[1:]
 if kind == "file":
-    from gproxy.state.mmap.state import FileState
-    state = FileState(Path(place))
+    from gproxy.state.mmap.state import MmapState
+    state = MmapState(Path(place))
 else:
     from gproxy.state.redis.state import RedisState
     state = RedisState(place, prefix, timeout_s=10)
@@ -50,7 +50,7 @@ account, most, running = Account("user", 1000), 0, 0
 for number in range(first, first + count):
     taken = state.take(Take(number, "one", (account,), (), 10, 0))
     assert not taken.unknown
-    most = max(most, taken.standings[0].used + taken.standings[0].held)
+    most = max(most, taken.statuses[0].used + taken.statuses[0].held)
     if taken.refused is None:
         if number % 3:
             state.settle(number, 5 * (number % 3), 0)
@@ -66,13 +66,13 @@ class Place:
     def __init__(self, kind: str, place: str, prefix: str):
         self.arguments = kind, place, prefix
         self.clock = Clock()
-        self._opened: list[Shared] = []
+        self._opened: list[SharedState] = []
 
-    def open(self, clock: Callable[[], int] | None = None) -> Shared:
+    def open(self, clock: Callable[[], int] | None = None) -> SharedState:
         """By the clock that stands, if not by another."""
         kind, place, prefix = self.arguments
         clock = clock or self.clock
-        state = FileState(Path(place), clock) if kind == "file" else RedisState(place, prefix, clock, timeout_s=10)
+        state = MmapState(Path(place), clock) if kind == "file" else RedisState(place, prefix, clock, timeout_s=10)
         self._opened.append(state)
         return state
 
@@ -117,7 +117,7 @@ def clock(place: Place) -> Clock:
 
 
 @pytest.fixture
-def state(place: Place) -> Shared:
+def state(place: Place) -> SharedState:
     return place.open()
 
 
@@ -132,7 +132,7 @@ def test_what_nobody_loaded_is_told_and_nothing_is_taken(state):
     assert sorted(taken.unknown) == ["daily", "fresh", "other"]
     assert (taken.refused, state.holds()) == (None, {})
     found = state.look((known,), (limit,))
-    assert [one.remaining for one in found.standings] == [100, 5]
+    assert [one.remaining for one in found.statuses] == [100, 5]
 
 
 def test_to_look_tells_what_is_not_known(state):
@@ -141,7 +141,7 @@ def test_to_look_tells_what_is_not_known(state):
 
 def test_a_call_without_accounts_and_limits_is_taken_and_settled(state, clock):
     taken = state.take(call(1))
-    assert (taken.at, taken.standings, is_taken(taken)) == (clock.now, (), True)
+    assert (taken.at, taken.statuses, is_taken(taken)) == (clock.now, (), True)
     state.settle(1, 5, 5)
 
 
@@ -180,19 +180,19 @@ def test_the_minute_outlives_a_change_of_the_amount(state, clock):
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 5), st.lists(st.floats(0, 61) | st.sampled_from([0, 20, 30, 60]), max_size=40))
-def test_no_minute_holds_more_than_the_limit_and_none_is_refused_for_nothing(place, most, pauses):
+def test_no_minute_holds_more_than_the_limit_and_none_is_refused_for_nothing(place, maximum, pauses):
     clock = place.clock
     clock.turn(HOUR)
-    state, limit = place.open(), Limit(f"user-{clock.now}", rpm=most)
+    state, limit = place.open(), Limit(f"user-{clock.now}", rpm=maximum)
     load_empty(state, limit)
     passed: list[int] = []
     for number, pause in enumerate(pauses):
         clock.turn(pause)
         taken = state.take(call(number, limits=[limit]))
         inside = [moment for moment in passed if moment > clock.now - MINUTE * NS]
-        assert is_taken(taken) == (len(inside) < most)
+        assert is_taken(taken) == (len(inside) < maximum)
         if taken.refused:
-            assert taken.refused.wait_s == pytest.approx((inside[-most] + MINUTE * NS - clock.now) / NS, abs=0.001)
+            assert taken.refused.wait_s == pytest.approx((inside[-maximum] + MINUTE * NS - clock.now) / NS, abs=0.001)
         else:
             passed.append(taken.at)
 
@@ -304,7 +304,7 @@ def test_a_day_outlives_a_change_of_what_is_limited(state):
         assert is_taken(state.take(call(number, limits=[Limit("user", concurrency=9)], tokens=10)))
         state.settle(number, 0, 5)
     taken = state.look((), (Limit("user", rpd=10, total_tokens=100),))
-    assert [one.remaining for one in taken.standings] == [7, 85]
+    assert [one.remaining for one in taken.statuses] == [7, 85]
 
 
 # Calls at a time
@@ -391,13 +391,13 @@ def test_a_refused_call_counts_nowhere(state):
     limits = [Limit("x", rpm=5, rpd=5, total_tokens=50, concurrency=5), Limit("y", rpm=1)]
     load_empty(state, *accounts, *limits)
     assert is_taken(state.take(call(1, [accounts[0]], [limits[1]], money=1)))
-    before = state.look(tuple(accounts), tuple(limits)).standings
+    before = state.look(tuple(accounts), tuple(limits)).statuses
     for number, (money, funds, refused) in enumerate([(6, accounts, "b"), (5, accounts, "y"), (6, accounts[:1], "y")]):
         taken = state.take(call(10 + number, funds, limits, money=money, tokens=10))
         assert taken.refused.key == refused
-        assert taken.refused in taken.standings
-        assert len(taken.standings) == len(funds) + 5
-    assert state.look(tuple(accounts), tuple(limits)).standings == before
+        assert taken.refused in taken.statuses
+        assert len(taken.statuses) == len(funds) + 5
+    assert state.look(tuple(accounts), tuple(limits)).statuses == before
     assert [one.remaining for one in before] == [99, 5, 5, 5, 50, 5, 0]
     assert state.holds() == {"one": [1]}
 
@@ -424,7 +424,7 @@ def test_every_account_and_limit_of_a_call_counts_it(state):
     limits = [Limit("x", rpm=5, total_tokens=50), Limit("y", rpd=5, concurrency=5)]
     load_empty(state, *accounts, *limits)
     taken = state.take(call(1, accounts, limits, money=7, tokens=9))
-    told = [(one.key, one.counter, one.limit, one.remaining) for one in taken.standings]
+    told = [(one.key, one.counter, one.limit, one.remaining) for one in taken.statuses]
     assert told == [
         ("user", None, 100, 93),
         ("key", None, 50, 43),
@@ -434,7 +434,7 @@ def test_every_account_and_limit_of_a_call_counts_it(state):
         ("y", CONCURRENCY, 5, 4),
     ]
     state.settle(1, 5, 2)
-    left = state.look(tuple(accounts), tuple(limits)).standings
+    left = state.look(tuple(accounts), tuple(limits)).statuses
     assert [one.remaining for one in left] == [95, 45, 4, 48, 4, 5]
 
 
@@ -500,7 +500,7 @@ def test_four_processes_together_do_not_pass_the_cap(place):
     state = place.open()
     load_empty(state, account)
     printed = place.run_four(SPEND, 100)
-    assert max(most for most, _ in printed) <= 1000
+    assert max(maximum for maximum, _ in printed) <= 1000
     found = standing(state.look((account,), ()), "user")
     running = sum(count for _, count in printed)
     assert found.held == 10 * running == 10 * sum(map(len, state.holds().values()))
@@ -527,9 +527,9 @@ def test_a_running_call_gets_its_wish_else_what_is_left_else_nothing(state):
     assert state.extend(1, need=20, wish=50) == 50
     assert state.extend(1, need=40, wish=50) == 40
     assert state.extend(1, need=1, wish=50) == 0
-    assert [one.held for one in state.look((rich, poor), ()).standings] == [100, 100]
+    assert [one.held for one in state.look((rich, poor), ()).statuses] == [100, 100]
     state.settle(1, 70, 0)
-    assert [one[6:] for one in state.look((rich, poor), ()).standings] == [(70, 0), (70, 0)]
+    assert [one[6:] for one in state.look((rich, poor), ()).statuses] == [(70, 0), (70, 0)]
     assert state.extend(1, need=1, wish=1) == 0
     assert state.extend(2, need=1, wish=1) == 0
 
@@ -584,20 +584,20 @@ def test_a_hold_elsewhere_is_no_hold_of_this_account(state):
     load(state, FIXED, running={1: ("one", 7), 2: ("one", 8)})
     assert standing(state.look((FIXED,), ()), "fixed")[6:] == (0, 15)
     state.settle(1, 3, 0)
-    assert [one[6:] for one in state.look((FIXED, other), ()).standings] == [(3, 8), (3, 0)]
+    assert [one[6:] for one in state.look((FIXED, other), ()).statuses] == [(3, 8), (3, 0)]
 
 
-@pytest.mark.parametrize("deed", ["settle", "forget", "forget all"])
-def test_a_load_fails_after_a_settlement_in_between(state, deed):
+@pytest.mark.parametrize("function", ["settle", "forget", "forget all"])
+def test_a_load_fails_after_a_settlement_in_between(state, function):
     load_empty(state, FIXED)
     state.take(call(1, [FIXED], money=20))
-    if deed == "settle":
+    if function == "settle":
         state.forget("fixed")
     version = state.version("fixed")
-    if deed == "settle":
+    if function == "settle":
         state.settle(1, 15, 0)
     else:
-        state.forget(*(["fixed"] if deed == "forget" else []))
+        state.forget(*(["fixed"] if function == "forget" else []))
     assert state.load("fixed", version, 0, 77, {}, {1: ("one", 20)}) is False
     assert state.take(call(2, [FIXED], money=1)).unknown == ("fixed",)
     load(state, FIXED, used=15)
@@ -680,7 +680,7 @@ def test_to_forget_everything_leaves_what_is_held(state):
     load(state, FIXED, used=1)
     assert state.look(accounts, ()).unknown == ("daily",)
     load(state, DAILY_ONE, used=2)
-    assert [one[6:] for one in state.look(accounts, ()).standings] == [(1, 20), (2, 20)]
+    assert [one[6:] for one in state.look(accounts, ()).statuses] == [(1, 20), (2, 20)]
 
 
 def test_a_limit_is_loaded_from_the_books_unless_it_is_there(state, clock):
@@ -691,10 +691,10 @@ def test_a_limit_is_loaded_from_the_books_unless_it_is_there(state, clock):
     running = {7: ("one", clock.now - 2 * HOUR * NS, 10), 8: ("other", clock.now, 20)}
     state.load_limit("user", hours, recent, {8: running[8]})
     state.load_limit("user", {hour: (9, 90)}, recent, {})
-    assert [one.remaining for one in state.look((), (limit,)).standings] == [1, 5, 50, 1]
+    assert [one.remaining for one in state.look((), (limit,)).statuses] == [1, 5, 50, 1]
     assert state.holds() == {"other": [8]}
     state.settle(8, 0, 5)
-    assert [one.remaining for one in state.look((), (limit,)).standings] == [1, 5, 65, 2]
+    assert [one.remaining for one in state.look((), (limit,)).statuses] == [1, 5, 65, 2]
     taken = state.take(call(9, limits=[Limit("user", rpm=1)]))
     assert taken.refused.wait_s == pytest.approx(55)
     clock.turn(MINUTE)
@@ -725,7 +725,7 @@ def test_a_released_hold_costs_nothing_and_its_tokens_stay(state):
     assert state.holds() == {}
     assert state.version("fixed") > version
     taken = state.look((FIXED,), (limit,))
-    assert [one.remaining for one in taken.standings] == [100, 70, 1]
+    assert [one.remaining for one in taken.statuses] == [100, 70, 1]
 
 
 def test_all_holds_stand_under_their_owners(state):
@@ -778,16 +778,16 @@ DEEDS = st.one_of(
 class Twins:
     """Two states to which the same is done, and whose answers are compared."""
 
-    def __init__(self, *states: Shared, clock: Clock):
+    def __init__(self, *states: SharedState, clock: Clock):
         self._states, self._clock, self._calls = states, clock, 0
 
-    def do(self, deed: str, *arguments) -> None:
-        if deed == "turn":
+    def do(self, function: str, *arguments) -> None:
+        if function == "turn":
             self._clock.turn(*arguments)
-        elif deed == "take":
+        elif function == "take":
             self._take(*arguments)
         else:
-            self._compare(lambda state: getattr(state, deed)(*arguments))
+            self._compare(lambda state: getattr(state, function)(*arguments))
 
     def _take(self, accounts, limits, money: int, tokens: int) -> None:
         self._calls += 1
@@ -802,7 +802,7 @@ class Twins:
         self._compare(lambda state: _comparable(state.take(wanted)))
         self._compare(lambda state: _comparable(state.look(wanted.accounts, wanted.limits)))
 
-    def _compare(self, answer: Callable[[Shared], object]):
+    def _compare(self, answer: Callable[[SharedState], object]):
         one, other = map(answer, self._states)
         assert one == other
         return one
@@ -812,19 +812,19 @@ def _comparable(taken) -> tuple:
     """Times to the hundredth. When a running call ends nobody knows, and of none that runs either may say so."""
     wait_s, reset_s = (taken.refused.wait_s, taken.refused.reset_s or 0) if taken.refused else (None, 0)
     refused = taken.refused and (*taken.refused[:2], wait_s and round(wait_s, 2), round(reset_s, 2))
-    return (taken.at, refused, [(*one[:4], one.used, one.held) for one in taken.standings])
+    return (taken.at, refused, [(*one[:4], one.used, one.held) for one in taken.statuses])
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(DEEDS, max_size=40))
-def test_the_twins_answer_alike(tmp_path_factory, pytestconfig, deeds):
+def test_the_twins_answer_alike(tmp_path_factory, pytestconfig, functions):
     clock = Clock()
-    file = FileState(tmp_path_factory.mktemp("twin"), clock)
+    file = MmapState(tmp_path_factory.mktemp("twin"), clock)
     remote = RedisState(*redis.fresh(pytestconfig), clock, timeout_s=10)
     twins = Twins(file, remote, clock=clock)
     try:
-        for deed in deeds:
-            twins.do(*deed)
+        for function in functions:
+            twins.do(*function)
     finally:
         file.close()
         remote.close()

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from gproxy.state import ttl_store as module
-from gproxy.state.ttl_store import BUCKET_BYTES, LEAST_BYTES, MOST_BYTES, TABLE_AT, Keepsakes
+from gproxy.state.ttl_store import BUCKET_BYTES, MAX_BYTES, MIN_BYTES, TABLE_AT, TtlStore
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = LEAST_BYTES
+SMALL = MIN_BYTES
 DAY = 24 * 3600
 TABLE_END = TABLE_AT + BUCKET_BYTES  # of a generation with one bucket
 
@@ -25,12 +25,12 @@ TABLE_END = TABLE_AT + BUCKET_BYTES  # of a generation with one bucket
 SCRIPT = """
 import os, resource, sys
 from pathlib import Path
-from gproxy.state.ttl_store import Keepsakes
+from gproxy.state.ttl_store import TtlStore
 
 def value_of(user, call, size):
     return (f"{user}/{call}/".encode() * size)[:size]
 
-keepsakes = Keepsakes(Path(sys.argv[1]), most_bytes=int(sys.argv[2]))
+keepsakes = TtlStore(Path(sys.argv[1]), max_bytes=int(sys.argv[2]))
 user, rest = int(sys.argv[3]), [int(text) for text in sys.argv[4:]]
 print("ready", flush=True)
 sys.stdin.read(1)
@@ -66,10 +66,10 @@ def value_of(user: int, call: int, size: int) -> bytes:
     return (f"{user}/{call}/".encode() * size)[:size]
 
 
-def run(work: str, folder: Path, most_bytes: int, user: int = 1, *rest: int) -> subprocess.Popen:
+def run(work: str, folder: Path, max_bytes: int, user: int = 1, *rest: int) -> subprocess.Popen:
     """A process that waits for a byte, or the end, of its input before it works."""
     started = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT + work, folder, *map(str, (most_bytes, user, *rest))],
+        [sys.executable, "-c", SCRIPT + work, folder, *map(str, (max_bytes, user, *rest))],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -91,18 +91,18 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def opened(folder: Path) -> Iterator[Callable[..., Keepsakes]]:
+def opened(folder: Path) -> Iterator[Callable[..., TtlStore]]:
     """Opens as often as asked, closes all, and holds them to leaving no descriptor open."""
     made = []
     before = len(os.listdir("/proc/self/fd"))
 
-    def make(most_bytes: int = SMALL, **options) -> Keepsakes:
-        made.append(Keepsakes(folder, most_bytes, **options))
+    def make(max_bytes: int = SMALL, **options) -> TtlStore:
+        made.append(TtlStore(folder, max_bytes, **options))
         return made[-1]
 
     yield make
-    for keepsakes in made:
-        keepsakes.close()
+    for ttl_store in made:
+        ttl_store.close()
     assert len(os.listdir("/proc/self/fd")) == before
 
 
@@ -110,66 +110,66 @@ def used(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
-def fill(keepsakes: Keepsakes, puts: int, size: int = 1000, user: int = 9) -> None:
+def fill(ttl_store: TtlStore, puts: int, size: int = 1000, user: int = 9) -> None:
     for call in range(puts):
-        assert keepsakes.put(user, f"fill_{call}", value_of(user, call, size))
+        assert ttl_store.put(user, f"fill_{call}", value_of(user, call, size))
 
 
-def turn(keepsakes: Keepsakes, folder: Path, times: int = 1) -> None:
+def turn(ttl_store: TtlStore, folder: Path, times: int = 1) -> None:
     """Puts until other generations have begun."""
     for _ in range(times):
         before = (folder / "newest").stat().st_ino
         while (folder / "newest").stat().st_ino == before:
-            assert keepsakes.put(8, "turn", bytes(1000))
+            assert ttl_store.put(8, "turn", bytes(1000))
 
 
 @pytest.mark.parametrize("value", [b"", b"x", b"\0" * 64, bytes(range(256)) * 8, b"z" * (SMALL // 16)], ids=len)
 @pytest.mark.parametrize("call_id", ["call_1", "", "ü:\n\0", "half \ud83d", "x" * 5000], ids=ascii)
 def test_what_was_put_is_found(opened, value, call_id):
-    keepsakes = opened()
-    assert keepsakes.find(1, call_id) is None
-    assert keepsakes.put(1, call_id, value) is True
-    assert keepsakes.find(1, call_id) == value
+    ttl_store = opened()
+    assert ttl_store.find(1, call_id) is None
+    assert ttl_store.put(1, call_id, value) is True
+    assert ttl_store.find(1, call_id) == value
 
 
 @pytest.mark.parametrize("mine, other", [((1, "a"), (2, "a")), ((1, "1:a"), (11, ":a")), ((1, ":a"), (1, "a"))])
 def test_keys_are_kept_apart(opened, mine, other):
-    keepsakes = opened()
-    assert keepsakes.put(*mine, b"mine")
-    assert keepsakes.find(*other) is None
-    assert keepsakes.put(*other, b"other")
-    assert (keepsakes.find(*mine), keepsakes.find(*other)) == (b"mine", b"other")
+    ttl_store = opened()
+    assert ttl_store.put(*mine, b"mine")
+    assert ttl_store.find(*other) is None
+    assert ttl_store.put(*other, b"other")
+    assert (ttl_store.find(*mine), ttl_store.find(*other)) == (b"mine", b"other")
 
 
 def test_a_later_value_wins(opened, folder):
-    keepsakes = opened()
+    ttl_store = opened()
     for value in (b"first", b"second, longer"):
-        assert keepsakes.put(1, "call", value)
-    assert keepsakes.find(1, "call") == b"second, longer"
-    turn(keepsakes, folder)
-    assert keepsakes.find(1, "call") == b"second, longer"
-    assert keepsakes.put(1, "call", b"third")
-    assert keepsakes.find(1, "call") == b"third"
+        assert ttl_store.put(1, "call", value)
+    assert ttl_store.find(1, "call") == b"second, longer"
+    turn(ttl_store, folder)
+    assert ttl_store.find(1, "call") == b"second, longer"
+    assert ttl_store.put(1, "call", b"third")
+    assert ttl_store.find(1, "call") == b"third"
 
 
 def test_too_large_a_value_is_refused_and_leaves_what_was(opened):
-    keepsakes = opened()
-    assert keepsakes.most_value_bytes == SMALL // 2 // 8
-    assert keepsakes.put(1, "call", b"small")
-    assert keepsakes.put(1, "call", bytes(keepsakes.most_value_bytes + 1)) is False
-    assert keepsakes.find(1, "call") == b"small"
+    ttl_store = opened()
+    assert ttl_store.max_value_bytes == SMALL // 2 // 8
+    assert ttl_store.put(1, "call", b"small")
+    assert ttl_store.put(1, "call", bytes(ttl_store.max_value_bytes + 1)) is False
+    assert ttl_store.find(1, "call") == b"small"
 
 
-@pytest.mark.parametrize("most_bytes", [0, LEAST_BYTES - 1, MOST_BYTES + 1])
-def test_a_bound_that_cannot_be_held_is_refused(folder, most_bytes):
+@pytest.mark.parametrize("max_bytes", [0, MIN_BYTES - 1, MAX_BYTES + 1])
+def test_a_bound_that_cannot_be_held_is_refused(folder, max_bytes):
     with pytest.raises(ValueError, match="keepsakes need"):
-        Keepsakes(folder, most_bytes)
+        TtlStore(folder, max_bytes)
 
 
 def test_files_are_for_us_alone_and_do_not_name_the_keys(opened, folder):
-    keepsakes = opened()
-    assert keepsakes.put(1234567, "call_secret", b"value")
-    turn(keepsakes, folder)
+    ttl_store = opened()
+    assert ttl_store.put(1234567, "call_secret", b"value")
+    turn(ttl_store, folder)
     assert folder.stat().st_mode & 0o777 == 0o700
     assert {(path.name, path.stat().st_mode & 0o777) for path in folder.iterdir()} == {
         ("newest", 0o600),
@@ -193,50 +193,50 @@ def test_instances_see_each_other_and_a_restart_keeps_all(opened):
 @pytest.mark.parametrize("later, is_found", [(0, True), (DAY, True), (DAY + 1, False), (-60, True), (-DAY - 1, False)])
 def test_a_value_is_found_for_a_day(opened, later, is_found):
     clock = Clock()
-    keepsakes = opened(clock=clock)
-    assert keepsakes.put(1, "call", b"value")
+    ttl_store = opened(clock=clock)
+    assert ttl_store.put(1, "call", b"value")
     clock.now += later
-    assert keepsakes.find(1, "call") == (b"value" if is_found else None)
-    assert keepsakes.put(1, "call", b"again")
-    assert keepsakes.find(1, "call") == b"again"
+    assert ttl_store.find(1, "call") == (b"value" if is_found else None)
+    assert ttl_store.put(1, "call", b"again")
+    assert ttl_store.find(1, "call") == b"again"
 
 
 def test_an_expired_value_leaves_the_disk(opened, folder):
     clock = Clock()
-    keepsakes = opened(clock=clock, most_age_s=100)
+    ttl_store = opened(clock=clock, max_age_s=100)
     for word in (b"first", b"second", b"third"):
-        assert keepsakes.put(1, word.decode(), word)
+        assert ttl_store.put(1, word.decode(), word)
         clock.now += 101
     assert not any(b"first" in path.read_bytes() for path in folder.iterdir())
     assert b"second" in (folder / "older").read_bytes()
 
 
-@pytest.mark.parametrize("most_bytes, size", [(SMALL, 1000), (SMALL, 4000), (SMALL, 40), (SMALL * 8, 3000)])
-def test_bytes_are_bounded_and_the_latest_values_stay(opened, folder, most_bytes, size):
-    keepsakes = opened(most_bytes)
-    puts = 10 * most_bytes // size
+@pytest.mark.parametrize("max_bytes, size", [(SMALL, 1000), (SMALL, 4000), (SMALL, 40), (SMALL * 8, 3000)])
+def test_bytes_are_bounded_and_the_latest_values_stay(opened, folder, max_bytes, size):
+    ttl_store = opened(max_bytes)
+    puts = 10 * max_bytes // size
     for call in range(puts):
-        assert keepsakes.put(1, f"call_{call}", value_of(1, call, size))
-        assert used(folder) <= most_bytes
-    found = [keepsakes.find(1, f"call_{call}") for call in range(puts)]
+        assert ttl_store.put(1, f"call_{call}", value_of(1, call, size))
+        assert used(folder) <= max_bytes
+    found = [ttl_store.find(1, f"call_{call}") for call in range(puts)]
     kept = [value for value in found if value is not None]
     assert kept == [value_of(1, call, size) for call in range(puts - len(kept), puts)]
-    assert len(kept) >= min(most_bytes * 0.35 // size, 128)
+    assert len(kept) >= min(max_bytes * 0.35 // size, 128)
 
 
 def test_ordinary_values_fill_a_generation_before_its_table_is_full(opened, folder):
-    keepsakes = opened(16 * 1024**2)
+    ttl_store = opened(16 * 1024**2)
     for call in range(8 * 1024**2 // 1000 - 1000):
-        assert keepsakes.put(1, f"call_{call}", bytes(1000))
+        assert ttl_store.put(1, f"call_{call}", bytes(1000))
     assert not (folder / "older").exists()
 
 
 def test_a_put_that_comes_again_and_again_is_bounded_too(opened, folder):
-    keepsakes = opened()
+    ttl_store = opened()
     for _ in range(500):
-        assert keepsakes.put(1, "call", bytes(1000))
+        assert ttl_store.put(1, "call", bytes(1000))
     assert used(folder) <= SMALL
-    assert keepsakes.find(1, "call") == bytes(1000)
+    assert ttl_store.find(1, "call") == bytes(1000)
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3, 7])
@@ -272,14 +272,14 @@ def test_a_lower_bound_holds_at_once(opened, folder):
 
 @pytest.mark.parametrize("cut", [1, 500, 1500, 3500])
 def test_a_cut_tail_costs_what_was_in_it(opened, folder, cut):
-    keepsakes = opened()
-    fill(keepsakes, 10)
+    ttl_store = opened()
+    fill(ttl_store, 10)
     os.truncate(folder / "newest", (folder / "newest").stat().st_size - cut)
-    for opening in (keepsakes, opened()):
+    for opening in (ttl_store, opened()):
         found = [opening.find(9, f"fill_{call}") for call in range(10)]
         assert found == [value_of(9, call, 1000) if call < 10 - -(-cut // 1000) else None for call in range(10)]
-    fill(keepsakes, 10, user=7)
-    for opening in (keepsakes, opened()):
+    fill(ttl_store, 10, user=7)
+    for opening in (ttl_store, opened()):
         assert [opening.find(7, f"fill_{call}") for call in range(10)] == [value_of(7, c, 1000) for c in range(10)]
         assert opening.find(9, "fill_0") == value_of(9, 0, 1000)
         assert opening.find(9, "fill_9") is None
@@ -288,72 +288,72 @@ def test_a_cut_tail_costs_what_was_in_it(opened, folder, cut):
 @pytest.mark.parametrize("length", [0, 10, TABLE_AT, TABLE_AT + 50, TABLE_END - 1, TABLE_END])
 @pytest.mark.parametrize("opens_anew", [False, True])
 def test_a_file_that_was_cut_short_is_empty_and_goes_on(opened, folder, length, opens_anew):
-    keepsakes = opened()
-    fill(keepsakes, 10)
+    ttl_store = opened()
+    fill(ttl_store, 10)
     os.truncate(folder / "newest", length)
     if opens_anew:
-        keepsakes = opened()
-    assert [keepsakes.find(9, f"fill_{call}") for call in range(10)] == [None] * 10
-    fill(keepsakes, 10, user=7)
-    assert keepsakes.find(7, "fill_3") == opened().find(7, "fill_3") == value_of(7, 3, 1000)
+        ttl_store = opened()
+    assert [ttl_store.find(9, f"fill_{call}") for call in range(10)] == [None] * 10
+    fill(ttl_store, 10, user=7)
+    assert ttl_store.find(7, "fill_3") == opened().find(7, "fill_3") == value_of(7, 3, 1000)
 
 
 def test_a_value_without_a_slot_is_written_behind(opened, folder):
-    keepsakes = opened()
-    fill(keepsakes, 3)
+    ttl_store = opened()
+    fill(ttl_store, 3)
     with (folder / "newest").open("ab") as file:
         file.write(b"what a killed writer left")
-    fill(keepsakes, 3, user=7)
+    fill(ttl_store, 3, user=7)
     assert [opened().find(user, "fill_2") for user in (9, 7)] == [value_of(9, 2, 1000), value_of(7, 2, 1000)]
 
 
 @pytest.mark.parametrize("where", ["key", "start", "length", "time", "check", "value"])
 def test_garbage_is_told_once_and_costs_its_own_value(opened, folder, caplog, where):
-    keepsakes = opened()
-    fill(keepsakes, 10)
+    ttl_store = opened()
+    fill(ttl_store, 10)
     at = {"key": 0, "start": 16, "length": 20, "time": 24, "check": 28}
     with (folder / "newest").open("r+b") as file:
         file.seek(TABLE_AT + 4 * 32 + at[where] if where in at else TABLE_END + 4 * 1000 + 500)
         file.write(b"\xee\xee\xee\xee")
     for _ in range(3):
-        found = [keepsakes.find(9, f"fill_{call}") for call in range(10)]
+        found = [ttl_store.find(9, f"fill_{call}") for call in range(10)]
         assert found == [None if call == 4 else value_of(9, call, 1000) for call in range(10)]
     assert len(caplog.records) == (0 if where == "key" else 1)
-    assert keepsakes.put(9, "fill_4", b"again")
-    assert keepsakes.find(9, "fill_4") == b"again"
+    assert ttl_store.put(9, "fill_4", b"again")
+    assert ttl_store.find(9, "fill_4") == b"again"
 
 
 def test_a_garbled_length_asks_for_no_memory(opened, folder):
-    keepsakes = opened()
-    fill(keepsakes, 1)
+    ttl_store = opened()
+    fill(ttl_store, 1)
     with (folder / "newest").open("r+b") as file:
         file.seek(TABLE_AT + 20)
         file.write(b"\xee\xee\xee\xee")
     tracemalloc.start()
-    assert keepsakes.find(9, "fill_0") is None
+    assert ttl_store.find(9, "fill_0") is None
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1024**2
 
 
 def test_what_looks_garbled_is_read_again_when_no_writer_is_about_it(opened, folder, caplog):
-    keepsakes = opened()
-    fill(keepsakes, 1)
+    ttl_store = opened()
+    fill(ttl_store, 1)
     whole = (folder / "newest").read_bytes()
     half = os.open(folder / "newest", os.O_RDWR)
     os.pwrite(half, b"\xee" * 8, TABLE_AT + 20)
-    holder = os.open(folder, os.O_RDONLY)
-    fcntl.flock(holder, fcntl.LOCK_EX)
+    reserver = os.open(folder, os.O_RDONLY)
+    fcntl.flock(reserver, fcntl.LOCK_EX)
 
     def end_writing():
         time.sleep(0.1)
         os.pwrite(half, whole, 0)
         os.close(half)
-        os.close(holder)
+        os.close(reserver)
 
     writing = threading.Thread(target=end_writing)
     writing.start()
-    assert keepsakes.find(9, "fill_0") == value_of(9, 0, 1000)
+    assert ttl_store.find(9, "fill_0") == value_of(9, 0, 1000)
     writing.join()
     assert not caplog.records
 
@@ -368,25 +368,25 @@ def test_a_garbled_file_is_dropped_and_told(opened, folder, caplog, name, garbag
     turn(first, folder)
     assert first.put(1, "new", b"new")
     (folder / name).write_bytes(garbage)
-    keepsakes = opened()
-    assert keepsakes.find(1, "old") == (b"old" if name == "newest" else None)
-    assert keepsakes.find(1, "new") == (b"new" if name == "older" else None)
+    ttl_store = opened()
+    assert ttl_store.find(1, "old") == (b"old" if name == "newest" else None)
+    assert ttl_store.find(1, "new") == (b"new" if name == "older" else None)
     assert [record.getMessage() for record in caplog.records] == [
         f"{folder / name} is not whole, or above its bound: dropped with its keepsakes"
     ]
-    assert keepsakes.put(1, "next", b"next")
+    assert ttl_store.put(1, "next", b"next")
     assert first.find(1, "next") == b"next"
 
 
 def test_a_death_between_two_names_loses_nothing(opened, folder):
-    keepsakes = opened()
-    fill(keepsakes, 5)
+    ttl_store = opened()
+    fill(ttl_store, 5)
     (folder / "newest").rename(folder / "older")
     (folder / "fresh").write_bytes(b"half")
-    for opening in (keepsakes, opened()):
+    for opening in (ttl_store, opened()):
         assert opening.find(9, "fill_4") == value_of(9, 4, 1000)
-    assert keepsakes.put(1, "call", b"value")
-    for opening in (keepsakes, opened()):
+    assert ttl_store.put(1, "call", b"value")
+    for opening in (ttl_store, opened()):
         assert (opening.find(9, "fill_4"), opening.find(1, "call")) == (value_of(9, 4, 1000), b"value")
 
 
@@ -409,43 +409,43 @@ def test_what_an_operator_removes_is_gone_and_work_goes_on(opened, folder, what)
 
 def test_a_holder_that_was_stopped_costs_keepsakes_and_no_more(opened, folder, monkeypatch, caplog):
     monkeypatch.setattr(module, "LOCK_WAIT_S", 0.05)
-    keepsakes = opened()
-    assert keepsakes.put(1, "call", b"value")
-    holder = os.open(folder, os.O_RDONLY)
-    fcntl.flock(holder, fcntl.LOCK_EX)
+    ttl_store = opened()
+    assert ttl_store.put(1, "call", b"value")
+    reserver = os.open(folder, os.O_RDONLY)
+    fcntl.flock(reserver, fcntl.LOCK_EX)
     before = time.monotonic()
-    assert keepsakes.put(1, "call", b"other") is False
+    assert ttl_store.put(1, "call", b"other") is False
     assert 0.05 <= time.monotonic() - before < 5
-    assert keepsakes.find(1, "call") == b"value"
+    assert ttl_store.find(1, "call") == b"value"
     assert len(caplog.records) == 1
-    os.close(holder)
-    assert keepsakes.put(1, "call", b"other") is True
+    os.close(reserver)
+    assert ttl_store.put(1, "call", b"other") is True
 
 
 def test_a_folder_that_cannot_be_is_no_fault_on_the_road(opened, folder, monkeypatch, caplog):
     folder.parent.mkdir()
     folder.write_bytes(b"a file in the way")
-    keepsakes = opened()
+    ttl_store = opened()
     for _ in range(3):
-        assert keepsakes.put(1, "call_secret", b"value_secret") is False
-        assert keepsakes.find(1, "call_secret") is None
+        assert ttl_store.put(1, "call_secret", b"value_secret") is False
+        assert ttl_store.find(1, "call_secret") is None
     (line,) = [record.getMessage() for record in caplog.records]
     assert "cannot be used" in line
     assert "secret" not in line
     monkeypatch.setattr(module, "COMPLAIN_EVERY_S", 0)
-    assert keepsakes.put(1, "call", b"value") is False
+    assert ttl_store.put(1, "call", b"value") is False
     assert len(caplog.records) == 2
     folder.unlink()
-    assert keepsakes.put(1, "call", b"value") is True
-    assert keepsakes.find(1, "call") == b"value"
+    assert ttl_store.put(1, "call", b"value") is True
+    assert ttl_store.find(1, "call") == b"value"
 
 
 @pytest.mark.parametrize("room", [0, 10, TABLE_AT, TABLE_END, TABLE_END + 100, TABLE_END + 8000])
 def test_a_full_disk_keeps_what_was_kept(opened, folder, room):
     """The limit lets a write go through in part, as a full disk does, and then refuses."""
-    keepsakes = opened()
+    ttl_store = opened()
     if room > TABLE_END:
-        assert keepsakes.put(2, "before", b"x")
+        assert ttl_store.put(2, "before", b"x")
     filling = run(PUT_ON_A_FULL_DISK, folder, SMALL, 1, room)
     out, _ = filling.communicate(b"x", 20)
     assert filling.returncode == 0
@@ -456,22 +456,22 @@ def test_a_full_disk_keeps_what_was_kept(opened, folder, room):
         assert (folder / "newest").stat().st_size == TABLE_END + 1 + fitting * 1000
     for call in range(20):
         value = value_of(1, call, 1000)
-        assert keepsakes.find(1, f"call_{call}") == (value if kept[call] else None)
-    fill(keepsakes, 5)
-    assert keepsakes.find(9, "fill_4") == value_of(9, 4, 1000)
-    assert keepsakes.find(2, "before") == (b"x" if room > TABLE_END else None)
+        assert ttl_store.find(1, f"call_{call}") == (value if kept[call] else None)
+    fill(ttl_store, 5)
+    assert ttl_store.find(9, "fill_4") == value_of(9, 4, 1000)
+    assert ttl_store.find(2, "before") == (b"x" if room > TABLE_END else None)
 
 
 def test_values_of_four_processes_are_all_found(opened, folder):
-    most_bytes = 16 * 1024**2
-    keepsakes = opened(most_bytes)
-    writers = [run(PUT_ALL, folder, most_bytes, user) for user in range(1, 5)]
+    max_bytes = 16 * 1024**2
+    ttl_store = opened(max_bytes)
+    writers = [run(PUT_ALL, folder, max_bytes, user) for user in range(1, 5)]
     for writer in writers:
         writer.stdin.close()
     assert [writer.wait(60) for writer in writers] == [0] * 4
     for writer in writers:
         writer.stdout.close()
-    for opening in (keepsakes, opened(most_bytes)):
+    for opening in (ttl_store, opened(max_bytes)):
         for user in range(1, 5):
             for call in range(500):
                 assert opening.find(user, f"call_{call}") == value_of(user, call, 10 + call * 7 % 1500)
@@ -491,9 +491,9 @@ def test_generations_that_four_processes_turn_mix_nothing_up(opened, folder):
 
 @pytest.mark.parametrize("after_s", [0, 0.02, 0.05, 0.11, 0.17])
 def test_a_kill_while_writing_costs_at_most_the_value_in_hand(opened, folder, after_s):
-    most_bytes = 512 * 1024**2
-    keepsakes = opened(most_bytes)
-    writer = run(PUT_FOR_EVER, folder, most_bytes)
+    max_bytes = 512 * 1024**2
+    ttl_store = opened(max_bytes)
+    writer = run(PUT_FOR_EVER, folder, max_bytes)
     writer.stdin.close()
     first = writer.stdout.readline()
     time.sleep(after_s)
@@ -501,9 +501,9 @@ def test_a_kill_while_writing_costs_at_most_the_value_in_hand(opened, folder, af
     told = (first + writer.stdout.read()).split()
     writer.stdout.close()
     assert writer.wait(20) == -signal.SIGKILL
-    for opening in (keepsakes, opened(most_bytes)):
+    for opening in (ttl_store, opened(max_bytes)):
         for call in map(int, told):
             assert opening.find(1, f"call_{call}") == value_of(1, call, 300_000 if call % 2 else 300)
         assert opening.find(1, f"call_{int(told[-1]) + 2}") is None
-    assert keepsakes.put(1, "after", b"after")
-    assert keepsakes.find(1, "after") == b"after"
+    assert ttl_store.put(1, "after", b"after")
+    assert ttl_store.find(1, "after") == b"after"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gproxy.accounting.entries import Booking
+from gproxy.accounting.entries import SettledCall
 from gproxy.errors import NotFound
 from gproxy.state.periods import PERIODS, window
 from gproxy.store import accounts, ledger, ledger_check, snapshot_loader, usage_queries, usages
@@ -46,7 +46,7 @@ def emptied(made: tuple[str, Path]) -> Database:
     database = Database(*made)
 
     def empty():
-        for table in (m.UsageSum, m.Usage, m.Adjustment, m.JournalMark, m.Quota):
+        for table in (m.UsageRollup, m.Usage, m.Adjustment, m.JournalPosition, m.Quota):
             table.delete().execute()
         m.UserKey.update(cost_used=0, budget=None).execute()
         m.GlobalSettings.update(enable_usage=True).execute()
@@ -67,7 +67,7 @@ def call(number: int, at: int | None = None, cost: int = 1_000, user: int = ANN,
 
 def book(database: Database, *calls: dict) -> None:
     """Each call from a journal of its own, so that they may come in any order."""
-    database.run(usages.book, database, [Booking(one, f"segment-{one['trace_id']}", 1) for one in calls])
+    database.run(usages.book, database, [SettledCall(one, f"segment-{one['trace_id']}", 1) for one in calls])
 
 
 def used(database: Database, user: int = ANN) -> int:
@@ -238,10 +238,10 @@ NOBODYS = [
 ]
 
 
-@pytest.mark.parametrize(("deed", "rest"), [(deed, rest) for deed, *rest in NOBODYS])
-def test_nobody_has_no_account(database: Database, deed, rest):
+@pytest.mark.parametrize(("function", "rest"), [(function, rest) for function, *rest in NOBODYS])
+def test_nobody_has_no_account(database: Database, function, rest):
     with pytest.raises(NotFound, match=str(NOBODY)):
-        database.run(deed, database, NOBODY, *rest)
+        database.run(function, database, NOBODY, *rest)
     assert database.run(m.Quota.select().count) == database.run(m.Adjustment.select().count) == 0
 
 
@@ -308,13 +308,13 @@ def test_rows_of_a_window_that_is_over_are_removed_without_a_trace_in_the_accoun
 
 
 def test_an_account_that_is_full_stays_full_and_keeps_nobody_out(database: Database):
-    most = 2**63 - 1
-    book(database, call(1, cost=most), call(2, cost=most), call(3))
+    maximum = 2**63 - 1
+    book(database, call(1, cost=maximum), call(2, cost=maximum), call(3))
     book(database, call(4, cost=2**70), call(5, cost=2**70))
-    assert (used(database), key_used(database)) == (most, most)
+    assert (used(database), key_used(database)) == (maximum, maximum)
     database.run(accounts.delete_usages, database, [1, 2, 3])
     database.run(accounts.delete_usages, database, [4, 5])
-    assert (used(database), key_used(database)) == (most, most)
+    assert (used(database), key_used(database)) == (maximum, maximum)
 
 
 # A history, and what it must lead to, told without any row.
@@ -375,12 +375,12 @@ def test_whatever_happens_no_money_is_lost_or_made(made, monkeypatch):
     monkeypatch.setattr(ledger_check, "SETTLED_NS", 0)  # nobody else is booking here
 
     @settings(deadline=None, max_examples=40 if made[0].startswith("sqlite") else 15)
-    @given(calls=CALLS, deeds=st.lists(DEEDS, max_size=14))
-    def history(calls, deeds):
+    @given(calls=CALLS, functions=st.lists(DEEDS, max_size=14))
+    def history(calls, functions):
         database = emptied(made)
         users, keys, seen = defaultdict(Expected), defaultdict(int), set()
         checkpoint = None
-        for what, *details in deeds:
+        for what, *details in functions:
             now = time.time_ns()
             match what, details:
                 case "book", [numbers]:
@@ -409,8 +409,8 @@ def test_whatever_happens_no_money_is_lost_or_made(made, monkeypatch):
                         users[user].set(now, nano)
                 case "delete", [numbers]:
                     database.run(accounts.delete_usages, database, numbers)
-                case "retain", [day, most]:
-                    database.run(accounts.delete_usages_before, database, NOW + day * DAY, most)
+                case "retain", [day, maximum]:
+                    database.run(accounts.delete_usages_before, database, NOW + day * DAY, maximum)
             shortly = database.run(ledger_check.verify, checkpoint)
             checkpoint = shortly.checkpoint
             assert shortly.differences == ()

@@ -42,9 +42,9 @@ def test_a_standing_is_one_account_with_what_it_has_heard_of(database: Database)
     book(database, call(1), call(2))
     found = database.run(ledger.standing, ANN, None, [1, 3], ["segment-1", "segment-3"])
     account = Account(2_000, start("month"), 5_000, "month")
-    assert found == ledger.Standing(account, frozenset([1]), {"segment-1": 1})
+    assert found == ledger.LimitStatus(account, frozenset([1]), {"segment-1": 1})
     found = database.run(ledger.standing, None, ANN, [], [])
-    assert found == ledger.Standing(Account(2_000), frozenset(), {})
+    assert found == ledger.LimitStatus(Account(2_000), frozenset(), {})
     assert database.run(ledger.standing, NOBODY, None, [], []).account == Account(0)
 
 

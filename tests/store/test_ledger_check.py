@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gproxy.accounting.entries import Booking
+from gproxy.accounting.entries import SettledCall
 from gproxy.store import accounts, ledger_check, usages
 from gproxy.store import models as m
 from gproxy.store.database import Database
@@ -163,8 +163,8 @@ def test_proofs_in_a_row_find_what_a_whole_one_finds(tmp_path: Path, seed):
     database.run(accounts.set_quota, database, ANN, 5, None, "day")
     book(database, call(1), call(2))
     checkpoint = database.run(ledger_check.verify).checkpoint
-    for number, deed in enumerate(random.Random(seed).sample(DEEDS, len(DEEDS))):
-        deed(database)
+    for number, function in enumerate(random.Random(seed).sample(DEEDS, len(DEEDS))):
+        function(database)
         book(database, call(100 + number, days(number % 3)))
         found = database.run(ledger_check.verify, checkpoint)
         assert found.differences == database.run(ledger_check.verify).differences == ()
@@ -214,7 +214,7 @@ def test_proofs_are_exact_while_others_book(tmp_path: Path, pytestconfig, kind):
                 owners = [dice.randint(1, 4) for _ in range(40)]
                 rows = [call(number + i, days(-3 * dice.random()), 1, owner) for i, owner in enumerate(owners)]
                 number += len(rows)
-                batch = [Booking(one, f"s{worker}", one["trace_id"] + 1) for one in rows]
+                batch = [SettledCall(one, f"s{worker}", one["trace_id"] + 1) for one in rows]
                 database.run(usages.book, database, batch)
                 booked.append(len(rows))
                 if dice.random() < 0.3:

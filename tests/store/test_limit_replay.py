@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gproxy.accounting.entries import Booking
+from gproxy.accounting.entries import SettledCall
 from gproxy.store import models as m
 from gproxy.store import usages
 from gproxy.store.database import Database
@@ -38,7 +38,7 @@ def book(database: Database, *calls: tuple) -> None:
         }
         row |= {"cost": 0, "priced": True, "estimated": False, "attempts": 1, "tries": "[]"}
         row |= dict(zip(("input_tokens", "output_tokens", "cache_read_input_tokens"), tokens, strict=True))
-    database.run(usages.book, database, [Booking(row, "segment", n) for n, row in enumerate(rows, 1)])
+    database.run(usages.book, database, [SettledCall(row, "segment", n) for n, row in enumerate(rows, 1)])
 
 
 def limit(database: Database, created_at: int = 0, key: int | None = None) -> int:

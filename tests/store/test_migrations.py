@@ -9,7 +9,7 @@ import pytest
 from gproxy.errors import Unavailable
 from gproxy.store import ledger, ledger_check
 from gproxy.store import models as m
-from gproxy.store.accounts import MOST
+from gproxy.store.accounts import MAX
 from gproxy.store.database import MIGRATIONS, Database
 from tests import postgres
 from tests.sample_db import filled, migrated
@@ -166,7 +166,7 @@ def first(tmp_path: Path, dsn, folder: Path) -> Database:
             insert("users", name=f"user-{user}", enabled=True, is_admin=False, **stamps)
             key = {"user_id": user, "api_key_digest": f"d{user}", "fingerprint": "f", "enabled": True, "cost_used": 0}
             insert("user_keys", **key, **stamps)
-        for trace_id, (user, cost) in enumerate(((1, 5), (1, 6), (2, 7), (99, 8), (4, MOST), (4, MOST)), 1):
+        for trace_id, (user, cost) in enumerate(((1, 5), (1, 6), (2, 7), (99, 8), (4, MAX), (4, MAX)), 1):
             insert("usages", **USAGE, trace_id=trace_id, user_id=user, user_key_id=user, cost=cost)
         for user, cost in ((2, 10), (3, 20), (99, 30)):
             insert("adjustments", at=1, user_id=user, kind="usage", cost=cost, requests=1)
@@ -187,9 +187,9 @@ def test_accounts_are_opened_with_what_was_spent_before(first: Database):
         (1, 1_000, 111, 100, 0, None),  # with what stood there before
         (2, None, 17, 0, 0, None),
         (3, None, 20, 0, 0, None),
-        (4, None, MOST, 0, 0, None),
+        (4, None, MAX, 0, 0, None),
     ]
-    assert first.run(lambda: [key.cost_used for key in m.UserKey.select().order_by(m.UserKey.id)]) == [11, 7, 0, MOST]
+    assert first.run(lambda: [key.cost_used for key in m.UserKey.select().order_by(m.UserKey.id)]) == [11, 7, 0, MAX]
     assert first.run(ledger_check.verify).differences == ()
     assert first.run(m.Usage.select().count) == 6 and first.run(ledger.marks, ["s"]) == {"s": 7}
 

@@ -73,12 +73,12 @@ def test_bodies_are_emptied_and_rows_deleted(database):
 def test_the_oldest_go_by_age_and_by_room_in_small_steps(database):
     database.run(request_logs.book, database, [down(n, n, body=b"x" * 1000) for n in range(1, 11)])
 
-    def trim(before: int, most_bytes: int, most_rows: int = 100) -> int:
-        return database.run(request_logs.trim, database, "downstream", before * SECOND, most_bytes, most_rows)
+    def trim(before: int, max_bytes: int, max_rows: int = 100) -> int:
+        return database.run(request_logs.trim, database, "downstream", before * SECOND, max_bytes, max_rows)
 
     assert trim(0, 10**9) == 0
-    assert trim(4, 10**9, most_rows=2) == 2
-    assert trim(4, 10**9, most_rows=2) == 1
+    assert trim(4, 10**9, max_rows=2) == 2
+    assert trim(4, 10**9, max_rows=2) == 1
     assert ids(database) == [10, 9, 8, 7, 6, 5, 4]
     size = database.run(lambda: m.DownstreamRequest.select(m.DownstreamRequest.size).scalar())
     assert trim(0, size * 5) == 2
@@ -94,9 +94,9 @@ def test_rows_whose_bodies_are_gone_take_no_room(database):
 
 def test_a_page_with_bodies_is_bounded_by_its_bytes(database, monkeypatch):
     database.run(request_logs.book, database, [down(n, n, body=b"x" * 1000) for n in range(1, 11)])
-    monkeypatch.setattr(request_logs, "MOST_BYTES", 6_500)
+    monkeypatch.setattr(request_logs, "MAX_BYTES", 6_500)
     assert ids(database, include_body=True) == [10, 9, 8]
     assert ids(database, include_body=True, limit=2) == [10, 9]
     assert len(ids(database)) == 10
-    monkeypatch.setattr(request_logs, "MOST_BYTES", 1)
+    monkeypatch.setattr(request_logs, "MAX_BYTES", 1)
     assert ids(database, include_body=True, cursor_trace_id=4) == [3]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gproxy.admission.keys import digest
-from gproxy.snapshot import Quota, Snapshot, Way, by_precedence, glob
+from gproxy.snapshot import Dispatch, Quota, Snapshot, by_precedence, glob
 from gproxy.store import accounts, snapshot_loader
 from gproxy.store import models as m
 from gproxy.store.database import Database
@@ -28,13 +28,13 @@ def load(database: Database, before: Snapshot | None = None, **environ: str) -> 
 def change(database: Database, *tables: str, update=None) -> None:
     """One admin change: the row and its revision in one transaction."""
 
-    def deed():
+    def function():
         with database.write():
             if update is not None:
                 update.execute()
             snapshot_loader.bump(*tables)
 
-    database.run(deed)
+    database.run(function)
 
 
 def test_a_snapshot_holds_what_was_stored(tmp_path: Path):
@@ -282,13 +282,16 @@ ROUTINGS = [
     ("{}", None),
     ("null", None),
     ('{"rules": []}', None),
-    (json.dumps({"rules": [rule(*CHAT, "Passthrough")]}), {CHAT: Way("passthrough")}),
+    (json.dumps({"rules": [rule(*CHAT, "Passthrough")]}), {CHAT: Dispatch("passthrough")}),
     (
         json.dumps({"rules": [rule(*CHAT, TO_CLAUDE), rule("model_list", "openai", "Local")]}),
-        {CHAT: Way("transform", "generate_content", "claude"), ("model_list", "openai"): Way("local")},
+        {CHAT: Dispatch("transform", "generate_content", "claude"), ("model_list", "openai"): Dispatch("local")},
     ),
     # Words of another version stay as they are: nobody asks for them.
-    (json.dumps({"rules": [rule("telepathy", "wave", "Unsupported")]}), {("telepathy", "wave"): Way("unsupported")}),
+    (
+        json.dumps({"rules": [rule("telepathy", "wave", "Unsupported")]}),
+        {("telepathy", "wave"): Dispatch("unsupported")},
+    ),
 ]
 
 

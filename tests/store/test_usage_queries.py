@@ -151,7 +151,7 @@ def test_what_is_deleted_is_in_no_sum_and_what_goes_by_its_age_is(tmp_path):
     assert database.run(accounts.delete_usages_before, database, START + 10 * HOUR_NS, 100) == 8
     assert database.run(usage_queries.summary, {}).cost == sum(range(1, 31)) - 35
     database.run(accounts.delete_usages, database, list(range(31)))
-    assert database.run(lambda: m.UsageSum.select().count()) > 0
+    assert database.run(lambda: m.UsageRollup.select().count()) > 0
     asked = {"from_unix_ms": (START + 10 * HOUR_NS) // 1_000_000}
     assert database.run(usage_queries.summary, asked).count == 0
 

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import psycopg
 import pytest
 
-from gproxy.accounting.entries import Booking
+from gproxy.accounting.entries import SettledCall
 from gproxy.errors import Unavailable
-from gproxy.store import accounts as deeds
+from gproxy.store import accounts as functions
 from gproxy.store import ledger, ledger_check, usage_queries, usages
 from gproxy.store import models as m
 from gproxy.store.database import Database
@@ -36,7 +36,7 @@ def emptied(made: tuple[str, Path], enable_usage: bool) -> Database:
     database = Database(*made)
 
     def empty():
-        for table in (m.UsageSum, m.Usage, m.Adjustment, m.JournalMark, m.Quota):
+        for table in (m.UsageRollup, m.Usage, m.Adjustment, m.JournalPosition, m.Quota):
             table.delete().execute()
         m.UserKey.update(cost_used=0).execute()
         m.GlobalSettings.update(enable_usage=enable_usage).execute()
@@ -98,7 +98,7 @@ def book(database: Database, *rows: dict, segment: str | None = None, ends: list
     """Books rows at their places in a segment, or in one that was never seen before."""
     segment = segment or f"segment-{next(SEGMENTS)}"
     places = ends or [100 * (i + 1) for i in range(len(rows))]
-    database.run(usages.book, database, [Booking(r, segment, end) for r, end in zip(rows, places, strict=True)])
+    database.run(usages.book, database, [SettledCall(r, segment, end) for r, end in zip(rows, places, strict=True)])
 
 
 def asked(database: Database, **filters) -> list[int]:
@@ -147,7 +147,7 @@ def test_a_row_of_a_user_that_was_deleted_is_kept_and_opens_no_account(database:
 def test_a_replay_after_the_row_was_deleted_brings_nothing_back(made, enable_usage):
     database = emptied(made, enable_usage)
     book(database, row(1), row(2), segment="s", ends=[100, 200])
-    database.run(deeds.delete_usages, database, [1, 2])
+    database.run(functions.delete_usages, database, [1, 2])
     database.run(m.GlobalSettings.update(enable_usage=not enable_usage).execute)
     # After a crash, with usage rows switched on or off meanwhile.
     book(database, row(1), row(2), row(3, cost=1), segment="s", ends=[100, 200, 300])
@@ -166,7 +166,7 @@ def test_marks_say_how_far_a_segment_is_booked_until_it_is_forgotten(database: D
 def test_a_process_that_was_killed_while_it_committed_is_waited_for(tmp_path: Path, pytestconfig, enable_usage):
     """Its transaction ends although nobody hears of it, while its successor books the same journal."""
     database = filled(tmp_path, postgres.fresh_database(pytestconfig), enable_usage=enable_usage)
-    rows = [Booking(row(i), "s", 100 * i) for i in range(1, 4)]
+    rows = [SettledCall(row(i), "s", 100 * i) for i in range(1, 4)]
     is_held, may_end = threading.Event(), threading.Event()
 
     def commit_late():
@@ -203,7 +203,7 @@ def test_a_connection_that_breaks_while_booking_is_an_outage(tmp_path: Path, pyt
         own = m.proxy.obj.execute_sql("SELECT pg_backend_pid()").fetchone()[0]
         with psycopg.connect(dsn, autocommit=True) as other:
             other.execute("SELECT pg_terminate_backend(%s)", (own,))
-        usages.book(database, [Booking(row(1), "s", 100)])
+        usages.book(database, [SettledCall(row(1), "s", 100)])
 
     def book_while_cut():
         with database.write():
@@ -212,9 +212,9 @@ def test_a_connection_that_breaks_while_booking_is_an_outage(tmp_path: Path, pyt
                 other.execute("SELECT pg_terminate_backend(%s)", (own,))
             database.execute_all("INSERT INTO machines (id, owner, seen_at) VALUES (?, ?, ?)", [(1, "x", 1)])
 
-    for deed in (cut_and_book, book_while_cut):
+    for function in (cut_and_book, book_while_cut):
         with pytest.raises(Unavailable):
-            database.run(deed)
+            database.run(function)
     book(database, row(1))
     assert asked(database) == [1]
 
@@ -276,13 +276,13 @@ def test_a_replayed_batch_is_adjusted_once(adjusting: Database):
 def test_segments_are_told_apart(adjusting: Database):
     book(adjusting, row(1), segment="s1", ends=[500])
     book(adjusting, row(2), segment="s2", ends=[100])
-    mixed = [Booking(row(1), "s1", 500), Booking(row(2), "s2", 100), Booking(row(3), "s2", 200)]
+    mixed = [SettledCall(row(1), "s1", 500), SettledCall(row(2), "s2", 100), SettledCall(row(3), "s2", 200)]
     adjusting.run(usages.book, adjusting, mixed)
     assert [cost for _, _, cost, _ in adjustments(adjusting)] == [1_000, 1_000, 1_000]
 
 
 def test_a_failed_adjustment_is_made_at_the_next_attempt(adjusting: Database):
-    bookings = [Booking(row(1), "s", 100), Booking(row(2), "s", 2**63)]  # a place that no column holds
+    bookings = [SettledCall(row(1), "s", 100), SettledCall(row(2), "s", 2**63)]  # a place that no column holds
     with pytest.raises((Unavailable, OverflowError)):
         adjusting.run(usages.book, adjusting, bookings)
     assert adjustments(adjusting) == [] and accounts(adjusting)["k2"] == 0

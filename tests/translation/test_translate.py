@@ -10,12 +10,12 @@ import pytest
 
 from gproxy import channels, protocols
 from gproxy.channels.kind import COUNT, EMBED, EMBED_BATCH, GENERATE, STREAM
-from gproxy.errors import BadRequest, ClientGone, OverQuota, UpstreamError, UpstreamTimeout
+from gproxy.errors import BadRequest, ClientDisconnected, OverQuota, UpstreamError, UpstreamTimeout
 from gproxy.protocols.hub import Answer, Reply, Signature, ToolCall
 from gproxy.protocols.signatures import wrap
 from gproxy.relay import translated_stream
 from gproxy.relay.passthrough_stream import NO_END
-from gproxy.snapshot import Provider, ProviderSettings, Way
+from gproxy.snapshot import Dispatch, Provider, ProviderSettings
 from gproxy.translation import translate
 from gproxy.upstream.images import Fetched
 from tests.sampled import asking, documents, payloads, sample
@@ -60,7 +60,7 @@ def hello(client: str, **more) -> dict:
 def plan(client: str, upstream: str, body, operation=GENERATE, far=None, kept=None, user=1, **settings):
     channel, model = HOMES[upstream]
     found = Provider(1, "main", channel, ProviderSettings(**settings), ())
-    way = Way("transform", far or operation, upstream)
+    way = Dispatch("transform", far or operation, upstream)
     sent = body if isinstance(body, bytes) else json.dumps(body).encode()
     kept = Kept() if kept is None else kept
     return translate.plan(
@@ -210,9 +210,9 @@ class Fetcher:
     def __init__(self, **found: Fetched):
         self.found, self.asked = found, []
 
-    def fetch(self, url: str, presence) -> Fetched:
+    def fetch(self, url: str, watch) -> Fetched:
         self.asked.append(url)
-        with presence:
+        with watch:
             name = url.rpartition("/")[2]
             if name not in self.found:
                 raise BadRequest("image_url: the host answered 404")
@@ -262,20 +262,20 @@ def test_a_file_that_cannot_be_had_is_named_by_the_clients_field(client):
 def test_a_client_that_leaves_ends_the_fetching():
     class Gone:
         def __enter__(self):
-            raise ClientGone
+            raise ClientDisconnected
 
         def __exit__(self, *_):
             pass
 
     made = plan(CHAT, GEMINI, image(CHAT, URL), fetch_images=True)
-    with pytest.raises(ClientGone):
+    with pytest.raises(ClientDisconnected):
         translate.fetch(made, Fetcher(), Gone())
 
 
 def test_so_many_addresses_and_no_more_are_opened_for_one_request():
-    urls = [f"{URL}/{i}" for i in range(translate.MOST_URLS + 1)]
-    few = [urls[0], *urls[: translate.MOST_URLS - 2]]  # and one in the result of a call
-    assert len(plan(CLAUDE, GEMINI, with_images(*few), fetch_images=True).urls) == translate.MOST_URLS - 2
+    urls = [f"{URL}/{i}" for i in range(translate.MAX_URLS + 1)]
+    few = [urls[0], *urls[: translate.MAX_URLS - 2]]  # and one in the result of a call
+    assert len(plan(CLAUDE, GEMINI, with_images(*few), fetch_images=True).urls) == translate.MAX_URLS - 2
     for fetches in (True, False):
         with pytest.raises(BadRequest) as refused:
             plan(CLAUDE, GEMINI, with_images(*urls), fetch_images=fetches)
@@ -285,8 +285,8 @@ def test_so_many_addresses_and_no_more_are_opened_for_one_request():
 
 
 def test_all_files_of_a_request_together_are_no_larger_than_that(monkeypatch):
-    assert translate.MOST_FETCHED_BYTES == 50 * 1024 * 1024
-    monkeypatch.setattr(translate, "MOST_FETCHED_BYTES", 12)
+    assert translate.MAX_FETCHED_BYTES == 50 * 1024 * 1024
+    monkeypatch.setattr(translate, "MAX_FETCHED_BYTES", 12)
     made = plan(CLAUDE, GEMINI, with_images(f"{URL}/one", f"{URL}/two", f"{URL}/three"), fetch_images=True)
     six, seven = Fetched("image/png", b"123456"), Fetched("image/png", b"1234567")
     fetcher = Fetcher(one=six, two=seven, three=six)
@@ -487,7 +487,7 @@ class Exchange:
     def __init__(self, *pieces: bytes, end: Exception | BaseException | None = None):
         self.pieces, self.end, self.is_closed = pieces, end, False
 
-    def chunks(self, presence):
+    def chunks(self, watch):
         yield from self.pieces
         if self.end is not None:
             raise self.end
@@ -502,13 +502,13 @@ class Exchange:
         self.is_closed = True
 
 
-class Books:
+class UsageStore:
     """How a call was settled; only the first end counts. `covers` is how much text may pass before more is asked for,
     and `answers` are what is answered then."""
 
     def __init__(self, covers: float = math.inf, answers: tuple[bool, ...] = ()):
         self.covered_bytes, self._answers = covers, list(answers)
-        self.hold = self
+        self.reservation = self
         self.ends: list[tuple] = []
         self.losses: list[str] = []
         self.saw_first = False
@@ -526,7 +526,7 @@ class Books:
     def broke(self, status, usage, text_bytes):
         self.ends.append(("broke", status, usage, text_bytes))
 
-    def client_left(self, usage, text_bytes, is_whole=False):
+    def client_disconnected(self, usage, text_bytes, is_whole=False):
         self.ends.append(("left", usage, text_bytes))
 
     def overruns(self, usage, text_bytes) -> bool:
@@ -547,9 +547,9 @@ class Watch:
 
 class Stream:
     def __init__(self, client: str, upstream: str, exchange: Exchange, as_array: bool = False, books=None):
-        self.books, self.exchange, self.gone, self.watch = books or Books(), exchange, [], Watch()
+        self.books, self.exchange, self.gone, self.watch = books or UsageStore(), exchange, [], Watch()
         made = plan(client, upstream, hello(client), STREAM)
-        self.stream = translated_stream.Translated(
+        self.stream = translated_stream.TranslatedStream(
             *(made, asking(), context(made), exchange, self.books, self.watch, as_array, lambda: self.gone.append(1))
         )
 
@@ -562,7 +562,7 @@ def test_a_stream_that_costs_more_than_is_left_ends_with_an_error(client, upstre
     """Its text passes so far as it was covered; the event that went beyond does not."""
     pieces = [event + b"\n\n" for event in sample(upstream, "text.sse").strip().split(b"\n\n")]
     whole = Stream(client, upstream, Exchange(*pieces)).all()
-    found = Stream(client, upstream, Exchange(*pieces), books=Books(1, (False, True)))
+    found = Stream(client, upstream, Exchange(*pieces), books=UsageStore(1, (False, True)))
     told = found.all()
     assert b"quota_exceeded" in told
     assert len(told) < len(whole)
@@ -634,7 +634,7 @@ def test_a_stream_without_its_end_ends_in_an_error_and_is_billed_for_what_came(c
 
 @PAIRS
 def test_a_client_that_leaves_is_counted_once_and_billed(client, upstream):
-    found = Stream(client, upstream, Exchange(sample(upstream, "cut.sse"), end=ClientGone()))
+    found = Stream(client, upstream, Exchange(sample(upstream, "cut.sse"), end=ClientDisconnected()))
     found.all()
     found.stream.close()
     assert [end[0] for end in found.books.ends] == ["left"]
@@ -946,11 +946,11 @@ SEALED = Reply("r", "m", (Answer((ToolCall("a", "f", "{}", signature=Signature("
 @pytest.mark.parametrize("side", ["read_stream", "write_stream"])
 @pytest.mark.parametrize("client", [CHAT, RESPONSES, GEMINI])
 def test_no_fault_in_reading_or_writing_a_stream_escapes(client, side, fault):
-    exchange, books, gone = Exchange(sample(CLAUDE, "text.sse")), Books(), []
+    exchange, books, gone = Exchange(sample(CLAUDE, "text.sse")), UsageStore(), []
     made = plan(client, CLAUDE, hello(client), STREAM)
     ends = {"read_stream": "upstream", "write_stream": "client"}
     odd = replace(made, **{ends[side]: Odd(getattr(made, ends[side]), side, fault=fault)})
-    stream = translated_stream.Translated(
+    stream = translated_stream.TranslatedStream(
         odd, asking(), context(made), exchange, books, Watch(), False, lambda: gone.append(1)
     )
     body = b"".join(stream.frames())
@@ -963,10 +963,12 @@ def test_no_fault_in_reading_or_writing_a_stream_escapes(client, side, fault):
 
 @FAULTS
 def test_nor_one_in_a_stream_that_is_made_whole(fault):
-    exchange, books = Exchange(sample(CLAUDE, "text.sse")), Books()
+    exchange, books = Exchange(sample(CLAUDE, "text.sse")), UsageStore()
     made = plan(CHAT, CLAUDE, hello(CHAT), GENERATE, far=STREAM)
     odd = replace(made, upstream=Odd(made.upstream, "read_stream", fault=fault))
-    stream = translated_stream.Translated(odd, asking(), context(made), exchange, books, Watch(), False, lambda: None)
+    stream = translated_stream.TranslatedStream(
+        odd, asking(), context(made), exchange, books, Watch(), False, lambda: None
+    )
     with pytest.raises(UpstreamError) as failed:
         translate.folded(odd, stream.events(), context(made), stream.losses)
     assert "cannot be translated: " in failed.value.message
@@ -975,7 +977,7 @@ def test_nor_one_in_a_stream_that_is_made_whole(fault):
 
 
 def test_a_client_that_leaves_in_the_middle_is_still_one_that_left():
-    found = Stream(CHAT, CLAUDE, Exchange(sample(CLAUDE, "cut.sse"), end=ClientGone()))
+    found = Stream(CHAT, CLAUDE, Exchange(sample(CLAUDE, "cut.sse"), end=ClientDisconnected()))
     body = found.all()
     assert b"error" not in body
     assert [end[0] for end in found.books.ends] == ["left"]

@@ -27,8 +27,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-from gproxy.errors import BadRequest, ClientGone, GatewayError, Overloaded, UpstreamError
-from gproxy.upstream.images import AT_ONCE, MOST_URL, Fetched, Images, is_public
+from gproxy.errors import BadRequest, ClientDisconnected, GatewayError, Overloaded, UpstreamError
+from gproxy.upstream.images import AT_ONCE, MAX_URL, Fetched, Images, is_public
 
 ROOT = Path(__file__).resolve().parents[2]
 LITERAL = re.compile(r"[0-9a-fx.:]+")
@@ -285,17 +285,17 @@ def is_here(address) -> bool:
 
 
 def make(tls: ssl.SSLContext = TLS, **options) -> Images:
-    return Images(tls, **{"is_public": is_here, "timeout_s": 5.0, "most_bytes": 100_000, **options})
+    return Images(tls, **{"is_public": is_here, "timeout_s": 5.0, "max_bytes": 100_000, **options})
 
 
-def fetch(url: str, presence=None, **options) -> Fetched:
-    return make(**options).fetch(url, presence or nullcontext())
+def fetch(url: str, watch=None, **options) -> Fetched:
+    return make(**options).fetch(url, watch or nullcontext())
 
 
-def refused(url: str, presence=None, **options) -> str:
+def refused(url: str, watch=None, **options) -> str:
     """Why, without our own label."""
     with pytest.raises(BadRequest) as caught:
-        fetch(url, presence, **options)
+        fetch(url, watch, **options)
     assert caught.value.status == 400
     assert caught.value.message.startswith("invalid_request: image_url: ")
     assert caught.value.__cause__ is None
@@ -496,7 +496,7 @@ def test_a_host_that_takes_no_connection(site):
         ),
         ("http://127.0.0.1/\r\nX: y", "not a valid URL: it holds a space, a control character or a backslash"),
         ("http://8.8.8.8\\@127.0.0.1/", "not a valid URL: it holds a space, a control character or a backslash"),
-        ("http://127.0.0.1/" + "a" * MOST_URL, f"the URL is longer than {MOST_URL} characters"),
+        ("http://127.0.0.1/" + "a" * MAX_URL, f"the URL is longer than {MAX_URL} characters"),
         ("http://nowhere.test/", "the host cannot be resolved"),
         ("http://a..test/", "the host cannot be resolved"),
         (f"http://{'a' * 70}.test/", "the host cannot be resolved"),
@@ -557,7 +557,7 @@ def test_a_redirect_is_followed(site, opened, status):
         ("http://[", "a redirect to what is no valid URL"),
         ("http://127.0.0.1:99999/", "not a valid URL"),
         ("", "a redirect that leads nowhere"),
-        ("/" + "a" * MOST_URL, f"the URL is longer than {MOST_URL} characters"),
+        ("/" + "a" * MAX_URL, f"the URL is longer than {MAX_URL} characters"),
     ],
 )
 def test_a_redirect_is_checked_like_a_first_url(site, names, where, text):
@@ -944,8 +944,8 @@ def test_every_wait_is_one_that_a_leaving_client_ends(site):
     # A place; twice a look-up, a connection and a head; the body and its end.
     assert waits.count == 1 + 2 * 3 + 2
     for at in range(1, waits.count + 1):
-        images, gone = make(), ClientGone()
-        with pytest.raises(ClientGone) as caught:
+        images, gone = make(), ClientDisconnected()
+        with pytest.raises(ClientDisconnected) as caught:
             images.fetch(f"{site.url}/first", Waits(at, gone))
         assert caught.value is gone
         gc.collect()
@@ -961,7 +961,7 @@ def test_what_a_presence_throws_is_never_taken_for_a_fault_of_the_host(site):
 
 
 def test_a_place_is_given_back_whatever_happens(site):
-    images = make(most_bytes=10)
+    images = make(max_bytes=10)
     for _ in range(3 * AT_ONCE):
         with pytest.raises(BadRequest, match="larger than 10 bytes"):
             images.fetch(f"{site.url}/a.png", nullcontext())
@@ -973,8 +973,8 @@ WORKER = """
 from gevent import monkey; monkey.patch_all()
 import contextlib, gc, os, ssl, sys, time
 import gevent, certifi
-from gproxy.errors import ClientGone, GatewayError
-from gproxy.relay.disconnect import Presence
+from gproxy.errors import ClientDisconnected, GatewayError
+from gproxy.relay.disconnect import DisconnectWatch
 from gproxy.upstream.images import Images
 
 url, deed = sys.argv[1:]
@@ -996,12 +996,12 @@ def tick():
 
 def fetch():
     started = time.monotonic()
-    presence = Presence(None)
+    presence = DisconnectWatch(None)
     if deed == "leave":
-        gevent.spawn_later(0.2, presence.interrupt, ClientGone())
+        gevent.spawn_later(0.2, presence.interrupt, ClientDisconnected())
     try:
         text = images.fetch(url, presence).media_type
-    except ClientGone:
+    except ClientDisconnected:
         text = "gone"
     except GatewayError as fault:
         text = fault.message
@@ -1019,13 +1019,14 @@ sys.exit(sockets() - before)
 """
 
 
-def in_a_worker(url: str, deed: str = "fetch") -> list[tuple[float, str]]:
+def in_a_worker(url: str, function: str = "fetch") -> list[tuple[float, str]]:
     """How long each fetch took and what came of it; last, the longest that another greenlet had to wait.
 
     No socket may be left open, even before garbage is collected.
     """
     told = subprocess.run(
-        [sys.executable, "-c", WORKER, url, deed], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+        [sys.executable, "-c", WORKER, url, function], cwd=ROOT, capture_output=True, text=True, timeout=60,
+        check=False,
         env={"PATH": os.environ["PATH"]},
     )  # fmt: skip
     assert (told.returncode, told.stderr) == (0, "")
@@ -1093,13 +1094,13 @@ def test_a_client_that_leaves_ends_the_fetch_at_once(site):
 
 
 def test_only_so_many_are_fetched_at_once_and_waiting_counts(site):
-    now, most, lock = 0, 0, threading.Lock()
+    now, maximum, lock = 0, 0, threading.Lock()
 
     def page(sock):
-        nonlocal now, most
+        nonlocal now, maximum
         with lock:
             now += 1
-            most = max(most, now)
+            maximum = max(maximum, now)
         time.sleep(0.4)
         with lock:
             now -= 1
@@ -1107,7 +1108,7 @@ def test_only_so_many_are_fetched_at_once_and_waiting_counts(site):
 
     site.pages["/busy"] = page
     *fetches, _ = in_a_worker(f"{site.url}/busy", "crowd")
-    assert most == AT_ONCE
+    assert maximum == AT_ONCE
     assert [text for _, text in fetches].count("image/png") in range(AT_ONCE, 2 * AT_ONCE + 1)
     assert {text for _, text in fetches} - {"image/png"} == {LATE}
     assert max(took for took, _ in fetches) < 2

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gproxy.metrics.call_summary import Record
+from gproxy.metrics.call_summary import CallSummary
 from gproxy.protocols.hub import Usage
 from gproxy.web import access_log, request_input
 
@@ -29,8 +29,8 @@ def test_the_clients_address_is_the_one_that_trusted_proxies_tell(peer, forwarde
 
 @pytest.mark.parametrize(("key", "told"), [(2, {"user": "dev", "key": 2}), (None, {"user": "dev"})])
 def test_who_asked_is_told_with_the_key_if_it_was_by_one(key, told):
-    visitor = SimpleNamespace(user_name="dev", key_id=key)
-    found = access_log.fields({**ENVIRON, request_input.VISITOR: visitor}, 200, 0, 0.0, TRUSTED)
+    caller = SimpleNamespace(user_name="dev", key_id=key)
+    found = access_log.fields({**ENVIRON, request_input.CALLER: caller}, 200, 0, 0.0, TRUSTED)
     assert {name: found[name] for name in ("user", "key") if name in found} == told
 
 
@@ -47,13 +47,15 @@ def test_a_request_of_which_nothing_is_known():
 
 def test_a_call_is_told_with_all_that_is_known():
     usage = Usage(30, 5, 2, 60, 7, 8, 9)
-    visitor = SimpleNamespace(user_name="dev", key_id=2)
-    record = Record("openai_chat", "generate_content", "chat", "main", "gpt", None, "complete", usage, 68_800, 0.4)
+    caller = SimpleNamespace(user_name="dev", key_id=2)
+    summary = CallSummary(
+        "openai_chat", "generate_content", "chat", "main", "gpt", None, "complete", usage, 68_800, 0.4
+    )
     environ = {
         **ENVIRON,
-        request_input.RECORD: record,
+        request_input.SUMMARY: summary,
         request_input.REQUEST_ID: "req_1",
-        request_input.VISITOR: visitor,
+        request_input.CALLER: caller,
     }
     found = access_log.fields(environ, 200, 12, 1.0, TRUSTED)
     assert {
@@ -66,7 +68,7 @@ def test_a_call_is_told_with_all_that_is_known():
 
 
 def test_a_refused_call_is_told_with_its_code():
-    environ = {**ENVIRON, request_input.RECORD: Record("gemini", error="unauthorized")}
+    environ = {**ENVIRON, request_input.SUMMARY: CallSummary("gemini", error="unauthorized")}
     found = access_log.fields(environ, 401, 12, 1.0, TRUSTED)
     assert (found["error"], found["protocol"], "user" in found, "outcome" in found) == (
         "unauthorized",

@@ -8,7 +8,7 @@ from msgspec import Raw
 
 from gproxy.errors import NoThread
 from gproxy.protocols import raw_json, sse
-from gproxy.protocols.hub import MOST_CALLS, Ask, ModelCard, Usage, count, items, part
+from gproxy.protocols.hub import MAX_CALLS, Ask, ModelCard, Usage, count, items, part
 from gproxy.protocols.raw_json import ABSENT, outgoing  # noqa: F401 - a verb of this protocol
 from gproxy.protocols.signatures import is_wrapped
 from gproxy.protocols.verdict import Verdict
@@ -123,7 +123,7 @@ def _tier(usage: dict) -> str:
 
 def _calls(used: dict) -> tuple[tuple[str, int], ...]:
     """`web_search_requests` and the like, by the name of the tool."""
-    told = {name: count(number, MOST_CALLS) for name, number in used.items() if name.endswith(REQUESTS)}
+    told = {name: count(number, MAX_CALLS) for name, number in used.items() if name.endswith(REQUESTS)}
     return tuple(sorted((name.removesuffix(REQUESTS), number) for name, number in told.items() if number))
 
 

@@ -70,7 +70,7 @@ READ = frozenset(
 )  # fmt: skip
 MODES = {"auto": "auto", "any": "any", "none": "none", "tool": "any"}
 IMAGES = frozenset(("image/jpeg", "image/png", "image/gif", "image/webp"))
-ID, MOST_ID = re.compile(r"[A-Za-z0-9_-]+"), 64
+ID, MAX_ID = re.compile(r"[A-Za-z0-9_-]+"), 64
 # https://docs.anthropic.com/en/docs/agents-and-tools/tool-use/implement-tool-use
 TOOL_NAME = (re.compile(r"[A-Za-z0-9_-]+"), 128)
 # What a URL may stand for: https://docs.anthropic.com/en/docs/build-with-claude/vision
@@ -78,7 +78,7 @@ URL_KINDS = frozenset(("image", "file"))
 TIERS_BACK = {"auto": "auto", "priority": "auto"} | dict.fromkeys(("default", "flex", "scale"), "standard_only")
 SERVER_TOOLS = (("web_search_", WebSearch), ("code_execution_", CodeExecution), ("web_fetch_", WebFetch))
 # The vendor refuses what looks like an address or a telephone number.
-PERSONAL, MOST_USER = re.compile(r"@|^\+?[0-9 ().-]{7,}$"), 256
+PERSONAL, MAX_USER = re.compile(r"@|^\+?[0-9 ().-]{7,}$"), 256
 # The least that a model which nothing is known of can write.
 UNKNOWN_MAXIMUM = 8192
 # No addresses that only this vendor knows.
@@ -104,7 +104,7 @@ def read_request(body: dict, losses: Losses) -> Request:
         tools=tuple(_read_tools(body, losses)),
         choice=mode,
         parallel=parallel,
-        max_tokens=validate.optional_count(body, "max_tokens", least=0),
+        max_tokens=validate.optional_count(body, "max_tokens", minimum=0),
         temperature=validate.optional_number(body, "temperature"),
         top_p=validate.optional_number(body, "top_p"),
         top_k=validate.optional_count(body, "top_k"),
@@ -324,11 +324,11 @@ def write_request(request: Request, target: Target, losses: Losses) -> dict:
     turns = repair.opened(turns, bool(request.system), losses)
     if "no_prefill" in target.traits:
         turns = repair.asked(turns, losses)
-    most = _most_tokens(request, target, losses)
+    maximum = _max_tokens(request, target, losses)
     system = list(request.system)
     asked, told_effort = None, None
     if request.reasoning is not None:
-        asked, told_effort = reasoning.write_anthropic(request.reasoning, request.max_tokens, most, target, losses)
+        asked, told_effort = reasoning.write_anthropic(request.reasoning, request.max_tokens, maximum, target, losses)
     if asked and asked["type"] == "enabled" and not _may_think(turns, target):
         losses.lose("signature")
         asked = {"type": "disabled"}
@@ -336,7 +336,7 @@ def write_request(request: Request, target: Target, losses: Losses) -> dict:
     config = _write_config(request, target, told_effort, system, losses)
     body = {
         "model": target.model,
-        "max_tokens": most,
+        "max_tokens": maximum,
         "system": _write_system(system),
         "messages": [
             {"role": turn.role, "content": list(_write_blocks(turn, target, is_thinking, losses))} for turn in turns
@@ -369,13 +369,13 @@ def _write_user(request: Request, losses: Losses) -> dict | None:
     user_id = request.end_user or request.metadata.get("user_id")
     if not isinstance(user_id, str) or not user_id:
         return None
-    if len(user_id) <= MOST_USER and not PERSONAL.search(user_id):
+    if len(user_id) <= MAX_USER and not PERSONAL.search(user_id):
         return {"user_id": user_id}
     losses.lose("end_user")
     return {"user_id": f"user_{hashlib.blake2b(user_id.encode(), digest_size=16).hexdigest()}"}
 
 
-def _most_tokens(request: Request, target: Target, losses: Losses) -> int:
+def _max_tokens(request: Request, target: Target, losses: Losses) -> int:
     if request.max_tokens and request.max_tokens <= (target.max_output or request.max_tokens):
         return request.max_tokens
     losses.lose("max_tokens")
@@ -456,7 +456,7 @@ def _write_call(block: ToolCall, losses: Losses) -> dict:
 
 
 def legal(call_id: str) -> str:
-    return repair.legal_id(call_id, ID, MOST_ID)
+    return repair.legal_id(call_id, ID, MAX_ID)
 
 
 def _write_result(block: ToolResult, losses: Losses) -> dict:
@@ -515,7 +515,7 @@ def _write_tools(request: Request, target: Target, losses: Losses) -> Iterator[d
                     "name": "web_search",
                     "allowed_domains": list(tool.allowed) or None,
                     "blocked_domains": list(tool.blocked) or None,
-                    "max_uses": tool.most_uses,
+                    "max_uses": tool.max_uses,
                     "user_location": location,
                 }
                 yield {name: value for name, value in search.items() if value is not None}

@@ -36,7 +36,7 @@ def _read(requests: list[dict], losses: Losses) -> Embed:
                 losses.tell(f"embedContentConfig.{name}")
         found = {**config, **request}
         texts.append(_text(request))
-        dimensions = validate.optional_count(found, "outputDimensionality", least=1)
+        dimensions = validate.optional_count(found, "outputDimensionality", minimum=1)
         ways.append((dimensions, validate.optional_text(found, "taskType"), validate.optional_text(found, "title")))
     if len(set(ways)) > 1:
         raise BadRequest("requests: outputDimensionality, taskType and title must be the same in all of them")

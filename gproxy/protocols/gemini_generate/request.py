@@ -91,7 +91,7 @@ TIERS = {"unspecified": "auto", "standard": "default", "flex": "flex", "priority
 TIERS_BACK = {"default": "standard", "flex": "flex", "priority": "priority", "scale": "priority"}
 # https://ai.google.dev/api/caching#FunctionDeclaration
 TOOL_NAME = (re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]*"), 64)
-MOST_STOPS = 5
+MAX_STOPS = 5
 # https://ai.google.dev/gemini-api/docs/image-understanding#supported-formats
 IMAGES = frozenset(("image/png", "image/jpeg", "image/webp", "image/heic", "image/heif"))
 # Files that Google can open itself; any other address has to be fetched.
@@ -146,10 +146,10 @@ def read_request(body: dict, losses: Losses) -> Request:
         top_p=validate.optional_number(config, "topP", at),
         top_k=validate.optional_count(config, "topK", at),
         stop=validate.texts(config.get("stopSequences"), f"{at}.stopSequences"),
-        seed=validate.optional_count(config, "seed", at, least=-(2**63)),
+        seed=validate.optional_count(config, "seed", at, minimum=-(2**63)),
         frequency_penalty=validate.optional_number(config, "frequencyPenalty", at),
         presence_penalty=validate.optional_number(config, "presencePenalty", at),
-        n=validate.optional_count(config, "candidateCount", at, least=1),
+        n=validate.optional_count(config, "candidateCount", at, minimum=1),
         logprobs=logprobs,
         format=_read_format(config, losses),
         reasoning=reasoning.read_gemini(_camel_obj(config, "thinkingConfig", at), f"{at}.thinkingConfig"),
@@ -523,7 +523,7 @@ def _write_tools(request: Request, losses: Losses) -> list[dict]:
             continue
         match tool:
             case WebSearch():
-                if tool.allowed or tool.blocked or tool.place or tool.most_uses is not None:
+                if tool.allowed or tool.blocked or tool.place or tool.max_uses is not None:
                     losses.lose("web_search")
                 tools.append({"googleSearch": {}})
             case CodeExecution():
@@ -570,7 +570,7 @@ def _write_config(request: Request, target: Target, system: list[str], losses: L
         "temperature": request.temperature,
         "topP": request.top_p,
         "topK": request.top_k,
-        "stopSequences": list(request.stop[:MOST_STOPS]) or None,
+        "stopSequences": list(request.stop[:MAX_STOPS]) or None,
         "seed": request.seed,
         "frequencyPenalty": request.frequency_penalty,
         "presencePenalty": request.presence_penalty,
@@ -578,7 +578,7 @@ def _write_config(request: Request, target: Target, system: list[str], losses: L
         "responseLogprobs": True if request.logprobs is not None else None,
         "logprobs": request.logprobs or None,
     }
-    if len(request.stop) > MOST_STOPS:
+    if len(request.stop) > MAX_STOPS:
         losses.lose("stop")
     for name, places in REFUSED.items():
         if name in target.refused and any(config[place] is not None for place in places):

@@ -25,7 +25,7 @@ def read_embed(body: dict, losses: Losses) -> Embed:
         raise BadRequest("input: missing; give a text or a list of texts")
     form = validate.optional_text(body, "encoding_format") or "float"
     is_packed = validate.known(form, {"float": False, "base64": True}, "encoding_format")
-    dimensions = validate.optional_count(body, "dimensions", least=1)
+    dimensions = validate.optional_count(body, "dimensions", minimum=1)
     return Embed(inputs, dimensions, end_user=validate.optional_text(body, "user"), is_packed=is_packed)
 
 

@@ -85,11 +85,11 @@ READ = frozenset(
 ROLES = dict.fromkeys(("system", "developer", "user", "assistant", "tool", "function"))
 MODES = {"auto": "auto", "none": "none", "required": "any"}
 MODES_BACK = {"auto": "auto", "none": "none", "any": "required"}
-ID, MOST_ID = re.compile(r"[\x21-\x7e]+"), 40
+ID, MAX_ID = re.compile(r"[\x21-\x7e]+"), 40
 TOOL_NAME = (re.compile(r"[A-Za-z0-9_-]+"), 64)
 # Of what a client may send, only an image may stand behind a URL.
 URL_KINDS = frozenset(("image",))
-MOST_STOPS = 4
+MAX_STOPS = 4
 # No addresses that only this vendor knows.
 OWN_URLS = None
 
@@ -121,10 +121,10 @@ def read_request(body: dict, losses: Losses) -> Request:
         top_p=validate.optional_number(body, "top_p"),
         top_k=validate.optional_count(body, "top_k"),  # of compatible hosts
         stop=validate.texts(body.get("stop"), "stop"),
-        seed=validate.optional_count(body, "seed", least=-(2**63)),
+        seed=validate.optional_count(body, "seed", minimum=-(2**63)),
         frequency_penalty=validate.optional_number(body, "frequency_penalty"),
         presence_penalty=validate.optional_number(body, "presence_penalty"),
-        n=validate.optional_count(body, "n", least=1),
+        n=validate.optional_count(body, "n", minimum=1),
         logprobs=logprobs,
         format=_read_format(body),
         reasoning=_read_reasoning(body, losses),
@@ -472,7 +472,7 @@ def _write_result(block: ToolResult, parts: list[dict], losses: Losses) -> dict:
 
 
 def legal(call_id: str) -> str:
-    return repair.legal_id(call_id, ID, MOST_ID)
+    return repair.legal_id(call_id, ID, MAX_ID)
 
 
 def _write_assistant(turn: Turn, target: Target, losses: Losses) -> Iterator[dict]:
@@ -581,7 +581,7 @@ def _write_search(request: Request, losses: Losses) -> dict:
     search = next((tool for tool in request.tools if isinstance(tool, WebSearch)), None)
     if search is None:
         return {}
-    if search.allowed or search.blocked or search.most_uses is not None:
+    if search.allowed or search.blocked or search.max_uses is not None:
         losses.lose("web_search")
     location = {"user_location": {"type": "approximate", "approximate": dict(search.place)}} if search.place else {}
     return {"web_search_options": location}
@@ -606,9 +606,9 @@ def _write_choice(request: Request, losses: Losses) -> str | dict | None:
 
 
 def _write_stop(request: Request, losses: Losses) -> str | list[str] | None:
-    if len(request.stop) > MOST_STOPS:
+    if len(request.stop) > MAX_STOPS:
         losses.lose("stop")
-    kept = list(request.stop[:MOST_STOPS])
+    kept = list(request.stop[:MAX_STOPS])
     return kept[0] if len(kept) == 1 else kept or None
 
 

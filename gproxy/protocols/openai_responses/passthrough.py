@@ -9,7 +9,7 @@ import orjson
 from msgspec import Raw
 
 from gproxy.protocols import raw_json, sse
-from gproxy.protocols.hub import MOST_CALLS, Ask, Usage, part
+from gproxy.protocols.hub import MAX_CALLS, Ask, Usage, part
 from gproxy.protocols.openai import (  # noqa: F401 - verbs of this protocol
     TOLD,
     error,
@@ -89,7 +89,7 @@ def _calls(output: Raw) -> tuple[tuple[str, int], ...]:
 
 
 def _counted(names: Iterable[str]) -> tuple[tuple[str, int], ...]:
-    return tuple(sorted((name, min(number, MOST_CALLS)) for name, number in Counter(names).items()))
+    return tuple(sorted((name, min(number, MAX_CALLS)) for name, number in Counter(names).items()))
 
 
 def _tool(item: _Item) -> str | None:

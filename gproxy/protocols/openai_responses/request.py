@@ -94,10 +94,10 @@ INCLUDED = frozenset(("reasoning.encrypted_content", "message.output_text.logpro
 ROLES = dict.fromkeys(("user", "assistant", "system", "developer"))
 MODES = {"auto": "auto", "none": "none", "required": "any"}
 MODES_BACK = {"auto": "auto", "none": "none", "any": "required"}
-ID, MOST_ID = re.compile(r"[\x21-\x7e]+"), 64
+ID, MAX_ID = re.compile(r"[\x21-\x7e]+"), 64
 TOOL_NAME = (re.compile(r"[A-Za-z0-9_-]+"), 64)
 URL_KINDS = frozenset(("image", "file"))
-LEAST_TOKENS = 16
+MIN_TOKENS = 16
 # No addresses that only this vendor knows.
 OWN_URLS = None
 
@@ -408,9 +408,9 @@ REFUSED = {
 
 
 def _write_limit(max_tokens: int | None, losses: Losses) -> int | None:
-    if max_tokens is not None and max_tokens < LEAST_TOKENS:
+    if max_tokens is not None and max_tokens < MIN_TOKENS:
         losses.lose("max_tokens")
-        return LEAST_TOKENS
+        return MIN_TOKENS
     return max_tokens
 
 
@@ -495,7 +495,7 @@ def _write_thinking(block: Thinking, target: Target, losses: Losses) -> Iterator
 
 
 def legal(call_id: str) -> str:
-    return repair.legal_id(call_id, ID, MOST_ID)
+    return repair.legal_id(call_id, ID, MAX_ID)
 
 
 def _write_result(block: ToolResult, losses: Losses) -> dict:
@@ -543,7 +543,7 @@ def _write_tool(tool, number: int, losses: Losses) -> dict | None:
             schema, strict = write_parameters(tool, number, losses)
             return {"type": "function", "name": tool.name, **described, "parameters": schema, "strict": strict}
         case WebSearch():
-            if tool.blocked or tool.most_uses is not None:
+            if tool.blocked or tool.max_uses is not None:
                 losses.lose("web_search")
             found = {"type": "web_search"}
             if tool.allowed:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from hashlib import blake2b
 
 from gproxy.state import interface
-from gproxy.state.interface import BUCKETS, HOUR_S, MINUTE_S, Account, Limit, Standing, Take
+from gproxy.state.interface import BUCKETS, HOUR_S, MINUTE_S, Account, Limit, LimitStatus, Take
 from gproxy.state.mmap.sliding_log import Ring
 from gproxy.state.mmap.table import Transaction
 from gproxy.state.periods import window
@@ -19,10 +19,10 @@ MINUTE_NS, HOUR_NS = MINUTE_S * NS, HOUR_S * NS
 IDLE_S = 40 * 86_400
 # Of a larger limit per minute the requests of 12 ms are one entry, which leaves when the last of them does: so no ring
 # has more than about this many entries.
-MOST_EXACT = 5_000
-GRAIN_NS = MINUTE_NS // MOST_EXACT
-MOST = 2**63 - 1
-MOST_COUNTED = MOST // BUCKETS  # in one bucket: their sum has to fit as well
+MAX_EXACT = 5_000
+GRAIN_NS = MINUTE_NS // MAX_EXACT
+MAX = 2**63 - 1
+MAX_COUNTED = MAX // BUCKETS  # in one bucket: their sum has to fit as well
 BUSY_WAIT_S = 1.0  # what a caller is told to wait for a running call to end
 
 _FUNDS = struct.Struct("<qqqqI?")
@@ -68,15 +68,15 @@ class Funds:
         fund.key, fund.cap = account.key, account.cap
         return fund
 
-    def standing(self, at: int, money: int | None) -> Standing:
+    def standing(self, at: int, money: int | None) -> LimitStatus:
         """As it stands; to wait where `money` has no room, None where none is wanted."""
         reset = None if self.end is None else self.end - at / NS
         left = self.cap - self.used - self.held
         wait = 0.0 if money is None or money <= left else reset
-        return Standing(self.key, None, self.cap, max(0, left), reset, wait, self.used, self.held)
+        return LimitStatus(self.key, None, self.cap, max(0, left), reset, wait, self.used, self.held)
 
     def packed(self) -> bytes:
-        used, held = min(MOST, self.used), max(-MOST, min(MOST, self.held))
+        used, held = min(MAX, self.used), max(-MAX, min(MAX, self.held))
         return _FUNDS.pack(self.window, used, held, self.cap, self.version % 2**32, self.is_loaded)
 
     def write(self, records: Transaction, at: int) -> None:
@@ -205,7 +205,7 @@ class Counts:
         """One request more. Whether its end has to be told: what that corrects or frees is counted only then."""
         limit = self.limit
         if limit.rpm is not None:
-            self.ring.strike(records, at, 1 if limit.rpm <= MOST_EXACT else GRAIN_NS)
+            self.ring.strike(records, at, 1 if limit.rpm <= MAX_EXACT else GRAIN_NS)
         self.requests += self._change(_REQUESTS_AT + _LAST, 1)
         if limit.total_tokens is None and limit.concurrency is None:
             return False
@@ -225,15 +225,15 @@ class Counts:
         """By how much the bucket changed: it stays a count, and within its width."""
         before = _BUCKET.unpack_from(self._raw, at)[0]
         after = before + by
-        if not 0 <= after <= MOST_COUNTED:
-            after = 0 if after < 0 else MOST_COUNTED
+        if not 0 <= after <= MAX_COUNTED:
+            after = 0 if after < 0 else MAX_COUNTED
         _BUCKET.pack_into(self._raw, at, after)
         return after - before
 
     def _buckets(self, start: int) -> tuple[int, ...]:
         return _BUCKETS.unpack_from(self._raw, start)
 
-    def standings(self, records: Transaction, at: int, take: Take | None) -> list[Standing]:
+    def statuses(self, records: Transaction, at: int, take: Take | None) -> list[LimitStatus]:
         """Each counter of the limit; those that have no room for a take have to wait."""
         limit, ring = self.limit, self.ring
         found, key = [], limit.key
@@ -241,7 +241,7 @@ class Counts:
             left = limit.rpm - ring.count
             reset = max(0.0, (ring.newest + MINUTE_NS - at) / NS) if ring.count else 0.0
             wait = self._minute_wait(records, at) if take and left <= 0 else 0.0
-            found.append(Standing(key, interface.RPM, limit.rpm, max(0, left), reset, wait))
+            found.append(LimitStatus(key, interface.RPM, limit.rpm, max(0, left), reset, wait))
         if limit.rpd is not None:
             found.append(self._day(interface.RPD, limit.rpd, self.requests, _REQUESTS_AT, at, 1 if take else None))
         if limit.total_tokens is not None:
@@ -252,7 +252,7 @@ class Counts:
             busy = BUSY_WAIT_S if limit.concurrency else None
             wait = busy if take and left <= 0 else 0.0
             reset = None if self.running else 0.0
-            found.append(Standing(key, interface.CONCURRENCY, limit.concurrency, max(0, left), reset, wait))
+            found.append(LimitStatus(key, interface.CONCURRENCY, limit.concurrency, max(0, left), reset, wait))
         return found
 
     def _minute_wait(self, records: Transaction, at: int) -> float | None:
@@ -262,16 +262,18 @@ class Counts:
         leaves = self.ring.left_by(records, self.ring.count - self.limit.rpm + 1) + MINUTE_NS
         return max(0.001, (leaves - at) / NS)
 
-    def _day(self, counter: str, most: int, count: int, start: int, at: int, cost: int | None) -> Standing:
+    def _day(self, counter: str, maximum: int, count: int, start: int, at: int, cost: int | None) -> LimitStatus:
         """`cost` is what is to be counted, None when nothing is."""
-        left = most - count
-        if cost is not None and (cost > most or most == 0):
+        left = maximum - count
+        if cost is not None and (cost > maximum or maximum == 0):
             wait = None
         elif cost is not None and cost > left:
             wait = self._leaves_in(_oldest_of(self._buckets(start), cost - left), at)
         else:
             wait = 0.0
-        return Standing(self.limit.key, counter, most, max(0, left), self._empty_in(start, at) if count else 0.0, wait)
+        return LimitStatus(
+            self.limit.key, counter, maximum, max(0, left), self._empty_in(start, at) if count else 0.0, wait
+        )
 
     def _empty_in(self, start: int, at: int) -> float:
         """Seconds until the newest bucket that holds something has left."""

@@ -83,15 +83,15 @@ class TableStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupport, Ti
         for name in self.sliding_window_keys(key, expiry, time.time()):
             self.clear(name)
 
-    def _run(self, deed, *args):
+    def _run(self, function, *args):
         """As one transaction of this process's own table; a garbled one was made anew, empty."""
         if self._opened is None or self._opened[0] != os.getpid():
             self._opened = (os.getpid(), Table(self._folder))
         table = self._opened[1]
         try:
-            return table.run(deed, *args)
+            return table.run(function, *args)
         except Garbled:
-            return table.run(deed, *args)
+            return table.run(function, *args)
 
     # Below: deeds, each one transaction.
 

@@ -9,7 +9,7 @@ from gproxy.units import NS
 KIND = 2
 ENTRY = struct.Struct("<QI")  # a moment, and how many came at it
 PIECE = 40  # entries in a record
-MOST_REMOVED = 3  # pieces in one transaction
+MAX_REMOVED = 3  # pieces in one transaction
 # Spreads the pieces over the table; odd, so that no two of them share a place.
 _STEP, _ALL = 0x9E3779B97F4A7C15F39CC0605CEDC835, 2**128 - 1
 
@@ -51,7 +51,7 @@ class Ring:
             self.first += 1
             self.count -= count
         # What is more than these gives its slots away by itself, as it has expired.
-        for number in range(pieces, min(self.first // PIECE, pieces + MOST_REMOVED)):
+        for number in range(pieces, min(self.first // PIECE, pieces + MAX_REMOVED)):
             records.remove(self._place(number))
 
     def strike(self, records: Transaction, at: int, grain: int = 1, count: int = 1) -> None:

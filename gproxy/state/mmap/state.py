@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from gproxy.errors import Unavailable
-from gproxy.state.interface import Account, Limit, Standing, Take, Taken
+from gproxy.state.interface import Account, Limit, LimitStatus, Take, Taken
 from gproxy.state.mmap.counters import ACCOUNT, HOLD, HOUR_NS, Counts, Funds, Hold, named, numbered
 from gproxy.state.mmap.sliding_log import PIECE
 from gproxy.state.mmap.table import Full, Garbled, Table, Transaction
@@ -15,10 +15,10 @@ from gproxy.units import NS
 
 log = logging.getLogger(__name__)
 
-MOST_RECENT, MOST_CALLS = 200 * PIECE, 100  # moments, and holds, that one transaction can write
+MAX_RECENT, MAX_CALLS = 200 * PIECE, 100  # moments, and holds, that one transaction can write
 
 
-class FileState:
+class MmapState:
     """One process's end. `clock` is in nanoseconds since the epoch and read under the lock of all processes."""
 
     is_shared = True
@@ -87,14 +87,14 @@ class FileState:
     def close(self) -> None:
         self._table.close()
 
-    def _run(self, deed: Callable, *args):
+    def _run(self, function: Callable, *args):
         """The deed as one transaction. What was lost is told, and has to be loaded again. Raises Unavailable."""
         try:
             try:
-                return self._table.run(deed, *args)
+                return self._table.run(function, *args)
             except Garbled:
                 log.error("the counters in %s were garbled: they are rebuilt from the books", self._folder)
-                return self._table.run(deed, *args)
+                return self._table.run(function, *args)
         except Full:
             raise Unavailable("the counters have no room") from None
         except (OSError, Garbled) as fault:
@@ -109,7 +109,7 @@ class FileState:
         counts = [Counts.current(records, limit, at) for limit in limits]
         unknown = _lacking(accounts, funds) + _lacking(limits, counts)
         known, counted = [one for one in funds if one is not None], [one for one in counts if one is not None]
-        return Taken(at, _standings(records, known, counted, at, None), None, unknown)
+        return Taken(at, _statuses(records, known, counted, at, None), None, unknown)
 
     def _take(self, records: Transaction, take: Take) -> Taken:
         at = self._clock()
@@ -118,8 +118,8 @@ class FileState:
         if None in funds or None in counts:
             return Taken(at, unknown=_lacking(take.accounts, funds) + _lacking(take.limits, counts))
         if not _have_room(funds, counts, take):
-            standings = _standings(records, funds, counts, at, take)
-            return Taken(at, standings, next(one for one in standings if one.wait_s != 0.0))
+            statuses = _statuses(records, funds, counts, at, take)
+            return Taken(at, statuses, next(one for one in statuses if one.wait_s != 0.0))
         hold = Hold(take.call, take.owner, at, take.tokens)
         for fund in funds:
             fund.held += take.money
@@ -131,7 +131,7 @@ class FileState:
             count.write(records, at)
         if hold.money or hold.limits:
             hold.write(records, numbered(take.call))
-        return Taken(at, _standings(records, funds, counts, at, None))
+        return Taken(at, _statuses(records, funds, counts, at, None))
 
     def _settle(self, records: Transaction, call: int, money: int, tokens: int | None) -> None:
         digest = numbered(call)
@@ -192,7 +192,7 @@ class FileState:
         count = Counts.fresh(digest, at)
         for hour, (requests, tokens) in hours.items():
             count.count(hour, requests, tokens)
-        for moment in recent[-MOST_RECENT:]:
+        for moment in recent[-MAX_RECENT:]:
             count.ring.strike(records, moment)
         count.write(records, at)
 
@@ -213,7 +213,7 @@ class FileState:
 def _parts(running: Mapping) -> Iterator[list[tuple]]:
     """So many calls as one transaction can hold."""
     left = iter(running.items())
-    while some := list(islice(left, MOST_CALLS)):
+    while some := list(islice(left, MAX_CALLS)):
         yield some
 
 
@@ -231,13 +231,13 @@ def _have_room(funds: list[Funds], counts: list[Counts], take: Take) -> bool:
     return True
 
 
-def _standings(
+def _statuses(
     records: Transaction, funds: list[Funds], counts: list[Counts], at: int, take: Take | None
-) -> tuple[Standing, ...]:
+) -> tuple[LimitStatus, ...]:
     """Every account and counter; those that have no room for a take have to wait."""
     found = [fund.standing(at, take.money if take else None) for fund in funds]
     for count in counts:
-        found += count.standings(records, at, take)
+        found += count.statuses(records, at, take)
     return tuple(found)
 
 

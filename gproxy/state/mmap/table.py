@@ -32,12 +32,12 @@ SLOT_BYTES = 1024
 # Check of all that follows, digest, kind, length of the payload, expiry in seconds; then the payload.
 HEAD = struct.Struct("<I16sBxHq")
 DIGEST_AT, KIND_AT, PAYLOAD_AT = 4, 20, HEAD.size
-MOST_PAYLOAD = SLOT_BYTES - PAYLOAD_AT
-MOST_RECORDS = LOG_BYTES // (SLOT_BYTES + LOG_ENTRY.size) - 1  # slots of one transaction, were they all full
+MAX_PAYLOAD = SLOT_BYTES - PAYLOAD_AT
+MAX_RECORDS = LOG_BYTES // (SLOT_BYTES + LOG_ENTRY.size) - 1  # slots of one transaction, were they all full
 FREE, GONE = 0, 255  # kinds of slots without a record; a search ends at the first, and goes on at the second
 NEVER = 2**62
-LEAST_SLOTS, MOST_SLOTS = 4096, 256 * 1024
-MOST_PROBES = 24  # beyond, the table is made anew, with room for four times what it holds
+MIN_SLOTS, MAX_SLOTS = 4096, 256 * 1024
+MAX_PROBES = 24  # beyond, the table is made anew, with room for four times what it holds
 # The lock is held for microseconds. After a few tries it is waited for asleep: a holder that was stopped must not stop
 # our event loop.
 LOCK_TRIES, LOCK_WAIT_S, LOCK_NAP_S = 50, 1.0, 0.0003
@@ -63,17 +63,17 @@ class Record(NamedTuple):
 class Table:
     """Opened in each process, after the fork."""
 
-    def __init__(self, folder: Path, most_slots: int = MOST_SLOTS, clock: Callable[[], float] = time.time):
+    def __init__(self, folder: Path, max_slots: int = MAX_SLOTS, clock: Callable[[], float] = time.time):
         """`clock` is in seconds since the epoch: records expire by it."""
         self._folder, self._path, self._fresh_path = folder, folder / "table", folder / "fresh"
-        self._most_slots, self._clock = most_slots, clock
+        self._max_slots, self._clock = max_slots, clock
         self._folder_fd = self._fd = -1
         self._map: mmap.mmap | None = None
         self._watch: syscalls.Watch | None = None
         self._size = self._slots = 0
         self._places: dict[bytes, int] = {}  # where a record was last seen
 
-    def run(self, deed: Callable, *args):
+    def run(self, function: Callable, *args):
         """`deed(transaction, *args)` under the lock of all processes: all that it writes, or nothing.
 
         Raises OSError, Full, and Garbled: then the table was made anew, empty.
@@ -82,11 +82,11 @@ class Table:
         try:
             self._catch_up()
             transaction = Transaction(self)
-            result = deed(transaction, *args)
+            result = function(transaction, *args)
             transaction.commit()
             return result
         except Garbled:
-            self._start(LEAST_SLOTS, [])
+            self._start(MIN_SLOTS, [])
             raise
         finally:
             syscalls.unlock(self._folder_fd)
@@ -154,7 +154,7 @@ class Table:
             slots[place] = _GONE_SLOT
             return
         slots[place] = _EMPTY
-        for _ in range(MOST_PROBES):
+        for _ in range(MAX_PROBES):
             place = place - SLOT_BYTES if place > TABLE_AT else last
             if self._kind(place, slots) != GONE:
                 return
@@ -190,7 +190,7 @@ class Table:
 
     def _probe(self, digest: bytes) -> Iterator[int]:
         start = int.from_bytes(digest[:4], "little")
-        for step in range(MOST_PROBES):
+        for step in range(MAX_PROBES):
             yield TABLE_AT + (start + step) % self._slots * SLOT_BYTES
 
     def _slot(self, place: int) -> bytes:
@@ -245,7 +245,7 @@ class Table:
         try:
             fd = os.open(self._path, os.O_RDWR)
         except FileNotFoundError:
-            self._start(LEAST_SLOTS, [])
+            self._start(MIN_SLOTS, [])
             return
         raw = os.pread(fd, HEADER.size + 4, 0)
         header = raw[: HEADER.size]
@@ -268,11 +268,11 @@ class Table:
             os.close(self._fd)
         self._fd, self._map, self._watch = -1, None, None
 
-    def _start(self, least_slots: int, kept: list[Record]) -> None:
-        slots = LEAST_SLOTS
-        while slots < least_slots or (content := _laid_out(slots, kept)) is None:
+    def _start(self, min_slots: int, kept: list[Record]) -> None:
+        slots = MIN_SLOTS
+        while slots < min_slots or (content := _laid_out(slots, kept)) is None:
             slots *= 2
-        if slots > self._most_slots:
+        if slots > self._max_slots:
             raise Full
         header = HEADER.pack(MAGIC, slots, time.time_ns())
         fd = os.open(self._fresh_path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -311,7 +311,7 @@ class Transaction:
 
     def put(self, digest: bytes, kind: int, payload: bytes, expires: int = NEVER) -> None:
         """`expires` in seconds: from then on its slot may be used for another. Raises Full."""
-        if len(payload) > MOST_PAYLOAD:
+        if len(payload) > MAX_PAYLOAD:
             raise Full
         self._changed[digest] = _slot_of(digest, kind, payload, expires)
 
@@ -330,7 +330,7 @@ class Transaction:
             self._table.grow()
             self._places.clear()
             slots = self._placed()
-        if slots is None or len(slots) > MOST_RECORDS:
+        if slots is None or len(slots) > MAX_RECORDS:
             raise Full
         self._table.write(slots)
 
@@ -386,7 +386,7 @@ def _laid_out(slots: int, records: list[Record]) -> list[tuple[int, bytes]] | No
     placed = []
     for record in records:
         start = int.from_bytes(record.digest[:4], "little")
-        numbers = ((start + step) % slots for step in range(MOST_PROBES))
+        numbers = ((start + step) % slots for step in range(MAX_PROBES))
         number = next((number for number in numbers if number not in taken), None)
         if number is None:
             return None

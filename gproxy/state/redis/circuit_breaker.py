@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 from gproxy.errors import Unavailable
-from gproxy.state.interface import Account, Limit, Shared, Take, Taken
+from gproxy.state.interface import Account, Limit, SharedState, Take, Taken
 from gproxy.state.periods import window
 from gproxy.units import NS
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 Place = tuple[str, int]  # an account and the start of its window
 
 
-class Remote(Shared, Protocol):
+class RemoteState(SharedState, Protocol):
     """A state over several machines, any of which may be cut off from it for a while."""
 
     def settle_elsewhere(self, call: int, money: int, tokens: int, places: Sequence[Place], since: int) -> None:
@@ -53,10 +53,12 @@ class _Ended(NamedTuple):
     is_strange: bool = False
 
 
-class Failover:
+class CircuitBreaker:
     """One process's end, used by the greenlets of one thread; several may wait for the remote state at a time."""
 
-    def __init__(self, remote: Remote, local: Shared, clock: Callable[[], float] = time.monotonic, open_s: float = 5.0):
+    def __init__(
+        self, remote: RemoteState, local: SharedState, clock: Callable[[], float] = time.monotonic, open_s: float = 5.0
+    ):
         """`open_s` is longer than the remote state is ever waited for."""
         self.is_shared = True  # the breaker is closed
         self._remote, self._local, self._clock, self._open_s = remote, local, clock, open_s
@@ -149,19 +151,19 @@ class Failover:
         self._remote.close()
         self._local.close()
 
-    def _ask(self, question: Callable[[Shared], object]):
+    def _ask(self, question: Callable[[SharedState], object]):
         return self._try(question, lambda: question(self._local))
 
-    def _try(self, deed: Callable[[Remote], object], otherwise: Callable[[], object] = lambda: None):
+    def _try(self, function: Callable[[RemoteState], object], otherwise: Callable[[], object] = lambda: None):
         """The deed, on the remote state; otherwise, while that cannot be reached, what stands in for it."""
         if self._is_reachable():
             try:
-                return deed(self._remote)
+                return function(self._remote)
             except Unavailable as fault:
                 self._open(fault)
         return otherwise()
 
-    def _take_there(self, remote: Remote, take: Take) -> Taken:
+    def _take_there(self, remote: RemoteState, take: Take) -> Taken:
         try:
             taken = remote.take(take)
         except Unavailable:

@@ -11,21 +11,21 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from gproxy.errors import Unavailable
-from gproxy.state.shared_dict import Board
+from gproxy.state.shared_dict import SharedDict
 from gproxy.units import NS
 
 # That a note is gone is remembered for a day, by when every machine has heard it; a note nobody renews for a month.
 GONE_S, OLD_S = 86_400, 30 * 86_400
 
 
-class Notices:
+class SharedDictSync:
     """One process's end; `board` must keep its changes. `clock` is in nanoseconds since the epoch."""
 
     def __init__(
         self,
         url: str,
         prefix: str,
-        board: Board,
+        shared_dict: SharedDict,
         clock: Callable[[], int] = time.time_ns,
         timeout_s: float = 0.1,
     ):
@@ -38,7 +38,7 @@ class Notices:
             driver_info=None,
         )
         self._notes, self._count = f"gproxy:{{{prefix}}}:notes", f"gproxy:{{{prefix}}}:notes:count"
-        self._board, self._clock = board, clock
+        self._shared_dict, self._clock = shared_dict, clock
         self._heard = 0
         self._stamps: dict[str, int] = {}  # when the word on a name was said that counts here
 
@@ -54,7 +54,7 @@ class Notices:
         self._redis.close()
 
     def _tell(self) -> None:
-        pending = dict(self._board.pending)
+        pending = dict(self._shared_dict.pending)
         if not pending:
             return
         with self._redis.pipeline() as pipe:
@@ -63,8 +63,8 @@ class Notices:
             pipe.execute()
         for name, told in pending.items():
             self._stamps[name] = told[0]
-            if self._board.pending.get(name) == told:
-                del self._board.pending[name]
+            if self._shared_dict.pending.get(name) == told:
+                del self._shared_dict.pending[name]
 
     def _hear(self) -> None:
         count = int(self._redis.get(self._count) or 0)
@@ -76,9 +76,9 @@ class Notices:
             name, at = field.decode(), int(stamp)
             if now - at > (OLD_S if note else GONE_S) * NS:
                 outdated.append(field)
-            elif at > max(self._stamps.get(name, 0), self._board.pending.get(name, (0,))[0]):
-                self._board.pending.pop(name, None)
-                self._board.adopt(name, note or None)
+            elif at > max(self._stamps.get(name, 0), self._shared_dict.pending.get(name, (0,))[0]):
+                self._shared_dict.pending.pop(name, None)
+                self._shared_dict.adopt(name, note or None)
                 self._stamps[name] = at
         for field in outdated:
             self._stamps.pop(field.decode(), None)

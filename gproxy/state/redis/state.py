@@ -16,14 +16,14 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from gproxy.errors import Unavailable
-from gproxy.state.interface import CONCURRENCY, HOUR_S, RPD, RPM, TOKENS, Account, Limit, Standing, Take, Taken
+from gproxy.state.interface import CONCURRENCY, HOUR_S, RPD, RPM, TOKENS, Account, Limit, LimitStatus, Take, Taken
 from gproxy.state.periods import window
 
 US = 1_000_000
 NS_PER_US = 1000
 HOUR_NS = HOUR_S * US * NS_PER_US
 COUNTERS = (RPM, RPD, TOKENS, CONCURRENCY)
-MOST_CONNECTIONS = 64
+MAX_CONNECTIONS = 64
 WINDOW_TRIES = 3
 FREED_AT_ONCE = 200  # in one script, while which nobody else is served
 
@@ -56,7 +56,7 @@ class RedisState:
         """Does not connect. Raises ValueError for an address that cannot be one."""
         pool = redis.BlockingConnectionPool.from_url(
             url,
-            max_connections=MOST_CONNECTIONS,
+            max_connections=MAX_CONNECTIONS,
             timeout=timeout_s,
             socket_timeout=timeout_s,
             socket_connect_timeout=timeout_s,
@@ -217,13 +217,13 @@ def _limit(limit: Limit) -> dict:
 def _taken(at: int, accounts, finishes: list[int | None], limits, found: list) -> Taken:
     """`found`: the number of the one that refused, two numbers for each account, three for each counter."""
     number, *values = found
-    standings, values = [], iter(values)
+    statuses, values = [], iter(values)
     for account, finish in zip(accounts, finishes, strict=True):
         used, held = int(next(values)), int(next(values))
         left = None if finish is None else (finish * US - at) / US
-        is_refused = len(standings) + 1 == number
-        standings.append(
-            Standing(
+        is_refused = len(statuses) + 1 == number
+        statuses.append(
+            LimitStatus(
                 account.key,
                 None,
                 account.cap,
@@ -239,8 +239,8 @@ def _taken(at: int, accounts, finishes: list[int | None], limits, found: list) -
             if (amount := getattr(limit, name)) is not None:
                 count, ends, room = next(values), next(values), next(values)
                 remaining = max(0, amount - count)
-                standings.append(Standing(limit.key, name, amount, remaining, _seconds(ends, at), _seconds(room, at)))
-    return Taken(at * NS_PER_US, tuple(standings), standings[number - 1] if number else None)
+                statuses.append(LimitStatus(limit.key, name, amount, remaining, _seconds(ends, at), _seconds(room, at)))
+    return Taken(at * NS_PER_US, tuple(statuses), statuses[number - 1] if number else None)
 
 
 def _seconds(moment: int, at: int) -> float | None:

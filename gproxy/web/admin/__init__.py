@@ -13,7 +13,7 @@ from gproxy.web import request_input
 from gproxy.web.auth import guard_admin
 from gproxy.web.error_responses import runtime
 
-MOST_BODY = 50 * 1024 * 1024
+MAX_BODY = 50 * 1024 * 1024
 
 
 def guarded(name: str, import_name: str) -> Blueprint:
@@ -30,7 +30,7 @@ def document(schema):
     running = runtime()
     place = running.relay.capacity.enter()
     try:
-        body = request_input.body(request.environ, MOST_BODY, running.settings.body_timeout_s, place, nullcontext())
+        body = request_input.body(request.environ, MAX_BODY, running.settings.body_timeout_s, place, nullcontext())
     finally:
         place.leave()
     try:

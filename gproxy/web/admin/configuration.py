@@ -32,7 +32,7 @@ def export_toml(asked: dict) -> Response:
 def import_toml(asked: dict) -> dict:
     """All of it or nothing. A dry run only tells what would change."""
     reserved = current_app.extensions["reserved"]
-    changes = runtime().lay(actor(), asked["toml"], reserved, asked["prune"], asked["dry_run"])
+    changes = runtime().apply_import(actor(), asked["toml"], reserved, asked["prune"], asked["dry_run"])
     return {
         "ok": True,
         "dry_run": asked["dry_run"],

@@ -9,7 +9,7 @@ from gproxy.web.error_responses import runtime
 
 blueprint = guarded("admin_dashboard", __name__)
 QUERY = DashboardQuery()
-MOST_ROWS = 50
+MAX_ROWS = 50
 
 
 @blueprint.post("/dashboard/overview")
@@ -45,7 +45,7 @@ def top_providers(asked: dict) -> dict:
     rows = runtime().ask(usage_queries.breakdown, asked, "provider_id")
     return {
         "rows": [
-            {"provider_id": value, "channel": channels.get(value), **_row(sums)} for value, sums in rows[:MOST_ROWS]
+            {"provider_id": value, "channel": channels.get(value), **_row(sums)} for value, sums in rows[:MAX_ROWS]
         ]
     }
 
@@ -54,7 +54,7 @@ def top_providers(asked: dict) -> dict:
 @takes(QUERY)
 def top_models(asked: dict) -> dict:
     rows = runtime().ask(usage_queries.breakdown, asked, "model")
-    return {"rows": [{"model": value, **_row(sums)} for value, sums in rows[:MOST_ROWS]]}
+    return {"rows": [{"model": value, **_row(sums)} for value, sums in rows[:MAX_ROWS]]}
 
 
 def _row(sums: Sums) -> dict:

@@ -85,16 +85,16 @@ def _limits(caller: Caller, found: Explanation) -> list[dict]:
     if found.name is None:
         return []
     applying = {one.key for one in limits.applying(caller, found.name)}
-    taken, rows = found.standings, []
+    taken, rows = found.statuses, []
     for row in (*caller.limits, *caller.key_limits):
-        counted = taken.standings if taken is not None else ()
+        counted = taken.statuses if taken is not None else ()
         told = limit_views.limit(row, "key" if row in caller.key_limits else "user", counted, _now_s(found))
         rows.append({"id": row.id, "applies": str(row.id) in applying, **told})
     return rows
 
 
 def _accounts(found: Explanation) -> list[dict]:
-    of_accounts = [one for one in (found.standings.standings if found.standings else ()) if one.counter is None]
+    of_accounts = [one for one in (found.statuses.statuses if found.statuses else ()) if one.counter is None]
     return [
         {"account": "quota" if one.key[0] == "u" else "budget", **limit_views.account(one, _now_s(found))}
         for one in of_accounts
@@ -102,7 +102,7 @@ def _accounts(found: Explanation) -> list[dict]:
 
 
 def _now_s(found: Explanation) -> float:
-    return found.standings.at / NS if found.standings else 0.0
+    return found.statuses.at / NS if found.statuses else 0.0
 
 
 def _outcome(why_not: str | None, found: Explanation) -> dict:
@@ -134,17 +134,17 @@ def _target(stop: Stop, call: Call) -> dict:
         "translated": plan.translation.label if plan.translation is not None else None,
         "losses": list(plan.losses),
         "price": None if plan.price is None else plan.price.source,
-        "bound": _bound(plan),
+        "bound": _upper_bound(plan),
         "credentials": [_candidate(one, plan.model) for one in stop.candidates],
         "upstream": _upstream(stop, call),
     }
 
 
-def _bound(plan: Plan) -> dict | None:
+def _upper_bound(plan: Plan) -> dict | None:
     """What would be held: it covers the dearest of the targets."""
-    if plan.bound is None:
+    if plan.upper_bound is None:
         return None
-    return {"cost": usd(plan.bound.money), "tokens": plan.bound.tokens}
+    return {"cost": usd(plan.upper_bound.money), "tokens": plan.upper_bound.tokens}
 
 
 def _candidate(one: Candidate, model: str) -> dict:

@@ -333,7 +333,7 @@ def test_the_usage_of_a_whole_reply():
 
 
 @pytest.mark.parametrize(
-    ("part", "least"),
+    ("part", "minimum"),
     [
         ({"text": "four"}, 4),
         ({"text": ""}, 0),
@@ -342,11 +342,11 @@ def test_the_usage_of_a_whole_reply():
         ({"inlineData": {"data": "AAAA"}}, 0),
     ],
 )
-def test_texts_and_calls_are_counted(part, least):
+def test_texts_and_calls_are_counted(part, minimum):
     reader = passthrough.Stream(b'"a"', asking())
     reader.see(json.dumps({"candidates": [{"content": {"parts": [part]}}]}).encode())
-    assert reader.text_bytes >= least
-    assert (reader.text_bytes > 0) == (least > 0)
+    assert reader.text_bytes >= minimum
+    assert (reader.text_bytes > 0) == (minimum > 0)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from limits.strategies import FixedWindowRateLimiter, MovingWindowRateLimiter, S
 
 from gproxy.state.interface import Limit, Take
 from gproxy.state.mmap.limits_storage import TableStorage
-from gproxy.state.mmap.state import FileState
+from gproxy.state.mmap.state import MmapState
 
 STRATEGIES = (FixedWindowRateLimiter, MovingWindowRateLimiter, SlidingWindowCounterRateLimiter)
 
@@ -111,7 +111,7 @@ def test_a_sliding_window_weighs_the_one_before(storage):
 
 
 def test_a_reset_takes_the_librarys_counters_and_none_of_ours(storage, tmp_path):
-    state = FileState(tmp_path / "state")
+    state = MmapState(tmp_path / "state")
     state.load_limit("7", {}, [], {})
     limit = Limit("7", rpm=5)
     state.take(Take(1, "0/0/x", (), (limit,), 0, 0))
@@ -119,7 +119,7 @@ def test_a_reset_takes_the_librarys_counters_and_none_of_ours(storage, tmp_path)
     MovingWindowRateLimiter(storage).hit(RateLimitItemPerMinute(5))
     assert storage.reset() == 2
     assert storage.get("a") == 0
-    assert state.look((), (limit,)).standings[0].remaining == 4
+    assert state.look((), (limit,)).statuses[0].remaining == 4
 
 
 def test_faults_are_told_as_the_library_is_asked_to(tmp_path):

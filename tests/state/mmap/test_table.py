@@ -157,7 +157,7 @@ def test_any_history_reads_like_a_dictionary(tmp_path_factory, history):
 
 def test_it_grows_and_loses_nobody(folder):
     table, other = Table(folder), Table(folder)
-    count = 3 * tables.LEAST_SLOTS
+    count = 3 * tables.MIN_SLOTS
     for number in range(count):
         table.run(put, {number: str(number).encode()})
     assert (folder / "table").stat().st_size > tables.TABLE_AT + count * tables.SLOT_BYTES
@@ -166,21 +166,21 @@ def test_it_grows_and_loses_nobody(folder):
 
 
 def test_a_full_table_refuses_and_keeps_what_it_has(folder):
-    table = Table(folder, most_slots=tables.LEAST_SLOTS)
+    table = Table(folder, max_slots=tables.MIN_SLOTS)
     stored = []
     with pytest.raises(Full):
-        for number in range(10 * tables.LEAST_SLOTS):
+        for number in range(10 * tables.MIN_SLOTS):
             table.run(put, {number: b"x"})
             stored.append(number)
-    assert len(stored) > tables.LEAST_SLOTS // 10
+    assert len(stored) > tables.MIN_SLOTS // 10
     assert set(table.run(get, stored).values()) == {b"x"}
 
 
 def test_what_has_expired_gives_its_slot_away_and_nothing_else_does(folder):
     now = 1_000.0
-    table = Table(folder, most_slots=tables.LEAST_SLOTS, clock=lambda: now)
+    table = Table(folder, max_slots=tables.MIN_SLOTS, clock=lambda: now)
     table.run(put, {"kept": b"x"})
-    for number in range(20 * tables.LEAST_SLOTS):
+    for number in range(20 * tables.MIN_SLOTS):
         now += 1
         table.run(put, {number: b"x"}, int(now) + 5)
     assert table.run(get, ["kept"]) == {"kept": b"x"}
@@ -289,8 +289,8 @@ def test_a_lock_that_is_held_for_long_is_told_and_not_waited_for(folder, monkeyp
     monkeypatch.setattr(tables, "LOCK_WAIT_S", 0.1)
     table = Table(folder)
     table.run(put, {"a": b"1"})
-    holder = Table(folder)
-    holder._lock()
+    reserver = Table(folder)
+    reserver._lock()
     started = time.monotonic()
     with pytest.raises(BlockingIOError):
         table.run(get, ["a"])

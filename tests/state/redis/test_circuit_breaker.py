@@ -12,9 +12,9 @@ from redis import Redis
 
 from gproxy.errors import Unavailable
 from gproxy.state.interface import Account, Limit, Taken
-from gproxy.state.mmap.state import FileState
+from gproxy.state.mmap.state import MmapState
 from gproxy.state.periods import DAY as DAILY
-from gproxy.state.redis.circuit_breaker import Failover
+from gproxy.state.redis.circuit_breaker import CircuitBreaker
 from gproxy.state.redis.state import RedisState
 from tests import redis
 from tests.state_helpers import DAY, Clock, call, is_taken, load, load_empty
@@ -31,8 +31,8 @@ import logging, sys, time
 from pathlib import Path
 import gevent
 from gproxy.state.interface import Take
-from gproxy.state.redis.circuit_breaker import Failover
-from gproxy.state.mmap.state import FileState
+from gproxy.state.redis.circuit_breaker import CircuitBreaker
+from gproxy.state.mmap.state import MmapState
 from gproxy.state.redis.state import RedisState
 
 class Said(logging.Handler):
@@ -42,7 +42,7 @@ class Said(logging.Handler):
 
 said = Said()
 logging.getLogger().addHandler(said)
-state = Failover(RedisState(*sys.argv[1:3]), FileState(Path(sys.argv[3])), open_s=0.2)
+state = CircuitBreaker(RedisState(*sys.argv[1:3]), MmapState(Path(sys.argv[3])), open_s=0.2)
 
 def take(number):
     before = time.perf_counter()
@@ -67,11 +67,11 @@ from pathlib import Path
 import gevent
 from gproxy.errors import Unavailable
 from gproxy.state.interface import Account, Limit, Take
-from gproxy.state.redis.circuit_breaker import Failover
-from gproxy.state.mmap.state import FileState
+from gproxy.state.redis.circuit_breaker import CircuitBreaker
+from gproxy.state.mmap.state import MmapState
 from gproxy.state.redis.state import RedisState
 
-state = Failover(RedisState(*sys.argv[1:3]), FileState(Path(sys.argv[3])), open_s=0.4)
+state = CircuitBreaker(RedisState(*sys.argv[1:3]), MmapState(Path(sys.argv[3])), open_s=0.4)
 account, settled, running, dice = Account("rich", 10**9), {}, {}, random.Random(5)
 calls = iter(range(1, 10**9))
 
@@ -101,7 +101,7 @@ while not state.is_shared or account.key in state.look((account,), ()).unknown:
     gevent.sleep(0.05)
     state.renew("one")
     load()
-(found,) = RedisState(*sys.argv[1:3], timeout_s=10).look((account,), ()).standings
+(found,) = RedisState(*sys.argv[1:3], timeout_s=10).look((account,), ()).statuses
 print(sum(settled.values()), found.used, found.held, len(settled))
 """
 
@@ -132,16 +132,16 @@ class Machine:
     """A machine's two states, and the breaker's clock. Its own clock and Redis's are one here."""
 
     def __init__(self, url: str, folder: Path, clock: Clock):
-        self.remote, self.local = Losing(url, "own", clock), FileState(folder, clock)
+        self.remote, self.local = Losing(url, "own", clock), MmapState(folder, clock)
         self.now_s = 0.0
-        self.state = Failover(self.remote, self.local, lambda: self.now_s, OPEN_S)
+        self.state = CircuitBreaker(self.remote, self.local, lambda: self.now_s, OPEN_S)
 
     def take(self, number: int, *accounts: Account, money: int = 0, limits=()) -> Taken:
         return self.state.take(call(number, accounts, limits, money=money))
 
     def used(self, *accounts: Account) -> list[tuple[int, int]]:
         """Used and held of each, as the shared state knows it."""
-        return [one[6:] for one in self.remote.look(accounts, ()).standings]
+        return [one[6:] for one in self.remote.look(accounts, ()).statuses]
 
     def close(self) -> None:
         self.state.close()
@@ -595,13 +595,13 @@ def test_a_reset_whose_receipt_was_lost_is_made_again(machine, server):
 
 def test_a_local_state_that_cannot_be_used_is_in_nobodys_way_while_redis_answers(server, clock, tmp_path):
     (tmp_path / "file").write_bytes(b"a file in the way")
-    state = Failover(RedisState(server.url, "own", clock), FileState(tmp_path / "file", clock))
+    state = CircuitBreaker(RedisState(server.url, "own", clock), MmapState(tmp_path / "file", clock))
     load_empty(state, FIXED)
     state.forget("fixed")
     load_empty(state, FIXED)
     assert is_taken(state.take(call(1, [FIXED], money=10)))
     state.settle(1, 7, 0)
-    assert state.take(call(2, [FIXED], money=10)).standings[0].used == 7
+    assert state.take(call(2, [FIXED], money=10)).statuses[0].used == 7
     server.hang()
     with pytest.raises(Unavailable):
         state.take(call(3, [FIXED], money=10))

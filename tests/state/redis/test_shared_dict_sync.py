@@ -4,8 +4,8 @@ import pytest
 import redis
 
 from gproxy.errors import Unavailable
-from gproxy.state.redis.shared_dict_sync import GONE_S, Notices
-from gproxy.state.shared_dict import Board
+from gproxy.state.redis.shared_dict_sync import GONE_S, SharedDictSync
+from gproxy.state.shared_dict import SharedDict
 from gproxy.units import NS
 from tests.redis import fresh, server
 
@@ -23,15 +23,15 @@ class Clock:
 class Machine:
     def __init__(self, folder, where: tuple[str, str], clock: Clock):
         self.where = where
-        self.board = Board(folder, lambda note: 2.0**40, clock, shares=True)
-        self.notices = Notices(*where, self.board, clock.ns)
+        self.shared_dict = SharedDict(folder, lambda note: 2.0**40, clock, shares=True)
+        self.shared_dict_sync = SharedDictSync(*where, self.shared_dict, clock.ns)
 
     def put(self, name: str, note: bytes | None) -> None:
-        self.board.change(name, lambda before: note)
+        self.shared_dict.change(name, lambda before: note)
 
     def close(self) -> None:
-        self.notices.close()
-        self.board.close()
+        self.shared_dict_sync.close()
+        self.shared_dict.close()
 
 
 @pytest.fixture
@@ -51,19 +51,19 @@ def machines(tmp_path, pytestconfig, clock):
 def exchange(*machines: Machine) -> None:
     for _ in range(2):
         for machine in machines:
-            machine.notices.exchange()
+            machine.shared_dict_sync.exchange()
 
 
 def test_a_note_and_its_end_reach_the_other_machine(machines, clock):
     one, other = machines
     one.put("a", b"1")
     exchange(one, other)
-    assert other.board.notes(("a",)) == [b"1"]
+    assert other.shared_dict.notes(("a",)) == [b"1"]
     clock.now += 1
     other.put("a", None)
     exchange(one, other)
-    assert one.board.notes(("a",)) == [None]
-    assert (one.board.pending, other.board.pending) == ({}, {})
+    assert one.shared_dict.notes(("a",)) == [None]
+    assert (one.shared_dict.pending, other.shared_dict.pending) == ({}, {})
 
 
 def test_the_newest_word_counts_whoever_tells_it_first(machines, clock):
@@ -72,17 +72,17 @@ def test_the_newest_word_counts_whoever_tells_it_first(machines, clock):
     clock.now += 1
     other.put("a", b"new")
     exchange(other, one)
-    assert [machine.board.notes(("a",)) for machine in machines] == [[b"new"], [b"new"]]
+    assert [machine.shared_dict.notes(("a",)) for machine in machines] == [[b"new"], [b"new"]]
 
 
 def test_a_machine_that_comes_later_hears_all_of_it(machines, tmp_path, clock):
     one, _ = machines
     for name in ("a", "b"):
         one.put(name, name.encode())
-    one.notices.exchange()
+    one.shared_dict_sync.exchange()
     late = Machine(tmp_path / "late", one.where, clock)
-    late.notices.exchange()
-    assert late.board.all() == {"a": b"a", "b": b"b"}
+    late.shared_dict_sync.exchange()
+    assert late.shared_dict.all() == {"a": b"a", "b": b"b"}
     late.close()
 
 
@@ -106,10 +106,10 @@ def test_without_redis_each_keeps_its_own_and_tells_it_later(tmp_path, clock):
         running.kill()
         machine.put("a", b"1")
         with pytest.raises(Unavailable):
-            machine.notices.exchange()
-        assert machine.board.notes(("a",)) == [b"1"]
+            machine.shared_dict_sync.exchange()
+        assert machine.shared_dict.notes(("a",)) == [b"1"]
         running.start()
         exchange(machine, other)
-        assert other.board.notes(("a",)) == [b"1"]
+        assert other.shared_dict.notes(("a",)) == [b"1"]
         machine.close()
         other.close()

@@ -181,8 +181,8 @@ def test_windows_are_those_of_redis_whatever_our_own_clock_says(opened, where, c
     client.config_resetstat()
     for number in range(2, 5):
         taken = state.take(call(number, accounts, money=1))
-        assert [one.held for one in taken.standings] == [number] * 3
-        for one, account in zip(taken.standings, accounts, strict=True):
+        assert [one.held for one in taken.statuses] == [number] * 3
+        for one, account in zip(taken.statuses, accounts, strict=True):
             assert one.reset_s == pytest.approx(window(account.period, now_s)[1] - now_s, abs=60)
     # The difference was learned with the first.
     assert client.info("commandstats")["cmdstat_evalsha"]["calls"] == 4
@@ -243,7 +243,7 @@ def test_holds_of_a_silent_owner_are_freed_and_others_are_not(state, clock):
     state.renew("idle")
     assert {owner: sorted(calls) for owner, calls in state.holds().items()} == {"busy": [2, 4]}
     taken = state.look((FIXED,), (limit,))
-    assert [one.remaining for one in taken.standings] == [94, 63, 9]
+    assert [one.remaining for one in taken.statuses] == [94, 63, 9]
 
 
 def test_an_owner_that_renews_keeps_what_it_holds_for_a_day_and_an_hour(state, clock):
@@ -292,7 +292,7 @@ def test_credit_is_added_to_an_account_that_was_loaded_before(state, clock):
     state.take(call(1, [FIXED, DAILY_ONE], money=3))
     for account in ("fixed", "daily"):
         state.credit(account, window(None if account == "fixed" else DAILY, MONDAY)[0], 20, since)
-    assert [one[6:] for one in state.look((FIXED, DAILY_ONE), ()).standings] == [(20, 3), (20, 3)]
+    assert [one[6:] for one in state.look((FIXED, DAILY_ONE), ()).statuses] == [(20, 3), (20, 3)]
     assert state.version("fixed") > version
 
 
@@ -333,7 +333,7 @@ def test_a_call_that_was_taken_elsewhere_is_settled_where_a_load_gave_it_a_hold_
     places = [("fixed", 0), ("daily", window(DAILY, MONDAY)[0])]
     state.settle_elsewhere(1, 15, 10, places, since=clock.now)
     taken = state.look((FIXED, DAILY_ONE), (limit,))
-    assert [one.remaining for one in taken.standings] == [85, 85, 90, 5]
+    assert [one.remaining for one in taken.statuses] == [85, 85, 90, 5]
     state.settle_elsewhere(1, 15, 10, places, since=0)
     assert sorted(state.look((FIXED, DAILY_ONE), ()).unknown) == ["daily", "fixed"]
 
@@ -349,16 +349,16 @@ def told(state: RedisState) -> tuple[Unavailable, float]:
     return caught.value, time.perf_counter() - before
 
 
-@pytest.mark.parametrize("deed", ["take", "settle", "renew"])
-def test_a_fault_tells_nothing_of_the_address(opened, deed):
+@pytest.mark.parametrize("function", ["take", "settle", "renew"])
+def test_a_fault_tells_nothing_of_the_address(opened, function):
     state = opened("redis://user:hunter2@127.0.0.1:1/0", "none", timeout_s=0.1)
-    deeds = {
+    functions = {
         "take": lambda: state.take(call(1)),
         "settle": lambda: state.settle(1, 1, 1),
         "renew": lambda: state.renew(""),
     }
     with pytest.raises(Unavailable) as caught:
-        deeds[deed]()
+        functions[function]()
     assert caught.value.message == "unavailable: the shared state cannot be reached"
     assert "hunter2" not in "".join(traceback.format_exception(caught.value))
 
@@ -431,7 +431,7 @@ def test_many_greenlets_share_few_connections_and_none_stops_the_others():
             passed, _, late = take(200)
             assert (passed, late < 0.1) == (200, True)
             with Redis.from_url(server.url) as client:
-                assert client.info("clients")["connected_clients"] <= redis_state.MOST_CONNECTIONS + 1
+                assert client.info("clients")["connected_clients"] <= redis_state.MAX_CONNECTIONS + 1
             server.hang()
             passed, waited, late = take(300)
             assert (passed, waited < 0.5, late < 0.1) == (0, True, True)
