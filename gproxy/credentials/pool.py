@@ -179,7 +179,7 @@ class Pool:
     def disable(self, credential: Credential) -> None:
         self.failed(credential, "", Fault(cooldown.DEAD))
 
-    def standing(self, credential: Credential) -> "CredentialState":
+    def state(self, credential: Credential) -> "CredentialState":
         """How it stands with all that is known of it. Looks through the whole board: for operators."""
         prefix, now = _name(credential.id, ""), self.clock()
         notes = ((name, _mark(note)) for name, note in self._shared_dict.all().items() if name.startswith(prefix))

@@ -31,19 +31,17 @@ def refusal(refused: LimitStatus, money: int, now_s: float) -> OverQuota:
     return OverQuota(f"{detail}; {resets(refused, now_s)}", headers=_retry(refused))
 
 
-def ended(status_of_limit: LimitStatus | None, now_s: float) -> OverQuota:
+def ended(status: LimitStatus | None, now_s: float) -> OverQuota:
     """What ends a stream whose running cost passed what was left."""
-    if status_of_limit is None:
+    if status is None:
         return OverQuota("the quota is spent, so this stream ends here")
-    return OverQuota(
-        f"the {TITLES[status_of_limit.key[0]]} is spent, so this stream ends here; {resets(status_of_limit, now_s)}"
-    )
+    return OverQuota(f"the {TITLES[status.key[0]]} is spent, so this stream ends here; {resets(status, now_s)}")
 
 
-def resets(status_of_limit: LimitStatus, now_s: float) -> str:
-    if status_of_limit.reset_s is None:
+def resets(status: LimitStatus, now_s: float) -> str:
+    if status.reset_s is None:
         return "it does not reset; an administrator can raise it"
-    return f"it resets at {datetime.fromtimestamp(math.ceil(now_s + status_of_limit.reset_s), UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return f"it resets at {datetime.fromtimestamp(math.ceil(now_s + status.reset_s), UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _retry(refused: LimitStatus) -> dict[str, str]:

@@ -46,13 +46,13 @@ def refusal(refused: LimitStatus, statuses: tuple[LimitStatus, ...], tokens: int
     return RateLimited(detail, wait_s, statuses, headers=dict(told(refused, now_s)) | _retry(wait_s))
 
 
-def told(status_of_limit: LimitStatus, now_s: float) -> list[tuple[str, str]]:
+def told(status: LimitStatus, now_s: float) -> list[tuple[str, str]]:
     """The headers of one counter; its reset is in seconds since the epoch."""
     return [
-        ("X-RateLimit-Limit", str(status_of_limit.limit)),
-        ("X-RateLimit-Remaining", str(status_of_limit.remaining)),
-        ("X-RateLimit-Reset", str(math.ceil(now_s + (status_of_limit.reset_s or 0.0)))),
-        ("X-RateLimit-Counter", status_of_limit.counter),
+        ("X-RateLimit-Limit", str(status.limit)),
+        ("X-RateLimit-Remaining", str(status.remaining)),
+        ("X-RateLimit-Reset", str(math.ceil(now_s + (status.reset_s or 0.0)))),
+        ("X-RateLimit-Counter", status.counter),
     ]
 
 

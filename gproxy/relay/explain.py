@@ -23,7 +23,7 @@ class Candidate:
     credential: Credential
     turn: int | None
     why: str
-    status_of_limit: CredentialState
+    state: CredentialState
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +104,7 @@ def _candidates(pool: Pool, plan: Plan) -> tuple[Candidate, ...]:
     for credential in pool.order(plan.provider, plan.affinity, plan.kept_by):
         why = pool.why_not(credential, plan.model)
         turn += why is None
-        found.append(
-            Candidate(credential, turn if why is None else None, why or _reason(plan), pool.status_of_limit(credential))
-        )
+        found.append(Candidate(credential, turn if why is None else None, why or _reason(plan), pool.state(credential)))
     return tuple(found)
 
 
@@ -125,7 +123,7 @@ def _refusal(plan: Plan, taken: Taken | None) -> GatewayError | None:
     if taken is None or plan.upper_bound is None:
         return None
     now_s, upper_bound = taken.at / NS, plan.upper_bound
-    for one in sorted(taken.statuses, key=lambda status_of_limit: status_of_limit.counter is not None):
+    for one in sorted(taken.statuses, key=lambda status: status.counter is not None):
         if one.counter is None and upper_bound.money > one.remaining:
             return budgets.refusal(one, upper_bound.money, now_s)
         if one.counter is not None and one.remaining < (upper_bound.tokens if one.counter == TOKENS else 1):

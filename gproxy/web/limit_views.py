@@ -6,13 +6,13 @@ from gproxy.store.accounts import Account
 from gproxy.units import moment, usd
 
 
-def account(status_of_limit: LimitStatus, now_s: float) -> dict:
+def account(status: LimitStatus, now_s: float) -> dict:
     return {
-        "quota": usd(status_of_limit.limit),
-        "cost_used": usd(status_of_limit.used),
-        "held": usd(status_of_limit.held),
-        "remaining": usd(status_of_limit.remaining),
-        "resets_at": _at(status_of_limit.reset_s, now_s),
+        "quota": usd(status.limit),
+        "cost_used": usd(status.used),
+        "held": usd(status.held),
+        "remaining": usd(status.remaining),
+        "resets_at": _at(status.reset_s, now_s),
     }
 
 

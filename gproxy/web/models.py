@@ -20,7 +20,7 @@ def blueprints(protocols: Mapping[str, ModuleType]) -> list[Blueprint]:
                 blueprint.add_url_rule(
                     f"{prefix}/{version}/{route}",
                     f"{version}_{view.__name__}",
-                    _upper_bound(view, version, protocols),
+                    _versioned(view, version, protocols),
                     methods=["GET", "OPTIONS"],
                     provide_automatic_options=False,
                 )
@@ -28,14 +28,14 @@ def blueprints(protocols: Mapping[str, ModuleType]) -> list[Blueprint]:
     return found
 
 
-def _upper_bound(view: Callable, version: str, protocols: Mapping[str, ModuleType]) -> Callable:
-    def upper_bound(**path) -> Response:
+def _versioned(view: Callable, version: str, protocols: Mapping[str, ModuleType]) -> Callable:
+    def versioned(**path) -> Response:
         if request.method == "OPTIONS":
             return preflight()
         protocol = protocols[_shape(version)]
         return guarded(protocol, lambda request_id: _json(view(protocol, **path), request_id))
 
-    return upper_bound
+    return versioned
 
 
 def _shape(version: str) -> str:

@@ -112,7 +112,7 @@ def test_a_refused_key_is_of_no_use_for_any_model_until_it_is_enabled_or_another
     pool.failed(both.credentials[0], "m", Fault(Verdict.DEAD))
     clock.now += 10**8
     assert order(pool, both, "other") == [2]
-    assert pool.standing(both.credentials[0]).status == "unavailable"
+    assert pool.state(both.credentials[0]).status == "unavailable"
     renewed = provider(Credential(1, 1, "renewed"), both.credentials[1])
     assert order(pool, renewed) == [1, 2]
     pool.enable(1)
@@ -123,14 +123,14 @@ def test_a_refused_key_is_of_no_use_for_any_model_until_it_is_enabled_or_another
 
 def test_how_a_credential_stands(make, clock):
     pool, (first, second) = make(), provider().credentials
-    assert (pool.standing(first).status, pool.is_usable(first)) == ("healthy", True)
+    assert (pool.state(first).status, pool.is_usable(first)) == ("healthy", True)
     pool.failed(first, "m", LIMITED)
-    assert (pool.standing(first).status, list(pool.standing(first).cooling)) == ("cooldown", ["m"])
+    assert (pool.state(first).status, list(pool.state(first).cooling)) == ("cooldown", ["m"])
     assert pool.is_usable(first)
     pool.failed(first, "m", Fault(Verdict.BROKE))
     assert not pool.is_usable(first)
     assert pool.is_usable(second)
-    assert set(pool.standing(first).cooling) == {"m", ""}
+    assert set(pool.state(first).cooling) == {"m", ""}
 
 
 def test_all_stand_as_each_of_them_does(make, clock):
@@ -143,7 +143,7 @@ def test_all_stand_as_each_of_them_does(make, clock):
         lambda: pool.failed(Credential(9, 9, "of another provider"), "m", LIMITED),
     ):
         function()
-        assert pool.statuses(both.credentials) == {one.id: pool.standing(one).status for one in both.credentials}
+        assert pool.statuses(both.credentials) == {one.id: pool.state(one).status for one in both.credentials}
     assert pool.statuses(both.credentials) == {first.id: "unavailable", second.id: "cooldown"}
     # Nothing is known of another key in its place.
     assert pool.statuses([Credential(first.id, 1, "renewed")]) == {first.id: "healthy"}

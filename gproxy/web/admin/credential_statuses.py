@@ -48,15 +48,15 @@ def _find(provider_name: str, index: int) -> Credential:
 
 def _shown(pool: Pool, provider: str, index: int, credential: Credential) -> dict:
     """`cooling`: until when, and why, by model; "" is every model. A key that is refused has no end."""
-    standing = pool.standing(credential)
+    state = pool.state(credential)
     return {
         "provider": provider,
         "index": index,
         "credential_id": credential.id,
-        "status": standing.status,
-        "available": standing.status != "unavailable" and "" not in standing.cooling,
+        "status": state.status,
+        "available": state.status != "unavailable" and "" not in state.cooling,
         "cooling": {
-            model: {"reason": mark.verdict, "until": _moment(mark.until)} for model, mark in standing.cooling.items()
+            model: {"reason": mark.verdict, "until": _moment(mark.until)} for model, mark in state.cooling.items()
         },
     }
 

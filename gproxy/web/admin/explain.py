@@ -149,13 +149,13 @@ def _upper_bound(plan: Plan) -> dict | None:
 
 def _candidate(one: Candidate, model: str) -> dict:
     """How it stands with what is known of it for all models and for this one."""
-    marks = {name: mark for name, mark in one.standing.cooling.items() if name in ("", model)}
+    marks = {name: mark for name, mark in one.state.cooling.items() if name in ("", model)}
     return {
         "id": one.credential.id,
         "turn": one.turn,
         "why": one.why,
         "weight": one.credential.weight,
-        "status": one.standing.status,
+        "status": one.state.status,
         "cooling": {name: mark.verdict for name, mark in marks.items()},
     }
 
