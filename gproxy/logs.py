@@ -10,11 +10,12 @@ from functools import lru_cache
 
 from gevent.monkey import get_original
 
+from gproxy.fastpath import access_line
+
 _native_lock = get_original("_thread", "RLock")
 # No line of ours tells them, and each would be looked up for every record.
 logging.logThreads = logging.logMultiprocessing = logging.logAsyncioTasks = False
 BLACK = "[redacted]"
-STANDARD_ERROR = 2
 # Shorter ones would black out ordinary words.
 MIN_SECRET = 6
 # A text that stands for itself in a line of `name=value`.
@@ -75,16 +76,15 @@ def as_json(created: float, logger: str, message: str, fields: dict) -> str:
 _line = as_text
 
 
-def tell(logger: str, message: str, fields: dict) -> None:
-    """Writes such a line at once, past the machinery of records: it is there for every request."""
-    try:
-        os.write(STANDARD_ERROR, _line(time.time(), logger, message, fields).encode("utf-8", "replace") + b"\n")
-    except OSError as fault:  # as a handler does: whoever reads the log is gone, and no request fails for that
-        logging.getLogger(logger).debug("a line is lost: %s", fault)
+def write_fields(logger: str, message: str, fields: dict) -> None:
+    """Writes a line of fields at level info; every request has one."""
+    access_line.write(logger, message, fields, lambda: _line(time.time(), logger, message, fields))
 
 
 class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
+        if (fields := getattr(record, "fields", None)) is not None:
+            return as_text(record.created, record.name, record.getMessage(), fields)
         line = f"{_when(record.created)} {record.levelname.lower()} [{record.process}] {record.name}: "
         line += record.getMessage()
         if record.exc_info:
@@ -106,6 +106,8 @@ def _quoted(value: str) -> str:
 
 class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
+        if (fields := getattr(record, "fields", None)) is not None:
+            return as_json(record.created, record.name, record.getMessage(), fields)
         line = {
             "time": _when(record.created),
             "level": record.levelname.lower(),

@@ -2,7 +2,6 @@
 
 import logging
 import ssl
-import sys
 import time
 import tomllib
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from gproxy.admission.capacity import Capacity
 from gproxy.credentials.access_tokens import Tokens
 from gproxy.credentials.pool import Pool, expires
 from gproxy.errors import BadRequest, GatewayError, StartupError, Unavailable
+from gproxy.fastpath import collector
 from gproxy.metrics import call_metrics, definitions, exposition
 from gproxy.metrics.call_metrics import CallMetrics
 from gproxy.metrics.mmap_values import MmapValues
@@ -69,8 +69,6 @@ POLL_S = 0.5
 # How often the books are checked; the lease of what this process holds in Redis is renewed oftener than it ends.
 CHECK_S, RENEW_S = 60.0, 5.0
 KEEP_S = 60.0
-# The thread that books usage gives the interpreter back this often, so that no stream waits for it.
-SWITCH_S = 0.0005
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,7 +329,7 @@ class Runtime:
 
 def start(settings: Settings, prepared: Prepared) -> Runtime:
     """Everything one process needs; after the fork, since nothing here may be shared."""
-    sys.setswitchinterval(SWITCH_S)
+    collector.tune_threads()
     database = Database(settings.dsn, settings.data_dir)
     change_counter = ChangeCounter(settings.data_dir / "signal")
     threads = Threads(2)

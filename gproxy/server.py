@@ -4,7 +4,6 @@ Nothing here may be imported before gevent has patched; `gunicorn.conf.py` does 
 """
 
 import errno
-import gc
 import logging
 import logging.config
 import os
@@ -13,18 +12,15 @@ import socket
 import sys
 import time
 from dataclasses import dataclass
-from email.utils import formatdate
-from functools import lru_cache
 
 import gevent
-import gunicorn.util
 from gunicorn.glogging import Logger
 from gunicorn.workers.ggevent import GeventWorker
 
 from gproxy import bootstrap, channels, logs, runtime, settings
 from gproxy.app import attach, reserved_names
 from gproxy.errors import ShuttingDown, StartupError
-from gproxy.fastpath import fairness
+from gproxy.fastpath import collector, fairness, http_date  # noqa: F401 - http_date replaces gunicorn's
 from gproxy.runtime import Runtime
 from gproxy.settings import Settings
 from gproxy.web import access_log
@@ -41,8 +37,6 @@ ACCEPTS_S = 1.5
 ONE_ASKING_S = 1.0
 # Every so many requests of one connection the others get their turn: nothing in a request need ever wait.
 REQUESTS_IN_A_ROW = 8
-# A request leaves eight objects in a cycle (werkzeug's matcher), about 1 kB: so many are collected at once.
-YOUNG_OBJECTS = 5_000
 QUICKSTART = "quickstart.toml"
 
 _prepared: runtime.Prepared | None = None
@@ -109,10 +103,7 @@ def post_worker_init(worker) -> None:
         stop(fault if isinstance(fault, StartupError) else StartupError([f"a worker cannot start: {fault}"]), 1)
     worker.runtime = running
     attach(worker.app.wsgi(), running)
-    # What was made until now stays for good. A full collection would walk all of it: 40 ms in which nothing is served.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
+    collector.tune_collector()
 
 
 def post_request(worker, req, environ, resp) -> None:
@@ -168,19 +159,6 @@ def _refuse_taken_port(arbiter) -> None:
             raise StartupError([f"cannot listen on {host}:{port}: {remedy}"]) from None
 
 
-@lru_cache(maxsize=1)
-def _date(second: int) -> str:
-    return formatdate(second, usegmt=True)
-
-
-def _http_date(timestamp: float | None = None) -> str:
-    return _date(int(time.time() if timestamp is None else timestamp))
-
-
-# gunicorn formats the date anew for each answer.
-gunicorn.util.http_date = _http_date
-
-
 class GatewayWorker(GeventWorker):
     """Drains before the arbiter's SIGKILL: running calls end within the grace time, the others are told and settled.
 
@@ -217,7 +195,7 @@ class GatewayWorker(GeventWorker):
             raise StopIteration
         connection.requests += 1
         if connection.requests % REQUESTS_IN_A_ROW == 0:
-            fairness.give()
+            fairness.yield_to_others()
         connection.is_idle, connection.since = True, time.monotonic()
 
     def handle_quit(self, sig, frame) -> None:

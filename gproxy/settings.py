@@ -20,6 +20,13 @@ MIB = 1024 * 1024
 PUBLISHED_KEY = "sk-admin-1"
 REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 VENDOR_KEYS = {"OPENAI_API_KEY": "openai", "ANTHROPIC_API_KEY": "anthropic", "GEMINI_API_KEY": "aistudio"}
+# The replacements in `fastpath/`, by the names of their files.
+FAST_PATHS = frozenset(
+    (
+        *("access_line", "chunked", "collector", "connection", "direct_response"),
+        *("fairness", "fixed_routes", "http_date", "syscalls"),
+    )
+)
 PROXY_SCHEMES = ("http", "https", "socks4", "socks5", "socks5h")
 
 
@@ -49,6 +56,7 @@ class Settings:
     log_level: str
     log_format: str
     access_log: bool
+    fast_paths: frozenset[str]  # the replacements in `fastpath/` that are on
     environ: Mapping[str, str]  # for "${NAME}" references and vendors' keys; never shown
 
     def __repr__(self) -> str:
@@ -89,12 +97,25 @@ def load(environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> S
         log_level=reader.one_of("GPROXY_LOG_LEVEL", ("debug", "info", "warning", "error"), "info"),
         log_format=reader.one_of("GPROXY_LOG_FORMAT", ("text", "json"), "text"),
         access_log=reader.one_of("GPROXY_ACCESS_LOG", ("on", "off"), "on") == "on",
+        fast_paths=reader.fast_paths(),
         environ=environ,
     )
     _refuse_published_key(settings, reader.problems)
     if reader.problems:
         raise StartupError(reader.problems)
     return settings
+
+
+def fast_paths(environ: Mapping[str, str] | None = None) -> frozenset[str]:
+    """Returns the names of GPROXY_FASTPATH that are on. Unknown names are left out here and reported by `load`."""
+    return _fast_path_names(os.environ if environ is None else environ) & FAST_PATHS
+
+
+def _fast_path_names(environ: Mapping[str, str]) -> frozenset[str]:
+    written = environ.get("GPROXY_FASTPATH", "").strip().lower() or "all"
+    if written in ("all", "off"):
+        return FAST_PATHS if written == "all" else frozenset()
+    return frozenset(name.strip() for name in written.split(","))
 
 
 class _Reader:
@@ -159,6 +180,12 @@ class _Reader:
         if value not in choices:
             self.problems.append(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
         return value
+
+    def fast_paths(self) -> frozenset[str]:
+        if unknown := sorted(_fast_path_names(self.environ) - FAST_PATHS):
+            known = ", ".join(sorted(FAST_PATHS))
+            self.problems.append(f"GPROXY_FASTPATH: {unknown[0]!r} is unknown; write all, off, or some of {known}")
+        return fast_paths(self.environ)
 
     def dsn(self, data_dir: Path) -> str:
         value, place = self._find("GPROXY_DSN", "dsn")

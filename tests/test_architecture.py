@@ -19,7 +19,7 @@ ROOMS = {  # room: what it may import of ours, besides itself and EVERY_ROOM
     "runtime": EVERYTHING,
     "bootstrap": EVERYTHING,
     "cli": EVERYTHING,
-    "web/llm": {"web", "relay", "metrics.call_summary", "protocols"},
+    "web/llm": {"web", "relay", "fastpath", "metrics.call_summary", "protocols"},
     "web": {
         *("relay", "protocols", "admission", "routing", "accounting", "quota", "credentials", "metrics"),
         *("request_log", "state", "store", "config", "snapshot", "logs", "fastpath"),
@@ -44,14 +44,14 @@ ROOMS = {  # room: what it may import of ours, besides itself and EVERY_ROOM
     "channels": set(),
     "snapshots": {"logs", "settings", "snapshot", "state", "store", "threads"},
     "snapshot": set(),
-    "settings": {"fastpath"},
-    "fastpath": set(),
+    "settings": set(),
+    "fastpath": {"settings"},
     "units": set(),
     "threads": set(),
     "logs": {"fastpath"},
     "errors": set(),
 }
-FLASK_ROOMS = {"web", "app", "cli"}
+FLASK_ROOMS = {"web", "app", "cli", "fastpath"}
 PURE = {"protocols", "channels", "admission", "routing", "config"}
 EFFECTS = {"socket", "gevent", "requests", "urllib3", "time", "os", "subprocess", "threading", "peewee", "sqlite3"}
 # What importing all of a pure room must not load, neither by itself nor through another room.

@@ -1,12 +1,15 @@
-"""Chunked transfer coding (RFC 9112, 7.1), as many chunks at once as have arrived.
+"""Replaces http.client's reading of a chunked body (RFC 9112, 7.1): all chunks that have arrived are decoded at once.
 
-The standard library hands out one chunk a call, and vendors send one event a chunk: under load most of a stream's
-cost would be in asking for the next one.
+The standard library returns one chunk per call, and vendors send one event per chunk. Under load most of a stream's
+cost would be the calls for the next chunk.
 """
 
 import http.client
 from typing import BinaryIO
 
+from gproxy.fastpath import switches
+
+IS_ON = switches.is_on("chunked")
 READ_BYTES = 65536
 # A size line with its extensions, and all trailers together.
 MAX_LINE_BYTES = 8192

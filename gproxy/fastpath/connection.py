@@ -1,4 +1,8 @@
-"""The library's connections, made quicker in what every call goes through: one packet for a request, plain heads."""
+"""Replaces parts of urllib3's connections and of http.client: one packet for a request, a short way to read its head.
+
+The library sends head and body of a request apart: two system calls, and two packets that wake the upstream twice. It
+reads every head with the email parser, and checks an idle connection by a poll through gevent's hub.
+"""
 
 import email.parser
 import http.client
@@ -9,10 +13,10 @@ from http.client import HTTPMessage
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
+from gproxy.fastpath import switches
+
 # A larger body is not copied behind its head.
 MAX_JOINED_BYTES = 64 * 1024
-# A vendor's list of models or rate-limit headers can pass http.client's default of 100 header lines.
-http.client._MAXHEADERS = 256
 # Name and value as the email parser finds them in a line that nothing is odd about.
 _SENT = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+: [\t\x20-\x7e]*")
 _LINE = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0\x0b\x0c\x1c-\x1e\x85]*)\r\n")
@@ -31,8 +35,45 @@ class Sending:
 SENDING: ContextVar[Sending] = ContextVar("sending")
 
 
+class _Tracking:
+    """The library's own way, with a note of how far the request came."""
+
+    _sending: Sending | None = None
+
+    def request(self, *args, **kwargs) -> None:
+        self._sending = SENDING.get(None) or Sending()
+        self._sending.was_open = self.sock is not None
+        try:
+            super().request(*args, **kwargs)
+        finally:
+            self._sending = None
+
+    def connect(self) -> None:
+        # A proxy's CONNECT goes through `send` too, and is not the request.
+        sending, self._sending = self._sending, None
+        try:
+            super().connect()
+        finally:
+            self._sending = sending
+
+    def send(self, data) -> None:
+        if self.sock is None:
+            self.connect()
+        if self._sending is not None:
+            self._sending.is_sent = True
+        super().send(data)
+
+
+class TrackedConnection(_Tracking, HTTPConnection):
+    """Over TCP."""
+
+
+class TrackedSecureConnection(_Tracking, HTTPSConnection):
+    """Over TLS."""
+
+
 class _Joining:
-    """The library sends head and body apart: two system calls here, and two packets for the upstream to wake up for."""
+    """Sends head and body of a request by one system call."""
 
     _parts: list[bytes] | None = None
 
@@ -90,7 +131,12 @@ class SecureConnection(_Joining, HTTPSConnection):
     """Over TLS."""
 
 
-QUICKER = {HTTPConnection: PlainConnection, HTTPSConnection: SecureConnection}
+IS_ON = switches.is_on("connection")
+# The connection class that serves in place of a class of the library.
+CONNECTIONS = {
+    HTTPConnection: PlainConnection if IS_ON else TrackedConnection,
+    HTTPSConnection: SecureConnection if IS_ON else TrackedSecureConnection,
+}
 
 
 def parse_headers(fp, _class: type[HTTPMessage] = HTTPMessage) -> HTTPMessage:
@@ -105,4 +151,5 @@ def parse_headers(fp, _class: type[HTTPMessage] = HTTPMessage) -> HTTPMessage:
     return message
 
 
-http.client.parse_headers = parse_headers
+if IS_ON:
+    http.client.parse_headers = parse_headers

@@ -1,22 +1,32 @@
-"""Fairness among the greenlets of a worker: whose sockets are always ready must let the others have their turn.
+"""Replaces gevent's `sleep(0)`: a greenlet whose socket is always ready yields to all greenlets that are ready.
 
-gevent's `sleep(0)` does not look at sockets: it comes back before the loop asks which of them are ready, up to fifty
-times in a row. Waiting for a descriptor that is always readable comes back behind all whose turn has come meanwhile.
+gevent's `sleep(0)` does not look at sockets. It returns before the loop asks which sockets are ready, up to fifty times
+in a row. A wait for a descriptor that is always readable returns behind all greenlets that became ready meanwhile.
 """
 
 import os
 
+import gevent
 from gevent import get_hub
+
+from gproxy.fastpath import switches
 
 _READABLE = 1
 _always = os.eventfd(1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
 
-def give() -> None:
-    """Goes on once every greenlet whose socket is ready has run."""
+def _yield_to_sockets() -> None:
+    """Returns once every greenlet whose socket is ready has run."""
     hub = get_hub()
     watcher = hub.loop.io(_always, _READABLE)
     try:
         hub.wait(watcher)
     finally:
         watcher.close()
+
+
+def _library_yield() -> None:
+    gevent.sleep(0)
+
+
+yield_to_others = _yield_to_sockets if switches.is_on("fairness") else _library_yield

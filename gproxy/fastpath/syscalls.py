@@ -1,7 +1,8 @@
-"""System calls that return at once, made without letting the interpreter's lock go.
+"""Replaces flock, pwrite and fstat of Python's `fcntl` and `os` by calls that keep the interpreter's lock.
 
-Python's own let it go around every call. The thread that books usage then takes it and keeps it for half a millisecond,
-so that a call of half a microsecond on the request road costs ten times as much, and its slowest hundredth a thousand.
+Python releases the interpreter's lock around every system call. The thread that stores usage rows then takes the lock
+and keeps it for half a millisecond, so that a call of half a microsecond on the request path costs ten times as much,
+and its slowest hundredth a thousand times. These calls return at once, so nothing is won by releasing the lock.
 """
 
 import ctypes
@@ -10,48 +11,78 @@ import fcntl
 import os
 import struct
 
+from gproxy.fastpath import switches
+
 _libc = ctypes.PyDLL(None, use_errno=True)
 _flock, _pwrite, _statx = _libc.flock, _libc.pwrite, _libc.statx
 _flock.argtypes = (ctypes.c_int, ctypes.c_int)
 _pwrite.argtypes, _pwrite.restype = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int64), ctypes.c_ssize_t
 _statx.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_char_p)
-# Of statx(2): what it is asked for, and where it puts it, alike on every machine.
+# Of statx(2): the flags and fields of the request, and where the fields are in the answer; alike on every machine.
 _AT_EMPTY_PATH, _NLINK, _SIZE = 0x1000, 0x4, 0x200
 _STATX = struct.Struct("=16xI20xQ")
 
 
-def try_lock(fd: int) -> bool:
-    """Takes a file's exclusive lock (flock) if nobody has it. Raises OSError."""
+def _try_lock(fd: int) -> bool:
+    """Takes a file's exclusive lock (flock). False if another process has it. Raises OSError."""
     if _flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB) == 0:
         return True
-    fault = ctypes.get_errno()
-    if fault in (errno.EWOULDBLOCK, errno.EINTR):
+    number = ctypes.get_errno()
+    if number in (errno.EWOULDBLOCK, errno.EINTR):
         return False
-    raise OSError(fault, os.strerror(fault))
+    raise OSError(number, os.strerror(number))
 
 
-def unlock(fd: int) -> None:
+def _unlock(fd: int) -> None:
+    """Releases a file's lock (flock)."""
     _flock(fd, fcntl.LOCK_UN)
 
 
-def pwrite(fd: int, content: bytes, at: int) -> int:
-    """How many bytes were written into a regular file. Raises OSError."""
+def _write_at(fd: int, content: bytes, at: int) -> int:
+    """Writes into a regular file at an offset; returns the number of bytes written. Raises OSError."""
     written = _pwrite(fd, content, len(content), at)
     if written < 0:
-        fault = ctypes.get_errno()
-        raise OSError(fault, os.strerror(fault))
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
     return written
 
 
-class Watch:
-    """One open file, looked at by one thread."""
+class _FileStatus:
+    """The status of one open file, read by one thread."""
 
     def __init__(self, fd: int):
         self._fd, self._found = fd, ctypes.create_string_buffer(256)
 
     def look(self) -> tuple[int, int]:
-        """How many names the file has, and how long it is. Raises OSError."""
+        """Returns the file's number of links and its size in bytes. Raises OSError."""
         if _statx(self._fd, b"", _AT_EMPTY_PATH, _NLINK | _SIZE, self._found) != 0:
-            fault = ctypes.get_errno()
-            raise OSError(fault, os.strerror(fault))
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
         return _STATX.unpack_from(self._found)
+
+
+def _library_try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _library_unlock(fd: int) -> None:
+    fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+class _LibraryFileStatus:
+    def __init__(self, fd: int):
+        self._fd = fd
+
+    def look(self) -> tuple[int, int]:
+        found = os.fstat(self._fd)
+        return found.st_nlink, found.st_size
+
+
+if switches.is_on("syscalls"):
+    try_lock, unlock, pwrite, FileStatus = _try_lock, _unlock, _write_at, _FileStatus
+else:
+    try_lock, unlock, pwrite, FileStatus = _library_try_lock, _library_unlock, os.pwrite, _LibraryFileStatus

@@ -3,6 +3,7 @@
 A session would merge environment proxies, netrc and cookies of other tenants into a call, at three times the cost.
 """
 
+import http.client
 import logging
 import re
 import ssl
@@ -21,11 +22,14 @@ from urllib3.util import Timeout
 
 from gproxy.errors import Overloaded, UpstreamError, UpstreamTimeout
 from gproxy.fastpath import fairness
-from gproxy.fastpath.chunked import Chunked
-from gproxy.fastpath.connection import QUICKER, SENDING, Sending
+from gproxy.fastpath.chunked import IS_ON, Chunked
+from gproxy.fastpath.connection import CONNECTIONS, SENDING, Sending
 from gproxy.upstream import error_mapping
 
 log = logging.getLogger(__name__)
+
+# A vendor's list of models or its rate-limit headers can pass http.client's default of 100 header lines.
+http.client._MAXHEADERS = 256
 
 READ_BYTES = 65536
 MAX_REPLY_BYTES = 256 * 1024 * 1024
@@ -45,7 +49,7 @@ class _Adapter(HTTPAdapter):
         manager = self.proxy_manager_for(proxy) if proxy else self.poolmanager
         kwargs = {"ssl_context": tls, "cert_reqs": ssl.CERT_REQUIRED} if parts.scheme == "https" else {}
         self._pool = manager.connection_from_host(parts.host, parts.port, parts.scheme, pool_kwargs=kwargs)
-        self._pool.ConnectionCls = QUICKER.get(self._pool.ConnectionCls, self._pool.ConnectionCls)
+        self._pool.ConnectionCls = CONNECTIONS.get(self._pool.ConnectionCls, self._pool.ConnectionCls)
         # An HTTP proxy wants the whole URL of a plain HTTP call in the request line.
         is_absolute = proxy and proxy.startswith("http") and parts.scheme == "http"
         self._prefix = base_url if is_absolute else (parts.path or "")
@@ -106,7 +110,7 @@ class Exchange:
         # The connection has let go of its socket when the upstream said `Connection: close`; the body's file has not.
         self._sock = getattr(getattr(file, "raw", None), "_sock", None)
         is_plain = raw.chunked and "content-encoding" not in self.headers
-        self._chunked = Chunked(file) if is_plain and file is not None else None
+        self._chunked = Chunked(file) if is_plain and file is not None and IS_ON else None
 
     def watch(self, came: Callable[[bytes], None], ended: Callable[[], None]) -> None:
         """From now on `came` is shown each piece of the body, and `ended` is called once, when it is closed."""
@@ -177,7 +181,7 @@ class Exchange:
             in_a_row += 1
             if in_a_row >= READS_IN_A_ROW:
                 in_a_row = 0
-                fairness.give()
+                fairness.yield_to_others()
             started = time.perf_counter()
             try:
                 with watch:

@@ -7,10 +7,9 @@ from types import ModuleType
 from urllib.parse import parse_qsl
 
 from flask import Blueprint, Response, request
-from werkzeug.http import HTTP_STATUS_CODES
-from werkzeug.wsgi import ClosingIterator
 
 from gproxy.errors import ClientDisconnected, GatewayError, NotFound, RequestTimeout, ShuttingDown, Unsupported
+from gproxy.fastpath.direct_response import respond
 from gproxy.metrics.call_summary import CallSummary
 from gproxy.relay.pipeline import Answer
 from gproxy.relay.planner import Call
@@ -208,22 +207,11 @@ def relay(protocol: str, request_id: str, provider: str | None = None, **path) -
         let_go()
         raise
     told.headers += (*ids(running.relay.protocols[protocol], request_id), *CORS)
-    return _Reply(told, _end(sock, told, let_go, plan.provider.settings.write_timeout_s))
-
-
-class _Reply(Response):
-    """An answer as it is sent. Werkzeug's own would copy and check its headers, which the server does again."""
-
-    def __init__(self, told: Answer, end: Callable[[], None]):
-        self._told, self._end = told, end
-
-    def __call__(self, environ, start_response) -> ClosingIterator:
-        told, body = self._told, self._told.body
-        if isinstance(body, bytes):
-            told.headers.append(("Content-Length", str(len(body))))
-            body = _pieces(body)
-        start_response(f"{told.status} {HTTP_STATUS_CODES.get(told.status, 'Unknown')}", told.headers)
-        return ClosingIterator(body, self._end)
+    body = told.body
+    if isinstance(body, bytes):
+        told.headers.append(("Content-Length", str(len(body))))
+        body = _pieces(body)
+    return respond(told.status, told.headers, body, _end(sock, told, let_go, plan.provider.settings.write_timeout_s))
 
 
 def _pieces(body: bytes) -> Iterable[bytes]:

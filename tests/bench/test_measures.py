@@ -5,8 +5,8 @@ import os
 import time
 from types import SimpleNamespace
 
-from gproxy import logs
-from gproxy.metrics import call_metrics
+from gproxy.fastpath import access_line
+from gproxy.metrics import definitions
 from gproxy.metrics.call_metrics import CallMetrics
 from gproxy.metrics.call_summary import CallSummary
 from gproxy.metrics.mmap_values import MmapValues
@@ -43,7 +43,7 @@ def slowness() -> float:
 
 def test_counting_a_request_costs_at_most_5_microseconds(tmp_path, record_property):
     """Everything that one stream does for its metrics, from its arrival to its end."""
-    measured = CallMetrics(MmapValues(tmp_path / "metrics", 0, call_metrics.GAUGES), lambda: SNAPSHOT)
+    measured = CallMetrics(MmapValues(tmp_path / "metrics", 0, definitions.GAUGES), lambda: SNAPSHOT)
     usage, attempts = Usage(12, 40, 3, 5), [(1, 2, 200, 9)]
 
     def one() -> None:
@@ -82,7 +82,7 @@ def test_a_line_of_the_access_log_costs_at_most_15_microseconds(record_property,
     }
     caplog.set_level(logging.INFO, "gproxy.access")
     with open(os.devnull, "wb") as nobody:
-        monkeypatch.setattr(logs, "STANDARD_ERROR", nobody.fileno())
+        monkeypatch.setattr(access_line, "STANDARD_ERROR", nobody.fileno())
         found = best(lambda: access_log.write(environ, 200, 1234, 0.0123, ("127.0.0.1", "::1")))
     record_property("microseconds", found)
     print(f"access log: {found:.1f} µs of CPU a line")

@@ -69,7 +69,7 @@ class Table:
         self._max_slots, self._clock = max_slots, clock
         self._folder_fd = self._fd = -1
         self._map: mmap.mmap | None = None
-        self._watch: syscalls.Watch | None = None
+        self._watch: syscalls.FileStatus | None = None
         self._size = self._slots = 0
         self._places: dict[bytes, int] = {}  # where a record was last seen
 
@@ -259,7 +259,7 @@ class Table:
     def _take_up(self, fd: int, slots: int) -> None:
         self._let_go()
         self._fd, self._slots, self._size = fd, slots, TABLE_AT + slots * SLOT_BYTES
-        self._map, self._watch = mmap.mmap(fd, self._size), syscalls.Watch(fd)
+        self._map, self._watch = mmap.mmap(fd, self._size), syscalls.FileStatus(fd)
 
     def _let_go(self) -> None:
         self._places.clear()
