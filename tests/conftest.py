@@ -1,7 +1,6 @@
-"""Shared by all journeys: a vendor, and a gateway with two workers in front of it."""
+"""Shared by all tests: a vendor, and gateways in front of it."""
 
 import os
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +8,17 @@ import pytest
 
 from tests.gateway import Gateway, seed
 from tests.vendor import Vendor
+
+SHORT_TIMEOUTS = ", connect_timeout_s = 2, first_byte_timeout_s = 1.5, idle_timeout_s = 1.5"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def every_log_is_searched() -> Iterator[None]:
+    """At the end every gateway of this process was ended, and with that its log was searched for secrets."""
+    yield
+    left = list(Gateway.started)
+    end_all(left)
+    assert not left, f"gateways that no test ended: {[running.folder for running in left]}"
 
 
 @pytest.fixture(scope="session")
@@ -20,30 +30,54 @@ def vendor() -> Iterator[Vendor]:
 
 @pytest.fixture(scope="session")
 def gateway(vendor: Vendor, tmp_path_factory) -> Iterator[Gateway]:
-    """One gateway for every journey that leaves it as it was."""
-    folder = tmp_path_factory.mktemp("gateway")
-    short = ", connect_timeout_s = 2, first_byte_timeout_s = 1.5, idle_timeout_s = 1.5"
-    running = Gateway(folder, seed(vendor.url, short)).start()
-    yield running
-    running.stop()
+    """One gateway for every test that leaves it as it was, or adds rows of its own (`tests.rows`)."""
+    running = Gateway(tmp_path_factory.mktemp("gateway"), seed(vendor.url, SHORT_TIMEOUTS))
+    try:
+        yield running.start()
+    finally:
+        running.end()
 
 
 @pytest.fixture
 def own_gateway(vendor: Vendor, tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
-    """Makes gateways that a journey may break; all are stopped afterwards."""
+    """Makes gateways for one test that kills, restarts or breaks them, or needs an environment of its own."""
+    yield from _gateways(vendor, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def module_gateway(vendor: Vendor, tmp_path_factory) -> Iterator[Callable[..., Gateway]]:
+    """Makes gateways for the fixtures of one file, in the same way."""
+    yield from _gateways(vendor, tmp_path_factory.mktemp("module"))
+
+
+def _gateways(vendor: Vendor, folder: Path) -> Iterator[Callable[..., Gateway]]:
+    """`make(text)` starts a gateway with this seed; without `text` with the journeys' seed.
+
+    `timeouts` are further settings of the seed's providers, `options` those of Gateway: workers, cold, variables.
+    """
     made: list[Gateway] = []
 
     def make(text: str | None = None, timeouts: str = "", start: bool = True, **options) -> Gateway:
-        folder = tmp_path / f"gateway-{len(made)}"
-        made.append(Gateway(folder, seed(vendor.url, timeouts) if text is None else text, **options))
+        wanted = seed(vendor.url, timeouts) if text is None else text
+        made.append(Gateway(folder / f"gateway-{len(made)}", wanted, **options))
         return made[-1].start() if start else made[-1]
 
-    yield make
-    for running in made:
-        if running.process is not None and running.process.poll() is None:
-            subprocess.run(["pkill", "-9", "-P", str(running.process.pid)], check=False)
-            running.process.kill()
-            running.process.wait(10)
+    try:
+        yield make
+    finally:
+        end_all(made)
+
+
+def end_all(gateways: list[Gateway]) -> None:
+    """Ends all of them, and then raises what the search of the logs found."""
+    faults: list[Exception] = []
+    for running in gateways:
+        try:
+            running.end()
+        except (AssertionError, OSError) as fault:
+            faults.append(fault)
+    if faults:
+        raise ExceptionGroup("gateways did not end as they must", faults)
 
 
 def missing(what: str) -> None:

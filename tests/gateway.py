@@ -4,20 +4,25 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import ClassVar
+
+from tests import forkserver, secret_search
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 ADMIN, DEV, OTHER = "sk-admin-1", "sk-dev-0002", "sk-other-0003"
 UPSTREAM_KEYS = ("sk-upstream-openai-aaaa", "sk-upstream-openai-bbbb", "sk-ant-upstream-cccc", "AIza-upstream-dddd")
 
-# What no output holds: upstreams' keys, and users' keys, which are told by the calls alone that make them.
-SECRETS = (*UPSTREAM_KEYS, DEV, OTHER, "sk-dev-disabled", "sk-dev-expired", "sk-gone-0001")
+# A variable of the tests' own environment reaches a gateway, unless it is one that a gateway reads.
+READ_BY_GATEWAYS = ("GPROXY_", "DATABASE_")
+VENDOR_VARIABLES = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "http_proxy", "HTTP_PROXY")
+# This one is for whoever runs the tests: the whole suite passes with it too.
+FOR_ALL_GATEWAYS = ("GPROXY_FASTPATH",)
 
 SEED = """
 [[providers]]
@@ -135,12 +140,6 @@ model_pattern = "claude-*"
 """
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 class Reply:
     def __init__(self, status: int, headers, body: bytes):
         self.status, self.headers, self.body = status, headers, body
@@ -151,26 +150,30 @@ class Reply:
 
 
 class Gateway:
-    """`log` is everything it printed."""
+    """A gateway in a folder of its own, with its log. Whoever makes one ends it by `end()`, or by `stop()`.
 
-    def __init__(self, folder: Path, seed: str, workers: int = 2, **env: str):
-        self.folder, self.data = folder, folder / "data"
+    A start forks from a process that has imported everything (`tests.forkserver`); `cold` starts `python -m gunicorn`.
+    No log and no reply may hold its keys and passwords: those of its seed, of its environment and of calls made here.
+    """
+
+    started: ClassVar[list["Gateway"]] = []  # those whose log has not been searched since their last start
+
+    def __init__(self, folder: Path, seed: str, workers: int = 2, cold: bool = False, **env: str):
+        self.folder, self.data, self.is_cold = folder, folder / "data", cold
         self.port = free_port()
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "seed.toml").write_text(seed)
         self.env = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("GPROXY_", "DATABASE_"))},
+            **{name: value for name, value in os.environ.items() if _is_inherited(name)},
             "GPROXY_CONFIG": str(folder / "seed.toml"),
             "GPROXY_DATA_DIR": str(self.data),
             "GPROXY_PORT": str(self.port),
             "GPROXY_WORKERS": str(workers),
             **env,
         }
-        for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "http_proxy", "HTTP_PROXY"):
-            if name not in env:
-                self.env.pop(name, None)
         self._log_path = folder / "log"
-        self.process: subprocess.Popen | None = None
+        self._secrets: set[str] = set()
+        self.process: forkserver.Process | None = None
 
     @property
     def url(self) -> str:
@@ -181,9 +184,11 @@ class Gateway:
         return self._log_path.read_text()
 
     def start(self, wait: bool = True) -> "Gateway":
-        with self._log_path.open("a") as log:
-            command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "wsgi:app"]
-            self.process = subprocess.Popen(command, cwd=ROOT, env=self.env, stdout=log, stderr=log)
+        self._learn_secrets()
+        if self.process is not None:
+            self.process.end()
+        self.process = forkserver.shared().start(self.env, self._log_path, self.is_cold)
+        self.started.append(self)
         if wait:
             self.wait_until_ready()
         return self
@@ -198,7 +203,7 @@ class Gateway:
                     return
             except OSError:
                 pass
-            time.sleep(0.05)
+            time.sleep(0.01)
         raise AssertionError(f"not ready in {timeout_s} s:\n{self.log}")
 
     def workers(self) -> list[int]:
@@ -212,17 +217,25 @@ class Gateway:
         return victim
 
     def stop(self, how: int = signal.SIGTERM, timeout_s: float = 30) -> int | None:
-        self._look_through(self.log.encode() if self._log_path.exists() else b"")
-        if self.process is None or self.process.poll() is not None:
-            return self.process.returncode if self.process else None
+        """Ends it as an operator does, and searches its log. Returns the exit status; None if it was never started."""
+        if self.process is None:
+            return None
         self.process.send_signal(how)
         try:
             return self.process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            subprocess.run(["pkill", "-9", "-P", str(self.process.pid)], check=False)
-            self.process.kill()
-            self.process.wait(5)
-            raise
+        finally:
+            self.end()
+
+    def end(self) -> None:
+        """Kills master and workers, then searches the log. Raises AssertionError when the log holds a secret."""
+        if self.process is not None:
+            self.process.end()
+        while self in self.started:
+            self.started.remove(self)
+        self._learn_secrets()
+        if self._log_path.exists():
+            shown = secret_search.found_in_log(self._secrets, self.log)
+            assert not shown, f"the log of {self.folder} holds secrets: {shown}"
 
     def request(
         self, method: str, path: str, body=None, key: str | None = None, timeout_s: float = 30, **headers
@@ -240,14 +253,22 @@ class Gateway:
         except urllib.error.HTTPError as fault:
             with fault:
                 reply = Reply(fault.code, fault.headers, fault.read())
-        if not any(word in (data or b"") for word in (b'"reveal": true', b'"secrets": true')):
-            self._look_through(str(reply.headers).encode() + reply.body, path.encode() + (data or b""))
+        self._search(reply, path.encode(), data or b"")
         return reply
 
-    def _look_through(self, output: bytes, said: bytes = b"") -> None:
-        """No answer and no log holds a secret, except what was said to it in the same call."""
-        told = [secret for secret in SECRETS if secret.encode() in output and secret.encode() not in said]
-        assert not told, f"a secret was told: {told}"
+    def _learn_secrets(self) -> None:
+        """From seed and environment, which a test may change before a start or a reload."""
+        text = (self.folder / "seed.toml").read_text()
+        self._secrets |= secret_search.of_seed(text, self.env) | secret_search.of_environment(self.env)
+
+    def _search(self, reply: Reply, path: bytes, body: bytes) -> None:
+        """No reply holds a secret, except one that the same call named or asked for."""
+        if not any(word in body for word in secret_search.ASKS_FOR_SECRETS):
+            hidden = {secret for secret in self._secrets if secret.encode() not in path + body}
+            shown = secret_search.found(hidden, str(reply.headers) + reply.body.decode("utf-8", "replace"))
+            assert not shown, f"a reply holds secrets: {shown}"
+        # A key that this call has made is shown by this call alone.
+        self._secrets |= secret_search.of_json(body) | secret_search.of_json(reply.body)
 
     def get(self, path: str, key: str | None = None, **headers) -> Reply:
         return self.request("GET", path, None, key, **headers)
@@ -293,6 +314,11 @@ class Gateway:
 
     def everything_printed(self) -> str:
         return self.log
+
+
+def _is_inherited(name: str) -> bool:
+    """Whether a gateway gets this variable of the tests' own environment."""
+    return name in FOR_ALL_GATEWAYS or not (name.startswith(READ_BY_GATEWAYS) or name in VENDOR_VARIABLES)
 
 
 def seed(vendor_url: str, timeouts: str = "") -> str:

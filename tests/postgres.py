@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -13,6 +12,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
+
+from tests.ports import free_port
 
 INSTALLED = Path("/usr/lib/postgresql")
 READY_S = 20
@@ -37,7 +38,7 @@ def server() -> Iterator[str]:
     """A running server, as the DSN to which a database's name is appended."""
     programs = _programs()
     folder = Path(tempfile.mkdtemp(prefix="gproxy-postgres-"))
-    port = _free_port()
+    port = free_port()
     # The server refuses to run as root.
     own = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
     if own:
@@ -85,12 +86,6 @@ def _programs() -> Path:
     if os.environ.get("CI") == "true":
         pytest.fail("PostgreSQL's programs are missing, and CI must have them")
     pytest.skip("PostgreSQL's programs are missing")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _wait_for(dsn: str, process: subprocess.Popen, log: Path) -> None:

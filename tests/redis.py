@@ -2,7 +2,6 @@
 
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -16,6 +15,7 @@ import pytest
 import redis
 
 from tests.conftest import missing
+from tests.ports import free_port
 
 READY_S = 20
 LONGEST_HANG_S = 10
@@ -27,7 +27,7 @@ class Server:
     """A server that keeps nothing: started again it is empty."""
 
     def __init__(self, program: str, folder: Path):
-        self._program, self._folder, self._port = program, folder, _free_port()
+        self._program, self._folder, self._port = program, folder, free_port()
         self.url = f"redis://127.0.0.1:{self._port}/0"
         self._process: subprocess.Popen | None = None
         self._waking: Timer | None = None
@@ -93,9 +93,3 @@ def server() -> Iterator[Server]:
     finally:
         running.kill()
         shutil.rmtree(folder)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

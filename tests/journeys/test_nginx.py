@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.conftest import missing
-from tests.gateway import ADMIN, ROOT, free_port, seed
+from tests.gateway import ADMIN, ROOT, seed
+from tests.ports import free_port
 from tests.raw_http import check_events_leave_at_once, open_stream
 from tests.vendor import STREAM_HEAD, chunk, events, streams
 

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.gateway import ROOT, Gateway, free_port, seed
+from gproxy.settings import PUBLISHED_KEY
+from tests import secret_search
+from tests.gateway import ROOT, Gateway, seed
+from tests.ports import free_port
 
 TWENTY = """
 colour = "blue"
@@ -263,6 +266,7 @@ def test_make_run_serves_the_quick_start(tmp_path):
     finally:
         running.terminate()
         running.wait(20)
+    assert secret_search.found_in_log({PUBLISHED_KEY}, log.read_text()) == []
 
 
 def test_a_python_that_is_too_old_is_told_in_one_line(tmp_path):
@@ -278,7 +282,7 @@ def test_a_python_that_is_too_old_is_told_in_one_line(tmp_path):
 
 
 def test_a_worker_is_up_within_two_seconds_and_stays_small(own_gateway):
-    gateway = own_gateway(start=False)
+    gateway = own_gateway(start=False, cold=True)
     started = time.monotonic()
     gateway.start(wait=False)
     while True:

@@ -9,6 +9,8 @@ from tests.gateway import Gateway, seed
 
 @pytest.fixture(scope="session")
 def admin(tmp_path_factory) -> Iterator[Gateway]:
-    running = Gateway(tmp_path_factory.mktemp("admin"), seed("http://127.0.0.1:9")).start()
-    yield running
-    running.stop()
+    running = Gateway(tmp_path_factory.mktemp("admin"), seed("http://127.0.0.1:9"))
+    try:
+        yield running.start()
+    finally:
+        running.end()
