@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from urllib.parse import unquote, urlsplit
 
-from gproxy.logs import LEAST_SECRET
+from gproxy.logs import MIN_SECRET
 from gproxy.settings import PUBLISHED_KEY, REFERENCE, VENDOR_KEYS
 
 # Names of values that are secrets, in a seed and in the JSON of a call.
@@ -108,4 +108,4 @@ def _parts(value: str) -> set[str]:
     """
     if "PRIVATE KEY" in value:
         return {line for line in re.split(r"\\n|\n", value) if len(line) >= PEM_LINE}
-    return {value} if len(value) >= LEAST_SECRET and value != "***" else set()
+    return {value} if len(value) >= MIN_SECRET and value != "***" else set()
