@@ -5,6 +5,8 @@ import os
 import time
 from types import SimpleNamespace
 
+import pytest
+
 from gproxy import logs
 from gproxy.protocols.hub import Usage
 from gproxy.relay import measures
@@ -15,6 +17,7 @@ from gproxy.store.snapshot import Model, Provider, ProviderSettings, Snapshot
 from gproxy.web import access_log, inbound
 from tests.bench.test_checks import LIST_US, _list_us
 
+pytestmark = [pytest.mark.slow, pytest.mark.ci]
 MOST_COUNTING_US, MOST_LINE_US = 5.0, 15.0
 BATCHES, CALLS = 25, 1_000
 PROVIDER = Provider(1, "main", "openai", ProviderSettings(), ())
