@@ -1,10 +1,17 @@
-# `make run` starts a gateway that works at once; `make test` runs every test.
+# `make run` starts a gateway that works at once. `make test` runs every test that is not marked slow, `make slow` the
+# slow ones: soaks, benches, and what needs root or a big package. OPTIONS go to pytest: make test OPTIONS=--durations=25
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CONFIG := $(if $(wildcard gproxy.toml),gproxy.toml,conf/quickstart.toml)
 
-.PHONY: run test clean
+OPTIONS ?=
+# Two workers; each file's tests stay together.
+PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder -m "not slow and not timing"
+# What the fast path may change: every call through a real gateway, and the suites that hold protocols and shared state.
+CONTRACTS := tests/journeys tests/protocols tests/state tests/relay tests/upstream
+
+.PHONY: run test slow slow-ci clean
 
 run: $(VENV)/.ready
 	@GPROXY_CONFIG="$${GPROXY_CONFIG:-$(CONFIG)}" exec $(BIN)/gunicorn -c gunicorn.conf.py wsgi:app
@@ -12,7 +19,16 @@ run: $(VENV)/.ready
 test: $(VENV)/.tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL) $(OPTIONS)
+	$(BIN)/pytest -m "timing and not slow" $(OPTIONS)
+
+slow: $(VENV)/.tests
+	$(BIN)/pytest -m slow $(OPTIONS)
+	GPROXY_FASTPATH=off $(BIN)/pytest $(PARALLEL) $(OPTIONS) $(CONTRACTS)
+
+# At most 20 minutes.
+slow-ci: $(VENV)/.tests
+	$(BIN)/pytest -m "slow and ci" $(OPTIONS)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \

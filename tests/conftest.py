@@ -6,10 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.gateway import Gateway, seed
+from tests.gateway import ROOT, Gateway, seed
 from tests.vendor import Vendor
 
+JOURNEYS = ROOT / "tests" / "journeys"
 SHORT_TIMEOUTS = ", connect_timeout_s = 2, first_byte_timeout_s = 1.5, idle_timeout_s = 1.5"
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several workers run, each file is one worker's, for the sake of its fixtures, unless a test has a group.
+
+    Journeys come first: their files take longest, and none of them should be left for one worker at the end.
+    """
+    items.sort(key=lambda item: JOURNEYS not in item.path.parents)
+    for module in {item.getparent(pytest.Module) for item in items} - {None}:
+        if module.get_closest_marker("xdist_group") is None:
+            module.add_marker(pytest.mark.xdist_group(str(module.path.relative_to(ROOT))))
 
 
 @pytest.fixture(scope="session", autouse=True)

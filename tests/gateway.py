@@ -264,7 +264,8 @@ class Gateway:
     def _search(self, reply: Reply, path: bytes, body: bytes) -> None:
         """No reply holds a secret, except one that the same call named or asked for."""
         if not any(word in body for word in secret_search.ASKS_FOR_SECRETS):
-            hidden = {secret for secret in self._secrets if secret.encode() not in path + body}
+            said = (path + body).decode("utf-8", "surrogateescape")
+            hidden = {secret for secret in self._secrets if secret not in said}
             shown = secret_search.found(hidden, str(reply.headers) + reply.body.decode("utf-8", "replace"))
             assert not shown, f"a reply holds secrets: {shown}"
         # A key that this call has made is shown by this call alone.

@@ -53,7 +53,7 @@ def of_json(body: bytes) -> set[str]:
     """The secrets in the JSON of a request or a reply. Empty for what is not JSON."""
     try:
         document = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return set()
     return {secret for value in _named(document) for secret in _parts(_filled(value, {}))}
 

@@ -165,6 +165,8 @@ def test_a_journal_that_cannot_be_written_refuses_calls_and_says_so(tmp_path):
     gone.close()
 
 
+@pytest.mark.slow  # mounting needs root
+@pytest.mark.ci
 def test_a_full_disk_refuses_new_calls_and_loses_no_running_one(small_disk):
     journal = Journal(take_slot(small_disk / "journal"))
     taken = []
@@ -200,6 +202,8 @@ def test_a_full_disk_refuses_new_calls_and_loses_no_running_one(small_disk):
     os.close(journal.slot.lock)
 
 
+@pytest.mark.slow  # mounting needs root
+@pytest.mark.ci
 def test_without_room_for_a_new_segment_the_old_one_goes_on(small_disk, monkeypatch):
     monkeypatch.setattr(journal_module, "SEGMENT_BYTES", 10_000)
     journal = Journal(take_slot(small_disk / "journal"))

@@ -3,6 +3,8 @@
 import time
 from decimal import Decimal
 
+import pytest
+
 from gproxy import protocols
 from gproxy.accounting.prices import Found, Price, Tier
 from gproxy.protocols.hub import Ask
@@ -11,6 +13,7 @@ from gproxy.relay import headers
 from gproxy.snapshot import Caller, Quota, RateLimit, glob
 from gproxy.state.mmap.state import MmapState
 
+pytestmark = [pytest.mark.slow, pytest.mark.ci]
 MAX_US = 60.0
 BATCHES, CALLS = 25, 200
 # What a list of 100,000 takes on the machine that is meant; one that is busy or slower gets as much more.

@@ -11,12 +11,15 @@ import threading
 import time
 from collections import Counter
 
+import pytest
+
 from tests.gateway import ADMIN, ROOT, Gateway
 from tests.load import nano
 from tests.processes import half_closed, resident_mb, sockets, workers
 from tests.raw_http import open_stream
 from tests.vendor import STREAM_HEAD, Vendor, chunk, events, faithful, refuses, sends, streams
 
+pytestmark = [pytest.mark.slow, pytest.mark.ci]
 SOAK_S = float(os.environ.get("SOAK_S", "20"))
 AT_ONCE = 300
 # What grows in the first seconds is the caches of every kind of call.

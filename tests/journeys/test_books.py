@@ -186,6 +186,8 @@ def test_hup_replaces_the_workers_without_cutting_anyone(own_gateway, vendor):
     check_books(gateway, vendor, "gpt-hup")
 
 
+@pytest.mark.slow  # mounting needs root
+@pytest.mark.ci
 def test_a_full_disk_refuses_and_books_what_runs(own_gateway, vendor, tmp_path):
     data = tmp_path / "full"
     data.mkdir()
