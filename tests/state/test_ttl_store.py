@@ -360,7 +360,7 @@ def test_what_looks_garbled_is_read_again_when_no_writer_is_about_it(opened, fol
 
 @pytest.mark.parametrize("name", ["newest", "older"])
 @pytest.mark.parametrize(
-    "garbage", [b"", b"\xee", b"\0" * 9000, os.urandom(9000)], ids=lambda raw: f"{len(raw)}-{raw[:1]}"
+    "garbage", [b"", b"\xee", b"\0" * 9000, os.urandom(9000)], ids=["empty", "one byte", "zeros", "random"]
 )
 def test_a_garbled_file_is_dropped_and_told(opened, folder, caplog, name, garbage):
     first = opened()
