@@ -172,7 +172,7 @@ def _unbuilt(protocols: Mapping[str, ModuleType], shape: str | None) -> Callable
 
         return guarded(protocols[spoken], view)
 
-    refuse.is_unbuilt = True
+    refuse.is_not_implemented = True
     return refuse
 
 

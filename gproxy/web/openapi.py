@@ -13,7 +13,7 @@ from marshmallow import Schema, fields
 from gproxy import __version__
 from gproxy.config import entities, filters, schemas
 from gproxy.config.routing import Routing
-from gproxy.web import llm
+from gproxy.web import llm, not_implemented
 from gproxy.web.error_responses import runtime
 
 blueprint = Blueprint("openapi", __name__)
@@ -23,6 +23,7 @@ KEYLESS = ("/healthz", "/readyz", "/openapi.json", "/login")
 # What may be answered beside 200, by who is asked.
 OF_OPERATORS = (400, 401, 403, 404, 408, 413, 429, 500, 501, 503)
 OF_CLIENTS = (*OF_OPERATORS[:-3], 402, 409, 500, 501, 502, 503, 504)
+UNDOCUMENTED_MODULES = (not_implemented.__name__, "flask.app")
 KEPT: dict[Flask, bytes] = {}
 
 
@@ -74,7 +75,7 @@ def _routes(app: Flask, protocols: dict[str, ModuleType], plugin) -> Iterator[tu
     found: dict[str, dict] = {}
     for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
         view = app.view_functions[rule.endpoint]
-        if view.__module__.endswith(("unbuilt", "flask.app")) or getattr(view, "is_unbuilt", False):
+        if view.__module__ in UNDOCUMENTED_MODULES or getattr(view, "is_not_implemented", False):
             continue
         path = _PLACE.sub(r"{\1}", rule.rule).replace("{target}", "{model}:{action}")
         names = re.findall(r"{(\w+)}", path)
