@@ -33,11 +33,11 @@ def config() -> None:
 def check(file: Path | None) -> None:
     """Check FILE, or the seed that a start would read, for mistakes. Nothing is stored."""
     with report_errors():
-        found = settings.load()
-        path = file or found.seed_path
+        loaded = settings.load()
+        path = file or loaded.seed_path
         if path is None:
             raise StartupError(["GPROXY_CONFIG: there is no seed file; set it, or give FILE"])
-        content = _read(path, found)
+        content = _read(path, loaded)
     click.echo(
         f"{path.name} is good: {len(content.providers)} providers, {len(content.models)} models, "
         f"{len(content.aliases)} aliases, {len(content.users)} users"
@@ -71,10 +71,10 @@ def import_config(file: Path, is_dry: bool, prunes: bool) -> None:
     skipped are listed on standard error.
     """
     with report_errors():
-        found = settings.load()
-        content = _read(file, found)
-        if _is_empty(found):
-            _fill(found, content, is_dry)
+        loaded = settings.load()
+        content = _read(file, loaded)
+        if _is_empty(loaded):
+            _fill(loaded, content, is_dry)
             return
         context = CommandContext("config import")
         apply_import = (
@@ -104,7 +104,7 @@ def translate(file: Path) -> None:
     click.echo(tomli_w.dumps(document), nl=False)
 
 
-def _read(file: Path, found: Settings) -> Content:
+def _read(file: Path, loaded: Settings) -> Content:
     """Raises StartupError."""
     if file.suffix in YAML:
         document, skipped = litellm.translate(_text(file))
@@ -115,7 +115,7 @@ def _read(file: Path, found: Settings) -> Content:
             document = tomllib.loads(_text(file), parse_float=Decimal)
         except (ValueError, RecursionError) as fault:
             raise StartupError([f"{file.name}: not readable as TOML: {fault}"]) from None
-    return bootstrap.read(document, file.name, found.environ, channels.load(), current_app.extensions["reserved"])
+    return bootstrap.read(document, file.name, loaded.environ, channels.load(), current_app.extensions["reserved"])
 
 
 def _text(file: Path) -> str:
@@ -132,15 +132,15 @@ def _reload_accounts(context: CommandContext) -> None:
     shared.close()
 
 
-def _is_empty(found: Settings) -> bool:
+def _is_empty(loaded: Settings) -> bool:
     """Returns whether no gateway has ever been started on this database."""
-    database = Database(found.dsn, found.data_dir)
+    database = Database(loaded.dsn, loaded.data_dir)
     if database.path is not None and not database.path.is_file():
         return True
     return database.run(seeding.is_unused)
 
 
-def _fill(found: Settings, content: Content, is_dry: bool) -> None:
+def _fill(loaded: Settings, content: Content, is_dry: bool) -> None:
     """Creates and fills a database with the file's content, as the first start of a gateway does."""
     if is_dry:
         for entity, rows in (("providers", content.providers), ("users", content.users)):
@@ -150,8 +150,8 @@ def _fill(found: Settings, content: Content, is_dry: bool) -> None:
         return
     defaults = {"enable_usage": content.enable_usage is not False}
     defaults["provider_defaults_json"] = content.provider_defaults_json or "{}"
-    complete, admin = bootstrap.with_admin(bootstrap.replace(content, **defaults), found)
-    runtime.prepare(found, lambda database: seeding.fill(database, complete))
+    complete, admin = bootstrap.with_admin(bootstrap.replace(content, **defaults), loaded)
+    runtime.prepare(loaded, lambda database: seeding.fill(database, complete))
     if admin is not None:
         click.echo(admin.text())
     click.echo("a new database was filled")

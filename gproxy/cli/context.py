@@ -38,13 +38,13 @@ def report_errors() -> Iterator[None]:
         sys.exit(1)
 
 
-def open_database(found: Settings | None = None) -> Database:
+def open_database(loaded: Settings | None = None) -> Database:
     """Returns the database that the settings name. It is neither created nor migrated.
 
     Raises StartupError, Unavailable.
     """
-    found = found or settings.load()
-    database = Database(found.dsn, found.data_dir)
+    loaded = loaded or settings.load()
+    database = Database(loaded.dsn, loaded.data_dir)
     if database.path is not None and not database.path.is_file():
         remedy = "start the gateway once, or name the right one in GPROXY_DSN or GPROXY_DATA_DIR"
         raise StartupError([f"GPROXY_DSN: there is no database {database.path}; {remedy}"])
@@ -76,9 +76,9 @@ class CommandContext:
         return result
 
 
-def announce_change(found: Settings) -> None:
+def announce_change(loaded: Settings) -> None:
     """Makes the workers of this machine reload. Other machines poll the database twice a second."""
-    counter = ChangeCounter(found.data_dir / "signal")
+    counter = ChangeCounter(loaded.data_dir / "signal")
     counter.raise_()
     counter.close()
 

@@ -23,7 +23,7 @@ def write(environ: Mapping, status: int, sent: int, seconds: float, trusted: tup
 
 def fields(environ: Mapping, status: int, sent: int, seconds: float, trusted: tuple[str, ...]) -> dict:
     """Returns the named values of the line. A value that is not known is left out."""
-    found = {
+    line = {
         "method": environ["REQUEST_METHOD"],
         "path": _path(environ["PATH_INFO"]),
         "status": status,
@@ -32,17 +32,17 @@ def fields(environ: Mapping, status: int, sent: int, seconds: float, trusted: tu
         "client": _client_address(environ.get("REMOTE_ADDR", ""), environ.get("HTTP_X_FORWARDED_FOR", ""), trusted),
     }
     if (request_id := environ.get(request_input.REQUEST_ID)) is not None:
-        found["request_id"] = request_id
+        line["request_id"] = request_id
     if (caller := environ.get(request_input.CALLER)) is not None:
-        found["user"], key = caller.user_name, caller.key_id
+        line["user"], key = caller.user_name, caller.key_id
         if key is not None:
-            found["key"] = key
+            line["key"] = key
     if (summary := environ.get(request_input.SUMMARY)) is not None:
-        _add_summary(found, summary)
-    return found
+        _add_summary(line, summary)
+    return line
 
 
-def _add_summary(found: dict, summary: CallSummary) -> None:
+def _add_summary(line: dict, summary: CallSummary) -> None:
     """Adds the fields that only requests on LLM routes have."""
     known = (
         ("protocol", summary.protocol),
@@ -55,13 +55,13 @@ def _add_summary(found: dict, summary: CallSummary) -> None:
     )
     for name, value in known:
         if value is not None:
-            found[name] = value
+            line[name] = value
     if summary.usage is not None:
-        found["input_tokens"], found["output_tokens"] = summary.usage.prompt_tokens, summary.usage.output_tokens
+        line["input_tokens"], line["output_tokens"] = summary.usage.prompt_tokens, summary.usage.output_tokens
     if summary.cost is not None:
-        found["cost_usd"] = summary.cost / NANO
+        line["cost_usd"] = summary.cost / NANO
     if summary.first_token_s is not None:
-        found["ttft_ms"] = round(summary.first_token_s * 1000, 2)
+        line["ttft_ms"] = round(summary.first_token_s * 1000, 2)
 
 
 def _path(path: str) -> str:

@@ -39,13 +39,13 @@ def _at(reset_s: float | None, now_s: float) -> str | None:
     return None if reset_s is None else moment(now_s + reset_s)
 
 
-def quota(user_id: int, found: Account) -> dict:
+def quota(user_id: int, stored: Account) -> dict:
     """Returns a user's quota from the database. Without a cap `quota` and `remaining` are null."""
-    remaining = None if found.cap is None else max(found.cap - found.cost_used, 0)
+    remaining = None if stored.cap is None else max(stored.cap - stored.cost_used, 0)
     return {
         "user_id": user_id,
-        "quota": None if found.cap is None else usd(found.cap),
-        "cost_used": usd(found.cost_used),
+        "quota": None if stored.cap is None else usd(stored.cap),
+        "cost_used": usd(stored.cost_used),
         "remaining": None if remaining is None else usd(remaining),
-        "period": found.period,
+        "period": stored.period,
     }

@@ -60,15 +60,15 @@ def build(app: Flask) -> dict:
 
 def _schema_name(schema) -> str:
     """Returns the schema's class name after its module's name: several modules have a schema of the same name."""
-    found = schema if isinstance(schema, type) else type(schema)
-    module = found.__module__.rpartition(".")[2]
+    schema_class = schema if isinstance(schema, type) else type(schema)
+    module = schema_class.__module__.rpartition(".")[2]
     partial = "Partial" if getattr(schema, "partial", False) else ""
-    return f"{module.capitalize()}{found.__name__}{partial}"
+    return f"{module.capitalize()}{schema_class.__name__}{partial}"
 
 
 def _routes(app: Flask, protocols: dict[str, ModuleType], plugin) -> Iterator[tuple[str, dict]]:
     """Yields each path with its operations, without the routes that only answer 501."""
-    found: dict[str, dict] = {}
+    paths: dict[str, dict] = {}
     for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
         view = app.view_functions[rule.endpoint]
         if view.__module__ in UNDOCUMENTED_MODULES or getattr(view, "is_not_implemented", False):
@@ -81,8 +81,8 @@ def _routes(app: Flask, protocols: dict[str, ModuleType], plugin) -> Iterator[tu
                 {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
             ]
             operation["operationId"] = method.lower() + re.sub(r"[/{}:.]+", "_", path).rstrip("_")
-            found.setdefault(path, {})[method.lower()] = operation
-    yield from found.items()
+            paths.setdefault(path, {})[method.lower()] = operation
+    yield from paths.items()
 
 
 def _operation(path: str, method: str, view: Callable, protocols: dict[str, ModuleType], plugin) -> dict:
@@ -133,9 +133,9 @@ def _responses(path: str, view: Callable, is_llm: bool) -> dict:
     if path in ("/healthz", "/readyz"):
         status = {"description": "The state.", "content": {"application/json": {"schema": {"type": "object"}}}}
         return {"200": status} if path == "/healthz" else {"200": status, "503": status}
-    found = {"200": {"description": "Done.", "content": _content(path, view, is_llm)}}
+    success = {"200": {"description": "Done.", "content": _content(path, view, is_llm)}}
     error = {"$ref": "#/components/responses/Refused"}
-    return found | {str(status): error for status in (LLM_ERRORS if is_llm else ADMIN_ERRORS)}
+    return success | {str(status): error for status in (LLM_ERRORS if is_llm else ADMIN_ERRORS)}
 
 
 def _content(path: str, view: Callable, is_llm: bool) -> dict:
@@ -164,32 +164,32 @@ def _property(converter, field: fields.Field, ret: dict) -> dict:
         case filters.ValueFilter():
             inner = converter.field2property(field.inner)
             many = {"type": "array", "items": inner, "maxItems": filters.MAX_VALUES}
-            found = {"anyOf": [inner, {"enum": ["All", "all"]}, _tagged("eq", inner), _tagged("in", many)]}
+            schema = {"anyOf": [inner, {"enum": ["All", "all"]}, _tagged("eq", inner), _tagged("in", many)]}
         case filters.BigInt():
-            found = {"type": ["integer", "string"], "pattern": "^[0-9]{1,19}$"}
+            schema = {"type": ["integer", "string"], "pattern": "^[0-9]{1,19}$"}
         case schemas.UnsupportedField():
-            found = {"type": "null", "description": field.refusal}
+            schema = {"type": "null", "description": field.refusal}
         case schemas.Instant():
-            found = {"type": "string", "format": "date-time"}
+            schema = {"type": "string", "format": "date-time"}
         case schemas.ToolPrices():
-            found = {"type": "object", "additionalProperties": {"type": "number"}}
+            schema = {"type": "object", "additionalProperties": {"type": "number"}}
         case entities.Document() | entities.Secret() | Routing():
-            found = {"type": ["object", "string"]}
+            schema = {"type": ["object", "string"]}
         case entities.Named():
-            found = {"type": ["integer", "string", "object"]}
+            schema = {"type": ["integer", "string", "object"]}
         case _ if isinstance(field, NUMBERS):
-            found = {"type": "number"}
+            schema = {"type": "number"}
         case _ if isinstance(field, INTEGERS):
-            found = {"type": "integer"}
+            schema = {"type": "integer"}
         case _:
             return {}
-    if field.allow_none and isinstance(found.get("type"), str):
-        found["type"] = [found["type"], "null"]
-    elif field.allow_none and isinstance(found.get("type"), list):
-        found["type"] = [*found["type"], "null"]
+    if field.allow_none and isinstance(schema.get("type"), str):
+        schema["type"] = [schema["type"], "null"]
+    elif field.allow_none and isinstance(schema.get("type"), list):
+        schema["type"] = [*schema["type"], "null"]
     elif field.allow_none:
-        found["anyOf"] = [*found["anyOf"], {"type": "null"}]
-    return found
+        schema["anyOf"] = [*schema["anyOf"], {"type": "null"}]
+    return schema
 
 
 def _tagged(name: str, schema: dict) -> dict:

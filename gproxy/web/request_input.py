@@ -45,14 +45,14 @@ def client_address(environ: dict, trusted: tuple[str, ...]) -> str | None:
 
     `trusted` lists the proxies' addresses and networks. Returns None on a Unix socket without a forwarded address.
     """
-    found = environ.get("REMOTE_ADDR") or None
+    address = environ.get("REMOTE_ADDR") or None
     hops = environ.get("HTTP_X_FORWARDED_FOR", "").split(",")
-    while hops and (found is None or _is_trusted(found, trusted)):
+    while hops and (address is None or _is_trusted(address, trusted)):
         try:
-            found = str(ip_address(hops.pop().strip().strip("[]")))
+            address = str(ip_address(hops.pop().strip().strip("[]")))
         except ValueError:  # not an address: nothing before it can be trusted
             break
-    return found
+    return address
 
 
 @lru_cache(maxsize=1024)

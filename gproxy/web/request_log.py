@@ -155,8 +155,10 @@ class _Tee:
 
 def _request_headers(environ: dict) -> list[tuple[str, str]]:
     """Returns the request's headers in lower case: WSGI does not keep the original names."""
-    found = [(name[5:].replace("_", "-").lower(), value) for name, value in environ.items() if name.startswith("HTTP_")]
+    headers = [
+        (name[5:].replace("_", "-").lower(), value) for name, value in environ.items() if name.startswith("HTTP_")
+    ]
     for name in ("CONTENT_TYPE", "CONTENT_LENGTH"):
         if environ.get(name):
-            found.append((name.replace("_", "-").lower(), environ[name]))
-    return found
+            headers.append((name.replace("_", "-").lower(), environ[name]))
+    return headers

@@ -189,7 +189,7 @@ def _credentials_json(rows: list[dict], query: dict) -> list[dict]:
 def _audit_reveal(rows: list[dict]) -> None:
     """Adds the reveal to the audit log. Raises Forbidden unless secrets are sealed in the database."""
     if runtime().seal is None:
-        raise Forbidden("credentials are shown only where DATABASE_SECRET_KEY seals them; set it and start again")
+        raise Forbidden("credentials are revealed only if DATABASE_SECRET_KEY seals them; set it and restart")
     runtime().change(None, audit.revealed, actor(), [row["id"] for row in rows])
 
 

@@ -24,7 +24,7 @@ def view(document: dict) -> dict:
     running = runtime()
     caller, why_not = _caller(document.get("user_id"), document.get("key_id"))
     call = _call(document)
-    found = explain(running.relay, call, caller, running.snapshots())
+    explanation = explain(running.relay, call, caller, running.snapshots())
     return {
         "who": {
             "user_id": caller.user_id,
@@ -34,12 +34,12 @@ def view(document: dict) -> dict:
             "may_call": why_not is None,
             "why_not": why_not,
         },
-        "name": found.name,
-        "permissions": _permissions(caller, found.name),
-        "limits": _limits(caller, found),
-        "accounts": _accounts(found),
-        "outcome": _outcome(why_not, found),
-        "targets": [_target(stop, call) for stop in found.stops],
+        "name": explanation.name,
+        "permissions": _permissions(caller, explanation.name),
+        "limits": _limits(caller, explanation),
+        "accounts": _accounts(explanation),
+        "outcome": _outcome(why_not, explanation),
+        "targets": [_target(stop, call) for stop in explanation.stops],
     }
 
 
@@ -48,10 +48,10 @@ def _caller(user_id: int | None, key_id: int | None) -> tuple[Caller, str | None
     running = runtime()
     if user_id is None:
         user_id = running.ask(snapshot_loader.user_of_key, key_id)
-    found = None if user_id is None else running.ask(snapshot_loader.caller, user_id, key_id)
-    if found is None:
+    resolved = None if user_id is None else running.ask(snapshot_loader.caller, user_id, key_id)
+    if resolved is None:
         raise NotFound(f"there is no key {key_id}" if key_id is not None else f"there is no user {user_id}")
-    return found
+    return resolved
 
 
 def _call(document: dict) -> Call:
@@ -82,39 +82,41 @@ def _permissions(caller: Caller, name: str | None) -> list[dict]:
     ]
 
 
-def _limits(caller: Caller, found: Explanation) -> list[dict]:
+def _limits(caller: Caller, explanation: Explanation) -> list[dict]:
     """Returns every rate limit of the user and of the key. Those that apply to this call have their counters."""
-    if found.name is None:
+    if explanation.name is None:
         return []
-    applying = {one.key for one in limits.applying(caller, found.name)}
-    taken, views = found.statuses, []
+    applying = {one.key for one in limits.applying(caller, explanation.name)}
+    taken, views = explanation.statuses, []
     for row in (*caller.limits, *caller.key_limits):
         statuses = taken.statuses if taken is not None else ()
-        fields = limit_views.limit(row, "key" if row in caller.key_limits else "user", statuses, _now_s(found))
+        fields = limit_views.limit(row, "key" if row in caller.key_limits else "user", statuses, _now_s(explanation))
         views.append({"id": row.id, "applies": str(row.id) in applying, **fields})
     return views
 
 
-def _accounts(found: Explanation) -> list[dict]:
-    of_accounts = [one for one in (found.statuses.statuses if found.statuses else ()) if one.counter is None]
+def _accounts(explanation: Explanation) -> list[dict]:
+    of_accounts = [
+        one for one in (explanation.statuses.statuses if explanation.statuses else ()) if one.counter is None
+    ]
     return [
-        {"account": "quota" if one.key[0] == "u" else "budget", **limit_views.account(one, _now_s(found))}
+        {"account": "quota" if one.key[0] == "u" else "budget", **limit_views.account(one, _now_s(explanation))}
         for one in of_accounts
     ]
 
 
-def _now_s(found: Explanation) -> float:
-    return found.statuses.at / NS if found.statuses else 0.0
+def _now_s(explanation: Explanation) -> float:
+    return explanation.statuses.at / NS if explanation.statuses else 0.0
 
 
-def _outcome(why_not: str | None, found: Explanation) -> dict:
+def _outcome(why_not: str | None, explanation: Explanation) -> dict:
     if why_not is not None:
         return {"status": 401, "code": "unauthorized", "message": why_not}
-    if found.fault is not None:
-        return _error(found.fault)
-    if any(stop.plan is not None and (stop.plan.kind.answers or stop.plan.lane is None) for stop in found.stops):
+    if explanation.fault is not None:
+        return _error(explanation.fault)
+    if any(stop.plan is not None and (stop.plan.kind.answers or stop.plan.lane is None) for stop in explanation.stops):
         return {"status": 200, "code": None, "message": "it would be answered"}
-    if any(one.turn is not None for stop in found.stops for one in stop.candidates):
+    if any(one.turn is not None for stop in explanation.stops for one in stop.candidates):
         return {"status": 200, "code": None, "message": "it would be sent"}
     return {"status": 503, "code": "no_credential", "message": "no credential can be used"}
 

@@ -58,14 +58,14 @@ def _settings() -> dict:
 
 def _process() -> dict:
     """Returns the process settings, which are read at the start, without passwords."""
-    found = runtime().settings
+    loaded = runtime().settings
     return {
-        "host": found.host,
-        "port": found.port,
-        "proxy": found.proxy and _without_passwords(found.proxy),
+        "host": loaded.host,
+        "port": loaded.port,
+        "proxy": loaded.proxy and _without_passwords(loaded.proxy),
         "spoof_emulation": None,
-        "dsn": _without_passwords(found.dsn),
-        "data_dir": str(found.data_dir),
+        "dsn": _without_passwords(loaded.dsn),
+        "data_dir": str(loaded.data_dir),
         "update_channel": None,
     }
 
@@ -83,7 +83,7 @@ def change_settings(values: dict) -> dict:
     current = _process()
     for name in PROCESS:
         if values.pop(name, current[name]) not in (current[name], "", None):
-            raise BadRequest(f"{name}: read at the start; change its environment variable and start again")
+            raise BadRequest(f"{name}: read at the start; change its environment variable and restart")
     if (defaults := values.pop("provider_defaults", None)) is not None:
         values["provider_defaults_json"] = settings_json(defaults)
     if values:

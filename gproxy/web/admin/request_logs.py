@@ -64,17 +64,17 @@ def _page(rows: list[dict], as_text: bool) -> bytes:
 
 def _as_json(row: dict, as_text: bool) -> dict:
     """Returns ids as text, which JavaScript would round, times in RFC 3339, and bodies as text or lists of bytes."""
-    found = dict(row)
+    json_row = dict(row)
     for name in IDS:
         if name in row:
-            found[name] = None if row[name] is None else str(row[name])
+            json_row[name] = None if row[name] is None else str(row[name])
     for name in ("at", "created_at"):
         at = datetime.fromtimestamp(row[name] // NS, UTC)
-        found[name] = f"{at:%Y-%m-%dT%H:%M:%S}.{row[name] % NS // 1000:06d}Z"
+        json_row[name] = f"{at:%Y-%m-%dT%H:%M:%S}.{row[name] % NS // 1000:06d}Z"
     for name in request_logs.BODIES:
         if (body := row[name]) is not None:
-            found[name] = body.decode("utf-8", "replace") if as_text else list(body)
-    return found
+            json_row[name] = body.decode("utf-8", "replace") if as_text else list(body)
+    return json_row
 
 
 def blueprints() -> list[Blueprint]:

@@ -70,10 +70,10 @@ def _totals(totals: usage_queries.Sums) -> dict:
 
 def _row(row: dict) -> dict:
     """Returns a row for JSON: ids as text, which JavaScript would round, time in RFC 3339, cost in USD."""
-    found = {name: value for name, value in row.items() if name not in HIDDEN}
+    json_row = {name: value for name, value in row.items() if name not in HIDDEN}
     for name in ("trace_id", "downstream_trace_id"):
-        found[name] = None if row[name] is None else str(row[name])
+        json_row[name] = None if row[name] is None else str(row[name])
     at = datetime.fromtimestamp(row["at"] // NS, UTC)
-    found["at"] = f"{at:%Y-%m-%dT%H:%M:%S}.{row['at'] % NS // 1000:06d}Z"
-    found["cost"] = usd(row["cost"])
-    return found
+    json_row["at"] = f"{at:%Y-%m-%dT%H:%M:%S}.{row['at'] % NS // 1000:06d}Z"
+    json_row["cost"] = usd(row["cost"])
+    return json_row
