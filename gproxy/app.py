@@ -75,7 +75,7 @@ class _App(FixedRoutes):
         running = self.extensions.get("gproxy")
         if running is None:
             return super().wsgi_app(environ, start_response)
-        return request_log.recorded(super().wsgi_app, environ, start_response, running.recorder)
+        return request_log.serve_logged(super().wsgi_app, environ, start_response, running.recorder)
 
 
 def create_app() -> Flask:

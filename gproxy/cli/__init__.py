@@ -1,5 +1,5 @@
-"""Commands of an operator, `flask --app wsgi …`. They find settings as the server does."""
+"""The operator's commands, `flask --app wsgi …`. They read the same settings as the server."""
 
 from gproxy.cli import config, ledger, secrets, users
 
-COMMANDS = (ledger.books, config.config, users.users, users.keys, secrets.secrets)
+COMMANDS = (ledger.ledger, config.config, users.users, users.keys, secrets.secrets)

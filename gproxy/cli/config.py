@@ -1,4 +1,4 @@
-"""The configuration as a file: checked, written, laid over the one that stands."""
+"""The command group `config`: checks, exports, imports and translates configuration files."""
 
 import tomllib
 from decimal import Decimal
@@ -10,7 +10,7 @@ from flask import current_app
 from flask.cli import with_appcontext
 
 from gproxy import bootstrap, channels, runtime, settings
-from gproxy.cli.opening import Opened, explained
+from gproxy.cli.context import CommandContext, report_errors
 from gproxy.config import export, litellm
 from gproxy.errors import StartupError
 from gproxy.settings import Settings
@@ -24,20 +24,20 @@ YAML = (".yaml", ".yml")
 
 @click.group()
 def config() -> None:
-    """The configuration as a file."""
+    """Check, export and import configuration files."""
 
 
 @config.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=False)
 @with_appcontext
 def check(file: Path | None) -> None:
-    """Look through FILE, or the seed that a start would read, for mistakes. Nothing is stored."""
-    with explained():
-        found = settings.load()
-        path = file or found.seed_path
+    """Check FILE, or the seed that a start would read, for mistakes. Nothing is stored."""
+    with report_errors():
+        loaded = settings.load()
+        path = file or loaded.seed_path
         if path is None:
-            raise StartupError(["GPROXY_CONFIG: there is no seed file; name one"])
-        content = _read(path, found)
+            raise StartupError(["GPROXY_CONFIG: there is no seed file; set it, or give FILE"])
+        content = _read(path, loaded)
     click.echo(
         f"{path.name} is good: {len(content.providers)} providers, {len(content.models)} models, "
         f"{len(content.aliases)} aliases, {len(content.users)} users"
@@ -45,13 +45,15 @@ def check(file: Path | None) -> None:
 
 
 @config.command("export")
-@click.option("--secrets", "has_secrets", is_flag=True, help="With upstreams' keys and password hashes, in clear.")
-def write(has_secrets: bool) -> None:
+@click.option(
+    "--secrets", "has_secrets", is_flag=True, help="Include upstream keys in clear text, and password hashes."
+)
+def export_config(has_secrets: bool) -> None:
     """Write the configuration as TOML to standard output."""
-    with explained():
-        opened = Opened("config export")
+    with report_errors():
+        context = CommandContext("config export")
         try:
-            content = opened.ask(exporting.content, opened.seal)
+            content = context.ask(exporting.content, context.seal)
         except ValueError:
             raise StartupError(["DATABASE_SECRET_KEY: a credential was sealed with another key"]) from None
     click.echo(export.toml(content, has_secrets), nl=False)
@@ -59,60 +61,61 @@ def write(has_secrets: bool) -> None:
 
 @config.command("import")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--dry-run", "is_dry", is_flag=True, help="Only tell what would change.")
-@click.option("--prune", "prunes", is_flag=True, help="Delete what the file lacks.")
+@click.option("--dry-run", "is_dry", is_flag=True, help="Only list what would change.")
+@click.option("--prune", "prunes", is_flag=True, help="Delete what the file does not contain.")
 @with_appcontext
-def read(file: Path, is_dry: bool, prunes: bool) -> None:
-    """Lay FILE over the configuration, all of it or nothing.
+def import_config(file: Path, is_dry: bool, prunes: bool) -> None:
+    """Import FILE into the configuration, all of it or nothing.
 
-    TOML as of a seed or an export; a `config.yaml` of LiteLLM is translated first, and what has no place here is told.
+    FILE is a seed or an export in TOML, or a `config.yaml` of LiteLLM, which is translated first. Settings that are
+    skipped are listed on standard error.
     """
-    with explained():
-        found = settings.load()
-        content = _read(file, found)
-        if _is_empty(found):
-            _begin(found, content, is_dry)
+    with report_errors():
+        loaded = settings.load()
+        content = _read(file, loaded)
+        if _is_empty(loaded):
+            _fill(loaded, content, is_dry)
             return
-        opened = Opened("config import")
-        do = (
-            partial(opened.ask, importing.apply_import, opened.database)
+        context = CommandContext("config import")
+        apply_import = (
+            partial(context.ask, importing.apply_import, context.database)
             if is_dry
-            else partial(opened.change, importing.apply_import)
+            else partial(context.change, importing.apply_import)
         )
-        changes = do(content, opened.seal, prunes, is_dry)
+        changes = apply_import(content, context.seal, prunes, is_dry)
         if changes and not is_dry:
-            _read_accounts_anew(opened)
+            _reload_accounts(context)
     for change in changes:
         click.echo(_line(change))
-    click.echo(f"{len(changes)} changes{', none made: a dry run' if is_dry else ''}")
+    click.echo(f"{len(changes)} changes{', dry run: nothing was changed' if is_dry else ''}")
 
 
 @config.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def translate(file: Path) -> None:
-    """Write LiteLLM's FILE as a seed to standard output; what has no place in it is told on standard error."""
-    # Imported where it is needed.
+    """Write LiteLLM's FILE as a seed to standard output, and list skipped settings on standard error."""
+    # Imported on demand: the server does not need it here.
     import tomli_w
 
-    with explained():
-        document, lost = litellm.translated(_text(file))
-    for line in lost:
+    with report_errors():
+        document, skipped = litellm.translate(_text(file))
+    for line in skipped:
         click.echo(line, err=True)
     click.echo(tomli_w.dumps(document), nl=False)
 
 
-def _read(file: Path, found: Settings) -> Content:
+def _read(file: Path, loaded: Settings) -> Content:
     """Raises StartupError."""
     if file.suffix in YAML:
-        document, lost = litellm.translated(_text(file))
-        for line in lost:
+        document, skipped = litellm.translate(_text(file))
+        for line in skipped:
             click.echo(f"{file.name}: {line}", err=True)
     else:
         try:
             document = tomllib.loads(_text(file), parse_float=Decimal)
         except (ValueError, RecursionError) as fault:
             raise StartupError([f"{file.name}: not readable as TOML: {fault}"]) from None
-    return bootstrap.read(document, file.name, found.environ, channels.load(), current_app.extensions["reserved"])
+    return bootstrap.read(document, file.name, loaded.environ, channels.load(), current_app.extensions["reserved"])
 
 
 def _text(file: Path) -> str:
@@ -122,35 +125,35 @@ def _text(file: Path) -> str:
         raise StartupError([f"{file.name}: cannot be read: {fault}"]) from None
 
 
-def _read_accounts_anew(opened: Opened) -> None:
-    """In a running gateway, whose workers share what is used of each: another period counts anew."""
-    shared = runtime.shared_state(opened.settings, opened.ask(seeding.deployment))
+def _reload_accounts(context: CommandContext) -> None:
+    """Makes running workers reload all accounts from the database, because the import may have changed a period."""
+    shared = runtime.shared_state(context.settings, context.ask(seeding.deployment))
     shared.forget()
     shared.close()
 
 
-def _is_empty(found: Settings) -> bool:
-    """Whether no gateway was ever started on this database."""
-    opened = Database(found.dsn, found.data_dir)
-    if opened.path is not None and not opened.path.is_file():
+def _is_empty(loaded: Settings) -> bool:
+    """Returns whether no gateway has ever been started on this database."""
+    database = Database(loaded.dsn, loaded.data_dir)
+    if database.path is not None and not database.path.is_file():
         return True
-    return opened.run(seeding.is_unused)
+    return database.run(seeding.is_unused)
 
 
-def _begin(found: Settings, content: Content, is_dry: bool) -> None:
-    """The first start of a database: what the file says is what it stores."""
+def _fill(loaded: Settings, content: Content, is_dry: bool) -> None:
+    """Creates and fills a database with the file's content, as the first start of a gateway does."""
     if is_dry:
-        for what, rows in (("provider", content.providers), ("user", content.users)):
+        for entity, rows in (("providers", content.providers), ("users", content.users)):
             for row in rows:
-                click.echo(f"added {what}s {row.name}")
-        click.echo("none made: a dry run")
+                click.echo(f"added {entity} {row.name}")
+        click.echo("dry run: nothing was changed")
         return
     defaults = {"enable_usage": content.enable_usage is not False}
     defaults["provider_defaults_json"] = content.provider_defaults_json or "{}"
-    whole, told = bootstrap.with_admin(bootstrap.replace(content, **defaults), found)
-    runtime.prepare(found, lambda database: seeding.fill(database, whole))
-    if told is not None:
-        click.echo(told.text())
+    complete, admin = bootstrap.with_admin(bootstrap.replace(content, **defaults), loaded)
+    runtime.prepare(loaded, lambda database: seeding.fill(database, complete))
+    if admin is not None:
+        click.echo(admin.text())
     click.echo("a new database was filled")
 
 

@@ -1,11 +1,12 @@
-"""What users and keys have spent. Changes no database."""
+"""The command group `ledger`, which checks the accounts of users and keys. It does not change the database."""
 
 import sys
 
 import click
 
-from gproxy.cli.opening import database, explained
-from gproxy.store import ledger, ledger_check
+from gproxy.cli.context import open_database, report_errors
+from gproxy.store import ledger as ledger_queries
+from gproxy.store import ledger_check
 from gproxy.store.database import Database
 from gproxy.store.ledger_check import Difference, LedgerReport
 from gproxy.units import usd_text
@@ -13,31 +14,31 @@ from gproxy.units import usd_text
 DIFFERENT = 1
 
 
-@click.group("ledger")
-def books() -> None:
+@click.group()
+def ledger() -> None:
     """What users and keys have spent."""
 
 
-@books.command()
+@ledger.command()
 def verify() -> None:
-    """Hold every account against its usage rows and adjustments.
+    """Compare every account with its usage rows and adjustments.
 
-    Ends with status 1 when one differs, with 2 when the database cannot be asked.
+    Exit status: 1 if an account differs, 2 if the database cannot be used.
     """
-    with explained():
-        opened = database()
-        found: LedgerReport = opened.run(ledger_check.verify)
-        differences = [f"{one}; to take over the rows: {_remedy(opened, one)}" for one in found.differences]
-    click.echo("\n".join(differences or [f"{found.accounts} accounts are exact"]))
+    with report_errors():
+        database = open_database()
+        report: LedgerReport = database.run(ledger_check.verify)
+        differences = [f"{one}; to take over the rows: {_remedy(database, one)}" for one in report.differences]
+    click.echo("\n".join(differences or [f"{report.accounts} accounts are exact"]))
     sys.exit(DIFFERENT if differences else 0)
 
 
-def _remedy(opened: Database, one: Difference) -> str:
-    """The call that makes the account say what the rows say."""
+def _remedy(database: Database, one: Difference) -> str:
+    """Returns the admin call that sets the account to the total of its rows."""
     number = int(one.account[1:])
     if one.account.startswith("k"):
         return f'POST /admin/user-keys/update {{"id": {number}, "cost_used": {usd_text(one.expected)}}}'
-    cap = opened.run(ledger.account, number).cap
+    cap = database.run(ledger_queries.account, number).cap
     quota = "null" if cap is None else usd_text(cap)
     body = f'{{"user_id": {number}, "quota": {quota}, "cost_used": {usd_text(one.expected)}}}'
     return f"POST /admin/user-quotas/upsert {body}"

@@ -1,9 +1,9 @@
-"""The seal over upstreams' keys."""
+"""The command group `secrets`, which changes the key that seals the upstream credentials."""
 
 import click
 
 from gproxy.accounting.slots import living
-from gproxy.cli.opening import Opened, explained
+from gproxy.cli.context import CommandContext, report_errors
 from gproxy.errors import StartupError
 from gproxy.store import machines, seeding
 
@@ -12,26 +12,28 @@ NEW = "DATABASE_SECRET_KEY_NEW"
 
 @click.group()
 def secrets() -> None:
-    """The seal over upstreams' keys."""
+    """The sealing of the upstream credentials in the database."""
 
 
 @secrets.command()
 def rotate() -> None:
-    """Seal everything anew, from DATABASE_SECRET_KEY to DATABASE_SECRET_KEY_NEW.
+    """Seal all credentials with DATABASE_SECRET_KEY_NEW instead of DATABASE_SECRET_KEY.
 
-    Stop every gateway before, and start it with the new key afterwards. Without a seal so far, the database is sealed.
+    Stop every gateway before, and start it with the new key afterwards. Also seals a database that is not sealed yet.
     """
-    with explained():
-        opened = Opened("secrets rotate")
-        fresh = opened.settings.environ.get(NEW, "").strip()
-        if not fresh:
-            raise StartupError([f"{NEW}: set it to the key that shall seal from now on"])
-        here, elsewhere = (
-            living(opened.settings.data_dir / "journal"),
-            opened.ask(machines.others, opened.settings.data_dir),
-        )
-        if here or elsewhere:
-            told = f"{here} workers here and {elsewhere} other machines work on this database"
-            raise StartupError([f"{told}; stop them, and start them with the new key"])
-        count = opened.database.run(seeding.reseal, opened.database, opened.seal, fresh)
+    with report_errors():
+        context = CommandContext("secrets rotate")
+        new_key = context.settings.environ.get(NEW, "").strip()
+        if not new_key:
+            raise StartupError([f"{NEW}: set it to the new key"])
+        workers = living(context.settings.data_dir / "journal")
+        others = context.ask(machines.others, context.settings.data_dir)
+        if workers or others:
+            raise StartupError(
+                [
+                    f"{workers} workers here and {others} other machines work on this database; "
+                    "stop them, and start them with the new key"
+                ]
+            )
+        count = context.database.run(seeding.reseal, context.database, context.seal, new_key)
     click.echo(f"{count} credentials are sealed with {NEW}; start the gateways with it as DATABASE_SECRET_KEY")

@@ -1,1 +1,1 @@
-"""What operators write: marshmallow schemas of every entity, and reading a seed into the store."""
+"""What operators write: the marshmallow schemas of every entity, and the reading and writing of configurations."""

@@ -1,18 +1,18 @@
-"""Documents about permissions, rate limits and quotas."""
+"""Admin API documents about permissions, rate limits, quotas, credential statuses and usage rows."""
 
 from marshmallow import Schema, fields
 from marshmallow.validate import Length, OneOf, Range
 
-from gproxy.config.filters import BigInt, Id, One, Scope
+from gproxy.config.filters import BigInt, FieldDocument, Id, ValueFilter
 from gproxy.config.schemas import Amounts, Money, pattern, quota_period, user_cap
 
-# What a column of ids holds.
+# The largest value of an id column.
 MAX_ID = 2**31 - 1
 MAX_AT_ONCE = 10_000
 
 
 def row_id(**kwargs) -> fields.Integer:
-    """Of the row that is changed; 0 for a new one."""
+    """Returns the field for the id of the row to change; 0 creates a row."""
     error = f"expected a whole number from 0, for a new row, to {MAX_ID}"
     return fields.Integer(strict=True, validate=Range(0, MAX_ID, error=error), **kwargs)
 
@@ -23,21 +23,21 @@ class Page(Schema):
 
 
 class LimitQuery(Page):
-    user_id = Scope(Id())
-    key_id = Scope(Id())
+    user_id = ValueFilter(Id())
+    key_id = ValueFilter(Id())
 
 
 class PermissionQuery(LimitQuery):
-    provider_id = Scope(Id())
+    provider_id = ValueFilter(Id())
 
 
 class FilePermissionQuery(Page):
-    user_id = Scope(Id())
-    provider_id = Scope(Id())
+    user_id = ValueFilter(Id())
+    provider_id = ValueFilter(Id())
 
 
 class Permission(Schema):
-    """Without a provider: on any. With a key: of that key alone, which it narrows."""
+    """A permission for all providers if there is no provider id. With a key id it applies to, and narrows, that key."""
 
     id = row_id(load_default=0)
     user_id = Id(required=True)
@@ -53,7 +53,7 @@ class FilePermission(Schema):
 
 
 class LimitPlace(Schema):
-    """Whose limit, for which models. With a key: of that key alone."""
+    """Identifies a rate limit by user, model pattern and, for the limit of one key, key id."""
 
     user_id = Id(required=True)
     key_id = Id(load_default=None, allow_none=True)
@@ -69,11 +69,11 @@ class RowId(Schema):
 
 
 class QuotaQuery(Page):
-    user_id = Scope(Id())
+    user_id = ValueFilter(Id())
 
 
 class Quota(Schema):
-    """No `quota`: no cap. What is left out besides stays as it is."""
+    """`quota` null: no cap. The other fields keep their values if they are missing."""
 
     user_id = Id(required=True)
     quota = user_cap(required=True, allow_none=True)
@@ -82,11 +82,11 @@ class Quota(Schema):
 
 
 class CredentialStatusQuery(Schema):
-    provider_name = Scope(fields.String())
+    provider_name = ValueFilter(fields.String())
 
 
 class CredentialStatus(Schema):
-    """Of the credential at this place among its provider's usable ones, counted from 0 by their ids."""
+    """`index`: the position among the provider's usable credentials, in the order of their ids, counted from 0."""
 
     provider_name = fields.String(required=True)
     index = fields.Integer(strict=True, required=True, validate=Range(0, MAX_ID))
@@ -97,6 +97,8 @@ class UserId(Schema):
     user_id = Id(required=True)
 
 
-def usage_ids() -> One:
-    """A bare list of usage ids. An empty one names none."""
-    return One(fields.List(BigInt(), validate=Length(max=MAX_AT_ONCE, error=f"at most {MAX_AT_ONCE} ids at once")))
+def usage_ids() -> FieldDocument:
+    """Returns the document that is a list of usage ids."""
+    return FieldDocument(
+        fields.List(BigInt(), validate=Length(max=MAX_AT_ONCE, error=f"at most {MAX_AT_ONCE} ids at once"))
+    )

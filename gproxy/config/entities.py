@@ -1,6 +1,6 @@
-"""Documents about providers, credentials, models, aliases, users and what holds for all.
+"""Admin API documents about providers, credentials, models, aliases, users and the gateway as a whole.
 
-A row without an `id`, or with 0, is new. In a change what is left out stays as it is.
+A row without an `id`, or with 0, is new. In a change, fields that are missing keep their values.
 """
 
 import json
@@ -13,7 +13,7 @@ from marshmallow.validate import Length, Range
 
 from gproxy.config import schemas
 from gproxy.config.access import MAX_ID, Page, row_id
-from gproxy.config.filters import Id, One, Scope
+from gproxy.config.filters import FieldDocument, Id, ValueFilter
 from gproxy.config.keys import MAX_AT_ONCE
 from gproxy.config.routing import Routing
 from gproxy.config.schemas import Count, Switch, Text, Weight, given, without_nul
@@ -21,8 +21,8 @@ from gproxy.config.seed import secret, settings_json
 
 MAX_PASSWORD = 1024
 AMOUNT = re.compile(r"[0-9]{1,12}(\.[0-9]{1,18})?")
-# What price documents of other gateways repeat of their model.
-REPEATED = ("model_id", "display_name", "provider_name", "enabled")
+# Fields of the model that price documents of other gateways repeat. They are ignored.
+MODEL_FIELDS = ("model_id", "display_name", "provider_name", "enabled")
 
 
 class Login(Schema):
@@ -31,7 +31,7 @@ class Login(Schema):
 
 
 class Document(fields.Field):
-    """An object, or the text of one as other consoles send it. Loads through `inner`; empty is none."""
+    """An object, or its JSON text as consoles of other gateways send it. Loads by the schema `inner`."""
 
     def __init__(self, inner: Schema, **kwargs):
         super().__init__(**kwargs)
@@ -42,11 +42,14 @@ class Document(fields.Field):
 
 
 def as_object(value) -> dict:
-    """With numbers as they were written. Raises ValidationError on what is no JSON object."""
+    """Returns an object or its JSON text as a dict, with Decimal for fractions. Empty text is an empty dict.
+
+    Raises ValidationError on everything else.
+    """
     try:
         text = value if isinstance(value, str) else json.dumps(value)
         if text.strip():
-            orjson.loads(text)  # refuses what is no Unicode, as half a surrogate pair, which no answer could tell
+            orjson.loads(text)  # refuses invalid Unicode such as a lone surrogate, which no response could contain
         found = json.loads(text, parse_float=Decimal) if text.strip() else {}
     except (ValueError, RecursionError):
         raise ValidationError("not readable JSON") from None
@@ -60,25 +63,25 @@ class Prices(Document):
         super().__init__(schemas.Priced(), allow_none=True)
 
     def _deserialize(self, value, attr, data, **kwargs):
-        found = {name: rate for name, rate in as_object(value).items() if name not in REPEATED and rate is not None}
-        return self.inner.load(_walked(found, _number))
+        found = {name: rate for name, rate in as_object(value).items() if name not in MODEL_FIELDS and rate is not None}
+        return self.inner.load(_map_leaves(found, _number))
 
 
-def shown_prices(stored: str | None) -> str | None:
-    """A stored price document, with its amounts as numbers wherever a number says them exactly."""
-    return stored and json.dumps(_walked(json.loads(stored, parse_float=Decimal), _float))
+def prices_json(stored: str | None) -> str | None:
+    """Returns a stored price document, with those amounts as numbers that a float can hold exactly."""
+    return stored and json.dumps(_map_leaves(json.loads(stored, parse_float=Decimal), _float))
 
 
-def _walked(value, leaf):
+def _map_leaves(value, function):
     if isinstance(value, dict):
-        return {name: _walked(inner, leaf) for name, inner in value.items()}
+        return {name: _map_leaves(inner, function) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_walked(inner, leaf) for inner in value]
-    return leaf(value)
+        return [_map_leaves(inner, function) for inner in value]
+    return function(value)
 
 
 def _number(value):
-    """An amount as text is one too: not every number can be written as one in JSON."""
+    """Converts an amount that was written as text, since a JSON number cannot hold every amount."""
     return Decimal(value) if isinstance(value, str) and AMOUNT.fullmatch(value) else value
 
 
@@ -90,7 +93,7 @@ def _float(value):
 
 
 class Settings(Document):
-    """Loads to what is stored."""
+    """A provider's settings. Loads to the stored form."""
 
     def __init__(self):
         super().__init__(schemas.OwnSettings(), allow_none=True)
@@ -100,7 +103,7 @@ class Settings(Document):
 
 
 class Routes(Routing):
-    """Also as text: a preset's name, or a document in JSON; empty is the channel's own table."""
+    """Routing that may also be text: a preset's name, or a JSON document. Empty: the channel's own table."""
 
     def __init__(self):
         super().__init__()
@@ -113,9 +116,9 @@ class Routes(Routing):
 
 
 class ProviderQuery(Page):
-    id = Scope(Id())
-    name = Scope(fields.String())
-    channel = Scope(fields.String())
+    id = ValueFilter(Id())
+    name = ValueFilter(fields.String())
+    channel = ValueFilter(fields.String())
 
 
 class Provider(Schema):
@@ -128,8 +131,8 @@ class Provider(Schema):
     routing_json = Routes()
 
     @pre_load
-    def _short(self, data, **kwargs):
-        """`settings` and `routing`, as the seed calls them, say the same."""
+    def _accept_seed_names(self, data, **kwargs):
+        """Accepts the seed's names `settings` and `routing` for `settings_json` and `routing_json`."""
         if not isinstance(data, dict):
             return data
         names = {"settings": "settings_json", "routing": "routing_json"}
@@ -141,14 +144,14 @@ class Channel(Schema):
 
 
 class CredentialQuery(Page):
-    id = Scope(Id())
-    provider_name = Scope(fields.String())
-    provider_id = Scope(Id())
+    id = ValueFilter(Id())
+    provider_name = ValueFilter(fields.String())
+    provider_id = ValueFilter(Id())
     reveal = Switch(default=False)
 
 
 class Secret(fields.Field):
-    """A key as text, or the fields of a key or of a service account, as in the seed. Loads to what is kept."""
+    """A key as text, or the fields of a key or service account as in the seed. Loads to the secret fields."""
 
     def _deserialize(self, value, attr, data, **kwargs):
         if isinstance(value, str) and not value.lstrip().startswith("{"):
@@ -157,7 +160,7 @@ class Secret(fields.Field):
 
 
 class Credential(Schema):
-    """Which provider by its name or id. What the seed tells beside a key may stand in `credential` too."""
+    """A credential of the provider with this name or id. `credential` may contain the other fields, as in the seed."""
 
     id = row_id(load_default=0)
     provider_name = fields.String()
@@ -170,13 +173,13 @@ class Credential(Schema):
     concurrency = Count(is_optional=True)
 
     @pre_load
-    def _spread(self, data, **kwargs):
+    def _lift_options(self, data, **kwargs):
         inner = data.get("credential") if isinstance(data, dict) else None
         if not isinstance(inner, dict):
             return data
-        beside = {name: value for name, value in inner.items() if name in BESIDE}
-        kept = {name: value for name, value in inner.items() if name not in BESIDE}
-        return {**beside, **data, "credential": kept}
+        options = {name: value for name, value in inner.items() if name in CREDENTIAL_OPTIONS}
+        secrets = {name: value for name, value in inner.items() if name not in CREDENTIAL_OPTIONS}
+        return {**options, **data, "credential": secrets}
 
     @validates_schema(pass_original=True, skip_on_field_errors=False)
     def _check(self, data, original, **kwargs):
@@ -184,14 +187,14 @@ class Credential(Schema):
             raise ValidationError("missing; a new credential needs provider_name or provider_id", "provider_name")
 
 
-BESIDE = ("name", "enabled", "weight", "rpm", "concurrency")
+CREDENTIAL_OPTIONS = ("name", "enabled", "weight", "rpm", "concurrency")
 
 
 class ModelQuery(Page):
-    id = Scope(Id())
-    provider_id = Scope(Id())
-    model_id = Scope(fields.String())
-    enabled = Scope(fields.Boolean())
+    id = ValueFilter(Id())
+    provider_id = ValueFilter(Id())
+    model_id = ValueFilter(fields.String())
+    enabled = ValueFilter(fields.Boolean())
 
 
 class Model(Schema):
@@ -205,13 +208,13 @@ class Model(Schema):
 
 
 class AliasQuery(Page):
-    id = Scope(Id())
-    alias = Scope(fields.String())
-    enabled = Scope(fields.Boolean())
+    id = ValueFilter(Id())
+    alias = ValueFilter(fields.String())
+    enabled = ValueFilter(fields.Boolean())
 
 
 class Alias(Schema):
-    """One target may be told by `provider_name` and `model_id` alone."""
+    """An alias. A single target may be written as `provider_name` and `model_id`."""
 
     id = row_id(load_default=0)
     alias = Text(without_nul)
@@ -223,20 +226,20 @@ class Alias(Schema):
     pricing_json = Prices()
 
     @pre_load
-    def _gather(self, data, **kwargs):
+    def _accept_single_target(self, data, **kwargs):
         if not isinstance(data, dict) or "targets" in data or not given(data, "provider_name", "model_id"):
             return data
-        rest = {name: value for name, value in data.items() if name not in ("provider_name", "model_id")}
-        return {**rest, "targets": [{"provider": data.get("provider_name"), "model": data.get("model_id")}]}
+        others = {name: value for name, value in data.items() if name not in ("provider_name", "model_id")}
+        return {**others, "targets": [{"provider": data.get("provider_name"), "model": data.get("model_id")}]}
 
 
 class UserQuery(Page):
-    id = Scope(Id())
-    name = Scope(fields.String())
+    id = ValueFilter(Id())
+    name = ValueFilter(fields.String())
 
 
 class User(Schema):
-    """A password that is blank stays what it was."""
+    """A user. An empty password keeps the current one."""
 
     id = row_id(load_default=0)
     name = Text(without_nul)
@@ -246,7 +249,7 @@ class User(Schema):
 
 
 class GlobalSettings(schemas.Switches):
-    """Process settings are those of the start: they may be repeated and not changed."""
+    """Global settings. The process settings are read at the start: a document may repeat but not change them."""
 
     host = fields.Raw()
     port = fields.Raw()
@@ -260,7 +263,7 @@ class GlobalSettings(schemas.Switches):
 
 
 class Named(fields.Field):
-    """What tells rows that are to be deleted: an id, a name, or an object with either."""
+    """Identifies a row to delete: an id, a name, or an object with one of them."""
 
     def __init__(self, *names: str, **kwargs):
         super().__init__(**kwargs)
@@ -275,14 +278,14 @@ class Named(fields.Field):
             known = (name,)
         if "id" in known and type(value) is int and 0 <= value <= MAX_ID:
             return value
-        # An id as text would tell the row of that name.
+        # Text is always a name, even if it looks like an id.
         if known != ("id",) and isinstance(value, str) and value:
             return value
         raise ValidationError("expected an id" + (f" or a {self.names[0]}" if self.names else ""))
 
 
 class CredentialPlace(Schema):
-    """By its id, or by its place among its provider's enabled ones, counted from 0."""
+    """Identifies a credential by its id, or by its position among its provider's enabled ones, counted from 0."""
 
     id = Id()
     provider_name = fields.String()
@@ -299,7 +302,7 @@ class Export(Schema):
 
 
 class Import(Schema):
-    """`prune`: what the document lacks is deleted."""
+    """`prune` deletes what the document does not contain."""
 
     toml = fields.String(required=True)
     dry_run = Switch(default=False)
@@ -307,7 +310,7 @@ class Import(Schema):
 
 
 class Explain(Schema):
-    """Who, by a key or as a user, and the request: `path` as a client would call it, `body`, and headers that count."""
+    """The caller, by key or user id, and the request: `path` as a client calls it, `body` and relevant headers."""
 
     user_id = Id()
     key_id = Id()
@@ -329,8 +332,8 @@ def place() -> fields.Nested:
     return fields.Nested(CredentialPlace)
 
 
-class Rows:
-    """A list of rows, with the `load` of a schema."""
+class RowList:
+    """A document that is a list of rows of a schema. It has the `load` method of a schema."""
 
     def __init__(self, schema: type[Schema]):
         self.schema = schema(many=True)
@@ -341,18 +344,18 @@ class Rows:
         return self.schema.load(value)
 
 
-class Many(One):
-    """A list of them. An empty one names none."""
+class ListDocument(FieldDocument):
+    """A document that is a list of this field."""
 
     def __init__(self, field: fields.Field):
         super().__init__(fields.List(field, validate=Length(max=MAX_AT_ONCE, error=f"at most {MAX_AT_ONCE} at once")))
 
 
 class AuditQuery(Page):
-    user_id = Scope(Id())
-    entity = Scope(fields.String())
-    entity_id = Scope(fields.String())
-    action = Scope(fields.String())
+    user_id = ValueFilter(Id())
+    entity = ValueFilter(fields.String())
+    entity_id = ValueFilter(fields.String())
+    action = ValueFilter(fields.String())
     from_unix_ms = fields.Integer(strict=True, allow_none=True, validate=Range(0, 2**43))
     to_unix_ms = fields.Integer(strict=True, allow_none=True, validate=Range(0, 2**43))
     before_id = Id(allow_none=True)

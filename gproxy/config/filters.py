@@ -1,21 +1,21 @@
-"""Filters of admin queries: all, one value, or a list of values."""
+"""Filters of admin queries: the field that accepts all, one or several values, and the documents about usage."""
 
 import re
 
 from marshmallow import Schema, ValidationError, fields
 from marshmallow.validate import OneOf, Range
 
-# What a 64-bit column holds; a greater number would be a fault of the database and no answer.
+# The largest value of a 64-bit column. The database would fail on a larger one.
 MAX = 2**63 - 1
 MAX_MS = MAX // 1_000_000 - 1
-# Each is a parameter of a statement, and PostgreSQL takes 65,535 of them for all the fields of a filter.
+# Each value is a parameter of the SQL statement, and PostgreSQL accepts 65,535 parameters for all fields together.
 MAX_VALUES = 1_000
 OWN_GROUPS = ("day", "model", "tag", "user_key_id")
 GROUPS = (*OWN_GROUPS, "provider_id", "user_id")
 
 
-class Scope(fields.Field):
-    """`"All"`, `{"Eq": v}`, `{"In": [v, …]}` in either case, a bare value, or nothing. Loads to a list or None."""
+class ValueFilter(fields.Field):
+    """`"All"`, `{"Eq": v}`, `{"In": [v, …]}`, in upper or lower case, or a bare value. Loads to a list; None is all."""
 
     def __init__(self, inner: fields.Field, **kwargs):
         super().__init__(load_default=None, allow_none=True, **kwargs)
@@ -47,7 +47,7 @@ class Id(fields.Integer):
 
 
 class BigInt(fields.Integer):
-    """A 63-bit number as a JSON number or as text, since JavaScript keeps only 53 bits."""
+    """A 63-bit number, as a JSON number or as text, because a JavaScript number holds only 53 bits."""
 
     def __init__(self, maximum: int = MAX, **kwargs):
         super().__init__(strict=True, validate=Range(0, maximum), **kwargs)
@@ -58,8 +58,8 @@ class BigInt(fields.Integer):
         return super()._deserialize(value, attr, data, **kwargs)
 
 
-class One:
-    """A document that is one field, with the `load` of a schema."""
+class FieldDocument:
+    """A document that consists of one field. It has the `load` method of a schema."""
 
     def __init__(self, field: fields.Field):
         self.field = field
@@ -69,14 +69,14 @@ class One:
 
 
 class UsageFilter(Schema):
-    """Which usage rows: scopes, and an inclusive time range in milliseconds since the epoch."""
+    """Selects usage rows by values and by an inclusive time range in milliseconds since the epoch."""
 
-    provider_id = Scope(Id())
-    credential_id = Scope(Id())
-    channel = Scope(fields.String())
-    model = Scope(fields.String())
-    user_id = Scope(Id())
-    user_key_id = Scope(Id())
+    provider_id = ValueFilter(Id())
+    credential_id = ValueFilter(Id())
+    channel = ValueFilter(fields.String())
+    model = ValueFilter(fields.String())
+    user_id = ValueFilter(Id())
+    user_key_id = ValueFilter(Id())
     from_unix_ms = BigInt(MAX_MS, load_default=None, allow_none=True)
     to_unix_ms = BigInt(MAX_MS, load_default=None, allow_none=True)
 
@@ -92,7 +92,7 @@ class DashboardQuery(Schema):
 
 
 class MyUsage(Schema):
-    """Query parameters: numbers come as text."""
+    """The query parameters of `/me/usage`. Numbers are text."""
 
     by = fields.String(load_default="day", validate=OneOf(OWN_GROUPS, error="expected one of {choices}"))
     from_unix_ms = BigInt(MAX_MS, load_default=None)
@@ -100,7 +100,7 @@ class MyUsage(Schema):
 
 
 class UsageQuery(UsageFilter):
-    """The same with a page: a cursor is the last row of the page before."""
+    """A usage filter with a page. The cursor is the last row of the previous page."""
 
     cursor_at_unix_ms = BigInt(MAX_MS, load_default=None, allow_none=True)
     cursor_trace_id = BigInt(load_default=None, allow_none=True)

@@ -1,11 +1,11 @@
-"""Documents about users' keys."""
+"""Admin API documents about users' keys, and the generation of keys."""
 
 import secrets
 
 from marshmallow import Schema, fields
 from marshmallow.validate import Length, Range
 
-from gproxy.config.filters import Id, One, Scope
+from gproxy.config.filters import FieldDocument, Id, ValueFilter
 from gproxy.config.schemas import Instant, Money, Switch, key_cap, without_nul
 
 MAX_AT_ONCE = 1_000
@@ -16,7 +16,7 @@ def key_label(**kwargs) -> fields.String:
 
 
 class KeyQuery(Schema):
-    user_id = Scope(Id())
+    user_id = ValueFilter(Id())
 
 
 class NewKey(Schema):
@@ -27,7 +27,7 @@ class NewKey(Schema):
 
 
 class OwnKey(Schema):
-    """Which a user makes; caps and ends are an administrator's."""
+    """A key that a user creates. Only administrators set budgets and expiry times."""
 
     label = key_label(load_default=None)
 
@@ -37,7 +37,7 @@ class NewKeys(NewKey):
 
 
 class KeyChange(Schema):
-    """What is left out stays as it is; null takes it away."""
+    """Missing fields keep their values; null removes a value."""
 
     id = Id(required=True)
     label = key_label()
@@ -56,12 +56,12 @@ class KeyId(Schema):
     id = Id(required=True)
 
 
-def id_list() -> One:
-    """A bare list of ids."""
+def id_list() -> FieldDocument:
+    """Returns the document that is a list of ids."""
     at_once = Length(1, MAX_AT_ONCE, error=f"expected 1 to {MAX_AT_ONCE} ids")
-    return One(fields.List(Id(), validate=at_once, required=True))
+    return FieldDocument(fields.List(Id(), validate=at_once, required=True))
 
 
 def new_key() -> str:
-    """A fresh API key: 128 random bits."""
+    """Returns a new API key with 128 random bits."""
     return f"sk-api01-{secrets.token_hex(16)}"

@@ -1,4 +1,4 @@
-"""LiteLLM's `config.yaml` as a seed document: models, keys, aliases, fallbacks, and what has no place here.
+"""Translates LiteLLM's `config.yaml` to a seed document (models, keys, aliases, fallbacks) and lists the rest.
 
 Format: docs.litellm.ai/docs/proxy/configs, …/routing, …/reliability.
 """
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from gproxy.errors import StartupError
 
-# LiteLLM's names of providers by our channels; others are OpenAI-compatible hosts where they tell an address.
+# Channels by LiteLLM's provider names. Other providers with an address are treated as OpenAI-compatible hosts.
 CHANNELS = {
     "openai": "openai",
     "text-completion-openai": "openai",
@@ -23,7 +23,7 @@ CHANNELS = {
     "nvidia_nim": "nvidia",
 }
 COMPATIBLE = ("openai", "hosted_vllm", "openai_like", "lm_studio", "custom_openai", "together_ai", "fireworks_ai")
-# Names by which LiteLLM guesses the provider of a bare model.
+# The model names from which LiteLLM guesses the provider.
 GUESSES = ((r"^(gpt-|o\d|chatgpt-|text-embedding-)", "openai"), (r"^claude-", "anthropic"), (r"^gemini-", "gemini"))
 REFERENCE = re.compile(r"os\.environ/([A-Za-z_][A-Za-z0-9_]*)")
 PER_TOKEN = {
@@ -32,14 +32,14 @@ PER_TOKEN = {
     "cache_read_input_token_cost": "price_cache_read_input_tokens",
     "cache_creation_input_token_cost": "price_cache_creation_input_tokens",
 }
-TAKEN = {"model", "api_key", "api_base", "base_url", "weight", "rpm", "timeout", "stream_timeout", *PER_TOKEN}
+IMPORTED_PARAMS = {"model", "api_key", "api_base", "base_url", "weight", "rpm", "timeout", "stream_timeout", *PER_TOKEN}
 MILLION = 1_000_000
-NO_BOUND = 2**53 - 1
+UNLIMITED_TOKENS = 2**53 - 1
 
 
-def translated(text: str) -> tuple[dict, list[str]]:
-    """The seed document, and a line for each thing that has no place in it. Raises StartupError."""
-    # Imported where it is needed.
+def translate(text: str) -> tuple[dict, list[str]]:
+    """Returns the seed document, and a line for each setting that was skipped. Raises StartupError."""
+    # Imported on demand: only commands need it.
     import yaml
 
     try:
@@ -47,7 +47,7 @@ def translated(text: str) -> tuple[dict, list[str]]:
     except yaml.YAMLError as fault:
         raise StartupError([f"not readable as YAML: {fault}"]) from None
     if not isinstance(found, dict) or not isinstance(found.get("model_list"), list):
-        raise StartupError(["model_list: missing; this is no configuration of LiteLLM"])
+        raise StartupError(["model_list: missing; this is not a LiteLLM configuration"])
     return _Translation(found).document()
 
 
@@ -60,15 +60,15 @@ class _Deployment:
 
 @dataclass(slots=True)
 class _Translation:
-    told: dict
-    lost: list[str] = field(default_factory=list)
+    source: dict
+    skipped: list[str] = field(default_factory=list)
     providers: dict[tuple[str, str | None], dict] = field(default_factory=dict)
     groups: dict[str, list[_Deployment]] = field(default_factory=dict)
     models: dict[tuple[str, str], dict] = field(default_factory=dict)
 
     def document(self) -> tuple[dict, list[str]]:
-        for n, entry in enumerate(self.told["model_list"], 1):
-            self._deploy(f"model_list[{n}]", entry)
+        for n, entry in enumerate(self.source["model_list"], 1):
+            self._add_deployment(f"model_list[{n}]", entry)
         aliases = [*self._aliases(), *self._group_aliases()]
         document = {
             "providers": list(self.providers.values()),
@@ -77,40 +77,40 @@ class _Translation:
             "users": self._users(),
             "permissions": [{"user_name": "admin", "model_pattern": "*"}] if self._users() else [],
         }
-        self._rest()
-        return {name: rows for name, rows in document.items() if rows}, self.lost
+        self._report_other_settings()
+        return {name: rows for name, rows in document.items() if rows}, self.skipped
 
-    def _deploy(self, place: str, entry) -> None:
+    def _add_deployment(self, place: str, entry) -> None:
         params = entry.get("litellm_params") if isinstance(entry, dict) else None
         name = entry.get("model_name") if isinstance(entry, dict) else None
         if not isinstance(params, dict) or not isinstance(params.get("model"), str) or not isinstance(name, str):
-            self.lost.append(f"{place}: has no model_name or litellm_params.model")
+            self.skipped.append(f"{place}: has no model_name or litellm_params.model")
             return
         vendor, model = _split(params["model"])
         base_url = params.get("api_base") or params.get("base_url")
         if base_url is not None and not _is_address(base_url):
-            self.lost.append(f"{place}: api_base is no address")
+            self.skipped.append(f"{place}: api_base is not a URL")
             return
         channel = self._channel(vendor, base_url)
         if channel is None:
-            self.lost.append(f"{place}: {params['model']}: gproxy has no channel for {vendor or 'it'}")
+            self.skipped.append(f"{place}: {params['model']}: gproxy has no channel for {vendor or 'this model'}")
             return
-        provider = self._provider(vendor, channel, _referred(base_url))
-        self._credential(place, provider, params)
-        self._model(provider["name"], model, params, entry.get("model_info"))
+        provider = self._provider_of(vendor, channel, _as_reference(base_url))
+        self._add_credential(place, provider, params)
+        self._add_model(provider["name"], model, params, entry.get("model_info"))
         weight = params.get("weight")
         found = _Deployment(provider["name"], model, weight if isinstance(weight, int) and weight > 0 else 1)
         self.groups.setdefault(name, []).append(found)
-        left = sorted(set(map(str, params)) - TAKEN)
-        if left:
-            self.lost.append(f"{place}: litellm_params {', '.join(left)}")
+        others = sorted(set(map(str, params)) - IMPORTED_PARAMS)
+        if others:
+            self.skipped.append(f"{place}: litellm_params {', '.join(others)}")
 
     def _channel(self, vendor: str | None, base_url: str | None) -> str | None:
         if base_url and (vendor in COMPATIBLE or vendor not in CHANNELS):
             return "custom"
         return CHANNELS.get(vendor)
 
-    def _provider(self, vendor: str, channel: str, base_url: str | None) -> dict:
+    def _provider_of(self, vendor: str, channel: str, base_url: str | None) -> dict:
         if (known := self.providers.get((channel, base_url))) is not None:
             return known
         host = urlsplit(base_url).hostname if base_url and "://" in base_url else None
@@ -125,36 +125,36 @@ class _Translation:
             found["settings"] = {"base_url": base_url}
         return found
 
-    def _credential(self, place: str, provider: dict, params: dict) -> None:
-        key = _referred(params.get("api_key"))
+    def _add_credential(self, place: str, provider: dict, params: dict) -> None:
+        key = _as_reference(params.get("api_key"))
         known = {one["api_key"]: one for one in provider["credentials"]}
         if key is None and not known and provider["channel"] == "custom":
-            key = "none"  # hosts in one's own net often want no key, and a provider wants one
+            key = "none"  # local hosts often need no key, but a provider needs a credential
         if not isinstance(key, str):
             if not known:
-                self.lost.append(f"{place}: names no api_key; give provider {provider['name']!r} a credential")
+                self.skipped.append(f"{place}: has no api_key; give provider {provider['name']!r} a credential")
             return
         if key not in known:
             if known:
-                self.lost.append(f"{place}: its own api_key serves all models of provider {provider['name']!r}")
+                self.skipped.append(f"{place}: its own api_key serves all models of provider {provider['name']!r}")
             provider["credentials"].append({"api_key": key})
         rpm = params.get("rpm")
         if isinstance(rpm, int) and rpm > 0:
             row = next(one for one in provider["credentials"] if one["api_key"] == key)
             row["rpm"] = row.get("rpm", 0) + rpm
 
-    def _model(self, provider: str, model: str, params: dict, info) -> None:
+    def _add_model(self, provider: str, model: str, params: dict, info) -> None:
         rates = {}
-        for source in (info if isinstance(info, dict) else {}, params):
-            for name, ours in PER_TOKEN.items():
-                if (rate := _per_million(source.get(name))) is not None:
-                    rates[ours] = rate
+        for table in (info if isinstance(info, dict) else {}, params):
+            for litellm_name, name in PER_TOKEN.items():
+                if (rate := _per_million(table.get(litellm_name))) is not None:
+                    rates[name] = rate
         row = self.models.setdefault((provider, model), {"provider_name": provider, "model_id": model})
         if rates:
-            row["price_tiers"] = [{"input_tokens_up_to": NO_BOUND, **rates}]
+            row["price_tiers"] = [{"input_tokens_up_to": UNLIMITED_TOKENS, **rates}]
 
     def _aliases(self) -> Iterator[dict]:
-        """Each model group with its deployments, and its fallbacks in the tiers behind them."""
+        """Yields an alias for each model group: its deployments in tier 0, its fallbacks in the next tiers."""
         fallbacks = self._fallbacks()
         for name, deployments in self.groups.items():
             tiers = [deployments, *(self.groups[other] for other in fallbacks.get(name, ()) if other in self.groups)]
@@ -168,60 +168,60 @@ class _Translation:
     def _fallbacks(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
         for table in ("litellm_settings", "router_settings"):
-            rules = self._of(table, "fallbacks")
+            rules = self._setting(table, "fallbacks")
             for rule in rules if isinstance(rules, list) else ():
                 for name, others in rule.items() if isinstance(rule, dict) else ():
                     others = others if isinstance(others, list) else [others]
                     found.setdefault(name, []).extend(one for one in others if isinstance(one, str))
-                    self.lost += [
-                        f"{table}.fallbacks: {one!r} is no model of the list"
+                    self.skipped += [
+                        f"{table}.fallbacks: {one!r} is not in model_list"
                         for one in others
                         if not isinstance(one, str) or one not in self.groups
                     ]
         return found
 
     def _group_aliases(self) -> Iterator[dict]:
-        told = self._of("router_settings", "model_group_alias")
-        for name, meant in told.items() if isinstance(told, dict) else ():
-            meant = meant.get("model") if isinstance(meant, dict) else meant
-            if isinstance(meant, str) and meant in self.groups and name not in self.groups:
+        group_aliases = self._setting("router_settings", "model_group_alias")
+        for name, group in group_aliases.items() if isinstance(group_aliases, dict) else ():
+            group = group.get("model") if isinstance(group, dict) else group
+            if isinstance(group, str) and group in self.groups and name not in self.groups:
                 targets = [
                     {"provider": one.provider, "model": one.model, "weight": one.weight}
-                    for one in dict.fromkeys(self.groups[meant])
+                    for one in dict.fromkeys(self.groups[group])
                 ]
                 yield {"alias": name, "targets": targets}
             else:
-                self.lost.append(f"router_settings.model_group_alias: {name!r} leads to no model of the list")
+                self.skipped.append(f"router_settings.model_group_alias: {name!r} refers to no model in model_list")
 
-    def _of(self, table: str, name: str):
-        found = self.told.get(table)
+    def _setting(self, table: str, name: str):
+        found = self.source.get(table)
         return found.get(name) if isinstance(found, dict) else None
 
     def _users(self) -> list[dict]:
-        key = _referred(self._of("general_settings", "master_key"))
+        key = _as_reference(self._setting("general_settings", "master_key"))
         return [{"name": "admin", "is_admin": True, "keys": [{"api_key": key}]}] if isinstance(key, str) else []
 
-    def _rest(self) -> None:
+    def _report_other_settings(self) -> None:
         known = {
             "general_settings": {"master_key"},
             "router_settings": {"fallbacks", "model_group_alias"},
             "litellm_settings": {"fallbacks"},
         }
-        for table, values in self.told.items():
+        for table, values in self.source.items():
             if table == "model_list":
                 continue
             names = sorted(set(map(str, values)) - known.get(table, set())) if isinstance(values, dict) else []
             if names:
-                self.lost.append(f"{table}: {', '.join(names)}")
+                self.skipped.append(f"{table}: {', '.join(names)}")
             elif table not in known and values:
-                self.lost.append(table)
+                self.skipped.append(table)
 
 
 def _split(model: str) -> tuple[str | None, str]:
-    """LiteLLM's name of the provider, and the model that it is asked for."""
-    vendor, slash, rest = model.partition("/")
+    """Returns LiteLLM's name of the provider, None if it is unknown, and the name of the model at this provider."""
+    vendor, slash, name = model.partition("/")
     if slash:
-        return vendor, rest
+        return vendor, name
     return next((vendor for pattern, vendor in GUESSES if re.search(pattern, model)), None), model
 
 
@@ -232,8 +232,8 @@ def _is_address(value) -> bool:
         return False
 
 
-def _referred(value):
-    """`os.environ/NAME` as `${NAME}`."""
+def _as_reference(value):
+    """Returns `${NAME}` for `os.environ/NAME`, and other values unchanged."""
     found = REFERENCE.fullmatch(value) if isinstance(value, str) else None
     return f"${{{found[1]}}}" if found else value
 

@@ -1,18 +1,18 @@
-"""Documents about logs of requests."""
+"""Admin API documents about request logs."""
 
 from marshmallow import Schema, fields
 from marshmallow.validate import Length
 
-from gproxy.config.filters import MAX_MS, BigInt, Id, Scope
+from gproxy.config.filters import MAX_MS, BigInt, Id, ValueFilter
 from gproxy.config.schemas import Switch
 
 MAX_AT_ONCE = 10_000
 
 
 class Query(Schema):
-    """`as_text`: bodies as text in place of lists of bytes."""
+    """`as_text` returns bodies as text instead of lists of bytes."""
 
-    trace_id = Scope(BigInt())
+    trace_id = ValueFilter(BigInt())
     from_unix_ms = BigInt(MAX_MS, load_default=None, allow_none=True)
     to_unix_ms = BigInt(MAX_MS, load_default=None, allow_none=True)
     cursor_at_unix_ms = BigInt(MAX_MS, load_default=None, allow_none=True)
@@ -24,14 +24,14 @@ class Query(Schema):
 
 
 class Downstream(Query):
-    user_id = Scope(Id())
-    user_key_id = Scope(Id())
+    user_id = ValueFilter(Id())
+    user_key_id = ValueFilter(Id())
     request_path_contains = fields.String(load_default=None, allow_none=True)
 
 
 class Upstream(Query):
-    provider_id = Scope(Id())
-    credential_id = Scope(Id())
+    provider_id = ValueFilter(Id())
+    credential_id = ValueFilter(Id())
     request_url_contains = fields.String(load_default=None, allow_none=True)
 
 

@@ -1,4 +1,4 @@
-"""Every table of a seed document as a marshmallow schema. An unknown table or key is a mistake, not a comment."""
+"""The marshmallow schemas of all tables of a seed document, and their fields. Unknown tables and keys are errors."""
 
 import re
 from collections.abc import Callable
@@ -36,7 +36,7 @@ UNSENDABLE = "holds a line break, blank or other character that no header can ca
 ADDRESS = re.compile(r"[^\s\x00-\x1f\x7f?#]+")
 TOOL_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-# Headers that carry keys, frame the message or belong to one connection.
+# Headers that carry keys, delimit the message or belong to one connection.
 NEVER_FORWARDED = {
     "authorization", "x-api-key", "x-goog-api-key", "cookie", "host", "content-length", "content-type",
     "connection", "transfer-encoding", "te", "upgrade", "keep-alive", "proxy-authorization", "accept-encoding",
@@ -45,7 +45,7 @@ NEVER_FORWARDED = {
 
 
 class Text(fields.String):
-    """A text with something in it."""
+    """A text of 1 to 1024 characters."""
 
     def __init__(self, *checks: Callable, **kwargs):
         super().__init__(validate=[Length(1, 1024, error="expected 1 to 1024 characters"), *checks], **kwargs)
@@ -61,13 +61,13 @@ def pattern() -> Text:
 
 
 def header_safe(key: str) -> None:
-    """Refuses a key that no header can carry. The refusal does not show it."""
+    """Rejects a key that cannot be sent in a header. The error does not contain the key."""
     if not REFERENCE.fullmatch(key) and not HEADER_SAFE.fullmatch(key):
         raise ValidationError(UNSENDABLE)
 
 
 def host_address(url: str) -> None:
-    """Refuses what is no http(s) address to which a path can be appended."""
+    """Rejects everything but an http or https URL to which a path can be appended."""
     try:
         parts = urlsplit(url)
         is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -80,7 +80,7 @@ def host_address(url: str) -> None:
 
 
 def proxy_address(url: str) -> None:
-    """Refuses what is neither a proxy nor the word for none. The refusal shows no password."""
+    """Rejects everything but a proxy's URL and "direct". The error does not contain the URL's password."""
     if url == "direct":
         return
     try:
@@ -98,7 +98,7 @@ def forwardable(name: str) -> None:
 
 
 class Switch(fields.Boolean):
-    """`true` or `false` and nothing that looks like them; required when it has no default and is not optional."""
+    """Exactly `true` or `false`. Required if it has no default and is not optional."""
 
     def __init__(self, default: bool | None = None, *, is_optional: bool = False):
         super().__init__(**({"required": not is_optional} if default is None else {"load_default": default}))
@@ -118,7 +118,7 @@ class Seconds(fields.Field):
 
 
 class Usd(fields.Field):
-    """Money as a number; kept as Decimal."""
+    """An amount in USD as a number. Loads to Decimal."""
 
     def _deserialize(self, value, attr, data, **kwargs):
         is_number = isinstance(value, int | Decimal) and not isinstance(value, bool)
@@ -130,7 +130,7 @@ class Usd(fields.Field):
 
 
 class ToolPrices(fields.Field):
-    """USD per call of a tool that the vendor runs, by the tool's name. Vendors add tools: any name may stand there."""
+    """USD per call of a vendor's tool, by the tool's name. Any name is accepted, since vendors add tools."""
 
     def _deserialize(self, value, attr, data, **kwargs):
         if not isinstance(value, dict):
@@ -149,9 +149,9 @@ class ToolPrices(fields.Field):
 
 
 class Money(fields.Field):
-    """An amount in USD as a number. Loads to nano-USD; a tenth decimal is rounded, half up.
+    """An amount in USD as a number. Loads to nano-USD; the tenth decimal is rounded half up.
 
-    `zero` is what to do instead, where an amount of nothing is none.
+    With `zero`, an amount of 0 is rejected, and the error contains this remedy.
     """
 
     def __init__(self, zero: str | None = None, **kwargs):
@@ -160,7 +160,7 @@ class Money(fields.Field):
 
     def _deserialize(self, value, attr, data, **kwargs):
         is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
-        # A float by the digits that were written.
+        # The digits of a float as they were written, not its binary value.
         amount = Decimal(repr(value) if isinstance(value, float) else value) if is_number else Decimal("NaN")
         if not amount.is_finite():
             raise ValidationError("expected an amount in USD as a number, such as 12.5")
@@ -175,7 +175,7 @@ class Money(fields.Field):
 
 
 class Count(fields.Field):
-    """What a limit allows: a whole number, and 0 for nothing at all."""
+    """The amount of a rate limit: a whole number; 0 blocks everything."""
 
     def __init__(self, *, is_optional: bool = False):
         super().__init__(allow_none=True, **({} if is_optional else {"load_default": None}))
@@ -187,7 +187,7 @@ class Count(fields.Field):
 
 
 class Weight(fields.Field):
-    """How often one is chosen beside others."""
+    """The relative frequency with which one of several is chosen."""
 
     def _deserialize(self, value, attr, data, **kwargs):
         if type(value) is not int or not 1 <= value <= MAX_WEIGHT:
@@ -212,8 +212,8 @@ class Instant(fields.Field):
         return instant
 
 
-class Later(fields.Field):
-    """A field of the format whose feature is not there. A value that asks for nothing is accepted."""
+class UnsupportedField(fields.Field):
+    """A field whose feature this version lacks. It accepts only the neutral values, which request nothing."""
 
     def __init__(self, *neutral, refusal: str = UNSUPPORTED):
         super().__init__(load_default=None)
@@ -236,7 +236,7 @@ class ProviderSettings(Schema):
     write_timeout_s = Seconds()
     max_connections = fields.Integer(strict=True, validate=Range(1, MAX_CONNECTIONS, error=CONNECTIONS))
     connection_wait_s = Seconds()
-    # Without a default: what a provider does not say, [global] decides.
+    # Without a default: a provider that does not set it follows [global].
     strict_translation = Switch(is_optional=True)
     fetch_images = Switch(is_optional=True)
     on_disconnect = fields.String(validate=OneOf(("cancel", "drain"), error='expected "cancel" or "drain"'))
@@ -248,27 +248,27 @@ class ProviderSettings(Schema):
     unpriced = fields.String(validate=OneOf(("allow", "deny"), error='expected "allow" or "deny"'))
     assumed_output_tokens = fields.Integer(strict=True, validate=Range(1, MAX_ASSUMED, error=ASSUMED))
     stop_at_quota = Switch(is_optional=True)
-    early_heartbeat_s = Later()
-    user_agent = Later()
-    max_retries_on_429 = Later()
+    early_heartbeat_s = UnsupportedField()
+    user_agent = UnsupportedField()
+    max_retries_on_429 = UnsupportedField()
     rotation_strategy = fields.String(validate=OneOf(STRATEGIES, error="expected one of {choices}"))
-    rewrite_rules = Later([])
-    sanitize_rules = Later([])
-    cache_breakpoints = Later([])
-    enable_magic_cache = Later(False)
-    flatten_system_before_cache = Later(False)
-    extra_beta_headers = Later([])
+    rewrite_rules = UnsupportedField([])
+    sanitize_rules = UnsupportedField([])
+    cache_breakpoints = UnsupportedField([])
+    enable_magic_cache = UnsupportedField(False)
+    flatten_system_before_cache = UnsupportedField(False)
+    extra_beta_headers = UnsupportedField([])
 
 
 class Defaults(ProviderSettings):
-    """What all providers have that say nothing else. A host and a protocol are of one provider alone."""
+    """Settings of all providers that do not set them. A host and a protocol can only be set for one provider."""
 
-    base_url = Later()
-    protocol = Later()
+    base_url = UnsupportedField()
+    protocol = UnsupportedField()
 
 
 class OwnSettings(ProviderSettings):
-    """What is of one provider alone."""
+    """Settings of one provider, including those that have no global default."""
 
     proxy = fields.String(validate=proxy_address)
     ca_file = Text()
@@ -292,7 +292,7 @@ def days(**kwargs) -> fields.Integer:
 
 
 class Switches(Schema):
-    """What is kept of requests, and for how long."""
+    """What is logged of requests, and how long logs and usage rows are kept."""
 
     enable_upstream_log = Switch(is_optional=True)
     enable_upstream_log_body = Switch(is_optional=True)
@@ -304,30 +304,30 @@ class Switches(Schema):
 
 
 class Global(Switches, Defaults):
-    """Process settings are checked where they are read; here they are only known."""
+    """The table [global]. Process settings are validated by `settings`; here they are only accepted."""
 
     host = fields.Raw()
     port = fields.Raw()
     dsn = fields.Raw(allow_none=True)
     data_dir = fields.Raw()
     proxy = fields.Raw(allow_none=True)
-    spoof_emulation = Later(refusal=NEVER)
-    update_channel = Later(refusal=NEVER)
+    spoof_emulation = UnsupportedField(refusal=NEVER)
+    update_channel = UnsupportedField(refusal=NEVER)
     enable_usage = Switch(True)
 
 
-# What stands for a key: one key, or what Google writes into the key file of a service account.
+# The fields of a credential: one key, or the fields of a Google service account's key file.
 ACCOUNT = ("project_id", "client_email", "private_key")
 SECRETS = ("api_key", *ACCOUNT, "private_key_id", "token_uri")
 
 
 def private_key(pem: str) -> None:
-    """Refuses what is no RSA key. The refusal does not show it."""
+    """Rejects everything but an RSA key in PEM format. The error does not contain the key."""
     if not REFERENCE.fullmatch(pem):
         try:
             vertex.read_key(pem)
         except ValueError as fault:
-            raise ValidationError(f"{fault}; take it from the key file as it stands there") from None
+            raise ValidationError(f"{fault}; copy it unchanged from the key file") from None
 
 
 def token_address(url: str) -> None:
@@ -344,7 +344,7 @@ class Secret(Schema):
     private_key = fields.String(validate=[Length(1, 16_384), private_key])
     private_key_id = Text(without_nul)
     token_uri = Text(token_address, load_default=vertex.TOKENS_AT)
-    # Of a key file too, and of no use here.
+    # Further fields of a key file. They are accepted and ignored.
     type = fields.Raw()
     client_id = fields.Raw()
     auth_uri = fields.Raw()
@@ -404,9 +404,9 @@ class Tier(Schema):
 
 
 def tiers_differ(tiers: list[dict]) -> None:
-    bounds = [tier["input_tokens_up_to"] for tier in tiers]
+    upper_bounds = [tier["input_tokens_up_to"] for tier in tiers]
     problems = [f"the tier up to {tier['input_tokens_up_to']} has no rate; add one" for tier in tiers if len(tier) == 1]
-    if len(set(bounds)) < len(bounds):
+    if len(set(upper_bounds)) < len(upper_bounds):
         problems.insert(0, "two tiers have the same input_tokens_up_to and are overlapping; remove one")
     if problems:
         raise ValidationError(problems)
@@ -417,7 +417,7 @@ def tiers() -> fields.List:
 
 
 class Priced(Schema):
-    """What a price document may hold; a row without any of it has none."""
+    """The fields of a price document. A row without any of them has no price."""
 
     price_each_call = Usd(allow_none=True)
     price_tiers = tiers()
@@ -452,7 +452,7 @@ def targets_differ(targets: list[dict]) -> None:
 
 
 def given(original, *names: str) -> list[str]:
-    """Those of these keys that were written, whether their values are right or not."""
+    """Returns those of the names that the document contains and that are not null, with valid values or not."""
     return [name for name in names if isinstance(original, dict) and original.get(name) is not None]
 
 
@@ -474,7 +474,7 @@ class Alias(Priced):
 
 
 class Amounts(Schema):
-    """What a rate limit allows; what it does not tell is not limited."""
+    """The amounts of a rate limit. An amount that is missing is not limited."""
 
     rpm = Count()
     rpd = Count()
@@ -507,7 +507,7 @@ class Key(Schema):
     enabled = Switch(True)
     expires_at = Instant(allow_none=True, load_default=None)
     budget = key_cap()
-    permissions = fields.List(fields.Nested(KeyPermission))  # an empty list: nothing at all
+    permissions = fields.List(fields.Nested(KeyPermission))  # an empty list permits nothing
     rate_limits = fields.List(fields.Nested(KeyLimit), load_default=list)
 
     @validates_schema(pass_original=True, skip_on_field_errors=False)
@@ -546,8 +546,8 @@ def user_cap(**kwargs) -> Money:
 
 
 def quota_period(**kwargs) -> fields.String:
-    told = "expected day, week or month; leave it out for a quota without end"
-    return fields.String(allow_none=True, validate=OneOf(PERIODS, error=told), **kwargs)
+    error = "expected day, week or month; leave it out for a quota without a period"
+    return fields.String(allow_none=True, validate=OneOf(PERIODS, error=error), **kwargs)
 
 
 class Quota(Schema):

@@ -1,6 +1,6 @@
-"""A seed document to rows: filled from the environment, validated, cross-checked, all problems at once.
+"""Reads a seed document: fills in environment variables, validates, cross-checks, and reports all problems at once.
 
-Pure until the store takes the result: nothing is half imported.
+No effects: the store receives a complete document or nothing.
 """
 
 import json
@@ -14,13 +14,12 @@ from gproxy.channels.kind import API_KEY
 from gproxy.config import schemas
 from gproxy.errors import StartupError
 
-ANYWHERE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 PROVIDER_SETTINGS = frozenset(
-    name for name, field in schemas.ProviderSettings().fields.items() if not isinstance(field, schemas.Later)
+    name for name, field in schemas.ProviderSettings().fields.items() if not isinstance(field, schemas.UnsupportedField)
 )
 OWN_SETTINGS = frozenset(schemas.OwnSettings().fields) - frozenset(schemas.ProviderSettings().fields)
 TABLES = tuple(name for name in schemas.Seed().fields if name != "settings")
-UNKNOWN = "Unknown field."
+UNKNOWN_FIELD = "Unknown field."
 
 
 def read(
@@ -30,32 +29,32 @@ def read(
     channels: Mapping,
     reserved: frozenset[str],
 ) -> dict:
-    """The seed as validated plain values. Raises StartupError with every problem, its place and its remedy."""
+    """Returns the seed as validated plain values. Raises StartupError with all problems, each with place and remedy."""
     problems: list[str] = []
-    filled = _filled(document, environ, file, problems, ())
+    filled = _with_variables(document, environ, file, problems, ())
     try:
         seed = schemas.Seed().load(filled)
     except ValidationError as fault:
-        problems += _told(fault.messages, file, filled, schemas.Seed())
-        # What is left is still looked at, so that one start shows all there is to mend.
-        seed = _readable(fault.valid_data)
-    problems += _crossed(seed, filled, file, channels, reserved)
+        problems += _problems(fault.messages, file, filled, schemas.Seed())
+        # The valid part is still cross-checked, so that one start reports every problem.
+        seed = _valid_rows(fault.valid_data)
+    problems += _cross_check(seed, filled, file, channels, reserved)
     if problems:
         raise StartupError(list(dict.fromkeys(problems)))
     return seed
 
 
-def _filled(value, environ: Mapping[str, str], file: str, problems: list[str], at: tuple):
-    """Every `${NAME}` taken from the environment, stripped; in a credential it stays a reference."""
+def _with_variables(value, environ: Mapping[str, str], file: str, problems: list[str], at: tuple):
+    """Replaces every `${NAME}` by the stripped variable. A credential's secret keeps the reference."""
     if isinstance(value, dict):
-        return {k: _filled(v, environ, file, problems, (*at, k)) for k, v in value.items()}
+        return {k: _with_variables(v, environ, file, problems, (*at, k)) for k, v in value.items()}
     if isinstance(value, list):
-        return [_filled(v, environ, file, problems, (*at, i)) for i, v in enumerate(value)]
+        return [_with_variables(v, environ, file, problems, (*at, i)) for i, v in enumerate(value)]
     if not isinstance(value, str) or "${" not in value:
         return value
-    if "credentials" in at and at[-1] in schemas.SECRETS and (reference := ANYWHERE.fullmatch(value)):
-        now = environ.get(reference[1], "").strip()
-        if at[-1] == "api_key" and now and not schemas.HEADER_SAFE.fullmatch(now):
+    if "credentials" in at and at[-1] in schemas.SECRETS and (reference := schemas.REFERENCE.fullmatch(value)):
+        secret = environ.get(reference[1], "").strip()
+        if at[-1] == "api_key" and secret and not schemas.HEADER_SAFE.fullmatch(secret):
             problems.append(f"{_place(file, at)}: environment variable {reference[1]} {schemas.UNSENDABLE}")
         return value
 
@@ -64,37 +63,37 @@ def _filled(value, environ: Mapping[str, str], file: str, problems: list[str], a
             problems.append(
                 f"{_place(file, at)}: environment variable {match[1]} is not set; set it or write the value"
             )
-            return f"unset-{match[1]}"  # told above; an empty text would be told again as another mistake
+            return f"unset-{match[1]}"  # an empty text would cause a second problem
         return environ[match[1]].strip()
 
-    return ANYWHERE.sub(look_up, value)
+    return schemas.REFERENCE.sub(look_up, value)
 
 
 def _place(file: str, at: tuple) -> str:
-    """`gproxy.toml: providers[1].channel`, counted from 1."""
+    """Returns a place such as `gproxy.toml: providers[1].channel`, counted from 1."""
     text = ""
     for step in at:
         text += f"[{step + 1}]" if isinstance(step, int) else f".{step}" if text else str(step)
     return f"{file}: {text}"
 
 
-def _told(messages, file: str, document, schema, at: tuple = ()) -> Iterator[str]:
-    """marshmallow's tree of messages as lines."""
+def _problems(messages, file: str, document, schema, at: tuple = ()) -> Iterator[str]:
+    """Yields marshmallow's tree of messages as lines with place and remedy."""
     if isinstance(messages, list):
         for message in messages:
-            yield f"{_place(file, at)}: {_remedied(str(message), at, schema)}"
+            yield f"{_place(file, at)}: {_with_remedy(str(message), at, schema)}"
         return
     for key, inner in messages.items():
         if key == "_schema":
-            yield from _told(inner, file, document, schema, at)
-        elif isinstance(inner, list) and UNKNOWN in inner:
-            yield f"{_place(file, (*at, key))}: unknown {'key' if at else 'table'}{_meant(key, schema)}"
+            yield from _problems(inner, file, document, schema, at)
+        elif isinstance(inner, list) and UNKNOWN_FIELD in inner:
+            yield f"{_place(file, (*at, key))}: unknown {'key' if at else 'table'}{_suggestion(key, schema)}"
         else:
-            yield from _told(inner, file, document, _inside(schema, key), (*at, key))
+            yield from _problems(inner, file, document, _inner_schema(schema, key), (*at, key))
 
 
-def _inside(schema, key):
-    """The schema one step down, for suggestions."""
+def _inner_schema(schema, key):
+    """Returns the schema of a field's value, for suggestions."""
     field = getattr(schema, "fields", {}).get(key) or next(
         (f for f in getattr(schema, "fields", {}).values() if f.data_key == key), None
     )
@@ -102,13 +101,13 @@ def _inside(schema, key):
     return getattr(inner, "schema", schema) if field is not None else schema
 
 
-def _meant(key: str, schema) -> str:
+def _suggestion(key: str, schema) -> str:
     names = [field.data_key or name for name, field in getattr(schema, "fields", {}).items()]
     close = get_close_matches(str(key), names, 1)
     return f"; did you mean {close[0]!r}?" if close else "; remove it"
 
 
-def _remedied(message: str, at: tuple, schema) -> str:
+def _with_remedy(message: str, at: tuple, schema) -> str:
     return {
         "Missing data for required field.": "missing; add it",
         "Not a valid string.": "expected a text in quotes",
@@ -120,8 +119,8 @@ def _remedied(message: str, at: tuple, schema) -> str:
     }.get(message, message)
 
 
-def _readable(valid) -> dict:
-    """The entries that can be cross-checked although others are wrong."""
+def _valid_rows(valid) -> dict:
+    """Returns the entries that can be cross-checked although others are invalid."""
     found = {"settings": {}}
     for table in TABLES:
         found[table] = _rows(valid.get(table) if isinstance(valid, dict) else None)
@@ -129,12 +128,12 @@ def _readable(valid) -> dict:
 
 
 def _rows(rows) -> list[dict]:
-    """A list of tables; what is none stands empty in its place."""
+    """Returns the list with an empty table in place of everything that is not a table."""
     return [row if isinstance(row, dict) else {} for row in rows or ()]
 
 
-def _crossed(seed: dict, written: dict, file: str, channels: Mapping, reserved: frozenset[str]) -> Iterator[str]:
-    """What only the whole document shows: duplicates, and names that nothing has."""
+def _cross_check(seed: dict, written: dict, file: str, channels: Mapping, reserved: frozenset[str]) -> Iterator[str]:
+    """Yields the problems that only the whole document shows: duplicates and unknown names."""
     yield from _duplicates(seed["providers"], "providers", lambda row: row.get("name"), file, "name")
     yield from _duplicates(seed["users"], "users", lambda row: row.get("name"), file, "name")
     yield from _duplicates(seed["model_aliases"], "model_aliases", lambda row: row.get("alias"), file, "alias")
@@ -159,11 +158,11 @@ def _crossed(seed: dict, written: dict, file: str, channels: Mapping, reserved: 
         seen.setdefault(value, place)
     for i, provider in enumerate(seed["providers"]):
         yield from provider_problems(provider, f"{file}: providers[{i + 1}]", channels, reserved)
-    yield from _names(seed, written, file)
+    yield from _unknown_names(seed, written, file)
 
 
 def _keys(seed: dict) -> Iterator[tuple[str, dict]]:
-    """Every key with its place."""
+    """Yields every user's key with its place."""
     for u, user in enumerate(seed["users"]):
         for k, key in enumerate(_rows(user.get("keys"))):
             yield f"users[{u + 1}].keys[{k + 1}]", key
@@ -198,7 +197,7 @@ def _duplicates(rows: list[dict], table: str, key: Callable, file: str, field: s
 
 
 def provider_problems(provider: dict, place: str, channels: Mapping, reserved: frozenset[str]) -> Iterator[str]:
-    """What is wrong with a provider beside its single fields, each with its place and remedy."""
+    """Yields a provider's problems that concern more than one field, each with place and remedy."""
     name, channel = provider.get("name"), provider.get("channel")
     settings = provider.get("settings") or {}
     if name in reserved:
@@ -214,7 +213,7 @@ def provider_problems(provider: dict, place: str, channels: Mapping, reserved: f
     if kind.base_url is None and not settings.get("base_url"):
         yield f"{place}.settings.base_url: missing; a {channel} provider needs the address of its host"
     if (protocol := settings.get("protocol")) is not None and protocol not in kind.protocol_lanes:
-        known = ", ".join(kind.protocol_lanes) or "none: this channel knows its own"
+        known = ", ".join(kind.protocol_lanes) or "none: the channel determines the protocol"
         yield f"{place}.settings.protocol: unknown protocol {protocol!r}; known: {known}"
     for i, credential in enumerate(_rows(provider.get("credentials"))):
         is_key = "api_key" in credential
@@ -223,9 +222,9 @@ def provider_problems(provider: dict, place: str, channels: Mapping, reserved: f
             yield f"{place}.credentials[{i + 1}]: a {channel} provider takes {what}"
 
 
-def _names(seed: dict, written: dict, file: str) -> Iterator[str]:
-    # A name that is wrong in itself is known all the same, so that only its own place is told.
-    providers, users = _named(written.get("providers")), _named(written.get("users"))
+def _unknown_names(seed: dict, written: dict, file: str) -> Iterator[str]:
+    # From the document as it was written: an invalid name is reported at its own place only, not where it is used.
+    providers, users = _names(written.get("providers")), _names(written.get("users"))
 
     def check(place: str, value: str | None, known: set, what: str) -> Iterator[str]:
         if value is not None and value not in known:
@@ -250,13 +249,13 @@ def _names(seed: dict, written: dict, file: str) -> Iterator[str]:
             yield from check(at, row.get("provider_name"), providers, "provider")
 
 
-def _named(rows) -> set[str]:
+def _names(rows) -> set[str]:
     names = [row.get("name") for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
     return {name for name in names if isinstance(name, str)}
 
 
 def targets(alias: dict) -> list[dict]:
-    """An alias's targets, in whichever of the two forms they were written."""
+    """Returns an alias's targets, whether they were written as `targets` or as one provider and model."""
     if rows := alias.get("targets"):
         return [row for row in rows if isinstance(row, dict) and row.get("provider_name")]
     if alias.get("provider_name") is None:
@@ -265,14 +264,14 @@ def targets(alias: dict) -> list[dict]:
 
 
 def secret(credential: dict) -> dict[str, str]:
-    """What is kept of what a credential shows: its key, or its service account."""
+    """Returns the secret fields of a credential: its key, or its service account."""
     if "api_key" in credential:
         return {"api_key": credential["api_key"]}
     return {name: credential[name] for name in schemas.SECRETS if credential.get(name) is not None}
 
 
 def settings_json(settings: Mapping, is_own: bool = False) -> str:
-    """The part of [global], or of a provider's own settings, that providers follow."""
+    """Returns the stored form of the provider settings in [global] or, with `is_own`, of a provider's own settings."""
     known = PROVIDER_SETTINGS | OWN_SETTINGS if is_own else PROVIDER_SETTINGS
-    kept = {name: settings[name] for name in sorted(settings) if name in known}
-    return json.dumps({name: value for name, value in kept.items() if value is not None})
+    stored = {name: settings[name] for name in sorted(settings) if name in known}
+    return json.dumps({name: value for name, value in stored.items() if value is not None})

@@ -1,1 +1,1 @@
-"""Flask lives here and nowhere else: parse, call one thing, answer."""
+"""The HTTP side: Flask is imported here and in `app` and `cli` only. A view parses, calls one function, answers."""

@@ -1,4 +1,4 @@
-"""Who calls an operator's or a user's route: by a session, or by an API key."""
+"""Authentication of the admin, user and session routes, and the changes made on behalf of the caller."""
 
 import time
 
@@ -13,52 +13,60 @@ from gproxy.web.error_responses import runtime
 
 
 def guard_admin() -> None:
-    """Lets administrators through. A key in the URL is refused: URLs end up in logs."""
-    g.caller = _visitor(request_input.key(request.environ, False))
+    """Sets `g.caller`. Raises Unauthorized, and Forbidden unless the caller is an administrator.
+
+    A key in the URL is not accepted, because URLs end up in logs.
+    """
+    g.caller = _authenticate(request_input.key(request.environ, False))
     if not g.caller.is_admin:
         raise Forbidden("this needs an administrator's key or session")
 
 
 def guard_user() -> None:
-    """Lets users through that logged in."""
+    """Sets `g.caller`. Raises Unauthorized unless the request carries a valid session token."""
     token = request_input.key(request.environ, False)
     if token is not None and not token.startswith(sessions.PREFIX):
         raise Unauthorized("this needs a session token; POST /login gives one")
-    g.caller = _visitor(token)
+    g.caller = _authenticate(token)
 
 
 def session_token() -> str:
-    """Of whoever logged in. Raises Unauthorized."""
+    """Returns the session token of the request. Raises Unauthorized if there is none or it is not valid."""
     guard_user()
     return request_input.key(request.environ, False)
 
 
-def _visitor(token: str | None) -> Caller | Login:
+def _authenticate(token: str | None) -> Caller | Login:
+    """Returns the owner of a session token or an API key. Raises Unauthorized."""
     if token is not None and token.startswith(sessions.PREFIX):
-        found = sessions.admit(runtime().snapshots(), token, time.time())
+        caller = sessions.admit(runtime().snapshots(), token, time.time())
     else:
-        found = runtime().relay.admit(token)[0]
-    request.environ[request_input.CALLER] = found
-    return found
+        caller = runtime().relay.admit(token)[0]
+    request.environ[request_input.CALLER] = caller
+    return caller
 
 
 def actor() -> Actor:
-    """For the books of changes."""
+    """Returns the caller as the audit log names it."""
     caller = g.caller
     return Actor(
         caller.user_id,
         caller.user_name,
         caller.key_id,
-        request_input.address(request.environ, runtime().settings.trusted_proxies),
+        request_input.client_address(request.environ, runtime().settings.trusted_proxies),
         request_input.request_id(request.environ),
         request.path.strip("/"),
     )
 
 
 def change(function, *args):
-    """A store's deed on behalf of who calls, in force in every worker when it returns. Raises GatewayError."""
+    """Runs a store function for the caller and returns its result. The change is then in force in every worker.
+
+    Raises GatewayError.
+    """
     return runtime().change(actor(), function, *args)
 
 
 def change_account(function, account: str, *args):
+    """Like `change`, for a function that changes an account's cap or use: workers reload this account."""
     return runtime().change_account(actor(), function, account, *args)

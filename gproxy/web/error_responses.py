@@ -1,4 +1,4 @@
-"""Errors as HTTP answers, each in the shape of the protocol that the client speaks."""
+"""Error responses, written in the client's protocol, and the CORS headers of the LLM routes."""
 
 import logging
 from collections.abc import Mapping
@@ -25,46 +25,53 @@ PREFLIGHT = (
 )
 
 
-def answer(protocol: ModuleType, fault: GatewayError, request_id: str, *, is_llm: bool = True) -> Response:
-    """The fault as this protocol's error body."""
+def error_response(protocol: ModuleType, fault: GatewayError, request_id: str, *, is_llm: bool = True) -> Response:
+    """Returns the error as a response of this protocol."""
     retry_s = getattr(fault, "retry_s", None)
     body = protocol.write_error(fault.status, fault.code, fault.message, request_id, retry_s)
-    told = [("Content-Type", "application/json"), *ids(protocol, request_id), *fault.headers.items()]
+    headers = [
+        ("Content-Type", "application/json"),
+        *request_id_headers(protocol, request_id),
+        *fault.headers.items(),
+    ]
     if fault.status == 501:
-        told.append(("x-should-retry", "false"))  # the SDKs would send it twice more
-    return Response(body, fault.status, [*told, *CORS] if is_llm else told)
+        headers.append(("x-should-retry", "false"))  # without it the SDKs retry twice
+    return Response(body, fault.status, [*headers, *CORS] if is_llm else headers)
 
 
-def ids(protocol: ModuleType, request_id: str) -> list[tuple[str, str]]:
-    """The request id under every name that the protocol's SDK looks for."""
+def request_id_headers(protocol: ModuleType, request_id: str) -> list[tuple[str, str]]:
+    """Returns the request id under every header name that the protocol's SDKs read."""
     return [(name, request_id) for name in protocol.REQUEST_ID_HEADERS]
 
 
 def register(app: Flask, protocols: Mapping[str, ModuleType]) -> None:
-    """Handlers for what no route answers."""
+    """Registers the handlers of unknown routes and of exceptions that a view did not handle."""
 
     @app.errorhandler(HTTPException)
     def unrouted(fault: HTTPException) -> Response:
         if (fault.code or 500) >= 500:
             return unexpected(getattr(fault, "original_exception", None) or fault)
-        return answer(_spoken(protocols), _ours(fault), request_input.request_id(request.environ), is_llm=_is_llm())
+        protocol, request_id = _protocol(protocols), request_input.request_id(request.environ)
+        return error_response(protocol, _gateway_error(fault), request_id, is_llm=_is_llm_path())
 
     @app.errorhandler(GatewayError)
     def refused(fault: GatewayError) -> Response:
-        return answer(protocols["openai_chat"], fault, request_input.request_id(request.environ), is_llm=False)
+        request_id = request_input.request_id(request.environ)
+        return error_response(protocols["openai_chat"], fault, request_id, is_llm=False)
 
     @app.errorhandler(Exception)
     def unexpected(fault: Exception) -> Response:
-        return internal(_spoken(protocols), fault, request_input.request_id(request.environ), is_llm=_is_llm())
+        request_id = request_input.request_id(request.environ)
+        return internal_error(_protocol(protocols), fault, request_id, is_llm=_is_llm_path())
 
 
-def internal(protocol: ModuleType, fault: Exception, request_id: str, *, is_llm: bool = True) -> Response:
-    """A fault of ours: the log has it, the caller has the id."""
+def internal_error(protocol: ModuleType, fault: Exception, request_id: str, *, is_llm: bool = True) -> Response:
+    """Logs an unexpected exception and returns a 500 response that contains only the request id."""
     log.error("request %s failed: %s", request_id, type(fault).__name__, exc_info=fault)
-    return answer(protocol, GatewayError(f"request {request_id}"), request_id, is_llm=is_llm)
+    return error_response(protocol, GatewayError(f"request {request_id}"), request_id, is_llm=is_llm)
 
 
-def _ours(fault: HTTPException) -> GatewayError:
+def _gateway_error(fault: HTTPException) -> GatewayError:
     if isinstance(fault, WrongMethod):
         allowed = ", ".join(sorted(set(fault.valid_methods or ()) - {"HEAD"}))
         return MethodNotAllowed(f"use {allowed}", headers={"Allow": allowed})
@@ -73,14 +80,16 @@ def _ours(fault: HTTPException) -> GatewayError:
     return BadRequest(fault.name)
 
 
-def _is_llm() -> bool:
+def _is_llm_path() -> bool:
     parts = request.path.split("/")[1:3]
     return any(part.startswith("v1") for part in parts)
 
 
-def _spoken(protocols: Mapping[str, ModuleType]) -> ModuleType:
-    """A route's own protocol; on paths that none claims Gemini's under /v1beta, Anthropic's with its version header,
-    else OpenAI's."""
+def _protocol(protocols: Mapping[str, ModuleType]) -> ModuleType:
+    """Returns the protocol of the request's route.
+
+    On a path without a protocol: Gemini below /v1beta, Anthropic if its version header is sent, otherwise OpenAI.
+    """
     for protocol in protocols.values():
         if any(request.path.endswith(f"/{route}") for route in protocol.ROUTES):
             return protocol
@@ -92,5 +101,5 @@ def _spoken(protocols: Mapping[str, ModuleType]) -> ModuleType:
 
 
 def runtime():
-    """The process's runtime, once it is started."""
+    """Returns the runtime of this process. It exists once the process has started."""
     return current_app.extensions["gproxy"]

@@ -1,4 +1,4 @@
-"""Whether the process is up, and whether it can do its work. Flags and counts, no names, no key needed."""
+"""Liveness and readiness. The responses hold flags and counts but no names, and need no key."""
 
 from flask import Blueprint
 

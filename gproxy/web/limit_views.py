@@ -1,4 +1,4 @@
-"""How accounts and limits stand, as a user is told."""
+"""Quotas, budgets and rate limits with their remaining amounts, as JSON."""
 
 from gproxy.quota import limits
 from gproxy.state.interface import LimitStatus
@@ -7,6 +7,7 @@ from gproxy.units import moment, usd
 
 
 def account(status: LimitStatus, now_s: float) -> dict:
+    """Returns a quota or budget with its use in USD, from the shared state."""
     return {
         "quota": usd(status.limit),
         "cost_used": usd(status.used),
@@ -17,6 +18,7 @@ def account(status: LimitStatus, now_s: float) -> dict:
 
 
 def limit(row, scope: str, statuses: tuple[LimitStatus, ...], now_s: float) -> dict:
+    """Returns a rate limit with those of the statuses that belong to it. `scope` is "user" or "key"."""
     counters = [one for one in statuses if one.counter is not None and one.key == limits.counted(row).key]
     return {
         "model_pattern": row.pattern,
@@ -37,13 +39,13 @@ def _at(reset_s: float | None, now_s: float) -> str | None:
     return None if reset_s is None else moment(now_s + reset_s)
 
 
-def quota(user_id: int, found: Account) -> dict:
-    """As the database has it. Without a cap `quota` and `remaining` are null."""
-    left = None if found.cap is None else max(found.cap - found.cost_used, 0)
+def quota(user_id: int, stored: Account) -> dict:
+    """Returns a user's quota from the database. Without a cap `quota` and `remaining` are null."""
+    remaining = None if stored.cap is None else max(stored.cap - stored.cost_used, 0)
     return {
         "user_id": user_id,
-        "quota": None if found.cap is None else usd(found.cap),
-        "cost_used": usd(found.cost_used),
-        "remaining": None if left is None else usd(left),
-        "period": found.period,
+        "quota": None if stored.cap is None else usd(stored.cap),
+        "cost_used": usd(stored.cost_used),
+        "remaining": None if remaining is None else usd(remaining),
+        "period": stored.period,
     }

@@ -1,4 +1,4 @@
-"""The aggregated and the scoped blueprint, built from the protocols' own routes."""
+"""The LLM routes, aggregated and scoped, built from the route tables of the protocols."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -14,15 +14,15 @@ from gproxy.metrics.call_summary import CallSummary
 from gproxy.relay.pipeline import Answer
 from gproxy.relay.planner import Call
 from gproxy.web import request_input
-from gproxy.web.error_responses import CORS, PREFLIGHT, answer, ids, internal, runtime
+from gproxy.web.error_responses import CORS, PREFLIGHT, error_response, internal_error, request_id_headers, runtime
 
-# What is read of a refused body, so that the refusal arrives.
+# How much of a refused request's body is read, and for how long, so that the client receives the error response.
 DISCARD_BYTES, DISCARD_S = 1024 * 1024 * 1024, 1.0
 PIECE_BYTES = 256 * 1024
 VERSIONS = ("v1", "v1beta")
-# Routes of the contract whose operations come later: (route, methods, in whose shape they refuse). Those of files have
-# the shape of whoever asks, and need a permission of their own.
-UNBUILT = (
+# Routes that answer 501: (route, methods, protocol of the error). The file routes answer in the client's protocol and
+# require the file permission.
+NOT_IMPLEMENTED = (
     ("responses/compact", ("POST",), "openai_responses"),
     ("responses/<response_id>", ("GET", "DELETE"), "openai_responses"),
     ("completions", ("POST",), "openai_chat"),
@@ -38,19 +38,19 @@ UNBUILT = (
 
 
 def blueprints(protocols: Mapping[str, ModuleType]) -> list[Blueprint]:
-    """Every generating route, below the root and below a provider's name."""
+    """Returns the aggregated blueprint (below the root) and the scoped one (below a provider's name)."""
     views: list[tuple[str, str, tuple[str, ...], Callable]] = []
     for protocol in protocols.values():
         for route, operation in protocol.ROUTES.items():
             if "{model}" not in route:
-                views.append((route, route, ("POST",), _speaks(protocol, operation)))
-    for route, methods, shape in UNBUILT:
-        views.append((route, route, methods, _unbuilt(protocols, shape)))
-    act = _gemini(protocols["gemini"])
-    views.append(("models/<path:target>", "gemini", ("POST",), act))
+                views.append((route, route, ("POST",), _operation_view(protocol, operation)))
+    for route, methods, protocol_name in NOT_IMPLEMENTED:
+        views.append((route, route, methods, _not_implemented_view(protocols, protocol_name)))
+    gemini_view = _gemini_view(protocols["gemini"])
+    views.append(("models/<path:target>", "gemini", ("POST",), gemini_view))
     # Some clients leave out `models/` before a model whose name has a slash.
     actions = protocols["gemini"].ACTIONS
-    bare = [(f"<path:target>:{action}", action, ("POST",), _named(act, action)) for action in actions]
+    bare = [(f"<path:target>:{action}", action, ("POST",), _with_action(gemini_view, action)) for action in actions]
     found = []
     for name, prefix in (("aggregated", ""), ("scoped", "/<provider>")):
         blueprint = Blueprint(name, __name__)
@@ -67,8 +67,8 @@ def blueprints(protocols: Mapping[str, ModuleType]) -> list[Blueprint]:
     return found
 
 
-def called(path: str, query: str, protocols: Mapping[str, ModuleType]) -> dict | None:
-    """What a path of ours calls, as `relay` wants it; None where it calls nothing that generates, counts or embeds."""
+def call_of_path(path: str, query: str, protocols: Mapping[str, ModuleType]) -> dict | None:
+    """Returns the fields of a `Call` that the path determines, or None if it is not the path of an LLM operation."""
     parts = path.strip("/").split("/")
     provider = parts.pop(0) if parts[0] not in VERSIONS else None
     if not parts or parts.pop(0) not in VERSIONS:
@@ -82,8 +82,13 @@ def called(path: str, query: str, protocols: Mapping[str, ModuleType]) -> dict |
     if operation is None or not model:
         return None
     as_array = action == "streamGenerateContent" and ("alt", "sse") not in parse_qsl(query.lower())
-    told = {"protocol": "gemini", "operation": operation, "provider": provider}
-    return {**told, "model": model, "as_array": as_array}
+    return {
+        "protocol": "gemini",
+        "operation": operation,
+        "provider": provider,
+        "model": model,
+        "as_array": as_array,
+    }
 
 
 def preflight() -> Response:
@@ -91,7 +96,7 @@ def preflight() -> Response:
 
 
 def guarded(protocol: ModuleType, view: Callable[[str], Response]) -> Response:
-    """The view's answer for a request id, or its fault in this protocol's shape."""
+    """Returns the view's response for a new request id, or the error response of this protocol if it raises."""
     request_id = request_input.request_id(request.environ)
     request.environ[request_input.REQUEST_ID] = request_id
     summary = request.environ[request_input.SUMMARY] = CallSummary(protocol.NAME)
@@ -99,26 +104,26 @@ def guarded(protocol: ModuleType, view: Callable[[str], Response]) -> Response:
         return view(request_id)
     except GatewayError as fault:
         runtime().relay.metrics.failed(summary, fault.code)
-        if not isinstance(fault, RequestTimeout | ShuttingDown):  # there is no time left for these
+        if not isinstance(fault, RequestTimeout | ShuttingDown):  # for these no time remains to read the body
             request_input.discard(request.environ, DISCARD_BYTES, DISCARD_S)
-        return answer(protocol, fault, request_id)
+        return error_response(protocol, fault, request_id)
     except ClientDisconnected:
-        return Response(status=499)  # nobody reads it
-    except Exception as fault:  # noqa: BLE001 - the last net: logged whole, told as an id
+        return Response(status=499)  # for the access log alone: the client has disconnected
+    except Exception as fault:  # noqa: BLE001 - last resort: the log has the traceback, the client only the request id
         runtime().relay.metrics.failed(summary, GatewayError.code)
-        return internal(protocol, fault, request_id)
+        return internal_error(protocol, fault, request_id)
 
 
 def admit() -> tuple:
-    """Caller and snapshot of this request, which the access log knows from now on. Raises Unauthorized."""
+    """Returns the caller and the snapshot of this request, and sets the access log's caller. Raises Unauthorized."""
     environ = request.environ
     caller, snapshot = runtime().relay.admit(request_input.key(environ, True))
     environ[request_input.CALLER] = caller
     return caller, snapshot
 
 
-def _speaks(protocol: ModuleType, operation: str) -> Callable:
-    def speak(provider: str | None = None) -> Response:
+def _operation_view(protocol: ModuleType, operation: str) -> Callable:
+    def operate(provider: str | None = None) -> Response:
         if request.method == "OPTIONS":
             return preflight()
 
@@ -127,12 +132,12 @@ def _speaks(protocol: ModuleType, operation: str) -> Callable:
 
         return guarded(protocol, view)
 
-    return speak
+    return operate
 
 
-def _gemini(protocol: ModuleType) -> Callable:
-    def act(target: str, provider: str | None = None) -> Response:
-        """`models/{model}:{action}`; a model's name may itself hold `/` and `:`."""
+def _gemini_view(protocol: ModuleType) -> Callable:
+    def operate(target: str, provider: str | None = None) -> Response:
+        """Serves `models/{model}:{action}`. A model's name may itself contain `/` and `:`."""
         if request.method == "OPTIONS":
             return preflight()
         model, _, action = target.rpartition(":")
@@ -148,42 +153,44 @@ def _gemini(protocol: ModuleType) -> Callable:
 
         return guarded(protocol, view)
 
-    return act
+    return operate
 
 
-def _named(act: Callable, action: str) -> Callable:
-    return lambda target: act(f"{target}:{action}")
+def _with_action(gemini_view: Callable, action: str) -> Callable:
+    return lambda target: gemini_view(f"{target}:{action}")
 
 
-def _unbuilt(protocols: Mapping[str, ModuleType], shape: str | None) -> Callable:
+def _not_implemented_view(protocols: Mapping[str, ModuleType], protocol_name: str | None) -> Callable:
+    """Returns a view that answers 501. `protocol_name` None: the route is about files, in the client's protocol."""
+
     def refuse(provider: str | None = None, **_) -> Response:
         if request.method == "OPTIONS":
             return preflight()
-        spoken = shape or ("anthropic" if "anthropic-version" in request.headers else "openai_chat")
+        name = protocol_name or ("anthropic" if "anthropic-version" in request.headers else "openai_chat")
 
         def view(request_id: str) -> Response:
             key = request_input.key(request.environ, True)
-            if shape is None:
+            if protocol_name is None:
                 runtime().relay.admit_to_files(key, provider or request.headers.get("X-Provider"))
             else:
                 runtime().relay.admit(key)
             raise Unsupported(f"{request.path} is not supported by this version")
 
-        return guarded(protocols[spoken], view)
+        return guarded(protocols[name], view)
 
-    refuse.is_unbuilt = True
+    refuse.is_not_implemented = True
     return refuse
 
 
 def relay(protocol: str, request_id: str, provider: str | None = None, **path) -> Response:
-    """One call through the relay, from its key to its answer."""
+    """Reads, plans and runs one call, and returns its response. Raises GatewayError or ClientDisconnected."""
     started = time.perf_counter()
     environ, running = request.environ, runtime()
     caller, snapshot = admit()
     sock = environ.get("gunicorn.socket")
     place, watch = running.relay.capacity.enter(), running.relay.attend(sock)
 
-    def let_go() -> None:
+    def release() -> None:
         running.relay.dismiss(watch)
         place.leave()
 
@@ -202,20 +209,21 @@ def relay(protocol: str, request_id: str, provider: str | None = None, **path) -
             **path,
         )
         plan = running.relay.plan(call, caller, snapshot)
-        told = running.relay.run(plan, call, watch)
+        answer = running.relay.run(plan, call, watch)
     except BaseException:
-        let_go()
+        release()
         raise
-    told.headers += (*ids(running.relay.protocols[protocol], request_id), *CORS)
-    body = told.body
+    answer.headers += (*request_id_headers(running.relay.protocols[protocol], request_id), *CORS)
+    body = answer.body
     if isinstance(body, bytes):
-        told.headers.append(("Content-Length", str(len(body))))
+        answer.headers.append(("Content-Length", str(len(body))))
         body = _pieces(body)
-    return respond(told.status, told.headers, body, _end(sock, told, let_go, plan.provider.settings.write_timeout_s))
+    close = _closing(sock, answer, release, plan.provider.settings.write_timeout_s)
+    return respond(answer.status, answer.headers, body, close)
 
 
 def _pieces(body: bytes) -> Iterable[bytes]:
-    """A large reply in pieces: the time that a client may take to read is counted for each."""
+    """Splits a large body: the write timeout applies to each piece."""
     if len(body) <= PIECE_BYTES:
         return (body,)
     return (body[at : at + PIECE_BYTES] for at in range(0, len(body), PIECE_BYTES))
@@ -226,17 +234,17 @@ def _environ_name(header: str) -> str:
     return f"HTTP_{header.replace('-', '_').upper()}"
 
 
-def _end(sock, told: Answer, let_go: Callable[[], None], write_timeout_s: float) -> Callable[[], None]:
-    """What ends an answer, however it ends. Until then a client that does not read is given up after a while."""
+def _closing(sock, answer: Answer, release: Callable[[], None], write_timeout_s: float) -> Callable[[], None]:
+    """Sets the socket's write timeout, and returns the function that must be called when the response has ended."""
     if sock is not None:
         sock.settimeout(write_timeout_s)
 
-    def end() -> None:
+    def close() -> None:
         if sock is not None:
             sock.settimeout(None)
         try:
-            told.close()
+            answer.close()
         finally:
-            let_go()
+            release()
 
-    return end
+    return close

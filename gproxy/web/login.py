@@ -1,4 +1,4 @@
-"""A user's name and password for a session."""
+"""Login and logout: exchanges a user's name and password for a session token."""
 
 import logging
 import time
@@ -19,28 +19,29 @@ log = logging.getLogger(__name__)
 
 blueprint = Blueprint("login", __name__)
 DOCUMENT = Login()
-# One text for every reason.
-REFUSAL = "invalid username or password"
+# The same message for every reason, so that it does not reveal which names exist.
+INVALID_LOGIN = "invalid username or password"
 
 
 @blueprint.post("/login")
 @throttle.LIMITER.limit(throttle.ATTEMPTS)
 @takes(DOCUMENT)
-def login(asked: dict) -> dict:
+def login(document: dict) -> dict:
+    """Opens a session and returns its token."""
     running = runtime()
-    name = asked["username"]
+    name = document["username"]
     throttle.refuse_guessing(name)
     user = running.ask(users.by_name, name)
-    is_right = running.passwords.run(passwords.verify, user and user.password, asked["password"])
-    throttle.refuse_guessing(name)  # again: many that came at once were all let in
+    is_right = running.passwords.run(passwords.verify, user and user.password, document["password"])
+    throttle.refuse_guessing(name)  # again: concurrent logins have all passed the first check
     if not is_right or not user.enabled:
-        throttle.note_failure(name)
-        log.info("a login from %s failed", throttle.address())
-        raise Unauthorized(REFUSAL)
+        throttle.count_failure(name)
+        log.info("a login from %s failed", throttle.client_address())
+        raise Unauthorized(INVALID_LOGIN)
     token = sessions.new_token()
-    until = time.time_ns() + sessions.LIVES_S * NS
-    if not running.change(None, users.open_session, user, sessions.digest(token), until):
-        raise Unauthorized(REFUSAL)
+    expires_at = time.time_ns() + sessions.LIVES_S * NS
+    if not running.change(None, users.open_session, user, sessions.digest(token), expires_at):
+        raise Unauthorized(INVALID_LOGIN)
     return {
         "user_id": user.id,
         "session_token": token,
@@ -51,6 +52,6 @@ def login(asked: dict) -> dict:
 
 @blueprint.post("/logout")
 def logout() -> dict:
-    """Ends the session whose token is shown."""
+    """Ends the session of the token that the request carries."""
     runtime().change(None, users.close_session, sessions.digest(session_token()))
     return {"ok": True}

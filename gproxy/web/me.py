@@ -1,4 +1,4 @@
-"""What a key may do and has used, told to whoever has it."""
+"""The routes `/me` and `/me/usage`: limits, quota, budget and usage of the API key that calls them."""
 
 from flask import Blueprint, request
 
@@ -10,7 +10,7 @@ from gproxy.store import usage_queries
 from gproxy.units import NS, moment, usd
 from gproxy.web import limit_views, request_input
 from gproxy.web.admin import loaded
-from gproxy.web.admin.usages import broken_down
+from gproxy.web.admin.usages import usage_breakdown
 from gproxy.web.error_responses import runtime
 
 blueprint = Blueprint("me", __name__)
@@ -19,6 +19,7 @@ USAGE = MyUsage()
 
 @blueprint.get("/me")
 def me() -> dict:
+    """Returns the caller with its quota, budget, rate limits and today's usage."""
     running = runtime()
     caller, _ = running.relay.admit(request_input.key(request.environ, False))
     request.environ[request_input.CALLER] = caller
@@ -46,14 +47,14 @@ def me() -> dict:
 
 @blueprint.get("/me/usage")
 def usage() -> dict:
-    """The user's own, over all of its keys: by day, model, tag or key."""
+    """Returns the user's usage totals over all of its keys, by day, model, tag or key."""
     caller, _ = runtime().relay.admit(request_input.key(request.environ, False))
-    asked = loaded(USAGE, request.args.to_dict())
-    return {"rows": broken_down({**asked, "user_id": [caller.user_id]})}
+    filters = loaded(USAGE, request.args.to_dict())
+    return {"rows": usage_breakdown({**filters, "user_id": [caller.user_id]})}
 
 
 def _today(caller: Caller, now_s: float) -> dict:
-    """The user's rows since midnight UTC, over all of its keys."""
+    """Returns the user's usage totals since midnight UTC, over all of its keys."""
     start, _ = window(DAY, now_s)
-    sums = runtime().ask(usage_queries.summary, {"user_id": [caller.user_id], "from_unix_ms": start * 1000})
-    return {"since": moment(start), "count": sums.count, **sums.tokens, "total_cost": usd(sums.cost)}
+    totals = runtime().ask(usage_queries.summary, {"user_id": [caller.user_id], "from_unix_ms": start * 1000})
+    return {"since": moment(start), "count": totals.count, **totals.tokens, "total_cost": usd(totals.cost)}

@@ -1,4 +1,4 @@
-"""What is measured, for Prometheus. Behind an administrator's key: names of providers and models are in it."""
+"""The metrics for Prometheus. They need an administrator's key because they name providers and models."""
 
 from flask import Blueprint, Response
 

@@ -1,4 +1,4 @@
-"""Model lists and gets, in three shapes."""
+"""The routes that list models and return one, in the format of OpenAI, Anthropic or Gemini."""
 
 from collections.abc import Callable, Mapping
 from types import ModuleType
@@ -11,7 +11,7 @@ from gproxy.web.llm import VERSIONS, admit, guarded, preflight
 
 
 def blueprints(protocols: Mapping[str, ModuleType]) -> list[Blueprint]:
-    """`models` and `models/{id}`, below the root and below a provider's name."""
+    """Returns the blueprints of `models` and `models/{id}`, below the root and below a provider's name."""
     found = []
     for name, prefix in (("models", ""), ("scoped_models", "/<provider>")):
         blueprint = Blueprint(name, __name__)
@@ -32,16 +32,16 @@ def _versioned(view: Callable, version: str, protocols: Mapping[str, ModuleType]
     def versioned(**path) -> Response:
         if request.method == "OPTIONS":
             return preflight()
-        protocol = protocols[_shape(version)]
+        protocol = protocols[_protocol_name(version)]
         return guarded(protocol, lambda request_id: _json(view(protocol, **path), request_id))
 
     return versioned
 
 
-def _shape(version: str) -> str:
-    """/v1beta is always Gemini's; /v1 is Anthropic's iff its headers are sent; query parameters decide nothing.
+def _protocol_name(version: str) -> str:
+    """Returns the protocol of the response: Gemini below /v1beta, otherwise by the request's headers.
 
-    Google's SDK may be set to /v1 too and is known by its key header.
+    Google's SDK can be set to /v1 and is recognised by its key header. Query parameters have no influence.
     """
     if version == "v1beta":
         return "gemini"
@@ -52,17 +52,17 @@ def _shape(version: str) -> str:
 
 def _list(protocol: ModuleType, provider: str | None = None) -> dict:
     caller, snapshot = admit()
-    catalogue = runtime().catalogue
-    spoken = protocol.WIRE_NAMES.get("model_list", protocol.WIRE_NAME)
+    model_list = runtime().catalogue
+    wire_name = protocol.WIRE_NAMES.get("model_list", protocol.WIRE_NAME)
     if provider is None:
-        return protocol.write_models(catalogue.aggregated(caller, snapshot, spoken))
-    return protocol.write_models(catalogue.scoped(caller, snapshot, provider, spoken))
+        return protocol.write_models(model_list.aggregated(caller, snapshot, wire_name))
+    return protocol.write_models(model_list.scoped(caller, snapshot, provider, wire_name))
 
 
 def _get(protocol: ModuleType, model: str, provider: str | None = None) -> dict:
     caller, snapshot = admit()
-    spoken = protocol.WIRE_NAMES.get("model_get", protocol.WIRE_NAME)
-    return protocol.write_model(runtime().catalogue.find(caller, snapshot, provider, model, spoken), model)
+    wire_name = protocol.WIRE_NAMES.get("model_get", protocol.WIRE_NAME)
+    return protocol.write_model(runtime().catalogue.find(caller, snapshot, provider, model, wire_name), model)
 
 
 def _json(value: dict, request_id: str) -> Response:

@@ -1,11 +1,11 @@
-"""Routes of the contract that a later version fills: they say so, to whom they may."""
+"""Reserved routes that this version does not implement. They answer 501."""
 
 from flask import Blueprint, request
 
 from gproxy.errors import Unsupported
 from gproxy.web.auth import guard_admin
 
-blueprint = Blueprint("unbuilt", __name__)
+blueprint = Blueprint("not_implemented", __name__)
 
 
 def _unsupported() -> Unsupported:
@@ -13,12 +13,12 @@ def _unsupported() -> Unsupported:
 
 
 @blueprint.get("/console")
-@blueprint.get("/console/<path:rest>")
-def later(**_) -> None:
+@blueprint.get("/console/<path:tail>")
+def console(**_) -> None:
     raise _unsupported()
 
 
-@blueprint.post("/admin/<path:rest>")
-def for_admins(**_) -> None:
+@blueprint.post("/admin/<path:tail>")
+def admin(**_) -> None:
     guard_admin()
     raise _unsupported()

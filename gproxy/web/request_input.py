@@ -1,4 +1,4 @@
-"""What a request brings: its key, its id and its body."""
+"""Reads a request's key, client address, id, query and body from the WSGI environ."""
 
 import logging
 import random
@@ -17,15 +17,18 @@ from gproxy.errors import BadRequest, RequestTimeout, TooLarge
 log = logging.getLogger(__name__)
 
 PIECE_BYTES = 1024 * 1024
-# What we put into a request's environ for logs: VISITOR is whoever calls, TRACE the id of the request's own log row.
-REQUEST_ID, SUMMARY, CALLER = "gproxy.request_id", "gproxy.record", "gproxy.visitor"
-TRACE, ATTEMPT_LOG = "gproxy.trace", "gproxy.trail"
+# Keys that gproxy adds to the environ for its logs. TRACE is the id of the request's own row in the request log.
+REQUEST_ID, SUMMARY, CALLER = "gproxy.request_id", "gproxy.summary", "gproxy.caller"
+TRACE, ATTEMPT_LOG = "gproxy.trace", "gproxy.attempt_log"
 _SANE_ID = re.compile(r"[A-Za-z0-9._:@-]{1,128}")
 _BEARER = ("Bearer ", "bearer ")
 
 
 def key(environ: dict, allows_query: bool) -> str | None:
-    """The first key that is not blank: Authorization, x-api-key, x-goog-api-key, and on LLM routes `?key=`."""
+    """Returns the first key or session token that is not blank, or None.
+
+    Read are Authorization, x-api-key, x-goog-api-key and, with `allows_query`, `?key=`.
+    """
     authorization = environ.get("HTTP_AUTHORIZATION", "")
     if authorization.startswith(_BEARER) and (found := authorization[7:].strip()):
         return found
@@ -37,16 +40,19 @@ def key(environ: dict, allows_query: bool) -> str | None:
     return None
 
 
-def address(environ: dict, trusted: tuple[str, ...]) -> str | None:
-    """The client's own: of those that proxies tell, the last that is no proxy we trust. None on a Unix socket."""
-    found = environ.get("REMOTE_ADDR") or None
+def client_address(environ: dict, trusted: tuple[str, ...]) -> str | None:
+    """Returns the peer's address or, behind trusted proxies, the last of `X-Forwarded-For` that is not theirs.
+
+    `trusted` lists the proxies' addresses and networks. Returns None on a Unix socket without a forwarded address.
+    """
+    address = environ.get("REMOTE_ADDR") or None
     hops = environ.get("HTTP_X_FORWARDED_FOR", "").split(",")
-    while hops and (found is None or _is_trusted(found, trusted)):
+    while hops and (address is None or _is_trusted(address, trusted)):
         try:
-            found = str(ip_address(hops.pop().strip().strip("[]")))
-        except ValueError:  # what a proxy that we trust does not vouch for
+            address = str(ip_address(hops.pop().strip().strip("[]")))
+        except ValueError:  # not an address: nothing before it can be trusted
             break
-    return found
+    return address
 
 
 @lru_cache(maxsize=1024)
@@ -58,20 +64,24 @@ def _is_trusted(text: str, trusted: tuple[str, ...]) -> bool:
 
 
 def request_id(environ: dict) -> str:
-    """The client's, if it sent a sane one, else a new one."""
+    """Returns the client's `x-request-id` if it is well-formed, otherwise a new id."""
     given = environ.get("HTTP_X_REQUEST_ID", "")
-    # No secret: it is unique by its length, and needs no system call.
+    # The id is no secret: 96 random bits make it unique, and `random` needs no system call.
     return given if given and _SANE_ID.fullmatch(given) else f"req_{random.getrandbits(96):024x}"
 
 
 def query(environ: dict) -> tuple[tuple[str, str], ...]:
+    """Returns the names and values of the query string."""
     text = environ.get("QUERY_STRING", "")
     return tuple(parse_qsl(text, keep_blank_values=True)) if text else ()
 
 
 def body(environ: dict, maximum: int, timeout_s: float, place: Place, watch: AbstractContextManager) -> bytes:
-    """The whole body. Raises TooLarge, Overloaded, RequestTimeout, what `presence` throws in, or BadRequest when it was
-    cut off or cannot be read."""
+    """Returns the whole body, of at most `maximum` bytes, which are reserved in `place`.
+
+    Raises TooLarge, Overloaded, RequestTimeout, BadRequest if the body was cut off or cannot be read, and what `watch`
+    raises when the client disconnects.
+    """
     if environ.get("HTTP_CONTENT_ENCODING", "identity").lower() not in ("", "identity"):
         raise BadRequest("content-encoding: compressed bodies are not supported; send it as it is")
     length = environ.get("CONTENT_LENGTH")
@@ -99,10 +109,10 @@ def body(environ: dict, maximum: int, timeout_s: float, place: Place, watch: Abs
 
 
 def discard(environ: dict, maximum: int, timeout_s: float) -> None:
-    """Reads what a refused client still sends, within bounds, when its connection closes after the answer.
+    """Reads at most `maximum` further bytes of a refused request if its connection closes after the response.
 
-    Closing on unread bytes resets the connection, and the client would see that instead of the answer. On a
-    connection that is kept the server does this before the next request.
+    Closing a connection with unread bytes resets it, and the client would see the reset instead of the response. On a
+    keep-alive connection the server reads them before the next request.
     """
     if "close" not in environ.get("HTTP_CONNECTION", "").lower():
         return
@@ -111,7 +121,7 @@ def discard(environ: dict, maximum: int, timeout_s: float) -> None:
             while maximum > 0 and (piece := environ["wsgi.input"].read(PIECE_BYTES)):
                 maximum -= len(piece)
         except (OSError, ParseException) as fault:
-            log.debug("a refused client left: %s", type(fault).__name__)
+            log.debug("a refused client disconnected: %s", type(fault).__name__)
 
 
 def _chunked(stream, maximum: int, place: Place) -> bytes:

@@ -1,4 +1,4 @@
-"""Documents about permissions, rate limits and quotas: what is left out."""
+"""Documents about permissions, rate limits and quotas: defaults, amounts and lists of ids."""
 
 import pytest
 from marshmallow import ValidationError
@@ -8,8 +8,8 @@ from gproxy.config.filters import MAX
 
 PLACE = {"user_id": 1, "model_pattern": "*"}
 
-# document, what is written, what is read out of it besides
-LEFT_OUT = [
+# schema, written document, fields that loading adds
+DEFAULTS = [
     (documents.Permission, PLACE, {"id": 0, "key_id": None, "provider_id": None}),
     (documents.FilePermission, {"user_id": 1, "provider_id": 2}, {"id": 0}),
     (documents.LimitPlace, PLACE, {"key_id": None}),
@@ -24,9 +24,9 @@ LEFT_OUT = [
 ]
 
 
-@pytest.mark.parametrize(("schema", "written", "besides"), LEFT_OUT)
-def test_what_is_left_out_asks_for_nothing(schema, written, besides):
-    assert schema().load(written) == {**written, **besides}
+@pytest.mark.parametrize(("schema", "written", "defaults"), DEFAULTS)
+def test_missing_fields_have_neutral_defaults(schema, written, defaults):
+    assert schema().load(written) == {**written, **defaults}
 
 
 # written in JSON, nano-USD
@@ -34,13 +34,13 @@ AMOUNTS = [(5, 5 * 10**9), (0.1, 10**8), (0.1 + 0.2, 3 * 10**8), (1e-9, 1), (5e-
 
 
 @pytest.mark.parametrize(("written", "nano"), AMOUNTS)
-def test_money_is_taken_by_the_digits_that_are_written(written, nano):
+def test_an_amount_is_read_by_its_written_digits(written, nano):
     found = documents.Quota().load({"user_id": 1, "quota": written})["quota"]
-    # A JSON number holds some sixteen digits.
+    # A float holds about sixteen digits.
     assert found == (123_456_789_123_456_790 if nano is None else nano)
 
 
-def test_ids_of_usage_rows_are_numbers_or_texts_and_there_may_be_none():
+def test_ids_of_usage_rows_are_numbers_or_text_and_the_list_may_be_empty():
     assert documents.usage_ids().load([1, str(MAX)]) == [1, MAX]
     assert documents.usage_ids().load([]) == []
     with pytest.raises(ValidationError, match="at most 10000"):

@@ -1,4 +1,4 @@
-"""Filters of admin queries."""
+"""Filters of admin queries, and documents about keys."""
 
 import pytest
 from hypothesis import given, settings
@@ -10,17 +10,17 @@ from gproxy.config.keys import KeySwitch, NewKeys, id_list, new_key
 
 
 def loaded(document) -> dict:
-    """What was asked for; what was not is left out."""
+    """The loaded filter without the fields that select everything."""
     return {name: value for name, value in UsageQuery().load(document).items() if value is not None}
 
 
 @pytest.mark.parametrize("written", ["All", "all", "ALL", None])
-def test_all_asks_for_everything(written):
+def test_all_selects_everything(written):
     assert loaded({"model": written}) == loaded({})
 
 
-# written, the values asked for
-SCOPES = [
+# document, the values of the filter
+FILTERS = [
     ({"model": "gpt-5"}, ["gpt-5"]),
     ({"model": {"Eq": "gpt-5"}}, ["gpt-5"]),
     ({"model": {"eq": "all"}}, ["all"]),
@@ -31,12 +31,12 @@ SCOPES = [
 ]
 
 
-@pytest.mark.parametrize(("written", "values"), SCOPES)
-def test_a_scope_may_be_written_in_several_ways(written, values):
-    assert loaded(written)["model"] == values
+@pytest.mark.parametrize(("document", "values"), FILTERS)
+def test_a_filter_is_one_value_or_a_tagged_object(document, values):
+    assert loaded(document)["model"] == values
 
 
-# document, the field that is named
+# document, the field that the error names
 WRONG = [
     ({"model": {}}, "model"),
     ({"model": {"Eq": "a", "In": ["b"]}}, "model"),
@@ -83,7 +83,7 @@ def test_a_wrong_filter_is_refused_by_name(document, field):
 
 
 @pytest.mark.parametrize("number", [0, 2**53 + 1, MAX])
-def test_a_long_id_may_be_a_number_or_a_text(number):
+def test_a_long_id_is_a_number_or_text(number):
     assert loaded({"cursor_trace_id": number}) == loaded({"cursor_trace_id": str(number)})
     assert loaded({"cursor_trace_id": number})["cursor_trace_id"] == number
 
@@ -92,7 +92,7 @@ def test_a_time_range_fits_a_column_of_nanoseconds():
     assert (loaded({"to_unix_ms": MAX_MS})["to_unix_ms"] + 1) * 1_000_000 <= MAX
 
 
-def test_a_page_belongs_to_a_query_and_not_to_a_sum():
+def test_only_a_query_has_a_page():
     with pytest.raises(ValidationError):
         UsageFilter().load({"limit": 1})
     assert loaded({"limit": 0})["limit"] == 0
@@ -108,14 +108,14 @@ JSON = st.recursive(
 
 @settings(deadline=None)
 @given(st.dictionaries(st.sampled_from([*UsageQuery().fields, "x"]), JSON, max_size=4))
-def test_whatever_is_asked_is_read_or_refused(document):
+def test_any_document_is_loaded_or_refused(document):
     try:
         UsageQuery().load(document)
     except ValidationError as fault:
         assert fault.messages
 
 
-# a document about keys, and the schema that refuses it
+# schema, a document that it refuses
 WRONG_KEYS = [
     (id_list(), []),
     (id_list(), {}),
@@ -141,7 +141,7 @@ def test_a_wrong_document_about_keys_is_refused(schema, document):
         schema.load(document)
 
 
-def test_new_keys_are_long_and_differ():
+def test_new_keys_are_long_and_different():
     keys = {new_key() for _ in range(100)}
     assert len(keys) == 100
     assert all(key.startswith("sk-api01-") and len(key) == len("sk-api01-") + 32 for key in keys)

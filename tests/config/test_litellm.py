@@ -1,4 +1,4 @@
-"""Odd configurations of LiteLLM are translated as far as they go, and what is lost is told."""
+"""Unusual LiteLLM configurations: what can be translated is, and the rest is listed."""
 
 import pytest
 
@@ -8,7 +8,7 @@ ENTRY = "model_list: [{model_name: m, litellm_params: {model: openai/gpt-4}}]\n"
 
 
 @pytest.mark.parametrize(
-    "rest",
+    "settings",
     [
         "litellm_settings: {fallbacks: [{m: null}]}",
         "litellm_settings: {fallbacks: 5}",
@@ -21,10 +21,10 @@ ENTRY = "model_list: [{model_name: m, litellm_params: {model: openai/gpt-4}}]\n"
         "litellm_settings: {fallbacks: [{m: [{model: m, messages: []}]}]}",
     ],
 )
-def test_odd_settings(rest):
-    document, lost = litellm.translated(ENTRY + rest)
+def test_unusual_settings_do_not_stop_the_translation(settings):
+    document, skipped = litellm.translate(ENTRY + settings)
     assert [one["alias"] for one in document["model_aliases"]][:1] == ["m"]
-    assert isinstance(lost, list)
+    assert isinstance(skipped, list)
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,6 @@ def test_odd_settings(rest):
         "{model: openai/x, api_key: {a: 1}}",
     ],
 )
-def test_odd_params(params):
-    document, lost = litellm.translated(f"model_list: [{{model_name: m, litellm_params: {params}}}]\n")
-    assert document or lost
+def test_unusual_parameters_are_translated_or_listed(params):
+    document, skipped = litellm.translate(f"model_list: [{{model_name: m, litellm_params: {params}}}]\n")
+    assert document or skipped

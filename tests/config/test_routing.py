@@ -1,4 +1,4 @@
-"""Routing documents: presets, overrides, what is stored of them, and what is refused."""
+"""Routing documents: presets and overrides, their stored form, and the errors of wrong documents."""
 
 import json
 import tomllib
@@ -20,14 +20,14 @@ from tests.sample_db import filled, provider
 
 KINDS = channels.load()
 NAMES = {"chat": "openai_chat_completions", "resp": "openai_response", "ndjson": "gemini_ndjson"}
-CATALOGUE, STREAM = "model_list model_get count_tokens", "stream_generate_content"
+MODEL_LISTS, STREAM = "model_list model_get count_tokens", "stream_generate_content"
 IMAGES = "create_image stream_create_image create_image_edit stream_create_image_edit"
-LOCAL = {CATALOGUE: "openai L, claude L, gemini L"}
+LOCAL = {MODEL_LISTS: "openai L, claude L, gemini L"}
 
-# Preset: operations: protocol and its way, which is P(assthrough), L(ocal) or the destination.
+# Preset: operations: each protocol with its dispatch: P(assthrough), L(ocal) or the destination.
 EXPANDED = {
     "openai-like": {
-        CATALOGUE: "openai P, claude openai, gemini openai",
+        MODEL_LISTS: "openai P, claude openai, gemini openai",
         "generate_content": "chat P, resp P, claude resp, gemini resp",
         STREAM: "chat P, resp P, claude resp, gemini resp, ndjson resp",
         IMAGES: "openai P",
@@ -36,7 +36,7 @@ EXPANDED = {
         "gemini_live": f"gemini {STREAM}/resp",
     },
     "anthropic-like": {
-        CATALOGUE: "openai claude, claude P, gemini claude",
+        MODEL_LISTS: "openai claude, claude P, gemini claude",
         "generate_content": "chat claude, resp claude, claude P, gemini claude",
         STREAM: "chat claude, resp claude, claude P, gemini claude, ndjson claude",
         "compact": "openai generate_content/claude",
@@ -44,7 +44,7 @@ EXPANDED = {
         "gemini_live": f"gemini {STREAM}/claude",
     },
     "gemini-like": {
-        CATALOGUE: "openai gemini, claude gemini, gemini P",
+        MODEL_LISTS: "openai gemini, claude gemini, gemini P",
         "generate_content": "chat gemini, resp gemini, claude gemini, gemini P",
         STREAM: "chat gemini, resp gemini, claude gemini, gemini P, ndjson P",
         "create_image create_image_edit": "openai generate_content/gemini",
@@ -82,19 +82,19 @@ EXPANDED = {
 }
 
 
-def ways(table: dict[str, str]) -> dict[tuple[str, str], Dispatch]:
+def dispatches(table: dict[str, str]) -> dict[tuple[str, str], Dispatch]:
     found = {}
     for operations, row in table.items():
         for operation in operations.split():
-            for protocol, to in (cell.split() for cell in row.split(", ")):
-                found[operation, NAMES.get(protocol, protocol)] = way(operation, to)
+            for protocol, target in (cell.split() for cell in row.split(", ")):
+                found[operation, NAMES.get(protocol, protocol)] = dispatch(operation, target)
     return found
 
 
-def way(operation: str, to: str) -> Dispatch:
-    if to in ("P", "L"):
-        return Dispatch({"P": "passthrough", "L": "local"}[to])
-    *other, protocol = to.split("/")
+def dispatch(operation: str, target: str) -> Dispatch:
+    if target in ("P", "L"):
+        return Dispatch({"P": "passthrough", "L": "local"}[target])
+    *other, protocol = target.split("/")
     return Dispatch("transform", other[0] if other else operation, NAMES.get(protocol, protocol))
 
 
@@ -102,12 +102,12 @@ def rule(operation: str, protocol: str, implementation="Passthrough") -> dict:
     return {"route": {"operation": operation, "protocol": protocol}, "implementation": implementation}
 
 
-def to(operation: str, protocol: str, tag: str = "TransformTo") -> dict:
+def transform_to(operation: str, protocol: str, tag: str = "TransformTo") -> dict:
     return {tag: {"destination": {"operation": operation, "protocol": protocol}}}
 
 
 def read(written: str) -> str:
-    """What is stored of a provider's `routing` in a seed."""
+    """Returns the stored form of a provider's `routing` in a seed."""
     document = tomllib.loads(
         f'[[providers]]\nname = "one"\nchannel = "custom"\nsettings.base_url = "http://h"\n{written}'
     )
@@ -124,34 +124,34 @@ def test_a_preset_is_expanded_and_read_back_from_the_database(tmp_path: Path, na
     written = replace(provider("one"), routing_json=read(f'routing = "{name}"'))
     database = filled(tmp_path, providers=(written,))
     found = database.run(snapshot_loader.load, None, {}, None).providers["one"].routing
-    assert found == ways(EXPANDED[name])
+    assert found == dispatches(EXPANDED[name])
 
 
 @pytest.mark.parametrize("name", EXPANDED)
 def test_an_expanded_preset_is_a_document_itself(name):
-    stored = routing.document(name)
-    assert routing.document(json.loads(stored)) == stored
+    stored = routing.stored_json(name)
+    assert routing.stored_json(json.loads(stored)) == stored
 
 
 @pytest.mark.parametrize("name", EXPANDED)
-def test_a_preset_leads_only_where_it_passes_through(name):
-    found = ways(EXPANDED[name])
-    # What an image, a token list or a live call becomes is an ordinary call, which must have its own way.
-    ends = {(found_way.operation, found_way.protocol) for found_way in found.values() if found_way.how == "transform"}
-    assert {end for end in ends if found[end] != Dispatch("passthrough")} == set()
+def test_a_preset_transforms_only_to_what_it_passes_through(name):
+    found = dispatches(EXPANDED[name])
+    # Every target of a transform must itself be passed through.
+    targets = {(one.operation, one.protocol) for one in found.values() if one.how == "transform"}
+    assert {target for target in targets if found[target] != Dispatch("passthrough")} == set()
 
 
 @pytest.mark.parametrize("value", [None, "", {}, {"rules": []}, {"rules": [rule("realtime_websocket", "openai")]}])
-def test_what_asks_for_nothing_leaves_all_to_the_channel(value):
-    assert routing.document(value) == "{}"
+def test_an_empty_document_means_the_channels_own_table(value):
+    assert routing.stored_json(value) == "{}"
 
 
 @pytest.mark.parametrize("written", ["", 'routing = ""', "routing = {}", "routing = { rules = [] }"])
-def test_a_seed_that_asks_for_nothing_leaves_all_to_the_channel(written):
+def test_an_empty_routing_in_a_seed_means_the_channels_own_table(written):
     assert read(written) == "{}"
 
 
-def test_a_null_leaves_all_to_the_channel():
+def test_a_null_means_the_channels_own_table():
     document = {"providers": [{"name": "one", "channel": "openai", "routing": None}]}
     (found,) = documents.read(document, "gproxy.toml", {}, KINDS, frozenset())["providers"]
     assert found["routing"] == "{}"
@@ -164,15 +164,15 @@ OVERRIDES = [
     ([rule("compact", "openai", "local")], [rule("compact", "openai", "Local")]),
     ([rule("compact", "openai", "UNSUPPORTED")], [rule("compact", "openai", "Unsupported")]),
     (
-        [rule("compact", "openai", to("generate_content", "claude", "transformto"))],
-        [rule("compact", "openai", to("generate_content", "claude"))],
+        [rule("compact", "openai", transform_to("generate_content", "claude", "transformto"))],
+        [rule("compact", "openai", transform_to("generate_content", "claude"))],
     ),
-    # by operation, then by protocol
+    # sorted by operation, then by protocol
     (
         [rule("model_list", "openai"), rule("compact", "openai"), rule("model_list", "claude")],
         [rule("compact", "openai"), rule("model_list", "claude"), rule("model_list", "openai")],
     ),
-    # whatever the order of the keys
+    # for any order of the keys
     (
         [
             rule("model_list", "claude"),
@@ -180,12 +180,12 @@ OVERRIDES = [
         ],
         [rule("embeddings", "openai", "Local"), rule("model_list", "claude")],
     ),
-    # what no longer exists is dropped, whatever else its rule says
+    # rules of operations that no longer exist are dropped, even if they are wrong otherwise
     (
         [
             rule("realtime_websocket", "openai_realtime", "Teleport"),
             rule("realtime_websocket", "openai_realtime"),
-            rule("gemini_live", "gemini", to("realtime_websocket", "openai")),
+            rule("gemini_live", "gemini", transform_to("realtime_websocket", "openai")),
             rule("compact", "openai"),
         ],
         [rule("compact", "openai")],
@@ -194,17 +194,17 @@ OVERRIDES = [
 
 
 @pytest.mark.parametrize(("written", "stored"), OVERRIDES)
-def test_an_override_is_stored_in_one_form(written, stored):
+def test_an_override_is_stored_in_normal_form(written, stored):
     before = json.dumps(written)
-    assert json.loads(routing.document({"rules": written})) == {"rules": stored}
+    assert json.loads(routing.stored_json({"rules": written})) == {"rules": stored}
     assert json.dumps(written) == before
 
 
 @pytest.mark.parametrize("operation", routing.OPERATIONS)
 @pytest.mark.parametrize("protocol", routing.PROTOCOLS)
-def test_every_word_of_the_format_is_accepted(operation, protocol):
-    rules = [rule(operation, protocol, to(operation, protocol))]
-    assert json.loads(routing.document({"rules": rules})) == {"rules": rules}
+def test_every_operation_and_protocol_is_accepted(operation, protocol):
+    rules = [rule(operation, protocol, transform_to(operation, protocol))]
+    assert json.loads(routing.stored_json({"rules": rules})) == {"rules": rules}
 
 
 ROUTE = 'route = { operation = "compact", protocol = "openai" }'
@@ -219,7 +219,7 @@ def routed(route: str) -> str:
     return f'routing = {{ rules = [{{ route = {route}, implementation = "Local" }}] }}'
 
 
-# written, the one problem
+# written, the only problem
 WRONG = [
     ('routing = "openai_like"', "routing: unknown preset 'openai_like'; did you mean 'openai-like'?"),
     ('routing = "zzz"', f"routing: unknown preset 'zzz'; known: {', '.join(EXPANDED)}"),
@@ -255,10 +255,10 @@ WRONG = [
     # the names of the `protocol` setting
     *(
         (
-            routed(f'{{ operation = "generate_content", protocol = "{ours}" }}'),
-            f"routing.rules[1].route.protocol: unknown protocol '{ours}'; did you mean '{meant}'?",
+            routed(f'{{ operation = "generate_content", protocol = "{setting}" }}'),
+            f"routing.rules[1].route.protocol: unknown protocol '{setting}'; did you mean '{name}'?",
         )
-        for ours, meant in (
+        for setting, name in (
             ("openai_chat", "openai_chat_completions"),
             ("openai_responses", "openai_response"),
             ("anthropic", "claude"),
@@ -303,13 +303,13 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("written", "problem"), WRONG)
-def test_a_wrong_document_stops_the_start_at_its_place(written, problem):
+def test_a_wrong_document_is_reported_with_its_place(written, problem):
     with pytest.raises(StartupError) as caught:
         read(written)
     assert caught.value.problems == [f"gproxy.toml: providers[1].{problem}"]
 
 
-def test_an_unknown_tag_is_told_with_the_one_that_may_be_meant():
+def test_an_unknown_tag_is_reported_with_a_suggestion():
     with pytest.raises(StartupError) as caught:
         read(implemented('{ Transform = { destination = { operation = "compact", protocol = "openai" } } }'))
     place = "gproxy.toml: providers[1].routing.rules[1].implementation"
@@ -319,7 +319,7 @@ def test_an_unknown_tag_is_told_with_the_one_that_may_be_meant():
     ]
 
 
-def test_all_mistakes_of_a_document_are_told_at_once():
+def test_all_mistakes_of_a_document_are_reported_at_once():
     rules = ['{ implementation = "Local" }', FINE, "7", FINE, f"{{ {ROUTE}, implementation = 7 }}"]
     with pytest.raises(StartupError) as caught:
         read(f"routing = {{ rules = [{', '.join(rules)}] }}")
@@ -346,10 +346,10 @@ JSON = st.recursive(
 
 
 @given(JSON | st.fixed_dictionaries({"rules": st.lists(st.builds(rule, JSON, JSON, JSON) | JSON, max_size=3)}))
-def test_whatever_is_written_is_stored_readably_or_refused(value):
+def test_any_document_is_stored_readably_or_refused(value):
     try:
-        stored = routing.document(value)
+        stored = routing.stored_json(value)
     except ValidationError:
         return
     assert (snapshot_loader.read_routing(stored) is None) == (stored == routing.DEFAULT)
-    assert routing.document(json.loads(stored)) == stored
+    assert routing.stored_json(json.loads(stored)) == stored

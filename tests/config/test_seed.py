@@ -1,4 +1,4 @@
-"""Seed documents: what is read out of them, and what stops a start."""
+"""Seed documents: the values read from them, and the mistakes that stop a start."""
 
 import tomllib
 from datetime import UTC, datetime
@@ -117,7 +117,7 @@ REMEDIES = {
 }
 
 
-def test_all_mistakes_are_told_at_once_each_with_file_place_and_remedy(tmp_path: Path):
+def test_all_mistakes_are_reported_at_once_with_file_place_and_remedy(tmp_path: Path):
     path = tmp_path / "mistaken.toml"
     path.write_text(MISTAKES, encoding="utf-8")
     document = tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
@@ -130,7 +130,7 @@ def test_all_mistakes_are_told_at_once_each_with_file_place_and_remedy(tmp_path:
     assert "hidden" not in str(caught.value)
 
 
-# text, where `not yet supported` is told
+# text, the place of the problem
 UNSUPPORTED = [
     *(
         (f"{PROVIDER}settings = {{ {written} }}", f"providers[1].settings.{written.split(' ')[0]}")
@@ -156,7 +156,7 @@ def test_a_setting_of_a_missing_feature_is_not_yet_supported(text, place):
 
 
 @pytest.mark.parametrize("name", ["spoof_emulation", "update_channel"])
-def test_what_gproxy_will_never_do_is_refused(name):
+def test_a_setting_that_gproxy_will_never_have_is_refused(name):
     assert problems(f'[global]\n{name} = "x"') == [f"gproxy.toml: global.{name}: not part of gproxy; remove it"]
 
 
@@ -170,11 +170,11 @@ NEUTRAL = [
 
 
 @pytest.mark.parametrize("text", NEUTRAL)
-def test_a_setting_that_asks_for_nothing_is_accepted(text):
+def test_a_neutral_value_of_an_unsupported_setting_is_accepted(text):
     assert read(text)
 
 
-# text, problem
+# text, the only problem
 UNKNOWN = [
     ("[[provider]]", "provider: unknown table; did you mean 'providers'?"),
     ("[globals]", "globals: unknown table; did you mean 'global'?"),
@@ -210,11 +210,11 @@ UNKNOWN = [
 
 
 @pytest.mark.parametrize(("text", "problem"), UNKNOWN)
-def test_an_unknown_table_or_key_is_told_with_the_one_that_may_be_meant(text, problem):
+def test_an_unknown_table_or_key_is_reported_with_a_suggestion(text, problem):
     assert problems(text) == [f"gproxy.toml: {problem}"]
 
 
-# text, what the one problem says
+# text, how the problem begins
 WRONG = [
     ("providers = 5", "providers: expected a list"),
     ("[providers]", "providers: expected a list"),
@@ -333,13 +333,13 @@ WRONG = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "told"), WRONG)
-def test_a_wrong_value_stops_the_start_at_its_place(text, told):
+@pytest.mark.parametrize(("text", "problem"), WRONG)
+def test_a_wrong_value_is_reported_with_its_place(text, problem):
     found = problems(text)
-    assert any(problem.startswith(f"gproxy.toml: {told}") for problem in found)
-    # What else is told follows from it.
-    around = told.split(": ")[0].rpartition(".")[0] or told.split(": ")[0]
-    assert all(problem.startswith(f"gproxy.toml: {around}") for problem in found)
+    assert any(line.startswith(f"gproxy.toml: {problem}") for line in found)
+    # Other problems only follow from this one: they are in the same table.
+    table = problem.split(": ")[0].rpartition(".")[0] or problem.split(": ")[0]
+    assert all(line.startswith(f"gproxy.toml: {table}") for line in found)
 
 
 def test_a_mistake_in_one_key_does_not_hide_one_of_the_whole_table():
@@ -352,8 +352,8 @@ def test_a_mistake_in_one_key_does_not_hide_one_of_the_whole_table():
     }
 
 
-# text, what is told
-NAMES = [
+# text, how the only problem begins
+UNKNOWN_NAMES = [
     (
         '[[models]]\nprovider_name = "uno"\nmodel_id = "m"',
         "models[1].provider_name: unknown provider 'uno'; add a provider",
@@ -389,19 +389,19 @@ NAMES = [
 ]
 
 
-@pytest.mark.parametrize(("text", "told"), NAMES)
-def test_a_name_that_nothing_has_stops_the_start(text, told):
-    (problem,) = problems(text)
-    assert problem.startswith(f"gproxy.toml: {told}")
+@pytest.mark.parametrize(("text", "problem"), UNKNOWN_NAMES)
+def test_an_unknown_name_is_reported(text, problem):
+    (line,) = problems(text)
+    assert line.startswith(f"gproxy.toml: {problem}")
 
 
-def test_a_name_that_is_wrong_in_itself_is_told_at_its_own_place_only():
+def test_an_invalid_name_is_reported_at_its_own_place_only():
     text = '[[providers]]\nname = "a b"\nchannel = "openai"\n[[models]]\nprovider_name = "a b"\nmodel_id = "m"'
     (problem,) = problems(text)
     assert problem.startswith("gproxy.toml: providers[1].name: ")
 
 
-def test_a_row_that_is_no_table_does_not_move_the_places_of_others():
+def test_a_row_that_is_not_a_table_does_not_move_the_places_of_others():
     found = problems('providers = [5, { name = "one", channel = "opnai" }]')
     assert [problem.split(": ")[1] for problem in found] == ["providers[1]", "providers[2].channel"]
 
@@ -441,22 +441,22 @@ DUPLICATES = [
 ]
 
 
-@pytest.mark.parametrize(("text", "told"), DUPLICATES)
-def test_a_duplicate_stops_the_start(text, told):
-    (problem,) = problems(text)
-    assert problem.startswith(f"gproxy.toml: {told}")
-    assert "sk-ann" not in problem
+@pytest.mark.parametrize(("text", "problem"), DUPLICATES)
+def test_a_duplicate_is_reported(text, problem):
+    (line,) = problems(text)
+    assert line.startswith(f"gproxy.toml: {problem}")
+    assert "sk-ann" not in line
 
 
-def test_what_differs_in_one_part_is_no_duplicate():
+def test_rows_that_differ_in_one_field_are_no_duplicates():
     text = MODEL + '[[models]]\nprovider_name = "one"\nmodel_id = "n"\n' + USER
     text += '[[permissions]]\nuser_name = "ann"\nmodel_pattern = "*"\n'
     text += '[[permissions]]\nuser_name = "ann"\nprovider_name = "one"\nmodel_pattern = "*"'
     assert len(read(text)["permissions"]) == len(read(text)["models"]) == 2
 
 
-def test_no_provider_takes_the_name_of_a_path_of_ours():
-    ours = reserved_names(create_app())
+def test_a_provider_cannot_have_the_name_of_a_path_of_gproxy():
+    reserved = reserved_names(create_app())
     expected = {
         "v1",
         "v1beta",
@@ -470,11 +470,11 @@ def test_no_provider_takes_the_name_of_a_path_of_ours():
         "metrics",
         "openapi.json",
     }
-    assert expected <= ours
-    for name in sorted(ours & expected):
+    assert expected <= reserved
+    for name in sorted(reserved & expected):
         document = {"providers": [{"name": name, "channel": "openai"}]}
         with pytest.raises(StartupError, match=rf"providers\[1\]\.name: '{name}' is a path of gproxy's own"):
-            documents.read(document, "gproxy.toml", {}, KINDS, ours)
+            documents.read(document, "gproxy.toml", {}, KINDS, reserved)
 
 
 def test_a_variable_is_filled_in_and_stripped():
@@ -484,12 +484,12 @@ def test_a_variable_is_filled_in_and_stripped():
 
 
 @pytest.mark.parametrize("written", ["$NAME", "${}", "${1A}", "${A-B}", "$${", "{NAME}", "${NAME"])
-def test_what_is_no_reference_stays_as_it_is(written):
+def test_text_that_is_not_a_reference_is_unchanged(written):
     (user,) = read(f'[[users]]\nname = "{written}"', NAME="filled")["users"]
     assert user["name"] == written
 
 
-def test_a_missing_variable_stops_the_start():
+def test_a_missing_variable_is_reported():
     text = PROVIDER + 'label = "${A}"\n' + USER + 'keys = [{ api_key = "${B}-${C}" }]'
     assert problems(text, C="c")[:2] == [
         "gproxy.toml: providers[1].label: environment variable A is not set; set it or write the value",
@@ -511,13 +511,13 @@ def test_a_reference_inside_a_credential_is_filled_in():
 @pytest.mark.parametrize(
     "bad", ["sk-hidden\\n", "sk-hidden\\r\\nX-Evil: 1", "sk hidden", "sk-hiddenß", "\\u0000sk-hidden", "\\tsk-hidden"]
 )
-def test_an_upstream_key_that_no_header_can_carry_is_refused_and_not_shown(bad):
+def test_an_upstream_key_that_no_header_can_carry_is_refused_without_quoting_it(bad):
     (problem,) = problems(PROVIDER + f'credentials = [{{ api_key = "{bad}" }}]')
     assert problem.startswith("gproxy.toml: providers[1].credentials[1].api_key: holds a line break, blank")
     assert "hidden" not in problem
 
 
-def test_a_referenced_upstream_key_that_no_header_can_carry_is_refused_and_not_shown():
+def test_a_referenced_upstream_key_that_no_header_can_carry_is_refused_without_quoting_it():
     (problem,) = problems(PROVIDER + 'credentials = [{ api_key = "${UP}" }]', UP="sk-hidden\nX-Evil: 1")
     assert problem.startswith("gproxy.toml: providers[1].credentials[1].api_key: environment variable UP holds")
     assert "hidden" not in problem
@@ -532,7 +532,7 @@ BASE_URLS = [
     "http://[::1]:8000/v1beta",
     "HTTPS://API.EXAMPLE.COM",
 ]
-NO_BASE_URLS = [
+INVALID_BASE_URLS = [
     "",
     "api.example.com",
     "//api.example.com",
@@ -552,18 +552,18 @@ NO_BASE_URLS = [
 
 
 @pytest.mark.parametrize("url", BASE_URLS)
-def test_a_base_url_is_kept_as_it_was_written(url):
+def test_a_base_url_is_stored_unchanged(url):
     (provider,) = read(PROVIDER + f'settings = {{ base_url = "{url}" }}')["providers"]
     assert provider["settings"]["base_url"] == url
 
 
-@pytest.mark.parametrize("url", NO_BASE_URLS)
-def test_what_is_no_base_url_stops_the_start(url):
+@pytest.mark.parametrize("url", INVALID_BASE_URLS)
+def test_an_invalid_base_url_is_refused(url):
     (problem,) = problems(PROVIDER + f'settings = {{ base_url = "{url}" }}')
     assert problem.startswith("gproxy.toml: providers[1].settings.base_url: expected http://host or https://host")
 
 
-def test_a_key_in_a_base_url_is_refused_and_not_shown():
+def test_a_key_in_a_base_url_is_refused_without_quoting_it():
     (problem,) = problems(PROVIDER + 'settings = { base_url = "https://user:hidden@h" }')
     assert "put the key into credentials" in problem and "hidden" not in problem
 
@@ -592,35 +592,35 @@ def test_a_custom_provider_needs_an_address_and_a_known_protocol():
         "x\\ny",
     ],
 )
-def test_a_header_that_must_not_travel_is_never_forwarded(name):
+def test_a_header_that_must_not_be_forwarded_is_refused(name):
     (problem,) = problems(PROVIDER + f'settings = {{ forward_headers = ["x-fine", "{name}"] }}')
     assert problem.startswith("gproxy.toml: providers[1].settings.forward_headers[2]: ")
     assert "is never forwarded" in problem
 
 
 @pytest.mark.parametrize("written", ["0", "-1", "86401", "nan", "inf", "-inf", "true", '"5"', "[]", "{}", "9" * 400])
-def test_a_time_is_seconds_more_than_none_and_at_most_a_day(written):
+def test_a_time_is_more_than_0_seconds_and_at_most_a_day(written):
     (problem,) = problems(f"[global]\nidle_timeout_s = {written}")
     assert problem.startswith("gproxy.toml: global.idle_timeout_s: expected seconds, more than 0 and at most 86400")
 
 
-def test_provider_settings_are_stored_as_they_stand():
+def test_provider_settings_are_stored_as_json():
     text = PROVIDER + 'settings = { connect_timeout_s = 2.5, forward_headers = ["x-team"] }'
     (provider,) = read(text)["providers"]
     assert documents.settings_json(provider["settings"]) == '{"connect_timeout_s": 2.5, "forward_headers": ["x-team"]}'
 
 
 @pytest.mark.parametrize("name", ["strict_translation", "fetch_images"])
-@pytest.mark.parametrize("said", ["true", "false"])
-def test_a_switch_is_stored_where_it_is_said_and_nowhere_else(name, said):
-    text = f"[global]\n{name} = {said}\n{PROVIDER}settings = {{ {name} = {said} }}\n{PROVIDER.replace('one', 'two')}"
+@pytest.mark.parametrize("value", ["true", "false"])
+def test_a_switch_is_stored_only_where_it_is_set(name, value):
+    text = f"[global]\n{name} = {value}\n{PROVIDER}settings = {{ {name} = {value} }}\n{PROVIDER.replace('one', 'two')}"
     found = read(text)
     parts = [found["settings"], *(provider["settings"] for provider in found["providers"])]
-    said_by = f'{{"{name}": {said}}}'
-    assert [documents.settings_json(part) for part in parts] == [said_by, said_by, "{}"]
+    stored = f'{{"{name}": {value}}}'
+    assert [documents.settings_json(part) for part in parts] == [stored, stored, "{}"]
 
 
-def test_only_what_providers_follow_is_stored_of_the_global_table():
+def test_of_the_global_table_only_provider_settings_are_stored_as_defaults():
     found = read('[global]\nhost = "h"\nport = 1\nidle_timeout_s = 5\nenable_usage = false')["settings"]
     assert documents.settings_json(found) == '{"idle_timeout_s": 5.0}'
     assert found["enable_usage"] is False
@@ -641,21 +641,21 @@ AMOUNTS = [
 
 
 @pytest.mark.parametrize(("written", "nano"), AMOUNTS)
-def test_money_is_kept_exactly_to_the_ninth_decimal(written, nano):
+def test_an_amount_is_exact_to_the_ninth_decimal(written, nano):
     (quota,) = read(QUOTA + f"quota = {written}\ncost_used = {written}")["quotas"]
     assert (quota["quota"], quota["cost_used"], type(quota["quota"])) == (nano, nano, int)
     (user,) = read(KEY + f"budget = {written}")["users"]
     assert user["keys"][0]["budget"] == nano
 
 
-def test_a_quota_holds_for_ever_and_nothing_is_used_unless_told():
+def test_a_quota_has_no_period_and_no_cost_used_by_default():
     (quota,) = read(QUOTA + "quota = 1")["quotas"]
     assert (quota["cost_used"], quota["period"]) == (0, None)
     for period in periods.PERIODS:
         assert read(QUOTA + f'quota = 1\nperiod = "{period}"')["quotas"][0]["period"] == period
 
 
-def test_a_limit_may_be_nothing_at_all_and_leaves_open_what_it_does_not_tell():
+def test_a_limit_may_be_0_and_missing_amounts_are_not_limited():
     (limit,) = read(LIMIT + f"rpm = 0\ntotal_tokens = {2**53}")["rate_limits"]
     assert (limit["rpm"], limit["rpd"], limit["total_tokens"], limit["concurrency"]) == (0, None, 2**53, None)
 
@@ -670,13 +670,13 @@ def test_a_key_has_limits_permissions_and_a_budget_of_its_own():
     assert [(row["model_pattern"], row["concurrency"]) for row in key["rate_limits"]] == [("gpt-*", 2)]
 
 
-def test_what_is_limited_for_one_user_or_pattern_is_no_duplicate():
+def test_limits_of_different_users_or_patterns_are_no_duplicates():
     text = LIMIT + 'rpm = 1\n[[rate_limits]]\nuser_name = "ann"\nmodel_pattern = "a*"\nrpm = 1\n'
     text += '[[users]]\nname = "bob"\n[[rate_limits]]\nuser_name = "bob"\nmodel_pattern = "*"\nrpm = 1'
     assert len(read(text)["rate_limits"]) == 3
 
 
-def test_what_becomes_of_unpriced_calls_and_quotas_may_be_set_for_all_and_for_one():
+def test_the_handling_of_unpriced_calls_and_quotas_is_set_globally_and_per_provider():
     text = '[global]\nunpriced = "deny"\nassumed_output_tokens = 10_000_000\nstop_at_quota = false\n' + PROVIDER
     found = read(text + 'settings = { unpriced = "allow", assumed_output_tokens = 1, stop_at_quota = true }')
     written = [documents.settings_json(row) for row in (found["settings"], found["providers"][0]["settings"])]
@@ -691,7 +691,7 @@ PRICES = ["0.1", "0.000000001", "3", "1e-7", "0.30", "123456.123456789", "2.675"
 
 
 @pytest.mark.parametrize("written", PRICES)
-def test_a_price_is_kept_exactly(written):
+def test_a_price_is_stored_exactly(written):
     text = MODEL + f"price_each_call = {written}\n"
     text += f"price_tiers = [{{ input_tokens_up_to = 200_000, price_input_tokens = {written} }}]\n"
     text += f"flex_price_each_call = {written}"
@@ -706,12 +706,12 @@ def test_a_price_is_kept_exactly(written):
     )
 
 
-def test_a_model_without_a_price_has_none():
+def test_a_model_without_prices_has_no_price_document():
     for text in (MODEL, MODEL + "price_tiers = []"):
         assert prices.document(read(text)["models"][0]) is None
 
 
-def test_an_alias_has_the_prices_that_a_model_may_have():
+def test_an_alias_can_have_the_same_prices_as_a_model():
     prices_of_both = "price_each_call = 0.1\ntool_prices = { web_search = 0.01 }\n"
     prices_of_both += "scale_price_tiers = [{ input_tokens_up_to = 9, price_input_audio_tokens = 2.5 }]"
     (alias,) = read(f'{ALIAS}provider_name = "one"\nmodel_id = "m"\n{prices_of_both}')["model_aliases"]
@@ -723,12 +723,12 @@ def test_an_alias_has_the_prices_that_a_model_may_have():
 
 
 @pytest.mark.parametrize("nothing", ["", "price_tiers = []", "tool_prices = {}"])
-def test_an_alias_without_a_price_has_none(nothing):
+def test_an_alias_without_prices_has_no_price_document(nothing):
     (alias,) = read(f'{ALIAS}provider_name = "one"\nmodel_id = "m"\n{nothing}')["model_aliases"]
     assert prices.document(alias) is None
 
 
-def test_a_price_of_nothing_is_a_price():
+def test_a_price_of_0_is_a_price():
     assert prices.parse(prices.document(read(MODEL + "price_each_call = 0")["models"][0])).each_call == 0
 
 
@@ -741,7 +741,7 @@ INSTANTS = [
     ("1970-01-01T00:00:00Z", datetime(1970, 1, 1, tzinfo=UTC)),
     ("2261-12-31T23:59:59Z", datetime(2261, 12, 31, 23, 59, 59, tzinfo=UTC)),
 ]
-NO_INSTANTS = [
+INVALID_INSTANTS = [
     "2027-01-31T00:00:00",
     "2027-01-31",
     "00:00:00",
@@ -762,8 +762,8 @@ def test_an_expiry_is_stored_in_nanoseconds(written, when):
     assert user["keys"][0]["expires_at"] == int(when.timestamp()) * 1_000_000_000
 
 
-@pytest.mark.parametrize("written", NO_INSTANTS)
-def test_what_is_no_instant_stops_the_start(written):
+@pytest.mark.parametrize("written", INVALID_INSTANTS)
+def test_an_invalid_instant_is_refused(written):
     (problem,) = problems(KEY + f"expires_at = {written}")
     assert problem.startswith("gproxy.toml: users[1].keys[1].expires_at: expected a ")
 
@@ -775,18 +775,18 @@ def test_a_key_may_be_given_as_its_digest():
 
 
 @pytest.mark.parametrize("digest", ["", "a" * 63, "a" * 65, "A" * 64, "g" * 64, "a" * 64 + "\\n"])
-def test_what_is_no_digest_stops_the_start(digest):
+def test_an_invalid_digest_is_refused(digest):
     (problem,) = problems(USER + f'keys = [{{ api_key_digest = "{digest}" }}]')
     assert "expected 64 lower-case hex digits" in problem
 
 
-def test_an_alias_may_be_written_in_two_ways():
-    ways = ('provider_name = "one"\nmodel_id = "m"', 'targets = [{ provider = "one", model = "m" }]')
-    found = [documents.targets(read(f"{ALIAS}{way}")["model_aliases"][0]) for way in ways]
+def test_an_alias_may_be_written_in_two_forms():
+    forms = ('provider_name = "one"\nmodel_id = "m"', 'targets = [{ provider = "one", model = "m" }]')
+    found = [documents.targets(read(f"{ALIAS}{form}")["model_aliases"][0]) for form in forms]
     assert [(t["provider_name"], t["model_id"]) for rows in found for t in rows] == [("one", "m"), ("one", "m")]
 
 
-def test_an_empty_seed_says_nothing():
+def test_an_empty_seed_has_no_rows_and_no_settings():
     found = read("")
     assert (found["providers"], found["users"], found["settings"]) == ([], [], {})
 
@@ -809,7 +809,7 @@ def fields(schema) -> dict:
 
 
 def values(field) -> st.SearchStrategy:
-    """Mostly what a field looks like, at times anything at all."""
+    """Mostly plausible values of a field, sometimes arbitrary ones."""
     inner = getattr(field, "inner", None)
     if inner is not None:
         return st.lists(st.deferred(lambda: values(inner)), max_size=3) | values_of(inner) | PLAIN
@@ -832,14 +832,14 @@ def tables(schema) -> st.SearchStrategy:
 @example({"providers": [{"name": "one", "channel": "openai", "settings": {"base_url": "http://["}}]})
 @example({"global": {"idle_timeout_s": Decimal("NaN")}})
 @example({"users": [{"name": "a", "keys": [{"api_key": "k", "expires_at": datetime.max.replace(tzinfo=UTC)}]}]})
-def test_whatever_a_seed_holds_it_is_read_or_refused(document):
+def test_any_seed_is_read_or_refused(document):
     try:
         assert isinstance(documents.read(document, "gproxy.toml", {"HOME": "x"}, KINDS, RESERVED), dict)
     except StartupError as fault:
         assert fault.problems and all(problem.startswith("gproxy.toml: ") for problem in fault.problems)
 
 
-# -- pools and targets
+# -- credential pools and alias targets
 
 POOL = """
 [[providers]]
@@ -874,7 +874,7 @@ def test_a_pool_and_the_targets_of_an_alias_are_read():
 
 
 @pytest.mark.parametrize(
-    ("written", "instead", "place", "told"),
+    ("written", "instead", "place", "remedy"),
     [
         ('"cache_affinity"', '"random"', "providers[1].settings.rotation_strategy", "expected one of round_robin"),
         ("max_attempts = 3", "max_attempts = 0", "providers[1].settings.max_attempts", "from 1 to 20"),
@@ -893,8 +893,8 @@ def test_a_pool_and_the_targets_of_an_alias_are_read():
         ('"one", model = "n"', '"two", model = "n"', "model_aliases[1].targets[2].provider", "unknown provider 'two'"),
     ],
 )
-def test_a_mistake_in_a_pool_is_told_with_its_place_and_remedy(written, instead, place, told):
+def test_a_mistake_in_a_pool_is_reported_with_its_place_and_remedy(written, instead, place, remedy):
     assert written in POOL
     (problem,) = problems(POOL.replace(written, instead, 1))
     assert problem.startswith(f"gproxy.toml: {place}: ")
-    assert told in problem
+    assert remedy in problem

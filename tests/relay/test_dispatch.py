@@ -4,7 +4,7 @@ import pytest
 
 from gproxy import channels, protocols
 from gproxy.channels.kind import COUNT, EMBED, EMBED_BATCH, GENERATE, STREAM
-from gproxy.config.routing import PRESETS, to
+from gproxy.config.routing import PRESETS, transform_to
 from gproxy.errors import Unsupported
 from gproxy.relay import dispatch
 from gproxy.snapshot import Dispatch, Provider, ProviderSettings
@@ -282,7 +282,7 @@ def read(routes) -> dict:
         destination = word["TransformTo"]["destination"]
         return Dispatch(TRANSFORM, destination["operation"], destination["protocol"])
 
-    assert to("a", "b") == {"TransformTo": {"destination": {"operation": "a", "protocol": "b"}}}
+    assert transform_to("a", "b") == {"TransformTo": {"destination": {"operation": "a", "protocol": "b"}}}
     return {route: transport(word) for route, word in routes.items()}
 
 

@@ -1,4 +1,4 @@
-"""What a line of the access log says, and whose address."""
+"""The fields of an access log line, and which address counts as the client's."""
 
 import logging
 from types import SimpleNamespace
@@ -16,25 +16,25 @@ ENVIRON = {"REQUEST_METHOD": "POST", "PATH_INFO": "/v1/chat/completions", "REMOT
 @pytest.mark.parametrize(
     ("peer", "forwarded", "client"),
     [
-        ("192.0.2.7", "203.0.113.9", "192.0.2.7"),  # nobody's word counts but a proxy's
+        ("192.0.2.7", "203.0.113.9", "192.0.2.7"),  # only proxies are trusted with this header
         ("127.0.0.1", "198.51.100.1, 203.0.113.9, 10.1.2.3", "203.0.113.9"),
         ("127.0.0.1", "x\nforged", "127.0.0.1"),
         ("", "", ""),
     ],
 )
-def test_the_clients_address_is_the_one_that_trusted_proxies_tell(peer, forwarded, client):
+def test_the_client_address_is_the_last_one_that_is_not_a_trusted_proxy(peer, forwarded, client):
     environ = {**ENVIRON, "REMOTE_ADDR": peer, "HTTP_X_FORWARDED_FOR": forwarded}
     assert access_log.fields(environ, 200, 0, 0.0, TRUSTED)["client"] == client
 
 
-@pytest.mark.parametrize(("key", "told"), [(2, {"user": "dev", "key": 2}), (None, {"user": "dev"})])
-def test_who_asked_is_told_with_the_key_if_it_was_by_one(key, told):
+@pytest.mark.parametrize(("key", "expected"), [(2, {"user": "dev", "key": 2}), (None, {"user": "dev"})])
+def test_the_line_names_the_user_and_the_key_if_there_is_one(key, expected):
     caller = SimpleNamespace(user_name="dev", key_id=key)
     found = access_log.fields({**ENVIRON, request_input.CALLER: caller}, 200, 0, 0.0, TRUSTED)
-    assert {name: found[name] for name in ("user", "key") if name in found} == told
+    assert {name: found[name] for name in ("user", "key") if name in found} == expected
 
 
-def test_a_request_of_which_nothing_is_known():
+def test_a_request_without_caller_and_summary_has_the_basic_fields():
     assert access_log.fields({**ENVIRON, "QUERY_STRING": "key=sk-1"}, 404, 12, 0.0123456, TRUSTED) == {
         "method": "POST",
         "path": "/v1/chat/completions",
@@ -45,7 +45,7 @@ def test_a_request_of_which_nothing_is_known():
     }
 
 
-def test_a_call_is_told_with_all_that_is_known():
+def test_a_call_has_every_field_of_its_summary():
     usage = Usage(30, 5, 2, 60, 7, 8, 9)
     caller = SimpleNamespace(user_name="dev", key_id=2)
     summary = CallSummary(
@@ -67,7 +67,7 @@ def test_a_call_is_told_with_all_that_is_known():
     }
 
 
-def test_a_refused_call_is_told_with_its_code():
+def test_a_refused_call_has_its_error_code():
     environ = {**ENVIRON, request_input.SUMMARY: CallSummary("gemini", error="unauthorized")}
     found = access_log.fields(environ, 401, 12, 1.0, TRUSTED)
     assert (found["error"], found["protocol"], "user" in found, "outcome" in found) == (
@@ -79,15 +79,15 @@ def test_a_refused_call_is_told_with_its_code():
 
 
 @pytest.mark.parametrize(
-    ("path", "shown"),
+    ("path", "written"),
     [("/v1/x", "/v1/x"), ("/ü".encode().decode("latin-1"), "/ü"), ("/\xff", "/�"), ("/" + "x" * 600, f"/{'x' * 511}…")],
 )
-def test_a_path_is_told_as_text_and_only_so_much_of_it(path, shown):
-    assert access_log.fields({**ENVIRON, "PATH_INFO": path}, 200, 0, 0.0, ())["path"] == shown
+def test_a_path_is_written_as_text_and_cut(path, written):
+    assert access_log.fields({**ENVIRON, "PATH_INFO": path}, 200, 0, 0.0, ())["path"] == written
 
 
 @pytest.mark.parametrize(("level", "lines"), [(logging.WARNING, 0), (logging.INFO, 1)])
-def test_a_line_is_written_at_the_level_info(level, lines, caplog, capfd):
+def test_a_line_is_written_at_level_info(level, lines, caplog, capfd):
     caplog.set_level(level, "gproxy.access")
     access_log.write(ENVIRON, 200, 0, 0.1, TRUSTED)
     written = capfd.readouterr().err.splitlines()

@@ -1,4 +1,4 @@
-"""The admin API: one thin file per entity. JSON in, JSON out, an administrator's key or session."""
+"""The admin API: JSON routes for administrators, one thin file per entity. Here are the guard and body parsing."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -17,15 +17,16 @@ MAX_BODY = 50 * 1024 * 1024
 
 
 def guarded(name: str, import_name: str) -> Blueprint:
+    """Returns a blueprint below /admin that only administrators can call."""
     blueprint = Blueprint(name, import_name, url_prefix="/admin")
     blueprint.before_request(guard_admin)
     return blueprint
 
 
 def document(schema):
-    """The request body through a marshmallow schema; none is an empty table.
+    """Returns the request body loaded by a marshmallow schema. An empty body is an empty object.
 
-    Raises GatewayError naming each field that is wrong.
+    Raises GatewayError; for an invalid document its message names each wrong field.
     """
     running = runtime()
     place = running.relay.capacity.enter()
@@ -40,35 +41,36 @@ def document(schema):
 
 
 def takes(schema) -> Callable:
-    """Hands a view the request's body through this schema, by which it is documented too."""
+    """Decorates a view: it receives the request body loaded by this schema, and OpenAPI documents the schema."""
 
     def wrap(view: Callable) -> Callable:
         @wraps(view)
-        def viewed(**path):
+        def wrapped(**path):
             return view(document(schema), **path)
 
-        viewed.takes = schema
-        return viewed
+        wrapped.takes = schema
+        return wrapped
 
     return wrap
 
 
 def loaded(schema, value):
-    """The value through a schema. Raises BadRequest naming each field that is wrong."""
+    """Returns the value loaded by a schema. Raises BadRequest, whose message names each wrong field."""
     if getattr(schema, "many", False) and not isinstance(value, list):
         raise BadRequest("body: Invalid input type.")
     try:
         return schema.load(value)
     except ValidationError as fault:
-        raise BadRequest(_told(fault.messages)) from None
+        raise BadRequest(_joined(fault.messages)) from None
     except RecursionError:
         raise BadRequest("body: nested too deeply") from None
 
 
-def _told(messages: dict | list, place: str = "") -> str:
+def _joined(messages: dict | list, place: str = "") -> str:
+    """Returns marshmallow's messages as one line, each after the place of its field."""
     if isinstance(messages, list):
         return f"{place or 'body'}: {' '.join(str(message) for message in messages)}"
     inner = (
-        _told(value, f"{place}.{key}".strip(".") if key != "_schema" else place) for key, value in messages.items()
+        _joined(value, f"{place}.{key}".strip(".") if key != "_schema" else place) for key, value in messages.items()
     )
     return "; ".join(inner)

@@ -1,4 +1,4 @@
-"""Permissions, file permissions and rate limits: the same five verbs for each."""
+"""The admin routes of permissions, file permissions and rate limits: the same five verbs for each."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -13,51 +13,57 @@ from gproxy.web.auth import change
 from gproxy.web.error_responses import runtime
 
 
-def _verbs(path: str, kind: type, query: type[Schema], row: type[Schema], place: type[Schema], remove: Callable):
-    """`place` is what tells a row that is to be deleted, and `remove` the store's deed with its arguments for many."""
+def _blueprint(
+    path: str, kind: type, query: type[Schema], row: type[Schema], identifier: type[Schema], deletion: Callable
+):
+    """`identifier` is the schema of what identifies a row to delete.
+
+    `deletion` returns the store function that deletes the rows of such identifiers, and its arguments.
+    """
     blueprint = guarded(f"admin_{path}", __name__)
-    of_query, of_row, of_rows, of_place, of_places = query(), row(), row(many=True), place(), place(many=True)
+    query_schema, row_schema, rows_schema = query(), row(), row(many=True)
+    identifier_schema, identifiers_schema = identifier(), identifier(many=True)
 
     @blueprint.post(f"/{path}/query")
-    @takes(of_query)
-    def find(asked: dict) -> list[dict]:
-        return [asdict(found) for found in runtime().ask(access.rows, kind, asked)]
+    @takes(query_schema)
+    def find(filters: dict) -> list[dict]:
+        return [asdict(found) for found in runtime().ask(access.rows, kind, filters)]
 
     @blueprint.post(f"/{path}/upsert")
-    @takes(of_row)
-    def upsert(asked: dict) -> dict:
-        (row_id,) = change(access.put, [kind(**asked)])
+    @takes(row_schema)
+    def upsert(values: dict) -> dict:
+        (row_id,) = change(access.put, [kind(**values)])
         return {"ok": True, "id": row_id}
 
     @blueprint.post(f"/{path}/batch-upsert")
-    @takes(of_rows)
-    def upsert_many(asked: list) -> dict:
-        return {"ok": True, "ids": change(access.put, [kind(**values) for values in asked])}
+    @takes(rows_schema)
+    def upsert_many(rows: list) -> dict:
+        return {"ok": True, "ids": change(access.put, [kind(**values) for values in rows])}
 
     @blueprint.post(f"/{path}/delete")
-    @takes(of_place)
-    def delete(asked: dict) -> dict:
-        change(*remove([asked]))
+    @takes(identifier_schema)
+    def delete(identifier: dict) -> dict:
+        change(*deletion([identifier]))
         return {"ok": True}
 
     @blueprint.post(f"/{path}/batch-delete")
-    @takes(of_places)
-    def delete_many(asked: list) -> dict:
-        change(*remove(asked))
+    @takes(identifiers_schema)
+    def delete_many(identifiers: list) -> dict:
+        change(*deletion(identifiers))
         return {"ok": True}
 
     return blueprint
 
 
 def _by_id(kind: type) -> Callable[[list[dict]], tuple]:
-    return lambda places: (access.delete, kind, [place["id"] for place in places])
+    return lambda identifiers: (access.delete, kind, [one["id"] for one in identifiers])
 
 
-def _by_place(places: list[dict]) -> tuple:
-    return access.delete_limits, [(place["user_id"], place["key_id"], place["model_pattern"]) for place in places]
+def _by_limit(identifiers: list[dict]) -> tuple:
+    return access.delete_limits, [(one["user_id"], one["key_id"], one["model_pattern"]) for one in identifiers]
 
 
-# path, kind of row, documents of a query, of a row and of what tells a row to delete, the deed that deletes
+# path, kind of row, schemas of a query, of a row and of what identifies a row, deletion
 KINDS = (
     (
         "user-permissions",
@@ -75,10 +81,10 @@ KINDS = (
         "user-rate-limits",
         access.RateLimit,
         *(documents.LimitQuery, documents.Limit, documents.LimitPlace),
-        _by_place,
+        _by_limit,
     ),
 )
 
 
 def blueprints() -> list[Blueprint]:
-    return [_verbs(*kind) for kind in KINDS]
+    return [_blueprint(*kind) for kind in KINDS]

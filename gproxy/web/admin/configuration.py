@@ -1,4 +1,4 @@
-"""The whole configuration out as TOML, and in."""
+"""Export and import of the whole configuration as TOML."""
 
 from flask import Response, current_app
 
@@ -16,12 +16,12 @@ EXPORT, IMPORT = documents.Export(), documents.Import()
 
 @blueprint.post("/config/export-toml")
 @takes(EXPORT)
-def export_toml(asked: dict) -> Response:
-    """With `secrets`, where they are sealed at rest; that is noted."""
-    running, has_secrets = runtime(), asked["secrets"]
+def export_toml(document: dict) -> Response:
+    """Exports the configuration. `secrets` requires sealed secrets, and the audit log records it."""
+    running, has_secrets = runtime(), document["secrets"]
     if has_secrets:
         if running.seal is None:
-            raise Forbidden("secrets are exported only where DATABASE_SECRET_KEY seals them, or by `config export`")
+            raise Forbidden("secrets are exported only if DATABASE_SECRET_KEY seals them, or by `config export`")
         running.change(None, audit.revealed, actor(), ["all"])
     text = running.threads.run(export.toml, running.export(), has_secrets)
     return Response(text, content_type="application/toml; charset=utf-8")
@@ -29,13 +29,13 @@ def export_toml(asked: dict) -> Response:
 
 @blueprint.post("/config/import-toml")
 @takes(IMPORT)
-def import_toml(asked: dict) -> dict:
-    """All of it or nothing. A dry run only tells what would change."""
+def import_toml(document: dict) -> dict:
+    """Imports a configuration, all of it or nothing. A dry run only reports what would change."""
     reserved = current_app.extensions["reserved"]
-    changes = runtime().apply_import(actor(), asked["toml"], reserved, asked["prune"], asked["dry_run"])
+    changes = runtime().apply_import(actor(), document["toml"], reserved, document["prune"], document["dry_run"])
     return {
         "ok": True,
-        "dry_run": asked["dry_run"],
+        "dry_run": document["dry_run"],
         "changes": [
             {"what": one.what, "entity": one.entity, "name": one.name, "fields": dict(one.fields)} for one in changes
         ],

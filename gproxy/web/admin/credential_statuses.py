@@ -1,4 +1,4 @@
-"""The health of credentials, which all workers share: how they stand, and an operator's word on one."""
+"""The admin routes that show the health of credentials and enable or disable one. All workers share this state."""
 
 from datetime import UTC, datetime
 
@@ -15,11 +15,11 @@ QUERY, CHANGE = documents.CredentialStatusQuery(), documents.CredentialStatus()
 
 @blueprint.post("/credential-statuses/query")
 @takes(QUERY)
-def query(asked: dict) -> list[dict]:
-    names = asked["provider_name"]
+def query(filters: dict) -> list[dict]:
+    names = filters["provider_name"]
     pool, providers = runtime().relay.pool, runtime().snapshots().providers
     return [
-        _shown(pool, provider.name, index, credential)
+        _status(pool, provider.name, index, credential)
         for provider in providers.values()
         if names is None or provider.name in names
         for index, credential in enumerate(provider.credentials)
@@ -28,16 +28,17 @@ def query(asked: dict) -> list[dict]:
 
 @blueprint.post("/credential-statuses/update")
 @takes(CHANGE)
-def update(asked: dict) -> dict:
-    pool, credential = runtime().relay.pool, _find(asked["provider_name"], asked["index"])
-    if asked["status"] == "healthy":
+def update(document: dict) -> dict:
+    pool, credential = runtime().relay.pool, _get(document["provider_name"], document["index"])
+    if document["status"] == "healthy":
         pool.enable(credential.id)
     else:
         pool.disable(credential)
     return {"ok": True}
 
 
-def _find(provider_name: str, index: int) -> Credential:
+def _get(provider_name: str, index: int) -> Credential:
+    """Raises NotFound."""
     provider = runtime().snapshots().providers.get(provider_name)
     if provider is None:
         raise NotFound(f"there is no enabled provider {provider_name!r}")
@@ -46,8 +47,8 @@ def _find(provider_name: str, index: int) -> Credential:
     return provider.credentials[index]
 
 
-def _shown(pool: Pool, provider: str, index: int, credential: Credential) -> dict:
-    """`cooling`: until when, and why, by model; "" is every model. A key that is refused has no end."""
+def _status(pool: Pool, provider: str, index: int, credential: Credential) -> dict:
+    """`cooling` holds the end and the reason of each cooldown by model; "" is every model, a null end is never."""
     state = pool.state(credential)
     return {
         "provider": provider,
@@ -56,13 +57,14 @@ def _shown(pool: Pool, provider: str, index: int, credential: Credential) -> dic
         "status": state.status,
         "available": state.status != "unavailable" and "" not in state.cooling,
         "cooling": {
-            model: {"reason": mark.verdict, "until": _moment(mark.until)} for model, mark in state.cooling.items()
+            model: {"reason": cooldown.verdict, "until": _moment(cooldown.until)}
+            for model, cooldown in state.cooling.items()
         },
     }
 
 
 def _moment(seconds: float) -> str | None:
-    """RFC 3339, None for never."""
+    """Returns RFC 3339, or None if the time is beyond what it can write, which means never."""
     try:
         return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
     except (ValueError, OverflowError):

@@ -1,4 +1,4 @@
-"""What a console shows first: sums over a time, and how it went on in it."""
+"""The admin routes for a dashboard: totals over a time range, and their course within it."""
 
 from gproxy.config.filters import DashboardQuery
 from gproxy.store import entities, usage_queries
@@ -14,59 +14,60 @@ MAX_ROWS = 50
 
 @blueprint.post("/dashboard/overview")
 @takes(QUERY)
-def overview(asked: dict) -> dict:
-    """`bucket`: when a piece of the time began, in seconds since the epoch."""
-    seconds, pieces = runtime().ask(usage_queries.buckets, asked, asked.pop("bucket_seconds"))
-    whole = runtime().ask(usage_queries.summary, asked)
+def overview(filters: dict) -> dict:
+    """Returns totals and a time series. `bucket` is the start of a bucket, in seconds since the epoch."""
+    seconds, buckets = runtime().ask(usage_queries.buckets, filters, filters.pop("bucket_seconds"))
+    totals = runtime().ask(usage_queries.summary, filters)
     return {
         "kpi": {
-            "total_requests": whole.count,
-            "success_count": whole.succeeded,
-            "error_4xx_count": whole.refused,
-            "error_5xx_count": whole.failed,
-            "total_cost": usd(whole.cost),
-            "total_input_tokens": _prompt(whole),
-            "total_output_tokens": whole.tokens["output_tokens"],
-            "avg_latency_ms": round(whole.latency_ms / whole.count, 1) if whole.count else 0,
-            "max_latency_ms": whole.most_latency_ms,
+            "total_requests": totals.count,
+            "success_count": totals.succeeded,
+            "error_4xx_count": totals.refused,
+            "error_5xx_count": totals.failed,
+            "total_cost": usd(totals.cost),
+            "total_input_tokens": _input_tokens(totals),
+            "total_output_tokens": totals.tokens["output_tokens"],
+            "avg_latency_ms": round(totals.latency_ms / totals.count, 1) if totals.count else 0,
+            "max_latency_ms": totals.most_latency_ms,
         },
         "bucket_seconds": seconds,
-        "traffic": [{"bucket": at, "request_count": sums.count, "cost": usd(sums.cost)} for at, sums in pieces],
+        "traffic": [{"bucket": at, "request_count": part.count, "cost": usd(part.cost)} for at, part in buckets],
         "status_codes": [
-            {"bucket": at, "ok": sums.succeeded, "err_4xx": sums.refused, "err_5xx": sums.failed} for at, sums in pieces
+            {"bucket": at, "ok": part.succeeded, "err_4xx": part.refused, "err_5xx": part.failed}
+            for at, part in buckets
         ],
     }
 
 
 @blueprint.post("/dashboard/top-providers")
 @takes(QUERY)
-def top_providers(asked: dict) -> dict:
+def top_providers(filters: dict) -> dict:
     channels = {row["id"]: row["channel"] for row in runtime().ask(entities.find, entities.PROVIDER, {})}
-    rows = runtime().ask(usage_queries.breakdown, asked, "provider_id")
+    rows = runtime().ask(usage_queries.breakdown, filters, "provider_id")
     return {
         "rows": [
-            {"provider_id": value, "channel": channels.get(value), **_row(sums)} for value, sums in rows[:MAX_ROWS]
+            {"provider_id": value, "channel": channels.get(value), **_row(totals)} for value, totals in rows[:MAX_ROWS]
         ]
     }
 
 
 @blueprint.post("/dashboard/top-models")
 @takes(QUERY)
-def top_models(asked: dict) -> dict:
-    rows = runtime().ask(usage_queries.breakdown, asked, "model")
-    return {"rows": [{"model": value, **_row(sums)} for value, sums in rows[:MAX_ROWS]]}
+def top_models(filters: dict) -> dict:
+    rows = runtime().ask(usage_queries.breakdown, filters, "model")
+    return {"rows": [{"model": value, **_row(totals)} for value, totals in rows[:MAX_ROWS]]}
 
 
-def _row(sums: Sums) -> dict:
+def _row(totals: Sums) -> dict:
     return {
-        "request_count": sums.count,
-        "total_cost": usd(sums.cost),
-        "total_input_tokens": _prompt(sums),
-        "total_output_tokens": sums.tokens["output_tokens"],
+        "request_count": totals.count,
+        "total_cost": usd(totals.cost),
+        "total_input_tokens": _input_tokens(totals),
+        "total_output_tokens": totals.tokens["output_tokens"],
     }
 
 
-def _prompt(sums: Sums) -> int:
-    """Of every class: cached and written ones too."""
-    tokens = sums.tokens
+def _input_tokens(totals: Sums) -> int:
+    """Returns fresh input, cache read and cache write tokens together."""
+    tokens = totals.tokens
     return tokens["input_tokens"] + tokens["cache_read_input_tokens"] + tokens["cache_creation_input_tokens"]

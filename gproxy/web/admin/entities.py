@@ -1,9 +1,10 @@
-"""Providers, credentials, models, aliases and users: the same five verbs for each."""
+"""The admin routes of providers, credentials, models, aliases and users: the same five verbs for each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from flask import Blueprint, current_app
+from marshmallow import Schema, fields
 
 from gproxy.accounting import prices
 from gproxy.admission import passwords
@@ -19,55 +20,56 @@ from gproxy.web.error_responses import runtime
 
 
 @dataclass(frozen=True, slots=True)
-class Verbs:
-    """What differs: documents, what of a document is stored, and how a row is shown.
+class EntityRoutes:
+    """The parts in which the entities differ: schemas, and conversions between documents and database rows.
 
-    `ids` finds the rows that are to be deleted by what was told of them.
+    `identifier` is the schema of what identifies a row to delete, `ids` returns the ids of such identifiers.
+    `to_filters` returns the store's filters of a loaded query.
     """
 
     path: str
     entity: Entity
-    query: object
-    row: object
-    gone: object
-    stored: Callable[[list[dict]], list[dict]]
-    shown: Callable[[list[dict], dict], list[dict]]
+    query: type[Schema]
+    row: type[Schema]
+    identifier: fields.Field
+    to_rows: Callable[[list[dict]], list[dict]]
+    to_json: Callable[[list[dict], dict], list[dict]]
     ids: Callable[[list], list[int]]
-    asked: Callable[[dict], dict] = dict
+    to_filters: Callable[[dict], dict] = dict
 
 
-def _blueprint(verbs: Verbs) -> Blueprint:
-    blueprint, path, entity = guarded(f"admin_{verbs.path}", __name__), verbs.path, verbs.entity
-    of_query, of_row = verbs.query(), verbs.row()
-    of_rows = documents.Rows(verbs.row)
-    of_one, of_many = documents.One(verbs.gone), documents.Many(verbs.gone)
+def _blueprint(routes: EntityRoutes) -> Blueprint:
+    blueprint, path, entity = guarded(f"admin_{routes.path}", __name__), routes.path, routes.entity
+    query_schema, row_schema, rows_schema = routes.query(), routes.row(), documents.RowList(routes.row)
+    identifier_schema = documents.FieldDocument(routes.identifier)
+    identifiers_schema = documents.ListDocument(routes.identifier)
 
     @blueprint.post(f"/{path}/query")
-    @takes(of_query)
-    def query(asked: dict) -> list[dict]:
-        return verbs.shown(runtime().ask(entities.find, entity, verbs.asked(asked)), asked)
+    @takes(query_schema)
+    def query(document: dict) -> list[dict]:
+        return routes.to_json(runtime().ask(entities.find, entity, routes.to_filters(document)), document)
 
     @blueprint.post(f"/{path}/upsert")
-    @takes(of_row)
-    def upsert(asked: dict) -> dict:
-        (row_id,) = change(entities.put, entity, verbs.stored([asked]))
+    @takes(row_schema)
+    def upsert(document: dict) -> dict:
+        (row_id,) = change(entities.put, entity, routes.to_rows([document]))
         return {"ok": True, "id": row_id}
 
     @blueprint.post(f"/{path}/batch-upsert")
-    @takes(of_rows)
-    def upsert_many(asked: list) -> dict:
-        return {"ok": True, "ids": change(entities.put, entity, verbs.stored(asked))}
+    @takes(rows_schema)
+    def upsert_many(loaded: list) -> dict:
+        return {"ok": True, "ids": change(entities.put, entity, routes.to_rows(loaded))}
 
     @blueprint.post(f"/{path}/delete")
-    @takes(of_one)
-    def delete(asked: dict) -> dict:
-        change(entities.delete, entity, verbs.ids([asked]))
+    @takes(identifier_schema)
+    def delete(identifier: object) -> dict:
+        change(entities.delete, entity, routes.ids([identifier]))
         return {"ok": True}
 
     @blueprint.post(f"/{path}/batch-delete")
-    @takes(of_many)
-    def delete_many(asked: list) -> dict:
-        ids = verbs.ids(asked)
+    @takes(identifiers_schema)
+    def delete_many(identifiers: list) -> dict:
+        ids = routes.ids(identifiers)
         change(entities.delete, entity, ids)
         return {"ok": True, "deleted": len(ids)}
 
@@ -77,8 +79,8 @@ def _blueprint(verbs: Verbs) -> Blueprint:
 # Providers
 
 
-def _stored_providers(rows: list[dict]) -> list[dict]:
-    """Raises BadRequest when a provider would not fit its channel."""
+def _provider_rows(rows: list[dict]) -> list[dict]:
+    """Raises BadRequest if a provider does not fit its channel."""
     known = {one["id"]: one for one in runtime().ask(entities.find, entities.PROVIDER, {"id": _ids(rows)})}
     problems = []
     for n, row in enumerate(rows):
@@ -86,10 +88,10 @@ def _stored_providers(rows: list[dict]) -> list[dict]:
             row["settings_json"] = proxy_passwords.restored(
                 row["settings_json"], known.get(row["id"], {}).get("settings_json")
             )
-        told = {**known.get(row["id"], {}), **row}
-        told["settings"] = documents.as_object(told.get("settings_json") or "{}")
+        merged = {**known.get(row["id"], {}), **row}
+        merged["settings"] = documents.as_object(merged.get("settings_json") or "{}")
         place = f"[{n}]" if len(rows) > 1 else "body"
-        problems += seed.provider_problems(told, place, runtime().relay.kinds, current_app.extensions["reserved"])
+        problems += seed.provider_problems(merged, place, runtime().relay.kinds, current_app.extensions["reserved"])
     if problems:
         raise BadRequest("; ".join(problem.removeprefix("body.") for problem in problems))
     return [{name: _or(value, DEFAULTS.get(name)) for name, value in row.items()} for row in rows]
@@ -106,7 +108,7 @@ def _ids(rows: list[dict]) -> list[int]:
     return [row["id"] for row in rows if row["id"]]
 
 
-def _shown_providers(rows: list[dict], asked: dict) -> list[dict]:
+def _providers_json(rows: list[dict], query: dict) -> list[dict]:
     running = runtime()
     credentials = running.ask(entities.find, entities.CREDENTIAL, {"provider_id": [row["id"] for row in rows]})
     counts = [one["provider_id"] for one in credentials]
@@ -118,7 +120,8 @@ def _shown_providers(rows: list[dict], asked: dict) -> list[dict]:
             "label": row["label"],
             "enabled": row["enabled"],
             "settings_json": proxy_passwords.hidden(documents.as_object(row["settings_json"])),
-            "routing_json": documents.as_object(row["routing_json"]) or _rules(row["channel"], row["settings_json"]),
+            "routing_json": documents.as_object(row["routing_json"])
+            or _channel_routing(row["channel"], row["settings_json"]),
             "has_own_routing": bool(documents.as_object(row["routing_json"])),
             "credential_count": counts.count(row["id"]),
         }
@@ -126,8 +129,8 @@ def _shown_providers(rows: list[dict], asked: dict) -> list[dict]:
     ]
 
 
-def _rules(channel: str, settings_json: str) -> dict:
-    """What a provider does that has no routing of its own."""
+def _channel_routing(channel: str, settings_json: str) -> dict:
+    """Returns the routing of a provider without routing of its own."""
     relay, setting = runtime().relay, documents.as_object(settings_json).get("protocol")
     return {"rules": dispatch.rules(relay.kinds[channel], setting, relay.protocols)}
 
@@ -135,75 +138,78 @@ def _rules(channel: str, settings_json: str) -> dict:
 # Credentials
 
 
-def _stored_credentials(rows: list[dict]) -> list[dict]:
-    running, found = runtime(), []
-    for row in rows:
-        kept = {name: value for name, value in row.items() if name not in ("provider_name", "credential")}
-        if "provider_name" in row:
-            kept["provider_id"] = running.ask(entities.provider_id, row["provider_name"])
-        if "credential" in row:
-            kept["secret_json"] = entities.sealed(row["credential"], running.seal)
-        if {"provider_id", "secret_json"} & kept.keys():
-            _refuse_other_kind(kept, row.get("credential"))
-        found.append(kept)
-    return found
+def _credential_rows(loaded: list[dict]) -> list[dict]:
+    """Raises BadRequest, NotFound."""
+    running, rows = runtime(), []
+    for document in loaded:
+        row = {name: value for name, value in document.items() if name not in ("provider_name", "credential")}
+        if "provider_name" in document:
+            row["provider_id"] = running.ask(entities.provider_id, document["provider_name"])
+        if "credential" in document:
+            row["secret_json"] = entities.sealed(document["credential"], running.seal)
+        if {"provider_id", "secret_json"} & row.keys():
+            _check_kind(row, document.get("credential"))
+        rows.append(row)
+    return rows
 
 
-def _refuse_other_kind(row: dict, secret: dict | None) -> None:
-    """Raises BadRequest when the channel of the provider that it has, or comes to, takes something else."""
+def _check_kind(row: dict, secret: dict | None) -> None:
+    """Raises BadRequest if the provider's channel takes another kind of secret.
+
+    In a change, the part that stays as it is (provider or secret) comes from the database.
+    """
     running = runtime()
     provider_id = row.get("provider_id")
     if provider_id is None or secret is None:
-        same = running.ask(entities.find, entities.CREDENTIAL, {"id": [row["id"]]})
-        before = next(iter(same), None)
+        stored = running.ask(entities.find, entities.CREDENTIAL, {"id": [row["id"]]})
+        before = next(iter(stored), None)
         if before is None:
-            return  # which is told where it is stored
+            return  # the store raises NotFound for it
         provider_id = before["provider_id"] if provider_id is None else provider_id
         secret = entities.opened(before["secret_json"], running.seal) if secret is None else secret
     for provider in running.ask(entities.find, entities.PROVIDER, {"id": [provider_id]}):
-        told = {"channel": provider["channel"], "credentials": [secret], "settings": {"base_url": "-"}}
-        for problem in seed.provider_problems(told, "", running.relay.kinds, frozenset()):
+        with_secret = {"channel": provider["channel"], "credentials": [secret], "settings": {"base_url": "-"}}
+        for problem in seed.provider_problems(with_secret, "", running.relay.kinds, frozenset()):
             raise BadRequest(f"credential: {problem.partition(': ')[2]}")
 
 
-def _shown_credentials(rows: list[dict], asked: dict) -> list[dict]:
+def _credentials_json(rows: list[dict], query: dict) -> list[dict]:
     running = runtime()
-    if asked["reveal"]:
-        _allow_to_reveal(rows)
+    if query["reveal"]:
+        _audit_reveal(rows)
     names = {one["id"]: one["name"] for one in running.ask(entities.find, entities.PROVIDER, {})}
     places = running.ask(entities.places, {row["provider_id"] for row in rows})
     return [
-        _shown_credential(row, places.get(row["id"]), names[row["provider_id"]], asked["reveal"])
+        _credential_json(row, places.get(row["id"]), names[row["provider_id"]], query["reveal"])
         for row in rows
-        if row["provider_id"] in names  # and was not deleted meanwhile
+        if row["provider_id"] in names  # unless it was deleted in the meantime
     ]
 
 
-def _allow_to_reveal(rows: list[dict]) -> None:
-    """Where they are sealed they may be shown, and it is noted. Raises Forbidden."""
+def _audit_reveal(rows: list[dict]) -> None:
+    """Adds the reveal to the audit log. Raises Forbidden unless secrets are sealed in the database."""
     if runtime().seal is None:
-        raise Forbidden("credentials are shown only where DATABASE_SECRET_KEY seals them; set it and start again")
+        raise Forbidden("credentials are revealed only if DATABASE_SECRET_KEY seals them; set it and restart")
     runtime().change(None, audit.revealed, actor(), [row["id"] for row in rows])
 
 
-def _shown_credential(row: dict, index: int | None, provider: str, reveals: bool) -> dict:
+def _credential_json(row: dict, index: int | None, provider: str, reveals: bool) -> dict:
     seal = runtime().seal
     try:
         secret = entities.opened(row["secret_json"], seal)
     except ValueError:
         secret = {}
-    kept = {"fingerprint": audit.fingerprint(row["secret_json"], seal)}
+    visible = {"fingerprint": audit.fingerprint(row["secret_json"], seal)}
     for name, value in secret.items():
         if reveals or name not in HIDDEN or value.startswith("${"):
-            kept[name] = value
-    told = {name: row[name] for name in ("name", "enabled", "weight", "rpm", "concurrency")}
+            visible[name] = value
     return {
         "id": row["id"],
         "provider": provider,
         "provider_id": row["provider_id"],
         "index": index,
-        **told,
-        "credential": kept,
+        **{name: row[name] for name in ("name", "enabled", "weight", "rpm", "concurrency")},
+        "credential": visible,
     }
 
 
@@ -211,6 +217,7 @@ HIDDEN = ("api_key", "private_key", "private_key_id")
 
 
 def _credential_ids(places: list[dict]) -> list[int]:
+    """Raises NotFound."""
     ask = runtime().ask
     found = [
         place["id"] if "id" in place else ask(entities.credential_at, place["provider_name"], place["index"])
@@ -219,62 +226,64 @@ def _credential_ids(places: list[dict]) -> list[int]:
     return list(dict.fromkeys(found))
 
 
-def _asked_credentials(asked: dict) -> dict:
-    """By the ids of the providers that were named. Raises NotFound."""
-    names = asked["provider_name"]
+def _credential_filters(query: dict) -> dict:
+    """Replaces the names of providers by their ids. Raises NotFound."""
+    names = query["provider_name"]
     if names is None:
-        return {name: value for name, value in asked.items() if name not in ("provider_name", "reveal")}
+        return {name: value for name, value in query.items() if name not in ("provider_name", "reveal")}
     ids = [runtime().ask(entities.provider_id, name) for name in names]
-    return {"id": asked["id"], "provider_id": ids, "limit": asked["limit"], "offset": asked["offset"]}
+    return {"id": query["id"], "provider_id": ids, "limit": query["limit"], "offset": query["offset"]}
 
 
 # Models, aliases, users
 
 
-def _stored_models(rows: list[dict]) -> list[dict]:
-    return [_priced(_with_provider(row)) for row in rows]
+def _model_rows(rows: list[dict]) -> list[dict]:
+    return [_with_prices(_with_provider_id(row)) for row in rows]
 
 
-def _with_provider(row: dict) -> dict:
+def _with_provider_id(row: dict) -> dict:
+    """Replaces the provider's name by its id. Raises NotFound."""
     if "provider_name" not in row:
         return row
-    rest = {name: value for name, value in row.items() if name != "provider_name"}
-    return {**rest, "provider_id": runtime().ask(entities.provider_id, row["provider_name"])}
+    others = {name: value for name, value in row.items() if name != "provider_name"}
+    return {**others, "provider_id": runtime().ask(entities.provider_id, row["provider_name"])}
 
 
-def _priced(row: dict) -> dict:
+def _with_prices(row: dict) -> dict:
+    """Replaces the loaded price document by the text that is stored."""
     if "pricing_json" not in row:
         return row
     return {**row, "pricing_json": prices.document(row["pricing_json"] or {})}
 
 
-def _shown_models(rows: list[dict], asked: dict) -> list[dict]:
+def _models_json(rows: list[dict], query: dict) -> list[dict]:
     names = ("id", "provider_id", "model_id", "display_name", "enabled")
     return [
-        {**{name: row[name] for name in names}, "pricing_json": documents.shown_prices(row["pricing_json"])}
+        {**{name: row[name] for name in names}, "pricing_json": documents.prices_json(row["pricing_json"])}
         for row in rows
     ]
 
 
-def _shown_aliases(rows: list[dict], asked: dict) -> list[dict]:
+def _aliases_json(rows: list[dict], query: dict) -> list[dict]:
     targets = runtime().ask(entities.targets, [row["id"] for row in rows])
     names = ("id", "alias", "enabled")
     return [
         {
             **{name: row[name] for name in names},
-            "pricing_json": documents.shown_prices(row["pricing_json"]),
+            "pricing_json": documents.prices_json(row["pricing_json"]),
             "targets": targets.get(row["id"], []),
         }
         for row in rows
     ]
 
 
-def _stored_aliases(rows: list[dict]) -> list[dict]:
-    return [_priced(row) for row in rows]
+def _alias_rows(rows: list[dict]) -> list[dict]:
+    return [_with_prices(row) for row in rows]
 
 
-def _stored_users(rows: list[dict]) -> list[dict]:
-    """A password becomes its hash, beside the hub. One that is the same already keeps it, and with it the sessions."""
+def _user_rows(rows: list[dict]) -> list[dict]:
+    """Replaces passwords by their hashes. An unchanged password keeps its hash, and with it the user's sessions."""
     users = runtime().ask(entities.find, entities.USER, {"id": _ids(rows)})
     known = {one["id"]: one["password"] for one in users}
     return [
@@ -287,61 +296,62 @@ def _stored_users(rows: list[dict]) -> list[dict]:
 
 
 def _hash(password: str | None, before: str | None) -> dict:
+    """Hashes in a native thread, because it takes long."""
     run = runtime().passwords.run
     if not password or (before is not None and run(passwords.verify, before, password)):
         return {}
     return {"password": run(passwords.hashed, password)}
 
 
-def _shown_users(rows: list[dict], asked: dict) -> list[dict]:
+def _users_json(rows: list[dict], query: dict) -> list[dict]:
     names = ("id", "name", "enabled", "is_admin")
     return [{**{name: row[name] for name in names}, "has_password": row["password"] is not None} for row in rows]
 
 
 def _by_name(entity: Entity) -> Callable[[list], list[int]]:
-    """Ids, where names may stand among them. Raises NotFound."""
+    """Returns a function that replaces the names among identifiers by their ids and raises NotFound."""
 
-    def ids(told: list) -> list[int]:
-        names = [one for one in told if isinstance(one, str)]
+    def ids(identifiers: list) -> list[int]:
+        names = [one for one in identifiers if isinstance(one, str)]
         known = runtime().ask(entities.ids_of, entity, names) if names else {}
-        return list(dict.fromkeys(known.get(one, one) for one in told))
+        return list(dict.fromkeys(known.get(one, one) for one in identifiers))
 
     return ids
 
 
-ALL = (
-    Verbs(
+ENTITIES = (
+    EntityRoutes(
         "providers",
         entities.PROVIDER,
         *(documents.ProviderQuery, documents.Provider, documents.Named("name")),
-        *(_stored_providers, _shown_providers, _by_name(entities.PROVIDER)),
+        *(_provider_rows, _providers_json, _by_name(entities.PROVIDER)),
     ),
-    Verbs(
+    EntityRoutes(
         "credentials",
         entities.CREDENTIAL,
         *(documents.CredentialQuery, documents.Credential, documents.place()),
-        *(_stored_credentials, _shown_credentials, _credential_ids, _asked_credentials),
+        *(_credential_rows, _credentials_json, _credential_ids, _credential_filters),
     ),
-    Verbs(
+    EntityRoutes(
         "models",
         entities.MODEL,
         *(documents.ModelQuery, documents.Model, documents.Named()),
-        *(_stored_models, _shown_models, _by_name(entities.MODEL)),
+        *(_model_rows, _models_json, _by_name(entities.MODEL)),
     ),
-    Verbs(
+    EntityRoutes(
         "aliases",
         entities.ALIAS,
         *(documents.AliasQuery, documents.Alias, documents.Named("alias")),
-        *(_stored_aliases, _shown_aliases, _by_name(entities.ALIAS)),
+        *(_alias_rows, _aliases_json, _by_name(entities.ALIAS)),
     ),
-    Verbs(
+    EntityRoutes(
         "users",
         entities.USER,
         *(documents.UserQuery, documents.User, documents.Named("name")),
-        *(_stored_users, _shown_users, _by_name(entities.USER)),
+        *(_user_rows, _users_json, _by_name(entities.USER)),
     ),
 )
 
 
 def blueprints() -> list[Blueprint]:
-    return [_blueprint(verbs) for verbs in ALL]
+    return [_blueprint(routes) for routes in ENTITIES]

@@ -1,4 +1,4 @@
-"""What would become of a request, told without making it."""
+"""The admin route that explains a request: how it would be handled, without sending it."""
 
 import orjson
 
@@ -20,11 +20,11 @@ DOCUMENT = documents.Explain()
 
 @blueprint.post("/explain")
 @takes(DOCUMENT)
-def view(asked: dict) -> dict:
+def view(document: dict) -> dict:
     running = runtime()
-    caller, why_not = _who(asked.get("user_id"), asked.get("key_id"))
-    call = _call(asked)
-    found = explain(running.relay, call, caller, running.snapshots())
+    caller, why_not = _caller(document.get("user_id"), document.get("key_id"))
+    call = _call(document)
+    explanation = explain(running.relay, call, caller, running.snapshots())
     return {
         "who": {
             "user_id": caller.user_id,
@@ -34,38 +34,40 @@ def view(asked: dict) -> dict:
             "may_call": why_not is None,
             "why_not": why_not,
         },
-        "name": found.name,
-        "permissions": _permissions(caller, found.name),
-        "limits": _limits(caller, found),
-        "accounts": _accounts(found),
-        "outcome": _outcome(why_not, found),
-        "targets": [_target(stop, call) for stop in found.stops],
+        "name": explanation.name,
+        "permissions": _permissions(caller, explanation.name),
+        "limits": _limits(caller, explanation),
+        "accounts": _accounts(explanation),
+        "outcome": _outcome(why_not, explanation),
+        "targets": [_target(stop, call) for stop in explanation.stops],
     }
 
 
-def _who(user_id: int | None, key_id: int | None) -> tuple[Caller, str | None]:
+def _caller(user_id: int | None, key_id: int | None) -> tuple[Caller, str | None]:
+    """Returns the caller, and the reason why it cannot call now. Raises NotFound."""
     running = runtime()
     if user_id is None:
         user_id = running.ask(snapshot_loader.user_of_key, key_id)
-    found = None if user_id is None else running.ask(snapshot_loader.caller, user_id, key_id)
-    if found is None:
+    resolved = None if user_id is None else running.ask(snapshot_loader.caller, user_id, key_id)
+    if resolved is None:
         raise NotFound(f"there is no key {key_id}" if key_id is not None else f"there is no user {user_id}")
-    return found
+    return resolved
 
 
-def _call(asked: dict) -> Call:
-    path, _, query = asked["path"].partition("?")
-    told = llm.called(path, query, runtime().relay.protocols)
-    if told is None:
-        raise BadRequest(f"path: {path!r} is no path that a client could send a request to")
-    given = {name.lower(): value for name, value in asked["headers"].items()}
-    body = asked["body"]
+def _call(document: dict) -> Call:
+    """Raises BadRequest."""
+    path, _, query = document["path"].partition("?")
+    fields = llm.call_of_path(path, query, runtime().relay.protocols)
+    if fields is None:
+        raise BadRequest(f"path: {path!r} is not the path of an LLM operation")
+    headers = {name.lower(): value for name, value in document["headers"].items()}
+    body = document["body"]
     data = body.encode() if isinstance(body, str) else orjson.dumps(body)
-    return Call(body=data, header=given.get, query=(), request_id="explain", started=0.0, **told)
+    return Call(body=data, header=headers.get, query=(), request_id="explain", started=0.0, **fields)
 
 
 def _permissions(caller: Caller, name: str | None) -> list[dict]:
-    """Every row of the user and of the key, and whether its pattern fits the name."""
+    """Returns every permission of the user and of the key, and whether its pattern matches the model name."""
     rows = runtime().ask(access.rows, access.Permission, {"user_id": [caller.user_id]})
     return [
         {
@@ -80,54 +82,56 @@ def _permissions(caller: Caller, name: str | None) -> list[dict]:
     ]
 
 
-def _limits(caller: Caller, found: Explanation) -> list[dict]:
-    """Every row; counters stand with those that apply."""
-    if found.name is None:
+def _limits(caller: Caller, explanation: Explanation) -> list[dict]:
+    """Returns every rate limit of the user and of the key. Those that apply to this call have their counters."""
+    if explanation.name is None:
         return []
-    applying = {one.key for one in limits.applying(caller, found.name)}
-    taken, rows = found.statuses, []
+    applying = {one.key for one in limits.applying(caller, explanation.name)}
+    taken, views = explanation.statuses, []
     for row in (*caller.limits, *caller.key_limits):
-        counted = taken.statuses if taken is not None else ()
-        told = limit_views.limit(row, "key" if row in caller.key_limits else "user", counted, _now_s(found))
-        rows.append({"id": row.id, "applies": str(row.id) in applying, **told})
-    return rows
+        statuses = taken.statuses if taken is not None else ()
+        fields = limit_views.limit(row, "key" if row in caller.key_limits else "user", statuses, _now_s(explanation))
+        views.append({"id": row.id, "applies": str(row.id) in applying, **fields})
+    return views
 
 
-def _accounts(found: Explanation) -> list[dict]:
-    of_accounts = [one for one in (found.statuses.statuses if found.statuses else ()) if one.counter is None]
+def _accounts(explanation: Explanation) -> list[dict]:
+    of_accounts = [
+        one for one in (explanation.statuses.statuses if explanation.statuses else ()) if one.counter is None
+    ]
     return [
-        {"account": "quota" if one.key[0] == "u" else "budget", **limit_views.account(one, _now_s(found))}
+        {"account": "quota" if one.key[0] == "u" else "budget", **limit_views.account(one, _now_s(explanation))}
         for one in of_accounts
     ]
 
 
-def _now_s(found: Explanation) -> float:
-    return found.statuses.at / NS if found.statuses else 0.0
+def _now_s(explanation: Explanation) -> float:
+    return explanation.statuses.at / NS if explanation.statuses else 0.0
 
 
-def _outcome(why_not: str | None, found: Explanation) -> dict:
+def _outcome(why_not: str | None, explanation: Explanation) -> dict:
     if why_not is not None:
         return {"status": 401, "code": "unauthorized", "message": why_not}
-    if found.fault is not None:
-        return _fault(found.fault)
-    if any(stop.plan is not None and (stop.plan.kind.answers or stop.plan.lane is None) for stop in found.stops):
+    if explanation.fault is not None:
+        return _error(explanation.fault)
+    if any(stop.plan is not None and (stop.plan.kind.answers or stop.plan.lane is None) for stop in explanation.stops):
         return {"status": 200, "code": None, "message": "it would be answered"}
-    if any(one.turn is not None for stop in found.stops for one in stop.candidates):
+    if any(one.turn is not None for stop in explanation.stops for one in stop.candidates):
         return {"status": 200, "code": None, "message": "it would be sent"}
     return {"status": 503, "code": "no_credential", "message": "no credential can be used"}
 
 
-def _fault(fault: GatewayError) -> dict:
-    return {"status": fault.status, "code": fault.code, "message": fault.message}
+def _error(error: GatewayError) -> dict:
+    return {"status": error.status, "code": error.code, "message": error.message}
 
 
 def _target(stop: Stop, call: Call) -> dict:
-    told = {"provider": stop.provider, "model": stop.model, "tier": stop.tier}
+    target = {"provider": stop.provider, "model": stop.model, "tier": stop.tier}
     if stop.plan is None:
-        return {**told, "is_possible": False, "why_not": _fault(stop.fault)}
+        return {**target, "is_possible": False, "why_not": _error(stop.fault)}
     plan = stop.plan
     return {
-        **told,
+        **target,
         "is_possible": True,
         "channel": plan.kind.name,
         "operation": plan.operation,
@@ -141,38 +145,38 @@ def _target(stop: Stop, call: Call) -> dict:
 
 
 def _upper_bound(plan: Plan) -> dict | None:
-    """What would be held: it covers the dearest of the targets."""
+    """Returns what would be reserved, which covers the most expensive target. Money is in USD."""
     if plan.upper_bound is None:
         return None
     return {"cost": usd(plan.upper_bound.money), "tokens": plan.upper_bound.tokens}
 
 
 def _candidate(one: Candidate, model: str) -> dict:
-    """How it stands with what is known of it for all models and for this one."""
-    marks = {name: mark for name, mark in one.state.cooling.items() if name in ("", model)}
+    """Returns a credential with its cooldowns for this model and for all models ("")."""
+    cooldowns = {name: cooldown for name, cooldown in one.state.cooling.items() if name in ("", model)}
     return {
         "id": one.credential.id,
         "turn": one.turn,
         "why": one.why,
         "weight": one.credential.weight,
         "status": one.state.status,
-        "cooling": {name: mark.verdict for name, mark in marks.items()},
+        "cooling": {name: cooldown.verdict for name, cooldown in cooldowns.items()},
     }
 
 
 def _upstream(stop: Stop, call: Call) -> dict | None:
-    """Exactly what would be sent, the credential aside; None where the gateway answers by itself."""
+    """Returns the request as it would be sent, without the credential; None if the gateway answers by itself."""
     if stop.url is None:
         return None
     body = stop.plan.body
     try:
-        shown = orjson.loads(body)
+        parsed = orjson.loads(body)
     except orjson.JSONDecodeError:
-        shown = None
+        parsed = None
     return {
         "method": "POST",
         "url": stop.url,
         "headers": stop.sent_headers(call),
-        "body": shown,
+        "body": parsed,
         "body_text": body.decode("utf-8", "replace"),
     }

@@ -1,4 +1,4 @@
-"""What holds for the whole gateway: its settings, its health, its tables, and who changed what."""
+"""The admin routes of the gateway as a whole: settings, health, reload, default routing and the audit log."""
 
 import re
 import time
@@ -41,7 +41,7 @@ def health() -> dict:
 
 @blueprint.post("/reload")
 def reload() -> dict:
-    """Has every worker read everything anew, also what somebody wrote into the database by hand."""
+    """Makes every worker reload the configuration, including changes made directly in the database."""
     return {"ok": True, **change(entities.renew)}
 
 
@@ -57,44 +57,44 @@ def _settings() -> dict:
 
 
 def _process() -> dict:
-    """As they were read at the start, without passwords."""
-    found = runtime().settings
+    """Returns the process settings, which are read at the start, without passwords."""
+    loaded = runtime().settings
     return {
-        "host": found.host,
-        "port": found.port,
-        "proxy": found.proxy and _bare(found.proxy),
+        "host": loaded.host,
+        "port": loaded.port,
+        "proxy": loaded.proxy and _without_passwords(loaded.proxy),
         "spoof_emulation": None,
-        "dsn": _bare(found.dsn),
-        "data_dir": str(found.data_dir),
+        "dsn": _without_passwords(loaded.dsn),
+        "data_dir": str(loaded.data_dir),
         "update_channel": None,
     }
 
 
-def _bare(url: str) -> str:
-    """Without its passwords, before the host or in the query."""
+def _without_passwords(url: str) -> str:
+    """Returns the URL with `***` for the passwords before the host and in the query."""
     password = urlsplit(url).password
-    shown = url.replace(f":{password}@", ":***@") if password else url
-    return re.sub(r"(?<=password=)[^&#]+", "***", shown)
+    hidden = url.replace(f":{password}@", ":***@") if password else url
+    return re.sub(r"(?<=password=)[^&#]+", "***", hidden)
 
 
 @blueprint.post("/global-settings/upsert")
 @takes(SETTINGS)
-def change_settings(asked: dict) -> dict:
-    now = _process()
+def change_settings(values: dict) -> dict:
+    current = _process()
     for name in PROCESS:
-        if asked.pop(name, now[name]) not in (now[name], "", None):
-            raise BadRequest(f"{name}: read at the start; change its environment variable and start again")
-    if (defaults := asked.pop("provider_defaults", None)) is not None:
-        asked["provider_defaults_json"] = settings_json(defaults)
-    if asked:
-        change(entities.change_settings, asked)
+        if values.pop(name, current[name]) not in (current[name], "", None):
+            raise BadRequest(f"{name}: read at the start; change its environment variable and restart")
+    if (defaults := values.pop("provider_defaults", None)) is not None:
+        values["provider_defaults_json"] = settings_json(defaults)
+    if values:
+        change(entities.change_settings, values)
     return {"ok": True}
 
 
 @blueprint.post("/providers/default-routing")
 @takes(CHANNEL)
-def default_routing(asked: dict) -> dict:
-    channel, relay = asked["channel"], runtime().relay
+def default_routing(document: dict) -> dict:
+    channel, relay = document["channel"], runtime().relay
     if channel not in relay.kinds:
         raise BadRequest(f"channel: unknown channel {channel!r}; known: {', '.join(sorted(relay.kinds))}")
     return {"rules": dispatch.rules(relay.kinds[channel], None, relay.protocols)}
@@ -102,9 +102,9 @@ def default_routing(asked: dict) -> dict:
 
 @blueprint.post("/models/pull")
 @takes(PULL)
-def pull(asked: dict) -> dict:
-    """What the upstream says it offers. Nothing is stored."""
-    provider_id = asked["provider_id"]
+def pull(document: dict) -> dict:
+    """Returns the models that the upstream lists. Nothing is stored."""
+    provider_id = document["provider_id"]
     provider = runtime().snapshots().provider_by_id.get(provider_id)
     if provider is None:
         raise NotFound(f"there is no enabled provider {provider_id}")
@@ -113,13 +113,15 @@ def pull(asked: dict) -> dict:
 
 @blueprint.post("/audit/query")
 @takes(AUDIT)
-def changes(asked: dict) -> list[dict]:
-    """The newest first."""
-    rows = runtime().ask(audit.query, asked)
+def changes(filters: dict) -> list[dict]:
+    """Returns the audit log, newest entry first."""
+    rows = runtime().ask(audit.query, filters)
     return [{**row, "at": moment(row["at"] / NS)} for row in rows]
 
 
 @blueprint.post("/update")
 @blueprint.post("/update/check")
 def update() -> None:
-    raise Unsupported(f"{request.path}: gproxy is updated by whoever installed it")
+    raise Unsupported(
+        f"{request.path}: gproxy does not update itself; install the new version as you installed this one"
+    )

@@ -1,4 +1,4 @@
-"""Usage rows and their sums."""
+"""The admin routes of usage rows and their totals. `/me` and `/user` use the same functions."""
 
 from datetime import UTC, datetime
 
@@ -17,63 +17,63 @@ HIDDEN = ("created_at",)
 
 @blueprint.post("/usages/query")
 @takes(QUERY)
-def query(asked: dict) -> list[dict]:
-    return rows(asked)
+def query(filters: dict) -> list[dict]:
+    return usage_rows(filters)
 
 
 @blueprint.post("/usages/count")
 @takes(FILTER)
-def count(asked: dict) -> dict:
-    return counted(asked)
+def count(filters: dict) -> dict:
+    return usage_count(filters)
 
 
 @blueprint.post("/usages/summary")
 @takes(FILTER)
-def summary(asked: dict) -> dict:
-    return summed(asked)
+def summary(filters: dict) -> dict:
+    return usage_totals(filters)
 
 
 @blueprint.post("/usages/breakdown")
 @takes(BREAKDOWN)
-def breakdown(asked: dict) -> list[dict]:
-    return broken_down(asked)
+def breakdown(filters: dict) -> list[dict]:
+    return usage_breakdown(filters)
 
 
 @blueprint.post("/usages/batch-delete")
 @takes(IDS)
-def delete_many(asked: list) -> dict:
-    """An empty list deletes nothing. What the rows cost stays spent."""
-    return {"ok": True, "deleted": change(accounts.delete_usages, asked)}
+def delete_many(ids: list) -> dict:
+    """Deletes usage rows; an empty list deletes nothing. What the rows cost stays spent."""
+    return {"ok": True, "deleted": change(accounts.delete_usages, ids)}
 
 
-def rows(asked: dict) -> list[dict]:
-    return [_row(row) for row in runtime().ask(usages.query, asked)]
+def usage_rows(filters: dict) -> list[dict]:
+    return [_row(row) for row in runtime().ask(usages.query, filters)]
 
 
-def counted(asked: dict) -> dict:
-    return {"count": runtime().ask(usage_queries.summary, asked).count}
+def usage_count(filters: dict) -> dict:
+    return {"count": runtime().ask(usage_queries.summary, filters).count}
 
 
-def summed(asked: dict) -> dict:
-    return _sums(runtime().ask(usage_queries.summary, asked))
+def usage_totals(filters: dict) -> dict:
+    return _totals(runtime().ask(usage_queries.summary, filters))
 
 
-def broken_down(asked: dict) -> list[dict]:
-    """The sums of each value there is of what the rows are grouped `by`."""
-    by = asked.pop("by")
-    return [{by: value, **_sums(sums)} for value, sums in runtime().ask(usage_queries.breakdown, asked, by)]
+def usage_breakdown(filters: dict) -> list[dict]:
+    """Returns the totals of each value of the field that the filters name in `by`."""
+    by = filters.pop("by")
+    return [{by: value, **_totals(totals)} for value, totals in runtime().ask(usage_queries.breakdown, filters, by)]
 
 
-def _sums(sums: usage_queries.Sums) -> dict:
-    return {"count": sums.count, **sums.tokens, "total_cost": usd(sums.cost), "unpriced_count": sums.unpriced}
+def _totals(totals: usage_queries.Sums) -> dict:
+    return {"count": totals.count, **totals.tokens, "total_cost": usd(totals.cost), "unpriced_count": totals.unpriced}
 
 
 def _row(row: dict) -> dict:
-    """As JSON shows it: ids that JavaScript would round as text, time in RFC 3339, money in USD."""
-    shown = {name: value for name, value in row.items() if name not in HIDDEN}
+    """Returns a row for JSON: ids as text, which JavaScript would round, time in RFC 3339, cost in USD."""
+    json_row = {name: value for name, value in row.items() if name not in HIDDEN}
     for name in ("trace_id", "downstream_trace_id"):
-        shown[name] = None if row[name] is None else str(row[name])
+        json_row[name] = None if row[name] is None else str(row[name])
     at = datetime.fromtimestamp(row["at"] // NS, UTC)
-    shown["at"] = f"{at:%Y-%m-%dT%H:%M:%S}.{row['at'] % NS // 1000:06d}Z"
-    shown["cost"] = usd(row["cost"])
-    return shown
+    json_row["at"] = f"{at:%Y-%m-%dT%H:%M:%S}.{row['at'] % NS // 1000:06d}Z"
+    json_row["cost"] = usd(row["cost"])
+    return json_row

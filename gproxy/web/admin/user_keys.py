@@ -1,4 +1,4 @@
-"""Users' keys. A key is told once, by the call that makes it; afterwards only its fingerprint is."""
+"""The admin routes of users' API keys. Only the response to the creation contains a key; later its fingerprint."""
 
 from gproxy.admission.keys import digest, fingerprint
 from gproxy.config import keys as documents
@@ -16,62 +16,64 @@ ONE, MANY = documents.KeyId(), documents.id_list()
 
 @blueprint.post("/user-keys/query")
 @takes(QUERY)
-def query(asked: dict) -> list[dict]:
-    return [shown(key) for key in runtime().ask(users.keys, asked["user_id"])]
+def query(filters: dict) -> list[dict]:
+    return [key_view(key) for key in runtime().ask(users.keys, filters["user_id"])]
 
 
 @blueprint.post("/user-keys/generate")
 @takes(NEW)
-def generate(asked: dict) -> dict:
-    (made,) = make(asked, 1)
-    return {"ok": True, **made}
+def generate(document: dict) -> dict:
+    (created,) = create(document, 1)
+    return {"ok": True, **created}
 
 
 @blueprint.post("/user-keys/batch-upsert")
 @takes(NEW_MANY)
-def generate_many(asked: dict) -> dict:
-    return {"ok": True, "keys": make(asked, asked["count"])}
+def generate_many(document: dict) -> dict:
+    return {"ok": True, "keys": create(document, document["count"])}
 
 
 @blueprint.post("/user-keys/update-enabled")
 @takes(SWITCH)
-def update_enabled(asked: dict) -> dict:
-    change(users.change_key, asked.pop("id"), asked)
+def update_enabled(values: dict) -> dict:
+    change(users.change_key, values.pop("id"), values)
     return {"ok": True}
 
 
 @blueprint.post("/user-keys/update")
 @takes(CHANGE)
-def update(asked: dict) -> dict:
-    key_id = asked.pop("id")
-    change_account(users.change_key, f"k{key_id}", key_id, asked)
+def update(values: dict) -> dict:
+    key_id = values.pop("id")
+    change_account(users.change_key, f"k{key_id}", key_id, values)
     return {"ok": True}
 
 
 @blueprint.post("/user-keys/delete")
 @takes(ONE)
-def delete(asked: dict) -> dict:
-    change(users.delete_keys, [asked["id"]])
+def delete(document: dict) -> dict:
+    change(users.delete_keys, [document["id"]])
     return {"ok": True}
 
 
 @blueprint.post("/user-keys/batch-delete")
 @takes(MANY)
-def delete_many(asked: list) -> dict:
-    change(users.delete_keys, asked)
+def delete_many(ids: list) -> dict:
+    change(users.delete_keys, ids)
     return {"ok": True}
 
 
-def make(asked: dict, count: int) -> list[dict]:
+def create(document: dict, count: int) -> list[dict]:
+    """Creates keys with the same label, budget and expiry for one user, and returns them with their ids."""
     keys = [documents.new_key() for _ in range(count)]
     digests = [digest(key) for key in keys]
-    shown = [(d, fingerprint(d)) for d in digests]
-    rest = (asked["label"], asked.get("budget"), asked.get("expires_at"))
-    ids = change(users.add_keys, asked["user_id"], shown, *rest)
+    fingerprints = [(one, fingerprint(one)) for one in digests]
+    settings = (document["label"], document.get("budget"), document.get("expires_at"))
+    ids = change(users.add_keys, document["user_id"], fingerprints, *settings)
     return [{"id": key_id, "api_key": key} for key_id, key in zip(ids, keys, strict=True)]
 
 
-def shown(key: users.Key) -> dict:
+def key_view(key: users.Key) -> dict:
+    """Returns a key for JSON: time in RFC 3339, money in USD."""
     return {
         "id": key.id,
         "user_id": key.user_id,

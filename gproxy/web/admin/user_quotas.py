@@ -1,4 +1,4 @@
-"""Quotas of users, and what they have used. Money in USD."""
+"""The admin routes of users' quotas and their use. Money is in USD."""
 
 import time
 
@@ -15,22 +15,22 @@ QUERY, QUOTA, USER = documents.QuotaQuery(), documents.Quota(), documents.UserId
 
 @blueprint.post("/user-quotas/query")
 @takes(QUERY)
-def query(asked: dict) -> list[dict]:
-    found = runtime().ask(accounts.of_users, asked, time.time_ns())
+def query(filters: dict) -> list[dict]:
+    found = runtime().ask(accounts.of_users, filters, time.time_ns())
     return [limit_views.quota(user_id, account) for user_id, account in found]
 
 
 @blueprint.post("/user-quotas/upsert")
 @takes(QUOTA)
-def upsert(asked: dict) -> dict:
-    user_id, period = asked["user_id"], asked.get("period", accounts.AS_IT_IS)
-    change_account(accounts.set_quota, f"u{user_id}", user_id, asked["quota"], asked["cost_used"], period)
+def upsert(document: dict) -> dict:
+    user_id, period = document["user_id"], document.get("period", accounts.AS_IT_IS)
+    change_account(accounts.set_quota, f"u{user_id}", user_id, document["quota"], document["cost_used"], period)
     return {"ok": True}
 
 
 @blueprint.post("/user-quotas/delete")
 @takes(USER)
-def delete(asked: dict) -> dict:
-    user_id = asked["user_id"]
+def delete(document: dict) -> dict:
+    user_id = document["user_id"]
     change_account(accounts.remove_quota, f"u{user_id}", user_id)
     return {"ok": True}

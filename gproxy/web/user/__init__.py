@@ -1,4 +1,4 @@
-"""What users do for themselves who logged in. Everything here is about the user's own rows alone."""
+"""The routes of logged-in users: their own keys, quota, limits and usage, never another user's."""
 
 import time
 
@@ -11,9 +11,8 @@ from gproxy.quota import limits
 from gproxy.store import accounts, snapshot_loader, users
 from gproxy.units import NS
 from gproxy.web import limit_views
-from gproxy.web.admin import takes
-from gproxy.web.admin import usages as told
-from gproxy.web.admin import user_keys as keys
+from gproxy.web.admin import takes, user_keys
+from gproxy.web.admin.usages import usage_breakdown, usage_count, usage_rows, usage_totals
 from gproxy.web.auth import change, guard_user
 from gproxy.web.error_responses import runtime
 
@@ -23,68 +22,68 @@ NEW, SWITCH, ONE, MANY = documents.OwnKey(), documents.KeySwitch(), documents.Ke
 QUERY, FILTER, BREAKDOWN = UsageQuery(), UsageFilter(), UsageBreakdown()
 
 
-def _me() -> int:
+def _user_id() -> int:
     return g.caller.user_id
 
 
 @blueprint.post("/keys/query")
 def find_keys() -> list[dict]:
-    return [keys.shown(key) for key in runtime().ask(users.keys, [_me()])]
+    return [user_keys.key_view(key) for key in runtime().ask(users.keys, [_user_id()])]
 
 
 @blueprint.post("/keys/generate")
 @takes(NEW)
-def make_key(asked: dict) -> dict:
-    (made,) = keys.make({**asked, "user_id": _me()}, 1)
-    return {"ok": True, **made}
+def create_key(document: dict) -> dict:
+    (created,) = user_keys.create({**document, "user_id": _user_id()}, 1)
+    return {"ok": True, **created}
 
 
 @blueprint.post("/keys/update-enabled")
 @takes(SWITCH)
-def switch_key(asked: dict) -> dict:
-    _must_be_own([asked["id"]])
-    change(users.change_key, asked.pop("id"), asked)
+def switch_key(values: dict) -> dict:
+    _check_own([values["id"]])
+    change(users.change_key, values.pop("id"), values)
     return {"ok": True}
 
 
 @blueprint.post("/keys/delete")
 @takes(ONE)
-def delete_key(asked: dict) -> dict:
-    return _delete([asked["id"]])
+def delete_key(document: dict) -> dict:
+    return _delete([document["id"]])
 
 
 @blueprint.post("/keys/batch-delete")
 @takes(MANY)
-def delete_keys(asked: list) -> dict:
-    return _delete(asked)
+def delete_keys(ids: list) -> dict:
+    return _delete(ids)
 
 
 def _delete(ids: list[int]) -> dict:
-    _must_be_own(ids)
+    _check_own(ids)
     change(users.delete_keys, ids)
     return {"ok": True}
 
 
-def _must_be_own(ids: list[int]) -> None:
-    """Another's key is as unknown as one that does not exist. Raises NotFound."""
-    own = {key.id for key in runtime().ask(users.keys, [_me()])}
+def _check_own(ids: list[int]) -> None:
+    """Raises NotFound unless all keys are the user's own. Another user's key is treated as if it did not exist."""
+    own = {key.id for key in runtime().ask(users.keys, [_user_id()])}
     if missing := sorted(set(ids) - own):
         raise NotFound(f"you have no key {', '.join(map(str, missing))}")
 
 
 @blueprint.get("/quota")
 def quota() -> dict:
-    asked = {"user_id": [_me()]}
-    found = dict(runtime().ask(accounts.of_users, asked, time.time_ns()))
-    return limit_views.quota(_me(), found.get(_me(), accounts.Account(0)))
+    user_id = _user_id()
+    found = dict(runtime().ask(accounts.of_users, {"user_id": [user_id]}, time.time_ns()))
+    return limit_views.quota(user_id, found.get(user_id, accounts.Account(0)))
 
 
 @blueprint.get("/limits")
 def own_limits() -> list[dict]:
-    """The user's own and those of each key, with what is left of them."""
-    of_users, of_keys = runtime().ask(snapshot_loader.limits, _me())
-    rows = [(row, "user", None) for row in of_users.get(_me(), ())]
-    for key in runtime().ask(users.keys, [_me()]):
+    """Returns the rate limits of the user and of each of its keys, with the remaining amounts."""
+    of_users, of_keys = runtime().ask(snapshot_loader.limits, _user_id())
+    rows = [(row, "user", None) for row in of_users.get(_user_id(), ())]
+    for key in runtime().ask(users.keys, [_user_id()]):
         rows += [(row, "key", key.id) for row in of_keys.get(key.id, ())]
     taken = runtime().relay.reserver.look((), tuple(limits.counted(row) for row, _, _ in rows))
     now_s = taken.at / NS
@@ -93,28 +92,28 @@ def own_limits() -> list[dict]:
 
 @blueprint.post("/usages/query")
 @takes(QUERY)
-def query(asked: dict) -> list[dict]:
-    return told.rows(_own(asked))
+def query(filters: dict) -> list[dict]:
+    return usage_rows(_own(filters))
 
 
 @blueprint.post("/usages/count")
 @takes(FILTER)
-def count(asked: dict) -> dict:
-    return told.counted(_own(asked))
+def count(filters: dict) -> dict:
+    return usage_count(_own(filters))
 
 
 @blueprint.post("/usages/summary")
 @takes(FILTER)
-def summary(asked: dict) -> dict:
-    return told.summed(_own(asked))
+def summary(filters: dict) -> dict:
+    return usage_totals(_own(filters))
 
 
 @blueprint.post("/usages/breakdown")
 @takes(BREAKDOWN)
-def breakdown(asked: dict) -> list[dict]:
-    return told.broken_down(_own(asked))
+def breakdown(filters: dict) -> list[dict]:
+    return usage_breakdown(_own(filters))
 
 
-def _own(asked: dict) -> dict:
-    """Whatever user was asked for."""
-    return {**asked, "user_id": [_me()]}
+def _own(filters: dict) -> dict:
+    """Replaces the filter's user by the caller."""
+    return {**filters, "user_id": [_user_id()]}

@@ -1,4 +1,4 @@
-"""One gateway for all tests of the admin API; each of them works on rows of its own."""
+"""One gateway for all tests of the admin API. Each test works on its own rows."""
 
 from collections.abc import Iterator
 

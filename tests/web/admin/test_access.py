@@ -4,12 +4,12 @@ import pytest
 
 from tests.gateway import DEV, Gateway
 
-# Users and keys of the journeys' seed.
-DEV_ID, GONE_ID, OTHER_ID, OTHER_KEY = 2, 3, 4, 6
+# Ids of users and keys in the journeys' seed. User 3 is disabled.
+DEV_ID, DISABLED_ID, OTHER_ID, OTHER_KEY = 2, 3, 4, 6
 OPENAI, ANTHROPIC = 1, 2
 NOTHING = {"rpm": None, "rpd": None, "total_tokens": None, "concurrency": None}
 
-# path, a row, and what tells it when it is deleted
+# path, a row, and the names of the fields that identify it in a deletion
 KINDS = [
     (
         "user-permissions",
@@ -32,40 +32,43 @@ def ok(gateway: Gateway, path: str, body) -> dict | list:
     return reply.json
 
 
-@pytest.mark.parametrize(("path", "row", "place"), KINDS, ids=PATHS)
-def test_a_row_is_made_found_changed_and_deleted(admin: Gateway, path, row, place):
+@pytest.mark.parametrize(("path", "row", "identifier"), KINDS, ids=PATHS)
+def test_a_row_is_created_found_changed_and_deleted(admin: Gateway, path, row, identifier):
     mine = {"user_id": {"Eq": OTHER_ID}} if path == "user-file-permissions" else {"key_id": OTHER_KEY}
-    made = ok(admin, f"{path}/upsert", row)["id"]
-    assert ok(admin, f"{path}/query", mine) == [{"id": made, **row}]
+    row_id = ok(admin, f"{path}/upsert", row)["id"]
+    assert ok(admin, f"{path}/query", mine) == [{"id": row_id, **row}]
     changed = row | ({"rpm": 7, "concurrency": 0} if "rpm" in row else {})
-    assert ok(admin, f"{path}/upsert", changed | {"id": made}) == {"ok": True, "id": made}
-    assert ok(admin, f"{path}/query", mine) == [{"id": made, **changed}]
-    told = {name: (row | {"id": made})[name] for name in place.split()}
-    assert ok(admin, f"{path}/delete", told) == {"ok": True}
+    assert ok(admin, f"{path}/upsert", changed | {"id": row_id}) == {"ok": True, "id": row_id}
+    assert ok(admin, f"{path}/query", mine) == [{"id": row_id, **changed}]
+    document = {name: (row | {"id": row_id})[name] for name in identifier.split()}
+    assert ok(admin, f"{path}/delete", document) == {"ok": True}
     assert ok(admin, f"{path}/query", mine) == []
-    reply = admin.post(f"/admin/{path}/delete", told)
+    reply = admin.post(f"/admin/{path}/delete", document)
     assert reply.status == 404 and "nothing was deleted" in reply.json["error"]["message"]
 
 
-@pytest.mark.parametrize(("path", "row", "place"), KINDS, ids=PATHS)
-def test_many_rows_are_made_and_deleted_at_once(admin: Gateway, path, row, place):
+@pytest.mark.parametrize(("path", "row", "identifier"), KINDS, ids=PATHS)
+def test_many_rows_are_created_and_deleted_at_once(admin: Gateway, path, row, identifier):
     rows = (
-        [{**row, "user_id": GONE_ID, "provider_id": n} for n in (1, 2)]
+        [{**row, "user_id": DISABLED_ID, "provider_id": n} for n in (1, 2)]
         if path == "user-file-permissions"
-        else [{**row, "user_id": GONE_ID, "key_id": None, "model_pattern": pattern} for pattern in "ab"]
+        else [{**row, "user_id": DISABLED_ID, "key_id": None, "model_pattern": pattern} for pattern in "ab"]
     )
-    mine = {"user_id": {"In": [GONE_ID]}}
+    mine = {"user_id": {"In": [DISABLED_ID]}}
     ids = ok(admin, f"{path}/batch-upsert", rows)["ids"]
-    made = [{"id": row_id, **one} for row_id, one in zip(ids, rows, strict=True)]
-    assert ok(admin, f"{path}/query", mine) == made
-    assert ok(admin, f"{path}/query", {**mine, "limit": 1, "offset": 1}) == made[1:]
+    created = [{"id": row_id, **one} for row_id, one in zip(ids, rows, strict=True)]
+    assert ok(admin, f"{path}/query", mine) == created
+    assert ok(admin, f"{path}/query", {**mine, "limit": 1, "offset": 1}) == created[1:]
     assert admin.post(f"/admin/{path}/batch-upsert", [rows[0], {**rows[1], "user_id": 99}]).status == 404
-    told = [{name: one[name] for name in place.split()} for one in made]
-    assert admin.post(f"/admin/{path}/batch-delete", [told[0], told[0] | {place.split()[0]: 99}]).status == 404
-    assert ok(admin, f"{path}/query", mine) == made
+    documents = [{name: one[name] for name in identifier.split()} for one in created]
+    assert (
+        admin.post(f"/admin/{path}/batch-delete", [documents[0], documents[0] | {identifier.split()[0]: 99}]).status
+        == 404
+    )
+    assert ok(admin, f"{path}/query", mine) == created
     assert ok(admin, f"{path}/batch-delete", []) == {"ok": True}
-    assert ok(admin, f"{path}/query", mine) == made
-    assert ok(admin, f"{path}/batch-delete", told) == {"ok": True}
+    assert ok(admin, f"{path}/query", mine) == created
+    assert ok(admin, f"{path}/batch-delete", documents) == {"ok": True}
     assert ok(admin, f"{path}/query", mine) == []
 
 
@@ -100,13 +103,13 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("path", "body", "told"), WRONG, ids=[told for _, _, told in WRONG])
-def test_a_wrong_value_is_refused_by_name(admin: Gateway, path, body, told):
+@pytest.mark.parametrize(("path", "body", "message"), WRONG, ids=[message for _, _, message in WRONG])
+def test_a_wrong_value_is_refused_by_name(admin: Gateway, path, body, message):
     reply = admin.post(f"/admin/{path}", body)
-    assert reply.status == 400 and told in reply.json["error"]["message"], reply.body
+    assert reply.status == 400 and message in reply.json["error"]["message"], reply.body
 
 
-NOWHERE = [
+NOT_FOUND = [
     (LIMIT, {**PLACE, "user_id": 99, "rpm": 1}, "no user 99"),
     (LIMIT, {**PLACE, "key_id": OTHER_KEY, "rpm": 1}, f"user {DEV_ID} has no key {OTHER_KEY}"),
     (PERMISSION, {**PLACE, "provider_id": 99}, "no provider 99"),
@@ -115,18 +118,18 @@ NOWHERE = [
 ]
 
 
-@pytest.mark.parametrize(("path", "body", "told"), NOWHERE, ids=[told for _, _, told in NOWHERE])
-def test_what_is_not_there_is_not_found(admin: Gateway, path, body, told):
+@pytest.mark.parametrize(("path", "body", "message"), NOT_FOUND, ids=[message for _, _, message in NOT_FOUND])
+def test_a_row_that_does_not_exist_is_not_found(admin: Gateway, path, body, message):
     reply = admin.post(f"/admin/{path}", body)
-    assert reply.status == 404 and told in reply.json["error"]["message"], reply.body
+    assert reply.status == 404 and message in reply.json["error"]["message"], reply.body
 
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("verb", ["query", "upsert", "delete", "batch-upsert", "batch-delete"])
-def test_only_administrators_may_look_or_change(admin: Gateway, path, verb):
+def test_only_administrators_can_read_or_change(admin: Gateway, path, verb):
     assert admin.post(f"/admin/{path}/{verb}", {}, DEV).status == 403
     assert admin.post(f"/admin/{path}/{verb}", {}, None).status == 401
 
 
-def test_what_is_not_built_says_so(admin: Gateway):
+def test_an_unknown_verb_answers_501(admin: Gateway):
     assert admin.post("/admin/user-permissions/rename", {}).status == 501

@@ -1,4 +1,4 @@
-"""The process's settings as administrators see them."""
+"""The process settings in the admin API."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from gproxy.web.admin import process
 
 
 @pytest.mark.parametrize(
-    ("url", "shown"),
+    ("url", "hidden"),
     [
         ("sqlite:///data/gproxy.db", "sqlite:///data/gproxy.db"),
         ("postgresql://u:p%40ss@h:5432/d", "postgresql://u:***@h:5432/d"),
@@ -18,5 +18,5 @@ from gproxy.web.admin import process
         ("http://user:word@proxy:3128", "http://user:***@proxy:3128"),
     ],
 )
-def test_a_url_is_shown_without_its_passwords(url, shown):
-    assert process._bare(url) == shown
+def test_passwords_in_a_url_are_hidden(url, hidden):
+    assert process._without_passwords(url) == hidden

@@ -11,7 +11,7 @@ from tests.store.test_usages import row
 
 @pytest.fixture
 def stored(admin: Gateway) -> list[str]:
-    """Three rows that stand in the database, without an account."""
+    """The ids of three usage rows of a user without an account."""
     rows = [row(2**60 + number, user_id=77, user_key_id=77) for number in range(3)]
     names = list(rows[0])
     with closing(sqlite3.connect(admin.data / "gproxy.db", timeout=10)) as database, database:
@@ -22,29 +22,29 @@ def stored(admin: Gateway) -> list[str]:
     return [str(one["trace_id"]) for one in rows]
 
 
-def left(admin: Gateway) -> list[str]:
+def remaining_ids(admin: Gateway) -> list[str]:
     return sorted(found["trace_id"] for found in admin.usages(user_id=77))
 
 
-def test_rows_are_deleted_by_number_or_text(admin: Gateway, stored):
+def test_rows_are_deleted_by_ids_that_are_numbers_or_text(admin: Gateway, stored):
     reply = admin.post("/admin/usages/batch-delete", [stored[0], int(stored[1]), "5"])
     assert (reply.status, reply.json) == (200, {"ok": True, "deleted": 2})
-    assert left(admin) == stored[2:]
+    assert remaining_ids(admin) == stored[2:]
 
 
 def test_an_empty_list_deletes_nothing(admin: Gateway, stored):
     reply = admin.post("/admin/usages/batch-delete", [])
     assert (reply.status, reply.json) == (200, {"ok": True, "deleted": 0})
-    assert left(admin) == stored
+    assert remaining_ids(admin) == stored
 
 
 @pytest.mark.parametrize("body", [{}, {"all": True}, None, [-1], ["x"], [1.5], [None], [[1]], list(range(10_001))])
-def test_what_is_no_list_of_ids_deletes_nothing(admin: Gateway, stored, body):
+def test_a_body_that_is_not_a_list_of_ids_is_refused_and_deletes_nothing(admin: Gateway, stored, body):
     reply = admin.post("/admin/usages/batch-delete", b"null" if body is None else body)
     assert reply.status == 400, reply.body
-    assert left(admin) == stored
+    assert remaining_ids(admin) == stored
 
 
-def test_only_administrators_may_delete(admin: Gateway, stored):
+def test_only_administrators_can_delete(admin: Gateway, stored):
     assert admin.post("/admin/usages/batch-delete", stored, DEV).status == 403
-    assert left(admin) == stored
+    assert remaining_ids(admin) == stored

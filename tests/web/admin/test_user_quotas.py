@@ -4,7 +4,7 @@ import pytest
 
 from tests.gateway import DEV, Gateway
 
-DEV_ID, GONE_ID, OTHER_ID = 2, 3, 4
+DEV_ID, DISABLED_ID, OTHER_ID = 2, 3, 4
 
 
 def ok(gateway: Gateway, path: str, body) -> dict | list:
@@ -18,11 +18,11 @@ def quota(gateway: Gateway, user_id: int) -> dict:
     return found
 
 
-def test_a_quota_is_set_changed_and_taken_away(admin: Gateway):
+def test_a_quota_is_set_changed_and_removed(admin: Gateway):
     whole = {"user_id": OTHER_ID, "quota": 25.5, "cost_used": 1.25, "period": "month"}
     assert ok(admin, "upsert", whole) == {"ok": True}
     assert quota(admin, OTHER_ID) == {**whole, "remaining": 24.25}
-    # What is left out stays as it is.
+    # Missing fields keep their values.
     ok(admin, "upsert", {"user_id": OTHER_ID, "quota": 1})
     assert quota(admin, OTHER_ID) == {**whole, "quota": 1, "remaining": 0}
     ok(admin, "upsert", {"user_id": OTHER_ID, "quota": 2, "cost_used": 0.000000001, "period": None})
@@ -34,15 +34,15 @@ def test_a_quota_is_set_changed_and_taken_away(admin: Gateway):
     assert reply.status == 404 and "has no quota" in reply.json["error"]["message"]
 
 
-def test_without_a_quota_what_was_used_may_be_set_too(admin: Gateway):
-    ok(admin, "upsert", {"user_id": GONE_ID, "quota": None, "cost_used": 3})
-    assert (quota(admin, GONE_ID)["quota"], quota(admin, GONE_ID)["cost_used"]) == (None, 3)
+def test_the_cost_used_can_be_set_without_a_quota(admin: Gateway):
+    ok(admin, "upsert", {"user_id": DISABLED_ID, "quota": None, "cost_used": 3})
+    assert (quota(admin, DISABLED_ID)["quota"], quota(admin, DISABLED_ID)["cost_used"]) == (None, 3)
 
 
-def test_quotas_are_found_by_their_users(admin: Gateway):
-    for user_id in (DEV_ID, GONE_ID):
+def test_quotas_are_found_by_user_ids(admin: Gateway):
+    for user_id in (DEV_ID, DISABLED_ID):
         ok(admin, "upsert", {"user_id": user_id, "quota": user_id})
-    assert [row["user_id"] for row in ok(admin, "query", {"user_id": {"In": [GONE_ID, DEV_ID, 99]}})] == [2, 3]
+    assert [row["user_id"] for row in ok(admin, "query", {"user_id": {"In": [DISABLED_ID, DEV_ID, 99]}})] == [2, 3]
     assert [row["user_id"] for row in ok(admin, "query", {"limit": 1})] == [DEV_ID]
     assert ok(admin, "query", {"user_id": 99}) == []
 
@@ -67,25 +67,25 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("fields", "told"), WRONG, ids=[str(fields) for fields, _ in WRONG])
-def test_a_wrong_value_is_refused_by_name(admin: Gateway, fields, told):
+@pytest.mark.parametrize(("fields", "message"), WRONG, ids=[str(fields) for fields, _ in WRONG])
+def test_a_wrong_value_is_refused_by_name(admin: Gateway, fields, message):
     reply = admin.post("/admin/user-quotas/upsert", {"user_id": 1, **fields})
-    assert reply.status == 400 and told in reply.json["error"]["message"], reply.body
+    assert reply.status == 400 and message in reply.json["error"]["message"], reply.body
     assert ok(admin, "query", {"user_id": 1}) == []
 
 
 @pytest.mark.parametrize("written", ["NaN", "Infinity", "1e999"])
-def test_what_is_no_number_is_refused(admin: Gateway, written):
+def test_an_amount_that_is_not_a_number_is_refused(admin: Gateway, written):
     reply = admin.post("/admin/user-quotas/upsert", f'{{"user_id": 1, "quota": {written}}}'.encode())
     assert reply.status == 400, reply.body
 
 
-def test_nobody_has_no_quota(admin: Gateway):
+def test_an_unknown_user_is_not_found(admin: Gateway):
     for path, body in (("upsert", {"user_id": 99, "quota": 1}), ("delete", {"user_id": 99})):
         reply = admin.post(f"/admin/user-quotas/{path}", body)
         assert reply.status == 404 and "99" in reply.json["error"]["message"]
 
 
 @pytest.mark.parametrize("verb", ["query", "upsert", "delete"])
-def test_only_administrators_may_look_or_change(admin: Gateway, verb):
+def test_only_administrators_can_read_or_change(admin: Gateway, verb):
     assert admin.post(f"/admin/user-quotas/{verb}", {"user_id": 1, "quota": 1}, DEV).status == 403

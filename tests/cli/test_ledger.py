@@ -1,4 +1,4 @@
-"""The operator's commands, as an operator calls them."""
+"""The command `ledger verify`, run as its own process."""
 
 import os
 import subprocess
@@ -17,12 +17,12 @@ from tests.store.test_accounts import ANN, book, call
 
 
 def run(folder: Path, *command: str, **env: str) -> tuple[int, list[str], str]:
-    """Exit status, lines of output, and what was said on standard error."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GPROXY_", "DATABASE_"))}
+    """Returns the exit status, the lines of standard output, and standard error."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("GPROXY_", "DATABASE_"))}
     done = subprocess.run(
         [sys.executable, "-m", "flask", "--app", str(ROOT / "wsgi.py"), *command],
         cwd=folder,
-        env={**kept, "GPROXY_DATA_DIR": str(folder), "PYTHONPATH": str(ROOT), **env},
+        env={**inherited, "GPROXY_DATA_DIR": str(folder), "PYTHONPATH": str(ROOT), **env},
         capture_output=True,
         text=True,
         timeout=60,
@@ -48,7 +48,7 @@ def test_exact_accounts_are_counted(tmp_path: Path, dsn):
     assert verify(tmp_path, GPROXY_DSN=dsn) == (0, ["4 accounts are exact"], "")
 
 
-def test_each_account_that_differs_is_told_with_what_to_do(tmp_path: Path, dsn):
+def test_each_account_that_differs_is_listed_with_its_remedy(tmp_path: Path, dsn):
     database = filled(tmp_path, dsn)
     book(database, call(1, cost=1_500_000_000), call(2, user=1, cost=1))
     database.run(accounts.set_quota, database, ANN, 2_500_000_000, None)
@@ -66,7 +66,7 @@ def test_each_account_that_differs_is_told_with_what_to_do(tmp_path: Path, dsn):
     ]
 
 
-def test_a_database_that_is_not_there_is_not_made(tmp_path: Path):
+def test_a_database_that_does_not_exist_is_not_created(tmp_path: Path):
     status, lines, errors = verify(tmp_path)
     assert (status, lines) == (2, [])
     assert errors.startswith(f"GPROXY_DSN: there is no database {tmp_path / 'gproxy.db'}; start the gateway once")
@@ -90,15 +90,15 @@ UNUSABLE = [
 ]
 
 
-@pytest.mark.parametrize(("env", "told"), UNUSABLE, ids=[told for _, told in UNUSABLE])
-def test_what_cannot_be_asked_is_told_in_one_line(tmp_path: Path, env, told):
+@pytest.mark.parametrize(("env", "message"), UNUSABLE, ids=[message for _, message in UNUSABLE])
+def test_an_unusable_database_is_reported_in_one_line(tmp_path: Path, env, message):
     (tmp_path / "wsgi.db").write_text("no database" * 100)
     status, lines, errors = verify(tmp_path, **env)
     assert (status, lines) == (2, [])
-    assert errors.startswith(told) and len(errors.splitlines()) == 1 and "hidden" not in errors
+    assert errors.startswith(message) and len(errors.splitlines()) == 1 and "hidden" not in errors
 
 
-def test_settings_are_found_as_the_server_finds_them(tmp_path: Path):
+def test_the_command_reads_the_same_settings_as_the_server(tmp_path: Path):
     migrated(tmp_path / "elsewhere")
     (tmp_path / "gproxy.toml").write_text('[global]\ndata_dir = "elsewhere"\n')
     assert verify(tmp_path, GPROXY_DATA_DIR="")[:2] == (0, ["0 accounts are exact"])

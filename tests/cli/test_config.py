@@ -1,4 +1,4 @@
-"""The configuration as a file, by the commands of an operator: checked, written, laid over what stands."""
+"""The commands `config`, `users`, `keys` and `secrets`."""
 
 import os
 import tomllib
@@ -101,9 +101,9 @@ RUNNER = create_app().test_cli_runner()
 
 
 def run(folder: Path, *command: str, **env: str) -> tuple[int, list[str], str]:
-    """Exit status, lines of output, and what was said on standard error.
+    """Returns the exit status, the lines of standard output, and standard error.
 
-    In this process: each command by itself would take half a second to begin.
+    Runs in this process, since starting a process takes half a second.
     """
     unset = {name: None for name in os.environ if name.startswith(("GPROXY_", "DATABASE_"))}
     with chdir(folder):
@@ -119,7 +119,7 @@ def write(folder: Path, text: str, name: str = "whole.toml") -> str:
 
 @pytest.fixture
 def filled(tmp_path: Path) -> Path:
-    """A data directory that the file filled."""
+    """A data directory with a database that an import filled."""
     status, lines, errors = run(tmp_path, "config", "import", write(tmp_path, WHOLE))
     assert (status, lines[-1]) == (0, "a new database was filled"), errors
     return tmp_path
@@ -132,7 +132,7 @@ def exported(folder: Path, *options: str, **env: str) -> str:
 
 
 @pytest.mark.parametrize("options", [(), ("--secrets",)])
-def test_what_is_exported_and_imported_elsewhere_is_the_same(filled, tmp_path_factory, options):
+def test_an_export_imported_elsewhere_is_exported_unchanged(filled, tmp_path_factory, options):
     text, elsewhere = exported(filled, *options), tmp_path_factory.mktemp("elsewhere")
     status, _, errors = run(elsewhere, "config", "import", write(elsewhere, text, "out.toml"))
     assert status == 0, errors
@@ -144,17 +144,17 @@ def test_what_is_exported_and_imported_elsewhere_is_the_same(filled, tmp_path_fa
     assert found["global"]["log_retention_days"] == 30
 
 
-def test_secrets_are_told_on_request_alone(filled):
+def test_secrets_are_exported_only_on_request(filled):
     text, whole = exported(filled), exported(filled, "--secrets")
     assert not [secret for secret in SECRETS if secret in text]
     assert 'api_key = "${GPROXY_KEY_OPENAI_MAIN_1}"' in text
     assert 'api_key = "${OTHER_KEY}"' in text
     assert "sk-upstream-export-1" in whole
     assert "$argon2id$" in whole
-    assert "sk-root-export" not in whole  # of users' keys nobody has more than the digest
+    assert "sk-root-export" not in whole  # only the digests of users' keys are stored
 
 
-def test_importing_what_was_exported_changes_nothing(filled):
+def test_importing_an_export_changes_nothing(filled):
     for options in ((), ("--secrets",)):
         path = write(filled, exported(filled, *options), "again.toml")
         for more in ((), ("--prune",), ("--dry-run",)):
@@ -162,19 +162,19 @@ def test_importing_what_was_exported_changes_nothing(filled):
             assert (status, lines[0].split(" changes")[0]) == (0, "0"), (lines, errors)
 
 
-def test_a_dry_run_tells_what_the_import_then_does(filled):
+def test_a_dry_run_lists_the_changes_of_the_import(filled):
     before = exported(filled, "--secrets")
     text = before.replace('label = "Ours"', 'label = "Theirs"').replace("rpm = 60", "rpm = 61")
     text = text.replace("quota = 20", "quota = 21").replace("sk-upstream-export-1", "sk-upstream-export-2")
     text += '\n[[users]]\nname = "bob"\n'
     path = write(filled, text, "changed.toml")
-    status, told, errors = run(filled, "config", "import", path, "--dry-run", "--prune")
+    status, planned, errors = run(filled, "config", "import", path, "--dry-run", "--prune")
     assert status == 0, errors
-    assert told[-1].endswith("none made: a dry run")
+    assert planned[-1].endswith("dry run: nothing was changed")
     assert exported(filled, "--secrets") == before
     status, done, errors = run(filled, "config", "import", path, "--prune")
     assert status == 0, errors
-    assert done[:-1] == told[:-1]
+    assert done[:-1] == planned[:-1]
     assert "changed providers openai-main (label: 'Ours' -> 'Theirs')" in done
     assert "added users bob" in done
     assert {"added credentials openai-main 1"} < set(done)
@@ -183,14 +183,14 @@ def test_a_dry_run_tells_what_the_import_then_does(filled):
     assert 'label = "Theirs"' in exported(filled)
 
 
-def test_what_the_file_lacks_stays_without_prune(filled):
+def test_rows_that_the_file_lacks_stay_without_prune(filled):
     path = write(filled, '[[users]]\nname = "bob"\n', "one.toml")
     assert run(filled, "config", "import", path)[1] == ["added users bob", "1 changes"]
-    assert run(filled, "config", "import", path, "--prune")[0] == 1  # nobody could administer any more
+    assert run(filled, "config", "import", path, "--prune")[0] == 1  # no administrator would remain
     assert 'name = "ann"' in exported(filled)
 
 
-def test_what_was_used_is_not_set_back(filled):
+def test_an_import_does_not_reset_the_cost_used(filled):
     database = Database(f"sqlite:///{filled / 'gproxy.db'}", filled)
     database.run(m.Quota.update(cost_used=7_000_000_000).execute)
     path = write(filled, exported(filled).replace("cost_used = 7", "cost_used = 1"), "less.toml")
@@ -227,22 +227,22 @@ def test_an_import_that_fails_half_way_changes_nothing(filled, monkeypatch, brea
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ('[[providers]]\nname = "x"\nchannel = "opnai"\n', "providers[1].channel: unknown channel 'opnai'"),
         ("[[", "not readable as TOML"),
         ('[[permissions]]\nuser_name = "bod"\nmodel_pattern = "*"\n', "unknown user 'bod'"),
     ],
 )
-def test_mistakes_are_told_and_nothing_is_done(filled, text, told):
+def test_a_file_with_mistakes_is_refused(filled, text, message):
     path = write(filled, text, "wrong.toml")
     for command in (("config", "check", path), ("config", "import", path)):
         status, lines, errors = run(filled, *command)
         assert (status, lines) == (2, [])
-        assert told in errors
+        assert message in errors
 
 
-def test_a_good_file_is_said_to_be_good(tmp_path):
+def test_check_accepts_a_good_file(tmp_path):
     status, lines, _ = run(tmp_path, "config", "check", write(tmp_path, WHOLE))
     assert (status, lines) == (0, ["whole.toml is good: 2 providers, 1 models, 1 aliases, 2 users"])
     assert run(tmp_path, "config", "check")[0] == 2
@@ -257,9 +257,9 @@ def test_users_and_keys_by_command(filled):
     assert run(filled, "users", "add", "")[0] == 2
     status, (key,), _ = run(filled, "keys", "add", "bob", "--label", "ci")
     assert (status, key[:9]) == (0, "sk-api01-")
-    (shown,) = run(filled, "keys", "list", "bob")[1]
-    assert (shown.split("\t")[1], shown.split("\t")[3], key in shown) == ("bob", "ci", False)
-    number = shown.split("\t")[0]
+    (line,) = run(filled, "keys", "list", "bob")[1]
+    assert (line.split("\t")[1], line.split("\t")[3], key in line) == ("bob", "ci", False)
+    number = line.split("\t")[0]
     assert run(filled, "keys", "disable", number)[0] == 0
     assert run(filled, "keys", "list", "bob")[1][0].endswith("disabled")
     assert run(filled, "keys", "enable", number)[0] == 0
@@ -272,7 +272,7 @@ def test_users_and_keys_by_command(filled):
     assert run(filled, "users", "enable", "bob")[0] == 1
 
 
-def test_the_seal_is_exchanged(filled):
+def test_rotate_changes_the_sealing_key(filled):
     assert "DATABASE_SECRET_KEY_NEW" in run(filled, "secrets", "rotate")[2]
     assert run(filled, "secrets", "rotate", DATABASE_SECRET_KEY_NEW="one")[0] == 0
     assert "sealed" in run(filled, "config", "export")[2]
@@ -321,7 +321,7 @@ general_settings:
 KEYS = {"OPENAI_API_KEY": "sk-1", "OPENAI_API_KEY_2": "sk-2", "ANTHROPIC_API_KEY": "sk-3", "MASTER_KEY": "sk-master"}
 
 
-def test_a_configuration_of_litellm_is_taken_over_and_what_did_not_map_is_told(tmp_path):
+def test_a_litellm_configuration_is_imported_and_skipped_settings_are_listed(tmp_path):
     path = write(tmp_path, LITELLM, "config.yaml")
     status, lines, errors = run(tmp_path, "config", "translate", path)
     assert status == 0
@@ -344,15 +344,24 @@ def test_a_configuration_of_litellm_is_taken_over_and_what_did_not_map_is_told(t
         ("gpt-4o", 0, 2), ("gpt-4o-mini", 0, 1), ("claude-sonnet-4-5", 1, 1)
     ]  # fmt: skip
     assert [one["model"] for one in aliases["fast"]] == ["gpt-4o", "gpt-4o-mini"]
-    for lost in ("tpm", "sagemaker", "nowhere", "drop_params", "'lost'", "routing_strategy", "database_url", "its own"):
-        assert lost in errors
+    for skipped in (
+        "tpm",
+        "sagemaker",
+        "nowhere",
+        "drop_params",
+        "'lost'",
+        "routing_strategy",
+        "database_url",
+        "its own",
+    ):
+        assert skipped in errors
     status, lines, errors = run(tmp_path, "config", "import", path, **KEYS)
     assert (status, lines) == (0, ["a new database was filled"]), errors
     assert 'api_key = "${OPENAI_API_KEY}"' in exported(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["[", "model_list: 7", "- 1", "model_list:\n  - 7\n  - {model_name: x}\n"])
-def test_what_is_no_configuration_of_litellm(tmp_path, text):
+def test_a_file_that_is_not_a_litellm_configuration_is_refused(tmp_path, text):
     status, _, errors = run(tmp_path, "config", "translate", write(tmp_path, text, "config.yaml"))
     assert errors
     assert status == (0 if "model_name" in text else 2)

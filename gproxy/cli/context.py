@@ -1,4 +1,4 @@
-"""The database that the settings name, opened for a command; and how a command ends that cannot go on."""
+"""What the commands share: the open database with its seal, and the report of errors with an exit status."""
 
 import getpass
 import sys
@@ -20,8 +20,11 @@ UNUSABLE = 2
 
 
 @contextmanager
-def explained() -> Iterator[None]:
-    """A fault of the operator's surroundings ends the command with one line for each problem and status 2."""
+def report_errors() -> Iterator[None]:
+    """Ends the command if an error occurs: status 2 if settings or database cannot be used, 1 if the change is refused.
+
+    The problems are written to standard error, one line each.
+    """
     try:
         yield
     except StartupError as fault:
@@ -35,51 +38,59 @@ def explained() -> Iterator[None]:
         sys.exit(1)
 
 
-def database(found: Settings | None = None) -> Database:
-    """The database of the settings, as it is. Raises StartupError, Unavailable."""
-    found = found or settings.load()
-    opened = Database(found.dsn, found.data_dir)
-    if opened.path is not None and not opened.path.is_file():
+def open_database(loaded: Settings | None = None) -> Database:
+    """Returns the database that the settings name. It is neither created nor migrated.
+
+    Raises StartupError, Unavailable.
+    """
+    loaded = loaded or settings.load()
+    database = Database(loaded.dsn, loaded.data_dir)
+    if database.path is not None and not database.path.is_file():
         remedy = "start the gateway once, or name the right one in GPROXY_DSN or GPROXY_DATA_DIR"
-        raise StartupError([f"GPROXY_DSN: there is no database {opened.path}; {remedy}"])
-    if missing := ", ".join(opened.run(opened.pending)):
+        raise StartupError([f"GPROXY_DSN: there is no database {database.path}; {remedy}"])
+    if missing := ", ".join(database.run(database.pending)):
         raise StartupError([f"GPROXY_DSN: the database lacks {missing}; start the gateway once to migrate it"])
-    return opened
+    return database
 
 
-class Opened:
-    """A filled database with its seal. Its changes are noted, and in force in a running gateway at once."""
+class CommandContext:
+    """Settings, database and seal of one command. The audit log records the command's changes.
+
+    A gateway that runs on this machine applies a change at once, gateways on other machines within a second.
+    """
 
     def __init__(self, command: str):
         self.settings = settings.load()
-        self.database = database(self.settings)
+        self.database = open_database(self.settings)
         self.seal: Seal | None = self.database.run(seeding.seal_of, self.settings.secret_key)
         self._actor = Actor(None, f"command line: {_user()}", None, None, None, command)
 
     def ask(self, question: Callable, *args):
+        """Returns the result of a store function that only reads."""
         return self.database.run(question, *args)
 
     def change(self, function: Callable, *args):
+        """Runs a store function that changes the database, and returns its result."""
         result = self.database.run(audited, self.database, self._actor, self.seal, function, *args)
-        change_counter(self.settings)
+        announce_change(self.settings)
         return result
 
 
-def change_counter(found: Settings) -> None:
-    """Tells the workers of this machine that the database changed; other machines look twice a second."""
-    one = ChangeCounter(found.data_dir / "signal")
-    one.raise_()
-    one.close()
+def announce_change(loaded: Settings) -> None:
+    """Makes the workers of this machine reload. Other machines poll the database twice a second."""
+    counter = ChangeCounter(loaded.data_dir / "signal")
+    counter.raise_()
+    counter.close()
 
 
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (OSError, KeyError):  # a container may run as nobody it knows
+    except (OSError, KeyError):  # a container may run under a user id without a name
         return "unknown"
 
 
 def _reason(fault: BaseException | None) -> str:
-    """The first line of a driver's complaint, which holds the address and never the password."""
+    """Returns the first line of the driver's error, which contains the address but no password."""
     lines = str(fault).strip().splitlines()
     return f"{type(fault).__name__}: {lines[0] if lines else 'no reason given'}"
