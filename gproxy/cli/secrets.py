@@ -28,7 +28,7 @@ def rotate() -> None:
             raise StartupError([f"{NEW}: set it to the key that shall seal from now on"])
         here, elsewhere = (
             living(opened.settings.data_dir / "journal"),
-            opened.ask(machines.others, opened.settings.data_dir),
+            opened.ask(machines.count_others, opened.settings.data_dir),
         )
         if here or elsewhere:
             told = f"{here} workers here and {elsewhere} other machines work on this database"

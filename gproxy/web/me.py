@@ -55,5 +55,5 @@ def usage() -> dict:
 def _today(caller: Caller, now_s: float) -> dict:
     """The user's rows since midnight UTC, over all of its keys."""
     start, _ = window(DAY, now_s)
-    sums = runtime().ask(usage_queries.summary, {"user_id": [caller.user_id], "from_unix_ms": start * 1000})
+    sums = runtime().ask(usage_queries.totals, {"user_id": [caller.user_id], "from_unix_ms": start * 1000})
     return {"since": moment(start), "count": sums.count, **sums.tokens, "total_cost": usd(sums.cost)}

@@ -2,7 +2,7 @@
 
 from gproxy.config.filters import DashboardQuery
 from gproxy.store import entities, usage_queries
-from gproxy.store.usage_queries import Sums
+from gproxy.store.usage_queries import UsageTotals
 from gproxy.units import usd
 from gproxy.web.admin import guarded, takes
 from gproxy.web.error_responses import runtime
@@ -17,7 +17,7 @@ MAX_ROWS = 50
 def overview(asked: dict) -> dict:
     """`bucket`: when a piece of the time began, in seconds since the epoch."""
     seconds, pieces = runtime().ask(usage_queries.buckets, asked, asked.pop("bucket_seconds"))
-    whole = runtime().ask(usage_queries.summary, asked)
+    whole = runtime().ask(usage_queries.totals, asked)
     return {
         "kpi": {
             "total_requests": whole.count,
@@ -28,7 +28,7 @@ def overview(asked: dict) -> dict:
             "total_input_tokens": _prompt(whole),
             "total_output_tokens": whole.tokens["output_tokens"],
             "avg_latency_ms": round(whole.latency_ms / whole.count, 1) if whole.count else 0,
-            "max_latency_ms": whole.most_latency_ms,
+            "max_latency_ms": whole.max_latency_ms,
         },
         "bucket_seconds": seconds,
         "traffic": [{"bucket": at, "request_count": sums.count, "cost": usd(sums.cost)} for at, sums in pieces],
@@ -57,7 +57,7 @@ def top_models(asked: dict) -> dict:
     return {"rows": [{"model": value, **_row(sums)} for value, sums in rows[:MAX_ROWS]]}
 
 
-def _row(sums: Sums) -> dict:
+def _row(sums: UsageTotals) -> dict:
     return {
         "request_count": sums.count,
         "total_cost": usd(sums.cost),
@@ -66,7 +66,7 @@ def _row(sums: Sums) -> dict:
     }
 
 
-def _prompt(sums: Sums) -> int:
+def _prompt(sums: UsageTotals) -> int:
     """Of every class: cached and written ones too."""
     tokens = sums.tokens
     return tokens["input_tokens"] + tokens["cache_read_input_tokens"] + tokens["cache_creation_input_tokens"]

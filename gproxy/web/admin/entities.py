@@ -83,7 +83,7 @@ def _stored_providers(rows: list[dict]) -> list[dict]:
     problems = []
     for n, row in enumerate(rows):
         if row.get("settings_json") is not None:
-            row["settings_json"] = proxy_passwords.restored(
+            row["settings_json"] = proxy_passwords.restore(
                 row["settings_json"], known.get(row["id"], {}).get("settings_json")
             )
         told = {**known.get(row["id"], {}), **row}
@@ -117,7 +117,7 @@ def _shown_providers(rows: list[dict], asked: dict) -> list[dict]:
             "channel": row["channel"],
             "label": row["label"],
             "enabled": row["enabled"],
-            "settings_json": proxy_passwords.hidden(documents.as_object(row["settings_json"])),
+            "settings_json": proxy_passwords.hide(documents.as_object(row["settings_json"])),
             "routing_json": documents.as_object(row["routing_json"]) or _rules(row["channel"], row["settings_json"]),
             "has_own_routing": bool(documents.as_object(row["routing_json"])),
             "credential_count": counts.count(row["id"]),
@@ -142,7 +142,7 @@ def _stored_credentials(rows: list[dict]) -> list[dict]:
         if "provider_name" in row:
             kept["provider_id"] = running.ask(entities.provider_id, row["provider_name"])
         if "credential" in row:
-            kept["secret_json"] = entities.sealed(row["credential"], running.seal)
+            kept["secret_json"] = entities.seal_secret(row["credential"], running.seal)
         if {"provider_id", "secret_json"} & kept.keys():
             _refuse_other_kind(kept, row.get("credential"))
         found.append(kept)
@@ -159,7 +159,7 @@ def _refuse_other_kind(row: dict, secret: dict | None) -> None:
         if before is None:
             return  # which is told where it is stored
         provider_id = before["provider_id"] if provider_id is None else provider_id
-        secret = entities.opened(before["secret_json"], running.seal) if secret is None else secret
+        secret = entities.open_secret(before["secret_json"], running.seal) if secret is None else secret
     for provider in running.ask(entities.find, entities.PROVIDER, {"id": [provider_id]}):
         told = {"channel": provider["channel"], "credentials": [secret], "settings": {"base_url": "-"}}
         for problem in seed.provider_problems(told, "", running.relay.kinds, frozenset()):
@@ -171,7 +171,7 @@ def _shown_credentials(rows: list[dict], asked: dict) -> list[dict]:
     if asked["reveal"]:
         _allow_to_reveal(rows)
     names = {one["id"]: one["name"] for one in running.ask(entities.find, entities.PROVIDER, {})}
-    places = running.ask(entities.places, {row["provider_id"] for row in rows})
+    places = running.ask(entities.credential_positions, {row["provider_id"] for row in rows})
     return [
         _shown_credential(row, places.get(row["id"]), names[row["provider_id"]], asked["reveal"])
         for row in rows
@@ -183,13 +183,13 @@ def _allow_to_reveal(rows: list[dict]) -> None:
     """Where they are sealed they may be shown, and it is noted. Raises Forbidden."""
     if runtime().seal is None:
         raise Forbidden("credentials are shown only where DATABASE_SECRET_KEY seals them; set it and start again")
-    runtime().change(None, audit.revealed, actor(), [row["id"] for row in rows])
+    runtime().change(None, audit.log_reveal, actor(), [row["id"] for row in rows])
 
 
 def _shown_credential(row: dict, index: int | None, provider: str, reveals: bool) -> dict:
     seal = runtime().seal
     try:
-        secret = entities.opened(row["secret_json"], seal)
+        secret = entities.open_secret(row["secret_json"], seal)
     except ValueError:
         secret = {}
     kept = {"fingerprint": audit.fingerprint(row["secret_json"], seal)}

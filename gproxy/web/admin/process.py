@@ -42,7 +42,7 @@ def health() -> dict:
 @blueprint.post("/reload")
 def reload() -> dict:
     """Has every worker read everything anew, also what somebody wrote into the database by hand."""
-    return {"ok": True, **change(entities.renew)}
+    return {"ok": True, **change(entities.request_reload)}
 
 
 @blueprint.get("/global-settings")

@@ -51,11 +51,11 @@ def rows(asked: dict) -> list[dict]:
 
 
 def counted(asked: dict) -> dict:
-    return {"count": runtime().ask(usage_queries.summary, asked).count}
+    return {"count": runtime().ask(usage_queries.totals, asked).count}
 
 
 def summed(asked: dict) -> dict:
-    return _sums(runtime().ask(usage_queries.summary, asked))
+    return _sums(runtime().ask(usage_queries.totals, asked))
 
 
 def broken_down(asked: dict) -> list[dict]:
@@ -64,7 +64,7 @@ def broken_down(asked: dict) -> list[dict]:
     return [{by: value, **_sums(sums)} for value, sums in runtime().ask(usage_queries.breakdown, asked, by)]
 
 
-def _sums(sums: usage_queries.Sums) -> dict:
+def _sums(sums: usage_queries.UsageTotals) -> dict:
     return {"count": sums.count, **sums.tokens, "total_cost": usd(sums.cost), "unpriced_count": sums.unpriced}
 
 

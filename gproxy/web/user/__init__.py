@@ -75,7 +75,7 @@ def _must_be_own(ids: list[int]) -> None:
 @blueprint.get("/quota")
 def quota() -> dict:
     asked = {"user_id": [_me()]}
-    found = dict(runtime().ask(accounts.of_users, asked, time.time_ns()))
+    found = dict(runtime().ask(accounts.list_accounts, asked, time.time_ns()))
     return limit_views.quota(_me(), found.get(_me(), accounts.Account(0)))
 
 
