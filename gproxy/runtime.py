@@ -56,7 +56,7 @@ from gproxy.store import (
     usages,
     users,
 )
-from gproxy.store.audit import Actor, audited
+from gproxy.store.audit import Actor, run_audited
 from gproxy.store.database import Database, prepare_folders
 from gproxy.store.sealing import Seal
 from gproxy.threads import Threads
@@ -85,14 +85,14 @@ def prepare(settings: Settings, fill: Callable[[Database], None]) -> Prepared:
     database = Database(settings.dsn, settings.data_dir)
     prepare_folders(settings.data_dir, database.path)
     try:
-        with database.alone():
+        with database.start_lock():
             for name in database.migrate():
                 log.info("applied migration %s", name)
             if seeding.is_empty():
                 fill(database)
             elif settings.seed_path is not None:
                 log.info("the database is filled: of %s only process settings are read", settings.seed_path.name)
-            seal = seeding.seal_of(settings.secret_key)
+            seal = seeding.load_seal(settings.secret_key)
             if settings.secret_key:
                 seal = seeding.seal_all(database, settings.secret_key)
             _refuse_published_key(settings)
@@ -160,7 +160,7 @@ class Runtime:
 
     def ask(self, question: Callable, *args):
         """The answer of a store question, off the hub. Raises Unavailable, BadRequest."""
-        return self.threads.run(self.database.answer, question, *args)
+        return self.threads.run(self.database.run_for_caller, question, *args)
 
     def change(self, actor: Actor | None, function: Callable, *args):
         """Runs a store deed and makes its change known to every worker before it returns.
@@ -173,8 +173,10 @@ class Runtime:
 
     def _do(self, actor: Actor | None, function: Callable, *args):
         if actor is None:
-            return self.threads.run(self.database.answer, function, self.database, *args)
-        return self.threads.run(self.database.answer, audited, self.database, actor, self.seal, function, *args)
+            return self.threads.run(self.database.run_for_caller, function, self.database, *args)
+        return self.threads.run(
+            self.database.run_for_caller, run_audited, self.database, actor, self.seal, function, *args
+        )
 
     def change_account(self, actor: Actor, function: Callable, account: str, *args):
         """The same for a deed that changes what an account may or did use: it is read again before it is used."""
@@ -192,7 +194,7 @@ class Runtime:
         wanted = self.threads.run(self._read, text, reserved)
         changes = self._do(None if is_dry else actor, importing.apply_import, wanted, self.seal, prunes, is_dry)
         if changes and not is_dry:
-            for row in self.ask(accounts.of_users, {}, time.time_ns()):
+            for row in self.ask(accounts.list_accounts, {}, time.time_ns()):
                 self.shared.forget(f"u{row[0]}")
             self.change_counter.raise_()
         return changes
@@ -255,9 +257,9 @@ class Runtime:
             if now - renewed >= RENEW_S:
                 renewed = now
                 self._quietly(self._renew)
-            if now - told >= machines.SEEN_S:
+            if now - told >= machines.HEARTBEAT_S:
                 told = now
-                self._quietly(self.threads.run, self.database.run, machines.seen, self.machine)
+                self._quietly(self.threads.run, self.database.run, machines.heartbeat, self.machine)
 
     def beat(self) -> None:
         while True:
@@ -421,7 +423,9 @@ def _recording(settings: Settings, database: Database, snapshots: Snapshots, ids
     spool = Spool(root)
     own = frozenset(secrets_of(settings))
     recorder = Recorder(spool, snapshots, lambda: snapshots.current, ids.next, own, settings.log_body)
-    return recorder, Mover(spool, root, partial(database.run_kept, request_logs.book, database), Threads(1))
+    return recorder, Mover(
+        spool, root, partial(database.run_on_kept_connection, request_logs.insert, database), Threads(1)
+    )
 
 
 def shared_state(settings: Settings, deployment: str) -> SharedState:
@@ -459,11 +463,11 @@ class _Questions:
     def __init__(self, database: Database):
         self._database = database
 
-    def standing(self, *asked):
-        return self._database.run(ledger.standing, *asked)
+    def account_state(self, *asked):
+        return self._database.run(ledger.account_state, *asked)
 
-    def traffic(self, *asked):
-        return self._database.run(limit_replay.traffic, *asked)
+    def limit_history(self, *asked):
+        return self._database.run(limit_replay.replay_limit, *asked)
 
 
 def _newest_id(database: Database, threads: Threads) -> int:

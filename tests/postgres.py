@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the tests' own: started at the first use, stopped when the tests end."""
+"""A PostgreSQL server for the tests: started at its first use, stopped when the tests end."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ _numbers = count(1)
 
 
 def fresh_database(config: pytest.Config) -> str:
-    """The DSN of a new, empty database. Skips where PostgreSQL is missing; in CI that is a failure."""
+    """The DSN of a new, empty database. Without PostgreSQL the test is skipped, in CI it fails."""
     if STACK not in config.stash:
         config.stash[STACK] = ExitStack()
         config.add_cleanup(config.stash[STACK].close)
@@ -35,19 +35,19 @@ def fresh_database(config: pytest.Config) -> str:
 
 @contextmanager
 def server() -> Iterator[str]:
-    """A running server, as the DSN to which a database's name is appended."""
+    """Starts a server and yields its DSN, to which `/` and the name of a database are appended."""
     programs = _programs()
     folder = Path(tempfile.mkdtemp(prefix="gproxy-postgres-"))
     port = free_port()
     # The server refuses to run as root.
-    own = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    if own:
+    as_postgres = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    if as_postgres:
         shutil.chown(folder, "postgres")
     process = None
     try:
         data = folder / "data"
         subprocess.run(
-            [*own, programs / "initdb", "-D", data, "-U", "gproxy", "-A", "trust", "-E", "UTF8", "--no-sync"],
+            [*as_postgres, programs / "initdb", "-D", data, "-U", "gproxy", "-A", "trust", "-E", "UTF8", "--no-sync"],
             check=True,
             capture_output=True,
             cwd=folder,
@@ -66,15 +66,18 @@ def server() -> Iterator[str]:
         ]
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(
-                [*own, programs / "postgres", "-D", data, "-p", str(port), *options], stdout=log, stderr=log, cwd=folder
+                [*as_postgres, programs / "postgres", "-D", data, "-p", str(port), *options],
+                stdout=log,
+                stderr=log,
+                cwd=folder,
             )
         dsn = f"postgresql://gproxy@127.0.0.1:{port}"
         _wait_for(dsn, process, folder / "log")
         yield dsn
     finally:
         if process is not None:
-            stop = [*own, programs / "pg_ctl", "-D", folder / "data", "-m", "immediate", "stop"]
-            subprocess.run(stop, cwd=folder, capture_output=True)
+            stop_command = [*as_postgres, programs / "pg_ctl", "-D", folder / "data", "-m", "immediate", "stop"]
+            subprocess.run(stop_command, cwd=folder, capture_output=True)
             process.wait(READY_S)
         shutil.rmtree(folder)
 
@@ -89,12 +92,12 @@ def _programs() -> Path:
 
 
 def _wait_for(dsn: str, process: subprocess.Popen, log: Path) -> None:
-    end = time.monotonic() + READY_S
+    deadline = time.monotonic() + READY_S
     while True:
         try:
             psycopg.connect(dsn + "/postgres", connect_timeout=2).close()
             return
         except psycopg.OperationalError:
-            if process.poll() is not None or time.monotonic() > end:
+            if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"PostgreSQL did not start:\n{log.read_text()}") from None
             time.sleep(0.05)

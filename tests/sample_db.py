@@ -1,4 +1,4 @@
-"""Databases for tests of the store: migrated, and filled with a little of everything."""
+"""Databases for tests: migrated only, or filled with two providers, two users, models and aliases."""
 
 import json
 from pathlib import Path
@@ -22,14 +22,15 @@ SECRET = "sk-upstream-7f3a9b2c4d"
 
 
 def migrated(folder: Path, dsn: str | None = None) -> Database:
-    """A database without rows, SQLite unless a DSN is given."""
+    """A migrated database without rows, SQLite unless a DSN is given."""
     database = Database(dsn or f"sqlite:///{folder / 'gproxy.db'}", folder)
-    with database.alone():
+    with database.start_lock():
         database.migrate()
     return database
 
 
 def filled(folder: Path, dsn: str | None = None, **changes) -> Database:
+    """A database with `content(**changes)`, SQLite unless a DSN is given."""
     database = migrated(folder, dsn)
     database.run(seeding.fill, database, content(**changes))
     return database
@@ -44,7 +45,7 @@ def provider(name: str, *credentials: NewCredential, enabled: bool = True, **set
 
 
 def content(**changes) -> Content:
-    """Two providers, two users, models and aliases; any part may be exchanged."""
+    """Two providers, two users, a model, an alias and permissions; `changes` replaces any field."""
     return Content(
         **{
             "enable_usage": True,

@@ -34,9 +34,9 @@ USER, KEY = "u", "k"  # what accounts' keys begin with, and the names of their o
 class Store(Protocol):
     """The store's questions, asked in the calling thread."""
 
-    def standing(self, user_id: int | None, key_id: int | None, ids: list[int], segments: list[str]): ...
+    def account_state(self, user_id: int | None, key_id: int | None, ids: list[int], segments: list[str]): ...
 
-    def traffic(self, limit_id: int, since: int, now: int, ids: list[int]): ...
+    def limit_history(self, limit_id: int, since: int, now: int, ids: list[int]): ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +117,12 @@ class StateLoader:
         ended, running = self._journal(lambda opened: opened[whose] == own)
         ids, segments = [*running, *(b.row["trace_id"] for b in ended)], sorted({b.segment for b in ended})
         asked = (own, None) if whose == USER else (None, own)
-        found = self._store.standing(*asked, ids, segments)
+        found = self._store.account_state(*asked, ids, segments)
         account = found.account
         unbooked = [
             booking
             for booking in ended
-            if booking.row["trace_id"] not in found.booked and booking.end > found.marks.get(booking.segment, 0)
+            if booking.row["trace_id"] not in found.stored and booking.end > found.positions.get(booking.segment, 0)
         ]
         opened_at, _ = window(account.period, self._clock() / NS)
 
@@ -134,7 +134,7 @@ class StateLoader:
         held = {
             call: (one.owner, one.held[0])
             for call, one in running.items()
-            if call not in found.booked and is_in(one.opened["at"])  # else it ended between the two readings
+            if call not in found.stored and is_in(one.opened["at"])  # else it ended between the two readings
         }
         return opened_at, used, settled, held
 
@@ -145,7 +145,7 @@ class StateLoader:
     def _counts(self, limit_id: int):
         now = self._clock()
         ended, running = self._journal(lambda opened: True)
-        found = self._store.traffic(
+        found = self._store.limit_history(
             limit_id,
             (now // HOUR_NS - BUCKETS + 1) * HOUR_NS,
             now,
@@ -154,7 +154,7 @@ class StateLoader:
         if found is None:
             return {}, [], {}
         hours: dict[int, tuple[int, int]] = {}
-        recent = [at for at, model in found.recent if found.counts(model)]
+        recent = [at for at, model in found.recent if found.applies_to(model)]
 
         def count(hour: int, requests: int, tokens: int) -> None:
             before = hours.get(hour, (0, 0))
@@ -162,20 +162,20 @@ class StateLoader:
 
         def is_meant(user_id: int, key_id: int, at: int, model: str) -> bool:
             is_own = key_id == found.key_id if found.key_id is not None else user_id == found.user_id
-            return is_own and at >= found.since and found.counts(model)
+            return is_own and at >= found.since and found.applies_to(model)
 
         for hour, model, requests, tokens in found.hours:
-            if found.counts(model):
+            if found.applies_to(model):
                 count(hour, requests, tokens)
         moments = []
-        for row in (booking.row for booking in ended if booking.row["trace_id"] not in found.booked):
+        for row in (booking.row for booking in ended if booking.row["trace_id"] not in found.stored):
             if is_meant(row["user_id"], row["user_key_id"], row["at"], row["model"]):
                 count(row["at"] // HOUR_NS, 1, tokens_of(row))
                 moments.append(row["at"])
         held = {}
         for call, one in running.items():
             opened = one.opened
-            if call not in found.booked and is_meant(opened["u"], opened["k"], opened["at"], opened["m"]):
+            if call not in found.stored and is_meant(opened["u"], opened["k"], opened["at"], opened["m"]):
                 count(opened["at"] // HOUR_NS, 1, one.held[1])
                 moments.append(opened["at"])
                 held[call] = (one.owner, opened["at"], one.held[1])

@@ -37,10 +37,10 @@ FREED_S = 25.0
 class Store(Protocol):
     """The store's deeds."""
 
-    def book(self, bookings: list[SettledCall]) -> None:
+    def insert(self, bookings: list[SettledCall]) -> None:
         """Books a batch in one transaction, exactly once."""
 
-    def forget(self, segments: list[str]) -> None:
+    def delete_positions(self, segments: list[str]) -> None:
         """These segments are booked and gone."""
 
 
@@ -109,7 +109,7 @@ class Writer:
                 self._read.pop(path, None)
                 self._own.forget(path.name)
             if done:
-                self._threads.run(self._store.forget, [path.name for path in done])
+                self._threads.run(self._store.delete_positions, [path.name for path in done])
             if takes_dead:
                 self._orphan_recovery.settle()
         except (Unavailable, OSError) as fault:
@@ -162,7 +162,7 @@ class Writer:
     def _book_pending(self) -> None:
         """A batch leaves memory only once it is committed."""
         while self._pending:
-            self._store.book(self._pending[0])
+            self._store.insert(self._pending[0])
             self._booked += len(self._pending.popleft())
 
     def _book_inherited(self, slot: Slot) -> None:
@@ -179,12 +179,12 @@ class Writer:
 
         bookings = all_of_it()
         while batch := list(islice(bookings, BATCH)):
-            self._store.book(batch)
+            self._store.insert(batch)
             self._orphan_recovery.see(batch, is_old)
             count += len(batch)
         for path in slot.inherited:
             path.unlink(missing_ok=True)
-        self._store.forget([path.name for path in slot.inherited])
+        self._store.delete_positions([path.name for path in slot.inherited])
         slot.inherited.clear()
         if slot.folder != self._journal.slot.folder:
             slots.give_back(slot)

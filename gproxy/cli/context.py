@@ -12,7 +12,7 @@ from gproxy.errors import GatewayError, StartupError, Unavailable
 from gproxy.settings import Settings
 from gproxy.state.change_counter import ChangeCounter
 from gproxy.store import seeding
-from gproxy.store.audit import Actor, audited
+from gproxy.store.audit import Actor, run_audited
 from gproxy.store.database import Database
 from gproxy.store.sealing import Seal
 
@@ -48,7 +48,7 @@ def open_database(loaded: Settings | None = None) -> Database:
     if database.path is not None and not database.path.is_file():
         remedy = "start the gateway once, or name the right one in GPROXY_DSN or GPROXY_DATA_DIR"
         raise StartupError([f"GPROXY_DSN: there is no database {database.path}; {remedy}"])
-    if missing := ", ".join(database.run(database.pending)):
+    if missing := ", ".join(database.run(database.pending_migrations)):
         raise StartupError([f"GPROXY_DSN: the database lacks {missing}; start the gateway once to migrate it"])
     return database
 
@@ -62,7 +62,7 @@ class CommandContext:
     def __init__(self, command: str):
         self.settings = settings.load()
         self.database = open_database(self.settings)
-        self.seal: Seal | None = self.database.run(seeding.seal_of, self.settings.secret_key)
+        self.seal: Seal | None = self.database.run(seeding.load_seal, self.settings.secret_key)
         self._actor = Actor(None, f"command line: {_user()}", None, None, None, command)
 
     def ask(self, question: Callable, *args):
@@ -71,7 +71,7 @@ class CommandContext:
 
     def change(self, function: Callable, *args):
         """Runs a store function that changes the database, and returns its result."""
-        result = self.database.run(audited, self.database, self._actor, self.seal, function, *args)
+        result = self.database.run(run_audited, self.database, self._actor, self.seal, function, *args)
         announce_change(self.settings)
         return result
 

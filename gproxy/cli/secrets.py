@@ -27,7 +27,7 @@ def rotate() -> None:
         if not new_key:
             raise StartupError([f"{NEW}: set it to the new key"])
         workers = living(context.settings.data_dir / "journal")
-        others = context.ask(machines.others, context.settings.data_dir)
+        others = context.ask(machines.count_others, context.settings.data_dir)
         if workers or others:
             raise StartupError(
                 [

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from gproxy.config.schemas import SECRETS
 from gproxy.store import proxy_passwords
-from gproxy.store.importing import kept
+from gproxy.store.importing import key_variable
 from gproxy.store.seeding import Content, NewAlias, NewCredential, NewKey, NewModel, NewProvider, NewUser
 from gproxy.units import NANO, NS
 
@@ -58,7 +58,7 @@ def _without_none(**values) -> dict:
 
 def _provider(provider: NewProvider, has_secrets: bool) -> dict:
     credentials = [
-        _credential(one, None if has_secrets else kept(provider.name, number))
+        _credential(one, None if has_secrets else key_variable(provider.name, number))
         for number, one in enumerate(provider.credentials, 1)
     ]
     settings = json.loads(provider.settings_json)
@@ -68,7 +68,7 @@ def _provider(provider: NewProvider, has_secrets: bool) -> dict:
         channel=provider.channel,
         label=provider.label,
         enabled=provider.enabled,
-        settings=_whole_numbers(settings if has_secrets else proxy_passwords.hidden(settings)) or None,
+        settings=_whole_numbers(settings if has_secrets else proxy_passwords.hide(settings)) or None,
         routing=routing or None,
         credentials=credentials or None,
     )

@@ -1,1 +1,1 @@
-"""The only SQL. Functions are questions and deeds; what leaves the room are frozen dataclasses and plain values."""
+"""The only SQL. Functions read or change rows and return frozen dataclasses and plain values, never peewee types."""

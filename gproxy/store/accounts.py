@@ -1,9 +1,9 @@
-"""Accounts: what each user and each key has spent, and every deed that changes it.
+"""Accounts: what each user and each key has spent, and every function that changes it.
 
-Of every account it holds at all times that what it says can be added up:
-- of a user: `opening`, and the cost of the user's rows and adjustments from `opened_at` on;
-- of a key: the cost of all its rows and adjustments.
-Windows begin with a UTC day. So an adjustment that stands for rows has to keep to their day and to nothing finer.
+Every account can be recomputed at any time:
+- a user's is `opening` plus the cost of the user's rows and adjustments from `opened_at` on;
+- a key's is the cost of all its rows and adjustments.
+Quota windows begin with a UTC day. So an adjustment in place of rows must keep their day, and need not be more exact.
 """
 
 import time
@@ -17,26 +17,26 @@ import peewee as pw
 from gproxy.errors import NotFound
 from gproxy.state.periods import DAY_S, window
 from gproxy.store import models as m
-from gproxy.store import rollups as totals
-from gproxy.store.audit import changing
+from gproxy.store import rollups
+from gproxy.store.audit import track_changes
 from gproxy.store.database import Database
 from gproxy.store.snapshot_loader import bump
 from gproxy.units import NANO, NS
 
 DAY = DAY_S * NS
-MAX = 2**63 - 1
-AT_ONCE = 500
-# Kinds of adjustments. The last two stand in place of rows that were removed: no money came or went by them.
+MAX_INTEGER = 2**63 - 1
+BATCH = 500  # ids in one statement
+# Kinds of adjustments. The last two replace rows that were deleted, so they change no total.
 USAGE, SET, DELETION, RETENTION = "usage", "set", "deletion", "retention"
-MOVED = (USAGE, SET)
-AS_IT_IS = object()
+CHANGING_KINDS = (USAGE, SET)
+UNCHANGED = object()
 
 UPDATE_USER = "UPDATE user_quotas SET cost_used = ?, opening = ?, opened_at = ?, updated_at = ? WHERE user_id = ?"
 UPDATE_KEY = "UPDATE user_keys SET cost_used = CASE WHEN cost_used > ? THEN ? ELSE cost_used + ? END WHERE id = ?"
 
 
 class Charge(NamedTuple):
-    """One booked call; times in nanoseconds, money in nano-USD."""
+    """The cost of one call in nano-USD; `at` in nanoseconds since the epoch."""
 
     user_id: int
     key_id: int
@@ -46,7 +46,7 @@ class Charge(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """`window` is where it began, in seconds since the epoch; without a period 0. No `cap`: no end."""
+    """Money in nano-USD. `window` is its start in seconds since the epoch, 0 without a period. `cap` None: no limit."""
 
     cost_used: int
     window: int = 0
@@ -55,57 +55,60 @@ class Account:
 
 
 def charge(database: Database, charges: Collection[Charge]) -> None:
-    """Adds booked calls to the accounts of their users and keys, in the transaction that books them."""
-    of_user, of_key = defaultdict(list), Counter()
+    """Adds calls to the accounts of their users and keys, in the transaction that stores the calls."""
+    by_user, by_key = defaultdict(list), Counter()
     for call in charges:
-        of_user[call.user_id].append(call)
-        of_key[call.key_id] += call.cost
-    for nobody in (of_user, of_key):
-        nobody.pop(None, None)
+        by_user[call.user_id].append(call)
+        by_key[call.key_id] += call.cost
+    for calls in (by_user, by_key):
+        calls.pop(None, None)
     now, changed = time.time_ns(), []
-    for user_id, used, period, opening, opened_at in _locked(database, list(of_user)):
-        calls = of_user[user_id]
-        start = _window(period, max(call.at for call in calls))
+    for user_id, used, period, opening, opened_at in _locked(database, list(by_user)):
+        calls = by_user[user_id]
+        start = _window_start(period, max(call.at for call in calls))
         if start > opened_at:
             used, opening, opened_at = 0, 0, start
-        # A call of a window that is over changes nothing any more.
+        # A call of a window that has ended no longer changes the account.
         used += sum(call.cost for call in calls if call.at >= opened_at)
-        changed.append((min(used, MAX), opening, opened_at, now, user_id))
+        changed.append((min(used, MAX_INTEGER), opening, opened_at, now, user_id))
     database.execute_all(UPDATE_USER, changed)
-    costs = [(key_id, min(cost, MAX)) for key_id, cost in sorted(of_key.items())]
-    database.execute_all(UPDATE_KEY, [(MAX - cost, MAX, cost, key_id) for key_id, cost in costs])
+    costs = [(key_id, min(cost, MAX_INTEGER)) for key_id, cost in sorted(by_key.items())]
+    database.execute_all(UPDATE_KEY, [(MAX_INTEGER - cost, MAX_INTEGER, cost, key_id) for key_id, cost in costs])
 
 
 def _locked(database: Database, user_ids: list[int]) -> list[tuple]:
-    """The accounts of these users, made where one is missing; none of a user that is gone.
+    """Locks the accounts of these users and returns them. Creates missing ones, except for users that do not exist.
 
-    In the order of the users, as everywhere: two that lock several accounts then wait for each other one way only.
+    Ordered by user: transactions that lock accounts in one order cannot deadlock.
     """
     columns = (m.Quota.user, m.Quota.cost_used, m.Quota.period, m.Quota.opening, m.Quota.opened_at)
-    query = database.locked(m.Quota.select(*columns).where(m.Quota.user.in_(user_ids)).order_by(m.Quota.user)).tuples()
+    accounts = m.Quota.select(*columns).where(m.Quota.user.in_(user_ids)).order_by(m.Quota.user)
+    query = database.for_update(accounts).tuples()
     found = list(query)
     if len(found) < len(user_ids):
-        _open(user_ids)
+        _create(user_ids)
         found = list(query.clone())
     return found
 
 
-def _open(user_ids: list[int]) -> None:
+def _create(user_ids: list[int]) -> None:
     fresh = m.User.select(m.User.id, pw.Value(0), pw.Value(time.time_ns())).where(m.User.id.in_(user_ids))
     m.Quota.insert_from(fresh, [m.Quota.user, m.Quota.cost_used, m.Quota.updated_at]).on_conflict_ignore().execute()
 
 
-def _window(period: str | None, at: int) -> int:
+def _window_start(period: str | None, at: int) -> int:
     return window(period, at // NS)[0] * NS
 
 
-def adjust(kind: str, at: int, user_id: int | None, key_id: int | None, cost: int, requests: int, note=None) -> None:
+def add_adjustment(
+    kind: str, at: int, user_id: int | None, key_id: int | None, cost: int, requests: int, note: str | None = None
+) -> None:
     m.Adjustment.insert(
         at=at,
         user_id=user_id,
         key_id=key_id,
         kind=kind,
-        cost=max(-MAX, min(cost, MAX)),
+        cost=max(-MAX_INTEGER, min(cost, MAX_INTEGER)),
         requests=requests,
         note=note,
         created_at=time.time_ns(),
@@ -113,31 +116,31 @@ def adjust(kind: str, at: int, user_id: int | None, key_id: int | None, cost: in
 
 
 def set_used(database: Database, user_id: int, nano: int) -> None:
-    """From now on the user has used this much of the window that runs. Raises NotFound."""
+    """Sets what the user has used of the current window, in nano-USD. Raises NotFound."""
     with database.write():
         _set_used(_current(database, user_id), nano)
 
 
 def set_key_used(database: Database, key_id: int, nano: int) -> None:
-    """From now on the key has used this much. Raises NotFound."""
+    """Sets what the key has used, in nano-USD. Raises NotFound."""
     with database.write():
-        key = database.locked(m.UserKey.select().where(m.UserKey.id == key_id)).first()
+        key = database.for_update(m.UserKey.select().where(m.UserKey.id == key_id)).first()
         if key is None:
             raise NotFound(f"there is no key {key_id}")
-        moved = nano - key_spent(key_id, key.user_id)
-        adjust(SET, time.time_ns(), None, key_id, moved, 0, _told(key.cost_used, nano))
+        difference = nano - key_cost(key_id, key.user_id)
+        add_adjustment(SET, time.time_ns(), None, key_id, difference, 0, _set_note(key.cost_used, nano))
         m.UserKey.update(cost_used=nano).where(m.UserKey.id == key_id).execute()
 
 
-def set_quota(database: Database, user_id: int, quota: int | None, cost_used: int | None, period=AS_IT_IS) -> None:
-    """A user's cap (None: none) and period; what was used stays, unless told. Raises NotFound.
+def set_quota(database: Database, user_id: int, quota: int | None, cost_used: int | None, period=UNCHANGED) -> None:
+    """Sets a user's cap (None: no limit) and period, and what was used unless `cost_used` is None. Raises NotFound.
 
-    Only another period moves the window, to the one that runs; what was used in it is then added up anew.
+    Only another period moves the window, to the current one of that period; what was used in it is then recomputed.
     """
-    with database.write(), changing(m.Quota, _account_ids(user_id)) as also:
+    with database.write(), track_changes(m.Quota, _account_ids(user_id)) as add_ids:
         account = _current(database, user_id)
-        also([account.id])
-        if period is not AS_IT_IS and period != account.period:
+        add_ids([account.id])
+        if period is not UNCHANGED and period != account.period:
             _change_period(account, period)
         m.Quota.update(quota=quota, updated_at=time.time_ns()).where(m.Quota.id == account.id).execute()
         if cost_used is not None:
@@ -146,8 +149,8 @@ def set_quota(database: Database, user_id: int, quota: int | None, cost_used: in
 
 
 def remove_quota(database: Database, user_id: int) -> None:
-    """Takes the cap away; the account goes on counting. Raises NotFound."""
-    with database.write(), changing(m.Quota, _account_ids(user_id)):
+    """Removes the cap; the account keeps counting. Raises NotFound."""
+    with database.write(), track_changes(m.Quota, _account_ids(user_id)):
         change = m.Quota.update(quota=None, updated_at=time.time_ns())
         if not change.where((m.Quota.user == user_id) & m.Quota.quota.is_null(False)).execute():
             raise NotFound(f"user {user_id} has no quota")
@@ -159,11 +162,11 @@ def _account_ids(user_id: int) -> list[int]:
 
 
 def _current(database: Database, user_id: int) -> m.Quota:
-    """The user's account in the window that runs, locked. Raises NotFound."""
+    """The user's account in the current window, locked. Raises NotFound."""
     if not _locked(database, [user_id]):
         raise NotFound(f"there is no user {user_id}")
     account = m.Quota.get(m.Quota.user == user_id)
-    start = _window(account.period, time.time_ns())
+    start = _window_start(account.period, time.time_ns())
     if start > account.opened_at:
         account.cost_used, account.opening, account.opened_at = 0, 0, start
         account.save()
@@ -171,135 +174,138 @@ def _current(database: Database, user_id: int) -> m.Quota:
 
 
 def _change_period(account: m.Quota, period: str | None) -> None:
-    # No row may lie behind the window of its account: a clock may have been wrong.
-    start = _window(period, max(time.time_ns(), _newest(account.user_id)))
-    found = spent(account.user_id, start)
+    # No row may be later than the window of its account: a clock may have been ahead.
+    start = _window_start(period, max(time.time_ns(), _newest(account.user_id)))
+    found = user_cost(account.user_id, start)
     opening = account.opening if start <= account.opened_at else 0
-    # Less than nothing would be found where an amount was set back in the longer window.
+    # The total would be negative if an amount was lowered in the longer window.
     account.opening = max(opening, -found)
     account.period, account.opened_at = period, start
-    account.cost_used = min(account.opening + found, MAX)
+    account.cost_used = min(account.opening + found, MAX_INTEGER)
     account.save()
 
 
 def _set_used(account: m.Quota, nano: int) -> None:
-    """By an adjustment from what can be added up, so that an account that was wrong is right again."""
-    moved = nano - account.opening - spent(account.user_id, account.opened_at)
+    """Adjusts from the recomputed total, so that an account that disagreed with its rows agrees again."""
+    difference = nano - account.opening - user_cost(account.user_id, account.opened_at)
     at = max(time.time_ns(), account.opened_at)
-    adjust(SET, at, account.user_id, None, moved, 0, _told(account.cost_used, nano))
+    add_adjustment(SET, at, account.user_id, None, difference, 0, _set_note(account.cost_used, nano))
     m.Quota.update(cost_used=nano, updated_at=time.time_ns()).where(m.Quota.id == account.id).execute()
 
 
-def _told(before: int, after: int) -> str:
+def _set_note(before: int, after: int) -> str:
     return f"set from {before} to {after}"
 
 
-def sums(rows: pw.ModelSelect, owner: pw.Field) -> dict[int, int]:
-    """The cost of these usage rows or adjustments for each owner."""
+def cost_by_owner(rows: pw.ModelSelect, owner: pw.Field) -> dict[int, int]:
+    """The cost of these usage rows or adjustments for each owner, in nano-USD."""
     # As an expression: for the column itself SQLite would go through its index, row by row over the whole table.
     group = owner + pw.SQL("0")
     found = rows.select(group, *cost_parts(owner.model.cost)).group_by(group)
-    return {owner_id: _whole(*parts) for owner_id, *parts in found.tuples()}
+    return {owner_id: _nano_usd(*parts) for owner_id, *parts in found.tuples()}
 
 
-def spent(user_id: int, since: int) -> int:
-    """What the user's rows and adjustments from this moment on add up to."""
-    return _sum(*((table.user_id == user_id) & (table.at >= since) for table in (m.Usage, m.Adjustment)))
+def user_cost(user_id: int, since: int) -> int:
+    """The cost of the user's rows and adjustments from this moment (nanoseconds) on, in nano-USD."""
+    return _total_cost(*((table.user_id == user_id) & (table.at >= since) for table in (m.Usage, m.Adjustment)))
 
 
-def key_spent(key_id: int, user_id: int) -> int:
-    """What the rows and adjustments of this user's key add up to."""
-    return _sum((m.Usage.user_id == user_id) & (m.Usage.user_key_id == key_id), m.Adjustment.key_id == key_id)
+def key_cost(key_id: int, user_id: int) -> int:
+    """The cost of the rows and adjustments of this user's key, in nano-USD."""
+    return _total_cost((m.Usage.user_id == user_id) & (m.Usage.user_key_id == key_id), m.Adjustment.key_id == key_id)
 
 
-def _sum(rows: pw.Expression, adjustments: pw.Expression) -> int:
-    """In one statement: between two of them a row might be deleted and then be counted twice."""
-    all_of_them = m.Usage.select(m.Usage.cost).where(rows) + m.Adjustment.select(m.Adjustment.cost).where(adjustments)
-    (parts,) = m.Usage.select(*cost_parts(all_of_them.c.cost)).from_(all_of_them).tuples()
-    return _whole(*parts)
+def _total_cost(rows: pw.Expression, adjustments: pw.Expression) -> int:
+    """In one statement: between two statements a row might be deleted, and then be counted twice."""
+    both = m.Usage.select(m.Usage.cost).where(rows) + m.Adjustment.select(m.Adjustment.cost).where(adjustments)
+    (parts,) = m.Usage.select(*cost_parts(both.c.cost)).from_(both).tuples()
+    return _nano_usd(*parts)
 
 
 def cost_parts(cost: pw.Node) -> tuple[pw.Function, pw.Function]:
-    """The sum of a column in whole dollars and the rest, so that no sum is too great for a number of the database."""
+    """The totals of a column in whole dollars and in nano-USD beyond them, so that neither overflows an integer."""
     dollars = cost / NANO
     return pw.fn.SUM(dollars), pw.fn.SUM(cost - dollars * NANO)
 
 
-def _whole(dollars, rest) -> int:
-    return int(dollars or 0) * NANO + int(rest or 0)
+def _nano_usd(dollars, nano) -> int:
+    return int(dollars or 0) * NANO + int(nano or 0)
 
 
 def _newest(user_id: int) -> int:
-    """When the user's newest row or adjustment was made."""
+    """The time of the user's newest row or adjustment, in nanoseconds."""
     tables = (m.Usage, m.Adjustment)
     return max(table.select(pw.fn.MAX(table.at)).where(table.user_id == user_id).scalar() or 0 for table in tables)
 
 
 def delete_usages(database: Database, ids: list[int]) -> int:
-    """Removes these usage rows; what they cost stays spent. Returns how many there were."""
+    """Deletes these usage rows; their cost stays in the accounts. Returns the number of deleted rows."""
     with database.write():
-        some = [ids[i : i + AT_ONCE] for i in range(0, len(ids), AT_ONCE)]
-        return sum(_remove(database, m.Usage.trace_id.in_(part), DELETION) for part in some)
+        batches = [ids[i : i + BATCH] for i in range(0, len(ids), BATCH)]
+        return sum(_delete(database, m.Usage.trace_id.in_(batch), DELETION) for batch in batches)
 
 
 def delete_usages_before(database: Database, before: int, max_rows: int) -> int:
-    """Removes the oldest usage rows, if they are older than this moment; what they cost stays spent.
+    """Deletes the oldest usage rows that are older than this moment; their cost stays in the accounts.
 
-    Returns how many were removed: less than `most_rows` when none is left.
+    Returns the number of deleted rows: less than `max_rows` if no older row remains.
     """
     oldest = m.Usage.select(m.Usage.trace_id).where(m.Usage.at < before).order_by(m.Usage.at, m.Usage.trace_id)
     with database.write():
-        return _remove(database, m.Usage.trace_id.in_(oldest.limit(max_rows)), RETENTION)
+        return _delete(database, m.Usage.trace_id.in_(oldest.limit(max_rows)), RETENTION)
 
 
-def _remove(database: Database, which: pw.Expression, kind: str) -> int:
-    """Each user, key and day of the rows has an adjustment in their place, to which further rows are added."""
-    columns = [getattr(m.Usage, name) for name in totals.OF_ROW]
-    removed = list(m.Usage.delete().where(which).returning(*columns).dicts())
-    if kind == DELETION:  # what goes by its age stays in the sums
-        totals.take(database, removed)
-    costs = [(row["user_id"], row["user_key_id"], row["at"], row["cost"]) for row in removed]
-    # In order, as everywhere: two that change several adjustments wait for each other one way only.
+def _delete(database: Database, condition: pw.Expression, kind: str) -> int:
+    """Replaces the rows by one adjustment for each user, key and day, to which later deletions add."""
+    columns = [getattr(m.Usage, name) for name in rollups.USAGE_COLUMNS]
+    deleted = list(m.Usage.delete().where(condition).returning(*columns).dicts())
+    if kind == DELETION:  # retention leaves the rollups as they are
+        rollups.subtract(database, deleted)
+    costs = [(row["user_id"], row["user_key_id"], row["at"], row["cost"]) for row in deleted]
+    # Ordered: transactions that change several adjustments in one order cannot deadlock.
     for (user_id, key_id, day), (cost, requests) in sorted(by_day(costs).items(), key=str):
         same = (
             (m.Adjustment.kind == kind)
             & (m.Adjustment.at == day)
-            & _is(m.Adjustment.user_id, user_id)
-            & _is(m.Adjustment.key_id, key_id)
-            & (m.Adjustment.cost <= MAX - cost)
+            & _equals(m.Adjustment.user_id, user_id)
+            & _equals(m.Adjustment.key_id, key_id)
+            & (m.Adjustment.cost <= MAX_INTEGER - cost)
         )
-        # Two that come at once make one each; only one of these goes on.
+        # Two concurrent deletions add one adjustment each; later deletions add to the first of them.
         first = m.Adjustment.select(pw.fn.MIN(m.Adjustment.id)).where(same).scalar()
         if first is None:
-            adjust(kind, day, user_id, key_id, cost, requests)
+            add_adjustment(kind, day, user_id, key_id, cost, requests)
         else:
             more = {"cost": m.Adjustment.cost + cost, "requests": m.Adjustment.requests + requests}
             m.Adjustment.update(more).where(m.Adjustment.id == first).execute()
-    return len(removed)
+    return len(deleted)
 
 
 def by_day(charges: Iterable[tuple]) -> dict[tuple, tuple[int, int]]:
-    """Cost and count of each user, key and UTC day."""
+    """Cost (nano-USD) and number of calls for each user, key and UTC day, of (user, key, time, cost) tuples."""
     found: dict[tuple, tuple[int, int]] = {}
     for user_id, key_id, at, cost in charges:
-        place = (user_id, key_id, at // DAY * DAY)
-        before = found.get(place, (0, 0))
-        found[place] = (min(before[0] + cost, MAX), before[1] + 1)
+        owner_and_day = (user_id, key_id, at // DAY * DAY)
+        total, count = found.get(owner_and_day, (0, 0))
+        found[owner_and_day] = (min(total + cost, MAX_INTEGER), count + 1)
     return found
 
 
-def _is(column: pw.Field, value: int | None) -> pw.Expression:
+def _equals(column: pw.Field, value: int | None) -> pw.Expression:
     return column.is_null() if value is None else column == value
 
 
-def of_users(asked: dict, now: int) -> list[tuple[int, Account]]:
-    """The accounts of the asked users, or of all, each in its window at this moment (nanoseconds)."""
-    query = m.Quota.select().order_by(m.Quota.user).limit(asked.get("limit")).offset(asked.get("offset"))
-    if asked.get("user_id") is not None:
-        query = query.where(m.Quota.user.in_(asked["user_id"]))
+def list_accounts(filters: dict, now: int) -> list[tuple[int, Account]]:
+    """(user id, account) of users, each account in its window at `now` (nanoseconds).
+
+    `filters`: `user_id`, a list; `limit` and `offset` choose a page.
+    """
+    query = m.Quota.select().order_by(m.Quota.user).limit(filters.get("limit")).offset(filters.get("offset"))
+    if filters.get("user_id") is not None:
+        query = query.where(m.Quota.user.in_(filters["user_id"]))
     found = []
     for row in query:
-        start = max(_window(row.period, now), row.opened_at)
+        start = max(_window_start(row.period, now), row.opened_at)
         used = row.cost_used if start == row.opened_at else 0
         found.append((row.user_id, Account(used, start // NS, row.quota, row.period)))
     return found

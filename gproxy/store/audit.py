@@ -1,4 +1,7 @@
-"""Who changed what, when and from where: written in the transaction of the change, secrets as fingerprints."""
+"""The audit log: who changed which rows, when and from where.
+
+It is written in the transaction of the change. Secrets appear as fingerprints.
+"""
 
 import json
 import re
@@ -17,15 +20,15 @@ from gproxy.store.paging import within_times
 from gproxy.store.sealing import Seal
 
 MAX_ROWS = 1_000
-MAX_TEXT = 4_096  # of one value; a longer one stands there by its beginning
+MAX_TEXT = 4_096  # characters of one value; a longer text is cut
 ADDED, CHANGED, DELETED, REVEALED = "added", "changed", "deleted", "revealed"
-PASSWORD = re.compile(r'(://[^/\s":]*:)([^/\s"]+)@')  # in a URL, as of a proxy
-DULL = {"id", "created_at", "updated_at", "api_key_digest", "seal_json"}
+URL_PASSWORD = re.compile(r'(://[^/\s":]*:)([^/\s"]+)@')  # as in the address of a proxy
+IGNORED_COLUMNS = {"id", "created_at", "updated_at", "api_key_digest", "seal_json"}
 
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who asks for a change, by which call."""
+    """The administrator and the call that change something."""
 
     user_id: int | None
     user_name: str
@@ -36,32 +39,35 @@ class Actor:
 
 
 @dataclass(slots=True)
-class _Scribe:
-    """Collects what one deed does. `seal` opens secrets, so that one key has one fingerprint."""
+class _Collector:
+    """The changes of one function: (entity, id, change). `seal` opens secrets, so that a key has one fingerprint."""
 
     seal: Seal | None
-    notes: list[tuple[str, str, dict]] = field(default_factory=list)
+    changes: list[tuple[str, str, dict]] = field(default_factory=list)
 
 
-_scribe: ContextVar[_Scribe | None] = ContextVar("scribe", default=None)
+_collector: ContextVar[_Collector | None] = ContextVar("collector", default=None)
 
 
-def audited(database: Database, actor: Actor, seal: Seal | None, function: Callable, *args):
-    """The deed's result; what it did to rows that it declares by `changing` is kept with it, all or nothing."""
-    scribe = _Scribe(seal)
-    token = _scribe.set(scribe)
+def run_audited(database: Database, actor: Actor, seal: Seal | None, function: Callable, *args):
+    """Runs a function in one transaction with the log of its changes, and returns its result.
+
+    The function declares the rows that it changes with `track_changes`, or logs them with `log_change`.
+    """
+    collector = _Collector(seal)
+    token = _collector.set(collector)
     try:
         with database.write():
             result = function(database, *args)
-            _write(actor, scribe.notes)
+            _insert(actor, collector.changes)
         return result
     finally:
-        _scribe.reset(token)
+        _collector.reset(token)
 
 
-def _write(actor: Actor, notes: list[tuple[str, str, dict]]) -> None:
+def _insert(actor: Actor, changes: list[tuple[str, str, dict]]) -> None:
     now = time.time_ns()
-    for entity, entity_id, changes in notes:
+    for entity, entity_id, change in changes:
         m.Audit.insert(
             at=now,
             user_id=actor.user_id,
@@ -72,46 +78,47 @@ def _write(actor: Actor, notes: list[tuple[str, str, dict]]) -> None:
             action=actor.action,
             entity=entity,
             entity_id=entity_id,
-            changes=json.dumps(changes, default=str),
+            changes=json.dumps(change, default=str),
         ).execute()
 
 
 @contextmanager
-def changing(table: type[pw.Model], ids: Collection[int]) -> Iterator[Callable[[Collection[int]], None]]:
-    """Around what changes or deletes these rows; to what is given, the ids of new ones are told."""
-    scribe, seen = _scribe.get(), list(ids)
-    if scribe is None:
+def track_changes(table: type[pw.Model], ids: Collection[int]) -> Iterator[Callable[[Collection[int]], None]]:
+    """Logs how the block changes or deletes these rows. Yields a function that takes the ids of rows it adds."""
+    collector, tracked = _collector.get(), list(ids)
+    if collector is None:
         yield lambda more: None
         return
-    before = _rows(table, seen, scribe.seal)
-    yield seen.extend
-    after = _rows(table, seen, scribe.seal)
-    for row_id in dict.fromkeys(seen):
-        note(table._meta.table_name, row_id, before.get(row_id), after.get(row_id))
+    before = _rows(table, tracked, collector.seal)
+    yield tracked.extend
+    after = _rows(table, tracked, collector.seal)
+    for row_id in dict.fromkeys(tracked):
+        log_change(table._meta.table_name, row_id, before.get(row_id), after.get(row_id))
 
 
-def note(entity: str, row_id: object, before: dict | None, after: dict | None) -> None:
-    """One row as it was and as it is. Nothing is noted of one that stayed the same."""
-    if (scribe := _scribe.get()) is None or before == after:
+def log_change(entity: str, row_id: object, before: dict | None, after: dict | None) -> None:
+    """Logs a row before and after a change. Logs nothing if the row is the same, or outside `run_audited`."""
+    if (collector := _collector.get()) is None or before == after:
         return
     old, new = before or {}, after or {}
     changed = {name: [old.get(name), new.get(name)] for name in {**old, **new} if old.get(name) != new.get(name)}
     what = ADDED if before is None else DELETED if after is None else CHANGED
-    scribe.notes.append((entity, str(row_id), {"what": what, "fields": changed}))
+    collector.changes.append((entity, str(row_id), {"what": what, "fields": changed}))
 
 
-def revealed(database: Database, actor: Actor, ids: Collection[int]) -> None:
-    """Secrets of these credentials were shown."""
+def log_reveal(database: Database, actor: Actor, ids: Collection[int]) -> None:
+    """Logs that the secrets of these credentials were sent to the administrator."""
     with database.write():
-        _write(actor, [("credentials", str(row_id), {"what": REVEALED, "fields": {}}) for row_id in ids])
+        _insert(actor, [("credentials", str(row_id), {"what": REVEALED, "fields": {}}) for row_id in ids])
 
 
 def _rows(table: type[pw.Model], ids: list[int], seal: Seal | None) -> dict[int, dict]:
     key = table._meta.primary_key
-    return {row[key.column_name]: _shown(row, seal) for row in table.select().where(key.in_(ids)).dicts()}
+    return {row[key.column_name]: _logged(row, seal) for row in table.select().where(key.in_(ids)).dicts()}
 
 
-def _shown(row: dict, seal: Seal | None) -> dict:
+def _logged(row: dict, seal: Seal | None) -> dict:
+    """The columns of a row as they are logged."""
     found = {}
     for name, value in row.items():
         if name == "secret_json":
@@ -119,14 +126,14 @@ def _shown(row: dict, seal: Seal | None) -> dict:
         elif name == "password":
             found["password"] = _digest(value) if value else None
         elif name == "settings_json":
-            found[name] = PASSWORD.sub(lambda match: f"{match[1]}{_digest(match[2])}@", value)[:MAX_TEXT]
-        elif name not in DULL:
+            found[name] = URL_PASSWORD.sub(lambda match: f"{match[1]}{_digest(match[2])}@", value)[:MAX_TEXT]
+        elif name not in IGNORED_COLUMNS:
             found[name] = value[:MAX_TEXT] if isinstance(value, str) else value
     return found
 
 
 def fingerprint(secret_json: str, seal: Seal | None) -> str:
-    """Tells one stored secret from another, sealed or not, and nothing of it."""
+    """A short hash of a stored secret, the same whether it is sealed or not."""
     try:
         return _digest(seal.open(secret_json) if seal else secret_json)
     except ValueError:
@@ -137,15 +144,15 @@ def _digest(text: str) -> str:
     return f"sha256:{sha256(text.encode()).hexdigest()[:12]}"
 
 
-def query(asked: dict) -> list[dict]:
-    """The newest rows first."""
+def query(filters: dict) -> list[dict]:
+    """Rows of the audit log, the newest first."""
     found = m.Audit.select().order_by(m.Audit.at.desc(), m.Audit.id.desc())
     for name in ("user_id", "entity", "entity_id", "action"):
-        if asked.get(name) is not None:
-            found = found.where(getattr(m.Audit, name).in_(asked[name]))
-    found = within_times(m.Audit, found, asked)
-    if asked.get("before_id") is not None:
-        found = found.where(m.Audit.id < asked["before_id"])
-    limit = asked.get("limit")
-    found = found.limit(MAX_ROWS if limit is None else min(limit, MAX_ROWS)).offset(asked.get("offset") or 0)
+        if filters.get(name) is not None:
+            found = found.where(getattr(m.Audit, name).in_(filters[name]))
+    found = within_times(m.Audit, found, filters)
+    if filters.get("before_id") is not None:
+        found = found.where(m.Audit.id < filters["before_id"])
+    limit = filters.get("limit")
+    found = found.limit(MAX_ROWS if limit is None else min(limit, MAX_ROWS)).offset(filters.get("offset") or 0)
     return [{**row, "changes": json.loads(row["changes"])} for row in found.dicts()]

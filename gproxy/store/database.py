@@ -1,7 +1,7 @@
-"""Opening the database, migrating it, and running a deed on a native thread.
+"""Connections, transactions and locks of the database, and its migrations.
 
-A connection lives for one deed. SQLite is C in our process and blocks whoever calls it, so a worker hands every
-deed to a native thread; the hub keeps serving.
+A connection lives for one function of the store. SQLite is C code in our process and blocks the calling thread, so a
+worker runs these functions in a native thread, and the gevent hub keeps serving.
 """
 
 import fcntl
@@ -27,94 +27,95 @@ log = logging.getLogger(__name__)
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_S = 5
 PRAGMAS = {"journal_mode": "wal", "synchronous": "normal", "foreign_keys": 1, "busy_timeout": BUSY_TIMEOUT_S * 1000}
-# The same number on every machine: who holds it migrates and seeds.
+# Advisory locks of PostgreSQL, the same numbers on every machine: one to migrate and seed, one for administrators.
 START_LOCK = 0x6770726F7879
-# Who holds this one administers.
 ADMIN_LOCK = 0x61646D696E
 _native_lock = get_original("_thread", "allocate_lock")
-FAULTS = (pw.PeeweeException, sqlite3.Error, OSError)
+DATABASE_ERRORS = (pw.PeeweeException, sqlite3.Error, OSError)
 
 
 class Database:
-    """One database of one process; safe to fork before the first deed, since no connection is kept."""
+    """The database of one process. Safe to fork before the first function runs, since no connection is kept."""
 
     def __init__(self, dsn: str, data_dir: Path):
         self.data_dir = data_dir
         self.is_sqlite = dsn.startswith("sqlite")
         self.path = _sqlite_path(dsn) if self.is_sqlite else None
         self._db = _open(dsn, self.path)
-        # gevent's own lock may leave a native thread waiting for ever when another native thread lets it go.
+        # gevent's own lock may leave a native thread waiting for ever when another native thread releases it.
         self._db._lock = _native_lock()
         models.proxy.initialize(self._db)
 
     def run(self, function: Callable, *args, **kwargs):
-        """The deed's result, inside one connection. Faults of the database become Unavailable."""
+        """Runs a function of the store inside one connection and returns its result. Raises Unavailable."""
         try:
             with self._db.connection_context():
                 return function(*args, **kwargs)
-        except FAULTS as fault:
-            # The text of a database fault may quote parameters, so only its kind is told.
-            log.debug("database: %s", type(fault).__name__)
-            raise Unavailable("the database cannot be used right now", retry_after_s=2) from fault
+        except DATABASE_ERRORS as error:
+            # The text of a database error may quote parameters, so only its type is logged.
+            log.debug("database: %s", type(error).__name__)
+            raise Unavailable("the database cannot be used right now", retry_after_s=2) from error
 
-    def answer(self, function: Callable, *args):
-        """The same on behalf of a caller, who may have told what no database can hold. Raises BadRequest then."""
+    def run_for_caller(self, function: Callable, *args):
+        """Like `run`, for values of a caller. Raises BadRequest if the database cannot store one of them."""
         try:
             return self.run(function, *args)
-        except Unavailable as fault:
-            if isinstance(fault.__cause__, pw.DataError):
-                raise BadRequest("it holds a NUL character or a number that the database cannot hold") from fault
+        except Unavailable as error:
+            if isinstance(error.__cause__, pw.DataError):
+                raise BadRequest("a value has a NUL character or a number that the database cannot store") from error
             raise
 
-    def run_kept(self, function: Callable, *args):
-        """The same on a connection that the calling thread keeps.
+    def run_on_kept_connection(self, function: Callable, *args):
+        """Like `run`, on a connection that the calling thread keeps.
 
-        SQLite moves its whole log into the database, with a sync of the disk, whenever the last connection closes.
+        Whenever its last connection closes, SQLite moves its whole log into the database and syncs the disk.
         """
         try:
             self._db.connect(reuse_if_open=True)
             return function(*args)
-        except FAULTS as fault:
-            log.debug("database: %s", type(fault).__name__)
+        except DATABASE_ERRORS as error:
+            log.debug("database: %s", type(error).__name__)
             self._db.close()
-            raise Unavailable("the database cannot be used right now", retry_after_s=2) from fault
+            raise Unavailable("the database cannot be used right now", retry_after_s=2) from error
 
     @contextmanager
     def write(self) -> Iterator[None]:
-        """One writing transaction inside a deed; SQLite takes its write lock at the beginning."""
+        """A writing transaction; SQLite takes its write lock at the beginning."""
         with self._db.atomic("IMMEDIATE") if self.is_sqlite else self._db.atomic():
             yield
 
     @contextmanager
-    def in_turn(self) -> Iterator[None]:
-        """A writing transaction that waits for whoever administers: two could each take a name that the other
-        takes, or demote the other. SQLite has one writer anyway."""
+    def admin_write(self) -> Iterator[None]:
+        """A writing transaction that excludes those of other administrators.
+
+        Otherwise two of them could take the same name at once, or demote each other. SQLite has one writer anyway.
+        """
         with self.write():
             if not self.is_sqlite:
                 self._db.execute_sql("SELECT pg_advisory_xact_lock(%s)", (ADMIN_LOCK,))
             yield
 
     def execute_all(self, sql: str, rows: list[tuple]) -> None:
-        """One statement for each of many rows, with `?` for each value, inside a deed's transaction."""
-        # The driver is asked past peewee, so its faults are told in peewee's words here.
+        """Executes a statement, with `?` for each value, once for each row, in the current transaction."""
+        # The driver is called without peewee, so its exceptions are converted to peewee's here.
         with pw.__exception_wrapper__, closing(self._db.connection().cursor()) as cursor:
             cursor.executemany(sql if self.is_sqlite else sql.replace("?", "%s"), rows)
 
-    def locked(self, query: pw.ModelSelect) -> pw.ModelSelect:
-        """The query, which then keeps others from changing what it finds; SQLite has locked it all already."""
+    def for_update(self, query: pw.ModelSelect) -> pw.ModelSelect:
+        """The query, locking the rows that it returns; a writing transaction of SQLite has locked all rows already."""
         return query if self.is_sqlite else query.for_update()
 
-    def forget_overwritten(self) -> None:
-        """Leaves nothing in SQLite's file and its log of what was overwritten or deleted; outside a transaction."""
+    def erase_overwritten(self) -> None:
+        """Erases overwritten and deleted values from SQLite's file and its log. Not inside a transaction."""
         if self.is_sqlite:
             self._db.execute_sql("VACUUM")
             self._db.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Keeps every other starting process out, on this machine and on others."""
+    def start_lock(self) -> Iterator[None]:
+        """Excludes every other starting process, on this machine and on others."""
         self.data_dir.mkdir(parents=True, exist_ok=True)
-        # Beside the database: gateways with data directories of their own may share one file.
+        # In the folder of the database: gateways with data directories of their own may share one file.
         path = self.path.with_name(f"{self.path.name}.lock") if self.path else self.data_dir / "start.lock"
         with path.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -129,22 +130,22 @@ class Database:
                     self._db.execute_sql("SELECT pg_advisory_unlock(%s)", (START_LOCK,))
 
     def migrate(self, folder: Path = MIGRATIONS) -> list[str]:
-        """Applies what is pending, each in a transaction of its own, on SQLite after a backup. Returns the names."""
+        """Applies pending migrations, each in its own transaction, on SQLite after a backup. Returns their names."""
         runner = Runner(self._db, str(folder))
-        # A fresh database has nothing to lose.
+        # A new database needs no backup.
         has_data = self.is_sqlite and bool(self._db.get_tables())
-        done = []
+        applied = []
         for migration in runner.status():
             if migration.applied or migration.path is None:
                 continue
             if has_data:
                 self._backup(migration.name)
             runner.up(migration.name)
-            done.append(migration.name)
-        return done
+            applied.append(migration.name)
+        return applied
 
-    def pending(self) -> list[str]:
-        """The migrations that this database lacks."""
+    def pending_migrations(self) -> list[str]:
+        """The names of the migrations that are not applied."""
         return [migration.name for migration in Runner(self._db, str(MIGRATIONS)).status() if not migration.applied]
 
     def _backup(self, before: str) -> None:
@@ -158,9 +159,9 @@ class Database:
 
 
 def _sqlite_path(dsn: str) -> Path:
-    """`sqlite:///rel.db`, `sqlite:////abs.db`, and `sqlite://./data/gproxy.db?mode=rwc`."""
-    rest = dsn.partition("?")[0].removeprefix("sqlite:")
-    path = rest[3:] if rest.startswith("///") else rest[2:] if rest.startswith("//") else rest
+    """The path of `sqlite:///rel.db`, `sqlite:////abs.db` or `sqlite://./data/gproxy.db?mode=rwc`."""
+    address = dsn.partition("?")[0].removeprefix("sqlite:")
+    path = address[3:] if address.startswith("///") else address[2:] if address.startswith("//") else address
     return Path(path)
 
 
@@ -173,19 +174,19 @@ def _open(dsn: str, path: Path | None) -> pw.Database:
     try:
         return connect(dsn, unquote_user=True, unquote_password=True, connect_timeout=BUSY_TIMEOUT_S)
     except ValueError:
-        # What is wrong with it may be quoted from the password.
+        # The exception may quote the password.
         raise StartupError(["GPROXY_DSN: not readable; expected postgresql://user:password@host:5432/name"]) from None
 
 
 def prepare_folders(data_dir: Path, database_path: Path | None) -> None:
-    """Makes the folders and proves that they can be written. Raises StartupError naming folder and remedy."""
+    """Creates the folders and tests that they are writable. Raises StartupError, which names folder and remedy."""
     for folder in {data_dir, database_path.parent if database_path else data_dir}:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             probe = folder / f".probe-{os.getpid()}"
             probe.write_bytes(b"")
             probe.unlink()
-        except OSError as fault:
+        except OSError as error:
             raise StartupError(
-                [f"GPROXY_DATA_DIR: cannot write to {folder}: {fault.strerror}; make it writable or choose another"]
-            ) from fault
+                [f"GPROXY_DATA_DIR: cannot write to {folder}: {error.strerror}; make it writable or choose another"]
+            ) from error

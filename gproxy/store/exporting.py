@@ -1,4 +1,4 @@
-"""The whole configuration as it stands, in the shape in which a first start stores it."""
+"""The whole stored configuration, as the types that a first start stores."""
 
 from gproxy.store import models as m
 from gproxy.store.entities import SWITCHES
@@ -15,12 +15,12 @@ from gproxy.store.seeding import (
     NewTarget,
     NewUser,
 )
-from gproxy.store.snapshot_loader import read
+from gproxy.store.snapshot_loader import read_transaction
 
 
 def content(seal: Seal | None) -> Content:
-    """Secrets are opened. Raises ValueError when one was sealed with another key."""
-    with read():
+    """The configuration with opened secrets. Raises ValueError if one was sealed with another key."""
+    with read_transaction():
         settings = m.GlobalSettings.get()
         providers = {row.id: row.name for row in m.Provider.select()}
         users = {row.id: row.name for row in m.User.select()}
@@ -37,9 +37,9 @@ def content(seal: Seal | None) -> Content:
             users=_users(providers),
             permissions=tuple(
                 (users[row.user_id], row.provider_id and providers[row.provider_id], row.model_pattern)
-                for row in _permissions(None)
+                for row in _permissions(of_keys=False)
             ),
-            limits=tuple((users[row.user_id], _limit(row)) for row in _limits(None)),
+            limits=tuple((users[row.user_id], _limit(row)) for row in _limits(of_keys=False)),
             quotas=tuple(
                 (users[row.user_id], NewQuota(row.quota, row.cost_used, row.period))
                 for row in m.Quota.select().where(m.Quota.quota.is_null(False)).order_by(m.Quota.user)
@@ -86,10 +86,10 @@ def _users(providers: dict[int, str]) -> tuple[NewUser, ...]:
     keys: dict[int, list[NewKey]] = {}
     permissions: dict[int, list[tuple]] = {}
     limits: dict[int, list[NewLimit]] = {}
-    for row in _permissions(True):
+    for row in _permissions(of_keys=True):
         found = (row.provider_id and providers[row.provider_id], row.model_pattern)
         permissions.setdefault(row.key_id, []).append(found)
-    for row in _limits(True):
+    for row in _limits(of_keys=True):
         limits.setdefault(row.key_id, []).append(_limit(row))
     for row in m.UserKey.select().order_by(m.UserKey.id):
         found = NewKey(
@@ -110,11 +110,11 @@ def _users(providers: dict[int, str]) -> tuple[NewUser, ...]:
     )
 
 
-def _permissions(of_keys: bool | None):
+def _permissions(of_keys: bool):
     return m.ModelPermission.select().where(m.ModelPermission.key.is_null(not of_keys)).order_by(m.ModelPermission.id)
 
 
-def _limits(of_keys: bool | None):
+def _limits(of_keys: bool):
     return m.RateLimit.select().where(m.RateLimit.key.is_null(not of_keys)).order_by(m.RateLimit.id)
 
 

@@ -1,7 +1,7 @@
-"""A configuration laid over the one that stands: rows are known by their names, and all is changed or nothing."""
+"""Imports a configuration over the stored one, in one transaction. Rows are identified by their names."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 import peewee as pw
@@ -10,21 +10,24 @@ from gproxy.errors import BadRequest
 from gproxy.store import models as m
 from gproxy.store import proxy_passwords
 from gproxy.store.accounts import remove_quota, set_quota
-from gproxy.store.audit import changing, note
+from gproxy.store.audit import log_change, track_changes
 from gproxy.store.database import Database
-from gproxy.store.entities import keep_an_administrator, targets
+from gproxy.store.entities import require_administrator, targets
 from gproxy.store.sealing import Seal
 from gproxy.store.seeding import Content, NewCredential, NewProvider, open_account
 from gproxy.store.snapshot_loader import TABLES, bump
 
 ADDED, CHANGED, DELETED = "added", "changed", "deleted"
-KEPT = "GPROXY_KEY_"
-HIDDEN = ("secret_json", "password", "api_key_digest")
+KEY_VARIABLE_PREFIX = "GPROXY_KEY_"
+SECRET_COLUMNS = ("secret_json", "password", "api_key_digest")
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """`fields`: what it was and what it is, by column; of a secret only that it is another."""
+    """A row that an import adds, changes or deletes.
+
+    `fields`: value before and after, by column; a secret is replaced by "…".
+    """
 
     what: str
     entity: str
@@ -33,58 +36,60 @@ class Change:
 
 
 class _DryRun(Exception):
-    """Takes back what was done to see what it does."""
+    """Raised to roll a dry run back."""
 
 
 def apply_import(database: Database, wanted: Content, seal: Seal | None, prunes: bool, is_dry: bool) -> list[Change]:
-    """Makes the configuration what is wanted, and tells what that changes. With `prunes` what it lacks is deleted.
+    """Makes the stored configuration what is wanted, and returns the changes. With `is_dry` it changes nothing.
 
-    Raises BadRequest.
+    With `prunes` it deletes the rows that `wanted` does not have. Raises BadRequest.
     """
-    found: list[Change] = []
+    changes: list[Change] = []
     try:
-        with database.in_turn():
-            _Laying(database, seal, prunes, found).apply_import(wanted)
+        with database.admin_write():
+            _Import(database, seal, prunes, changes).run(wanted)
             if is_dry:
                 raise _DryRun
     except _DryRun:
-        return found
-    return found
+        return changes
+    return changes
 
 
-def kept(provider: str, number: int) -> str:
-    """What stands for a secret that is not told: a reference to a variable, by the provider and the place there."""
+def key_variable(provider: str, number: int) -> str:
+    """The variable that an exported file names in place of the secret of a provider's credential, counted from 1."""
     name = "".join(c if c.isalnum() and c.isascii() else "_" for c in provider).upper()
-    return f"{KEPT}{name}_{number}"
+    return f"{KEY_VARIABLE_PREFIX}{name}_{number}"
 
 
 @dataclass(slots=True)
-class _Laying:
+class _Import:
+    """One import: each method merges one kind of rows and appends to `changes`."""
+
     database: Database
     seal: Seal | None
     prunes: bool
-    found: list[Change]
+    changes: list[Change]
     now: int = field(default_factory=time.time_ns)
 
-    def apply_import(self, wanted: Content) -> None:
+    def run(self, wanted: Content) -> None:
         self._settings(wanted)
         providers = self._merge(m.Provider, ("name",), self._providers(wanted), ("channel",))
         for provider in wanted.providers:
             self._credentials(providers[provider.name,], provider, wanted.unset)
-        of_provider = {name: row_id for (name,), row_id in providers.items()}
-        models = {(of_provider[one.provider], one.model_id): _row(one, "provider") for one in wanted.models}
+        provider_ids = {name: row_id for (name,), row_id in providers.items()}
+        models = {(provider_ids[one.provider], one.model_id): _row(one, "provider") for one in wanted.models}
         self._merge(m.Model, ("provider_id", "model_id"), models)
-        self._aliases(wanted, of_provider)
-        self._users(wanted, of_provider)
-        keep_an_administrator()
-        if self.found:
+        self._aliases(wanted, provider_ids)
+        self._users(wanted, provider_ids)
+        require_administrator()
+        if self.changes:
             bump(*TABLES)
 
     def _providers(self, wanted: Content) -> dict[tuple, dict]:
         before = {row.name: row.settings_json for row in m.Provider.select()}
         found = {}
         for one in wanted.providers:
-            settings = proxy_passwords.restored(one.settings_json, before.get(one.name))
+            settings = proxy_passwords.restore(one.settings_json, before.get(one.name))
             found[one.name,] = _row(one, "credentials") | {"settings_json": settings}
         return found
 
@@ -92,12 +97,12 @@ class _Laying:
         if wanted.enable_usage is None:
             return
         row = m.GlobalSettings.get()
-        told = {
+        values = {
             "enable_usage": wanted.enable_usage,
             "provider_defaults_json": wanted.provider_defaults_json,
             **wanted.switches,
         }
-        self._change(m.GlobalSettings, row, told, "settings")
+        self._change(m.GlobalSettings, row, values, "settings")
 
     def _merge(
         self,
@@ -105,94 +110,102 @@ class _Laying:
         columns: tuple[str, ...],
         wanted: Mapping[tuple, dict],
         fixed: tuple[str, ...] = (),
-        among: Callable[[pw.Model], bool] = lambda row: True,
     ) -> dict[tuple, int]:
-        """Ids by what rows are known by. A row whose `fixed` columns differ is another one in its place."""
-        rows = {tuple(getattr(row, name) for name in columns): row for row in table.select() if among(row)}
-        gone = [key for key in rows if key not in wanted] if self.prunes else []
-        gone += [key for key in wanted if key in rows and any(getattr(rows[key], n) != wanted[key][n] for n in fixed)]
-        for key in gone:
+        """Adds, changes and prunes rows by these columns; returns the ids by them.
+
+        A row whose `fixed` columns differ is deleted and added again.
+        """
+        rows = {tuple(getattr(row, name) for name in columns): row for row in table.select()}
+        obsolete = [key for key in rows if key not in wanted] if self.prunes else []
+        obsolete += [
+            key for key in wanted if key in rows and any(getattr(rows[key], n) != wanted[key][n] for n in fixed)
+        ]
+        for key in obsolete:
             self._delete(table, rows.pop(key), key)
         ids = {key: row.id for key, row in rows.items()}
         for key, values in wanted.items():
             if key in rows:
-                self._change(table, rows[key], values, _named(key))
+                self._change(table, rows[key], values, _row_name(key))
             else:
-                ids[key] = self._add(table, dict(zip(columns, key, strict=True)) | values, _named(key))
+                ids[key] = self._add(table, dict(zip(columns, key, strict=True)) | values, _row_name(key))
         return ids
 
     def _add(self, table: type[pw.Model], values: dict, name: str) -> int:
         stamps = {n: self.now for n in ("created_at", "updated_at") if n in table._meta.fields}
-        with changing(table, ()) as also:
+        with track_changes(table, ()) as add_ids:
             row_id = table.insert(**values, **stamps).execute()
-            also([row_id])
-        self.found.append(Change(ADDED, table._meta.table_name, name))
+            add_ids([row_id])
+        self.changes.append(Change(ADDED, table._meta.table_name, name))
         return row_id
 
     def _change(self, table: type[pw.Model], row: pw.Model, values: dict, name: str) -> None:
         differing = {n: (getattr(row, n), value) for n, value in values.items() if getattr(row, n) != value}
         if not differing:
             return
-        with changing(table, [row.id]):
-            changes = {n: value for n, (_, value) in differing.items()}
+        with track_changes(table, [row.id]):
+            changed = {n: value for n, (_, value) in differing.items()}
             stamp = {"updated_at": self.now} if "updated_at" in table._meta.fields else {}
-            table.update(**changes, **stamp).where(table.id == row.id).execute()
-        shown = {n: ("…", "…") if n in HIDDEN else pair for n, pair in differing.items()}
-        self.found.append(Change(CHANGED, table._meta.table_name, name, shown))
+            table.update(**changed, **stamp).where(table.id == row.id).execute()
+        fields = {n: ("…", "…") if n in SECRET_COLUMNS else pair for n, pair in differing.items()}
+        self.changes.append(Change(CHANGED, table._meta.table_name, name, fields))
 
     def _delete(self, table: type[pw.Model], row: pw.Model, key: tuple) -> None:
-        with changing(table, [row.id]):
+        with track_changes(table, [row.id]):
             table.delete().where(table.id == row.id).execute()
-        self.found.append(Change(DELETED, table._meta.table_name, _named(key)))
+        self.changes.append(Change(DELETED, table._meta.table_name, _row_name(key)))
 
     def _credentials(self, provider_id: int, provider: NewProvider, unset: frozenset[str]) -> None:
-        """A credential is known by its secret; one whose secret is not told, by the place that its reference names."""
+        """Identifies a credential by its secret, or by its number if the file has a `key_variable` for the secret."""
         rows = list(m.Credential.select().where(m.Credential.provider == provider_id).order_by(m.Credential.id))
-        left = {row.id: self._opened(row) for row in rows}
-        own = {f'"${{{kept(provider.name, number)}}}"': row for number, row in enumerate(rows, 1)}
+        remaining = {row.id: self._secret(row) for row in rows}
+        by_variable = {f'"${{{key_variable(provider.name, number)}}}"': row for number, row in enumerate(rows, 1)}
         for number, wanted in enumerate(provider.credentials, 1):
-            same = next((row for row in rows if left.get(row.id) == wanted.secret_json), None)
+            same = next((row for row in rows if remaining.get(row.id) == wanted.secret_json), None)
             if same is None:
-                meant = (row for name, row in own.items() if row.id in left and name in wanted.secret_json)
-                same = next(meant, None)
+                named = (r for name, r in by_variable.items() if r.id in remaining and name in wanted.secret_json)
+                same = next(named, None)
             name = f"{provider.name} {number}"
             if same is None:
-                if lost := [v for v in unset if v.startswith(KEPT) and f'"${{{v}}}"' in wanted.secret_json]:
-                    told = f"credential {number} of provider {provider.name!r}: {lost[0]} stands for a key"
-                    raise BadRequest(f"{told} that is not there; set that variable or write the key")
+                prefix = KEY_VARIABLE_PREFIX
+                if lost := [v for v in unset if v.startswith(prefix) and f'"${{{v}}}"' in wanted.secret_json]:
+                    place = f"credential {number} of provider {provider.name!r}"
+                    raise BadRequest(
+                        f"{place}: {lost[0]} refers to a key that is not stored; set that variable or write the key"
+                    )
                 secret = self.seal.close(wanted.secret_json) if self.seal else wanted.secret_json
                 row = asdict(wanted) | {"secret_json": secret, "provider_id": provider_id, "kind": provider.channel}
                 self._add(m.Credential, row, name)
             else:
-                del left[same.id]
-                self._change(m.Credential, same, _beside(wanted), name)
+                del remaining[same.id]
+                self._change(m.Credential, same, _without_secret(wanted), name)
         if self.prunes:
             for row in rows:
-                if row.id in left:
+                if row.id in remaining:
                     self._delete(m.Credential, row, (provider.name, row.id))
 
-    def _opened(self, row: m.Credential) -> str:
+    def _secret(self, row: m.Credential) -> str:
         return self.seal.open(row.secret_json) if self.seal else row.secret_json
 
     def _aliases(self, wanted: Content, providers: Mapping[str, int]) -> None:
         ids = self._merge(m.ModelAlias, ("alias",), {(one.alias,): _row(one, "targets") for one in wanted.aliases})
         for alias in wanted.aliases:
             alias_id = ids[alias.alias,]
-            told = [(providers[one.provider], one.model_id, one.tier, one.weight) for one in alias.targets]
+            new = [(providers[one.provider], one.model_id, one.tier, one.weight) for one in alias.targets]
             table = m.AliasTarget
-            mine = table.select(table.provider, table.model_id, table.tier, table.weight).where(table.alias == alias_id)
-            if (before := list(mine.order_by(table.id).tuples())) == told:
+            query = table.select(table.provider, table.model_id, table.tier, table.weight)
+            old = list(query.where(table.alias == alias_id).order_by(table.id).tuples())
+            if old == new:
                 continue
-            led = targets([alias_id]).get(alias_id)
+            before = targets([alias_id]).get(alias_id)
             table.delete().where(table.alias == alias_id).execute()
-            for provider_id, model_id, tier, weight in told:
+            for provider_id, model_id, tier, weight in new:
                 row = {"provider": provider_id, "model_id": model_id, "tier": tier, "weight": weight}
                 table.insert(alias=alias_id, **row).execute()
-            leads = targets([alias_id]).get(alias_id)
-            note("model_alias_targets", alias_id, led and {"targets": led}, leads and {"targets": leads})
-            if before:
-                shown = {"targets": (len(before), len(told))}
-                self.found.append(Change(CHANGED, "model_alias_targets", alias.alias, shown))
+            after = targets([alias_id]).get(alias_id)
+            log_change("model_alias_targets", alias_id, before and {"targets": before}, after and {"targets": after})
+            if old:
+                counts = {"targets": (len(old), len(new))}
+                self.changes.append(Change(CHANGED, "model_alias_targets", alias.alias, counts))
 
     def _users(self, wanted: Content, providers: Mapping[str, int]) -> None:
         rows = {}
@@ -200,10 +213,10 @@ class _Laying:
             rows[user.name,] = {"enabled": user.enabled, "is_admin": user.is_admin}
             if user.password_hash is not None:
                 rows[user.name,]["password"] = user.password_hash
-        before = {row.id: _standing(row) for row in m.User.select()}
+        before = {row.id: _login_state(row) for row in m.User.select()}
         users = {name: row_id for (name,), row_id in self._merge(m.User, ("name",), rows).items()}
         for row in m.User.select():
-            if before.get(row.id, _standing(row)) != _standing(row):  # as by any other change: log in again
+            if before.get(row.id, _login_state(row)) != _login_state(row):
                 m.Session.delete().where(m.Session.user == row).execute()
         keys = self._merge(m.UserKey, ("api_key_digest",), self._keys(wanted, users), ("user_id",))
         permissions, limits = {}, {}
@@ -213,11 +226,11 @@ class _Laying:
             limits[users[name], None, limit.model_pattern] = _amounts(limit)
         for user in wanted.users:
             for key in user.keys:
-                place = users[user.name], keys[key.digest,]
+                owner = users[user.name], keys[key.digest,]
                 for provider, pattern in key.permissions:
-                    permissions[*place, provider and providers[provider], pattern] = {}
+                    permissions[*owner, provider and providers[provider], pattern] = {}
                 for limit in key.limits:
-                    limits[*place, limit.model_pattern] = _amounts(limit)
+                    limits[*owner, limit.model_pattern] = _amounts(limit)
         self._merge(m.ModelPermission, ("user_id", "key_id", "provider_id", "model_pattern"), permissions)
         self._merge(m.RateLimit, ("user_id", "key_id", "model_pattern"), limits)
         files = {(users[name], providers[provider]): {} for name, provider in wanted.file_permissions}
@@ -225,9 +238,9 @@ class _Laying:
         self._quotas(wanted, users)
 
     def _keys(self, wanted: Content, users: Mapping[str, int]) -> dict[tuple, dict]:
-        """A key that is narrowed stays so with the permissions that the file does not name, unless they go as well."""
+        """Keys by digest. Without pruning a restricted key stays restricted: it keeps the permissions it has."""
         narrowed = m.UserKey.select(m.UserKey.api_key_digest).where(m.UserKey.narrowed)
-        standing = set() if self.prunes else {digest for (digest,) in narrowed.tuples()}
+        restricted = set() if self.prunes else {digest for (digest,) in narrowed.tuples()}
         return {
             (key.digest,): {
                 "user_id": users[user.name],
@@ -236,35 +249,36 @@ class _Laying:
                 "enabled": key.enabled,
                 "expires_at": key.expires_at,
                 "budget": key.budget,
-                "narrowed": key.is_narrowed or key.digest in standing,
+                "narrowed": key.is_narrowed or key.digest in restricted,
             }
             for user in wanted.users
             for key in user.keys
         }
 
     def _quotas(self, wanted: Content, users: Mapping[str, int]) -> None:
-        """Caps and periods. What was used is taken over where nothing is known of it."""
+        """Caps and periods. `cost_used` is imported only for users who have no account yet."""
         capped = {users[name]: quota for name, quota in wanted.quotas}
         for name, user_id in users.items():
             row, quota = m.Quota.get_or_none(m.Quota.user == user_id), capped.get(user_id)
             if row is None and quota is not None:
-                with changing(m.Quota, ()) as also:
-                    also([open_account(user_id, quota, self.now)])
-                self.found.append(Change(ADDED, "user_quotas", name))
+                with track_changes(m.Quota, ()) as add_ids:
+                    add_ids([open_account(user_id, quota, self.now)])
+                self.changes.append(Change(ADDED, "user_quotas", name))
             elif quota is not None and (row.quota, row.period) != (quota.quota, quota.period):
                 set_quota(self.database, user_id, quota.quota, None, quota.period)
-                shown = {"quota": (row.quota, quota.quota), "period": (row.period, quota.period)}
-                self.found.append(Change(CHANGED, "user_quotas", name, shown))
+                fields = {"quota": (row.quota, quota.quota), "period": (row.period, quota.period)}
+                self.changes.append(Change(CHANGED, "user_quotas", name, fields))
             elif quota is None and row is not None and row.quota is not None and self.prunes:
                 remove_quota(self.database, user_id)
-                self.found.append(Change(DELETED, "user_quotas", name))
+                self.changes.append(Change(DELETED, "user_quotas", name))
 
 
 def _row(one, *without: str) -> dict:
+    """The fields of a new row by name, except those in `without`."""
     return {name: value for name, value in asdict(one).items() if name not in without}
 
 
-def _beside(credential: NewCredential) -> dict:
+def _without_secret(credential: NewCredential) -> dict:
     return _row(credential, "secret_json")
 
 
@@ -272,11 +286,11 @@ def _amounts(limit) -> dict:
     return _row(limit, "model_pattern")
 
 
-def _standing(user: m.User) -> tuple:
-    """What ends a user's sessions when it changes."""
+def _login_state(user: m.User) -> tuple:
+    """The columns whose change ends a user's sessions."""
     return user.password, user.enabled, user.is_admin
 
 
-def _named(key: tuple) -> str:
-    """What a row is known by, in words; a key by its beginning alone."""
+def _row_name(key: tuple) -> str:
+    """The identifying values of a row as text, each cut to 64 characters."""
     return " ".join(str(part)[:64] if part is not None else "*" for part in key)

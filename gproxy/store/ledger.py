@@ -1,25 +1,25 @@
-"""What is asked of the accounts, and of how far they have heard of the journal."""
+"""Accounts of users and keys, and how far the journal is stored in them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from gproxy.store import models as m
-from gproxy.store.accounts import AT_ONCE, Account
-from gproxy.store.snapshot_loader import read
+from gproxy.store.accounts import BATCH, Account
+from gproxy.store.snapshot_loader import read_transaction
 from gproxy.units import NS
 
 
 @dataclass(frozen=True, slots=True)
-class LimitStatus:
-    """An account, which of the asked calls have a row, and how far the asked journal segments are booked."""
+class AccountState:
+    """An account, which of the given calls have a usage row, and how far the given journal segments are stored."""
 
     account: Account
-    booked: frozenset[int]
-    marks: Mapping[str, int]
+    stored: frozenset[int]
+    positions: Mapping[str, int]
 
 
 def account(user_id: int) -> Account | None:
-    """The account of a user, None when there is no such user."""
+    """The account of a user, None if the user does not exist."""
     row = m.Quota.get_or_none(m.Quota.user == user_id)
     if row is not None:
         return Account(row.cost_used, row.opened_at // NS, row.quota, row.period)
@@ -27,31 +27,31 @@ def account(user_id: int) -> Account | None:
 
 
 def key_account(key_id: int) -> Account | None:
-    """The account of a key, None when there is no such key."""
+    """The account of a key, None if the key does not exist."""
     key = m.UserKey.get_or_none(m.UserKey.id == key_id)
     return None if key is None else Account(key.cost_used, cap=key.budget)
 
 
-def booked(ids: Iterable[int]) -> frozenset[int]:
-    """Which of these calls have a usage row."""
-    asked, found = list(ids), []
+def stored_calls(ids: Iterable[int]) -> frozenset[int]:
+    """The ids among these that have a usage row."""
+    ids, found = list(ids), []
     database = m.proxy.obj
-    for i in range(0, len(asked), AT_ONCE):
-        some = asked[i : i + AT_ONCE]
-        # Past the query builder, which would take longer than the database.
-        places = ", ".join([database.param] * len(some))
-        found += database.execute_sql(f"SELECT trace_id FROM usages WHERE trace_id IN ({places})", some).fetchall()
+    for i in range(0, len(ids), BATCH):
+        batch = ids[i : i + BATCH]
+        # Without the query builder, which would take longer than the database.
+        places = ", ".join([database.param] * len(batch))
+        found += database.execute_sql(f"SELECT trace_id FROM usages WHERE trace_id IN ({places})", batch).fetchall()
     return frozenset(trace_id for (trace_id,) in found)
 
 
-def marks(segments: Iterable[str]) -> dict[str, int]:
-    """How far these journal segments are booked; none of which nothing is."""
+def journal_positions(segments: Iterable[str]) -> dict[str, int]:
+    """The offsets up to which these journal segments are stored. A segment that is not stored at all is missing."""
     query = m.JournalPosition.select().where(m.JournalPosition.segment.in_(list(segments)))
     return {row.segment: row.offset for row in query}
 
 
-def standing(user_id: int | None, key_id: int | None, ids: Iterable[int], segments: Iterable[str]) -> LimitStatus:
-    """What the shared state needs to load the account of a user, or of a key, as of one moment."""
-    with read():
+def account_state(user_id: int | None, key_id: int | None, ids: Iterable[int], segments: Iterable[str]) -> AccountState:
+    """The account of a user, or of a key if `user_id` is None, with the journal's progress at the same moment."""
+    with read_transaction():
         found = key_account(key_id) if user_id is None else account(user_id)
-        return LimitStatus(found or Account(0), booked(ids), marks(segments))
+        return AccountState(found or Account(0), stored_calls(ids), journal_positions(segments))

@@ -1,4 +1,4 @@
-"""The machines that work on one database: each data directory has a number below 256, kept while it is in use."""
+"""The machines of one database: each data directory has a number below 256 and keeps it while it is in use."""
 
 import secrets
 import time
@@ -9,40 +9,40 @@ from gproxy.store import models as m
 from gproxy.store.database import Database
 from gproxy.units import NS
 
-MACHINES = 256
-SEEN_S = 60
-# A machine that was not seen for so long has ended, and its number may be used again.
-FORGOTTEN_S = 3600
+MAX_MACHINES = 256
+HEARTBEAT_S = 60
+# A machine without a heartbeat for this long has ended, and its number may be used again.
+EXPIRY_S = 3600
 
 
 def register(database: Database, data_dir: Path) -> tuple[int, int]:
-    """This machine's number, and how many others were seen in the last two minutes. Raises StartupError."""
+    """This machine's number, and how many others had a heartbeat in the last two minutes. Raises StartupError."""
     owner, now = _owner(data_dir), time.time_ns()
     with database.write():
         rows = {row.id: row for row in m.Machine.select().order_by(m.Machine.id)}
-        others = [r for r in rows.values() if r.owner != owner and r.seen_at > now - 2 * SEEN_S * NS]
-        mine = next((row.id for row in rows.values() if row.owner == owner), None)
-        if mine is None:
-            stale = [r.id for r in rows.values() if r.seen_at < now - FORGOTTEN_S * NS]
-            free = [number for number in range(MACHINES) if number not in rows] + stale
+        others = [r for r in rows.values() if r.owner != owner and r.seen_at > now - 2 * HEARTBEAT_S * NS]
+        number = next((row.id for row in rows.values() if row.owner == owner), None)
+        if number is None:
+            stale = [r.id for r in rows.values() if r.seen_at < now - EXPIRY_S * NS]
+            free = [n for n in range(MAX_MACHINES) if n not in rows] + stale
             if not free:
-                raise StartupError([f"the database is in use by {MACHINES} machines already"])
-            mine = free[0]
-            m.Machine.delete().where(m.Machine.id == mine).execute()
-            m.Machine.create(id=mine, owner=owner, seen_at=now)
+                raise StartupError([f"the database is in use by {MAX_MACHINES} machines already"])
+            number = free[0]
+            m.Machine.delete().where(m.Machine.id == number).execute()
+            m.Machine.create(id=number, owner=owner, seen_at=now)
         else:
-            m.Machine.update(seen_at=now).where(m.Machine.id == mine).execute()
-    return mine, len(others)
+            m.Machine.update(seen_at=now).where(m.Machine.id == number).execute()
+    return number, len(others)
 
 
-def others(data_dir: Path) -> int:
-    """How many machines beside this one were seen in the last two minutes."""
-    recent = (m.Machine.owner != _owner(data_dir)) & (m.Machine.seen_at > time.time_ns() - 2 * SEEN_S * NS)
+def count_others(data_dir: Path) -> int:
+    """How many machines besides this one had a heartbeat in the last two minutes."""
+    recent = (m.Machine.owner != _owner(data_dir)) & (m.Machine.seen_at > time.time_ns() - 2 * HEARTBEAT_S * NS)
     return m.Machine.select().where(recent).count()
 
 
-def seen(machine: int) -> None:
-    """Says that this machine is alive."""
+def heartbeat(machine: int) -> None:
+    """Records that this machine is alive."""
     m.Machine.update(seen_at=time.time_ns()).where(m.Machine.id == machine).execute()
 
 

@@ -1,4 +1,4 @@
-"""The tables, as peewee models. No model and no peewee type leaves this room.
+"""The tables, as peewee models. No model and no peewee type leaves this package.
 
 Money is nano-USD in a 64-bit integer, time is nanoseconds since the epoch, booleans are real booleans.
 """
@@ -15,7 +15,7 @@ class Table(pw.Model):
 
 
 class GlobalSettings(Table):
-    """One row. Process settings are not here: they are read at every start."""
+    """One row. Process settings are not stored: every start reads them again."""
 
     enable_usage = pw.BooleanField(default=True)
     enable_upstream_log = pw.BooleanField(default=False)
@@ -35,7 +35,7 @@ class GlobalSettings(Table):
 
 
 class Machine(Table):
-    """One data directory that works on this database; its id is part of every usage id."""
+    """One running gateway with its data directory; its id is part of every usage id."""
 
     id = pw.IntegerField(primary_key=True)
     owner = pw.TextField(unique=True)
@@ -46,7 +46,7 @@ class Machine(Table):
 
 
 class Revision(Table):
-    """What changed last: bumped in the transaction that writes the table."""
+    """How often a group of tables has changed; incremented in the transaction that writes them."""
 
     table = pw.TextField(primary_key=True, column_name="table_name")
     revision = pw.BigIntegerField(default=0)
@@ -156,7 +156,7 @@ class UserKey(Table):
     expires_at = pw.BigIntegerField(null=True)
     budget = pw.BigIntegerField(null=True)
     cost_used = pw.BigIntegerField(default=0)
-    narrowed = pw.BooleanField(default=False)  # to its own permissions, also when all of them are gone
+    narrowed = pw.BooleanField(default=False)  # restricted to its own permissions, even if all of them were deleted
     created_at = pw.BigIntegerField()
     updated_at = pw.BigIntegerField()
 
@@ -165,7 +165,7 @@ class UserKey(Table):
 
 
 class Session(Table):
-    """A user who logged in; only the digest of what the user was given is kept."""
+    """A login of a user. Only the digest of the session token is stored."""
 
     digest = pw.TextField(unique=True)
     user = pw.ForeignKeyField(User, on_delete="CASCADE")
@@ -177,7 +177,10 @@ class Session(Table):
 
 
 class ModelPermission(Table):
-    """Of a user, or of one key. A pattern stands once for user, key or none, provider or none: migration 0002."""
+    """A permission of a user, or of one key. Without a provider it applies to all providers.
+
+    Unique by user, key, provider and pattern; the index treats NULL as a value (migration 0002).
+    """
 
     user = pw.ForeignKeyField(User, on_delete="CASCADE")
     key = pw.ForeignKeyField(UserKey, null=True, on_delete="CASCADE")
@@ -200,7 +203,10 @@ class FilePermission(Table):
 
 
 class RateLimit(Table):
-    """Of a user, or of one key. A pattern stands once for user and key or none: migration 0002."""
+    """A rate limit of a user, or of one key.
+
+    Unique by user, key and pattern; the index treats NULL as a value (migration 0002).
+    """
 
     user = pw.ForeignKeyField(User, on_delete="CASCADE")
     key = pw.ForeignKeyField(UserKey, null=True, on_delete="CASCADE")
@@ -217,9 +223,9 @@ class RateLimit(Table):
 
 
 class Quota(Table):
-    """The account of a user, with a cap or (`quota` is NULL) without.
+    """The account of a user. `quota` is the cap, NULL without one.
 
-    `cost_used` is `opening`, and the cost of the user's usage rows and adjustments from `opened_at` on.
+    `cost_used` is `opening` plus the cost of the user's usage rows and adjustments from `opened_at` on.
     """
 
     user = pw.ForeignKeyField(User, unique=True, on_delete="CASCADE")
@@ -281,7 +287,7 @@ class DownstreamRequest(Table):
     response_status = pw.IntegerField(null=True)
     response_headers_json = pw.TextField()
     response_body = pw.BlobField(null=True)
-    size = pw.BigIntegerField(default=0)  # of all of it, in bytes
+    size = pw.BigIntegerField(default=0)  # bytes of all texts and bodies of the row
     created_at = pw.BigIntegerField()
 
     class Meta:
@@ -305,7 +311,7 @@ class UpstreamRequest(Table):
     response_body = pw.BlobField(null=True)
     initial_latency_ms = pw.IntegerField(null=True)
     total_latency_ms = pw.IntegerField(null=True)
-    size = pw.BigIntegerField(default=0)  # of all of it, in bytes
+    size = pw.BigIntegerField(default=0)  # bytes of all texts and bodies of the row
     created_at = pw.BigIntegerField()
 
     class Meta:
@@ -314,9 +320,9 @@ class UpstreamRequest(Table):
 
 
 class Usage(Table):
-    """One row for every call whose `open` line was written.
+    """One row for each call with an `opened` journal entry.
 
-    The ids are plain numbers, not foreign keys: a request that finishes after its user was deleted keeps its row.
+    The ids are plain numbers, not foreign keys: a call that ends after its user was deleted keeps its row.
     """
 
     trace_id = pw.BigIntegerField(primary_key=True)
@@ -355,7 +361,7 @@ class Usage(Table):
 
     class Meta:
         table_name = "usages"
-        # A page of whatever is filtered is read in its order, and no more than it.
+        # A page is read in index order for each filter, and no other rows are read.
         indexes = (
             (("at", "trace_id"), False),
             *(((name, "at", "trace_id"), False) for name in ("user_id", "user_key_id", "provider_id", "credential_id")),
@@ -364,13 +370,13 @@ class Usage(Table):
 
 
 class UsageRollup(Table):
-    """The sums of an hour's or a UTC day's usage rows, for each of what they are filtered by. 0 and "" stand for none.
+    """Hourly and daily (UTC) totals of usage rows for each combination of the filter columns.
 
-    They stay when the rows go by their age.
+    0 and "" replace NULL in the key. Rollups stay when retention deletes the rows.
     """
 
-    span = pw.IntegerField()  # in hours; -1: an hour, and all of it in one row
-    period = pw.IntegerField()  # so many spans after the epoch
+    span = pw.IntegerField()  # length in hours; -1: one hour in total, over all users, keys, providers and models
+    period = pw.IntegerField()  # number of spans since the epoch
     user_id = pw.IntegerField()
     user_key_id = pw.IntegerField()
     provider_id = pw.IntegerField()
@@ -401,9 +407,9 @@ class UsageRollup(Table):
 
 
 class Adjustment(Table):
-    """Money without a usage row, such as a batch that was booked while usage rows are switched off.
+    """An amount without a usage row, such as a batch that was stored while usage rows are switched off.
 
-    It counts in the account of each that it names: of a user, of a key, or of both.
+    It counts in the account of the user and in the account of the key that it names.
     """
 
     at = pw.BigIntegerField()
@@ -420,9 +426,9 @@ class Adjustment(Table):
 
 
 class Audit(Table):
-    """One row that an administrator's call made, changed or deleted, and by whom.
+    """A row that an administrator added, changed or deleted, and the administrator.
 
-    The ids are plain numbers, not foreign keys: who was deleted stays named.
+    The ids are plain numbers, not foreign keys: a deleted user stays named.
     """
 
     at = pw.BigIntegerField()
@@ -442,7 +448,10 @@ class Audit(Table):
 
 
 class JournalPosition(Table):
-    """How far a journal segment was booked, whatever became of the rows; deleted after its segment."""
+    """The offset up to which a journal segment is stored, even if its rows were deleted since.
+
+    Deleted after the segment.
+    """
 
     segment = pw.TextField(primary_key=True)
     offset = pw.BigIntegerField()

@@ -1,11 +1,14 @@
-"""Pages of rows that are listed the newest first, by moment and id."""
+"""Conditions for pages of rows, which are ordered by time and id, the newest first."""
 
 import peewee as pw
 
 
-def after_cursor(table: type[pw.Model], asked: dict) -> pw.Expression | None:
-    """What comes after the last row of the page before: it decides where it is still there, else its millisecond."""
-    ms, trace_id = asked.get("cursor_at_unix_ms"), asked.get("cursor_trace_id")
+def after_cursor(table: type[pw.Model], filters: dict) -> pw.Expression | None:
+    """The condition for rows after the last row of the previous page, None without a cursor.
+
+    If that row was deleted meanwhile, the millisecond of the cursor decides.
+    """
+    ms, trace_id = filters.get("cursor_at_unix_ms"), filters.get("cursor_trace_id")
     if trace_id is not None:
         at = table.select(table.at).where(table.trace_id == trace_id).scalar()
         if at is not None:
@@ -18,10 +21,10 @@ def after_cursor(table: type[pw.Model], asked: dict) -> pw.Expression | None:
     return older
 
 
-def within_times(table: type[pw.Model], found: pw.Query, asked: dict) -> pw.Query:
-    """Of the rows those from one millisecond to another, both of them too."""
-    if (since := asked.get("from_unix_ms")) is not None:
-        found = found.where(table.at >= since * 1_000_000)
-    if (until := asked.get("to_unix_ms")) is not None:
-        found = found.where(table.at < (until + 1) * 1_000_000)
-    return found
+def within_times(table: type[pw.Model], query: pw.Query, filters: dict) -> pw.Query:
+    """The query for rows from one millisecond to another, both included."""
+    if (since := filters.get("from_unix_ms")) is not None:
+        query = query.where(table.at >= since * 1_000_000)
+    if (until := filters.get("to_unix_ms")) is not None:
+        query = query.where(table.at < (until + 1) * 1_000_000)
+    return query

@@ -1,4 +1,4 @@
-"""The password in the address of a provider's proxy, which is shown to nobody and may be sent back as it is shown."""
+"""Hides the password in the address of a provider's proxy, and restores it when the hidden form is sent back."""
 
 import json
 import re
@@ -6,25 +6,27 @@ import re
 from gproxy.errors import BadRequest
 
 _PASSWORD = re.compile(r"(://[^/@:]*:)[^/@]*(?=@)")
-HIDDEN = "***"
+MASK = "***"
 
 
-def hidden(settings: dict) -> dict:
-    """The settings without it."""
+def hide(settings: dict) -> dict:
+    """The settings with the password masked."""
     if not isinstance(proxy := settings.get("proxy"), str):
         return settings
-    return {**settings, "proxy": _PASSWORD.sub(rf"\g<1>{HIDDEN}", proxy)}
+    return {**settings, "proxy": _PASSWORD.sub(rf"\g<1>{MASK}", proxy)}
 
 
-def restored(settings_json: str, before_json: str | None) -> str:
-    """Stored settings whose password may be hidden, with the one that stood at the same address before.
+def restore(settings_json: str, before_json: str | None) -> str:
+    """New settings with a masked password replaced by the one that was stored for the same address.
 
-    Raises BadRequest where there was none.
+    Raises BadRequest if no password was stored for it.
     """
     settings = json.loads(settings_json)
-    if f":{HIDDEN}@" not in str(settings.get("proxy")):
+    if f":{MASK}@" not in str(settings.get("proxy")):
         return settings_json
     before = json.loads(before_json) if before_json else {}
-    if hidden(before).get("proxy") != settings["proxy"]:
-        raise BadRequest(f"proxy: its password stands as {HIDDEN}, and none is known for this address; write it")
+    if hide(before).get("proxy") != settings["proxy"]:
+        raise BadRequest(
+            f"proxy: the password is hidden as {MASK}, and no password is stored for this address; send it"
+        )
     return json.dumps({**settings, "proxy": before["proxy"]})

@@ -1,4 +1,4 @@
-"""Logs of requests: moved in, asked for, emptied and deleted."""
+"""Request logs: storing, listing, and deleting their rows or only the bodies."""
 
 import json
 import time
@@ -11,9 +11,9 @@ from gproxy.store.database import Database
 from gproxy.store.paging import after_cursor, within_times
 
 MAX_ROWS = 1_000
-MAX_BYTES = 32 * 1024 * 1024  # of a page with bodies, which is told in five times as many
+MAX_BYTES = 32 * 1024 * 1024  # of a page with bodies; its JSON takes five times as much
 KINDS = {"downstream": m.DownstreamRequest, "upstream": m.UpstreamRequest}
-# The columns of a record, in its order.
+# The values of an entry after its kind, in their order.
 COLUMNS = {
     "downstream": (
         *("trace_id", "at", "user_id", "user_key_id", "request_method", "request_headers_json", "request_path"),
@@ -26,16 +26,16 @@ COLUMNS = {
     ),
 }
 BODIES = ("request_body", "response_body")
-TEXTS = {"request_url_contains": "request_url", "request_path_contains": "request_path"}
+TEXT_FILTERS = {"request_url_contains": "request_url", "request_path_contains": "request_path"}
 
 
-def book(database: Database, records: Iterable[Sequence]) -> None:
-    """Stores records, each of which begins with its kind; what is stored already stays so."""
+def insert(database: Database, entries: Iterable[Sequence]) -> None:
+    """Stores entries, each of which begins with its kind. Skips entries that are already stored."""
     now, rows = time.time_ns(), {kind: [] for kind in KINDS}
-    for kind, *values in records:
-        kept = [value.replace("\0", "\ufffd") if isinstance(value, str) else value for value in values]
-        size = sum(len(value) for value in kept if isinstance(value, str | bytes))
-        rows[kind].append((*kept, False, size, now))
+    for kind, *values in entries:
+        stored = [value.replace("\0", "\ufffd") if isinstance(value, str) else value for value in values]
+        size = sum(len(value) for value in stored if isinstance(value, str | bytes))
+        rows[kind].append((*stored, False, size, now))
     with database.write():
         for kind, table in KINDS.items():
             names = (*COLUMNS[kind], "internal", "size", "created_at")
@@ -44,19 +44,19 @@ def book(database: Database, records: Iterable[Sequence]) -> None:
             database.execute_all(sql, rows[kind])
 
 
-def query(kind: str, asked: dict) -> list[dict]:
-    """The newest first; bodies as bytes where they are asked for."""
+def query(kind: str, filters: dict) -> list[dict]:
+    """Rows of a kind, the newest first. Bodies are bytes with `include_body`, otherwise None."""
     table = KINDS[kind]
     fields = [field for field in table._meta.sorted_fields if field.name not in (*BODIES, "size")]
-    if asked.get("include_body"):
+    if filters.get("include_body"):
         fields += [getattr(table, name) for name in BODIES]
-    found = _where(table, table.select(*fields), asked).order_by(table.at.desc(), table.trace_id.desc())
-    if (older := after_cursor(table, asked)) is not None:
+    found = _where(table, table.select(*fields), filters).order_by(table.at.desc(), table.trace_id.desc())
+    if (older := after_cursor(table, filters)) is not None:
         found = found.where(older)
-    limit = asked.get("limit")
-    found = found.limit(MAX_ROWS if limit is None else min(limit, MAX_ROWS)).offset(asked.get("offset") or 0)
-    if asked.get("include_body"):
-        found = found.limit(_within(found, table))
+    limit = filters.get("limit")
+    found = found.limit(MAX_ROWS if limit is None else min(limit, MAX_ROWS)).offset(filters.get("offset") or 0)
+    if filters.get("include_body"):
+        found = found.limit(_rows_within_bytes(found, table))
     rows = []
     for row in found.dicts():
         for name in ("request_headers_json", "response_headers_json"):
@@ -67,8 +67,8 @@ def query(kind: str, asked: dict) -> list[dict]:
     return rows
 
 
-def _within(found: pw.Query, table: type[pw.Model]) -> int:
-    """How many of these rows have room in one answer: at least one."""
+def _rows_within_bytes(found: pw.Query, table: type[pw.Model]) -> int:
+    """How many of these rows fit into MAX_BYTES, at least one."""
     total = 0
     for n, (size,) in enumerate(found.clone().select(table.size).tuples()):
         total += size
@@ -77,52 +77,53 @@ def _within(found: pw.Query, table: type[pw.Model]) -> int:
     return MAX_ROWS if found._limit is None else found._limit
 
 
-def count(kind: str, asked: dict) -> int:
+def count(kind: str, filters: dict) -> int:
     table = KINDS[kind]
-    return _where(table, table.select(), asked).count()
+    return _where(table, table.select(), filters).count()
 
 
-def _where(table: type[pw.Model], found: pw.Query, asked: dict) -> pw.Query:
+def _where(table: type[pw.Model], query: pw.Query, filters: dict) -> pw.Query:
     for name in ("trace_id", "provider_id", "credential_id", "user_id", "user_key_id"):
-        if asked.get(name) is not None and hasattr(table, name):
-            found = found.where(getattr(table, name).in_(asked[name]))
-    for name, column in TEXTS.items():
-        if asked.get(name) and hasattr(table, column):
-            found = found.where(getattr(table, column).contains(asked[name]))
-    return within_times(table, found, asked)
+        if filters.get(name) is not None and hasattr(table, name):
+            query = query.where(getattr(table, name).in_(filters[name]))
+    for name, column in TEXT_FILTERS.items():
+        if filters.get(name) and hasattr(table, column):
+            query = query.where(getattr(table, column).contains(filters[name]))
+    return within_times(table, query, filters)
 
 
-def clear(database: Database, kind: str, ids: list[int] | None) -> int:
-    """Empties the bodies of these rows, or of all, and leaves the rest. Returns how many there were."""
+def clear_bodies(database: Database, kind: str, ids: list[int] | None) -> int:
+    """Deletes the bodies of these rows (None: of all) and keeps the rows. Returns the number of rows changed."""
     table = KINDS[kind]
-    room = pw.fn.COALESCE(pw.fn.LENGTH(table.request_body), 0) + pw.fn.COALESCE(pw.fn.LENGTH(table.response_body), 0)
-    left = pw.Case(None, ((table.size > room, table.size - room),), 0)
-    change = table.update(request_body=None, response_body=None, size=left)
-    which = table.request_body.is_null(False) | table.response_body.is_null(False)
+    size = pw.fn.COALESCE(pw.fn.LENGTH(table.request_body), 0) + pw.fn.COALESCE(pw.fn.LENGTH(table.response_body), 0)
+    remaining = pw.Case(None, ((table.size > size, table.size - size),), 0)
+    change = table.update(request_body=None, response_body=None, size=remaining)
+    condition = table.request_body.is_null(False) | table.response_body.is_null(False)
     with database.write():
-        return change.where(which if ids is None else which & table.trace_id.in_(ids)).execute()
+        return change.where(condition if ids is None else condition & table.trace_id.in_(ids)).execute()
 
 
 def delete(database: Database, kind: str, ids: list[int]) -> int:
+    """Deletes these rows. Returns the number of deleted rows."""
     table = KINDS[kind]
     with database.write():
         return table.delete().where(table.trace_id.in_(ids)).execute()
 
 
 def trim(database: Database, kind: str, before: int, max_bytes: int, max_rows: int) -> int:
-    """Deletes the oldest rows, at most so many, that are older than this moment or beyond the room there is.
+    """Deletes the oldest rows, at most `max_rows`: those older than `before` (nanoseconds) or beyond `max_bytes`.
 
-    Returns how many went: less than `most_rows` when nothing more has to go.
+    Returns the number of deleted rows: less than `max_rows` if nothing remains to delete.
     """
     table = KINDS[kind]
     total = table.select(pw.fn.SUM(table.size)).scalar() or 0
     oldest = table.select(table.trace_id, table.at, table.size).order_by(table.at, table.trace_id).limit(max_rows)
-    gone, over = [], int(total) - max_bytes
+    ids, excess = [], int(total) - max_bytes
     for trace_id, at, size in oldest.tuples():
-        if at >= before and over <= 0:
+        if at >= before and excess <= 0:
             break
-        gone.append(trace_id)
-        over -= size
-    if gone:
-        delete(database, kind, gone)
-    return len(gone)
+        ids.append(trace_id)
+        excess -= size
+    if ids:
+        delete(database, kind, ids)
+    return len(ids)

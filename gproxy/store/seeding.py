@@ -1,4 +1,4 @@
-"""Filling an empty database from a validated seed, in one transaction. Nothing is half imported."""
+"""Types of a validated configuration, and functions that fill an empty database with one and seal its secrets."""
 
 import json
 import secrets
@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from gproxy.state.periods import window
 from gproxy.store import models as m
 from gproxy.store.database import Database
-from gproxy.store.sealing import MARK, Seal, known_seal, new_seal
+from gproxy.store.sealing import PREFIX, Seal, known_seal, new_seal
 from gproxy.store.snapshot_loader import bump
 from gproxy.units import NS
 
@@ -80,9 +80,9 @@ class NewQuota:
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """`permissions`, if there are any, narrow what the user may do; `narrowed`: to nothing, if there are none.
+    """`permissions`, if there are any, restrict the key to a part of its user's; `narrowed` without any blocks the key.
 
-    `budget` in nano-USD.
+    `budget` in nano-USD, `expires_at` in nanoseconds since the epoch.
     """
 
     digest: str
@@ -111,7 +111,7 @@ class NewUser:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """Everything that a first start stores. What is laid over it later may leave the first two out."""
+    """A whole configuration. An import may leave the first two fields out."""
 
     enable_usage: bool | None
     provider_defaults_json: str | None
@@ -124,15 +124,16 @@ class Content:
     quotas: tuple[tuple[str, NewQuota], ...] = ()
     file_permissions: tuple[tuple[str, str], ...] = ()  # (user, provider)
     switches: Mapping[str, bool | int | None] = field(default_factory=dict)  # other columns of the settings
-    unset: frozenset[str] = frozenset()  # variables that credentials refer to and that have no value
+    unset: frozenset[str] = frozenset()  # variables without a value that credentials refer to
 
 
 def is_empty() -> bool:
+    """True until `fill` has run."""
     return not m.GlobalSettings.select().exists()
 
 
 def fill(database: Database, content: Content) -> None:
-    """Stores the content of a first start."""
+    """Stores a whole configuration in an empty database, in one transaction."""
     now = time.time_ns()
     stamps = {"created_at": now, "updated_at": now}
     with database.write():
@@ -234,7 +235,7 @@ def _limit(user_id: int, key_id: int | None, limit: NewLimit, stamps: dict) -> N
 
 
 def open_account(user_id: int, quota: NewQuota, now: int) -> int:
-    """An account with what was used elsewhere in the window that runs. Returns its id."""
+    """Creates an account with the quota's `cost_used` in the current window. Returns its id."""
     start = window(quota.period, now // NS)[0] * NS
     row = m.Quota.create(
         user=user_id,
@@ -248,14 +249,17 @@ def open_account(user_id: int, quota: NewQuota, now: int) -> int:
     return row.id
 
 
-def seal_of(secret: str | None) -> Seal | None:
-    """The seal of this database, None when it is not sealed. Raises StartupError on a missing or wrong key."""
+def load_seal(secret: str | None) -> Seal | None:
+    """The seal of this database, None if it is not sealed. Raises StartupError if the key is missing or wrong."""
     row = m.GlobalSettings.select().first()
     return known_seal(secret, row.seal_json) if row is not None and row.seal_json else None
 
 
 def seal_all(database: Database, secret: str) -> Seal:
-    """Seals a database that was open so far, and credentials that were added meanwhile in clear."""
+    """Seals an unsealed database, or those credentials of a sealed one that are stored in clear.
+
+    Raises StartupError if the key is wrong.
+    """
     with database.write():
         row = m.GlobalSettings.select().first()
         if row.seal_json:
@@ -263,22 +267,22 @@ def seal_all(database: Database, secret: str) -> Seal:
         else:
             seal, row.seal_json = new_seal(secret)
             row.save()
-        clear = [row for row in m.Credential.select() if not row.secret_json.startswith(MARK)]
+        clear = [row for row in m.Credential.select() if not row.secret_json.startswith(PREFIX)]
         for row in clear:
             sealed = seal.close(row.secret_json)
             m.Credential.update(secret_json=sealed).where(m.Credential.id == row.id).execute()
     if clear:
-        database.forget_overwritten()
+        database.erase_overwritten()
     return seal
 
 
 def is_unused() -> bool:
-    """Whether no gateway was ever started on this database."""
+    """True if no gateway was ever started on this database."""
     return not m.proxy.obj.table_exists("global_settings") or is_empty()
 
 
 def reseal(database: Database, before: Seal | None, secret: str) -> int:
-    """Seals everything with another key, all or nothing. Returns how many credentials there are."""
+    """Seals all credentials with another key, in one transaction. Returns the number of credentials."""
     with database.write():
         seal, document = new_seal(secret)
         rows = list(m.Credential.select(m.Credential.id, m.Credential.secret_json))
@@ -287,12 +291,12 @@ def reseal(database: Database, before: Seal | None, secret: str) -> int:
             m.Credential.update(secret_json=sealed).where(m.Credential.id == row.id).execute()
         m.GlobalSettings.update(seal_json=document).execute()
         bump("providers")
-    database.forget_overwritten()
+    database.erase_overwritten()
     return len(rows)
 
 
 def secret_json(**secret: str) -> str:
-    """What a credential shows: `api_key`, or the fields of a service account."""
+    """The stored secret of a credential: `api_key`, or the fields of a service account."""
     return json.dumps(secret)
 
 

@@ -1,4 +1,4 @@
-"""Reads the snapshot from the database: only the tables that changed, in one transaction."""
+"""Loads the snapshot from the database: only the groups of tables that changed, in one transaction."""
 
 import json
 import logging
@@ -42,7 +42,7 @@ TABLES = ("settings", "providers", "models", "aliases", "users", "sessions")
 
 
 @contextmanager
-def read() -> Iterator[None]:
+def read_transaction() -> Iterator[None]:
     """A transaction that sees one state of the database from its beginning to its end."""
     database = m.proxy.obj
     with database.atomic():
@@ -52,18 +52,18 @@ def read() -> Iterator[None]:
 
 
 def revisions() -> dict[str, int]:
-    """The revision of each table group, from the database."""
+    """The revision of each group of tables."""
     return {row.table: row.revision for row in m.Revision.select()}
 
 
 def bump(*tables: str) -> None:
-    """Marks tables as changed; belongs into the transaction that changes them."""
+    """Increments the revisions of these groups, in the transaction that changes their tables."""
     m.Revision.update(revision=m.Revision.revision + 1).where(m.Revision.table.in_(tables)).execute()
 
 
 def load(before: Snapshot | None, environ: Mapping[str, str], seal: Seal | None) -> Snapshot:
-    """The database as it is now. Only what changed since `before` is read; all of it in one transaction."""
-    with read():
+    """The current snapshot; `before` itself if nothing has changed. Reads only what has changed since `before`."""
+    with read_transaction():
         now = revisions()
         if before is not None and before.revisions == now:
             return before
@@ -128,14 +128,14 @@ def _providers(defaults: Mapping, environ: Mapping[str, str], seal: Seal | None)
 def _routing(row: m.Provider) -> Mapping[tuple[str, str], Dispatch] | None:
     try:
         return read_routing(row.routing_json)
-    except (ValueError, RecursionError) as fault:
-        # One provider's document must not keep the others, or later changes, from being loaded.
-        log.error("provider %s: its routing cannot be read, so its channel's default applies: %s", row.name, fault)
+    except (ValueError, RecursionError) as error:
+        # The document of one provider must not keep other providers and later changes from being loaded.
+        log.error("provider %s: its routing cannot be read, so its channel's default applies: %s", row.name, error)
         return None
 
 
 def read_routing(text: str) -> Mapping[tuple[str, str], Dispatch] | None:
-    """A stored routing document; None when it leaves all to the channel. Raises ValueError when it is none."""
+    """A stored routing document, None without rules: then the channel decides. Raises ValueError if it is invalid."""
     match json.loads(text) if text else None:
         case None:
             return None
@@ -143,39 +143,41 @@ def read_routing(text: str) -> Mapping[tuple[str, str], Dispatch] | None:
             return dict(map(_rule, rules)) or None
         case {**others} if not others:
             return None
-    raise ValueError("it is no table of rules")
+    raise ValueError("it is not a table of rules")
 
 
 def _rule(rule) -> tuple[tuple[str, str], Dispatch]:
     match rule:
         case {"route": {"operation": str(operation), "protocol": str(protocol)}, "implementation": implementation}:
-            return (operation, protocol), _way(implementation)
+            return (operation, protocol), _dispatch(implementation)
     raise ValueError("a rule has no route or no implementation")
 
 
-def _way(implementation) -> Dispatch:
+def _dispatch(implementation) -> Dispatch:
     match implementation:
         case "Passthrough" | "Local" | "Unsupported":
             return Dispatch(implementation.lower())
         case {"TransformTo": {"destination": {"operation": str(operation), "protocol": str(protocol)}}}:
             return Dispatch("transform", operation, protocol)
-    raise ValueError("an implementation is none of those known")
+    raise ValueError("a rule has an unknown implementation")
 
 
 def without_version(base_url: str) -> str:
-    """The base without a trailing slash and version segment, to which our paths are appended."""
+    """The base URL without trailing slashes and version segment; the channel's paths are appended to it."""
     return re.sub(r"(?<!/)/v1(beta)?$", "", base_url.rstrip("/")).rstrip("/")
 
 
 def resolve_secret(
     secret_json: str, environ: Mapping[str, str], seal: Seal | None
 ) -> tuple[str | None, ServiceAccount | None]:
-    """The key itself, with the account that it is of. A stored `${NAME}` is looked up at every start, so that a new
-    value needs only a restart."""
+    """The API key, or a private key with its service account; None without a usable key.
+
+    A stored `${NAME}` is looked up in `environ` at every start, so that a new value needs only a restart.
+    """
     try:
         document = json.loads(seal.open(secret_json) if seal else secret_json)
-    except ValueError as fault:
-        log.error("a credential cannot be opened: %s", fault)
+    except ValueError as error:
+        log.error("a credential cannot be opened: %s", error)
         return None, None
     found = {name: _resolved(text, environ) for name, text in document.items()}
     if "api_key" in document:
@@ -219,19 +221,23 @@ def _aliases() -> dict:
     return {"aliases": {a.name: a for a in found if not a.is_wildcard}, "wildcards": tuple(wildcards)}
 
 
-def caller(user_id: int, key_id: int | None) -> tuple[Caller, str | None] | None:
-    """A user with one of its keys, or without any, and why it may not call if so; None where there is none."""
+def find_caller(user_id: int, key_id: int | None) -> tuple[Caller, str | None] | None:
+    """A user with one of the user's keys, or without a key, and the reason why the caller is refused, if it is.
+
+    None if the user or the key does not exist.
+    """
     user = m.User.get_or_none(m.User.id == user_id)
     key = None if key_id is None else m.UserKey.get_or_none((m.UserKey.id == key_id) & (m.UserKey.user == user_id))
     if user is None or (key_id is not None and key is None):
         return None
-    why = "the user is disabled" if not user.enabled else "the key is disabled" if key and not key.enabled else None
+    reason = "the user is disabled" if not user.enabled else "the key is disabled" if key and not key.enabled else None
     if key is not None and key.expires_at is not None and key.expires_at <= time.time_ns():
-        why = why or "the key is expired"
-    return _caller(user, key, _rows()), why
+        reason = reason or "the key is expired"
+    return _caller(user, key, _rows()), reason
 
 
 def user_of_key(key_id: int) -> int | None:
+    """The id of the key's user, None if the key does not exist."""
     return m.UserKey.select(m.UserKey.user).where(m.UserKey.id == key_id).tuples().scalar()
 
 
@@ -247,7 +253,7 @@ def _callers() -> dict:
 
 
 class _Rows(NamedTuple):
-    """What users and keys may do and how much of it, by their ids."""
+    """Permissions, limits and quotas of all users and keys, by their ids."""
 
     grants: dict[int, list[Grant]]
     key_grants: dict[int, list[Grant]]
@@ -259,16 +265,16 @@ class _Rows(NamedTuple):
 
 def _rows() -> _Rows:
     grants, key_grants = _grants()
-    of_users, of_keys = limits()
+    by_user, by_key = limits()
     quotas = {row.user_id: Quota(row.quota, row.period) for row in m.Quota.select().where(m.Quota.quota.is_null(False))}
     files: dict[int, set[int]] = {}
     for row in m.FilePermission.select():
         files.setdefault(row.user_id, set()).add(row.provider_id)
-    return _Rows(grants, key_grants, of_users, of_keys, quotas, files)
+    return _Rows(grants, key_grants, by_user, by_key, quotas, files)
 
 
 def _caller(user: m.User, key: m.UserKey | None, rows: _Rows) -> Caller:
-    """Without a key: what the user may do by any key that has nothing of its own."""
+    """A caller. Without a key it has the rights that a key without own permissions and limits gives the user."""
     key_id = 0 if key is None else key.id
     return Caller(
         user_id=user.id,
@@ -296,25 +302,25 @@ def _logins() -> dict:
 
 
 def _grants() -> tuple[dict[int, list[Grant]], dict[int, list[Grant]]]:
-    """Permission rows, of users and of keys."""
-    of_users: dict[int, list[Grant]] = {}
-    of_keys: dict[int, list[Grant]] = {}
+    """Permissions of users and of keys, by their ids."""
+    by_user: dict[int, list[Grant]] = {}
+    by_key: dict[int, list[Grant]] = {}
     for row in m.ModelPermission.select().order_by(m.ModelPermission.id):
-        owners, owner = (of_users, row.user_id) if row.key_id is None else (of_keys, row.key_id)
+        owners, owner = (by_user, row.user_id) if row.key_id is None else (by_key, row.key_id)
         owners.setdefault(owner, []).append(Grant(row.provider_id, glob(row.model_pattern).fullmatch))
-    return of_users, of_keys
+    return by_user, by_key
 
 
 def limits(user_id: int | None = None) -> tuple[dict[int, list[RateLimit]], dict[int, list[RateLimit]]]:
-    """Rate limit rows of all or of one user, and of keys, each list in the order in which they are looked through."""
-    of_users: dict[int, list[RateLimit]] = {}
-    of_keys: dict[int, list[RateLimit]] = {}
+    """Rate limits of all users or of one, and of their keys, by their ids, each list in the order of precedence."""
+    by_user: dict[int, list[RateLimit]] = {}
+    by_key: dict[int, list[RateLimit]] = {}
     rows = m.RateLimit.select()
     for row in rows if user_id is None else rows.where(m.RateLimit.user == user_id):
-        owners, owner = (of_users, row.user_id) if row.key_id is None else (of_keys, row.key_id)
+        owners, owner = (by_user, row.user_id) if row.key_id is None else (by_key, row.key_id)
         matches = glob(row.model_pattern).fullmatch
         amounts = (row.rpm, row.rpd, row.total_tokens, row.concurrency)
         owners.setdefault(owner, []).append(RateLimit(row.id, row.model_pattern, matches, *amounts))
-    for found in (*of_users.values(), *of_keys.values()):
+    for found in (*by_user.values(), *by_key.values()):
         found.sort(key=by_row_precedence)
-    return of_users, of_keys
+    return by_user, by_key

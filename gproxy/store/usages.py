@@ -1,4 +1,4 @@
-"""Usage rows: booking a batch exactly once, and asking for them."""
+"""Usage rows: storing batches of settled calls exactly once, and listing rows."""
 
 import json
 import time
@@ -11,18 +11,18 @@ from gproxy.store import accounts, rollups
 from gproxy.store import models as m
 from gproxy.store.accounts import Charge
 from gproxy.store.database import Database
-from gproxy.store.ledger import booked
+from gproxy.store.ledger import stored_calls
 from gproxy.store.paging import after_cursor, within_times
 
 COLUMNS = tuple(field.column_name for field in m.Usage._meta.sorted_fields if field.name != "created_at")
-pick = itemgetter(*COLUMNS)
-of_call = itemgetter("user_id", "user_key_id", "at", "cost")
+row_values = itemgetter(*COLUMNS)
+charge_values = itemgetter("user_id", "user_key_id", "at", "cost")
 INSERT = f"INSERT INTO usages ({', '.join(COLUMNS)}, created_at) VALUES ({', '.join('?' * (len(COLUMNS) + 1))})"
-MARK = 'INSERT INTO journal_marks (segment, "offset") VALUES (?, 0) ON CONFLICT (segment) DO NOTHING'
-REACH = 'UPDATE journal_marks SET "offset" = ? WHERE segment = ?'
+ADD_POSITION = 'INSERT INTO journal_marks (segment, "offset") VALUES (?, 0) ON CONFLICT (segment) DO NOTHING'
+ADVANCE_POSITION = 'UPDATE journal_marks SET "offset" = ? WHERE segment = ?'
 MAX_ROWS = 10_000
 MAX_INTEGER = 2**63 - 1
-TRY = ("provider_id", "credential_id", "end", "ms")
+ATTEMPT_FIELDS = ("provider_id", "credential_id", "end", "ms")
 FILTERS = {
     "provider_id": m.Usage.provider_id,
     "credential_id": m.Usage.credential_id,
@@ -33,91 +33,94 @@ FILTERS = {
 }
 
 
-def book(database: Database, bookings: Collection) -> None:
-    """Stores the rows of one batch and charges their accounts, in one transaction; what is booked already stays so."""
+def insert(database: Database, calls: Collection) -> None:
+    """Stores a batch of settled calls and charges their accounts, in one transaction. Skips calls already stored.
+
+    A call has `row`, a dictionary of columns, `segment`, its journal segment, and `end`, the offset after its entry.
+    """
     now = time.time_ns()
     with database.write():
-        marks = _locked_marks(database, {booking.segment for booking in bookings})
-        rows = _unbooked(bookings, marks)
-        charges = [Charge(*map(_storable, of_call(row))) for row in rows]
+        positions = _locked_positions(database, {call.segment for call in calls})
+        rows = _new_rows(calls, positions)
+        charges = [Charge(*map(_storable, charge_values(row))) for row in rows]
         if m.GlobalSettings.select(m.GlobalSettings.enable_usage).scalar():
             # The driver's own loop: the query builder would cost ten times as much for each row.
-            database.execute_all(INSERT, [(*map(_storable, pick(row)), now) for row in rows])
+            database.execute_all(INSERT, [(*map(_storable, row_values(row)), now) for row in rows])
             rollups.add(database, rows)
         else:
             for (user_id, key_id, day), (cost, requests) in accounts.by_day(charges).items():
-                accounts.adjust(accounts.USAGE, day, user_id, key_id, cost, requests)
+                accounts.add_adjustment(accounts.USAGE, day, user_id, key_id, cost, requests)
         accounts.charge(database, charges)
-        for booking in bookings:
-            marks[booking.segment] = max(marks[booking.segment], booking.end)
-        database.execute_all(REACH, [(end, segment) for segment, end in marks.items()])
+        for call in calls:
+            positions[call.segment] = max(positions[call.segment], call.end)
+        database.execute_all(ADVANCE_POSITION, [(end, segment) for segment, end in positions.items()])
 
 
 def _storable(value):
-    """One value that a database refuses would keep its whole batch out for ever."""
+    """Replaces what a database refuses: one such value would keep its whole batch out for ever."""
     if type(value) is str:
         return value.replace("\0", "\ufffd")  # PostgreSQL has no NUL in texts
     return min(value, MAX_INTEGER) if type(value) is int else value
 
 
-def _locked_marks(database: Database, segments: set[str]) -> dict[str, int]:
-    """How far these segments are booked. A process that was killed may still be committing: it is waited for here."""
-    database.execute_all(MARK, [(segment,) for segment in segments])
-    query = database.locked(m.JournalPosition.select().where(m.JournalPosition.segment.in_(segments)))
+def _locked_positions(database: Database, segments: set[str]) -> dict[str, int]:
+    """How far these segments are stored. Waits for a killed process whose transaction is still committing."""
+    database.execute_all(ADD_POSITION, [(segment,) for segment in segments])
+    query = database.for_update(m.JournalPosition.select().where(m.JournalPosition.segment.in_(segments)))
     return {row.segment: row.offset for row in query}
 
 
-def _unbooked(bookings: Collection, marks: dict[str, int]) -> list[dict]:
-    """The rows that are new.
+def _new_rows(calls: Collection, positions: dict[str, int]) -> list[dict]:
+    """The rows of calls that are not stored yet.
 
-    Neither is enough alone: a row that was booked may be deleted, or be one of an adjustment; and rows of a version
-    that set no marks can only be told by their ids.
+    Neither test is enough alone: a stored row may have been deleted, or replaced by an adjustment; and a version that
+    wrote no positions left only the ids of its rows.
     """
-    rows = {booking.row["trace_id"]: booking.row for booking in bookings if booking.end > marks[booking.segment]}
-    known = booked(rows)
-    return [row for trace_id, row in rows.items() if trace_id not in known]
+    rows = {call.row["trace_id"]: call.row for call in calls if call.end > positions[call.segment]}
+    stored = stored_calls(rows)
+    return [row for trace_id, row in rows.items() if trace_id not in stored]
 
 
 def newest_id() -> int:
-    """The newest row's id, 0 without any."""
+    """The id of the newest row, 0 without rows."""
     return m.Usage.select(pw.fn.MAX(m.Usage.trace_id)).scalar() or 0
 
 
-def forget(segments: list[str]) -> None:
-    """Drops the marks of journal segments that are booked and gone."""
+def delete_positions(segments: list[str]) -> None:
+    """Deletes the positions of journal segments that are stored and deleted."""
     m.JournalPosition.delete().where(m.JournalPosition.segment.in_(segments)).execute()
 
 
 class UsageStore:
-    """These deeds on one database, for a thread that keeps its connection."""
+    """`insert` and `delete_positions` on one database, for a thread that keeps its connection."""
 
     def __init__(self, database: Database):
         self._database = database
 
-    def book(self, bookings: Collection) -> None:
-        self._database.run_kept(book, self._database, bookings)
+    def insert(self, calls: Collection) -> None:
+        self._database.run_on_kept_connection(insert, self._database, calls)
 
-    def forget(self, segments: list[str]) -> None:
-        self._database.run_kept(forget, segments)
+    def delete_positions(self, segments: list[str]) -> None:
+        self._database.run_on_kept_connection(delete_positions, segments)
 
 
-def where(query: pw.Query, asked: dict) -> pw.Query:
-    """Of the rows those that have one of the asked values, within the asked time."""
+def where(query: pw.Query, filters: dict) -> pw.Query:
+    """The query for the rows that match the filters: lists of values by the names in FILTERS, and a time."""
     for name, column in FILTERS.items():
-        if asked.get(name) is not None:
-            query = query.where(column.in_(asked[name]))
-    return within_times(m.Usage, query, asked)
+        if filters.get(name) is not None:
+            query = query.where(column.in_(filters[name]))
+    return within_times(m.Usage, query, filters)
 
 
-def query(asked: dict) -> list[dict]:
-    """The newest rows first, as plain values: time in nanoseconds, cost in nano-USD."""
-    found = where(m.Usage.select(), asked).order_by(m.Usage.at.desc(), m.Usage.trace_id.desc())
-    if (older := after_cursor(m.Usage, asked)) is not None:
+def query(filters: dict) -> list[dict]:
+    """Usage rows as plain values, the newest first: time in nanoseconds, cost in nano-USD."""
+    found = where(m.Usage.select(), filters).order_by(m.Usage.at.desc(), m.Usage.trace_id.desc())
+    if (older := after_cursor(m.Usage, filters)) is not None:
         found = found.where(older)
-    limit = asked.get("limit")
-    found = found.limit(MAX_ROWS if limit is None else min(limit, MAX_ROWS)).offset(asked.get("offset") or 0)
+    limit = filters.get("limit")
+    found = found.limit(MAX_ROWS if limit is None else min(limit, MAX_ROWS)).offset(filters.get("offset") or 0)
     rows = list(found.dicts())
     for row in rows:
         row["losses"] = json.loads(row["losses"])
-        row["tries"] = [dict(zip(TRY, one, strict=True)) for one in json.loads(row["tries"])]
+        row["tries"] = [dict(zip(ATTEMPT_FIELDS, one, strict=True)) for one in json.loads(row["tries"])]
     return rows

@@ -1,4 +1,4 @@
-"""Users' keys: deeds and questions. A key itself is never stored, only its digest and a fingerprint."""
+"""Users' keys and sessions. A key itself is never stored, only its digest and a fingerprint."""
 
 import time
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from gproxy.errors import NotFound
 from gproxy.store import accounts
 from gproxy.store import models as m
-from gproxy.store.audit import changing
+from gproxy.store.audit import track_changes
 from gproxy.store.database import Database
 from gproxy.store.snapshot_loader import bump
 
@@ -41,14 +41,14 @@ def by_name(name: str) -> User | None:
 
 
 def open_session(database: Database, user: User, digest: str, expires_at: int) -> bool:
-    """`expires_at` in nanoseconds since the epoch. Sessions that are over go.
+    """Stores a session and deletes expired ones. `expires_at` in nanoseconds since the epoch.
 
-    False when the user has another password by now, or may not log in any more.
+    Returns False if the user's password was changed meanwhile, or the user was disabled.
     """
     now = time.time_ns()
     with database.write():
         same = (m.User.id == user.id) & (m.User.password == user.password) & m.User.enabled
-        if database.locked(m.User.select().where(same)).first() is None:
+        if database.for_update(m.User.select().where(same)).first() is None:
             return False
         m.Session.delete().where(m.Session.expires_at <= now).execute()
         m.Session.insert(user=user.id, digest=digest, expires_at=expires_at, created_at=now).execute()
@@ -63,7 +63,7 @@ def close_session(database: Database, digest: str) -> None:
 
 
 def keys(user_ids: list[int] | None) -> list[Key]:
-    """The keys of these users, or of all."""
+    """The keys of these users; None: of all users."""
     query = m.UserKey.select(m.UserKey, m.User).join(m.User).order_by(m.UserKey.id)
     if user_ids is not None:
         query = query.where(m.UserKey.user.in_(user_ids))
@@ -81,7 +81,10 @@ def add_keys(
     budget: int | None = None,
     expires_at: int | None = None,
 ) -> list[int]:
-    """New keys from (digest, fingerprint) pairs; all or none. Returns their ids. Raises NotFound."""
+    """Stores keys by (digest, fingerprint), all or none. `budget` in nano-USD, `expires_at` in nanoseconds.
+
+    Returns their ids. Raises NotFound.
+    """
     now = time.time_ns()
     with database.write():
         if not m.User.select().where(m.User.id == user_id).exists():
@@ -90,17 +93,17 @@ def add_keys(
             m.UserKey.create(
                 user=user_id,
                 api_key_digest=digest,
-                fingerprint=shown,
+                fingerprint=fingerprint,
                 label=label,
                 budget=budget,
                 expires_at=expires_at,
                 created_at=now,
                 updated_at=now,
             ).id
-            for digest, shown in digests
+            for digest, fingerprint in digests
         ]
-        with changing(m.UserKey, ()) as also:
-            also(ids)
+        with track_changes(m.UserKey, ()) as add_ids:
+            add_ids(ids)
         bump("users")
         return ids
 
@@ -108,7 +111,7 @@ def add_keys(
 def change_key(database: Database, key_id: int, changes: dict) -> None:
     """Sets some of label, enabled, budget, expires_at and cost_used. Raises NotFound."""
     columns = {name: value for name, value in changes.items() if name != "cost_used"}
-    with database.write(), changing(m.UserKey, [key_id]):
+    with database.write(), track_changes(m.UserKey, [key_id]):
         if not m.UserKey.update(**columns, updated_at=time.time_ns()).where(m.UserKey.id == key_id).execute():
             raise NotFound(f"there is no key {key_id}")
         if "cost_used" in changes:
@@ -117,8 +120,8 @@ def change_key(database: Database, key_id: int, changes: dict) -> None:
 
 
 def delete_keys(database: Database, key_ids: list[int]) -> None:
-    """Deletes these keys; all or none. Raises NotFound."""
-    with database.write(), changing(m.UserKey, key_ids):
+    """Deletes these keys, all or none. Raises NotFound."""
+    with database.write(), track_changes(m.UserKey, key_ids):
         known = {row.id for row in m.UserKey.select(m.UserKey.id).where(m.UserKey.id.in_(key_ids))}
         if missing := sorted(set(key_ids) - known):
             raise NotFound(f"there is no key {', '.join(map(str, missing))}; nothing was deleted")

@@ -18,7 +18,7 @@ from gproxy.state.periods import DAY_S
 from gproxy.store import ledger, usages
 from gproxy.store import models as m
 from gproxy.store.database import Database
-from gproxy.store.limit_replay import traffic
+from gproxy.store.limit_replay import replay_limit
 from tests.sample_db import filled
 
 NS = 1_000_000_000
@@ -36,8 +36,8 @@ class Asked:
     """The store's questions on a real database."""
 
     def __init__(self, database: Database):
-        self.standing = partial(database.run, ledger.standing)
-        self.traffic = partial(database.run, traffic)
+        self.account_state = partial(database.run, ledger.account_state)
+        self.limit_history = partial(database.run, replay_limit)
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def book(database: Database, journal: Journal) -> list[SettledCall]:
     """All that ended so far into the database; the journal keeps its lines."""
     reader = Reader()
     rows = [booking for path in journal.segments for booking in reader.rows(path, 0, None)]
-    database.run(usages.book, database, rows)
+    database.run(usages.insert, database, rows)
     return rows
 
 
@@ -178,16 +178,16 @@ def test_a_call_that_is_booked_between_the_two_readings_is_counted_once(state, d
     class Between(Asked):
         def __init__(self, database):
             super().__init__(database)
-            found = self.standing
+            found = self.account_state
 
-            def standing(*asked):
+            def account_state(*asked):
                 journal.settle(
                     {"s": 1, "x": "complete", "st": 200, "n": [10, 20, 0, 0, 0, 0, 0], "c": 70, "ps": "model"}
                 )
                 book(database, journal)
                 return found(*asked)
 
-            self.standing = standing
+            self.account_state = account_state
 
     StateLoader(state, tmp_path / "journal", 0, Between(database), Inline(), lambda: NOW).load(("u1",))
     assert stands(state) == (70, 0)

@@ -26,19 +26,19 @@ class Store:
 
     def __init__(self, failures: int = 0):
         self.rows: dict[int, dict] = {}
-        self._left = {"book": failures, "forget": failures}
+        self._left = {"insert": failures, "delete_positions": failures}
 
     def _fail(self, function: str) -> None:
         if self._left[function]:
             self._left[function] -= 1
             raise Unavailable("the database is away")
 
-    def book(self, bookings: list[SettledCall]) -> None:
-        self._fail("book")
+    def insert(self, bookings: list[SettledCall]) -> None:
+        self._fail("insert")
         self.rows |= {booking.row["trace_id"]: booking.row for booking in bookings}
 
-    def forget(self, segments: list[str]) -> None:
-        self._fail("forget")
+    def delete_positions(self, segments: list[str]) -> None:
+        self._fail("delete_positions")
 
 
 class Inline:

@@ -87,11 +87,11 @@ def test_a_page_of_usage(database, asked):
 @pytest.mark.parametrize("time_asked", [{}, LATE], ids=["all", "40 days"])
 @pytest.mark.parametrize("asked", FILTERS, ids=str)
 def test_a_summary(database, asked, time_asked):
-    assert best_s(database, usage_queries.summary, {**asked, **time_asked}) < MAX_S
+    assert best_s(database, usage_queries.totals, {**asked, **time_asked}) < MAX_S
 
 
 def test_a_summary_is_right(database):
-    sums = database.run(usage_queries.summary, LATE)
+    sums = database.run(usage_queries.totals, LATE)
     with sqlite3.connect(database.path) as db:
         since, until = LATE["from_unix_ms"] * MS, (LATE["to_unix_ms"] + 1) * MS
         rows = db.execute("SELECT COUNT(*), SUM(cost) FROM usages WHERE at >= ? AND at < ?", (since, until)).fetchone()

@@ -207,7 +207,7 @@ def test_an_import_that_fails_half_way_changes_nothing(filled, monkeypatch, brea
         (seeding.NewUser("carl", None, True, True, ()),), (("carl", None, "*"),), (), (("carl", seeding.NewQuota(5)),),
     )  # fmt: skip
     whole = replace(whole, models=(seeding.NewModel("a", "m", None, True, None),))
-    add, change, delete = importing._Laying._add, importing._Laying._change, importing._Laying._delete
+    add, change, delete = importing._Import._add, importing._Import._change, importing._Import._delete
 
     def counted(function):
         def run(*args):
@@ -220,7 +220,7 @@ def test_an_import_that_fails_half_way_changes_nothing(filled, monkeypatch, brea
         return run
 
     for name, function in (("_add", add), ("_change", change), ("_delete", delete)):
-        monkeypatch.setattr(importing._Laying, name, counted(function))
+        monkeypatch.setattr(importing._Import, name, counted(function))
     with pytest.raises(Exception, match="cannot be used"):
         database.run(importing.apply_import, database, whole, None, True, False)
     assert database.run(exporting.content, None) == before

@@ -13,7 +13,7 @@ from gproxy.store.database import MIGRATIONS, Database
 from tests import postgres
 from tests.gateway import ROOT
 from tests.sample_db import filled, migrated
-from tests.store.test_accounts import ANN, book, call
+from tests.store.test_accounts import ANN, call, store
 
 
 def run(folder: Path, *command: str, **env: str) -> tuple[int, list[str], str]:
@@ -44,24 +44,24 @@ def dsn(request, tmp_path: Path) -> str:
 
 def test_exact_accounts_are_counted(tmp_path: Path, dsn):
     database = filled(tmp_path, dsn)
-    book(database, call(1))
+    store(database, call(1))
     assert verify(tmp_path, GPROXY_DSN=dsn) == (0, ["4 accounts are exact"], "")
 
 
 def test_each_account_that_differs_is_listed_with_its_remedy(tmp_path: Path, dsn):
     database = filled(tmp_path, dsn)
-    book(database, call(1, cost=1_500_000_000), call(2, user=1, cost=1))
+    store(database, call(1, cost=1_500_000_000), call(2, user=1, cost=1))
     database.run(accounts.set_quota, database, ANN, 2_500_000_000, None)
     database.run(m.Quota.update(cost_used=7).execute)
     database.run(m.UserKey.update(cost_used=7).where(m.UserKey.id == ANN).execute)
     status, lines, errors = verify(tmp_path, GPROXY_DSN=dsn)
     assert (status, errors) == (1, "")
     assert lines == [
-        "user 1 (root): the rows say 0.000000001 USD, the account says 0.000000007 USD; to take over the rows: "
+        "user 1 (root): the rows add up to 0.000000001 USD, the account has 0.000000007 USD; to take over the rows: "
         'POST /admin/user-quotas/upsert {"user_id": 1, "quota": null, "cost_used": 0.000000001}',
-        "user 2 (ann): the rows say 1.5 USD, the account says 0.000000007 USD; to take over the rows: "
+        "user 2 (ann): the rows add up to 1.5 USD, the account has 0.000000007 USD; to take over the rows: "
         'POST /admin/user-quotas/upsert {"user_id": 2, "quota": 2.5, "cost_used": 1.5}',
-        "key 2 of user 2: the rows say 1.5 USD, the account says 0.000000007 USD; to take over the rows: "
+        "key 2 of user 2: the rows add up to 1.5 USD, the account has 0.000000007 USD; to take over the rows: "
         'POST /admin/user-keys/update {"id": 2, "cost_used": 1.5}',
     ]
 

@@ -24,14 +24,14 @@ def test_two_administrators_that_demote_each_other_at_once_are_not_both_demoted(
     if others:
         database.run(entities.delete, database, entities.USER, others)
     start = threading.Barrier(2)
-    real = entities.keep_an_administrator
+    real = entities.require_administrator
 
     def slow(*args):
         real(*args)
         with suppress(threading.BrokenBarrierError):
             start.wait(1)
 
-    entities.keep_an_administrator = slow
+    entities.require_administrator = slow
     try:
 
         def demote(user_id):
@@ -41,21 +41,21 @@ def test_two_administrators_that_demote_each_other_at_once_are_not_both_demoted(
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(demote, ids))
     finally:
-        entities.keep_an_administrator = real
+        entities.require_administrator = real
     left = [r for r in database.run(entities.find, entities.USER, {}) if r["is_admin"] and r["enabled"]]
     assert left
 
 
 def test_of_two_that_take_one_name_at_once_one_is_told_that_it_is_taken(database, monkeypatch):
     start = threading.Barrier(2)
-    real = entities._refuse_twin
+    real = entities._check_unique
 
     def slow(*args):
         real(*args)
         with suppress(threading.BrokenBarrierError):
             start.wait(1)
 
-    monkeypatch.setattr(entities, "_refuse_twin", slow)
+    monkeypatch.setattr(entities, "_check_unique", slow)
 
     def take(_) -> str:
         try:

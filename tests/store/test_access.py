@@ -1,4 +1,4 @@
-"""Permissions, file permissions and rate limits: stored once for a place, all or none, and told to the workers."""
+"""Permissions, file permissions and rate limits: unique rows, stored all or none, with a new revision."""
 
 from pathlib import Path
 
@@ -32,8 +32,8 @@ def put(database: Database, *entries) -> list[int]:
     return database.run(access.put, database, entries)
 
 
-def rows(database: Database, kind: type, **asked) -> list:
-    return database.run(access.rows, kind, asked)
+def rows(database: Database, kind: type, **filters) -> list:
+    return database.run(access.rows, kind, filters)
 
 
 def revision(database: Database) -> int:
@@ -41,8 +41,8 @@ def revision(database: Database) -> int:
 
 
 def limit(pattern: str = "*", key_id: int | None = None, row_id: int = 0, user: int = ANN, **amounts) -> RateLimit:
-    told = {"rpm": None, "rpd": None, "total_tokens": None, "concurrency": None} | amounts
-    return RateLimit(row_id, user, key_id, pattern, **told)
+    amounts = {"rpm": None, "rpd": None, "total_tokens": None, "concurrency": None} | amounts
+    return RateLimit(row_id, user, key_id, pattern, **amounts)
 
 
 def test_rows_are_stored_as_they_are_given(database: Database):
@@ -59,10 +59,10 @@ def test_rows_are_stored_as_they_are_given(database: Database):
     assert revision(database) == before + 3
 
 
-def test_rows_are_found_by_what_they_name(database: Database):
+def test_rows_are_found_by_user_key_and_provider(database: Database):
     put(database, *(Permission(0, user, None, provider, "m") for user in (ROOT, ANN) for provider in (ONE, TWO)))
     put(database, Permission(0, ANN, ANN, ONE, "m"))
-    for asked, found in (
+    for filters, found in (
         ({}, [1, 2, 3, 4, 5]),
         ({"user_id": [ANN]}, [3, 4, 5]),
         ({"user_id": [ROOT, ANN], "provider_id": [ONE]}, [1, 3, 5]),
@@ -73,35 +73,35 @@ def test_rows_are_found_by_what_they_name(database: Database):
         ({"offset": 4}, [5]),
         ({"user_id": None, "limit": None}, [1, 2, 3, 4, 5]),
     ):
-        assert [row.id for row in rows(database, Permission, **asked)] == found, asked
+        assert [row.id for row in rows(database, Permission, **filters)] == found, filters
 
 
-def test_what_stands_at_a_place_is_changed_and_keeps_its_id(database: Database):
+def test_a_row_with_the_same_unique_columns_is_changed_and_keeps_its_id(database: Database):
     put(database, limit("a", rpm=1), limit("a", ANN, rpm=2), limit("a", SECOND_KEY, rpm=3))
     assert put(database, limit("a", ANN, rpd=5), limit("a", rpm=7)) == [2, 1]
     assert [(row.rpm, row.rpd) for row in rows(database, RateLimit)] == [(7, None), (None, 5), (3, None)]
 
 
-def test_a_row_may_be_moved_by_its_id(database: Database):
+def test_a_row_may_be_changed_by_its_id(database: Database):
     put(database, limit("a", rpm=1), limit("b", rpm=2))
     assert put(database, limit("c", row_id=1, rpm=3)) == [1]
     assert [(row.id, row.model_pattern, row.rpm) for row in rows(database, RateLimit)] == [(1, "c", 3), (2, "b", 2)]
 
 
-def test_a_row_that_is_moved_onto_another_is_one_with_it(database: Database):
+def test_a_row_that_is_changed_into_another_replaces_it(database: Database):
     put(database, Permission(0, ANN, None, None, "a"), Permission(0, ANN, None, None, "b"))
     assert put(database, Permission(1, ANN, None, None, "b")) == [2]
     assert rows(database, Permission) == [Permission(2, ANN, None, None, "b")]
 
 
-def test_an_id_may_be_chosen_and_is_not_given_again(database: Database):
+def test_an_id_may_be_chosen_and_is_not_used_again(database: Database):
     assert put(database, limit("a", row_id=2, rpm=1)) == [2]
     assert put(database, *(limit(pattern, rpm=1) for pattern in "bcd")) == [3, 4, 5]
     assert put(database, limit("e", row_id=1, rpm=1)) == [1]
     assert put(database, limit("f", rpm=1))[0] > 5
 
 
-NOWHERE = [
+BROKEN_REFERENCES = [
     (limit(user=99, rpm=1), "there is no user 99"),
     (limit(key_id=99, rpm=1), "user 2 has no key 99"),
     (limit(key_id=ROOT, rpm=1), "user 2 has no key 1"),
@@ -112,11 +112,11 @@ NOWHERE = [
 ]
 
 
-@pytest.mark.parametrize(("entry", "told"), NOWHERE, ids=[told for _, told in NOWHERE])
-def test_rows_are_stored_all_or_none(database: Database, entry, told):
+@pytest.mark.parametrize(("entry", "message"), BROKEN_REFERENCES, ids=[message for _, message in BROKEN_REFERENCES])
+def test_rows_are_stored_all_or_none(database: Database, entry, message):
     before = revision(database)
     good = limit("good", rpm=1) if isinstance(entry, RateLimit) else Permission(0, ANN, ANN, None, "good")
-    with pytest.raises(NotFound, match=told):
+    with pytest.raises(NotFound, match=message):
         put(database, good, entry)
     assert [rows(database, kind) for kind in access.TABLES] == [[], [], []]
     assert revision(database) == before
@@ -124,12 +124,12 @@ def test_rows_are_stored_all_or_none(database: Database, entry, told):
 
 @pytest.mark.parametrize("kind", access.TABLES)
 def test_rows_are_deleted_all_or_none(database: Database, kind):
-    made = {
+    entries = {
         RateLimit: [limit("a", rpm=1), limit("b", rpm=1)],
         Permission: [Permission(0, ANN, None, None, "a"), Permission(0, ANN, None, None, "b")],
         FilePermission: [FilePermission(0, ANN, ONE), FilePermission(0, ANN, TWO)],
     }[kind]
-    put(database, *made)
+    put(database, *entries)
     before = revision(database)
     with pytest.raises(NotFound, match="no row 8, 9; nothing was deleted"):
         database.run(access.delete, database, kind, [1, 9, 8])
@@ -138,37 +138,37 @@ def test_rows_are_deleted_all_or_none(database: Database, kind):
     assert ([row.id for row in rows(database, kind)], revision(database)) == ([2], before + 1)
 
 
-def test_a_limit_is_deleted_by_its_place(database: Database):
+def test_a_limit_is_deleted_by_its_unique_columns(database: Database):
     put(database, limit("a", rpm=1), limit("a", ANN, rpm=2), limit("b", rpm=3))
-    for places, told in (
+    for limits, message in (
         ([(ANN, None, "a"), (ANN, None, "c")], "user 2 has no rate limit for 'c'; nothing was deleted"),
         ([(ANN, SECOND_KEY, "a")], "key 3 has no rate limit for 'a'; nothing was deleted"),
     ):
-        with pytest.raises(NotFound, match=told):
-            database.run(access.delete_limits, database, places)
+        with pytest.raises(NotFound, match=message):
+            database.run(access.delete_limits, database, limits)
     assert len(rows(database, RateLimit)) == 3
     database.run(access.delete_limits, database, [(ANN, ANN, "a"), (ANN, None, "b")])
     assert [(row.key_id, row.model_pattern) for row in rows(database, RateLimit)] == [(None, "a")]
 
 
-def test_a_key_is_narrowed_as_long_as_it_has_permissions(database: Database):
-    def narrowed() -> list[bool]:
+def test_a_key_is_restricted_as_long_as_it_has_permissions(database: Database):
+    def restricted() -> list[bool]:
         found = database.run(snapshot_loader.load, None, {}, None)
         return [found.callers[digest(text)].key_grants is not None for text in ("sk-root", "sk-ann", "sk-ann-2")]
 
     put(database, Permission(0, ANN, None, None, "*"), FilePermission(0, ANN, ONE))
-    assert narrowed() == [False, False, False]
+    assert restricted() == [False, False, False]
     first, second = put(database, Permission(0, ANN, ANN, None, "a"), Permission(0, ANN, ANN, ONE, "a"))
-    assert narrowed() == [False, True, False]
+    assert restricted() == [False, True, False]
     database.run(access.delete, database, Permission, [first])
-    assert narrowed() == [False, True, False]
+    assert restricted() == [False, True, False]
     put(database, Permission(second, ANN, SECOND_KEY, ONE, "a"))
-    assert narrowed() == [False, False, True]
+    assert restricted() == [False, False, True]
     database.run(access.delete, database, Permission, [second])
-    assert narrowed() == [False, False, False]
+    assert restricted() == [False, False, False]
 
 
-def test_a_key_whose_provider_was_deleted_stays_narrowed(database: Database):
+def test_a_key_for_a_deleted_provider_stays_restricted(database: Database):
     put(database, Permission(0, ANN, ANN, ONE, "a"), Permission(0, ANN, SECOND_KEY, None, "a"))
     database.run(m.Provider.delete().where(m.Provider.id == ONE).execute)
     put(database, Permission(0, ANN, SECOND_KEY, TWO, "a"))
@@ -176,7 +176,7 @@ def test_a_key_whose_provider_was_deleted_stays_narrowed(database: Database):
     assert narrowed == [False, True, True]
 
 
-def test_what_belongs_to_a_user_or_key_goes_with_them(database: Database):
+def test_the_rows_of_a_deleted_user_or_key_are_deleted(database: Database):
     put(database, limit("a", rpm=1), limit("a", ANN, rpm=1), Permission(0, ANN, ANN, None, "a"))
     database.run(m.UserKey.delete().where(m.UserKey.id == ANN).execute)
     assert ([row.key_id for row in rows(database, RateLimit)], rows(database, Permission)) == ([None], [])

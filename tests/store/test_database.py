@@ -1,4 +1,4 @@
-"""Opening databases, keeping others out, and starting many processes at once."""
+"""DSNs, transactions and locks of the database, and many processes that start at once."""
 
 import json
 import os
@@ -29,7 +29,7 @@ FILES = [
     ("sqlite://./data/gproxy.db?mode=rwc", "data/gproxy.db"),
     ("sqlite:///gproxy.db?mode=rwc", "gproxy.db"),
 ]
-NO_DSNS = [
+INVALID_DSNS = [
     "sqlite:///",
     "sqlite://",
     "sqlite:///:memory:",
@@ -41,18 +41,18 @@ NO_DSNS = [
 
 
 @pytest.mark.parametrize(("dsn", "path"), FILES)
-def test_a_sqlite_file_may_be_written_in_several_ways(tmp_path: Path, dsn, path):
+def test_the_dsn_of_a_sqlite_file_has_several_forms(tmp_path: Path, dsn, path):
     assert Database(dsn, tmp_path).path == Path(path)
 
 
-@pytest.mark.parametrize("dsn", NO_DSNS)
-def test_what_is_no_dsn_stops_the_start_without_its_password(tmp_path: Path, dsn):
+@pytest.mark.parametrize("dsn", INVALID_DSNS)
+def test_an_invalid_dsn_stops_the_start_and_its_password_is_not_quoted(tmp_path: Path, dsn):
     with pytest.raises(StartupError) as caught:
         Database(dsn, tmp_path)
     assert caught.value.problems[0].startswith("GPROXY_DSN: ") and "hidden" not in str(caught.value)
 
 
-def test_sqlite_waits_for_locks_and_keeps_references(tmp_path: Path):
+def test_sqlite_waits_for_locks_and_enforces_foreign_keys(tmp_path: Path):
     database = migrated(tmp_path)
 
     def pragma(name: str):
@@ -64,7 +64,7 @@ def test_sqlite_waits_for_locks_and_keeps_references(tmp_path: Path):
     assert found == {"journal_mode": "wal", "busy_timeout": 5000, "foreign_keys": 1, "synchronous": 1}
 
 
-def test_a_fault_of_the_database_is_unavailable_and_quotes_nothing(tmp_path: Path, caplog):
+def test_an_error_of_the_database_becomes_unavailable_and_quotes_no_value(tmp_path: Path, caplog):
     caplog.set_level("DEBUG", logger="gproxy")
     database = filled(tmp_path)
 
@@ -77,18 +77,18 @@ def test_a_fault_of_the_database_is_unavailable_and_quotes_nothing(tmp_path: Pat
     assert caplog.messages == ["database: IntegrityError"]
 
 
-def test_a_fault_of_ours_stays_itself(tmp_path: Path):
+def test_another_exception_is_not_converted(tmp_path: Path):
     with pytest.raises(ZeroDivisionError):
         filled(tmp_path).run(lambda: 1 // 0)
 
 
-def test_a_database_that_is_away_is_unavailable(tmp_path: Path):
+def test_a_database_that_cannot_be_reached_is_unavailable(tmp_path: Path):
     database = Database("postgresql://nobody@127.0.0.1:1/none", tmp_path)
     with pytest.raises(Unavailable):
         database.run(m.User.select().count)
 
 
-def test_a_failed_write_leaves_nothing(tmp_path: Path):
+def test_a_failed_write_is_rolled_back(tmp_path: Path):
     database = filled(tmp_path)
 
     def half():
@@ -113,7 +113,7 @@ def test_a_write_takes_the_lock_at_its_beginning(tmp_path: Path):
     assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
 
 
-def test_rows_are_inserted_with_bound_values(tmp_path: Path):
+def test_values_are_passed_as_parameters(tmp_path: Path):
     database = migrated(tmp_path)
     nasty = "'); DROP TABLE machines; --"
     sql = "INSERT INTO machines (id, owner, seen_at) VALUES (?, ?, ?)"
@@ -124,7 +124,7 @@ def test_rows_are_inserted_with_bound_values(tmp_path: Path):
     ]
 
 
-def test_what_was_overwritten_is_forgotten(tmp_path: Path):
+def test_overwritten_values_are_erased_from_the_disk(tmp_path: Path):
     database = filled(tmp_path)
 
     def overwrite():
@@ -132,7 +132,7 @@ def test_what_was_overwritten_is_forgotten(tmp_path: Path):
         m.Provider.update(label="label-secret " * 100).execute()
         m.Provider.update(label=None).execute()
         before = on_disk(tmp_path)
-        database.forget_overwritten()
+        database.erase_overwritten()
         return before, on_disk(tmp_path)
 
     before, after = database.run(overwrite)
@@ -144,15 +144,15 @@ def on_disk(folder: Path) -> bytes:
 
 
 def excludes(first: Database, second: Database) -> bool:
-    """Whether `second` waits until `first` has ended."""
+    """True if `second` waits until `first` has released the start lock."""
     order = []
 
-    def late():
-        with second.alone():
+    def start_second():
+        with second.start_lock():
             order.append("second")
 
-    with first.alone():
-        waiting = threading.Thread(target=late)
+    with first.start_lock():
+        waiting = threading.Thread(target=start_second)
         waiting.start()
         time.sleep(0.2)
         order.append("first")
@@ -173,13 +173,13 @@ def test_one_machine_at_a_time_prepares_a_postgres_database(tmp_path: Path, pyte
 def test_a_failed_preparation_lets_the_next_one_in(tmp_path: Path, pytestconfig):
     for dsn in (f"sqlite:///{tmp_path / 'gproxy.db'}", postgres.fresh_database(pytestconfig)):
         database = Database(dsn, tmp_path)
-        with pytest.raises(pw.DatabaseError), database.alone(), database.write():
+        with pytest.raises(pw.DatabaseError), database.start_lock(), database.write():
             m.proxy.obj.execute_sql("SELECT 1 FROM nowhere")
-        with database.alone():
+        with database.start_lock():
             assert database.migrate()[0] == "0001_initial"
 
 
-def test_folders_are_made(tmp_path: Path):
+def test_folders_are_created(tmp_path: Path):
     prepare_folders(tmp_path / "a" / "b", tmp_path / "c" / "gproxy.db")
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["a", "c"]
     assert list((tmp_path / "a" / "b").iterdir()) == []
@@ -210,7 +210,7 @@ keys = [{ api_key = "sk-ann" }]
 user_name = "ann"
 model_pattern = "*"
 """
-# What gunicorn's master does before it binds and forks.
+# What the gunicorn master does before it binds and forks.
 START = """
 from gevent import monkey; monkey.patch_all()
 from gproxy import runtime, server
@@ -221,7 +221,7 @@ print("machine", prepared.machine)
 
 
 def start_at_once(folder: Path, **environs: list[str]) -> list[str]:
-    """What as many processes print, of which each takes its own value of every variable."""
+    """Starts PROCESSES processes, each with its own value of every variable. Returns their outputs."""
     (folder / "gproxy.toml").write_text(SEED)
     base = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "UPSTREAM": "sk-up"}
     running = [
@@ -245,8 +245,8 @@ def rows(execute) -> dict[str, int]:
     return {table: execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0] for table in tables}
 
 
-# The administrator that the seed leaves out is made once as well.
-ONCE = {
+# Including one administrator, whom the seed does not have.
+COUNTS = {
     "global_settings": 1,
     "providers": 1,
     "credentials": 1,
@@ -260,7 +260,7 @@ ONCE = {
 def test_many_processes_fill_one_sqlite_file_once(tmp_path: Path):
     printed = start_at_once(tmp_path, GPROXY_DATA_DIR=["data"] * PROCESSES)
     database = sqlite3.connect(tmp_path / "data" / "gproxy.db")
-    assert rows(database.execute) == ONCE
+    assert rows(database.execute) == COUNTS
     assert sum("made an administrator" in text for text in printed) == 1
     assert {text.splitlines()[-1] for text in printed} == {"machine 0"}
     assert not (tmp_path / "data" / "backups").exists()
@@ -274,7 +274,7 @@ def test_many_machines_fill_one_postgres_database_once(tmp_path: Path, pytestcon
     folders = [f"data-{i}" for i in range(PROCESSES)]
     printed = start_at_once(tmp_path, GPROXY_DATA_DIR=folders, GPROXY_DSN=[dsn] * PROCESSES)
     with psycopg.connect(dsn) as database:
-        assert rows(database.execute) == ONCE
+        assert rows(database.execute) == COUNTS
     assert sum("made an administrator" in text for text in printed) == 1
     assert sorted(text.splitlines()[-1] for text in printed) == [f"machine {i}" for i in range(PROCESSES)]
 
@@ -288,16 +288,16 @@ from gproxy.store.database import Database
 from gproxy.threads import Threads
 folder = Path(sys.argv[1])
 database, pools = Database(f"sqlite:///{folder / 'x.db'}", folder), [Threads(2) for _ in range(4)]
-def ask(n):
+def run_many(n):
     for _ in range(400):
         pools[n % 4].run(database.run, lambda: None)
-gevent.joinall([gevent.spawn(ask, n) for n in range(16)], raise_error=True)
+gevent.joinall([gevent.spawn(run_many, n) for n in range(16)], raise_error=True)
 print(type(database._db._lock))
 """
 
 
 def test_native_threads_that_use_one_database_never_wait_for_ever(tmp_path: Path):
-    """gevent's own lock lost the wake-up of a native thread now and then, and with it the thread."""
+    """gevent's own lock sometimes lost the wake-up of a native thread, which then waited for ever."""
     done = subprocess.run(
         [sys.executable, "-c", MANY_THREADS, str(tmp_path)], capture_output=True, text=True, timeout=120
     )

@@ -1,4 +1,4 @@
-"""The proof of the books: every difference is told, none is imagined, and a later proof reads only what is new."""
+"""The ledger check reports exactly the accounts that differ, and a later check reads only new rows."""
 
 import random
 import threading
@@ -15,7 +15,7 @@ from gproxy.store.ledger_check import Checkpoint, Difference
 from gproxy.store.seeding import NewUser
 from tests import postgres
 from tests.sample_db import filled, key
-from tests.store.test_accounts import ANN, ROOT, book, call, days
+from tests.store.test_accounts import ANN, ROOT, call, days, store
 
 MANY = 30
 
@@ -26,35 +26,35 @@ def database(request, tmp_path: Path) -> Database:
 
 
 @pytest.fixture(autouse=True)
-def settled_at_once(monkeypatch):
-    """A test waits for its rows, so nothing becomes visible late."""
-    monkeypatch.setattr(ledger_check, "SETTLED_NS", 0)
+def no_visibility_delay(monkeypatch):
+    """Rows are visible at once: a test waits until they are stored."""
+    monkeypatch.setattr(ledger_check, "VISIBILITY_DELAY_NS", 0)
 
 
 def differences(database: Database, since: Checkpoint | None = None) -> list[tuple]:
     return [(d.account, d.expected, d.found) for d in database.run(ledger_check.verify, since).differences]
 
 
-def test_accounts_that_agree_are_counted(database: Database):
-    book(database, call(1), call(2, user=ROOT))
+def test_accounts_without_a_difference_are_counted(database: Database):
+    store(database, call(1), call(2, user=ROOT))
     found = database.run(ledger_check.verify)
     assert (found.accounts, found.differences) == (4, ())
 
 
-def test_an_account_that_says_something_else_is_told(database: Database):
-    book(database, call(1, cost=1_500_000_000))
+def test_an_account_that_differs_from_its_rows_is_reported(database: Database):
+    store(database, call(1, cost=1_500_000_000))
     database.run(m.Quota.update(cost_used=7).execute)
     database.run(m.UserKey.update(cost_used=-1).where(m.UserKey.id == ROOT).execute)
     found = database.run(ledger_check.verify).differences
     assert found == (Difference("u2", "user 2 (ann)", 1_500_000_000, 7), Difference("k1", "key 1 of user 1", 0, -1))
     assert [str(one) for one in found] == [
-        "user 2 (ann): the rows say 1.5 USD, the account says 0.000000007 USD",
-        "key 1 of user 1: the rows say 0 USD, the account says -0.000000001 USD",
+        "user 2 (ann): the rows add up to 1.5 USD, the account has 0.000000007 USD",
+        "key 1 of user 1: the rows add up to 0 USD, the account has -0.000000001 USD",
     ]
 
 
-def test_rows_without_an_account_are_told(database: Database):
-    book(database, call(1))
+def test_rows_without_an_account_are_reported(database: Database):
+    store(database, call(1))
     database.run(m.Quota.delete().execute)
     assert differences(database) == [("u2", 1_000, 0)]
 
@@ -70,15 +70,15 @@ TAMPERINGS = [
 ]
 
 
-@pytest.mark.parametrize(("tampering", "told"), TAMPERINGS, ids=range(len(TAMPERINGS)))
-def test_whatever_was_tampered_with_is_told(database: Database, tampering, told):
-    book(database, call(1), call(2))
+@pytest.mark.parametrize(("tampering", "found"), TAMPERINGS, ids=range(len(TAMPERINGS)))
+def test_every_tampering_is_reported(database: Database, tampering, found):
+    store(database, call(1), call(2))
     database.run(tampering.execute)
-    assert differences(database) == told
+    assert differences(database) == found
 
 
-def test_many_accounts_are_proved_like_few(database: Database):
-    assert MANY > ledger_check.FEW
+def test_many_accounts_are_checked_like_few(database: Database):
+    assert MANY > ledger_check.MAX_SINGLE_TOTALS
 
     def add_users():
         stamps = {"created_at": 0, "updated_at": 0}
@@ -90,7 +90,7 @@ def test_many_accounts_are_proved_like_few(database: Database):
     keys = database.run(add_users)
     for user in list(keys)[::2]:
         database.run(accounts.set_quota, database, user, 5_000, 10, "day")
-    book(database, *(call(i, days(-(i % 3)), i, user, keys[user]) for i, user in enumerate(list(keys) * 4, 1)))
+    store(database, *(call(i, days(-(i % 3)), i, user, keys[user]) for i, user in enumerate(list(keys) * 4, 1)))
     database.run(accounts.delete_usages, database, [1, 5, 9, 40])
     assert differences(database) == []
     database.run(m.Quota.update(cost_used=m.Quota.cost_used + 1).where(m.Quota.user == max(keys)).execute)
@@ -98,40 +98,40 @@ def test_many_accounts_are_proved_like_few(database: Database):
     assert (account, found) == (f"u{max(keys)}", expected + 1)
 
 
-def test_a_later_proof_reads_only_what_was_stored_since(database: Database):
-    book(database, call(1), call(2))
+def test_a_later_check_reads_only_rows_stored_since(database: Database):
+    store(database, call(1), call(2))
     checkpoint = database.run(ledger_check.verify).checkpoint
-    # Nobody looks at old rows again, as long as what is known of them explains the accounts.
+    # Old rows are not read again as long as the checkpoint and the new rows explain the accounts.
     database.run(m.Usage.update(cost=0).execute)
     assert differences(database, checkpoint) == []
-    book(database, call(3))
+    store(database, call(3))
     database.run(accounts.delete_usages, database, [3])
-    book(database, call(4))
+    store(database, call(4))
     assert differences(database, checkpoint) == [("u2", 2_000, 4_000), ("k2", 2_000, 4_000)]
 
 
-def test_rows_that_are_removed_make_no_proof_longer(database: Database):
-    book(database, call(1), call(2))
+def test_deleted_rows_do_not_make_a_later_check_longer(database: Database):
+    store(database, call(1), call(2))
     checkpoint = database.run(ledger_check.verify).checkpoint
     database.run(accounts.delete_usages, database, [1])
     database.run(accounts.delete_usages_before, database, days(1), 0)
-    book(database, call(3))
+    store(database, call(3))
     database.run(m.Usage.update(cost=0).where(m.Usage.trace_id == 2).execute)
     later = database.run(ledger_check.verify, checkpoint)
-    assert later.differences == (), "everything was added up, though nothing was in doubt"
-    book(database, call(4))
+    assert later.differences == (), "everything was added up, although no account was in doubt"
+    store(database, call(4))
     assert differences(database, later.checkpoint) == []
 
 
-def test_an_account_that_begins_elsewhere_is_added_up_anew(database: Database):
-    book(database, call(1))
+def test_an_account_with_another_start_is_added_up_again(database: Database):
+    store(database, call(1))
     checkpoint = database.run(ledger_check.verify).checkpoint
     database.run(m.Quota.update(opening=5).execute)
     assert differences(database, checkpoint) == [("u2", 1_005, 1_000)]
 
 
-def test_a_later_proof_tells_what_is_wrong_since(database: Database):
-    book(database, call(1))
+def test_a_later_check_reports_a_new_difference(database: Database):
+    store(database, call(1))
     checkpoint = database.run(ledger_check.verify).checkpoint
     database.run(m.Quota.update(cost_used=m.Quota.cost_used + 1).execute)
     found = database.run(ledger_check.verify, checkpoint)
@@ -141,10 +141,10 @@ def test_a_later_proof_tells_what_is_wrong_since(database: Database):
     assert differences(database, found.checkpoint) == []
 
 
-DEEDS = [
-    lambda database: book(database, call(9, user=ROOT)),
-    lambda database: book(database, call(8, days(-1))),
-    lambda database: book(database, call(7, days(1))),
+CHANGES = [
+    lambda database: store(database, call(9, user=ROOT)),
+    lambda database: store(database, call(8, days(-1))),
+    lambda database: store(database, call(7, days(1))),
     lambda database: database.run(accounts.set_used, database, ANN, 5),
     lambda database: database.run(accounts.set_key_used, database, ROOT, 5),
     lambda database: database.run(accounts.set_quota, database, ANN, 5, None, "month"),
@@ -158,40 +158,40 @@ DEEDS = [
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_proofs_in_a_row_find_what_a_whole_one_finds(tmp_path: Path, seed):
+def test_checks_from_checkpoints_find_what_a_full_check_finds(tmp_path: Path, seed):
     database = filled(tmp_path)
     database.run(accounts.set_quota, database, ANN, 5, None, "day")
-    book(database, call(1), call(2))
+    store(database, call(1), call(2))
     checkpoint = database.run(ledger_check.verify).checkpoint
-    for number, function in enumerate(random.Random(seed).sample(DEEDS, len(DEEDS))):
-        function(database)
-        book(database, call(100 + number, days(number % 3)))
+    for number, change in enumerate(random.Random(seed).sample(CHANGES, len(CHANGES))):
+        change(database)
+        store(database, call(100 + number, days(number % 3)))
         found = database.run(ledger_check.verify, checkpoint)
         assert found.differences == database.run(ledger_check.verify).differences == ()
         checkpoint = found.checkpoint
 
 
-def test_a_user_that_is_deleted_takes_the_accounts_away(database: Database):
-    book(database, call(1))
+def test_the_accounts_of_a_deleted_user_are_not_checked(database: Database):
+    store(database, call(1))
     checkpoint = database.run(ledger_check.verify).checkpoint
     database.run(m.User.delete().where(m.User.id == ANN).execute)
     found = database.run(ledger_check.verify, checkpoint)
     assert (found.accounts, found.differences) == (2, ())
 
 
-def test_what_becomes_visible_late_is_no_difference(database: Database):
-    """A row says that it was stored before the last proof, which did not see it."""
+def test_a_row_that_becomes_visible_late_is_no_difference(database: Database):
+    """Its `created_at` is before the last check, which did not see it."""
     checkpoint = database.run(ledger_check.verify).checkpoint
-    book(database, call(1))
+    store(database, call(1))
     database.run(m.Usage.update(created_at=checkpoint.horizon - 1).execute)
     found = database.run(ledger_check.verify, checkpoint)
     assert found.differences == ()
     assert differences(database, found.checkpoint) == []
 
 
-def test_what_was_stored_a_moment_ago_is_read_again(database: Database, monkeypatch):
-    monkeypatch.setattr(ledger_check, "SETTLED_NS", 60 * accounts.NS)
-    book(database, call(1))
+def test_recently_stored_rows_are_read_again(database: Database, monkeypatch):
+    monkeypatch.setattr(ledger_check, "VISIBILITY_DELAY_NS", 60 * accounts.NS)
+    store(database, call(1))
     checkpoint = database.run(ledger_check.verify).checkpoint
     assert checkpoint.horizon < time.time_ns() - 59 * accounts.NS
     assert differences(database, checkpoint) == []
@@ -200,11 +200,11 @@ def test_what_was_stored_a_moment_ago_is_read_again(database: Database, monkeypa
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
-def test_proofs_are_exact_while_others_book(tmp_path: Path, pytestconfig, kind):
+def test_checks_are_exact_while_other_threads_write(tmp_path: Path, pytestconfig, kind):
     users = tuple(NewUser(f"user-{i}", None, True, True, (key(f"sk-{i}"),)) for i in range(4))
     dsn = None if kind == "sqlite" else postgres.fresh_database(pytestconfig)
     database = filled(tmp_path, dsn, users=users, permissions=())
-    end, faults, booked = time.monotonic() + 1.5, [], []
+    end, errors, stored = time.monotonic() + 1.5, [], []
 
     def work(worker: int) -> None:
         first = number = worker * 1_000_000
@@ -215,8 +215,8 @@ def test_proofs_are_exact_while_others_book(tmp_path: Path, pytestconfig, kind):
                 rows = [call(number + i, days(-3 * dice.random()), 1, owner) for i, owner in enumerate(owners)]
                 number += len(rows)
                 batch = [SettledCall(one, f"s{worker}", one["trace_id"] + 1) for one in rows]
-                database.run(usages.book, database, batch)
-                booked.append(len(rows))
+                database.run(usages.insert, database, batch)
+                stored.append(len(rows))
                 if dice.random() < 0.3:
                     database.run(accounts.delete_usages, database, dice.sample(range(first, number), 5))
                 if dice.random() < 0.1:
@@ -224,17 +224,17 @@ def test_proofs_are_exact_while_others_book(tmp_path: Path, pytestconfig, kind):
                     database.run(accounts.set_quota, database, dice.randint(1, 4), 5, None, period)
                 if dice.random() < 0.1:
                     database.run(accounts.set_used, database, dice.randint(1, 4), dice.randint(0, 1_000))
-        except Exception as fault:
-            faults.append(fault)
+        except Exception as error:
+            errors.append(error)
 
     threads = [threading.Thread(target=work, args=(worker,)) for worker in range(1, 5)]
     for thread in threads:
         thread.start()
-    checkpoint, proofs = None, 0
+    checkpoint, checks = None, 0
     while any(thread.is_alive() for thread in threads):
-        found = database.run(ledger_check.verify, checkpoint if proofs % 5 else None)
+        found = database.run(ledger_check.verify, checkpoint if checks % 5 else None)
         assert found.differences == ()
-        checkpoint, proofs = found.checkpoint, proofs + 1
-    assert [repr(fault.__cause__ or fault) for fault in faults] == [] and proofs > 3
+        checkpoint, checks = found.checkpoint, checks + 1
+    assert [repr(error.__cause__ or error) for error in errors] == [] and checks > 3
     assert database.run(ledger_check.verify).differences == ()
-    assert database.run(lambda: sum(row.cost_used for row in m.UserKey.select())) == sum(booked)
+    assert database.run(lambda: sum(row.cost_used for row in m.UserKey.select())) == sum(stored)

@@ -1,4 +1,4 @@
-"""Migrations: what they make, the backup before them, and what a failed one leaves."""
+"""Migrations: the tables they create, the backup before them, and the rollback of a failed one."""
 
 import shutil
 import sqlite3
@@ -9,7 +9,7 @@ import pytest
 from gproxy.errors import Unavailable
 from gproxy.store import ledger, ledger_check
 from gproxy.store import models as m
-from gproxy.store.accounts import MAX
+from gproxy.store.accounts import MAX_INTEGER
 from gproxy.store.database import MIGRATIONS, Database
 from tests import postgres
 from tests.sample_db import filled, migrated
@@ -33,14 +33,14 @@ def dsn(request, tmp_path: Path) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Our migrations, to which a test adds."""
+    """A copy of the migrations, to which a test adds one."""
     copy = tmp_path / "migrations"
     shutil.copytree(MIGRATIONS, copy, ignore=shutil.ignore_patterns("__pycache__"))
     return copy
 
 
 def migrate(database: Database, folder: Path) -> list[str]:
-    with database.alone():
+    with database.start_lock():
         return database.migrate(folder)
 
 
@@ -48,22 +48,22 @@ def columns(database: Database, table: str) -> set[str]:
     return {column.name for column in database.run(m.proxy.obj.get_columns, table)}
 
 
-def test_the_migrations_make_the_tables_that_the_models_tell(tmp_path: Path, dsn):
+def test_the_migrations_create_the_tables_of_the_models(tmp_path: Path, dsn):
     database = migrated(tmp_path, dsn)
     for model in m.ALL:
         fields = {field.column_name: field.null for field in model._meta.sorted_fields}
-        made = database.run(m.proxy.obj.get_columns, model._meta.table_name)
-        assert {column.name: column.null for column in made} == fields, model
+        created = database.run(m.proxy.obj.get_columns, model._meta.table_name)
+        assert {column.name: column.null for column in created} == fields, model
         indexed = {
             (tuple(index.columns), index.unique)
             for index in database.run(m.proxy.obj.get_indexes, model._meta.table_name)
         }
-        told = {((field.column_name,), bool(field.unique)) for field in model._meta.sorted_fields if field.index}
+        single = {((field.column_name,), bool(field.unique)) for field in model._meta.sorted_fields if field.index}
         together = {
             (tuple(model._meta.fields[name].column_name for name in names), unique)
             for names, unique in model._meta.indexes
         }
-        assert told | together <= indexed, model
+        assert single | together <= indexed, model
 
 
 def test_a_fresh_database_is_not_backed_up(tmp_path: Path, folder: Path, dsn):
@@ -72,7 +72,7 @@ def test_a_fresh_database_is_not_backed_up(tmp_path: Path, folder: Path, dsn):
     assert not (tmp_path / "backups").exists()
 
 
-def test_what_was_applied_is_not_applied_again(tmp_path: Path, folder: Path, dsn):
+def test_an_applied_migration_is_not_applied_again(tmp_path: Path, folder: Path, dsn):
     database = filled(tmp_path, dsn)
     assert migrate(database, folder) == []
     (folder / "9000_later.py").write_text(LATER)
@@ -95,14 +95,14 @@ def test_sqlite_is_backed_up_before_a_migration(tmp_path: Path, folder: Path):
     copy.close()
 
 
-def test_postgres_is_left_to_its_operator(tmp_path: Path, folder: Path, pytestconfig):
+def test_postgres_is_not_backed_up(tmp_path: Path, folder: Path, pytestconfig):
     database = filled(tmp_path, postgres.fresh_database(pytestconfig))
     (folder / "9000_later.py").write_text(LATER)
     assert migrate(database, folder) == ["9000_later"]
     assert not (tmp_path / "backups").exists()
 
 
-def test_a_failed_migration_leaves_nothing_and_is_tried_again(tmp_path: Path, folder: Path, dsn):
+def test_a_failed_migration_is_rolled_back_and_applied_at_the_next_attempt(tmp_path: Path, folder: Path, dsn):
     database = filled(tmp_path, dsn)
     (folder / "9000_later.py").write_text(BROKEN)
     with pytest.raises(Exception, match="nowhere"):
@@ -117,7 +117,7 @@ def test_an_older_version_works_on_a_newer_database(tmp_path: Path, folder: Path
     database = filled(tmp_path, dsn)
     (folder / "9000_later.py").write_text(LATER)
     migrate(database, folder)
-    with database.alone():
+    with database.start_lock():
         assert database.migrate() == []
     assert database.run(lambda: sorted(row.name for row in m.Provider.select())) == ["one", "two"]
 
@@ -148,7 +148,7 @@ USAGE = {
 
 @pytest.fixture
 def first(tmp_path: Path, dsn, folder: Path) -> Database:
-    """A database of the first version, with users that called, and one that did not."""
+    """A database of the first version, with calls of all users but one."""
     for later in OURS[1:]:
         (folder / f"{later}.py").unlink()
     database = Database(dsn, tmp_path)
@@ -166,7 +166,9 @@ def first(tmp_path: Path, dsn, folder: Path) -> Database:
             insert("users", name=f"user-{user}", enabled=True, is_admin=False, **stamps)
             key = {"user_id": user, "api_key_digest": f"d{user}", "fingerprint": "f", "enabled": True, "cost_used": 0}
             insert("user_keys", **key, **stamps)
-        for trace_id, (user, cost) in enumerate(((1, 5), (1, 6), (2, 7), (99, 8), (4, MAX), (4, MAX)), 1):
+        for trace_id, (user, cost) in enumerate(
+            ((1, 5), (1, 6), (2, 7), (99, 8), (4, MAX_INTEGER), (4, MAX_INTEGER)), 1
+        ):
             insert("usages", **USAGE, trace_id=trace_id, user_id=user, user_key_id=user, cost=cost)
         for user, cost in ((2, 10), (3, 20), (99, 30)):
             insert("adjustments", at=1, user_id=user, kind="usage", cost=cost, requests=1)
@@ -180,30 +182,35 @@ def first(tmp_path: Path, dsn, folder: Path) -> Database:
     return database
 
 
-def test_accounts_are_opened_with_what_was_spent_before(first: Database):
+def test_migrated_accounts_start_with_the_earlier_cost(first: Database):
     assert migrate(first, MIGRATIONS) == OURS[1:]
     columns = (m.Quota.user, m.Quota.quota, m.Quota.cost_used, m.Quota.opening, m.Quota.opened_at, m.Quota.period)
     assert first.run(lambda: list(m.Quota.select(*columns).order_by(m.Quota.user).tuples())) == [
-        (1, 1_000, 111, 100, 0, None),  # with what stood there before
+        (1, 1_000, 111, 100, 0, None),  # 100 stored before, 11 of rows
         (2, None, 17, 0, 0, None),
         (3, None, 20, 0, 0, None),
-        (4, None, MAX, 0, 0, None),
+        (4, None, MAX_INTEGER, 0, 0, None),
     ]
-    assert first.run(lambda: [key.cost_used for key in m.UserKey.select().order_by(m.UserKey.id)]) == [11, 7, 0, MAX]
+    assert first.run(lambda: [key.cost_used for key in m.UserKey.select().order_by(m.UserKey.id)]) == [
+        11,
+        7,
+        0,
+        MAX_INTEGER,
+    ]
     assert first.run(ledger_check.verify).differences == ()
-    assert first.run(m.Usage.select().count) == 6 and first.run(ledger.marks, ["s"]) == {"s": 7}
+    assert first.run(m.Usage.select().count) == 6 and first.run(ledger.journal_positions, ["s"]) == {"s": 7}
 
 
-def test_what_stood_twice_stands_once(first: Database):
+def test_duplicate_rows_are_removed_and_then_refused(first: Database):
     migrate(first, MIGRATIONS)
     assert first.run(lambda: [row.provider_id for row in m.ModelPermission.select()]) == [None, 1]
 
-    def twice(table, **values):
+    def create(table, **values):
         table.create(user=1, model_pattern="*", created_at=1, **values)
 
     limit = {"rpm": 1, "updated_at": 1}
-    first.run(twice, m.RateLimit, key=1, **limit)
-    first.run(twice, m.ModelPermission, key=1)
+    first.run(create, m.RateLimit, key=1, **limit)
+    first.run(create, m.ModelPermission, key=1)
     for table, values in (
         (m.RateLimit, limit),
         (m.RateLimit, {**limit, "key": 1}),
@@ -212,10 +219,10 @@ def test_what_stood_twice_stands_once(first: Database):
         (m.ModelPermission, {"key": 1}),
     ):
         with pytest.raises(Unavailable):
-            first.run(twice, table, **values)
+            first.run(create, table, **values)
 
 
-def test_a_deployment_has_a_name_of_its_own(first: Database, tmp_path: Path):
+def test_each_database_has_a_different_deployment_name(first: Database, tmp_path: Path):
     migrate(first, MIGRATIONS)
     names = {first.run(lambda: m.GlobalSettings.get().deployment)}
     for number in range(2):
@@ -224,8 +231,8 @@ def test_a_deployment_has_a_name_of_its_own(first: Database, tmp_path: Path):
     assert len(names) == 3 and all(len(name) == 32 for name in names)
 
 
-def test_an_older_version_goes_on_writing_after_the_accounts_were_opened(first: Database):
-    """Another machine that was not upgraded yet: it knows nothing of the new columns."""
+def test_an_older_version_can_write_to_a_migrated_database(first: Database):
+    """It runs on a machine that was not upgraded yet and does not write the new columns."""
     migrate(first, MIGRATIONS)
 
     def write():

@@ -1,4 +1,4 @@
-"""Credentials at rest: sealed with the key that the operator gives, and readable with no other."""
+"""Stored credentials: sealed with DATABASE_SECRET_KEY and readable with no other key."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from gproxy.bootstrap import seeding
 from gproxy.errors import StartupError
 from gproxy.store import models as m
 from gproxy.store import snapshot_loader
-from gproxy.store.sealing import MARK, Seal, known_seal, new_seal
+from gproxy.store.sealing import PREFIX, Seal, known_seal, new_seal
 from gproxy.store.seeding import NewCredential, secret_json
 from tests.sample_db import SECRET, content, provider
 
@@ -23,7 +23,7 @@ PROVIDERS = (
 
 
 def start(folder: Path, **environ: str) -> runtime.Prepared:
-    """A start of gproxy on this data directory, as far as the database goes."""
+    """Prepares the database of this data directory, as a start of gproxy does."""
     found = settings.load({"GPROXY_DATA_DIR": str(folder), "UP": "sk-up", **environ}, folder)
     return runtime.prepare(found, lambda database: seeding.fill(database, content(providers=PROVIDERS)))
 
@@ -43,7 +43,7 @@ def on_disk(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
 
 
-def test_without_a_key_credentials_lie_open(tmp_path: Path):
+def test_without_a_key_credentials_are_stored_in_clear(tmp_path: Path):
     prepared = start(tmp_path)
     assert prepared.seal is None and SECRET.encode() in on_disk(tmp_path)
     assert loaded(prepared) == [SECRET, "sk-up"]
@@ -53,30 +53,30 @@ def test_a_sealed_database_opens_with_its_key(tmp_path: Path):
     first = start(tmp_path, DATABASE_SECRET_KEY="right")
     assert loaded(first) == [SECRET, "sk-up"]
     before = secrets()
-    assert all(text.startswith(MARK) for text in before)
+    assert all(text.startswith(PREFIX) for text in before)
     assert loaded(start(tmp_path, DATABASE_SECRET_KEY=" right\n")) == [SECRET, "sk-up"]
     assert secrets() == before
 
 
 @pytest.mark.parametrize(
-    ("key", "told"),
+    ("key", "message"),
     [
         ("wrong", "not the key with which this database was sealed"),
         ("Right", "not the key with which this database was sealed"),
         ("", "the database is sealed; set the key with which it was sealed"),
     ],
 )
-def test_a_wrong_or_missing_key_stops_the_start(tmp_path: Path, key, told):
+def test_a_wrong_or_missing_key_stops_the_start(tmp_path: Path, key, message):
     start(tmp_path, DATABASE_SECRET_KEY="right")
     before = secrets()
     with pytest.raises(StartupError) as caught:
         start(tmp_path, DATABASE_SECRET_KEY=key)
-    assert caught.value.problems == [f"DATABASE_SECRET_KEY: {told}"]
+    assert caught.value.problems == [f"DATABASE_SECRET_KEY: {message}"]
     assert secrets() == before
 
 
 @pytest.mark.parametrize("is_open_first", [False, True])
-def test_a_sealed_database_holds_nothing_of_its_secrets(tmp_path: Path, is_open_first):
+def test_no_secret_is_on_the_disk_of_a_sealed_database(tmp_path: Path, is_open_first):
     if is_open_first:
         start(tmp_path)
         assert SECRET.encode() in on_disk(tmp_path)
@@ -96,13 +96,13 @@ def test_a_credential_that_was_added_in_clear_is_sealed_at_the_next_start(tmp_pa
     assert b"sk-added" not in on_disk(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "x", "ü" * 1000, '{"api_key": "k"}', MARK])
-def test_what_was_closed_opens_again(text):
+@pytest.mark.parametrize("text", ["", "x", "ü" * 1000, '{"api_key": "k"}', PREFIX])
+def test_a_sealed_text_can_be_opened(text):
     seal, document = new_seal("key")
     assert known_seal("key", document).open(seal.close(text)) == text
 
 
-def test_the_same_text_is_never_closed_the_same_way():
+def test_the_same_text_is_sealed_differently_each_time():
     seal, _ = new_seal("key")
     assert len({seal.close("x") for _ in range(20)}) == 20
 
@@ -113,12 +113,12 @@ def test_two_databases_with_one_key_are_sealed_differently():
         second.open(first.close("x"))
 
 
-def test_what_was_never_sealed_is_read_as_it_is():
+def test_an_unsealed_text_is_returned_unchanged():
     assert new_seal("key")[0].open('{"api_key": "k"}') == '{"api_key": "k"}'
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda t: t[:-4] + "AAAA", lambda t: t[:-8], lambda t: MARK, lambda t: MARK + "????"]
+    "damage", [lambda t: t[:-4] + "AAAA", lambda t: t[:-8], lambda t: PREFIX, lambda t: PREFIX + "????"]
 )
 def test_a_damaged_text_is_not_opened(damage):
     seal, _ = new_seal("key")
@@ -126,5 +126,5 @@ def test_a_damaged_text_is_not_opened(damage):
         seal.open(damage(seal.close("a text of some length")))
 
 
-def test_a_seal_shows_no_key():
+def test_the_repr_of_a_seal_does_not_contain_the_key():
     assert "hidden" not in repr(Seal("hidden", b"salt")) + str(vars(Seal("hidden", b"salt")))

@@ -1,4 +1,4 @@
-"""A first start stores everything or nothing."""
+"""Filling an empty database stores everything or nothing."""
 
 import json
 import time
@@ -28,7 +28,7 @@ def counts() -> dict[str, int]:
     return {model._meta.table_name: found for model in m.ALL if (found := model.select().count())}
 
 
-# rows of the migration itself
+# rows that a migration adds
 REVISIONS = {"revisions": len(snapshot_loader.TABLES)}
 
 
@@ -58,15 +58,15 @@ def test_everything_is_stored(tmp_path: Path, dsn):
     assert (model["pricing_json"], model["display_name"]) == ('{"price_each_call": "0.1"}', "Model M")
 
 
-def test_a_routing_document_is_stored_as_it_is(tmp_path: Path, dsn):
+def test_a_routing_document_is_stored_unchanged(tmp_path: Path, dsn):
     written = replace(provider("two"), routing_json='{"rules": []}')
     database = filled(tmp_path, dsn, providers=(provider("one"), written))
     stored = database.run(lambda: [row.routing_json for row in m.Provider.select().order_by(m.Provider.name)])
     assert stored == ["{}", '{"rules": []}']
 
 
-def test_limits_quotas_and_keys_of_their_own_rights_are_stored(tmp_path: Path, dsn):
-    narrow = key(
+def test_limits_quotas_and_restricted_keys_are_stored(tmp_path: Path, dsn):
+    restricted = key(
         "sk-ann",
         budget=5,
         permissions=(("one", "m*"), (None, "n")),
@@ -75,7 +75,7 @@ def test_limits_quotas_and_keys_of_their_own_rights_are_stored(tmp_path: Path, d
     database = filled(
         tmp_path,
         dsn,
-        users=(NewUser("root", None, True, True, (key("sk-root"),)), NewUser("ann", None, True, False, (narrow,))),
+        users=(NewUser("root", None, True, True, (key("sk-root"),)), NewUser("ann", None, True, False, (restricted,))),
         limits=(("ann", NewLimit("*", rpd=0)), ("root", NewLimit("*", total_tokens=2**53))),
         quotas=(("ann", NewQuota(10, 4, "month")), ("root", NewQuota(20))),
         file_permissions=(("ann", "two"),),
@@ -116,7 +116,7 @@ def test_limits_quotas_and_keys_of_their_own_rights_are_stored(tmp_path: Path, d
     ],
     ids=["model", "alias", "permission", "key", "provider", "limit", "limits", "quota", "files"],
 )
-def test_nothing_is_half_imported(tmp_path: Path, dsn, broken):
+def test_a_broken_configuration_stores_nothing(tmp_path: Path, dsn, broken):
     database = migrated(tmp_path, dsn)
     with pytest.raises((KeyError, Unavailable)):
         database.run(seeding.fill, database, content(**broken))
@@ -124,7 +124,7 @@ def test_nothing_is_half_imported(tmp_path: Path, dsn, broken):
     assert database.run(seeding.is_empty)
 
 
-def test_filling_tells_every_part_as_changed(tmp_path: Path, dsn):
+def test_filling_increments_every_revision(tmp_path: Path, dsn):
     database = migrated(tmp_path, dsn)
     before = database.run(snapshot_loader.revisions)
     database.run(seeding.fill, database, content())

@@ -1,4 +1,4 @@
-"""Deeds and questions about users' keys."""
+"""Users' keys: added, changed, listed and deleted."""
 
 from pathlib import Path
 
@@ -28,36 +28,36 @@ def callers(database: Database) -> set[str]:
     return set(database.run(snapshot_loader.load, None, {}, None).callers)
 
 
-@pytest.mark.parametrize(("asked", "found"), [(None, [1, 2]), ([1], [1]), ([1, 2], [1, 2]), ([], []), ([99], [])])
-def test_keys_are_found_by_their_users(database: Database, asked, found):
-    assert ids(database, asked) == found
+@pytest.mark.parametrize(("user_ids", "found"), [(None, [1, 2]), ([1], [1]), ([1, 2], [1, 2]), ([], []), ([99], [])])
+def test_keys_are_found_by_their_users(database: Database, user_ids, found):
+    assert ids(database, user_ids) == found
 
 
-def test_new_keys_are_usable_and_known(database: Database):
+def test_new_keys_are_listed_and_usable(database: Database):
     before = revision(database)
-    made = database.run(users.add_keys, database, 2, [("d1", "f1"), ("d2", "f2")], "laptop")
-    assert ids(database, [2]) == [2, *made]
-    shown = database.run(users.keys, [2])[-1]
-    assert (shown.fingerprint, shown.label, shown.enabled, shown.expires_at) == ("f2", "laptop", True, None)
+    added = database.run(users.add_keys, database, 2, [("d1", "f1"), ("d2", "f2")], "laptop")
+    assert ids(database, [2]) == [2, *added]
+    key = database.run(users.keys, [2])[-1]
+    assert (key.fingerprint, key.label, key.enabled, key.expires_at) == ("f2", "laptop", True, None)
     assert {"d1", "d2"} <= callers(database)
     assert revision(database) == before + 1
     assert database.run(users.key_exists, "d1") and not database.run(users.key_exists, "d3")
 
 
-def test_a_key_for_nobody_is_not_made(database: Database):
+def test_a_key_for_a_missing_user_is_not_added(database: Database):
     before = revision(database)
     with pytest.raises(NotFound, match="no user 99"):
         database.run(users.add_keys, database, 99, [("d1", "f1")], None)
     assert (revision(database), database.run(users.key_exists, "d1")) == (before, False)
 
 
-def test_all_keys_are_made_or_none(database: Database):
+def test_keys_are_added_all_or_none(database: Database):
     with pytest.raises(Exception, match="cannot be used"):
         database.run(users.add_keys, database, 2, [("d1", "f1"), (digest("sk-root"), "f2")], None)
     assert not database.run(users.key_exists, "d1")
 
 
-def test_a_key_that_is_switched_off_admits_nobody(database: Database):
+def test_a_disabled_key_is_refused(database: Database):
     before = revision(database)
     database.run(users.change_key, database, 2, {"enabled": False})
     assert digest("sk-ann") not in callers(database)
@@ -66,37 +66,37 @@ def test_a_key_that_is_switched_off_admits_nobody(database: Database):
     assert revision(database) == before + 2
 
 
-def test_a_missing_key_cannot_be_switched(database: Database):
+def test_a_missing_key_cannot_be_changed(database: Database):
     before = revision(database)
     with pytest.raises(NotFound, match="no key 99"):
         database.run(users.change_key, database, 99, {"enabled": True})
     assert revision(database) == before
 
 
-def test_a_key_may_have_a_budget_and_an_end_from_the_beginning_or_later(database: Database):
-    (made,) = database.run(users.add_keys, database, 2, [("d1", "f1")], None, 50, 2_000_000_000)
-    shown = database.run(users.keys, [2])[-1]
-    assert (shown.id, shown.budget, shown.expires_at, shown.cost_used) == (made, 50, 2_000_000_000, 0)
+def test_a_key_may_get_a_budget_and_an_expiry_when_added_or_later(database: Database):
+    (added,) = database.run(users.add_keys, database, 2, [("d1", "f1")], None, 50, 2_000_000_000)
+    key = database.run(users.keys, [2])[-1]
+    assert (key.id, key.budget, key.expires_at, key.cost_used) == (added, 50, 2_000_000_000, 0)
     changes = {"label": "new", "budget": None, "expires_at": None, "cost_used": 7}
-    database.run(users.change_key, database, made, changes)
-    shown = database.run(users.keys, [2])[-1]
-    assert {name: getattr(shown, name) for name in changes} == changes
-    assert shown.enabled and database.run(ledger_check.verify).differences == ()
+    database.run(users.change_key, database, added, changes)
+    key = database.run(users.keys, [2])[-1]
+    assert {name: getattr(key, name) for name in changes} == changes
+    assert key.enabled and database.run(ledger_check.verify).differences == ()
 
 
-def test_only_the_key_that_is_meant_is_changed(database: Database):
+def test_only_the_given_key_is_changed(database: Database):
     database.run(users.change_key, database, 2, {"budget": 50, "cost_used": 1})
     assert [(key.budget, key.cost_used) for key in database.run(users.keys, None)] == [(None, 0), (50, 1)]
 
 
-def test_a_deleted_key_is_gone(database: Database):
+def test_a_deleted_key_is_neither_listed_nor_admitted(database: Database):
     before = revision(database)
     database.run(users.delete_keys, database, [2])
     assert (ids(database), digest("sk-ann") in callers(database)) == ([1], False)
     assert revision(database) == before + 1
 
 
-def test_all_keys_are_deleted_or_none(database: Database):
+def test_keys_are_deleted_all_or_none(database: Database):
     before = revision(database)
     with pytest.raises(NotFound, match="no key 98, 99; nothing was deleted"):
         database.run(users.delete_keys, database, [1, 99, 2, 98])

@@ -22,7 +22,7 @@ def export_toml(document: dict) -> Response:
     if has_secrets:
         if running.seal is None:
             raise Forbidden("secrets are exported only if DATABASE_SECRET_KEY seals them, or by `config export`")
-        running.change(None, audit.revealed, actor(), ["all"])
+        running.change(None, audit.log_reveal, actor(), ["all"])
     text = running.threads.run(export.toml, running.export(), has_secrets)
     return Response(text, content_type="application/toml; charset=utf-8")
 

@@ -2,7 +2,7 @@
 
 from gproxy.config.filters import DashboardQuery
 from gproxy.store import entities, usage_queries
-from gproxy.store.usage_queries import Sums
+from gproxy.store.usage_queries import UsageTotals
 from gproxy.units import usd
 from gproxy.web.admin import guarded, takes
 from gproxy.web.error_responses import runtime
@@ -17,7 +17,7 @@ MAX_ROWS = 50
 def overview(filters: dict) -> dict:
     """Returns totals and a time series. `bucket` is the start of a bucket, in seconds since the epoch."""
     seconds, buckets = runtime().ask(usage_queries.buckets, filters, filters.pop("bucket_seconds"))
-    totals = runtime().ask(usage_queries.summary, filters)
+    totals = runtime().ask(usage_queries.totals, filters)
     return {
         "kpi": {
             "total_requests": totals.count,
@@ -28,7 +28,7 @@ def overview(filters: dict) -> dict:
             "total_input_tokens": _input_tokens(totals),
             "total_output_tokens": totals.tokens["output_tokens"],
             "avg_latency_ms": round(totals.latency_ms / totals.count, 1) if totals.count else 0,
-            "max_latency_ms": totals.most_latency_ms,
+            "max_latency_ms": totals.max_latency_ms,
         },
         "bucket_seconds": seconds,
         "traffic": [{"bucket": at, "request_count": part.count, "cost": usd(part.cost)} for at, part in buckets],
@@ -58,7 +58,7 @@ def top_models(filters: dict) -> dict:
     return {"rows": [{"model": value, **_row(totals)} for value, totals in rows[:MAX_ROWS]]}
 
 
-def _row(totals: Sums) -> dict:
+def _row(totals: UsageTotals) -> dict:
     return {
         "request_count": totals.count,
         "total_cost": usd(totals.cost),
@@ -67,7 +67,7 @@ def _row(totals: Sums) -> dict:
     }
 
 
-def _input_tokens(totals: Sums) -> int:
+def _input_tokens(totals: UsageTotals) -> int:
     """Returns fresh input, cache read and cache write tokens together."""
     tokens = totals.tokens
     return tokens["input_tokens"] + tokens["cache_read_input_tokens"] + tokens["cache_creation_input_tokens"]

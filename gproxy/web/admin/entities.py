@@ -85,7 +85,7 @@ def _provider_rows(rows: list[dict]) -> list[dict]:
     problems = []
     for n, row in enumerate(rows):
         if row.get("settings_json") is not None:
-            row["settings_json"] = proxy_passwords.restored(
+            row["settings_json"] = proxy_passwords.restore(
                 row["settings_json"], known.get(row["id"], {}).get("settings_json")
             )
         merged = {**known.get(row["id"], {}), **row}
@@ -119,7 +119,7 @@ def _providers_json(rows: list[dict], query: dict) -> list[dict]:
             "channel": row["channel"],
             "label": row["label"],
             "enabled": row["enabled"],
-            "settings_json": proxy_passwords.hidden(documents.as_object(row["settings_json"])),
+            "settings_json": proxy_passwords.hide(documents.as_object(row["settings_json"])),
             "routing_json": documents.as_object(row["routing_json"])
             or _channel_routing(row["channel"], row["settings_json"]),
             "has_own_routing": bool(documents.as_object(row["routing_json"])),
@@ -146,7 +146,7 @@ def _credential_rows(loaded: list[dict]) -> list[dict]:
         if "provider_name" in document:
             row["provider_id"] = running.ask(entities.provider_id, document["provider_name"])
         if "credential" in document:
-            row["secret_json"] = entities.sealed(document["credential"], running.seal)
+            row["secret_json"] = entities.seal_secret(document["credential"], running.seal)
         if {"provider_id", "secret_json"} & row.keys():
             _check_kind(row, document.get("credential"))
         rows.append(row)
@@ -166,7 +166,7 @@ def _check_kind(row: dict, secret: dict | None) -> None:
         if before is None:
             return  # the store raises NotFound for it
         provider_id = before["provider_id"] if provider_id is None else provider_id
-        secret = entities.opened(before["secret_json"], running.seal) if secret is None else secret
+        secret = entities.open_secret(before["secret_json"], running.seal) if secret is None else secret
     for provider in running.ask(entities.find, entities.PROVIDER, {"id": [provider_id]}):
         with_secret = {"channel": provider["channel"], "credentials": [secret], "settings": {"base_url": "-"}}
         for problem in seed.provider_problems(with_secret, "", running.relay.kinds, frozenset()):
@@ -178,7 +178,7 @@ def _credentials_json(rows: list[dict], query: dict) -> list[dict]:
     if query["reveal"]:
         _audit_reveal(rows)
     names = {one["id"]: one["name"] for one in running.ask(entities.find, entities.PROVIDER, {})}
-    places = running.ask(entities.places, {row["provider_id"] for row in rows})
+    places = running.ask(entities.credential_positions, {row["provider_id"] for row in rows})
     return [
         _credential_json(row, places.get(row["id"]), names[row["provider_id"]], query["reveal"])
         for row in rows
@@ -190,13 +190,13 @@ def _audit_reveal(rows: list[dict]) -> None:
     """Adds the reveal to the audit log. Raises Forbidden unless secrets are sealed in the database."""
     if runtime().seal is None:
         raise Forbidden("credentials are revealed only if DATABASE_SECRET_KEY seals them; set it and restart")
-    runtime().change(None, audit.revealed, actor(), [row["id"] for row in rows])
+    runtime().change(None, audit.log_reveal, actor(), [row["id"] for row in rows])
 
 
 def _credential_json(row: dict, index: int | None, provider: str, reveals: bool) -> dict:
     seal = runtime().seal
     try:
-        secret = entities.opened(row["secret_json"], seal)
+        secret = entities.open_secret(row["secret_json"], seal)
     except ValueError:
         secret = {}
     visible = {"fingerprint": audit.fingerprint(row["secret_json"], seal)}

@@ -48,7 +48,7 @@ def _caller(user_id: int | None, key_id: int | None) -> tuple[Caller, str | None
     running = runtime()
     if user_id is None:
         user_id = running.ask(snapshot_loader.user_of_key, key_id)
-    resolved = None if user_id is None else running.ask(snapshot_loader.caller, user_id, key_id)
+    resolved = None if user_id is None else running.ask(snapshot_loader.find_caller, user_id, key_id)
     if resolved is None:
         raise NotFound(f"there is no key {key_id}" if key_id is not None else f"there is no user {user_id}")
     return resolved

@@ -42,7 +42,7 @@ def health() -> dict:
 @blueprint.post("/reload")
 def reload() -> dict:
     """Makes every worker reload the configuration, including changes made directly in the database."""
-    return {"ok": True, **change(entities.renew)}
+    return {"ok": True, **change(entities.request_reload)}
 
 
 @blueprint.get("/global-settings")

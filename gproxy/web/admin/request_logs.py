@@ -42,7 +42,7 @@ def _blueprint(kind: str) -> Blueprint:
         if not document["all"] and document["trace_ids"] is None:
             raise BadRequest("give trace_ids, or all: true")
         ids = None if document["all"] else document["trace_ids"]
-        return {"ok": True, "cleared": change(request_logs.clear, kind, ids)}
+        return {"ok": True, "cleared": change(request_logs.clear_bodies, kind, ids)}
 
     @blueprint.post(f"/requests/{kind}/delete")
     @takes(DELETE)

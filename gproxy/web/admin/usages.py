@@ -51,11 +51,11 @@ def usage_rows(filters: dict) -> list[dict]:
 
 
 def usage_count(filters: dict) -> dict:
-    return {"count": runtime().ask(usage_queries.summary, filters).count}
+    return {"count": runtime().ask(usage_queries.totals, filters).count}
 
 
 def usage_totals(filters: dict) -> dict:
-    return _totals(runtime().ask(usage_queries.summary, filters))
+    return _totals(runtime().ask(usage_queries.totals, filters))
 
 
 def usage_breakdown(filters: dict) -> list[dict]:
@@ -64,7 +64,7 @@ def usage_breakdown(filters: dict) -> list[dict]:
     return [{by: value, **_totals(totals)} for value, totals in runtime().ask(usage_queries.breakdown, filters, by)]
 
 
-def _totals(totals: usage_queries.Sums) -> dict:
+def _totals(totals: usage_queries.UsageTotals) -> dict:
     return {"count": totals.count, **totals.tokens, "total_cost": usd(totals.cost), "unpriced_count": totals.unpriced}
 
 

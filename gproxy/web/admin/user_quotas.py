@@ -16,14 +16,14 @@ QUERY, QUOTA, USER = documents.QuotaQuery(), documents.Quota(), documents.UserId
 @blueprint.post("/user-quotas/query")
 @takes(QUERY)
 def query(filters: dict) -> list[dict]:
-    found = runtime().ask(accounts.of_users, filters, time.time_ns())
+    found = runtime().ask(accounts.list_accounts, filters, time.time_ns())
     return [limit_views.quota(user_id, account) for user_id, account in found]
 
 
 @blueprint.post("/user-quotas/upsert")
 @takes(QUOTA)
 def upsert(document: dict) -> dict:
-    user_id, period = document["user_id"], document.get("period", accounts.AS_IT_IS)
+    user_id, period = document["user_id"], document.get("period", accounts.UNCHANGED)
     change_account(accounts.set_quota, f"u{user_id}", user_id, document["quota"], document["cost_used"], period)
     return {"ok": True}
 

@@ -74,7 +74,7 @@ def _check_own(ids: list[int]) -> None:
 @blueprint.get("/quota")
 def quota() -> dict:
     user_id = _user_id()
-    found = dict(runtime().ask(accounts.of_users, {"user_id": [user_id]}, time.time_ns()))
+    found = dict(runtime().ask(accounts.list_accounts, {"user_id": [user_id]}, time.time_ns()))
     return limit_views.quota(user_id, found.get(user_id, accounts.Account(0)))
 
 
