@@ -170,7 +170,7 @@ class Runtime:
         What it does is kept with who asked for it. Raises Unavailable, and what the deed raises.
         """
         result = self._do(actor, function, *args)
-        self.change_counter.raise_()
+        self.change_counter.increment()
         return result
 
     def _do(self, actor: Actor | None, function: Callable, *args):
@@ -182,7 +182,7 @@ class Runtime:
         """The same for a deed that changes what an account may or did use: it is read again before it is used."""
         result = self._do(actor, function, *args)
         self.shared.forget(account)
-        self.change_counter.raise_()
+        self.change_counter.increment()
         return result
 
     def export(self) -> seeding.Content:
@@ -196,7 +196,7 @@ class Runtime:
         if changes and not is_dry:
             for row in self.ask(accounts.of_users, {}, time.time_ns()):
                 self.shared.forget(f"u{row[0]}")
-            self.change_counter.raise_()
+            self.change_counter.increment()
         return changes
 
     def _read(self, text: str, reserved: frozenset[str]) -> seeding.Content:
@@ -306,7 +306,7 @@ class Runtime:
             rows = (*caller.limits, *caller.key_limits)
             accounts = budgets.accounts(caller)
             if accounts or rows:
-                self.relay.reserver.look(accounts, tuple(map(limits.counted, rows)))
+                self.relay.reserver.inspect(accounts, tuple(map(limits.counted, rows)))
                 gevent.sleep(0)
         self._acquainted = current
 
@@ -343,9 +343,9 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
     shared = shared_state(settings, prepared.deployment)
     writer = Writer(journal, root, usages.UsageStore(database), Threads(1), shared, owner)
     state_loader = StateLoader(shared, root, prepared.machine, _Questions(database), Threads(1), time.time_ns)
-    reserver = Reserver(shared, owner, state_loader.load, change_counter.look)
+    reserver = Reserver(shared, owner, state_loader.load, change_counter.read)
     ids = Ids(prepared.machine, slot.number, _newest_id(database, threads))
-    shared_dict = SharedDict(settings.data_dir / "health", expires, shares=settings.redis_url is not None)
+    shared_dict = SharedDict(settings.data_dir / "health", expires, is_synced=settings.redis_url is not None)
     mmap_values = MmapValues(settings.data_dir / "metrics", slot.number, definitions.GAUGES)
     measured = CallMetrics(mmap_values, lambda: snapshots.current)
     writer.told = measured.booked

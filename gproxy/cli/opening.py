@@ -68,7 +68,7 @@ class Opened:
 def change_counter(found: Settings) -> None:
     """Tells the workers of this machine that the database changed; other machines look twice a second."""
     one = ChangeCounter(found.data_dir / "signal")
-    one.raise_()
+    one.increment()
     one.close()
 
 

@@ -32,7 +32,7 @@ class Limiter(Protocol):
 
     def count(self, wanted: Take) -> Taken: ...
 
-    def look(self, accounts: tuple[Account, ...], rows: tuple[Limit, ...]) -> Taken: ...
+    def inspect(self, accounts: tuple[Account, ...], rows: tuple[Limit, ...]) -> Taken: ...
 
     def settle(self, call: int, money: int, tokens: int) -> None: ...
 
@@ -84,7 +84,7 @@ class Pool:
                     f" until {moment(until)}" if until < cooldown.NEVER else ": an operator must look"
                 )
         if credential.is_limited:
-            for standing in self.reserver.look((), (_limit(credential),)).statuses:
+            for standing in self.reserver.inspect((), (_limit(credential),)).statuses:
                 if standing.remaining < 1:
                     return f"its own {standing.counter} of {standing.limit} is used up"
         return None

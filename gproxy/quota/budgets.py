@@ -26,8 +26,8 @@ def refusal(refused: LimitStatus, money: int, now_s: float) -> OverQuota:
     """The answer to a call whose upper bound of `money` has no room in an account."""
     title, cap, left = TITLES[refused.key[0]], usd_text(refused.limit), usd_text(refused.remaining)
     detail = f"this request may cost up to {usd_text(money)} USD, and of the {title} of {cap} USD {left} USD are left"
-    if refused.held:
-        detail += f" ({usd_text(refused.held)} USD are held by running requests)"
+    if refused.reserved:
+        detail += f" ({usd_text(refused.reserved)} USD are held by running requests)"
     return OverQuota(f"{detail}; {resets(refused, now_s)}", headers=_retry(refused))
 
 

@@ -106,9 +106,9 @@ class Reserver:
         """A take as it comes out. Raises Unavailable."""
         return self._known(lambda: self.shared.take(wanted))
 
-    def look(self, accounts: tuple[Account, ...], rows: tuple[Limit, ...]) -> Taken:
+    def inspect(self, accounts: tuple[Account, ...], rows: tuple[Limit, ...]) -> Taken:
         """How these accounts and limits stand. Raises Unavailable."""
-        return self._known(lambda: self.shared.look(accounts, rows))
+        return self._known(lambda: self.shared.inspect(accounts, rows))
 
     def _known(self, ask: Callable[[], Taken]) -> Taken:
         """The answer once all that it is about is loaded. Raises Unavailable."""
@@ -169,7 +169,7 @@ class Reservation:
     def ended(self) -> OverQuota:
         """What ends a stream that is not covered any more."""
         now_s = time.time()
-        found = self._reserver.shared.look(self._upper_bound.accounts, ()).statuses
+        found = self._reserver.shared.inspect(self._upper_bound.accounts, ()).statuses
         return budgets.ended(min(found, key=lambda one: one.remaining, default=None), now_s)
 
 

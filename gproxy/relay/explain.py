@@ -71,7 +71,7 @@ def explain(relay: Relay, call: Call, caller: Caller, snapshot: Snapshot) -> Exp
     except GatewayError as fault:
         return Explanation(fault, _name(relay, call, snapshot), (), None)
     accounts, rows = reservations.applying(caller, plan.name)
-    taken = relay.reserver.look(accounts, rows) if accounts or rows else None
+    taken = relay.reserver.inspect(accounts, rows) if accounts or rows else None
     stops = [Stop(one.provider.name, one.model, one.tier, None, fault) for one, fault in plan.passed_over]
     stops.append(_stop(relay.pool, plan))
     for other in plan.others:

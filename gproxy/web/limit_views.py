@@ -10,7 +10,7 @@ def account(status: LimitStatus, now_s: float) -> dict:
     return {
         "quota": usd(status.limit),
         "cost_used": usd(status.used),
-        "held": usd(status.held),
+        "held": usd(status.reserved),
         "remaining": usd(status.remaining),
         "resets_at": _at(status.reset_s, now_s),
     }

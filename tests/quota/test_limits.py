@@ -28,7 +28,7 @@ def test_without_a_row_that_matches_nothing_is_limited():
     assert limits.applying(caller((row(1, "claude-*", rpm=1),)), "gpt-4") == ()
 
 
-def standing(
+def status_of(
     counter: str, limit: int, remaining: int, reset_s: float | None, wait_s: float | None = 0.0
 ) -> LimitStatus:
     return LimitStatus("1", counter, limit, remaining, reset_s, wait_s)
@@ -38,27 +38,27 @@ def standing(
     ("refused", "message", "headers"),
     [
         (
-            standing(RPM, 3, 0, 59.2, 12.34),
+            status_of(RPM, 3, 0, 59.2, 12.34),
             "rate_limited: rpm: 3 requests per minute are used up; try again in 13 s",
             {"X-RateLimit-Reset": "1060", "Retry-After": "13", "retry-after-ms": "12340"},
         ),
         (
-            standing(RPD, 3, 0, 86_000.0, 7_000.5),
+            status_of(RPD, 3, 0, 86_000.0, 7_000.5),
             "rate_limited: rpd: 3 requests per day are used up; try again in 7001 s",
             {"X-RateLimit-Reset": "87000", "Retry-After": "7001", "x-should-retry": "false"},
         ),
         (
-            standing(TOKENS, 50, 50, 0.0, None),
+            status_of(TOKENS, 50, 50, 0.0, None),
             "rate_limited: total_tokens: this request may use 900 tokens, and 50 tokens per day are allowed",
             {"X-RateLimit-Remaining": "50", "Retry-After": "3600", "x-should-retry": "false"},
         ),
         (
-            standing(CONCURRENCY, 2, 0, None, 1.0),
+            status_of(CONCURRENCY, 2, 0, None, 1.0),
             "rate_limited: concurrency: 2 requests at once are used up; try again in 1 s",
             {"X-RateLimit-Reset": "1000", "Retry-After": "1", "retry-after-ms": "1000"},
         ),
         (
-            standing(RPM, 0, 0, 0.0, None),
+            status_of(RPM, 0, 0, 0.0, None),
             "rate_limited: rpm: this model is blocked by a limit of 0 requests per minute",
             {"Retry-After": "3600", "x-should-retry": "false"},
         ),
@@ -76,13 +76,13 @@ def test_a_refusal_names_the_counter_and_when_to_come_back(refused, message, hea
 
 
 def test_a_wait_is_never_told_as_nothing():
-    assert limits.refusal(standing(RPM, 1, 0, 0.01, 0.001), (), 1, 0.0).headers["Retry-After"] == "1"
+    assert limits.refusal(status_of(RPM, 1, 0, 0.01, 0.001), (), 1, 0.0).headers["Retry-After"] == "1"
 
 
 def test_the_tightest_counters_are_those_with_least_left():
-    minute, day, tokens = standing(RPM, 9, 4, 1.0), standing(RPD, 99, 2, 1.0), standing(TOKENS, 9, 0, 1.0)
-    calls, account = standing(CONCURRENCY, 2, 1, None), LimitStatus("u1", None, 9, 0, None)
+    minute, day, tokens = status_of(RPM, 9, 4, 1.0), status_of(RPD, 99, 2, 1.0), status_of(TOKENS, 9, 0, 1.0)
+    calls, account = status_of(CONCURRENCY, 2, 1, None), LimitStatus("u1", None, 9, 0, None)
     assert limits.tightest((account, minute, day, tokens, calls)) == (day, tokens, calls)
-    looser = (standing(RPM, 9, 3, 1.0), standing(TOKENS, 9, 1, 1.0), standing(CONCURRENCY, 2, 2, None))
+    looser = (status_of(RPM, 9, 3, 1.0), status_of(TOKENS, 9, 1, 1.0), status_of(CONCURRENCY, 2, 2, None))
     assert limits.tightest((minute, *looser, tokens, calls)) == (looser[0], tokens, calls)
     assert limits.tightest((account,)) == (None, None, None)

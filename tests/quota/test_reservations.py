@@ -95,8 +95,8 @@ def loads(state: MmapState, *, works: bool = True):
 
 
 def money(state: MmapState) -> tuple[int, int]:
-    (found,) = state.look((USER,), ()).statuses
-    return found.used, found.held
+    (found,) = state.inspect((USER,), ()).statuses
+    return found.used, found.reserved
 
 
 def test_what_is_not_known_yet_is_loaded_once(state):
@@ -165,8 +165,8 @@ def test_a_tally_asks_for_more_as_its_text_grows(state, tmp_path):
         size = int(settlement.covered_bytes) + 4
     assert 15_900 < size <= 16_100  # 4,000 tokens
     settlement.broke(402, None, size)
-    (found,) = state.look((account,), ()).statuses
-    assert (found.held, found.used) == (0, settlement.cost)
+    (found,) = state.inspect((account,), ()).statuses
+    assert (found.reserved, found.used) == (0, settlement.cost)
     journal.close()
 
 
@@ -187,8 +187,8 @@ def test_every_end_of_a_call_ends_its_hold_once(state, tmp_path):
         end(settlement)
         end(settlement)
         assert reservation.at > 0
-    account, tokens = state.look((USER,), (limit,)).statuses
-    assert (account.used, account.held) == (50_000 + 0 + 120_000, 0)
+    account, tokens = state.inspect((USER,), (limit,)).statuses
+    assert (account.used, account.reserved) == (50_000 + 0 + 120_000, 0)
     assert 10_000 - tokens.remaining == 30 + 0 + 110
     journal.close()
 
@@ -228,5 +228,5 @@ def test_a_cost_beyond_any_column_is_booked_as_the_most_and_ends_its_hold(state,
     settlement.open({})
     settlement.complete(200, Usage(10**12, 10**12), 0)
     assert settlement.cost == 2**63 - 1
-    assert state.holds() == {}
+    assert state.reservations() == {}
     journal.close()
