@@ -22,7 +22,7 @@ from gproxy.accounting.state_loader import StateLoader
 from gproxy.accounting.writer import Writer
 from gproxy.admission import keys
 from gproxy.admission.capacity import Capacity
-from gproxy.credentials.access_tokens import Tokens
+from gproxy.credentials.access_tokens import AccessTokens
 from gproxy.credentials.pool import Pool, expires
 from gproxy.errors import BadRequest, GatewayError, StartupError, Unavailable
 from gproxy.metrics import call_metrics, definitions, exposition
@@ -294,7 +294,7 @@ class Runtime:
 
     def _renew(self) -> None:
         """What waits to be settled, and the lease of what we hold. Raises Unavailable."""
-        self.relay.reserver.retry()
+        self.relay.reserver.settle_pending()
         self.shared.renew(self.owner)
 
     def _meet_all(self) -> None:
@@ -306,7 +306,7 @@ class Runtime:
             rows = (*caller.limits, *caller.key_limits)
             accounts = budgets.accounts(caller)
             if accounts or rows:
-                self.relay.reserver.inspect(accounts, tuple(map(limits.counted, rows)))
+                self.relay.reserver.inspect(accounts, tuple(map(limits.limit_of, rows)))
                 gevent.sleep(0)
         self._acquainted = current
 
@@ -314,7 +314,7 @@ class Runtime:
         """Books what is left and lets go of everything."""
         for greenlet in self._greenlets:
             greenlet.kill()
-        self._quietly(self.relay.reserver.retry)
+        self._quietly(self.relay.reserver.settle_pending)
         self.writer.close(timeout_s)
         self.mover.close(timeout_s)
         self.retention.close()
@@ -409,7 +409,7 @@ def _relay(
         ttl_store=TtlStore(settings.data_dir / "keepsakes"),
         reserver=reserver,
         pool=pool,
-        tokens=Tokens(upstream, threads.run),
+        tokens=AccessTokens(upstream, threads.run),
         journal=journal,
         ids=ids,
         capacity=Capacity(settings.max_inflight, settings.max_inflight_bytes),

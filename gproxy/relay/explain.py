@@ -102,7 +102,7 @@ def _candidates(pool: Pool, plan: Plan) -> tuple[Candidate, ...]:
     """In the order of the strategy; with `round_robin` whose turn it is changes from call to call."""
     found, turn = [], 0
     for credential in pool.order(plan.provider, plan.affinity, plan.kept_by):
-        why = pool.why_not(credential, plan.model)
+        why = pool.skip_reason(credential, plan.model)
         turn += why is None
         found.append(Candidate(credential, turn if why is None else None, why or _reason(plan), pool.state(credential)))
     return tuple(found)

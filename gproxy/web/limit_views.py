@@ -17,7 +17,7 @@ def account(status: LimitStatus, now_s: float) -> dict:
 
 
 def limit(row, scope: str, statuses: tuple[LimitStatus, ...], now_s: float) -> dict:
-    counters = [one for one in statuses if one.counter is not None and one.key == limits.counted(row).key]
+    counters = [one for one in statuses if one.counter is not None and one.key == limits.limit_of(row).key]
     return {
         "model_pattern": row.pattern,
         "scope": scope,

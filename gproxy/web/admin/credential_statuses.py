@@ -54,9 +54,9 @@ def _shown(pool: Pool, provider: str, index: int, credential: Credential) -> dic
         "index": index,
         "credential_id": credential.id,
         "status": state.status,
-        "available": state.status != "unavailable" and "" not in state.cooling,
+        "available": state.status != "unavailable" and "" not in state.cooldowns,
         "cooling": {
-            model: {"reason": mark.verdict, "until": _moment(mark.until)} for model, mark in state.cooling.items()
+            model: {"reason": mark.verdict, "until": _moment(mark.until)} for model, mark in state.cooldowns.items()
         },
     }
 

@@ -149,7 +149,7 @@ def _upper_bound(plan: Plan) -> dict | None:
 
 def _candidate(one: Candidate, model: str) -> dict:
     """How it stands with what is known of it for all models and for this one."""
-    marks = {name: mark for name, mark in one.state.cooling.items() if name in ("", model)}
+    marks = {name: mark for name, mark in one.state.cooldowns.items() if name in ("", model)}
     return {
         "id": one.credential.id,
         "turn": one.turn,
