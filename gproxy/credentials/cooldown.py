@@ -1,13 +1,13 @@
 """The cooldown of a credential, for one model or for all: how long a fault lasts, and when a probe is due. Pure.
 
-A fault starts a cooldown. When its time is over one call probes the credential, and a success ends the cooldown. A
-refused key is disabled until an administrator enables it. Moments are in seconds since the epoch.
+A fault starts a cooldown. When its time is over one call probes the credential, and a success ends the cooldown. An
+invalid key is disabled until an administrator enables it. Moments are in seconds since the epoch.
 """
 
 from typing import NamedTuple
 
 # Why a credential cools down. The values are stored and shown, and equal those of `channels.error_classifier.Verdict`.
-KEY_REFUSED, NO_MONEY, MODEL_FORBIDDEN, RATE_LIMITED, UPSTREAM_FAILED = (
+INVALID_KEY, NO_CREDIT, FORBIDDEN, RATE_LIMITED, UPSTREAM_FAILED = (
     "dead",
     "broke",
     "forbidden",
@@ -15,8 +15,8 @@ KEY_REFUSED, NO_MONEY, MODEL_FORBIDDEN, RATE_LIMITED, UPSTREAM_FAILED = (
     "failed",
 )
 # These apply to all models of a credential, the others to one model.
-FOR_ALL_MODELS = (KEY_REFUSED, NO_MONEY)
-NO_MONEY_S, FORBIDDEN_S = 3600.0, 300.0
+FOR_ALL_MODELS = (INVALID_KEY, NO_CREDIT)
+NO_CREDIT_S, FORBIDDEN_S = 3600.0, 300.0
 FIRST_BACKOFF_S, MAX_BACKOFF_S = 1.0, 60.0
 FORGET_S = 600.0  # a fault that is this much later than the last one counts as the first
 PROBE_S = 5.0  # the other calls wait this long for the probe, whose response may take minutes
@@ -47,13 +47,13 @@ def after_fault(
         cooldown is None or cooldown.fingerprint != fingerprint or now - max(cooldown.at, cooldown.until) > FORGET_S
     )
     failures = 1 if is_new else cooldown.failures + 1
-    if verdict == KEY_REFUSED:
-        return Cooldown(KEY_REFUSED, NEVER, now, failures, 0.0, fingerprint)
-    if not is_new and cooldown.verdict == KEY_REFUSED:
+    if verdict == INVALID_KEY:
+        return Cooldown(INVALID_KEY, NEVER, now, failures, 0.0, fingerprint)
+    if not is_new and cooldown.verdict == INVALID_KEY:
         return cooldown
-    if verdict == NO_MONEY:
-        wait = NO_MONEY_S
-    elif verdict == MODEL_FORBIDDEN:
+    if verdict == NO_CREDIT:
+        wait = NO_CREDIT_S
+    elif verdict == FORBIDDEN:
         wait = FORBIDDEN_S
     elif wait_s is not None:
         wait = wait_s
@@ -85,8 +85,6 @@ def is_probe_due(cooldown: Cooldown | None, fingerprint: str, now: float) -> boo
 def allows_last_resort(cooldown: Cooldown) -> bool:
     """Returns True if the credential may be used although it cools down, when there is no other.
 
-    With a forbidden model, the client then gets the upstream's own error message.
+    With a model that is forbidden, the client then gets the upstream's own error message.
     """
-    return cooldown.verdict == MODEL_FORBIDDEN or (
-        cooldown.verdict == UPSTREAM_FAILED and cooldown.failures < MAX_FAILURES
-    )
+    return cooldown.verdict == FORBIDDEN or (cooldown.verdict == UPSTREAM_FAILED and cooldown.failures < MAX_FAILURES)

@@ -14,7 +14,7 @@ from gproxy.channels.error_classifier import Fault
 from gproxy.credentials import selection
 from gproxy.credentials.cooldown import (
     FOR_ALL_MODELS,
-    KEY_REFUSED,
+    INVALID_KEY,
     NEVER,
     PROBE_S,
     Cooldown,
@@ -192,7 +192,7 @@ class Pool:
 
     def disable(self, credential: Credential) -> None:
         """Disables the credential until `enable`."""
-        self.failed(credential, "", Fault(KEY_REFUSED))
+        self.failed(credential, "", Fault(INVALID_KEY))
 
     def state(self, credential: Credential) -> "CredentialState":
         """Returns status and cooldowns. It reads the whole shared dictionary, so it is not for the request path."""
@@ -203,7 +203,7 @@ class Pool:
             for name, cooldown in notes
             if cools_until(cooldown, credential.fingerprint, now)
         }
-        if "" in cooldowns and cooldowns[""].verdict == KEY_REFUSED:
+        if "" in cooldowns and cooldowns[""].verdict == INVALID_KEY:
             return CredentialState("unavailable", cooldowns)
         return CredentialState("cooldown" if cooldowns else "healthy", cooldowns)
 
@@ -216,7 +216,7 @@ class Pool:
             cooldown, one = _load(note), int(number)
             if cooldown.fingerprint != fingerprints.get(one) or not cools_until(cooldown, cooldown.fingerprint, now):
                 continue
-            is_disabled = not model and cooldown.verdict == KEY_REFUSED
+            is_disabled = not model and cooldown.verdict == INVALID_KEY
             if found[one] != "unavailable":
                 found[one] = "unavailable" if is_disabled else "cooldown"
         return found
@@ -350,4 +350,4 @@ def expires(note: bytes) -> float:
 
 def _stays_after(cooldown: Cooldown, credential: Credential, began: float) -> bool:
     is_same_key = cooldown.fingerprint == credential.fingerprint
-    return is_same_key and (cooldown.verdict == KEY_REFUSED or cooldown.at > began)
+    return is_same_key and (cooldown.verdict == INVALID_KEY or cooldown.at > began)

@@ -3,10 +3,10 @@
 import pytest
 
 from gproxy.credentials.cooldown import (
+    FORBIDDEN,
     FORGET_S,
-    KEY_REFUSED,
-    MODEL_FORBIDDEN,
-    NO_MONEY,
+    INVALID_KEY,
+    NO_CREDIT,
     PROBE_S,
     RATE_LIMITED,
     UPSTREAM_FAILED,
@@ -43,20 +43,20 @@ def test_the_time_that_the_upstream_asks_for_is_used():
     assert after_fault(None, RATE_LIMITED, 17.0, "s", NOW, 0.9).until == NOW + 17
 
 
-@pytest.mark.parametrize(("verdict", "wait"), [(NO_MONEY, 3600), (MODEL_FORBIDDEN, 300)])
-def test_lack_of_money_and_of_permission_have_fixed_cooldowns(verdict, wait):
+@pytest.mark.parametrize(("verdict", "wait"), [(NO_CREDIT, 3600), (FORBIDDEN, 300)])
+def test_no_credit_and_a_forbidden_model_have_fixed_cooldowns(verdict, wait):
     assert after_fault(None, verdict, None, "s", NOW, 0.5).until == NOW + wait
 
 
-def test_a_refused_key_stays_disabled_after_later_faults():
-    cooldown = after_fault(None, KEY_REFUSED, None, "s", NOW, 0.5)
+def test_an_invalid_key_stays_disabled_after_later_faults():
+    cooldown = after_fault(None, INVALID_KEY, None, "s", NOW, 0.5)
     assert cools_until(cooldown, "s", NOW + 10**9) > NOW + 10**9
     assert not is_probe_due(cooldown, "s", NOW + 10**9)
     assert after_fault(cooldown, RATE_LIMITED, 1.0, "s", NOW + 5, 0.5) == cooldown
 
 
 def test_another_key_starts_without_a_cooldown():
-    cooldown = after_fault(None, KEY_REFUSED, None, "old", NOW, 0.5)
+    cooldown = after_fault(None, INVALID_KEY, None, "old", NOW, 0.5)
     assert cools_until(cooldown, "new", NOW) == 0
     assert after_fault(cooldown, UPSTREAM_FAILED, None, "new", NOW, 0.5).failures == 1
 
@@ -83,8 +83,8 @@ def test_one_call_probes_after_the_cooldown_and_the_others_wait():
 
 def test_which_cooldowns_allow_a_last_resort():
     assert [allows_last_resort(failed(n)[0]) for n in (1, 2, 3, 4)] == [True, True, False, False]
-    assert allows_last_resort(after_fault(None, MODEL_FORBIDDEN, None, "s", NOW, 0.5))
+    assert allows_last_resort(after_fault(None, FORBIDDEN, None, "s", NOW, 0.5))
     assert not any(
         allows_last_resort(after_fault(None, verdict, None, "s", NOW, 0.5))
-        for verdict in (KEY_REFUSED, NO_MONEY, RATE_LIMITED)
+        for verdict in (INVALID_KEY, NO_CREDIT, RATE_LIMITED)
     )

@@ -107,7 +107,7 @@ def test_a_success_that_began_before_the_fault_ends_no_cooldown(make, clock):
     assert order(pool, both) == [2]
 
 
-def test_a_refused_key_is_disabled_for_all_models_until_it_is_enabled_or_replaced(make, clock):
+def test_an_invalid_key_is_disabled_for_all_models_until_it_is_enabled_or_replaced(make, clock):
     pool, both = make(), provider()
     pool.failed(both.credentials[0], "m", Fault(Verdict.DEAD))
     clock.now += 10**8
