@@ -7,13 +7,7 @@ invalid key is disabled until an administrator enables it. Moments are in second
 from typing import NamedTuple
 
 # Why a credential cools down. The values are stored and shown, and equal those of `channels.error_classifier.Verdict`.
-INVALID_KEY, NO_CREDIT, FORBIDDEN, RATE_LIMITED, UPSTREAM_FAILED = (
-    "dead",
-    "broke",
-    "forbidden",
-    "limited",
-    "failed",
-)
+INVALID_KEY, NO_CREDIT, FORBIDDEN, RATE_LIMITED, UPSTREAM_FAILED = "dead", "broke", "forbidden", "limited", "failed"
 # These apply to all models of a credential, the others to one model.
 FOR_ALL_MODELS = (INVALID_KEY, NO_CREDIT)
 NO_CREDIT_S, FORBIDDEN_S = 3600.0, 300.0

@@ -22,7 +22,7 @@ from urllib3.util import Timeout
 from gproxy.errors import Overloaded, UpstreamError, UpstreamTimeout
 from gproxy.fastpath import fairness
 from gproxy.fastpath.chunked import Chunked
-from gproxy.fastpath.connection import QUICKER, SENDING, Sending
+from gproxy.fastpath.connection import FAST_CONNECTIONS, SENDING, Sending
 from gproxy.upstream import error_mapping
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class _Adapter(HTTPAdapter):
         manager = self.proxy_manager_for(proxy) if proxy else self.poolmanager
         kwargs = {"ssl_context": tls, "cert_reqs": ssl.CERT_REQUIRED} if parts.scheme == "https" else {}
         self._pool = manager.connection_from_host(parts.host, parts.port, parts.scheme, pool_kwargs=kwargs)
-        self._pool.ConnectionCls = QUICKER.get(self._pool.ConnectionCls, self._pool.ConnectionCls)
+        self._pool.ConnectionCls = FAST_CONNECTIONS.get(self._pool.ConnectionCls, self._pool.ConnectionCls)
         # An HTTP proxy wants the whole URL of a plain HTTP call in the request line.
         is_absolute = proxy and proxy.startswith("http") and parts.scheme == "http"
         self._prefix = base_url if is_absolute else (parts.path or "")
@@ -203,7 +203,7 @@ class Exchange:
                 self._inner.fp.peek(1)
             return self._raw.read1(READ_BYTES, decode_content=True)
         chunk = self._chunked.read()
-        if not chunk and not self._chunked.rest:
+        if not chunk and not self._chunked.remainder:
             # As http.client does at the end of a body: then the connection can be used again.
             self._raw._fp._close_conn()
             self._raw.release_conn()
