@@ -13,7 +13,7 @@ from gproxy.snapshot import Credential, Provider, ProviderSettings
 from gproxy.state.mmap.state import MmapState
 from gproxy.state.shared_dict import SharedDict
 
-LIMITED, FAILED = Fault(Verdict.LIMITED, 30.0), Fault(Verdict.FAILED)
+RATE_LIMITED, UPSTREAM_FAILED = Fault(Verdict.LIMITED, 30.0), Fault(Verdict.FAILED)
 
 
 class Clock:
@@ -61,7 +61,7 @@ def order(pool: Pool, of: Provider, model: str = "m") -> list[int]:
 
 def test_every_process_skips_a_cooling_credential(make, clock):
     one, other, both = make(), make(), provider()
-    one.failed(both.credentials[0], "m", LIMITED)
+    one.failed(both.credentials[0], "m", RATE_LIMITED)
     assert order(other, both) == [2]
     assert order(other, both, "another model") == [1, 2]
     clock.now += 29.9
@@ -71,7 +71,7 @@ def test_every_process_skips_a_cooling_credential(make, clock):
 def test_after_a_cooldown_one_call_probes_and_its_success_counts_for_all(make, clock):
     one, other, both = make(), make(), provider()
     first = both.credentials[0]
-    one.failed(first, "m", LIMITED)
+    one.failed(first, "m", RATE_LIMITED)
     clock.now += 31
     assert order(one, both) == [1, 2]
     assert order(other, both) == [2]  # the first process probes
@@ -81,7 +81,7 @@ def test_after_a_cooldown_one_call_probes_and_its_success_counts_for_all(make, c
 
 def test_a_lost_probe_is_waited_for_only_for_its_time(make, clock):
     one, other, both = make(), make(), provider()
-    one.failed(both.credentials[0], "m", LIMITED)
+    one.failed(both.credentials[0], "m", RATE_LIMITED)
     clock.now += 31
     assert order(one, both) == [1, 2]
     clock.now += PROBE_S + 1
@@ -90,7 +90,7 @@ def test_a_lost_probe_is_waited_for_only_for_its_time(make, clock):
 
 def test_a_released_probe_lets_the_next_call_probe(make, clock):
     one, other, both = make(), make(), provider()
-    one.failed(both.credentials[0], "m", LIMITED)
+    one.failed(both.credentials[0], "m", RATE_LIMITED)
     clock.now += 31
     assert order(one, both) == [1, 2]
     assert order(other, both) == [2]
@@ -102,7 +102,7 @@ def test_a_success_that_began_before_the_fault_ends_no_cooldown(make, clock):
     pool, both = make(), provider()
     began = clock.now
     clock.now += 1
-    pool.failed(both.credentials[0], "m", LIMITED)
+    pool.failed(both.credentials[0], "m", RATE_LIMITED)
     pool.succeeded(both.credentials[0], "m", began)
     assert order(pool, both) == [2]
 
@@ -124,7 +124,7 @@ def test_an_invalid_key_is_disabled_for_all_models_until_it_is_enabled_or_replac
 def test_the_state_of_a_credential(make, clock):
     pool, (first, second) = make(), provider().credentials
     assert (pool.state(first).status, pool.is_usable(first)) == ("healthy", True)
-    pool.failed(first, "m", LIMITED)
+    pool.failed(first, "m", RATE_LIMITED)
     assert (pool.state(first).status, list(pool.state(first).cooldowns)) == ("cooldown", ["m"])
     assert pool.is_usable(first)
     pool.failed(first, "m", Fault(Verdict.BROKE))
@@ -137,10 +137,10 @@ def test_statuses_equal_the_states_of_the_credentials(make, clock):
     pool, both = make(), provider()
     first, second = both.credentials
     for change in (
-        lambda: pool.failed(first, "m", LIMITED),
-        lambda: pool.failed(second, "n/m", LIMITED),
+        lambda: pool.failed(first, "m", RATE_LIMITED),
+        lambda: pool.failed(second, "n/m", RATE_LIMITED),
         lambda: pool.disable(first),
-        lambda: pool.failed(Credential(9, 9, "of another provider"), "m", LIMITED),
+        lambda: pool.failed(Credential(9, 9, "of another provider"), "m", RATE_LIMITED),
     ):
         change()
         assert pool.statuses(both.credentials) == {one.id: pool.state(one).status for one in both.credentials}
@@ -166,15 +166,15 @@ def test_without_a_usable_credential_retry_after_is_the_shortest_wait(make, cloc
 def test_a_failed_credential_is_the_last_resort_up_to_its_third_failure(make, clock):
     pool, both = make(), provider()
     first, second = both.credentials
-    pool.failed(first, "m", FAILED)
-    pool.failed(second, "m", LIMITED)
+    pool.failed(first, "m", UPSTREAM_FAILED)
+    pool.failed(second, "m", RATE_LIMITED)
     for last in (first.id, None):
         candidates = pool.candidates(both, "m", b"")
         assert candidates.next() is None
         found = candidates.last_resort()
         assert (found and found[0].id) == last
-        pool.failed(first, "m", FAILED)
-        pool.failed(first, "m", FAILED)
+        pool.failed(first, "m", UPSTREAM_FAILED)
+        pool.failed(first, "m", UPSTREAM_FAILED)
 
 
 def test_limits_of_a_credential_are_counted_over_all_processes(make, clock):
@@ -195,7 +195,7 @@ def test_limits_of_a_credential_are_counted_over_all_processes(make, clock):
 def test_a_long_model_name_has_a_cooldown_of_its_own(make, clock):
     pool, both = make(), provider()
     names = ["ü" * 512, "ü" * 511 + "x"]
-    pool.failed(both.credentials[0], names[0], LIMITED)
+    pool.failed(both.credentials[0], names[0], RATE_LIMITED)
     assert [order(pool, both, name) for name in names] == [[2], [1, 2]]
 
 

@@ -39,7 +39,7 @@ class SlidingLog:
     def advance(self, transaction: Transaction, at: int) -> None:
         """Drops the moments that are outside of the window that ends `at`."""
         until = at - self.span
-        if self.newest > at + self.span:  # the clock was far ahead: moments of then would count for too long
+        if self.newest > at + self.span:  # the clock was far ahead: its moments would count for too long
             self.first, self.count, self.newest = self.next, 0, at
         if self.count == 0 or self.oldest > until:
             return

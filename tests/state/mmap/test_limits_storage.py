@@ -107,10 +107,8 @@ def test_a_sliding_window_weighs_the_previous_one(storage):
     assert 1 < count_s <= 2
     while time.time() % 1 < 0.5 or not storage.get_sliding_window(item.key_for(), 1)[0]:
         time.sleep(0.01)
-    assert [limiter.hit(item) for _ in range(4)].count(True) in (
-        2,
-        3,
-    )  # of four, since the previous window counts for up to two
+    # The previous window counts for up to two of the four.
+    assert [limiter.hit(item) for _ in range(4)].count(True) in (2, 3)
 
 
 def test_a_reset_removes_only_the_librarys_counters(storage, tmp_path):

@@ -79,19 +79,19 @@ def test_a_transaction_reads_what_it_wrote(folder):
     assert Table(folder).run(change) == (b"1", None)
 
 
-class Dying:
+class KillingMemory:
     """The table's memory, which kills its process at the n-th write."""
 
     def __init__(self, memory, writes: int):
-        self._memory, self._left = memory, writes
+        self._memory, self._remaining = memory, writes
 
     def __getitem__(self, where):
         return self._memory[where]
 
     def __setitem__(self, where, content):
-        if self._left == 0:
+        if self._remaining == 0:
             os.kill(os.getpid(), signal.SIGKILL)
-        self._left -= 1
+        self._remaining -= 1
         self._memory[where] = content
 
 
@@ -102,7 +102,7 @@ def killed_at(folder: Path, write: int, values: dict) -> bool:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
     table = Table(folder)
     table.run(get, ["a"])
-    table._map = Dying(table._map, write)
+    table._map = KillingMemory(table._map, write)
     table.run(put, values)
     os._exit(0)
 
