@@ -156,7 +156,7 @@ class Pool:
         self._shared_dict.change(_name(credential.id, "" if for_all else model), update)
 
     def succeeded(self, credential: Credential, model: str, began: float) -> None:
-        """Ends the cooldowns that existed when the call began; later ones stay."""
+        """Ends the cooldowns that existed when the call began. An invalid key stays disabled."""
 
         def update(note: bytes | None) -> bytes | None:
             cooldown = _load(note)
