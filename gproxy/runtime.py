@@ -21,7 +21,7 @@ from gproxy.accounting.state_loader import StateLoader
 from gproxy.accounting.writer import Writer
 from gproxy.admission import keys
 from gproxy.admission.capacity import Capacity
-from gproxy.credentials.access_tokens import Tokens
+from gproxy.credentials.access_tokens import AccessTokens
 from gproxy.credentials.pool import Pool, expires
 from gproxy.errors import BadRequest, GatewayError, StartupError, Unavailable
 from gproxy.fastpath import collector
@@ -168,7 +168,7 @@ class Runtime:
         What it does is kept with who asked for it. Raises Unavailable, and what the deed raises.
         """
         result = self._do(actor, function, *args)
-        self.change_counter.raise_()
+        self.change_counter.increment()
         return result
 
     def _do(self, actor: Actor | None, function: Callable, *args):
@@ -182,7 +182,7 @@ class Runtime:
         """The same for a deed that changes what an account may or did use: it is read again before it is used."""
         result = self._do(actor, function, *args)
         self.shared.forget(account)
-        self.change_counter.raise_()
+        self.change_counter.increment()
         return result
 
     def export(self) -> seeding.Content:
@@ -196,7 +196,7 @@ class Runtime:
         if changes and not is_dry:
             for row in self.ask(accounts.list_accounts, {}, time.time_ns()):
                 self.shared.forget(f"u{row[0]}")
-            self.change_counter.raise_()
+            self.change_counter.increment()
         return changes
 
     def _read(self, text: str, reserved: frozenset[str]) -> seeding.Content:
@@ -294,7 +294,7 @@ class Runtime:
 
     def _renew(self) -> None:
         """What waits to be settled, and the lease of what we hold. Raises Unavailable."""
-        self.relay.reserver.retry()
+        self.relay.reserver.settle_pending()
         self.shared.renew(self.owner)
 
     def _meet_all(self) -> None:
@@ -306,7 +306,7 @@ class Runtime:
             rows = (*caller.limits, *caller.key_limits)
             accounts = budgets.accounts(caller)
             if accounts or rows:
-                self.relay.reserver.look(accounts, tuple(map(limits.counted, rows)))
+                self.relay.reserver.inspect(accounts, tuple(map(limits.limit_of, rows)))
                 gevent.sleep(0)
         self._acquainted = current
 
@@ -314,7 +314,7 @@ class Runtime:
         """Books what is left and lets go of everything."""
         for greenlet in self._greenlets:
             greenlet.kill()
-        self._quietly(self.relay.reserver.retry)
+        self._quietly(self.relay.reserver.settle_pending)
         self.writer.close(timeout_s)
         self.mover.close(timeout_s)
         self.retention.close()
@@ -343,9 +343,9 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
     shared = shared_state(settings, prepared.deployment)
     writer = Writer(journal, root, usages.UsageStore(database), Threads(1), shared, owner)
     state_loader = StateLoader(shared, root, prepared.machine, _Questions(database), Threads(1), time.time_ns)
-    reserver = Reserver(shared, owner, state_loader.load, change_counter.look)
+    reserver = Reserver(shared, owner, state_loader.load, change_counter.read)
     ids = Ids(prepared.machine, slot.number, _newest_id(database, threads))
-    shared_dict = SharedDict(settings.data_dir / "health", expires, shares=settings.redis_url is not None)
+    shared_dict = SharedDict(settings.data_dir / "health", expires, is_synced=settings.redis_url is not None)
     mmap_values = MmapValues(settings.data_dir / "metrics", slot.number, definitions.GAUGES)
     measured = CallMetrics(mmap_values, lambda: snapshots.current)
     writer.told = measured.booked
@@ -409,7 +409,7 @@ def _relay(
         ttl_store=TtlStore(settings.data_dir / "keepsakes"),
         reserver=reserver,
         pool=pool,
-        tokens=Tokens(upstream, threads.run),
+        tokens=AccessTokens(upstream, threads.run),
         journal=journal,
         ids=ids,
         capacity=Capacity(settings.max_inflight, settings.max_inflight_bytes),

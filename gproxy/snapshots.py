@@ -36,7 +36,7 @@ class Snapshots:
 
     def __call__(self) -> Snapshot:
         """The snapshot for a request that starts now. Raises Unavailable before the first one is loaded."""
-        wanted = self._change_counter.look()
+        wanted = self._change_counter.read()
         if wanted != self._tried:
             self._wait_for(wanted)
         if self._current is None:
@@ -67,7 +67,7 @@ class Snapshots:
         return self._current
 
     def _reload(self) -> None:
-        signalled = self._change_counter.look()
+        signalled = self._change_counter.read()
         try:
             self._current = self._threads.run(self._load, self._current)
             self.is_current = True

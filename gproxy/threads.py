@@ -1,4 +1,4 @@
-"""Native threads beside the hub, for what blocks in C: SQLite, and everything else that talks to the database."""
+"""Native threads for work that would block gevent's hub: SQLite and all other calls to the database."""
 
 from collections.abc import Callable
 
@@ -6,15 +6,16 @@ from gevent.threadpool import ThreadPool
 
 
 class Threads:
-    """A bounded pool. The calling greenlet waits; the hub goes on."""
+    """A bounded pool of native threads. Only the calling greenlet waits; the others run on."""
 
     def __init__(self, count: int):
         self._pool = ThreadPool(count)
 
     def run(self, function: Callable, *args):
-        """The deed's result, or its fault.
+        """Returns the function's result, or raises its exception.
 
-        A fault is carried over as a value: left to the pool it would be printed past the log and its redaction.
+        The thread returns the exception as a value, since the pool would print a raised one past the log and its
+        redaction.
         """
         result, fault = self._pool.apply(_caught, (function, args))
         if fault is not None:
@@ -25,5 +26,5 @@ class Threads:
 def _caught(function: Callable, args: tuple):
     try:
         return function(*args), None
-    except Exception as fault:  # noqa: BLE001 - raised again where it was asked for
+    except Exception as fault:  # noqa: BLE001 - `run` raises it again in the calling greenlet
         return None, fault

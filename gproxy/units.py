@@ -8,16 +8,16 @@ NS = 1_000_000_000  # nanoseconds in a second
 
 
 def usd(nano: int) -> Decimal:
-    """The same money in USD, with at most nine decimals."""
+    """Converts nano-USD to USD, with at most nine decimals."""
     return Decimal(nano) / NANO
 
 
 def usd_text(nano: int) -> str:
-    """The same as text, without trailing zeros."""
-    whole, rest = divmod(abs(nano), NANO)
-    return f"{'-' * (nano < 0)}{whole}.{rest:09d}".rstrip("0").rstrip(".")
+    """Formats nano-USD in USD, without trailing zeros."""
+    whole, remainder = divmod(abs(nano), NANO)
+    return f"{'-' * (nano < 0)}{whole}.{remainder:09d}".rstrip("0").rstrip(".")
 
 
 def moment(seconds: float) -> str:
-    """Seconds since the epoch in RFC 3339."""
+    """Formats seconds since the epoch by RFC 3339."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

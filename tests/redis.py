@@ -1,4 +1,4 @@
-"""A Redis server of the tests' own: started at the first use, stopped when the tests end."""
+"""Redis servers for tests: a shared one that starts at its first use, and ones that a test may kill."""
 
 import shutil
 import signal
@@ -24,13 +24,13 @@ _numbers = count(1)
 
 
 class Server:
-    """A server that keeps nothing: started again it is empty."""
+    """A Redis server without persistence: it is empty after each start."""
 
     def __init__(self, program: str, folder: Path):
         self._program, self._folder, self._port = program, folder, free_port()
         self.url = f"redis://127.0.0.1:{self._port}/0"
         self._process: subprocess.Popen | None = None
-        self._waking: Timer | None = None
+        self._resume_timer: Timer | None = None
 
     def start(self) -> None:
         options = ["--bind", "127.0.0.1", "--port", str(self._port), "--save", "", "--appendonly", "no"]
@@ -39,22 +39,22 @@ class Server:
         self._wait()
 
     def kill(self) -> None:
-        if self._waking is not None:
-            self._waking.cancel()
+        if self._resume_timer is not None:
+            self._resume_timer.cancel()
         if self._process is not None:
             self._process.kill()
             self._process.wait(READY_S)
             self._process = None
 
     def hang(self) -> None:
-        """Takes connections and answers nothing; goes on by itself in the end, for whoever waits without a limit."""
+        """Stops the process: it accepts connections but does not reply. It resumes by itself after LONGEST_HANG_S."""
         self._process.send_signal(signal.SIGSTOP)
-        self._waking = Timer(LONGEST_HANG_S, self._process.send_signal, (signal.SIGCONT,))
-        self._waking.daemon = True
-        self._waking.start()
+        self._resume_timer = Timer(LONGEST_HANG_S, self._process.send_signal, (signal.SIGCONT,))
+        self._resume_timer.daemon = True
+        self._resume_timer.start()
 
-    def go_on(self) -> None:
-        self._waking.cancel()
+    def resume(self) -> None:
+        self._resume_timer.cancel()
         self._process.send_signal(signal.SIGCONT)
 
     def _wait(self) -> None:
@@ -71,7 +71,7 @@ class Server:
 
 
 def fresh(config: pytest.Config) -> tuple[str, str]:
-    """The URL of the server that all tests share, and a prefix that none of them had. Skips where Redis is missing."""
+    """Returns the URL of the server that all tests share, and an unused prefix. Skips the test without Redis."""
     if STACK not in config.stash:
         config.stash[STACK] = ExitStack()
         config.add_cleanup(config.stash[STACK].close)
@@ -81,7 +81,7 @@ def fresh(config: pytest.Config) -> tuple[str, str]:
 
 @contextmanager
 def server() -> Iterator[Server]:
-    """A running server that a test may kill."""
+    """Yields a running server that a test may kill."""
     program = shutil.which("redis-server")
     if program is None:
         missing("redis-server")

@@ -1,4 +1,4 @@
-"""How tests take from a shared state: a clock that they turn, and accounts and limits loaded with nothing used."""
+"""Helpers for tests of a shared state: a clock that they set, and loading of accounts and limits with nothing used."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ MONDAY = int(datetime(2026, 3, 2, 10, 20, tzinfo=UTC).timestamp())
 
 
 class Clock:
-    """Stands until it is turned. Whole microseconds: Redis knows no finer time."""
+    """A clock that moves only by `advance`, in whole microseconds as Redis's does."""
 
     def __init__(self, now_s: float = MONDAY):
         self.now = int(now_s * NS)
@@ -20,7 +20,7 @@ class Clock:
     def __call__(self) -> int:
         return self.now
 
-    def turn(self, seconds: float) -> None:
+    def advance(self, seconds: float) -> None:
         self.now += round(seconds * 1_000_000) * 1000
 
 
@@ -42,8 +42,8 @@ def load(
     assert state.load(account.key, state.version(account.key), start, used, settled or {}, running or {})
 
 
-def load_empty(state: SharedState, *found: Account | Limit, now_ns: int = MONDAY * NS) -> None:
-    for one in found:
+def load_empty(state: SharedState, *accounts_and_limits: Account | Limit, now_ns: int = MONDAY * NS) -> None:
+    for one in accounts_and_limits:
         if isinstance(one, Limit):
             state.load_limit(one.key, {}, [], {})
         else:
@@ -54,6 +54,6 @@ def is_taken(taken: Taken) -> bool:
     return taken.refused is None and not taken.unknown
 
 
-def standing(taken: Taken, key: str, counter: str | None = None) -> LimitStatus:
-    (found,) = [one for one in taken.statuses if (one.key, one.counter) == (key, counter)]
+def status_of(taken: Taken, key: str, counter: str | None = None) -> LimitStatus:
+    (found,) = [status for status in taken.statuses if (status.key, status.counter) == (key, counter)]
     return found

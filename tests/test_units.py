@@ -17,6 +17,6 @@ from gproxy.units import usd, usd_text
         (2**63 - 1, "9223372036.854775807"),
     ],
 )
-def test_money_is_told_exactly(nano, amount):
+def test_money_is_converted_exactly(nano, amount):
     assert usd_text(nano) == amount
     assert usd(nano) == Decimal(amount)

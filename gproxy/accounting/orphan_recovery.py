@@ -67,7 +67,7 @@ class OrphanRecovery:
     def _dead(self) -> list[tuple[str, list[int]]]:
         """Owners of these slots, and of slots that are gone, but for ourselves. Raises Unavailable."""
         found = []
-        for owner, calls in self._shared.holds().items():
+        for owner, calls in self._shared.reservations().items():
             machine, slot, _ = owner.split("/")
             is_ours = machine == self._machine and owner != self._owner
             if is_ours and (slot in self._slots or not (self._root / slot).exists()):

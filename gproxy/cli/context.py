@@ -79,7 +79,7 @@ class CommandContext:
 def announce_change(loaded: Settings) -> None:
     """Makes the workers of this machine reload. Other machines poll the database twice a second."""
     counter = ChangeCounter(loaded.data_dir / "signal")
-    counter.raise_()
+    counter.increment()
     counter.close()
 
 

@@ -1,1 +1,1 @@
-"""The credentials of providers: their order, their cooldowns, their own limits, and access tokens."""
+"""The credentials of providers: their order, cooldowns and own limits, and access tokens."""

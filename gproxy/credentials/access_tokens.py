@@ -1,4 +1,4 @@
-"""Access tokens of service accounts: asked for once, kept, and renewed before they end."""
+"""OAuth access tokens of service accounts: fetched once, cached, and renewed before they expire."""
 
 import logging
 import time
@@ -18,76 +18,76 @@ from gproxy.upstream.client import Client, Limits, Transport
 log = logging.getLogger(__name__)
 
 LIMITS = Limits(connect_s=10, first_byte_s=10, idle_s=10, total_s=20)
-# So long before its end a token is renewed, while it is still used; and so long it is not used any more.
-RENEW_S, UNSAFE_S = 300.0, 10.0
-# A token that is refused at this age was not refused for its age.
+# A token is renewed in the background from RENEW_BEFORE_S before its expiry, and unused from EXPIRY_MARGIN_S before it.
+RENEW_BEFORE_S, EXPIRY_MARGIN_S = 300.0, 10.0
+# A token that is refused within this time was not refused for its age.
 FRESH_S = 60.0
-NOBODY = nullcontext()
+NO_WATCH = nullcontext()
 
 
-class _Kept(NamedTuple):
-    token: str
-    fingerprint: str  # of the key that it was had by
-    since: float
-    until: float
+class _Token(NamedTuple):
+    value: str
+    fingerprint: str  # of the service account's key
+    fetched_at: float
+    expires_at: float
 
 
-class Tokens:
-    """Of one worker. `clock` is in seconds since the epoch; `run` calls what signs, beside the hub."""
+class AccessTokens:
+    """The access tokens of one worker. `clock` returns seconds since the epoch; `run` signs in a native thread."""
 
     def __init__(self, client: Client, run: Callable, clock: Callable[[], float] = time.time):
         self._client, self._run, self._clock = client, run, clock
-        self._kept: dict[int, _Kept] = {}
-        self._asking: dict[int, AsyncResult] = {}
+        self._tokens: dict[int, _Token] = {}
+        self._requests: dict[int, AsyncResult] = {}
 
-    def shown(self, credential: Credential, transport: Transport, watch: AbstractContextManager) -> str:
-        """What the upstream is shown: the key itself, or a token that the service account has.
+    def secret(self, credential: Credential, transport: Transport, watch: AbstractContextManager) -> str:
+        """Returns the API key or a cached OAuth access token.
 
-        Raises CredentialRefused, UpstreamError, and what `presence` throws in.
+        Raises CredentialRefused, UpstreamError, and what `watch` raises while the token is fetched.
         """
         if credential.account is None:
             return credential.secret
-        now, kept = self._clock(), self._kept.get(credential.id)
-        if kept is None or kept.fingerprint != credential.fingerprint or kept.until - UNSAFE_S <= now:
+        now, token = self._clock(), self._tokens.get(credential.id)
+        if token is None or token.fingerprint != credential.fingerprint or token.expires_at - EXPIRY_MARGIN_S <= now:
             with watch:
-                found = self._ask(credential, transport).get()
-            if isinstance(found, GatewayError):
-                raise found
-            return found
-        if kept.until - RENEW_S <= now and kept.since + FRESH_S <= now:
-            self._ask(credential, transport)
-        return kept.token
+                result = self._request(credential, transport).get()
+            if isinstance(result, GatewayError):
+                raise result
+            return result
+        if token.expires_at - RENEW_BEFORE_S <= now and token.fetched_at + FRESH_S <= now:
+            self._request(credential, transport)
+        return token.value
 
-    def drop(self, credential: Credential, token: str) -> bool:
-        """After the upstream refused the token. Whether another one may be accepted."""
-        kept = self._kept.get(credential.id)
-        if kept is None or kept.token != token:
+    def drop(self, credential: Credential, value: str) -> bool:
+        """Drops a token that the upstream refused. Returns True if another token may be accepted."""
+        token = self._tokens.get(credential.id)
+        if token is None or token.value != value:
             return True
-        if kept.since + FRESH_S > self._clock():
+        if token.fetched_at + FRESH_S > self._clock():
             return False
-        del self._kept[credential.id]
+        del self._tokens[credential.id]
         return True
 
-    def _ask(self, credential: Credential, transport: Transport) -> AsyncResult:
-        """Whoever needs the token meanwhile waits for the same answer, which none of them can break off."""
-        asking = self._asking.get(credential.id)
-        if asking is None:
-            asking = self._asking[credential.id] = AsyncResult()
-            gevent.spawn(self._renew, credential, transport, asking)
-        return asking
+    def _request(self, credential: Credential, transport: Transport) -> AsyncResult:
+        """Starts the request of a token, or returns the running one; a caller that gives up does not cancel it."""
+        request = self._requests.get(credential.id)
+        if request is None:
+            request = self._requests[credential.id] = AsyncResult()
+            gevent.spawn(self._renew, credential, transport, request)
+        return request
 
-    def _renew(self, credential: Credential, transport: Transport, asking: AsyncResult) -> None:
-        found: str | GatewayError = UpstreamError("the token endpoint could not be asked")
+    def _renew(self, credential: Credential, transport: Transport, request: AsyncResult) -> None:
+        result: str | GatewayError = UpstreamError("the token endpoint could not be called")
         try:
-            found = self._fetch(credential, transport)
+            result = self._fetch(credential, transport)
         except GatewayError as fault:
             log.warning("credential %d: no access token: %s", credential.id, fault.message)
-            found = fault
+            result = fault
         finally:
-            if isinstance(found, UpstreamError):
-                found.was_sent = False  # the client's request was not
-            del self._asking[credential.id]
-            asking.set(found)
+            if isinstance(result, UpstreamError):
+                result.was_sent = False  # the client's own request was not
+            del self._requests[credential.id]
+            request.set(result)
 
     def _fetch(self, credential: Credential, transport: Transport) -> str:
         account, now = credential.account, self._clock()
@@ -105,12 +105,12 @@ class Tokens:
             {"Content-Type": "application/x-www-form-urlencoded"},
             form,
             LIMITS,
-            NOBODY,
+            NO_WATCH,
             "",
             transport,
         )
-        found = vertex.read_token(exchange.status, exchange.read(NOBODY))
-        if found.token is None:
-            raise (CredentialRefused if found.is_refusal else UpstreamError)(found.reason)
-        self._kept[credential.id] = _Kept(found.token, credential.fingerprint, now, now + found.lives_s)
-        return found.token
+        result = vertex.read_token(exchange.status, exchange.read(NO_WATCH))
+        if result.token is None:
+            raise (CredentialRefused if result.is_refusal else UpstreamError)(result.reason)
+        self._tokens[credential.id] = _Token(result.token, credential.fingerprint, now, now + result.lives_s)
+        return result.token

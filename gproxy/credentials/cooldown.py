@@ -1,71 +1,84 @@
-"""The health of a credential, for one model or for all: what a fault makes of it, and when it may be tried again. Pure.
+"""The cooldown of a credential, for one model or for all: how long a fault lasts, and when a probe is due. Pure.
 
-A fault cools; when the time is over one call tries, and its success makes it healthy. A key that is none is disabled
-until an operator says otherwise. Moments are in seconds since the epoch.
+A fault starts a cooldown. When its time is over one call probes the credential, and a success ends the cooldown. An
+invalid key is disabled until an administrator enables it. Moments are in seconds since the epoch.
 """
 
 from typing import NamedTuple
 
-DEAD, BROKE, FORBIDDEN, LIMITED, FAILED = "dead", "broke", "forbidden", "limited", "failed"
-# Of which faults the credential is told, and not only one of its models.
-OF_ALL_MODELS = (DEAD, BROKE)
-BROKE_S, FORBIDDEN_S = 3600.0, 300.0
-FIRST_S, MAX_BACKOFF_S = 1.0, 60.0
-FORGOTTEN_S = 600.0  # so long after the last fault the next one is the first again
-PROBE_S = 5.0  # so long the others wait for the one that tries; an answer may take minutes
-# An upstream that failed so often in a row is not asked any more while it cools; before, it is where nothing else is.
-MAX_STRIKES = 3
+# Why a credential cools down. The values are stored and shown, and equal those of `channels.error_classifier.Verdict`.
+INVALID_KEY, NO_CREDIT, FORBIDDEN, RATE_LIMITED, UPSTREAM_FAILED = "dead", "broke", "forbidden", "limited", "failed"
+# These apply to all models of a credential, the others to one model.
+FOR_ALL_MODELS = (INVALID_KEY, NO_CREDIT)
+NO_CREDIT_S, FORBIDDEN_S = 3600.0, 300.0
+FIRST_BACKOFF_S, MAX_BACKOFF_S = 1.0, 60.0
+FORGET_S = 600.0  # a fault that is this much later than the last one counts as the first
+PROBE_S = 5.0  # the other calls wait this long for the probe, whose response may take minutes
+# From this number of failures in a row on, a cooling credential is not used as the last resort either.
+MAX_FAILURES = 3
 NEVER = 2.0**40
 
 
-class Mark(NamedTuple):
-    """What is known of a credential that is not simply healthy. `probe` is until when somebody tries."""
+class Cooldown(NamedTuple):
+    """The state of a credential after a fault, the last one `at`. A probe is claimed until `probe_until`."""
 
     verdict: str
     until: float
     at: float
-    strikes: int = 1
-    probe: float = 0.0
-    secret: str = ""  # the fingerprint of the key that was used: another key starts anew
+    failures: int = 1
+    probe_until: float = 0.0
+    fingerprint: str = ""  # of the key that was used: the cooldown does not apply to another key
 
 
-def after(mark: Mark | None, verdict: str, wait_s: float | None, secret: str, now: float, dice: float) -> Mark:
-    """The mark after one more fault. `wait_s` is what the upstream told; `dice`, in [0, 1), spreads the others."""
-    is_new = mark is None or mark.secret != secret or now - max(mark.at, mark.until) > FORGOTTEN_S
-    strikes = 1 if is_new else mark.strikes + 1
-    if verdict == DEAD:
-        return Mark(DEAD, NEVER, now, strikes, 0.0, secret)
-    if not is_new and mark.verdict == DEAD:
-        return mark
-    if verdict == BROKE:
-        wait = BROKE_S
+def after_fault(
+    cooldown: Cooldown | None, verdict: str, wait_s: float | None, fingerprint: str, now: float, dice: float
+) -> Cooldown:
+    """Returns the cooldown after one more fault.
+
+    `wait_s` is the time that the upstream asked for; without it `dice`, in [0, 1), spreads the backoff.
+    """
+    is_new = (
+        cooldown is None or cooldown.fingerprint != fingerprint or now - max(cooldown.at, cooldown.until) > FORGET_S
+    )
+    failures = 1 if is_new else cooldown.failures + 1
+    if verdict == INVALID_KEY:
+        return Cooldown(INVALID_KEY, NEVER, now, failures, 0.0, fingerprint)
+    if not is_new and cooldown.verdict == INVALID_KEY:
+        return cooldown
+    if verdict == NO_CREDIT:
+        wait = NO_CREDIT_S
     elif verdict == FORBIDDEN:
         wait = FORBIDDEN_S
     elif wait_s is not None:
         wait = wait_s
     else:
-        wait = min(MAX_BACKOFF_S, FIRST_S * 2.0 ** min(strikes - 1, 16)) * (0.75 + dice / 2)
-    until = now + wait if is_new else max(now + wait, mark.until)
-    return Mark(verdict, until, now, strikes, 0.0, secret)
+        wait = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(failures - 1, 16)) * (0.75 + dice / 2)
+    until = now + wait if is_new else max(now + wait, cooldown.until)
+    return Cooldown(verdict, until, now, failures, 0.0, fingerprint)
 
 
-def cools_until(mark: Mark | None, secret: str, now: float) -> float:
-    """Until when the credential is left alone; 0 when it can be used."""
-    if mark is None or mark.secret != secret:
+def cools_until(cooldown: Cooldown | None, fingerprint: str, now: float) -> float:
+    """Returns until when the credential must not be used, or 0 if it may be."""
+    if cooldown is None or cooldown.fingerprint != fingerprint:
         return 0.0
-    if mark.until > now:
-        return mark.until
-    return mark.probe if mark.probe > now else 0.0
+    if cooldown.until > now:
+        return cooldown.until
+    return cooldown.probe_until if cooldown.probe_until > now else 0.0
 
 
-def is_due(mark: Mark | None, secret: str, now: float) -> bool:
-    """Whether its cooling is over, and one call has to try before it is healthy again."""
-    return mark is not None and mark.secret == secret and mark.until <= now and mark.probe <= now
+def is_probe_due(cooldown: Cooldown | None, fingerprint: str, now: float) -> bool:
+    """Returns True if the time of the cooldown is over and no call probes the credential yet."""
+    return (
+        cooldown is not None
+        and cooldown.fingerprint == fingerprint
+        and cooldown.until <= now
+        and cooldown.probe_until <= now
+    )
 
 
-def is_light(mark: Mark) -> bool:
-    """Whether it may be used all the same where there is nothing else.
+def allows_last_resort(cooldown: Cooldown) -> bool:
+    """Returns True if the credential may be used although it cools down, when there is no other.
 
-    What the upstream says of a model that is not for us, it shall say itself.
+    With a model that is forbidden, the client then gets the upstream's own error message.
     """
-    return mark.verdict == FORBIDDEN or (mark.verdict == FAILED and mark.strikes < MAX_STRIKES)
+    return cooldown.verdict == FORBIDDEN or (cooldown.verdict == UPSTREAM_FAILED and cooldown.failures < MAX_FAILURES)

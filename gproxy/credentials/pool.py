@@ -1,4 +1,4 @@
-"""The credentials of providers: which one is next, what became of it, and what its own limits allow."""
+"""The credential pool: the order of a provider's credentials, their cooldowns, and their own limits."""
 
 import random
 import time
@@ -11,18 +11,28 @@ from typing import NamedTuple, Protocol
 import orjson
 
 from gproxy.channels.error_classifier import Fault
-from gproxy.credentials import cooldown, selection
-from gproxy.credentials.cooldown import Mark
+from gproxy.credentials import selection
+from gproxy.credentials.cooldown import (
+    FOR_ALL_MODELS,
+    INVALID_KEY,
+    NEVER,
+    PROBE_S,
+    Cooldown,
+    after_fault,
+    allows_last_resort,
+    cools_until,
+    is_probe_due,
+)
 from gproxy.errors import NoCredential
 from gproxy.snapshot import Credential, Provider
 from gproxy.state.interface import Account, Limit, Take, Taken
 from gproxy.state.shared_dict import SharedDict
 from gproxy.units import moment
 
-MAX_NAME = 600  # bytes of a name on the board
-NOTHING = (None, None)
-KEPT_S = 86_400  # how long a mark stays after its cooling
-NO_WAIT_S = 60.0  # told where only an operator helps
+MAX_NAME = 600  # bytes of a name in the shared dictionary
+NO_COOLDOWNS = (None, None)
+KEEP_S = 86_400  # a cooldown is stored this long after its end
+NO_WAIT_RETRY_S = 60.0  # Retry-After if only an administrator can help
 
 
 class Limiter(Protocol):
@@ -30,15 +40,18 @@ class Limiter(Protocol):
 
     owner: str
 
-    def count(self, wanted: Take) -> Taken: ...
+    def try_take(self, take: Take) -> Taken: ...
 
-    def look(self, accounts: tuple[Account, ...], rows: tuple[Limit, ...]) -> Taken: ...
+    def inspect(self, accounts: tuple[Account, ...], limits: tuple[Limit, ...]) -> Taken: ...
 
     def settle(self, call: int, money: int, tokens: int) -> None: ...
 
 
 class Pool:
-    """Of one process; health and limits are shared with the others. `clock` is in seconds since the epoch."""
+    """The credentials of one process, whose cooldowns and limits all processes share.
+
+    `clock` returns seconds since the epoch; `new_id` returns a new call id for a time in nanoseconds.
+    """
 
     def __init__(
         self,
@@ -50,262 +63,267 @@ class Pool:
     ):
         self.reserver, self.clock = reserver, clock
         self._shared_dict, self._new_id, self._dice = shared_dict, new_id, dice
-        self._turns: dict[int, int] = {}
+        self._calls: dict[int, int] = {}
 
     def candidates(self, provider: Provider, model: str, affinity: bytes, first: int | None = None) -> "Candidates":
-        """The provider's credentials in their order. `affinity` names the conversation.
+        """Returns the provider's credentials in the order for the conversation that `affinity` names.
 
-        `first` goes before all, whatever the strategy. Raises NoCredential.
+        The credential with the id `first` comes first in any strategy. Raises NoCredential.
         """
         if not provider.credentials:
-            raise _none(provider)
+            raise _no_credential(provider)
         order = self.order(provider, affinity, first)
         if provider.settings.rotation_strategy == selection.ROUND_ROBIN:
-            self._turns[provider.id] = self._turns.get(provider.id, 0) + 1
+            self._calls[provider.id] = self._calls.get(provider.id, 0) + 1
         return Candidates(self, provider, model, order)
 
     def order(self, provider: Provider, affinity: bytes, first: int | None = None) -> Sequence[Credential]:
-        """In which order the next call would try them."""
+        """Returns the order in which the next call would try the credentials."""
         credentials, strategy = provider.credentials, provider.settings.rotation_strategy
         if strategy == selection.CACHE_AFFINITY:
             order = selection.by_affinity(credentials, affinity)
         elif strategy == selection.STICKY or not credentials:
             order = credentials
         else:
-            order = selection.by_turn(credentials, self._turns.get(provider.id, 0))
+            order = selection.by_round_robin(credentials, self._calls.get(provider.id, 0))
         return order if first is None else sorted(order, key=lambda credential: credential.id != first)
 
-    def why_not(self, credential: Credential, model: str) -> str | None:
-        """Why the next call would pass it over, None where it would not. Takes nothing."""
+    def skip_reason(self, credential: Credential, model: str) -> str | None:
+        """Returns why the next call would skip the credential, or None. Reserves nothing."""
         now = self.clock()
-        for mark in self.marks(credential, model):
-            if until := cooldown.cools_until(mark, credential.fingerprint, now):
-                return f"{mark.verdict}" + (
-                    f" until {moment(until)}" if until < cooldown.NEVER else ": an operator must look"
-                )
+        for cooldown in self.cooldowns(credential, model):
+            if until := cools_until(cooldown, credential.fingerprint, now):
+                end = f" until {moment(until)}" if until < NEVER else ": an administrator must enable it"
+                return f"{cooldown.verdict}{end}"
         if credential.is_limited:
-            for standing in self.reserver.look((), (_limit(credential),)).statuses:
-                if standing.remaining < 1:
-                    return f"its own {standing.counter} of {standing.limit} is used up"
+            for status in self.reserver.inspect((), (_limit(credential),)).statuses:
+                if status.remaining < 1:
+                    return f"its own {status.counter} of {status.limit} is used up"
         return None
 
-    def any(self, provider: Provider) -> Credential:
-        """For a call that nobody is charged for: a healthy one if there is. Raises NoCredential."""
+    def first_usable(self, provider: Provider) -> Credential:
+        """Returns the first usable credential, else the first one. Raises NoCredential."""
         if not provider.credentials:
-            raise _none(provider)
+            raise _no_credential(provider)
         return next(filter(self.is_usable, provider.credentials), provider.credentials[0])
 
-    def marks(self, credential: Credential, model: str) -> tuple[Mark | None, Mark | None]:
-        """What is known of it for all models, and for this one; NOTHING as nearly always."""
-        of_all, of_model = self._shared_dict.notes(_names(credential.id, model))
-        return NOTHING if of_all is of_model is None else (_mark(of_all), _mark(of_model))
+    def cooldowns(self, credential: Credential, model: str) -> tuple[Cooldown | None, Cooldown | None]:
+        """Returns the cooldowns for all models and for this one; NO_COOLDOWNS itself if there is neither."""
+        for_all, for_model = self._shared_dict.notes(_names(credential.id, model))
+        return NO_COOLDOWNS if for_all is for_model is None else (_load(for_all), _load(for_model))
 
-    def claim(self, credential: Credential, model: str) -> bool:
-        """Whether this call is the one that tries a credential whose cooling is over."""
-        now, is_mine = self.clock(), True
-        for mark, name in zip(self.marks(credential, model), ("", model), strict=True):
-            if cooldown.is_due(mark, credential.fingerprint, now):
-                is_mine = self._claim(_name(credential.id, name), credential.fingerprint, now) and is_mine
-        return is_mine
+    def claim_probe(self, credential: Credential, model: str) -> bool:
+        """Claims the probe of a credential whose cooldown is over. Returns False if another call has claimed it."""
+        now, is_claimed = self.clock(), True
+        for cooldown, name in zip(self.cooldowns(credential, model), ("", model), strict=True):
+            if is_probe_due(cooldown, credential.fingerprint, now):
+                is_claimed = self._claim_probe(_name(credential.id, name), credential.fingerprint, now) and is_claimed
+        return is_claimed
 
-    def _claim(self, name: str, fingerprint: str, now: float) -> bool:
-        is_mine = False
+    def _claim_probe(self, name: str, fingerprint: str, now: float) -> bool:
+        is_claimed = False
 
-        def function(note: bytes | None) -> bytes | None:
-            nonlocal is_mine
-            mark = _mark(note)
-            is_mine = mark is None or cooldown.is_due(mark, fingerprint, now)
-            if mark is None or not is_mine:
+        def update(note: bytes | None) -> bytes | None:
+            nonlocal is_claimed
+            cooldown = _load(note)
+            is_claimed = cooldown is None or is_probe_due(cooldown, fingerprint, now)
+            if cooldown is None or not is_claimed:
                 return note
-            return _note(mark._replace(probe=now + cooldown.PROBE_S))
+            return _dump(cooldown._replace(probe_until=now + PROBE_S))
 
-        self._shared_dict.change(name, function)
-        return is_mine
+        self._shared_dict.change(name, update)
+        return is_claimed
 
-    def unclaim(self, credential: Credential, model: str) -> None:
-        """Whoever tried it does not know: the next one may try at once."""
+    def release_probe(self, credential: Credential, model: str) -> None:
+        """Gives up a claimed probe without a result: the next call may probe at once."""
 
-        def function(note: bytes | None) -> bytes | None:
-            mark = _mark(note)
-            return note if mark is None else _note(mark._replace(probe=0.0))
+        def update(note: bytes | None) -> bytes | None:
+            cooldown = _load(note)
+            return note if cooldown is None else _dump(cooldown._replace(probe_until=0.0))
 
-        for mark, name in zip(self.marks(credential, model), ("", model), strict=True):
-            if mark is not None and mark.probe > self.clock():
-                self._shared_dict.change(_name(credential.id, name), function)
+        for cooldown, name in zip(self.cooldowns(credential, model), ("", model), strict=True):
+            if cooldown is not None and cooldown.probe_until > self.clock():
+                self._shared_dict.change(_name(credential.id, name), update)
 
     def failed(self, credential: Credential, model: str, fault: Fault) -> None:
+        """Starts or extends the cooldown, for this model or for all."""
         now, dice = self.clock(), self._dice()
 
-        def function(note: bytes | None) -> bytes:
-            return _note(cooldown.after(_mark(note), fault.verdict, fault.wait_s, credential.fingerprint, now, dice))
+        def update(note: bytes | None) -> bytes:
+            return _dump(after_fault(_load(note), fault.verdict, fault.wait_s, credential.fingerprint, now, dice))
 
-        of_all = fault.verdict in cooldown.OF_ALL_MODELS
-        self._shared_dict.change(_name(credential.id, "" if of_all else model), function)
+        for_all = fault.verdict in FOR_ALL_MODELS
+        self._shared_dict.change(_name(credential.id, "" if for_all else model), update)
 
     def succeeded(self, credential: Credential, model: str, began: float) -> None:
-        """It works, so what was known when the call began is over; what came meanwhile is not."""
+        """Ends the cooldowns that existed when the call began. An invalid key stays disabled."""
 
-        def function(note: bytes | None) -> bytes | None:
-            mark = _mark(note)
-            return note if mark is None or _outlives(mark, credential, began) else None
+        def update(note: bytes | None) -> bytes | None:
+            cooldown = _load(note)
+            return note if cooldown is None or _stays_after(cooldown, credential, began) else None
 
-        if (marks := self.marks(credential, model)) is NOTHING:
+        if (cooldowns := self.cooldowns(credential, model)) is NO_COOLDOWNS:
             return
-        for mark, name in zip(marks, ("", model), strict=True):
-            if mark is not None and not _outlives(mark, credential, began):
-                self._shared_dict.change(_name(credential.id, name), function)
+        for cooldown, name in zip(cooldowns, ("", model), strict=True):
+            if cooldown is not None and not _stays_after(cooldown, credential, began):
+                self._shared_dict.change(_name(credential.id, name), update)
 
-    def lease(self, credential: Credential) -> tuple[int | None, float]:
-        """A place within the credential's own limits, to be given back, or in how many seconds there may be one.
+    def reserve(self, credential: Credential) -> tuple[int | None, float]:
+        """Makes a reservation in the credential's own limits, which must be released.
 
-        Raises Unavailable.
+        Returns its id and 0, or None and the seconds until there may be room. Raises Unavailable.
         """
         call = self._new_id(time.time_ns())
-        taken = self.reserver.count(Take(call, self.reserver.owner, (), (_limit(credential),), 0, 0))
+        taken = self.reserver.try_take(Take(call, self.reserver.owner, (), (_limit(credential),), 0, 0))
         if taken.refused is None:
             return call, 0.0
-        return None, NO_WAIT_S if taken.refused.wait_s is None else taken.refused.wait_s
+        return None, NO_WAIT_RETRY_S if taken.refused.wait_s is None else taken.refused.wait_s
 
-    def give_back(self, lease: int) -> None:
-        self.reserver.settle(lease, 0, 0)
+    def release(self, reservation: int) -> None:
+        """Ends a reservation of `reserve`."""
+        self.reserver.settle(reservation, 0, 0)
 
     def enable(self, credential_id: int) -> None:
-        """As an operator says: nothing is known of it any more."""
+        """Ends every cooldown of the credential."""
         prefix = _name(credential_id, "")
         for name in self._shared_dict.all():
             if name.startswith(prefix):
                 self._shared_dict.change(name, lambda note: None)
 
     def disable(self, credential: Credential) -> None:
-        self.failed(credential, "", Fault(cooldown.DEAD))
+        """Disables the credential until `enable`."""
+        self.failed(credential, "", Fault(INVALID_KEY))
 
     def state(self, credential: Credential) -> "CredentialState":
-        """How it stands with all that is known of it. Looks through the whole board: for operators."""
+        """Returns status and cooldowns. It reads the whole shared dictionary, so it is not for the request path."""
         prefix, now = _name(credential.id, ""), self.clock()
-        notes = ((name, _mark(note)) for name, note in self._shared_dict.all().items() if name.startswith(prefix))
-        marks = {name.removeprefix(prefix): mark for name, mark in notes if mark.secret == credential.fingerprint}
-        cooling = {model: mark for model, mark in marks.items() if cooldown.cools_until(mark, mark.secret, now)}
-        if "" in cooling and cooling[""].verdict == cooldown.DEAD:
-            return CredentialState("unavailable", cooling)
-        return CredentialState("cooldown" if cooling else "healthy", cooling)
+        notes = ((name, _load(note)) for name, note in self._shared_dict.all().items() if name.startswith(prefix))
+        cooldowns = {
+            name.removeprefix(prefix): cooldown
+            for name, cooldown in notes
+            if cools_until(cooldown, credential.fingerprint, now)
+        }
+        if "" in cooldowns and cooldowns[""].verdict == INVALID_KEY:
+            return CredentialState("unavailable", cooldowns)
+        return CredentialState("cooldown" if cooldowns else "healthy", cooldowns)
 
     def statuses(self, credentials: Sequence[Credential]) -> dict[int, str]:
-        """The status of each by its id, from one look at the board."""
+        """Returns the status of each credential by its id, with one read of the shared dictionary."""
         now, found = self.clock(), {one.id: "healthy" for one in credentials}
-        prints = {one.id: one.fingerprint for one in credentials}
+        fingerprints = {one.id: one.fingerprint for one in credentials}
         for name, note in self._shared_dict.all().items():
             number, _, model = name.partition("/")
-            mark, one = _mark(note), int(number)
-            if mark.secret != prints.get(one) or not cooldown.cools_until(mark, mark.secret, now):
+            cooldown, one = _load(note), int(number)
+            if cooldown.fingerprint != fingerprints.get(one) or not cools_until(cooldown, cooldown.fingerprint, now):
                 continue
-            is_dead = not model and mark.verdict == cooldown.DEAD
+            is_disabled = not model and cooldown.verdict == INVALID_KEY
             if found[one] != "unavailable":
-                found[one] = "unavailable" if is_dead else "cooldown"
+                found[one] = "unavailable" if is_disabled else "cooldown"
         return found
 
     def is_usable(self, credential: Credential) -> bool:
-        """Whether it can be used for any model that nothing else is known of."""
+        """Returns True if the credential has no cooldown for all models."""
         (note,) = self._shared_dict.notes((_name(credential.id, ""),))
-        return not cooldown.cools_until(_mark(note), credential.fingerprint, self.clock())
+        return not cools_until(_load(note), credential.fingerprint, self.clock())
 
     def close(self) -> None:
         self._shared_dict.close()
 
 
 class CredentialState(NamedTuple):
-    """`healthy`, `cooldown` or `unavailable`, and the marks that make it so by model, "" being all of them."""
+    """`healthy`, `cooldown` or `unavailable`, and the current cooldowns by model; "" stands for all models."""
 
     status: str
-    cooling: dict[str, Mark]
+    cooldowns: dict[str, Cooldown]
 
 
 class Candidates:
-    """One call's way through a provider's credentials: each is tried once."""
+    """The credentials of a provider for one call, which tries each at most once."""
 
     def __init__(self, pool: Pool, provider: Provider, model: str, order: Sequence[Credential]):
         self._pool, self._provider, self._model = pool, provider, model
-        self._left = list(order)
-        self._soonest = 0.0  # when the first of those that were passed over can be used
+        self._remaining = list(order)
+        self._usable_at = 0.0  # when the first of the skipped credentials can be used
 
     @property
-    def left(self) -> int:
-        """How many were not tried yet."""
-        return len(self._left)
+    def remaining(self) -> int:
+        """The number of credentials that were not tried yet."""
+        return len(self._remaining)
 
-    def next(self, leases: bool = True) -> tuple[Credential, int | None] | None:
-        """The next one that can be used, with the lease on it if it has limits; None when there is none.
+    def next(self, with_reservation: bool = True) -> tuple[Credential, int | None] | None:
+        """Returns the next usable credential and, if it has limits, its reservation; None if no credential is usable.
 
-        Without `leases` its limits are not asked: `lease` does that. Raises Unavailable.
+        Without `with_reservation` its limits are not checked; `reserve` does that later. Raises Unavailable.
         """
-        for credential in list(self._left):
-            if (marks := self._pool.marks(credential, self._model)) is NOTHING:
-                if found := self._take(credential, leases):
+        for credential in list(self._remaining):
+            if (cooldowns := self._pool.cooldowns(credential, self._model)) is NO_COOLDOWNS:
+                if found := self._take(credential, with_reservation):
                     return found
                 continue
             now = self._pool.clock()
-            cools = max(cooldown.cools_until(mark, credential.fingerprint, now) for mark in marks)
-            if cools:
-                self._wait_until(cools)
+            until = max(cools_until(cooldown, credential.fingerprint, now) for cooldown in cooldowns)
+            if until:
+                self._update_usable_at(until)
                 continue
-            is_due = any(cooldown.is_due(mark, credential.fingerprint, now) for mark in marks)
-            if is_due and not self._pool.claim(credential, self._model):
-                self._wait_until(now + 1.0)
+            is_due = any(is_probe_due(cooldown, credential.fingerprint, now) for cooldown in cooldowns)
+            if is_due and not self._pool.claim_probe(credential, self._model):
+                self._update_usable_at(now + 1.0)
                 continue
-            if found := self._take(credential, leases):
+            if found := self._take(credential, with_reservation):
                 return found
-            self._pool.unclaim(credential, self._model)
+            self._pool.release_probe(credential, self._model)
         return None
 
-    def last_resort(self, leases: bool = True) -> tuple[Credential, int | None] | None:
-        """Of those that only failed for a moment the one whose cooling ends first."""
-        light = []
-        for credential in self._left:
-            marks = [mark for mark in self._pool.marks(credential, self._model) if mark is not None]
-            if all(map(cooldown.is_light, marks)):
-                light.append((max((mark.until for mark in marks), default=0.0), credential))
-        for _, credential in sorted(light, key=lambda one: one[0]):
-            if found := self._take(credential, leases):
+    def last_resort(self, with_reservation: bool = True) -> tuple[Credential, int | None] | None:
+        """Returns, of the credentials whose cooldown allows a last resort, the one that is usable first; else None."""
+        allowed = []
+        for credential in self._remaining:
+            cooldowns = [cooldown for cooldown in self._pool.cooldowns(credential, self._model) if cooldown is not None]
+            if all(map(allows_last_resort, cooldowns)):
+                allowed.append((max((cooldown.until for cooldown in cooldowns), default=0.0), credential))
+        for _, credential in sorted(allowed, key=lambda one: one[0]):
+            if found := self._take(credential, with_reservation):
                 return found
         return None
 
     def refusal(self) -> NoCredential:
-        """What is told where none can be used."""
-        name, wait_s = self._provider.name, self._soonest - self._pool.clock()
-        if not self._soonest or wait_s > KEPT_S:
-            text = f"the upstream refuses the keys of provider {name!r}; an administrator must look"
-            return NoCredential(text, retry_after_s=int(NO_WAIT_S))
+        """Returns the error for a call without a usable credential."""
+        name, wait_s = self._provider.name, self._usable_at - self._pool.clock()
+        if not self._usable_at or wait_s > KEEP_S:
+            text = f"the upstream refuses the keys of provider {name!r}; an administrator must replace or enable them"
+            return NoCredential(text, retry_after_s=int(NO_WAIT_RETRY_S))
         seconds = max(1, ceil(wait_s))
         text = f"every credential of provider {name!r} is cooling or busy; try again in {seconds} s"
         return NoCredential(text, retry_after_s=seconds)
 
-    def lease(self, credential: Credential) -> int | None:
-        """The lease on a credential that has limits; None where they are used up. Raises Unavailable."""
-        lease, wait_s = self._pool.lease(credential)
-        if lease is None:
-            self._wait_until(self._pool.clock() + wait_s)
-        return lease
+    def reserve(self, credential: Credential) -> int | None:
+        """Returns a reservation in the credential's limits, or None if they are used up. Raises Unavailable."""
+        reservation, wait_s = self._pool.reserve(credential)
+        if reservation is None:
+            self._update_usable_at(self._pool.clock() + wait_s)
+        return reservation
 
-    def _take(self, credential: Credential, leases: bool) -> tuple[Credential, int | None] | None:
-        lease = None
-        if leases and credential.is_limited and (lease := self.lease(credential)) is None:
+    def _take(self, credential: Credential, with_reservation: bool) -> tuple[Credential, int | None] | None:
+        reservation = None
+        if with_reservation and credential.is_limited and (reservation := self.reserve(credential)) is None:
             return None
-        self._left.remove(credential)
-        return credential, lease
+        self._remaining.remove(credential)
+        return credential, reservation
 
-    def _wait_until(self, moment: float) -> None:
-        self._soonest = min(self._soonest, moment) if self._soonest else moment
+    def _update_usable_at(self, at: float) -> None:
+        self._usable_at = min(self._usable_at, at) if self._usable_at else at
 
 
 def _limit(credential: Credential) -> Limit:
     return Limit(f"c{credential.id}", credential.rpm, concurrency=credential.concurrency)
 
 
-def _none(provider: Provider) -> NoCredential:
-    return NoCredential(f"provider {provider.name!r} has no enabled credential", retry_after_s=int(NO_WAIT_S))
+def _no_credential(provider: Provider) -> NoCredential:
+    return NoCredential(f"provider {provider.name!r} has no enabled credential", retry_after_s=int(NO_WAIT_RETRY_S))
 
 
 def _name(credential_id: int, model: str) -> str:
-    """On the board. A name that is too long stands there by its beginning and a digest of it."""
+    """Returns the name in the shared dictionary; a long model name is replaced by its beginning and a digest."""
     name = f"{credential_id}/{model}"
     if len(model) * 4 > MAX_NAME and len(model.encode()) > MAX_NAME:
         name = f"{credential_id}/{model[:100]}#{blake2b(model.encode(), digest_size=16).hexdigest()}"
@@ -317,19 +335,19 @@ def _names(credential_id: int, model: str) -> tuple[str, str]:
     return _name(credential_id, ""), _name(credential_id, model)
 
 
-def _mark(note: bytes | None) -> Mark | None:
-    return None if note is None else Mark(*orjson.loads(note))
+def _load(note: bytes | None) -> Cooldown | None:
+    return None if note is None else Cooldown(*orjson.loads(note))
 
 
-def _note(mark: Mark) -> bytes:
-    return orjson.dumps(tuple(mark))
+def _dump(cooldown: Cooldown) -> bytes:
+    return orjson.dumps(tuple(cooldown))
 
 
 def expires(note: bytes) -> float:
-    """When a mark on the board is of no use any more."""
-    return _mark(note).until + KEPT_S
+    """Returns when the note of a cooldown expires, in seconds since the epoch."""
+    return _load(note).until + KEEP_S
 
 
-def _outlives(mark: Mark, credential: Credential, began: float) -> bool:
-    is_same_key = mark.secret == credential.fingerprint
-    return is_same_key and (mark.verdict == cooldown.DEAD or mark.at > began)
+def _stays_after(cooldown: Cooldown, credential: Credential, began: float) -> bool:
+    is_same_key = cooldown.fingerprint == credential.fingerprint
+    return is_same_key and (cooldown.verdict == INVALID_KEY or cooldown.at > began)

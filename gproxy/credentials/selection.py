@@ -1,4 +1,4 @@
-"""In which order credentials and targets are tried. Pure: turns, keys and dice are passed in."""
+"""The order in which credentials are tried. Pure: call numbers and keys are passed in."""
 
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -10,21 +10,21 @@ ROUND_ROBIN, STICKY, CACHE_AFFINITY = "round_robin", "sticky", "cache_affinity"
 _SCALE = 2.0**64
 
 
-def by_turn(credentials: Sequence[Credential], turn: int) -> Sequence[Credential]:
-    """Each in its turn, as often as its weight says; after the first the others as they follow it."""
+def by_round_robin(credentials: Sequence[Credential], number: int) -> Sequence[Credential]:
+    """Returns the order for the call of this number; each credential comes first in proportion to its weight."""
     if len(credentials) == 1:
         return credentials
     total = sum(credential.weight for credential in credentials)
-    at = turn * _stride(total) % total
+    position = number * _stride(total) % total
     for n, credential in enumerate(credentials):
-        at -= credential.weight
-        if at < 0:
+        position -= credential.weight
+        if position < 0:
             return (*credentials[n:], *credentials[:n])
     raise AssertionError("weights are positive")
 
 
 def _stride(total: int) -> int:
-    """So that turns are spread: with equal weights one after another, else no weight is used up in one go."""
+    """Returns a number coprime to `total`; with it as step, consecutive calls alternate between the credentials."""
     stride = max(1, round(total * 0.618))
     while gcd(stride, total) != 1:
         stride += 1
@@ -32,9 +32,9 @@ def _stride(total: int) -> int:
 
 
 def by_affinity(credentials: Sequence[Credential], key: bytes) -> Sequence[Credential]:
-    """The same key finds the same credential, in every process and on every machine, as long as it can be used.
+    """Returns the credentials in an order that follows from `key` alone, in every process and on every machine.
 
-    Rendezvous hashing: a credential that goes or comes moves only its own share of the keys.
+    Rendezvous hashing: adding or removing a credential moves only its own share of the keys.
     """
     if len(credentials) == 1:
         return credentials
@@ -42,6 +42,6 @@ def by_affinity(credentials: Sequence[Credential], key: bytes) -> Sequence[Crede
 
 
 def _score(credential: Credential, key: bytes) -> float:
-    """The least is first; smaller by as much as the weight is larger."""
+    """Returns a score, the lowest of which comes first; it is divided by the weight."""
     digest = blake2b(key, digest_size=8, person=str(credential.id).encode()[-16:]).digest()
     return -log((int.from_bytes(digest, "big") + 1) / (_SCALE + 1)) / credential.weight

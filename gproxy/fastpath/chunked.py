@@ -16,22 +16,22 @@ MAX_LINE_BYTES = 8192
 
 
 class Chunked:
-    """A body in chunks, read from a buffered socket."""
+    """The chunked body of a buffered socket."""
 
     def __init__(self, file: BinaryIO):
         self._file = file
         self._buffer = b""
-        self._left = 0  # of the chunk being read, with the line end behind it
-        self._trailers = 0  # bytes of them
+        self._remaining = 0  # bytes of the current chunk, including its line end
+        self._trailers = 0  # bytes of the trailers so far
         self._is_in_trailers = self.is_done = False
 
     @property
-    def rest(self) -> bytes:
-        """What came behind the body: nothing, from an upstream that can be trusted with another request."""
+    def remainder(self) -> bytes:
+        """The bytes after the body. If there are any, the connection must not be used for another request."""
         return self._buffer
 
     def read(self) -> bytes:
-        """The next bytes of the body, empty at its end. Raises HTTPException on broken framing, OSError."""
+        """Returns the next bytes of the body, empty at its end. Raises HTTPException on broken framing, and OSError."""
         while not self.is_done:
             if data := self._decode():
                 return data
@@ -44,18 +44,18 @@ class Chunked:
         return b""
 
     def _decode(self) -> bytes:
-        """The data of everything that is in the buffer."""
+        """Returns the data of all complete and partial chunks in the buffer."""
         buffer, at, pieces = self._buffer, 0, []
         while True:
-            if self._left:
+            if self._remaining:
                 # The last two bytes of a chunk are its line end.
-                take = min(self._left, len(buffer) - at)
-                data = min(take, max(0, self._left - 2))
+                take = min(self._remaining, len(buffer) - at)
+                data = min(take, max(0, self._remaining - 2))
                 if data:
                     pieces.append(buffer[at : at + data])
-                self._left -= take
+                self._remaining -= take
                 at += take
-                if self._left:
+                if self._remaining:
                     break
                 continue
             end = buffer.find(b"\n", at)
@@ -72,7 +72,7 @@ class Chunked:
                 if self._trailers > MAX_LINE_BYTES:
                     raise http.client.LineTooLong("trailers")
             elif size := self._size(line):
-                self._left = size + 2
+                self._remaining = size + 2
             else:
                 self._is_in_trailers = True
         self._buffer = buffer[at:]

@@ -17,13 +17,14 @@ from gproxy.fastpath import switches
 
 # A larger body is not copied behind its head.
 MAX_JOINED_BYTES = 64 * 1024
-# Name and value as the email parser finds them in a line that nothing is odd about.
-_SENT = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+: [\t\x20-\x7e]*")
-_LINE = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0\x0b\x0c\x1c-\x1e\x85]*)\r\n")
+# A request header that http.client would send unchanged, and name and value of a response header as the email parser
+# finds them. Unusual lines do not match.
+_PLAIN_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+: [\t\x20-\x7e]*")
+_HEADER_LINE = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0\x0b\x0c\x1c-\x1e\x85]*)\r\n")
 
 
 class Sending:
-    """How far one request came on its way: whether the connection was open before, and whether it was written there."""
+    """The progress of one request: whether its connection was open before, and whether it was written to it."""
 
     __slots__ = ("is_sent", "was_open")
 
@@ -31,7 +32,7 @@ class Sending:
         self.is_sent = self.was_open = False
 
 
-# The request that this greenlet sends.
+# The progress of the request that this greenlet sends.
 SENDING: ContextVar[Sending] = ContextVar("sending")
 
 
@@ -72,7 +73,7 @@ class TrackedSecureConnection(_Tracking, HTTPSConnection):
     """Over TLS."""
 
 
-class _Joining:
+class _JoinedRequest:
     """Sends head and body of a request by one system call."""
 
     _parts: list[bytes] | None = None
@@ -97,24 +98,24 @@ class _Joining:
         if self._parts is not None:
             self._parts.append(data)
             return
-        # gevent's sendall asks for the size of the socket's buffer first; nearly always all of it goes at once.
+        # gevent's sendall first reads the size of the socket's buffer; nearly always one send takes all the data.
         sent = self.sock.send(data)
         if sent < len(data):
             self.sock.sendall(memoryview(data)[sent:])
 
     def putheader(self, header: str, *values: str) -> None:
-        """One check of the line in place of four of its parts. Raises ValueError."""
+        """Checks the line once instead of its parts in four checks. Raises ValueError."""
         line = f"{header}: {values[0]}"
-        if len(values) > 1 or not _SENT.fullmatch(line):
+        if len(values) > 1 or not _PLAIN_HEADER.fullmatch(line):
             super().putheader(header, *values)
         else:
             self._output(line.encode("ascii"))
 
 
-class PlainConnection(_Joining, HTTPConnection):
+class PlainConnection(_JoinedRequest, HTTPConnection):
     @property
     def is_connected(self) -> bool:
-        """Whether an idle connection can be used: one peek, instead of a poll through the hub."""
+        """True if an idle connection can be used: checked by one peek instead of a poll through the hub."""
         if self.sock is None:
             return False
         raw = getattr(self.sock, "_sock", self.sock)
@@ -124,10 +125,10 @@ class PlainConnection(_Joining, HTTPConnection):
             return True
         except OSError:
             pass
-        return False  # closed, or bytes that nobody asked for
+        return False  # closed, or it received bytes without a request
 
 
-class SecureConnection(_Joining, HTTPSConnection):
+class SecureConnection(_JoinedRequest, HTTPSConnection):
     """Over TLS."""
 
 
@@ -140,11 +141,11 @@ CONNECTIONS = {
 
 
 def parse_headers(fp, _class: type[HTTPMessage] = HTTPMessage) -> HTTPMessage:
-    """As http.client's own, which reads every head with the email parser; here only one with an odd line in it."""
+    """Replaces http.client.parse_headers; only a head with an unusual line goes through the slow email parser."""
     lines = http.client._read_headers(fp)
     message = _class()
     for line in lines[:-1]:
-        found = _LINE.fullmatch(line.decode("iso-8859-1"))
+        found = _HEADER_LINE.fullmatch(line.decode("iso-8859-1"))
         if found is None:
             return email.parser.Parser(_class=_class).parsestr(b"".join(lines).decode("iso-8859-1"))
         message.set_raw(*found.groups())

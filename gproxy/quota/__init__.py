@@ -1,1 +1,1 @@
-"""Reservations in rate limits, quotas and budgets, and the refusals when they have no room."""
+"""Reservations in rate limits, quotas and budgets, and the errors raised when they have no room."""

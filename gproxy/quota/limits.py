@@ -1,4 +1,4 @@
-"""Which limit rows apply to a call, and what is said of their counters."""
+"""The limit rows that apply to a call, and the errors and headers of their counters."""
 
 import math
 from collections.abc import Iterable
@@ -13,41 +13,40 @@ TITLES = {
     TOKENS: "tokens per day",
     CONCURRENCY: "requests at once",
 }
-# Counted one by one; the others are tokens.
-OF_REQUESTS = (RPM, RPD, CONCURRENCY)
-NEVER_S = 3600  # told where no time would help
+NO_WAIT_RETRY_S = 3600  # Retry-After if no wait would help
+MAX_SDK_WAIT_S = 60.0  # the SDKs do not wait longer, and would only retry too early
 
 
 def applying(caller: Caller, name: str) -> tuple[Limit, ...]:
-    """At most one row of the user and one of the key: the most specific that matches the name that the client sent."""
-    found = []
+    """Returns the most specific limit of the user, and that of the key, which match the name that the client sent."""
+    limits = []
     for rows in (caller.limits, caller.key_limits):
         for row in rows:
             if row.matches(name):
-                found.append(counted(row))
+                limits.append(limit_of(row))
                 break
-    return tuple(found)
+    return tuple(limits)
 
 
-def counted(row: RateLimit) -> Limit:
-    """The row as the shared state knows it."""
+def limit_of(row: RateLimit) -> Limit:
+    """Returns the row as a limit of the shared state."""
     return Limit(str(row.id), row.rpm, row.rpd, row.total_tokens, row.concurrency)
 
 
 def refusal(refused: LimitStatus, statuses: tuple[LimitStatus, ...], tokens: int, now_s: float) -> RateLimited:
-    """The answer to a call that a counter has no room for; `tokens` is its upper bound."""
+    """Returns the error of a call that a counter has no room for; `tokens` is the call's upper bound."""
     title, wait_s = TITLES[refused.counter], refused.wait_s
     if refused.limit == 0:
         detail = f"{refused.counter}: this model is blocked by a limit of 0 {title}"
     elif wait_s is None:
         detail = f"{refused.counter}: this request may use {tokens} tokens, and {refused.limit} {title} are allowed"
     else:
-        detail = f"{refused.counter}: {refused.limit} {title} are used up; try again in {_rounded(wait_s)} s"
-    return RateLimited(detail, wait_s, statuses, headers=dict(told(refused, now_s)) | _retry(wait_s))
+        detail = f"{refused.counter}: {refused.limit} {title} are used up; try again in {_whole_seconds(wait_s)} s"
+    return RateLimited(detail, wait_s, statuses, headers=dict(to_headers(refused, now_s)) | _retry_headers(wait_s))
 
 
-def told(status: LimitStatus, now_s: float) -> list[tuple[str, str]]:
-    """The headers of one counter; its reset is in seconds since the epoch."""
+def to_headers(status: LimitStatus, now_s: float) -> list[tuple[str, str]]:
+    """Returns the headers of one counter; its reset is in seconds since the epoch."""
     return [
         ("X-RateLimit-Limit", str(status.limit)),
         ("X-RateLimit-Remaining", str(status.remaining)),
@@ -57,31 +56,27 @@ def told(status: LimitStatus, now_s: float) -> list[tuple[str, str]]:
 
 
 def tightest(statuses: Iterable[LimitStatus]) -> tuple[LimitStatus | None, LimitStatus | None, LimitStatus | None]:
-    """The counter with the least left of those of requests, the one of tokens, and the one of requests at once."""
+    """Returns the counters of requests, of tokens and of concurrency of which the least remains."""
     requests = tokens = running = None
-    for one in statuses:
-        counter = one.counter
+    for status in statuses:
+        counter = status.counter
         if counter == TOKENS:
-            if tokens is None or one.remaining < tokens.remaining:
-                tokens = one
+            if tokens is None or status.remaining < tokens.remaining:
+                tokens = status
         elif counter == CONCURRENCY:
-            if running is None or one.remaining < running.remaining:
-                running = one
-        elif counter is not None and (requests is None or one.remaining < requests.remaining):
-            requests = one
+            if running is None or status.remaining < running.remaining:
+                running = status
+        elif counter is not None and (requests is None or status.remaining < requests.remaining):
+            requests = status
     return requests, tokens, running
 
 
-def _retry(wait_s: float | None) -> dict[str, str]:
-    headers = {"Retry-After": str(NEVER_S if wait_s is None else _rounded(wait_s))}
-    if wait_s is not None and wait_s <= LONG_S:
+def _retry_headers(wait_s: float | None) -> dict[str, str]:
+    headers = {"Retry-After": str(NO_WAIT_RETRY_S if wait_s is None else _whole_seconds(wait_s))}
+    if wait_s is not None and wait_s <= MAX_SDK_WAIT_S:
         return {**headers, "retry-after-ms": str(math.ceil(wait_s * 1000))}
     return {**headers, "x-should-retry": "false"}
 
 
-# The SDKs do not wait longer than this, and would only ask again too early.
-LONG_S = 60.0
-
-
-def _rounded(wait_s: float) -> int:
+def _whole_seconds(wait_s: float) -> int:
     return max(1, math.ceil(wait_s))

@@ -1,4 +1,4 @@
-"""What a call may cost and use: held before it is sent, more of it as a stream runs on, ended with the call."""
+"""Reservations: the upper bound of a call is reserved before sending, extended while it streams, and settled once."""
 
 import logging
 import time
@@ -17,18 +17,18 @@ from gproxy.units import NS
 
 log = logging.getLogger(__name__)
 
-# How often what is not known yet is loaded for one call; more than once only when somebody else changes it meanwhile.
-ATTEMPTS = 5
-# Of tokens and of nano-USD: beyond any limit and any quota.
-MAX = 2**61
-# A stream that runs beyond its hold asks for so many tokens more at once.
+# Loads for one call; more than one is needed only if accounts or limits change meanwhile.
+MAX_LOADS = 5
+# Tokens and nano-USD above any limit and quota.
+MAX_AMOUNT = 2**61
+# A stream that passes its reservation extends it by this many tokens.
 STEP_TOKENS = 1_024
 
 
 class UpperBound(NamedTuple):
-    """The most that a call may cost (nano-USD) and use, and where that is counted.
+    """The upper bound of a call in nano-USD and tokens, and the accounts and limits in which it counts.
 
-    `most_output` is the output in it, in tokens; None where the upstream cannot go beyond.
+    `max_output` are the output tokens it includes, or None if the upstream cannot write more than that.
     """
 
     accounts: tuple[Account, ...]
@@ -39,14 +39,14 @@ class UpperBound(NamedTuple):
 
 
 def applying(caller: Caller, name: str) -> tuple[tuple[Account, ...], tuple[Limit, ...]]:
-    """The accounts and limits that a call of this name counts in."""
+    """Returns the accounts and limits in which a call of this model name counts."""
     return budgets.accounts(caller), limits.applying(caller, name)
 
 
 def upper_bound(
     accounts: tuple[Account, ...],
     rows: tuple[Limit, ...],
-    asked: Ask,
+    requested: Ask,
     price: Found | None,
     mode: str,
     input_tokens: int,
@@ -55,30 +55,30 @@ def upper_bound(
     may_cache: bool,
     has_media: bool,
 ) -> UpperBound:
-    """What is to be held for a call in these accounts and limits.
+    """Returns the upper bound of a call in these accounts and limits.
 
-    `most_output` is what the model can write at most, where that is known: 0 of one that writes nothing.
+    `max_output` is the model's maximum output if it is known, and 0 if it writes nothing.
     """
-    if asked.max_output is not None and max_output != 0:
-        output, is_open = asked.max_output, False
+    if requested.max_output is not None and max_output != 0:
+        output, is_unbounded = requested.max_output, False
     else:
         output = assumed_output if max_output is None else min(max_output, assumed_output)
-        is_open = output != max_output
-    output *= asked.choices
+        is_unbounded = output != max_output
+    output *= requested.choices
     money = 0 if price is None else cost.upper_bound(price.price, mode, input_tokens, output, may_cache, has_media)
-    tokens = min(input_tokens + output, MAX)
-    return UpperBound(accounts, rows, min(money, MAX), tokens, output if is_open else None)
+    tokens = min(input_tokens + output, MAX_AMOUNT)
+    return UpperBound(accounts, rows, min(money, MAX_AMOUNT), tokens, output if is_unbounded else None)
 
 
-def dearer(one: UpperBound, other: UpperBound) -> UpperBound:
-    """What covers either of two calls in the same accounts and limits."""
-    opened = [upper_bound.max_output for upper_bound in (one, other) if upper_bound.max_output is not None]
+def covering(one: UpperBound, other: UpperBound) -> UpperBound:
+    """Returns an upper bound that covers either of two calls in the same accounts and limits."""
+    open_outputs = [upper_bound.max_output for upper_bound in (one, other) if upper_bound.max_output is not None]
     money, tokens = max(one.money, other.money), max(one.tokens, other.tokens)
-    return one._replace(money=money, tokens=tokens, max_output=min(opened, default=None))
+    return one._replace(money=money, tokens=tokens, max_output=min(open_outputs, default=None))
 
 
 class Reserver:
-    """Takes and ends holds for one process. `load` makes the shared state know accounts and limits by their keys."""
+    """Makes and settles the reservations of one process."""
 
     def __init__(
         self,
@@ -87,14 +87,17 @@ class Reserver:
         load: Callable[[tuple[str, ...]], None],
         changes: Callable[[], int] = lambda: 0,
     ):
-        """`changes` is a number that grows whenever somebody may have got a limit or a cap."""
+        """`load` loads accounts and limits, by their keys, into the shared state.
+
+        `changes` returns a number that grows whenever a caller may have got a limit or a cap.
+        """
         self.shared, self.owner, self._load, self.changes = shared, owner, load, changes
         self._unsettled: deque[tuple[int, int, int]] = deque()  # at most one for each call that ran
 
     def take(self, call: int, upper_bound: UpperBound) -> "Reservation":
-        """Raises OverQuota, RateLimited, Unavailable; then nothing is held and nothing counted."""
-        wanted = Take(call, self.owner, upper_bound.accounts, upper_bound.limits, upper_bound.money, upper_bound.tokens)
-        taken = self.count(wanted)
+        """Reserves the upper bound. Raises OverQuota, RateLimited, Unavailable; then nothing is reserved or counted."""
+        take = Take(call, self.owner, upper_bound.accounts, upper_bound.limits, upper_bound.money, upper_bound.tokens)
+        taken = self.try_take(take)
         if (refused := taken.refused) is not None:
             now_s = taken.at / NS
             if refused.counter is None:
@@ -102,39 +105,39 @@ class Reserver:
             raise limits.refusal(refused, taken.statuses, upper_bound.tokens, now_s)
         return Reservation(self, call, taken.at, upper_bound, taken.statuses)
 
-    def count(self, wanted: Take) -> Taken:
-        """A take as it comes out. Raises Unavailable."""
-        return self._known(lambda: self.shared.take(wanted))
+    def try_take(self, take: Take) -> Taken:
+        """Returns the outcome of a take. Raises Unavailable."""
+        return self._with_loaded(lambda: self.shared.take(take))
 
-    def look(self, accounts: tuple[Account, ...], rows: tuple[Limit, ...]) -> Taken:
-        """How these accounts and limits stand. Raises Unavailable."""
-        return self._known(lambda: self.shared.look(accounts, rows))
+    def inspect(self, accounts: tuple[Account, ...], rows: tuple[Limit, ...]) -> Taken:
+        """Returns the statuses of these accounts and limits. Raises Unavailable."""
+        return self._with_loaded(lambda: self.shared.inspect(accounts, rows))
 
-    def _known(self, ask: Callable[[], Taken]) -> Taken:
-        """The answer once all that it is about is loaded. Raises Unavailable."""
-        for _ in range(ATTEMPTS):
-            taken = ask()
+    def _with_loaded(self, function: Callable[[], Taken]) -> Taken:
+        """Returns the function's outcome once the accounts and limits it needs are loaded. Raises Unavailable."""
+        for _ in range(MAX_LOADS):
+            taken = function()
             if not taken.unknown:
                 return taken
             self._load(taken.unknown)
         raise Unavailable("the limits and quotas of this user are being changed")
 
     def settle(self, call: int, money: int, tokens: int) -> None:
-        """Never raises: what cannot be told now is told later."""
+        """Settles a call; never raises. `settle_pending` repeats a settlement that failed."""
         try:
             self.shared.settle(call, money, tokens)
         except Unavailable:
             self._unsettled.append((call, money, tokens))
 
-    def retry(self) -> None:
-        """Settles what could not be settled before. Raises Unavailable."""
+    def settle_pending(self) -> None:
+        """Repeats the settlements that failed. Raises Unavailable."""
         while self._unsettled:
             self.shared.settle(*self._unsettled[0])
             self._unsettled.popleft()
 
 
 class Reservation:
-    """One call's hold. `at` is when it was counted, in nanoseconds."""
+    """The reservation of one call; `at` is its moment in nanoseconds since the epoch, `money` its nano-USD."""
 
     __slots__ = ("_call", "_reserver", "_upper_bound", "at", "money", "statuses")
 
@@ -145,43 +148,43 @@ class Reservation:
         self.at, self.money, self.statuses = at, upper_bound.money, statuses
 
     @property
-    def entry(self) -> list[int]:
-        """For the journal: what has to be held again where the shared state is lost."""
+    def amounts(self) -> list[int]:
+        """Money and tokens for the journal, from which the reservation is restored if the shared state is lost."""
         return [self._upper_bound.money, self._upper_bound.tokens]
 
     @property
     def max_output(self) -> int | None:
-        """The output tokens that it covers, where a call may go beyond and has to stop at a cap."""
+        """The output tokens that it covers, or None if the call cannot pass them or has no cap."""
         return self._upper_bound.max_output if self._upper_bound.accounts else None
 
     def settle(self, money: int, tokens: int) -> None:
         self._reserver.settle(self._call, money, tokens)
 
-    def covers(self, running: int, step: int) -> bool:
-        """Whether the cost so far is held, by now: else `step` more is asked for, or what is left of it."""
-        need = running - self.money
-        if need <= 0:
+    def covers(self, cost_so_far: int, step: int) -> bool:
+        """Returns True if the reservation covers the cost so far, extending it by up to `step` (nano-USD) if needed."""
+        missing = cost_so_far - self.money
+        if missing <= 0:
             return True
-        granted = self._reserver.shared.extend(self._call, need, need + step)
+        granted = self._reserver.shared.extend(self._call, missing, missing + step)
         self.money += granted
         return granted > 0
 
-    def ended(self) -> OverQuota:
-        """What ends a stream that is not covered any more."""
+    def exhausted(self) -> OverQuota:
+        """Returns the error that ends a stream whose reservation cannot be extended. Raises Unavailable."""
         now_s = time.time()
-        found = self._reserver.shared.look(self._upper_bound.accounts, ()).statuses
-        return budgets.ended(min(found, key=lambda one: one.remaining, default=None), now_s)
+        statuses = self._reserver.shared.inspect(self._upper_bound.accounts, ()).statuses
+        return budgets.exhausted(min(statuses, key=lambda status: status.remaining, default=None), now_s)
 
 
 class NoReservation:
-    """In a hold's place for a caller without limits and caps.
+    """Replaces the reservation of a caller without limits and caps.
 
-    If the caller got some meanwhile, whoever loaded them gave the call a hold, and it has to end as any other.
+    If the caller got a limit or a cap during the call, loading it gave the call a reservation, which must be settled.
     """
 
     __slots__ = ("_call", "_changes", "_reserver", "at")
 
-    entry = max_output = None
+    amounts = max_output = None
 
     def __init__(self, reserver: Reserver, call: int, at: int):
         self._reserver, self._call, self.at, self._changes = reserver, call, at, reserver.changes()

@@ -71,7 +71,7 @@ def explain(relay: Relay, call: Call, caller: Caller, snapshot: Snapshot) -> Exp
     except GatewayError as fault:
         return Explanation(fault, _name(relay, call, snapshot), (), None)
     accounts, rows = reservations.applying(caller, plan.name)
-    taken = relay.reserver.look(accounts, rows) if accounts or rows else None
+    taken = relay.reserver.inspect(accounts, rows) if accounts or rows else None
     stops = [Stop(one.provider.name, one.model, one.tier, None, fault) for one, fault in plan.passed_over]
     stops.append(_stop(relay.pool, plan))
     for other in plan.others:
@@ -102,7 +102,7 @@ def _candidates(pool: Pool, plan: Plan) -> tuple[Candidate, ...]:
     """In the order of the strategy; with `round_robin` whose turn it is changes from call to call."""
     found, turn = [], 0
     for credential in pool.order(plan.provider, plan.affinity, plan.kept_by):
-        why = pool.why_not(credential, plan.model)
+        why = pool.skip_reason(credential, plan.model)
         turn += why is None
         found.append(Candidate(credential, turn if why is None else None, why or _reason(plan), pool.state(credential)))
     return tuple(found)

@@ -74,7 +74,7 @@ class Place:
         """Idempotent."""
         if self.lease is not None:
             lease, self.lease = self.lease, None
-            self._pool.give_back(lease)
+            self._pool.release(lease)
 
 
 class Failover:
@@ -106,7 +106,7 @@ class Failover:
         if self.credential is None or not self.credential.is_limited:
             return
         candidates = next(found for plan, found in self._stops if plan is self.plan)
-        self.place.lease = candidates.lease(self.credential)
+        self.place.lease = candidates.reserve(self.credential)
         if self.place.lease is None:
             self.give_up()
             if not self._choose() and not self._go_on():
@@ -121,7 +121,7 @@ class Failover:
     def has_others(self) -> bool:
         """Whether there may be another attempt after this one."""
         is_last = self.credential is None or len(self.attempts.made) + 1 >= self.attempts.maximum
-        return not is_last and bool(self._targets or self._stops[-1][1].left)
+        return not is_last and bool(self._targets or self._stops[-1][1].remaining)
 
     def served(self, status: int, began: float) -> None:
         self._end(status)
@@ -163,7 +163,7 @@ class Failover:
         """The call ends before its attempt did: whoever waits for what comes of it need not."""
         self._close_first()
         if self._is_open and self.credential is not None:
-            self._pool.unclaim(self.credential, self.plan.model)
+            self._pool.release_probe(self.credential, self.plan.model)
         self._is_open = False
 
     def _close_first(self) -> None:

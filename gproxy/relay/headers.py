@@ -86,7 +86,7 @@ def left(statuses: tuple[LimitStatus, ...], protocol: ModuleType, now_s: float) 
     """What is left of the caller's limits: the tightest counter, and all under the vendor's own names."""
     requests, tokens, running = limits.tightest(statuses)
     shown = requests or tokens or running
-    return [] if shown is None else limits.told(shown, now_s) + protocol.limit_headers(requests, tokens, now_s)
+    return [] if shown is None else limits.to_headers(shown, now_s) + protocol.limit_headers(requests, tokens, now_s)
 
 
 def vendors_left(statuses: tuple[LimitStatus, ...], protocol: ModuleType, now_s: float) -> list[tuple[str, str]]:

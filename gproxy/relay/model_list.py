@@ -159,7 +159,7 @@ class ModelList:
     def offered(self, provider: Provider) -> list[ModelCard]:
         """What the upstream says now. Raises GatewayError."""
         if not self.relay.kinds[provider.channel].answers:
-            self.relay.pool.any(provider)
+            self.relay.pool.first_usable(provider)
         with headers.Naming(provider), gevent.Timeout(FETCH_S, UpstreamError("the model list took too long")):
             return list(self._fetch(provider))
 
@@ -199,11 +199,11 @@ class ModelList:
 
     def _get(self, provider: Provider, operation: str, upstream_protocol: str, model: str, query: tuple) -> dict:
         """One GET. Raises GatewayError, NotFound on the upstream's 404."""
-        credential = self.relay.pool.any(provider)
+        credential = self.relay.pool.first_usable(provider)
         kind, settings = self.relay.kinds[provider.channel], provider.settings
         lane = kind.lane(operation, upstream_protocol, settings.protocol)
         nobody, transport = DisconnectWatch(None), transport_of(settings)
-        shown = self.relay.tokens.shown(credential, transport, nobody)
+        shown = self.relay.tokens.secret(credential, transport, nobody)
         exchange: Exchange = self.relay.upstream.send(
             "GET",
             settings.base_url or kind.host(settings.location),

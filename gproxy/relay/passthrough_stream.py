@@ -110,7 +110,7 @@ class PassthroughStream:
                 break
             is_beyond = verdict is Verdict.GOES_ON and reader.text_bytes > settlement.covered_bytes
             if is_beyond and settlement.overruns(reader.usage, reader.text_bytes):
-                self._fault = settlement.reservation.ended()
+                self._fault = settlement.reservation.exhausted()
                 break
             frame = self._frame.written(event, data, passed)
             if verdict is Verdict.MAY_END:

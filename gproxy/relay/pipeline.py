@@ -17,7 +17,7 @@ from gproxy.admission.permissions import Rights
 from gproxy.channels import error_classifier
 from gproxy.channels.error_classifier import Fault
 from gproxy.channels.kind import COUNT, EMBED, EMBED_BATCH, STREAM, Kind
-from gproxy.credentials.access_tokens import Tokens
+from gproxy.credentials.access_tokens import AccessTokens
 from gproxy.credentials.pool import Pool
 from gproxy.errors import ClientDisconnected, Forbidden, GatewayError, RateLimited, UpstreamError
 from gproxy.metrics.call_metrics import CallMetrics
@@ -63,7 +63,7 @@ class Relay:
     ttl_store: TtlStore  # what vendors want back and clients cannot carry
     reserver: Reserver  # takes from limits, quotas and budgets
     pool: Pool  # the credentials, in turn, and their health
-    tokens: Tokens  # what service accounts show in place of a key
+    tokens: AccessTokens  # what service accounts show in place of a key
     metrics: CallMetrics
     running: set[DisconnectWatch] = field(default_factory=set)
     streaming: set[DisconnectWatch] = field(default_factory=set)
@@ -282,11 +282,11 @@ class Relay:
                 plan.kind.answers, plan.operation == STREAM, plan.upstream_protocol, plan.model, plan.body
             )
         transport = transport_of(plan.provider.settings)
-        shown = self.tokens.shown(credential, transport, watch)
+        shown = self.tokens.secret(credential, transport, watch)
         exchange = self._ask(plan, call, credential, shown, watch, transport)
         if exchange.status == 401 and credential.account is not None and self.tokens.drop(credential, shown):
             exchange.close()  # a token that ended before its time
-            shown = self.tokens.shown(credential, transport, watch)
+            shown = self.tokens.secret(credential, transport, watch)
             exchange = self._ask(plan, call, credential, shown, watch, transport)
         return exchange
 

@@ -215,7 +215,7 @@ class Planner:
                 self.kinds[target.provider.channel].prefers or plan.upstream_protocol,
             )
             price = prices.find(snapshot, provider.id, provider.channel, target.model, resolved.alias)
-            found = reservations.dearer(found, upper_bound(provider, upstream_protocol, target.model, price))
+            found = reservations.covering(found, upper_bound(provider, upstream_protocol, target.model, price))
         return found
 
     def _address(self, plan: Plan, call: Call, transport: Dispatch) -> None:

@@ -84,8 +84,8 @@ class Settlement:
         for name in ("eu", "t"):
             if entry.get(name):
                 entry[name] = entry[name][:MAX_TEXT]
-        if self.reservation is not None and self.reservation.entry is not None:
-            entry["h"] = self.reservation.entry
+        if self.reservation is not None and self.reservation.amounts is not None:
+            entry["h"] = self.reservation.amounts
         self.journal.open({"o": self.call_id, "e": self.input_estimate, **entry})
 
     def overruns(self, usage: Usage | None, text_bytes: int) -> bool:

@@ -135,7 +135,7 @@ class TranslatedStream:
     def _stop_at_quota(self) -> None:
         """Raises OverQuota where the stream costs more by now than its caller has left."""
         if self._settlement.overruns(self._reader.usage, self._reader.text_bytes):
-            raise self._settlement.reservation.ended()
+            raise self._settlement.reservation.exhausted()
 
     def _settle(self, has_failed: bool) -> None:
         if self._settlement.is_settled:

@@ -1,1 +1,1 @@
-"""What the workers of a machine share."""
+"""The state that the workers of a machine, or of several machines, share."""

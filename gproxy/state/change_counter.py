@@ -1,6 +1,6 @@
-"""The change signal: one number in a shared page that tells every worker of a machine that the database changed.
+"""The change counter: one number in a shared page by which all workers of a machine notice a change of the database.
 
-Looking costs a memory read; no lock, no system call.
+Reading it is a memory read, without a lock or a system call.
 """
 
 import fcntl
@@ -20,15 +20,15 @@ class ChangeCounter:
             os.ftruncate(self._fd, SIZE)
         self._page = mmap.mmap(self._fd, SIZE)
 
-    def look(self) -> int:
-        """The number now. It only grows."""
+    def read(self) -> int:
+        """Returns the number, which only grows."""
         return int.from_bytes(self._page[:SIZE], "little")
 
-    def raise_(self) -> None:
-        """Says that something changed; to be called after the commit and before the change is answered."""
+    def increment(self) -> None:
+        """Reports a change; must be called after the commit and before the response to the change."""
         fcntl.flock(self._fd, fcntl.LOCK_EX)
         try:
-            self._page[:SIZE] = (self.look() + 1).to_bytes(SIZE, "little")
+            self._page[:SIZE] = (self.read() + 1).to_bytes(SIZE, "little")
         finally:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
 

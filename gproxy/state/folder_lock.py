@@ -1,4 +1,4 @@
-"""A folder that one process owns: it keeps the folder's `lock` file locked while it lives."""
+"""A folder that one process owns: the process keeps the folder's `lock` file locked while it lives."""
 
 import fcntl
 import os
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def try_lock(folder: Path) -> int | None:
-    """The lock of a slot whose process is dead, None while it lives or when the slot is gone."""
+    """Returns a descriptor that locks the folder, or None if its owner lives or the folder does not exist."""
     try:
         lock = os.open(folder / "lock", os.O_RDWR)
     except FileNotFoundError:

@@ -1,8 +1,8 @@
-"""What is asked of the state that workers share: one atomic take before a call, and its settlement after. Types only.
+"""The interface of the state that workers share: an atomic take before each call and a settlement after it. Types only.
 
-A take tests every account and every limit of a call and then counts in all of them, or in none. What it holds is
-written down under the call's id together with its owner, so that a settlement happens once and a dead owner's holds
-can be freed.
+A take checks every account and every limit of a call, and then counts in all of them or in none. Its reservation is
+stored under the call's id together with its owner, so that it is settled once and the reservations of a crashed owner
+can be released.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,13 +10,12 @@ from typing import NamedTuple, Protocol
 
 RPM, RPD, TOKENS, CONCURRENCY = "rpm", "rpd", "total_tokens", "concurrency"
 MINUTE_S, HOUR_S = 60, 3600
-# 24 whole hours and the one that runs: no more than the limit in any 24 hours, and what was counted is free again
-# after at most 25.
+# 24 full hours and the current one: any 24 hours stay within the limit, and a request stops counting after at most 25.
 BUCKETS = 25
 
 
 class Account(NamedTuple):
-    """Money with a cap, in nano-USD. `key` names it; `period` is `day`, `week`, `month` (UTC) or None: for ever."""
+    """A money cap in nano-USD, named by `key`. `period` is `day`, `week` or `month` (UTC), or None for no reset."""
 
     key: str
     cap: int
@@ -24,7 +23,7 @@ class Account(NamedTuple):
 
 
 class Limit(NamedTuple):
-    """One limit row, named by `key`: its counters outlive a change of the amounts. None: that is not limited."""
+    """One limit row, named by `key`; None means unlimited. Its counters survive a change of the amounts."""
 
     key: str
     rpm: int | None = None
@@ -34,9 +33,9 @@ class Limit(NamedTuple):
 
 
 class Take(NamedTuple):
-    """One call: `money` (nano-USD) is held in each account and `tokens` are counted in each limit, upper bounds both.
+    """One call: reserves `money` (nano-USD) in each account and counts `tokens` in each limit; both are upper bounds.
 
-    Accounts are told before limits when several refuse, and both in their order here.
+    If several refuse, the first account is reported, else the first limit, in the order given here.
     """
 
     call: int
@@ -48,10 +47,10 @@ class Take(NamedTuple):
 
 
 class LimitStatus(NamedTuple):
-    """One counter of a limit as it stands, or one account (`counter` is then None). Times in seconds from now on.
+    """The status of one counter of a limit, or of one account (`counter` is then None). Times are seconds from now.
 
-    `remaining` is never negative; an account's is without what is held. `reset_s` is when all of it is there again,
-    `wait_s` when what was refused could pass, both None where only a settlement or an operator ends it.
+    `remaining` is never negative, and excludes what is reserved. At `reset_s` all of the limit is available again, at
+    `wait_s` the refused call has room; either is None if only a settlement or an administrator can change it.
     """
 
     key: str
@@ -60,15 +59,15 @@ class LimitStatus(NamedTuple):
     remaining: int
     reset_s: float | None
     wait_s: float | None = 0.0
-    used: int = 0  # of an account: settled
-    held: int = 0
+    used: int = 0  # settled money of an account
+    reserved: int = 0
 
 
 class Taken(NamedTuple):
-    """`at` is the moment of counting, in nanoseconds since the epoch: windows go by it, and so does the usage row.
+    """The outcome of a take. `at` is its moment in nanoseconds since the epoch, by which windows and usage rows count.
 
-    `refused` is the first that had no room; `unknown` are the keys of accounts and limits that have to be loaded first,
-    for they are new here or were lost. With either nothing was taken.
+    `refused` is the first account or counter without room; `unknown` are the keys of accounts and limits that must be
+    loaded first, because they are new or were lost. If either is set, nothing was taken.
     """
 
     at: int
@@ -78,9 +77,9 @@ class Taken(NamedTuple):
 
 
 class SharedState(Protocol):
-    """The state that workers share, in a file on one machine or in Redis over several. Raises Unavailable.
+    """The state that workers share: in a file on one machine, in Redis over several. Its methods raise Unavailable.
 
-    `is_shared` is False while it is not shared by all who should share it.
+    `is_shared` is False during a Redis outage, while each machine uses its own file.
     """
 
     is_shared: bool
@@ -88,19 +87,22 @@ class SharedState(Protocol):
     def take(self, take: Take) -> Taken: ...
 
     def settle(self, call: int, money: int, tokens: int) -> None:
-        """Ends a call's hold: what it cost and used in place of what was held and counted. Once: later it does nothing.
+        """Replaces the reservation of a call by its real cost (nano-USD) and tokens. A second call does nothing.
 
-        Money goes to the window in which it was held, tokens to the hour in which they were counted.
+        Money counts in the window in which it was reserved, tokens in the hour in which they were counted.
         """
 
-    def extend(self, call: int, need: int, wish: int) -> int:
-        """More money for a running call in each of its accounts: `wish`, else what is left if it is `need`, else 0."""
+    def extend(self, call: int, minimum: int, requested: int) -> int:
+        """Reserves more money for a running call in each of its accounts, and returns how much.
 
-    def look(self, accounts: tuple[Account, ...], limits: tuple[Limit, ...]) -> Taken:
-        """How they stand, without taking anything."""
+        That is `requested`, or what remains if it is at least `minimum`, or 0.
+        """
+
+    def inspect(self, accounts: tuple[Account, ...], limits: tuple[Limit, ...]) -> Taken:
+        """Returns the statuses of accounts and limits without taking anything."""
 
     def version(self, account: str) -> int:
-        """A number that grows with every settlement in this account and every window that it begins, for `load`."""
+        """Returns a number for `load`, which grows with every settlement in this account and with every new window."""
 
     def load(
         self,
@@ -111,11 +113,12 @@ class SharedState(Protocol):
         settled: Mapping[int, int],
         running: Mapping[int, tuple[str, int]],
     ) -> bool:
-        """Sets what is used in the window that started at `window` (seconds, 0 without period), read from the books.
+        """Sets what was used in the window that starts at `window` (seconds, 0 without period), read from the journal
+        and the database.
 
-        `settled` are calls, with their costs, that are not in `used`: each is added unless its hold is still there, for
-        then its settlement is to come. `running` are calls that were opened, with owner and amount: each gets a hold of
-        this account that it lacks. False: `version` has grown since it was asked, and nothing was done.
+        `settled` maps calls that are not in `used` to their costs: each cost is added unless the call still has a
+        reservation, which will be settled later. `running` maps opened calls to owner and amount: each gets a
+        reservation in this account if it has none. Returns False, and changes nothing, if `version` is outdated.
         """
 
     def load_limit(
@@ -125,23 +128,23 @@ class SharedState(Protocol):
         recent: Sequence[int],
         running: Mapping[int, tuple[str, int, int]],
     ) -> None:
-        """Sets a limit's counters, read from the books, unless somebody else was faster.
+        """Sets the counters of a limit, read from journal and database, unless another process has loaded them.
 
-        `hours` are requests and tokens by hour (since the epoch), `recent` the moments in nanoseconds of the last
-        minute's requests, oldest first; `running` are calls that were opened, with owner, moment and tokens: they are
-        in `hours` too, and each gets a hold of this limit.
+        `hours` maps hours since the epoch to requests and tokens, `recent` has the moments of the last minute's
+        requests in nanoseconds, oldest first. `running` maps opened calls, which `hours` includes, to owner, moment and
+        tokens: each gets a reservation in this limit.
         """
 
     def forget(self, account: str | None = None) -> None:
-        """The account (None: every one) has to be loaded again before the next take."""
+        """Has this account, or every account, loaded again before the next take."""
 
-    def holds(self) -> dict[str, list[int]]:
-        """Every owner with the calls that it holds something for."""
+    def reservations(self) -> dict[str, list[int]]:
+        """Returns the calls with a reservation, by owner."""
 
     def release(self, call: int) -> None:
-        """Frees the hold of a call that will not be settled; what it counted as tokens stays."""
+        """Ends the reservation of a call that will not be settled, at cost 0; the tokens it counted stay."""
 
     def renew(self, owner: str) -> None:
-        """Says that this owner is alive, and frees what those hold who did not say so for long."""
+        """Renews the lease of this owner, and releases the reservations of owners whose lease has expired."""
 
     def close(self) -> None: ...

@@ -1,4 +1,4 @@
-"""The windows of a quota, derived from the clock: a day, a week from Monday on, a month, in UTC."""
+"""The windows of a quota: a day, a week from Monday on or a month in UTC, derived from the clock."""
 
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -9,7 +9,7 @@ DAY_S = 86_400
 
 
 def window(period: str | None, now_s: float) -> tuple[int, int | None]:
-    """Start and end of the window that `now_s` lies in, in seconds since the epoch; (0, None) without a period."""
+    """Returns start and end of the window around `now_s`, in seconds since the epoch; (0, None) without a period."""
     return (0, None) if period is None else _window(period, int(now_s // DAY_S) * DAY_S)
 
 

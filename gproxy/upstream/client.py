@@ -207,7 +207,7 @@ class Exchange:
                 self._inner.fp.peek(1)
             return self._raw.read1(READ_BYTES, decode_content=True)
         chunk = self._chunked.read()
-        if not chunk and not self._chunked.rest:
+        if not chunk and not self._chunked.remainder:
             # As http.client does at the end of a body: then the connection can be used again.
             self._raw._fp._close_conn()
             self._raw.release_conn()

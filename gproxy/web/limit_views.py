@@ -11,7 +11,7 @@ def account(status: LimitStatus, now_s: float) -> dict:
     return {
         "quota": usd(status.limit),
         "cost_used": usd(status.used),
-        "held": usd(status.held),
+        "held": usd(status.reserved),
         "remaining": usd(status.remaining),
         "resets_at": _at(status.reset_s, now_s),
     }
@@ -19,7 +19,7 @@ def account(status: LimitStatus, now_s: float) -> dict:
 
 def limit(row, scope: str, statuses: tuple[LimitStatus, ...], now_s: float) -> dict:
     """Returns a rate limit with those of the statuses that belong to it. `scope` is "user" or "key"."""
-    counters = [one for one in statuses if one.counter is not None and one.key == limits.counted(row).key]
+    counters = [one for one in statuses if one.counter is not None and one.key == limits.limit_of(row).key]
     return {
         "model_pattern": row.pattern,
         "scope": scope,

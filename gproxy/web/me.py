@@ -24,8 +24,8 @@ def me() -> dict:
     caller, _ = running.relay.admit(request_input.key(request.environ, False))
     request.environ[request_input.CALLER] = caller
     rows = (*caller.limits, *caller.key_limits)
-    counted = tuple(map(limits.counted, rows))
-    taken = running.relay.reserver.look(budgets.accounts(caller), counted)
+    counted = tuple(map(limits.limit_of, rows))
+    taken = running.relay.reserver.inspect(budgets.accounts(caller), counted)
     now_s = taken.at / NS
     accounts = {one.key[0]: limit_views.account(one, now_s) for one in taken.statuses if one.counter is None}
     if budgets.USER in accounts:

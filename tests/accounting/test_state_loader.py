@@ -89,8 +89,8 @@ def state_loader(state: MmapState, database: Database, tmp_path: Path) -> StateL
 
 
 def stands(state: MmapState, account: Account = USER) -> tuple[int, int]:
-    (found,) = state.look((account,), ()).statuses
-    return found.used, found.held
+    (found,) = state.inspect((account,), ()).statuses
+    return found.used, found.reserved
 
 
 def test_an_account_is_the_database_and_what_it_lacks(state, database, journal, tmp_path):
@@ -165,10 +165,10 @@ def test_a_limit_counts_its_rows_its_journal_and_what_runs(state, database, jour
     call(journal, 6, 1, u=2)
     state_loader(state, database, tmp_path).load((LIMIT,))
     limit = Limit(LIMIT, rpm=10, rpd=100, total_tokens=10_000, concurrency=5)
-    left = {one.counter: one.remaining for one in state.look((), (limit,)).statuses}
+    left = {one.counter: one.remaining for one in state.inspect((), (limit,)).statuses}
     assert left == {"rpm": 10 - 3, "rpd": 100 - 4, "total_tokens": 10_000 - 3 * 30 - 500, "concurrency": 4}
     state.settle(5, 0, 20)
-    left = {one.counter: one.remaining for one in state.look((), (limit,)).statuses}
+    left = {one.counter: one.remaining for one in state.inspect((), (limit,)).statuses}
     assert (left["total_tokens"], left["concurrency"]) == (10_000 - 3 * 30 - 20, 5)
 
 
@@ -191,21 +191,21 @@ def test_a_call_that_is_booked_between_the_two_readings_is_counted_once(state, d
 
     StateLoader(state, tmp_path / "journal", 0, Between(database), Inline(), lambda: NOW).load(("u1",))
     assert stands(state) == (70, 0)
-    assert state.holds() == {}
+    assert state.reservations() == {}
 
 
 def test_the_hold_of_a_running_call_knows_its_tokens_whatever_is_asked_first(state, database, journal, tmp_path):
     call(journal, 1, None, h=[7, 500])
     state_loader(state, database, tmp_path).load(("u1", LIMIT))
     limit = Limit(LIMIT, total_tokens=1_000)
-    assert state.look((), (limit,)).statuses[0].remaining == 500
+    assert state.inspect((), (limit,)).statuses[0].remaining == 500
     state.settle(1, 5, 20)
-    assert state.look((), (limit,)).statuses[0].remaining == 980
+    assert state.inspect((), (limit,)).statuses[0].remaining == 980
 
 
 def test_a_limit_that_is_gone_counts_nothing(state, database, journal, tmp_path):
     state_loader(state, database, tmp_path).load(("77",))
-    assert state.look((), (Limit("77", rpm=3),)).statuses[0].remaining == 3
+    assert state.inspect((), (Limit("77", rpm=3),)).statuses[0].remaining == 3
 
 
 def test_whoever_asks_meanwhile_waits_for_the_same_load(state, database, journal, tmp_path):
@@ -283,7 +283,7 @@ def test_a_call_that_ends_while_a_load_has_to_be_made_again_leaves_no_hold(state
             return result
 
     StateLoader(state, tmp_path / "journal", 0, Asked(database), Late(), lambda: NOW).load(("u1",))
-    assert state.holds() == {}
+    assert state.reservations() == {}
     assert stands(state) == (80, 0)
 
 
@@ -305,9 +305,9 @@ def test_a_call_that_ends_while_its_account_is_loaded_leaves_no_hold(state, data
             return result
 
     StateLoader(state, tmp_path / "journal", 0, Asked(database), Late(), lambda: NOW).load((key,))
-    assert state.holds() == {}
+    assert state.reservations() == {}
     if key == "u1":
         assert stands(state) == (40, 0)
     else:
         limit = Limit(LIMIT, total_tokens=1_000, concurrency=2)
-        assert [one.remaining for one in state.look((), (limit,)).statuses] == [1_000 - 30, 2]
+        assert [one.remaining for one in state.inspect((), (limit,)).statuses] == [1_000 - 30, 2]

@@ -154,10 +154,10 @@ def state(tmp_path) -> MmapState:
 
 
 def stands(state: MmapState) -> dict:
-    money, tokens, running = state.look((USER,), (LIMIT,)).statuses
+    money, tokens, running = state.inspect((USER,), (LIMIT,)).statuses
     return {
         "used": money.used,
-        "held": money.held,
+        "held": money.reserved,
         "tokens": 10_000 - tokens.remaining,
         "running": 10 - running.remaining,
     }
@@ -181,7 +181,7 @@ def test_what_a_dead_process_held_is_settled_as_its_journal_says(tmp_path, state
     run(writer(mine, tmp_path / "journal", Store(failures), state), 0.5 + failures)
     # Of the first its cost and its 3 tokens, of the second what its row estimates, of the third what it had counted.
     assert stands(state) == {"used": 5, "held": 100, "tokens": 3 + 1 + 50 + 50, "running": 1}
-    assert state.holds() == {"9/000/another machine": [4]}
+    assert state.reservations() == {"9/000/another machine": [4]}
 
 
 @pytest.mark.parametrize(("age_s", "loads"), [(0, []), (60, ["u1"])], ids=["just died", "silent for a minute"])
@@ -194,7 +194,7 @@ def test_accounts_are_loaded_again_when_what_the_dead_held_may_have_been_freed(t
     for path in slots.segments(slot.folder):
         os.utime(path, (time.time() - age_s, time.time() - age_s))
     run(writer(Journal(take_slot(tmp_path / "journal")), tmp_path / "journal", Store(), state), 0.5)
-    assert list(state.look((USER,), (LIMIT,)).unknown) == loads
+    assert list(state.inspect((USER,), (LIMIT,)).unknown) == loads
 
 
 def test_a_living_process_keeps_what_it_holds(tmp_path, state):
@@ -205,7 +205,7 @@ def test_a_living_process_keeps_what_it_holds(tmp_path, state):
     owner = mine.slot.sign(0)
     hold(state, owner, 2)
     run(Writer(mine, tmp_path / "journal", Store(), Inline(), state, owner), 0.5)
-    assert state.holds() == {living: [1], owner: [2]}
+    assert state.reservations() == {living: [1], owner: [2]}
     os.close(alive.lock)
 
 
@@ -221,8 +221,8 @@ def test_a_process_that_died_later_is_noticed_and_one_whose_slot_is_gone_too(tmp
     owner = slot.sign(0)
     hold(state, owner, 8)
     gevent.sleep(0.4)
-    assert state.holds()[owner] == [8]
+    assert state.reservations()[owner] == [8]
     os.close(slot.lock)
     gevent.sleep(0.8)
-    assert state.holds() == {}
+    assert state.reservations() == {}
     started.close(5)

@@ -1,4 +1,4 @@
-"""What names a conversation: its beginning, which all of its calls repeat."""
+"""The key of a conversation: a digest of its beginning, which all of its calls repeat."""
 
 import json
 
@@ -43,19 +43,19 @@ DIFFERENT = [
 
 
 @pytest.mark.parametrize(("protocol", "first", "later"), SAME)
-def test_later_calls_of_a_conversation_have_its_name(protocol, first, later):
+def test_later_calls_of_a_conversation_have_the_same_key(protocol, first, later):
     assert of(protocol, first) == of(protocol, later)
 
 
 @pytest.mark.parametrize(("protocol", "one", "other"), DIFFERENT)
-def test_other_beginnings_have_other_names(protocol, one, other):
+def test_other_beginnings_have_other_keys(protocol, one, other):
     assert of(protocol, one) != of(protocol, other)
 
 
-def test_each_model_has_a_cache_of_its_own():
+def test_each_model_has_keys_of_its_own():
     assert of("openai_chat", chat(Q), "m") != of("openai_chat", chat(Q), "n")
 
 
 @pytest.mark.parametrize("body", [{}, {"messages": 7}, {"messages": []}, {"messages": [7, "x"]}, {"input": None}])
-def test_a_body_without_a_beginning_has_a_name_all_the_same(body):
+def test_a_body_without_a_beginning_has_a_key_too(body):
     assert len(of("openai_chat", body)) == 16

@@ -1,11 +1,11 @@
-"""Which credential is next, what faults make of it, and what its own limits allow; by an injected clock."""
+"""The order of credentials, their cooldowns over several processes, and their own limits, with an injected clock."""
 
 import itertools
 
 import pytest
 
 from gproxy.channels.error_classifier import Fault, Verdict
-from gproxy.credentials import cooldown
+from gproxy.credentials.cooldown import PROBE_S
 from gproxy.credentials.pool import Pool, expires
 from gproxy.errors import NoCredential
 from gproxy.quota.reservations import Reserver
@@ -13,7 +13,7 @@ from gproxy.snapshot import Credential, Provider, ProviderSettings
 from gproxy.state.mmap.state import MmapState
 from gproxy.state.shared_dict import SharedDict
 
-LIMITED, FAILED = Fault(Verdict.LIMITED, 30.0), Fault(Verdict.FAILED)
+RATE_LIMITED, UPSTREAM_FAILED = Fault(Verdict.LIMITED, 30.0), Fault(Verdict.FAILED)
 
 
 class Clock:
@@ -30,7 +30,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def make(tmp_path, clock):
-    """Pools of as many processes as are asked for."""
+    """Returns a function that makes the pool of one more process."""
     state = MmapState(tmp_path / "state")
     numbers = itertools.count(1)
 
@@ -52,62 +52,62 @@ def provider(*credentials: Credential, strategy: str = "sticky") -> Provider:
 
 
 def order(pool: Pool, of: Provider, model: str = "m") -> list[int]:
-    """Who would be tried, one after the other."""
+    """Returns the ids of the credentials in the order in which a call would try them."""
     candidates, found = pool.candidates(of, model, b""), []
     while (one := candidates.next()) is not None:
         found.append(one[0].id)
     return found
 
 
-def test_a_cooling_credential_is_passed_over_by_every_process(make, clock):
+def test_every_process_skips_a_cooling_credential(make, clock):
     one, other, both = make(), make(), provider()
-    one.failed(both.credentials[0], "m", LIMITED)
+    one.failed(both.credentials[0], "m", RATE_LIMITED)
     assert order(other, both) == [2]
     assert order(other, both, "another model") == [1, 2]
     clock.now += 29.9
     assert order(other, both) == [2]
 
 
-def test_after_its_cooling_one_tries_and_its_success_is_for_all(make, clock):
+def test_after_a_cooldown_one_call_probes_and_its_success_counts_for_all(make, clock):
     one, other, both = make(), make(), provider()
     first = both.credentials[0]
-    one.failed(first, "m", LIMITED)
+    one.failed(first, "m", RATE_LIMITED)
     clock.now += 31
     assert order(one, both) == [1, 2]
-    assert order(other, both) == [2]  # the first process tries
+    assert order(other, both) == [2]  # the first process probes
     one.succeeded(first, "m", clock.now)
     assert order(other, both) == [1, 2]
 
 
-def test_who_tried_and_was_lost_is_waited_for_only_so_long(make, clock):
+def test_a_lost_probe_is_waited_for_only_for_its_time(make, clock):
     one, other, both = make(), make(), provider()
-    one.failed(both.credentials[0], "m", LIMITED)
+    one.failed(both.credentials[0], "m", RATE_LIMITED)
     clock.now += 31
     assert order(one, both) == [1, 2]
-    clock.now += cooldown.PROBE_S + 1
+    clock.now += PROBE_S + 1
     assert order(other, both) == [1, 2]
 
 
-def test_who_gives_up_trying_lets_the_next_one_try(make, clock):
+def test_a_released_probe_lets_the_next_call_probe(make, clock):
     one, other, both = make(), make(), provider()
-    one.failed(both.credentials[0], "m", LIMITED)
+    one.failed(both.credentials[0], "m", RATE_LIMITED)
     clock.now += 31
     assert order(one, both) == [1, 2]
     assert order(other, both) == [2]
-    one.unclaim(both.credentials[0], "m")
+    one.release_probe(both.credentials[0], "m")
     assert order(other, both) == [1, 2]
 
 
-def test_a_success_that_began_before_the_fault_ends_no_cooling(make, clock):
+def test_a_success_that_began_before_the_fault_ends_no_cooldown(make, clock):
     pool, both = make(), provider()
     began = clock.now
     clock.now += 1
-    pool.failed(both.credentials[0], "m", LIMITED)
+    pool.failed(both.credentials[0], "m", RATE_LIMITED)
     pool.succeeded(both.credentials[0], "m", began)
     assert order(pool, both) == [2]
 
 
-def test_a_refused_key_is_of_no_use_for_any_model_until_it_is_enabled_or_another(make, clock):
+def test_an_invalid_key_is_disabled_for_all_models_until_it_is_enabled_or_replaced(make, clock):
     pool, both = make(), provider()
     pool.failed(both.credentials[0], "m", Fault(Verdict.DEAD))
     clock.now += 10**8
@@ -121,37 +121,37 @@ def test_a_refused_key_is_of_no_use_for_any_model_until_it_is_enabled_or_another
     assert order(pool, both) == [2]
 
 
-def test_how_a_credential_stands(make, clock):
+def test_the_state_of_a_credential(make, clock):
     pool, (first, second) = make(), provider().credentials
     assert (pool.state(first).status, pool.is_usable(first)) == ("healthy", True)
-    pool.failed(first, "m", LIMITED)
-    assert (pool.state(first).status, list(pool.state(first).cooling)) == ("cooldown", ["m"])
+    pool.failed(first, "m", RATE_LIMITED)
+    assert (pool.state(first).status, list(pool.state(first).cooldowns)) == ("cooldown", ["m"])
     assert pool.is_usable(first)
     pool.failed(first, "m", Fault(Verdict.BROKE))
     assert not pool.is_usable(first)
     assert pool.is_usable(second)
-    assert set(pool.state(first).cooling) == {"m", ""}
+    assert set(pool.state(first).cooldowns) == {"m", ""}
 
 
-def test_all_stand_as_each_of_them_does(make, clock):
+def test_statuses_equal_the_states_of_the_credentials(make, clock):
     pool, both = make(), provider()
     first, second = both.credentials
-    for function in (
-        lambda: pool.failed(first, "m", LIMITED),
-        lambda: pool.failed(second, "n/m", LIMITED),
+    for change in (
+        lambda: pool.failed(first, "m", RATE_LIMITED),
+        lambda: pool.failed(second, "n/m", RATE_LIMITED),
         lambda: pool.disable(first),
-        lambda: pool.failed(Credential(9, 9, "of another provider"), "m", LIMITED),
+        lambda: pool.failed(Credential(9, 9, "of another provider"), "m", RATE_LIMITED),
     ):
-        function()
+        change()
         assert pool.statuses(both.credentials) == {one.id: pool.state(one).status for one in both.credentials}
     assert pool.statuses(both.credentials) == {first.id: "unavailable", second.id: "cooldown"}
-    # Nothing is known of another key in its place.
+    # The cooldowns do not apply to another key of the same credential.
     assert pool.statuses([Credential(first.id, 1, "renewed")]) == {first.id: "healthy"}
     clock.now += 10**6
     assert pool.statuses(both.credentials) == {first.id: "unavailable", second.id: "healthy"}
 
 
-def test_where_none_can_be_used_it_is_told_when_one_can(make, clock):
+def test_without_a_usable_credential_retry_after_is_the_shortest_wait(make, clock):
     pool, both = make(), provider()
     pool.failed(both.credentials[0], "m", Fault(Verdict.LIMITED, 40.0))
     pool.failed(both.credentials[1], "m", Fault(Verdict.LIMITED, 12.5))
@@ -163,48 +163,48 @@ def test_where_none_can_be_used_it_is_told_when_one_can(make, clock):
         pool.candidates(Provider(1, "p", "openai", ProviderSettings(), ()), "m", b"")
 
 
-def test_what_failed_for_a_moment_is_the_last_resort_and_not_for_long(make, clock):
+def test_a_failed_credential_is_the_last_resort_up_to_its_third_failure(make, clock):
     pool, both = make(), provider()
     first, second = both.credentials
-    pool.failed(first, "m", FAILED)
-    pool.failed(second, "m", LIMITED)
+    pool.failed(first, "m", UPSTREAM_FAILED)
+    pool.failed(second, "m", RATE_LIMITED)
     for last in (first.id, None):
         candidates = pool.candidates(both, "m", b"")
         assert candidates.next() is None
         found = candidates.last_resort()
         assert (found and found[0].id) == last
-        pool.failed(first, "m", FAILED)
-        pool.failed(first, "m", FAILED)
+        pool.failed(first, "m", UPSTREAM_FAILED)
+        pool.failed(first, "m", UPSTREAM_FAILED)
 
 
-def test_limits_of_a_credential_are_counted_for_all_processes(make, clock):
+def test_limits_of_a_credential_are_counted_over_all_processes(make, clock):
     one, other = make(), make()
     tight = provider(Credential(1, 1, "a", concurrency=1), Credential(2, 1, "b", rpm=2))
-    (first, lease), (second, nothing) = (
+    (first, reservation), (second, other_reservation) = (
         one.candidates(tight, "m", b"").next(),
         other.candidates(tight, "m", b"").next(),
     )
     assert (first.id, second.id) == (1, 2)
     assert order(other, tight) == [2]
     assert order(other, tight) == []
-    one.give_back(lease)
+    one.release(reservation)
     assert order(other, tight) == [1]
-    other.give_back(nothing)
+    other.release(other_reservation)
 
 
-def test_a_long_model_name_has_a_place_on_the_board(make, clock):
+def test_a_long_model_name_has_a_cooldown_of_its_own(make, clock):
     pool, both = make(), provider()
     names = ["ü" * 512, "ü" * 511 + "x"]
-    pool.failed(both.credentials[0], names[0], LIMITED)
+    pool.failed(both.credentials[0], names[0], RATE_LIMITED)
     assert [order(pool, both, name) for name in names] == [[2], [1, 2]]
 
 
-def test_lists_are_asked_with_a_credential_that_works(make, clock):
+def test_the_first_usable_credential_is_used_for_model_lists(make, clock):
     pool, both = make(), provider()
-    assert pool.any(both).id == 1
+    assert pool.first_usable(both).id == 1
     pool.failed(both.credentials[0], "m", Fault(Verdict.DEAD))
-    assert pool.any(both).id == 2
+    assert pool.first_usable(both).id == 2
     pool.failed(both.credentials[1], "m", Fault(Verdict.DEAD))
-    assert pool.any(both).id == 1
+    assert pool.first_usable(both).id == 1
     with pytest.raises(NoCredential):
-        pool.any(Provider(1, "p", "openai", ProviderSettings(), ()))
+        pool.first_usable(Provider(1, "p", "openai", ProviderSettings(), ()))

@@ -1,4 +1,4 @@
-"""Chunked bodies, as they come off a socket."""
+"""Chunked bodies, read from a socket."""
 
 import http.client
 import io
@@ -11,7 +11,7 @@ from gproxy.fastpath.chunked import MAX_LINE_BYTES, Chunked
 
 
 class Arriving(io.RawIOBase):
-    """A socket that hands out its pieces one by one, and then the end."""
+    """A socket that returns its pieces one by one, and then the end."""
 
     def __init__(self, *pieces: bytes):
         self.pieces = list(pieces)
@@ -60,7 +60,7 @@ def chunked(*pieces: bytes, trailers: bytes = b"") -> bytes:
     ],
     ids=lambda value: value[:20],
 )
-def test_a_body_is_read_whatever_its_pieces(wire, body):
+def test_a_body_is_read_in_pieces_of_any_size(wire, body):
     for size in (1, 2, 3, 7, 4096, len(wire)):
         if len(wire) // size < 10_000:
             reader = over(*(wire[at : at + size] for at in range(0, len(wire), size)))
@@ -78,18 +78,18 @@ def test_any_split_gives_the_same_body(pieces, data):
     assert b"".join(read_all(over(*cuts))) == b"".join(pieces)
 
 
-def test_chunks_that_arrived_together_are_handed_out_together():
+def test_chunks_that_arrived_together_are_returned_together():
     assert over(chunked(b"a", b"b", b"c")).read() == b"abc"
 
 
-def test_what_has_arrived_is_not_held_back():
+def test_arrived_bytes_are_returned_at_once():
     reader = over(b"5\r\nHe", b"llo\r", b"\n3\r\nabc\r\n0\r\n", b"\r\n")
     assert [reader.read(), reader.read()] == [b"He", b"llo"]
     assert [reader.read(), reader.read()] == [b"abc", b""]
 
 
 @pytest.mark.parametrize("end", range(1, len(chunked(b"Hello", trailers=b"A: b\r\n"))))
-def test_a_body_that_is_cut_off_is_never_taken_for_a_whole_one(end):
+def test_a_truncated_body_never_counts_as_complete(end):
     wire = chunked(b"Hello", trailers=b"A: b\r\n")
     with pytest.raises(http.client.IncompleteRead) as caught:
         read_all(over(wire[:end]))
@@ -117,19 +117,19 @@ def test_a_body_that_is_cut_off_is_never_taken_for_a_whole_one(end):
     ],
     ids=lambda value: value[:20],
 )
-def test_broken_framing_is_refused(wire):
+def test_broken_framing_raises(wire):
     with pytest.raises(http.client.HTTPException) as caught:
         read_all(over(wire))
     assert not isinstance(caught.value, http.client.IncompleteRead)
 
 
-def test_bytes_behind_the_end_are_no_part_of_the_body():
+def test_bytes_after_the_end_are_not_part_of_the_body():
     reader = over(chunked(b"Hello") + b"HTTP/1.1 200 OK\r\n")
     assert read_all(reader) == [b"Hello"]
     assert reader.is_done
 
 
-def test_an_error_of_the_socket_is_passed_on():
+def test_an_error_of_the_socket_is_raised():
     class Broken(io.RawIOBase):
         def readable(self) -> bool:
             return True

@@ -1,3 +1,5 @@
+"""The faster connections: heads are parsed as by the library, and a request is sent in one packet."""
+
 import email.parser
 import io
 import socket
@@ -32,19 +34,19 @@ def by_the_library(head: bytes) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_a_head_is_read_as_the_library_reads_it(head):
+def test_a_head_is_parsed_as_by_the_library(head):
     assert parse_headers(io.BytesIO(head)).items() == by_the_library(head)
 
 
 @given(st.lists(st.tuples(st.binary(max_size=8), st.binary(max_size=12)), max_size=4))
-def test_any_head_is_read_as_the_library_reads_it(pairs):
+def test_any_head_is_parsed_as_by_the_library(pairs):
     lines = [name + b": " + value for name, value in pairs]
     head = b"".join(line.replace(b"\n", b" ") + b"\r\n" for line in lines if line.strip(b"\r")) + b"\r\n"
     assert parse_headers(io.BytesIO(head)).items() == by_the_library(head)
 
 
 class Counted:
-    """A socket that notes what is sent at once; of the first it takes only so much."""
+    """A socket that records the size of each send, and accepts at most `maximum` bytes of one."""
 
     def __init__(self, sock: socket.socket, maximum: int):
         self._sock, self._maximum, self.sent = sock, maximum, []
@@ -60,15 +62,15 @@ class Counted:
 @pytest.mark.parametrize(
     ("size", "maximum", "sends"), [(100, 1_000_000, 1), (100, 30, 1), (MAX_JOINED_BYTES + 1, 1_000_000, 2)]
 )
-def test_head_and_body_are_sent_at_once_and_arrive_whole(size, maximum, sends):
-    body, got = bytes(range(256)) * (size // 256 + 1), []
+def test_head_and_body_are_sent_together_and_arrive_complete(size, maximum, sends):
+    body, received = bytes(range(256)) * (size // 256 + 1), []
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
             sock, _ = server.accept()
             with sock:
-                while not b"".join(got).endswith(body):
-                    got.append(sock.recv(65536))
+                while not b"".join(received).endswith(body):
+                    received.append(sock.recv(65536))
                 sock.sendall(b"HTTP/1.1 204 No Content\r\nX-A: b\r\n\r\n")
 
         thread = threading.Thread(target=serve)
@@ -77,10 +79,10 @@ def test_head_and_body_are_sent_at_once_and_arrive_whole(size, maximum, sends):
         connection.connect()
         connection.sock = counted = Counted(connection.sock, maximum)
         connection.request("POST", "/x", body=body, headers={"Content-Length": str(len(body))})
-        answer = connection.getresponse()
+        response = connection.getresponse()
         thread.join()
         connection.close()
-    assert (answer.status, answer.headers["X-A"]) == (204, "b")
+    assert (response.status, response.headers["X-A"]) == (204, "b")
     assert len(counted.sent) == sends
-    assert b"".join(got).startswith(b"POST /x HTTP/1.1\r\nHost: 127.0.0.1")
-    assert b"".join(got).partition(b"\r\n\r\n")[2] == body
+    assert b"".join(received).startswith(b"POST /x HTTP/1.1\r\nHost: 127.0.0.1")
+    assert b"".join(received).partition(b"\r\n\r\n")[2] == body

@@ -236,7 +236,7 @@ def test_probes_wait_for_no_database(own_gateway, vendor, pytestconfig):
     with psycopg.connect(dsn) as connection:
         connection.execute("LOCK TABLE revisions IN ACCESS EXCLUSIVE MODE")
         signal = ChangeCounter(gateway.data / "signal")
-        signal.raise_()
+        signal.increment()
         signal.close()
         started = time.monotonic()
         assert gateway.get("/healthz").status == 200

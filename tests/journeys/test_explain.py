@@ -109,7 +109,7 @@ def test_targets_are_told_in_order_with_what_is_lost(running):
     dead, other = explained(running, user_id=admin["id"], body=body)["targets"][0]["credentials"]
     if dead["turn"] is not None:
         dead, other = other, dead
-    assert (dead["turn"], dead["why"], dead["status"]) == (None, "dead: an operator must look", "unavailable")
+    assert (dead["turn"], dead["why"], dead["status"]) == (None, "dead: an administrator must enable it", "unavailable")
     assert other["turn"] == 1
 
 

@@ -480,7 +480,7 @@ def test_what_was_counted_outlives_the_shared_file(own_gateway, vendor, harm):
     left = {one["counter"]: one["remaining"] for one in me["limits"][0]["counters"]}
     assert left == {"rpm": 96, "rpd": 6, "total_tokens": 100_000 - 4 * 52}
     if harm == "garbled":
-        assert "were garbled: they are rebuilt from the books" in gateway.log
+        assert "were corrupted: they are rebuilt from journal and database" in gateway.log
     assert Counter(one.status for one in at_once([gateway], "sk-user-0", 30)) == {200: 6, 429: 24}
 
 

@@ -1,4 +1,4 @@
-"""What is held for a call, when more of it is asked for, and that every hold ends."""
+"""What is reserved for a call, when it is extended, and that every reservation is settled."""
 
 import time
 from decimal import Decimal
@@ -27,7 +27,7 @@ def asking(max_output: int | None = None, choices: int = 1) -> Ask:
 
 
 @pytest.mark.parametrize(
-    ("asked", "max_output", "money", "tokens", "open_output"),
+    ("requested", "max_output", "money", "tokens", "covered_output"),
     [
         (asking(50), None, 100 * 1_000 + 50 * 2_000, 150, None),
         (asking(50, choices=3), None, 100 * 1_000 + 150 * 2_000, 250, None),
@@ -39,29 +39,29 @@ def asking(max_output: int | None = None, choices: int = 1) -> Ask:
     ],
     ids=["declared", "n", "assumed", "known and larger", "assumed and n", "known and smaller", "no output"],
 )
-def test_the_upper_bound_of_a_call(asked, max_output, money, tokens, open_output):
-    found = upper_bound(*applying(CAPPED, "m"), asked, PRICE, "", 100, max_output, 4_096, False, False)
-    assert found == UpperBound((Account("u1", 10**9),), (Limit("3", rpm=9),), money, tokens, open_output)
+def test_the_upper_bound_of_a_call(requested, max_output, money, tokens, covered_output):
+    found = upper_bound(*applying(CAPPED, "m"), requested, PRICE, "", 100, max_output, 4_096, False, False)
+    assert found == UpperBound((Account("u1", 10**9),), (Limit("3", rpm=9),), money, tokens, covered_output)
 
 
-def test_a_request_that_writes_to_a_cache_is_bounded_by_what_that_costs():
+def test_the_upper_bound_includes_the_price_of_cache_writes():
     assert (
         upper_bound(*applying(CAPPED, "m"), asking(1), PRICE, "", 100, None, 1, True, False).money
         == 100 * 5_000 + 2_000
     )
 
 
-def test_without_a_price_nothing_is_held_and_tokens_are_counted():
+def test_without_a_price_no_money_is_reserved_and_tokens_are_counted():
     found = upper_bound(*applying(CAPPED, "m"), asking(7), None, "", 100, None, 1, False, False)
     assert (found.money, found.tokens) == (0, 107)
 
 
-def test_a_caller_without_limits_and_caps_needs_nothing():
+def test_a_caller_without_limits_and_caps_counts_nowhere():
     assert applying(Caller(1, "user", 2, False, None, ()), "m") == ((), ())
 
 
 class Flaky(MmapState):
-    """Cannot be reached so many times."""
+    """A state whose next `failures` settlements fail."""
 
     failures = 0
 
@@ -80,42 +80,42 @@ def state(tmp_path) -> Flaky:
 USER = Account("u1", 1_000_000)
 
 
-def loads(state: MmapState, *, works: bool = True):
-    asked = []
+def loader(state: MmapState, *, works: bool = True):
+    loaded = []
 
     def load(keys: tuple[str, ...]) -> None:
-        asked.append(keys)
+        loaded.append(keys)
         for key in keys if works else ():
             if key == "u1":
                 state.load(key, state.version(key), 0, 0, {}, {})
             else:
                 state.load_limit(key, {}, [], {})
 
-    return asked, load
+    return loaded, load
 
 
 def money(state: MmapState) -> tuple[int, int]:
-    (found,) = state.look((USER,), ()).statuses
-    return found.used, found.held
+    (found,) = state.inspect((USER,), ()).statuses
+    return found.used, found.reserved
 
 
-def test_what_is_not_known_yet_is_loaded_once(state):
-    asked, load = loads(state)
+def test_unknown_accounts_and_limits_are_loaded_once(state):
+    loaded, load = loader(state)
     reserver = Reserver(state, "0/000/x", load)
     reservation = reserver.take(1, UpperBound((USER,), (Limit("3", rpm=2),), 400, 10))
-    assert asked == [("u1", "3")]
-    assert (reservation.money, reservation.entry, money(state)) == (400, [400, 10], (0, 400))
+    assert loaded == [("u1", "3")]
+    assert (reservation.money, reservation.amounts, money(state)) == (400, [400, 10], (0, 400))
     reserver.take(2, UpperBound((USER,), (Limit("3", rpm=2),), 400, 10))
-    assert len(asked) == 1
+    assert len(loaded) == 1
 
 
-def test_what_cannot_be_loaded_refuses_the_call(state):
+def test_an_account_that_cannot_be_loaded_refuses_the_call(state):
     with pytest.raises(Unavailable):
-        Reserver(state, "0/000/x", loads(state, works=False)[1]).take(1, UpperBound((USER,), (), 1, 1))
+        Reserver(state, "0/000/x", loader(state, works=False)[1]).take(1, UpperBound((USER,), (), 1, 1))
 
 
-def test_refusals_name_what_refused_and_nothing_is_held(state):
-    reserver = Reserver(state, "0/000/x", loads(state)[1])
+def test_a_refusal_names_its_reason_and_reserves_nothing(state):
+    reserver = Reserver(state, "0/000/x", loader(state)[1])
     with pytest.raises(OverQuota, match="may cost up to"):
         reserver.take(1, UpperBound((USER,), (Limit("3", rpm=0),), 1_000_001, 1))
     with pytest.raises(RateLimited, match="blocked"):
@@ -123,35 +123,35 @@ def test_refusals_name_what_refused_and_nothing_is_held(state):
     assert money(state) == (0, 0)
 
 
-def test_a_settlement_that_fails_is_told_later(state):
-    reserver = Reserver(state, "0/000/x", loads(state)[1])
+def test_a_settlement_that_fails_is_repeated_later(state):
+    reserver = Reserver(state, "0/000/x", loader(state)[1])
     reservation = reserver.take(1, UpperBound((USER,), (), 400, 10))
     state.failures = 1
     reservation.settle(123, 5)
     assert money(state) == (0, 400)
-    reserver.retry()
+    reserver.settle_pending()
     assert money(state) == (123, 0)
-    reserver.retry()
+    reserver.settle_pending()
     assert money(state) == (123, 0)
 
 
-def test_a_running_call_gets_what_is_left_and_no_more(state):
-    reserver = Reserver(state, "0/000/x", loads(state)[1])
+def test_a_running_call_extends_its_reservation_up_to_the_cap(state):
+    reserver = Reserver(state, "0/000/x", loader(state)[1])
     reservation = reserver.take(1, UpperBound((USER,), (), 400_000, 10, 200))
     assert reservation.covers(400_000, 9) is True
     assert reservation.money == 400_000
     assert reservation.covers(400_001, 100_000) is True
     assert reservation.money == 500_001
-    assert reservation.covers(900_000, 500_000) is True  # all that is left
+    assert reservation.covers(900_000, 500_000) is True  # all that remains
     assert reservation.money == 1_000_000
     assert reservation.covers(1_000_001, 1) is False
-    assert "spent" in reservation.ended().message
+    assert "spent" in reservation.exhausted().message
 
 
-def test_a_tally_asks_for_more_as_its_text_grows(state, tmp_path):
+def test_a_settlement_extends_the_reservation_as_its_text_grows(state, tmp_path):
     slot = take_slot(tmp_path / "journal")
     journal = Journal(slot)
-    reserver = Reserver(state, "0/000/x", loads(state)[1])
+    reserver = Reserver(state, "0/000/x", loader(state)[1])
     account = Account("u1", 100_000 + 4_000 * 2_000)
     reservation = reserver.take(1, UpperBound((account,), (), 100_000 + 16 * 2_000, 116, 16))
     settlement = Settlement(journal, 1, PRICE, 100, time.perf_counter(), "", reservation)
@@ -165,15 +165,15 @@ def test_a_tally_asks_for_more_as_its_text_grows(state, tmp_path):
         size = int(settlement.covered_bytes) + 4
     assert 15_900 < size <= 16_100  # 4,000 tokens
     settlement.broke(402, None, size)
-    (found,) = state.look((account,), ()).statuses
-    assert (found.held, found.used) == (0, settlement.cost)
+    (found,) = state.inspect((account,), ()).statuses
+    assert (found.reserved, found.used) == (0, settlement.cost)
     journal.close()
 
 
-def test_every_end_of_a_call_ends_its_hold_once(state, tmp_path):
+def test_every_end_of_a_call_settles_its_reservation_once(state, tmp_path):
     slot = take_slot(tmp_path / "journal")
     journal = Journal(slot)
-    reserver = Reserver(state, "0/000/x", loads(state)[1])
+    reserver = Reserver(state, "0/000/x", loader(state)[1])
     limit = Limit("3", total_tokens=10_000)
     ends = (
         lambda settlement: settlement.complete(200, Usage(10, 20), 0),
@@ -187,28 +187,28 @@ def test_every_end_of_a_call_ends_its_hold_once(state, tmp_path):
         end(settlement)
         end(settlement)
         assert reservation.at > 0
-    account, tokens = state.look((USER,), (limit,)).statuses
-    assert (account.used, account.held) == (50_000 + 0 + 120_000, 0)
+    account, tokens = state.inspect((USER,), (limit,)).statuses
+    assert (account.used, account.reserved) == (50_000 + 0 + 120_000, 0)
     assert 10_000 - tokens.remaining == 30 + 0 + 110
     journal.close()
 
 
-def test_a_call_without_a_hold_ends_the_one_that_it_was_given_meanwhile(state):
+def test_a_call_without_a_reservation_settles_one_that_a_load_gave_it(state):
     changes = [0]
-    reserver = Reserver(state, "0/000/x", loads(state)[1], lambda: changes[0])
+    reserver = Reserver(state, "0/000/x", loader(state)[1], lambda: changes[0])
     early, late = NoReservation(reserver, 1, 0), NoReservation(reserver, 2, 0)
     state.load("u1", state.version("u1"), 0, 0, {}, {1: ("0/000/x", 50), 2: ("0/000/x", 50)})
     early.settle(30, 1)
-    assert money(state) == (0, 100)  # nothing had changed, so nobody can have given it one
+    assert money(state) == (0, 100)  # nothing had changed, so no load can have given it a reservation
     changes[0] += 1
     late.settle(30, 1)
     assert money(state) == (30, 50)
 
 
-def test_absurd_bounds_fit_into_the_state_and_are_refused_as_any_other(state):
-    asked = asking(10**12, choices=10**12)
-    found = upper_bound(*applying(CAPPED, "m"), asked, PRICE, "", 10**12, None, 4_096, True, True)
-    reserver = Reserver(state, "0/000/x", loads(state)[1])
+def test_huge_upper_bounds_fit_into_the_state_and_are_refused(state):
+    requested = asking(10**12, choices=10**12)
+    found = upper_bound(*applying(CAPPED, "m"), requested, PRICE, "", 10**12, None, 4_096, True, True)
+    reserver = Reserver(state, "0/000/x", loader(state)[1])
     with pytest.raises(OverQuota):
         reserver.take(1, found)
     huge = Limit("3", total_tokens=10, concurrency=5)
@@ -219,14 +219,14 @@ def test_absurd_bounds_fit_into_the_state_and_are_refused_as_any_other(state):
     reserver.take(99, UpperBound((), (Limit("3", concurrency=100),), 0, 1))
 
 
-def test_a_cost_beyond_any_column_is_booked_as_the_most_and_ends_its_hold(state, tmp_path):
+def test_a_cost_above_the_column_maximum_is_stored_as_the_maximum(state, tmp_path):
     slot = take_slot(tmp_path / "journal")
     journal = Journal(slot)
-    dear = Found(Price(None, (Tier(10**8, Decimal(10**6), Decimal(10**6)),)), "model")
-    reservation = Reserver(state, "0/000/x", loads(state)[1]).take(1, UpperBound((USER,), (), 5, 5))
-    settlement = Settlement(journal, 1, dear, 100, time.perf_counter(), "", reservation)
+    expensive = Found(Price(None, (Tier(10**8, Decimal(10**6), Decimal(10**6)),)), "model")
+    reservation = Reserver(state, "0/000/x", loader(state)[1]).take(1, UpperBound((USER,), (), 5, 5))
+    settlement = Settlement(journal, 1, expensive, 100, time.perf_counter(), "", reservation)
     settlement.open({})
     settlement.complete(200, Usage(10**12, 10**12), 0)
     assert settlement.cost == 2**63 - 1
-    assert state.holds() == {}
+    assert state.reservations() == {}
     journal.close()

@@ -19,20 +19,20 @@ class Candidates:
         self.pool, self._left = pool, list(provider.credentials)
 
     @property
-    def left(self) -> int:
+    def remaining(self) -> int:
         return len(self._left)
 
-    def next(self, leases=True):
+    def next(self, with_reservation=True):
         while self._left:
             credential = self._left.pop(0)
-            lease = self.lease(credential) if leases and credential.is_limited else None
-            if lease is not None or not leases or not credential.is_limited:
+            lease = self.reserve(credential) if with_reservation and credential.is_limited else None
+            if lease is not None or not with_reservation or not credential.is_limited:
                 return credential, lease
         return None
 
     last_resort = next
 
-    def lease(self, credential):
+    def reserve(self, credential):
         """A credential of no concurrency at all is used up."""
         self.pool.told.append(("leased", credential.id))
         return credential.id if credential.concurrency else None
@@ -59,7 +59,7 @@ class Pool:
     def succeeded(self, credential, model, began):
         self.told.append(("succeeded", credential.id))
 
-    def unclaim(self, credential, model):
+    def release_probe(self, credential, model):
         self.told.append(("unclaimed", credential.id))
 
 

@@ -534,7 +534,7 @@ class UsageStore:
         self.covered_bytes = text_bytes
         return self._answers.pop(0)
 
-    def ended(self) -> OverQuota:
+    def exhausted(self) -> OverQuota:
         return OverQuota("the quota is spent")
 
 

@@ -1,1 +1,1 @@
-"""One machine: a crash-safe table in files that its workers share."""
+"""Shared state of one machine: a crash-safe table in a file that its workers map into memory."""

@@ -1,6 +1,6 @@
-"""The shared table as a storage of the `limits` library, for limits by address that flask-limiter keeps.
+"""The shared table as a storage of the `limits` library, for flask-limiter's limits by client address.
 
-Its counters are named by the library and lie beside ours; they hold over all workers of a machine.
+The library names its counters, which lie beside ours in the table and are shared by all workers of a machine.
 """
 
 import os
@@ -13,17 +13,17 @@ from pathlib import Path
 from limits.storage import MovingWindowSupport, SlidingWindowCounterSupport, Storage
 from limits.storage.base import TimestampedSlidingWindow
 
-from gproxy.state.mmap.sliding_log import Ring
-from gproxy.state.mmap.table import Full, Garbled, Table, Transaction
+from gproxy.state.mmap.sliding_log import SlidingLog
+from gproxy.state.mmap.table import Corrupted, Table, TableFull, Transaction
 from gproxy.units import NS
 
-COUNT, WINDOW = 5, 6  # kinds of records
-_COUNT = struct.Struct("<qd")  # the count and when it expires
-_WINDOW = struct.Struct("<QQQQQ")  # a ring's numbers
+COUNT, LOG = 5, 6  # kinds of entries
+_COUNT_FORMAT = struct.Struct("<qd")  # the count, and its expiry in seconds since the epoch
+_LOG_FORMAT = struct.Struct("<QQQQQ")  # the numbers of a sliding log
 
 
 class TableStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupport, TimestampedSlidingWindow):
-    """`gproxy-table:///folder`. Opened by each process, at its first use."""
+    """Storage of the URI `gproxy-table:///folder`; each process opens the table at its first use."""
 
     STORAGE_SCHEME = ["gproxy-table"]
 
@@ -34,13 +34,13 @@ class TableStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupport, Ti
 
     @property
     def base_exceptions(self) -> tuple[type[Exception], ...]:
-        return (OSError, Full, Garbled)
+        return (OSError, TableFull, Corrupted)
 
     def incr(self, key: str, expiry: float, amount: int = 1) -> int:
         return self._run(self._add, key, expiry, amount)
 
     def decr(self, key: str, amount: int = 1) -> int:
-        """Never below 0."""
+        """Returns the new count, which never falls below 0."""
         return self._run(self._add, key, 0, -amount)
 
     def get(self, key: str) -> int:
@@ -53,7 +53,7 @@ class TableStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupport, Ti
         self._run(self._remove, key)
 
     def check(self) -> bool:
-        """Whether the table can be used."""
+        """Returns True if the table can be used."""
         try:
             self._run(_read, "check")
         except self.base_exceptions:
@@ -61,99 +61,101 @@ class TableStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupport, Ti
         return True
 
     def reset(self) -> int:
-        """Removes the library's counters, and none of ours. Returns how many there were."""
-        found = self._run(_counters)
+        """Removes the library's counters and returns their number; our own entries stay."""
+        found = self._run(_counter_digests)
         for digest in found:
-            self._run(lambda records, digest: records.remove(digest), digest)
+            self._run(lambda transaction, digest: transaction.remove(digest), digest)
         return len(found)
 
     def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
-        return amount <= limit and self._run(self._strike, key, limit, expiry, amount)
+        return amount <= limit and self._run(self._add_to_log, key, limit, expiry, amount)
 
     def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
-        return self._run(self._look, key, expiry)
+        return self._run(self._read_log, key, expiry)
 
     def acquire_sliding_window_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
-        return amount <= limit and self._run(self._slide, key, limit, expiry, amount)
+        return amount <= limit and self._run(self._add_to_window, key, limit, expiry, amount)
 
     def get_sliding_window(self, key: str, expiry: int) -> tuple[int, float, int, float]:
-        return self._run(self._windows, key, expiry, time.time())
+        return self._run(self._read_windows, key, expiry, time.time())
 
     def clear_sliding_window(self, key: str, expiry: int) -> None:
         for name in self.sliding_window_keys(key, expiry, time.time()):
             self.clear(name)
 
     def _run(self, function, *args):
-        """As one transaction of this process's own table; a garbled one was made anew, empty."""
+        """Runs the function as one transaction, once more if the table was corrupted and is empty now."""
         if self._opened is None or self._opened[0] != os.getpid():
             self._opened = (os.getpid(), Table(self._folder))
         table = self._opened[1]
         try:
             return table.run(function, *args)
-        except Garbled:
+        except Corrupted:
             return table.run(function, *args)
 
-    # Below: deeds, each one transaction.
+    # The methods below run as one transaction each.
 
-    def _add(self, records: Transaction, key: str, expiry: float, amount: int) -> int:
-        count, until = _read(records, key)
-        if until is None and amount < 0:
+    def _add(self, transaction: Transaction, key: str, expiry: float, amount: int) -> int:
+        count, expires = _read(transaction, key)
+        if expires is None and amount < 0:
             return 0
-        if until is None:
-            until = time.time() + expiry
+        if expires is None:
+            expires = time.time() + expiry
         count = max(0, count + amount)
-        records.put(_digest(key), COUNT, _COUNT.pack(count, until), int(until) + 1)
+        transaction.put(_digest(key), COUNT, _COUNT_FORMAT.pack(count, expires), int(expires) + 1)
         return count
 
-    def _remove(self, records: Transaction, key: str) -> None:
+    def _remove(self, transaction: Transaction, key: str) -> None:
         for digest in (_digest(key), _digest(key, "window")):
-            records.remove(digest)
+            transaction.remove(digest)
 
-    def _strike(self, records: Transaction, key: str, limit: int, expiry: int, amount: int) -> bool:
-        at, ring = time.time_ns(), self._ring(records, key, expiry)
-        ring.advance(records, at)
-        if ring.count + amount > limit:
+    def _add_to_log(self, transaction: Transaction, key: str, limit: int, expiry: int, amount: int) -> bool:
+        at, log = time.time_ns(), self._sliding_log(transaction, key, expiry)
+        log.advance(transaction, at)
+        if log.count + amount > limit:
             return False
-        ring.strike(records, at, count=amount)
-        expires = (at + ring.span) // NS + 1
-        records.put(ring.digest, WINDOW, _WINDOW.pack(*ring.numbers) + ring.tail, expires)
+        log.add(transaction, at, count=amount)
+        expires = (at + log.span) // NS + 1
+        transaction.put(log.digest, LOG, _LOG_FORMAT.pack(*log.numbers) + log.tail, expires)
         return True
 
-    def _look(self, records: Transaction, key: str, expiry: int) -> tuple[float, int]:
-        at, ring = time.time_ns(), self._ring(records, key, expiry)
-        ring.advance(records, at)
-        return (ring.oldest if ring.count else at) / NS, ring.count
+    def _read_log(self, transaction: Transaction, key: str, expiry: int) -> tuple[float, int]:
+        at, log = time.time_ns(), self._sliding_log(transaction, key, expiry)
+        log.advance(transaction, at)
+        return (log.oldest if log.count else at) / NS, log.count
 
-    def _ring(self, records: Transaction, key: str, expiry: int) -> Ring:
+    def _sliding_log(self, transaction: Transaction, key: str, expiry: int) -> SlidingLog:
         digest = _digest(key, "window")
-        if (found := records.find(digest, WINDOW)) is None:
-            return Ring(digest, expiry * NS)
-        return Ring(digest, expiry * NS, _WINDOW.unpack_from(found), found[_WINDOW.size :])
+        if (found := transaction.find(digest, LOG)) is None:
+            return SlidingLog(digest, expiry * NS)
+        return SlidingLog(digest, expiry * NS, _LOG_FORMAT.unpack_from(found), found[_LOG_FORMAT.size :])
 
-    def _slide(self, records: Transaction, key: str, limit: int, expiry: int, amount: int) -> bool:
+    def _add_to_window(self, transaction: Transaction, key: str, limit: int, expiry: int, amount: int) -> bool:
         now = time.time()
-        before, before_s, count, _ = self._windows(records, key, expiry, now)
-        if floor(before * before_s / expiry + count) + amount > limit:
+        previous, previous_s, count, _ = self._read_windows(transaction, key, expiry, now)
+        if floor(previous * previous_s / expiry + count) + amount > limit:
             return False
-        self._add(records, self.sliding_window_keys(key, expiry, now)[1], 2 * expiry, amount)
+        self._add(transaction, self.sliding_window_keys(key, expiry, now)[1], 2 * expiry, amount)
         return True
 
-    def _windows(self, records: Transaction, key: str, expiry: int, now: float) -> tuple[int, float, int, float]:
-        before, count = (_read(records, name)[0] for name in self.sliding_window_keys(key, expiry, now))
-        left = (1 - now / expiry % 1) * expiry
-        return before, left if before else 0.0, count, left + expiry
+    def _read_windows(
+        self, transaction: Transaction, key: str, expiry: int, now: float
+    ) -> tuple[int, float, int, float]:
+        previous, count = (_read(transaction, name)[0] for name in self.sliding_window_keys(key, expiry, now))
+        remaining = (1 - now / expiry % 1) * expiry
+        return previous, remaining if previous else 0.0, count, remaining + expiry
 
 
-def _counters(records: Transaction) -> list[bytes]:
-    return [record.digest for record in records.records() if record.kind in (COUNT, WINDOW)]
+def _counter_digests(transaction: Transaction) -> list[bytes]:
+    return [entry.digest for entry in transaction.entries() if entry.kind in (COUNT, LOG)]
 
 
-def _read(records: Transaction, key: str) -> tuple[int, float | None]:
-    """The count and when it expires; (0, None) without one."""
-    found = records.find(_digest(key), COUNT)
-    count, until = _COUNT.unpack(found) if found else (0, 0.0)
-    return (count, until) if until > time.time() else (0, None)
+def _read(transaction: Transaction, key: str) -> tuple[int, float | None]:
+    """Returns the count and its expiry, or (0, None) without a count."""
+    found = transaction.find(_digest(key), COUNT)
+    count, expires = _COUNT_FORMAT.unpack(found) if found else (0, 0.0)
+    return (count, expires) if expires > time.time() else (0, None)
 
 
-def _digest(key: str, what: str = "count") -> bytes:
-    return blake2b(f"limits:{what}:{key}".encode(), digest_size=16).digest()
+def _digest(key: str, kind: str = "count") -> bytes:
+    return blake2b(f"limits:{kind}:{key}".encode(), digest_size=16).digest()

@@ -1,4 +1,7 @@
-"""The moments of the newest requests, oldest first, in pieces that are records of a table: exact in any window."""
+"""A sliding log: the moments of the newest requests, oldest first, stored in pages that are entries of a table.
+
+It counts exactly in any window.
+"""
 
 import struct
 from collections.abc import Iterator
@@ -7,25 +10,25 @@ from gproxy.state.mmap.table import Transaction
 from gproxy.units import NS
 
 KIND = 2
-ENTRY = struct.Struct("<QI")  # a moment, and how many came at it
-PIECE = 40  # entries in a record
-MAX_REMOVED = 3  # pieces in one transaction
-# Spreads the pieces over the table; odd, so that no two of them share a place.
-_STEP, _ALL = 0x9E3779B97F4A7C15F39CC0605CEDC835, 2**128 - 1
+MOMENT = struct.Struct("<QI")  # nanoseconds since the epoch, and the number of requests at that moment
+PAGE_LENGTH = 40  # moments in one entry of the table
+MAX_REMOVED_PAGES = 3  # in one transaction
+# Spreads the pages over the table; odd, so that no two pages get the same digest.
+_STEP, _MASK = 0x9E3779B97F4A7C15F39CC0605CEDC835, 2**128 - 1
 
 
-class Ring:
-    """Entries, their moments in nanoseconds, are numbered from 0 on; those from `first` up to `next` count.
+class SlidingLog:
+    """Moments are numbered from 0 on; those from `first` to before `next` are within the window.
 
-    `count` is how many came at all of them, `oldest` the moment of the first one, `newest` that of the last that ever
-    was. Whoever has the ring keeps these five numbers and `tail`, the piece that is not full yet, in a record of its
-    own under `digest`.
+    `count` is the number of their requests, `oldest` the moment `first`, `newest` the latest moment ever added. The
+    owner of the log stores these five numbers and `tail`, the page that is not full yet, in its own entry under
+    `digest`.
     """
 
     __slots__ = ("count", "digest", "first", "newest", "next", "oldest", "span", "tail")
 
     def __init__(self, digest: bytes, span: int, numbers=(0, 0, 0, 0, 0), tail: bytes = b""):
-        """`span` is how long a moment counts, in nanoseconds: until it lies exactly so far back."""
+        """`span` is the length of the window in nanoseconds; a moment exactly `span` ago no longer counts."""
         self.digest, self.span, self.tail = digest, span, tail
         self.first, self.next, self.count, self.oldest, self.newest = numbers
 
@@ -33,67 +36,69 @@ class Ring:
     def numbers(self) -> tuple[int, int, int, int, int]:
         return self.first, self.next, self.count, self.oldest, self.newest
 
-    def advance(self, records: Transaction, at: int) -> None:
-        """Lets go of what is too old by now."""
+    def advance(self, transaction: Transaction, at: int) -> None:
+        """Drops the moments that are outside of the window that ends `at`."""
         until = at - self.span
-        if self.newest > at + self.span:  # the clock was far ahead: what it struck then would not leave for long
+        if self.newest > at + self.span:  # the clock was far ahead: its moments would count for too long
             self.first, self.count, self.newest = self.next, 0, at
         if self.count == 0 or self.oldest > until:
             return
         if self.newest <= until:
             self.first, self.count = self.next, 0
             return
-        pieces = self.first // PIECE
-        for moment, count in self._entries(records):
+        first_page = self.first // PAGE_LENGTH
+        for moment, count in self._moments(transaction):
             if moment > until:
                 self.oldest = moment
                 break
             self.first += 1
             self.count -= count
-        # What is more than these gives its slots away by itself, as it has expired.
-        for number in range(pieces, min(self.first // PIECE, pieces + MAX_REMOVED)):
-            records.remove(self._place(number))
+        # Further pages need no removal: they have expired, so their slots can be reused.
+        for number in range(first_page, min(self.first // PAGE_LENGTH, first_page + MAX_REMOVED_PAGES)):
+            transaction.remove(self._page_digest(number))
 
-    def strike(self, records: Transaction, at: int, grain: int = 1, count: int = 1) -> None:
-        """So many more, at this moment rounded up to a whole grain, in nanoseconds: those of one grain are one entry.
+    def add(self, transaction: Transaction, at: int, grain: int = 1, count: int = 1) -> None:
+        """Adds `count` requests at this moment, rounded up to a multiple of `grain` (nanoseconds).
 
-        A clock that was set back does not lead behind the newest.
+        Requests of one grain share a moment. If the clock was set back, the newest moment is used.
         """
         at = max(-(-at // grain) * grain, self.newest)
         if self.count == 0:
             self.oldest = at
         self.count += count
         if self.tail and at == self.newest:
-            _, before = ENTRY.unpack_from(self.tail, len(self.tail) - ENTRY.size)
-            self.tail = self.tail[: -ENTRY.size] + ENTRY.pack(at, before + count)
+            _, before = MOMENT.unpack_from(self.tail, len(self.tail) - MOMENT.size)
+            self.tail = self.tail[: -MOMENT.size] + MOMENT.pack(at, before + count)
             return
-        self.tail += ENTRY.pack(at, count)
+        self.tail += MOMENT.pack(at, count)
         self.next += 1
         self.newest = at
-        if len(self.tail) == PIECE * ENTRY.size:
-            records.put(self._place(self.next // PIECE - 1), KIND, self.tail, (at + self.span) // NS + 1)
+        if len(self.tail) == PAGE_LENGTH * MOMENT.size:
+            transaction.put(
+                self._page_digest(self.next // PAGE_LENGTH - 1), KIND, self.tail, (at + self.span) // NS + 1
+            )
             self.tail = b""
 
-    def left_by(self, records: Transaction, count: int) -> int:
-        """The moment with which so many of the oldest have come; they have all left a span after it."""
-        for moment, here in self._entries(records):
-            count -= here
+    def moment_of(self, transaction: Transaction, count: int) -> int:
+        """Returns the moment of the `count`-th oldest request; `span` after it none of these requests counts."""
+        for moment, requests in self._moments(transaction):
+            count -= requests
             if count <= 0:
                 return moment
         return self.newest
 
-    def _entries(self, records: Transaction) -> Iterator[tuple[int, int]]:
-        """Those that count, oldest first."""
-        number, skipped = divmod(self.first, PIECE)
-        while number * PIECE < self.next:
-            yield from list(ENTRY.iter_unpack(self._piece(records, number)))[skipped:]
+    def _moments(self, transaction: Transaction) -> Iterator[tuple[int, int]]:
+        """Yields the moments within the window and their numbers of requests, oldest first."""
+        number, skipped = divmod(self.first, PAGE_LENGTH)
+        while number * PAGE_LENGTH < self.next:
+            yield from list(MOMENT.iter_unpack(self._page(transaction, number)))[skipped:]
             number, skipped = number + 1, 0
 
-    def _piece(self, records: Transaction, number: int) -> bytes:
-        """A piece whose slot was given away held only what was too old."""
-        if number == self.next // PIECE:
+    def _page(self, transaction: Transaction, number: int) -> bytes:
+        """Returns a page; one that is missing, because its slot was reused, had only moments outside of the window."""
+        if number == self.next // PAGE_LENGTH:
             return self.tail
-        return records.find(self._place(number), KIND) or bytes(PIECE * ENTRY.size)
+        return transaction.find(self._page_digest(number), KIND) or bytes(PAGE_LENGTH * MOMENT.size)
 
-    def _place(self, number: int) -> bytes:
-        return (int.from_bytes(self.digest, "little") + (number + 1) * _STEP & _ALL).to_bytes(16, "little")
+    def _page_digest(self, number: int) -> bytes:
+        return (int.from_bytes(self.digest, "little") + (number + 1) * _STEP & _MASK).to_bytes(16, "little")

@@ -1,4 +1,4 @@
-"""The shared state of one machine: limits, accounts and holds in a table that its processes share, without a server."""
+"""The shared state of one machine, without a server: a table of accounts, limits and reservations in a shared file."""
 
 import logging
 import time
@@ -8,18 +8,27 @@ from pathlib import Path
 
 from gproxy.errors import Unavailable
 from gproxy.state.interface import Account, Limit, LimitStatus, Take, Taken
-from gproxy.state.mmap.counters import ACCOUNT, HOLD, HOUR_NS, Counts, Funds, Hold, named, numbered
-from gproxy.state.mmap.sliding_log import PIECE
-from gproxy.state.mmap.table import Full, Garbled, Table, Transaction
+from gproxy.state.mmap.counters import (
+    ACCOUNT,
+    HOUR_NS,
+    RESERVATION,
+    AccountEntry,
+    LimitEntry,
+    ReservationEntry,
+    call_digest,
+    key_digest,
+)
+from gproxy.state.mmap.sliding_log import PAGE_LENGTH
+from gproxy.state.mmap.table import Corrupted, Table, TableFull, Transaction
 from gproxy.units import NS
 
 log = logging.getLogger(__name__)
 
-MAX_RECENT, MAX_CALLS = 200 * PIECE, 100  # moments, and holds, that one transaction can write
+MAX_RECENT, MAX_CALLS = 200 * PAGE_LENGTH, 100  # moments, and reservations, that one transaction can write
 
 
 class MmapState:
-    """One process's end. `clock` is in nanoseconds since the epoch and read under the lock of all processes."""
+    """One process's access to the table. `clock` returns nanoseconds since the epoch and is read under the lock."""
 
     is_shared = True
 
@@ -30,17 +39,17 @@ class MmapState:
     def take(self, take: Take) -> Taken:
         return self._run(self._take, take)
 
-    def look(self, accounts: tuple[Account, ...], limits: tuple[Limit, ...]) -> Taken:
-        return self._run(self._look, accounts, limits)
+    def inspect(self, accounts: tuple[Account, ...], limits: tuple[Limit, ...]) -> Taken:
+        return self._run(self._inspect, accounts, limits)
 
     def settle(self, call: int, money: int, tokens: int) -> None:
         self._run(self._settle, call, money, tokens)
 
-    def extend(self, call: int, need: int, wish: int) -> int:
-        return self._run(self._extend, call, need, wish)
+    def extend(self, call: int, minimum: int, requested: int) -> int:
+        return self._run(self._extend, call, minimum, requested)
 
     def version(self, account: str) -> int:
-        return self._run(lambda records: Funds.read(records, named("a", account)).version)
+        return self._run(lambda transaction: AccountEntry.get_or_new(transaction, key_digest("a", account)).version)
 
     def load(
         self,
@@ -51,9 +60,9 @@ class MmapState:
         settled: Mapping[int, int],
         running: Mapping[int, tuple[str, int]],
     ) -> bool:
-        # Holds first: until the account is loaded nothing is taken from it.
-        for some in _parts(running):
-            self._run(self._join_account, account, window, some)
+        # Reservations first: nothing is taken from the account until it is loaded.
+        for batch in _batches(running):
+            self._run(self._reserve_in_account, account, window, batch)
         return self._run(self._load, account, version, window, used, settled)
 
     def load_limit(
@@ -64,17 +73,17 @@ class MmapState:
         running: Mapping[int, tuple[str, int, int]],
     ) -> None:
         self._run(self._load_limit, limit, hours, recent)
-        for some in _parts(running):
-            self._run(self._join_limit, limit, some)
+        for batch in _batches(running):
+            self._run(self._reserve_in_limit, limit, batch)
 
     def forget(self, account: str | None = None) -> None:
-        names = [named("a", account)] if account is not None else self._run(_accounts)
-        for digest in names:
+        digests = [key_digest("a", account)] if account is not None else self._run(_account_digests)
+        for digest in digests:
             self._run(_forget, digest)
 
-    def holds(self) -> dict[str, list[int]]:
+    def reservations(self) -> dict[str, list[int]]:
         found: dict[str, list[int]] = {}
-        for owner, call in self._run(_holds):
+        for owner, call in self._run(_reservations):
             found.setdefault(owner, []).append(call)
         return found
 
@@ -82,193 +91,209 @@ class MmapState:
         self._run(self._settle, call, 0, None)
 
     def renew(self, owner: str) -> None:
-        """Nothing: whether an owner lives is told by the lock of its journal."""
+        """Does nothing: on one machine the lock of its journal shows whether an owner lives."""
 
     def close(self) -> None:
         self._table.close()
 
     def _run(self, function: Callable, *args):
-        """The deed as one transaction. What was lost is told, and has to be loaded again. Raises Unavailable."""
+        """Runs the function as one transaction, once more if the table was corrupted and is empty now.
+
+        Raises Unavailable.
+        """
         try:
             try:
                 return self._table.run(function, *args)
-            except Garbled:
-                log.error("the counters in %s were garbled: they are rebuilt from the books", self._folder)
+            except Corrupted:
+                log.error("the counters in %s were corrupted: they are rebuilt from journal and database", self._folder)
                 return self._table.run(function, *args)
-        except Full:
+        except TableFull:
             raise Unavailable("the counters have no room") from None
-        except (OSError, Garbled) as fault:
+        except (OSError, Corrupted) as fault:
             log.error("the counters in %s cannot be used: %s", self._folder, fault)
             raise Unavailable("the counters cannot be used right now") from None
 
-    # Below: deeds, each one transaction.
+    # The methods below run as one transaction each.
 
-    def _look(self, records: Transaction, accounts: tuple[Account, ...], limits: tuple[Limit, ...]) -> Taken:
+    def _inspect(self, transaction: Transaction, accounts: tuple[Account, ...], limits: tuple[Limit, ...]) -> Taken:
         at = self._clock()
-        funds = [Funds.current(records, account, at) for account in accounts]
-        counts = [Counts.current(records, limit, at) for limit in limits]
-        unknown = _lacking(accounts, funds) + _lacking(limits, counts)
-        known, counted = [one for one in funds if one is not None], [one for one in counts if one is not None]
-        return Taken(at, _statuses(records, known, counted, at, None), None, unknown)
+        account_entries = [AccountEntry.current(transaction, account, at) for account in accounts]
+        limit_entries = [LimitEntry.current(transaction, limit, at) for limit in limits]
+        unknown = _missing_keys(accounts, account_entries) + _missing_keys(limits, limit_entries)
+        known_accounts = [entry for entry in account_entries if entry is not None]
+        known_limits = [entry for entry in limit_entries if entry is not None]
+        return Taken(at, _statuses(transaction, known_accounts, known_limits, at, None), None, unknown)
 
-    def _take(self, records: Transaction, take: Take) -> Taken:
+    def _take(self, transaction: Transaction, take: Take) -> Taken:
         at = self._clock()
-        funds = [Funds.current(records, account, at) for account in take.accounts]
-        counts = [Counts.current(records, limit, at) for limit in take.limits]
-        if None in funds or None in counts:
-            return Taken(at, unknown=_lacking(take.accounts, funds) + _lacking(take.limits, counts))
-        if not _have_room(funds, counts, take):
-            statuses = _statuses(records, funds, counts, at, take)
-            return Taken(at, statuses, next(one for one in statuses if one.wait_s != 0.0))
-        hold = Hold(take.call, take.owner, at, take.tokens)
-        for fund in funds:
-            fund.held += take.money
-            fund.write(records, at)
-            hold.money.append((fund.digest, fund.window, take.money))
-        for count in counts:
-            if count.add(records, take.tokens, at):
-                hold.limits.append(count.digest)
-            count.write(records, at)
-        if hold.money or hold.limits:
-            hold.write(records, numbered(take.call))
-        return Taken(at, _statuses(records, funds, counts, at, None))
+        accounts = [AccountEntry.current(transaction, account, at) for account in take.accounts]
+        limits = [LimitEntry.current(transaction, limit, at) for limit in take.limits]
+        if None in accounts or None in limits:
+            return Taken(at, unknown=_missing_keys(take.accounts, accounts) + _missing_keys(take.limits, limits))
+        if not _have_room(accounts, limits, take):
+            statuses = _statuses(transaction, accounts, limits, at, take)
+            return Taken(at, statuses, next(status for status in statuses if status.wait_s != 0.0))
+        reservation = ReservationEntry(take.call, take.owner, at, take.tokens)
+        for account in accounts:
+            account.reserved += take.money
+            account.write(transaction, at)
+            reservation.amounts.append((account.digest, account.window, take.money))
+        for limit in limits:
+            if limit.add_request(transaction, take.tokens, at):
+                reservation.limits.append(limit.digest)
+            limit.write(transaction, at)
+        if reservation.amounts or reservation.limits:
+            reservation.write(transaction, call_digest(take.call))
+        return Taken(at, _statuses(transaction, accounts, limits, at, None))
 
-    def _settle(self, records: Transaction, call: int, money: int, tokens: int | None) -> None:
-        digest = numbered(call)
-        if (hold := Hold.read(records, digest)) is not None:
-            _end(records, digest, hold, self._clock(), money, hold.tokens if tokens is None else tokens)
+    def _settle(self, transaction: Transaction, call: int, money: int, tokens: int | None) -> None:
+        """Ends the reservation of a call; with `tokens` None the tokens it counted stay."""
+        digest = call_digest(call)
+        if (reservation := ReservationEntry.find(transaction, digest)) is not None:
+            _end(
+                transaction, digest, reservation, self._clock(), money, reservation.tokens if tokens is None else tokens
+            )
 
-    def _extend(self, records: Transaction, call: int, need: int, wish: int) -> int:
-        digest = numbered(call)
-        if (hold := Hold.read(records, digest)) is None:
+    def _extend(self, transaction: Transaction, call: int, minimum: int, requested: int) -> int:
+        digest = call_digest(call)
+        if (reservation := ReservationEntry.find(transaction, digest)) is None:
             return 0
-        found = ((Funds.of(records, account), opened) for account, opened, _ in hold.money)
-        funds = [fund for fund, opened in found if fund is not None and fund.window == opened]
-        # One that has to be loaded, or began another window, cannot say what is left in this one: it stops no call.
-        # The caps are those of the last take.
-        left = min((fund.cap - fund.used - fund.held for fund in funds if fund.is_loaded), default=wish)
-        if left < need:
+        found = ((AccountEntry.find(transaction, account), start) for account, start, _ in reservation.amounts)
+        accounts = [account for account, start in found if account is not None and account.window == start]
+        # An account that must be loaded, or is in another window, does not know what remains in this one: it ends no
+        # call. The caps are those of the last take.
+        remaining = min(
+            (account.cap - account.used - account.reserved for account in accounts if account.is_loaded),
+            default=requested,
+        )
+        if remaining < minimum:
             return 0
-        granted = min(wish, left)
-        for fund in funds:
-            fund.held += granted
-            fund.write(records, self._clock())
-        hold.money = [(account, opened, amount + granted) for account, opened, amount in hold.money]
-        hold.write(records, digest)
+        granted = min(requested, remaining)
+        for account in accounts:
+            account.reserved += granted
+            account.write(transaction, self._clock())
+        reservation.amounts = [(account, start, amount + granted) for account, start, amount in reservation.amounts]
+        reservation.write(transaction, digest)
         return granted
 
-    def _join_account(self, records: Transaction, account: str, window: int, running) -> None:
-        """Running calls hold something of an account that is about to be loaded, in its window."""
-        fund = Funds.read(records, named("a", account))
-        if fund.is_loaded and fund.window == window:
+    def _reserve_in_account(self, transaction: Transaction, account: str, window: int, running) -> None:
+        """Adds an account that is about to be loaded, in this window, to the reservations of running calls."""
+        entry = AccountEntry.get_or_new(transaction, key_digest("a", account))
+        if entry.is_loaded and entry.window == window:
             return
-        if fund.is_loaded:
-            fund.is_loaded = False
-            fund.write(records, self._clock())
+        if entry.is_loaded:
+            entry.is_loaded = False
+            entry.write(transaction, self._clock())
         for call, (owner, amount) in running:
-            digest = numbered(call)
-            hold = Hold.read(records, digest) or Hold(call, owner, self._clock(), 0)
-            hold.enter(fund.digest, window, amount)
-            hold.write(records, digest)
+            digest = call_digest(call)
+            reservation = ReservationEntry.find(transaction, digest) or ReservationEntry(call, owner, self._clock(), 0)
+            reservation.add_account(entry.digest, window, amount)
+            reservation.write(transaction, digest)
 
-    def _load(self, records: Transaction, account: str, version: int, window: int, used: int, settled) -> bool:
-        fund = Funds.read(records, named("a", account))
-        if fund.version != version:
+    def _load(self, transaction: Transaction, account: str, version: int, window: int, used: int, settled) -> bool:
+        entry = AccountEntry.get_or_new(transaction, key_digest("a", account))
+        if entry.version != version:
             return False
-        if fund.is_loaded and window == fund.window:
-            return True  # somebody was faster
-        found = (Hold.parse(record.payload) for record in records.records() if record.kind == HOLD)
-        holds = {hold.call: hold.amount(fund.digest, window) for hold in found if hold.has(fund.digest)}
-        fund.used = used + sum(cost for call, cost in settled.items() if call not in holds)
-        fund.held, fund.window, fund.is_loaded = sum(holds.values()), window, True
-        fund.write(records, self._clock())
+        if entry.is_loaded and window == entry.window:
+            return True  # another process loaded it first
+        found = (ReservationEntry.parse(one.payload) for one in transaction.entries() if one.kind == RESERVATION)
+        reserved = {
+            reservation.call: reservation.amount_in(entry.digest, window)
+            for reservation in found
+            if reservation.has_account(entry.digest)
+        }
+        entry.used = used + sum(cost for call, cost in settled.items() if call not in reserved)
+        entry.reserved, entry.window, entry.is_loaded = sum(reserved.values()), window, True
+        entry.write(transaction, self._clock())
         return True
 
-    def _load_limit(self, records: Transaction, limit: str, hours, recent: Sequence[int]) -> None:
-        digest = named("l", limit)
-        if Counts.of(records, digest) is not None:
+    def _load_limit(self, transaction: Transaction, limit: str, hours, recent: Sequence[int]) -> None:
+        digest = key_digest("l", limit)
+        if LimitEntry.find(transaction, digest) is not None:
             return
         at = self._clock()
-        count = Counts.fresh(digest, at)
+        entry = LimitEntry.new(digest, at)
         for hour, (requests, tokens) in hours.items():
-            count.count(hour, requests, tokens)
+            entry.add_to_hour(hour, requests, tokens)
         for moment in recent[-MAX_RECENT:]:
-            count.ring.strike(records, moment)
-        count.write(records, at)
+            entry.log.add(transaction, moment)
+        entry.write(transaction, at)
 
-    def _join_limit(self, records: Transaction, limit: str, running) -> None:
-        """Holds of running calls for a limit that was loaded."""
-        if (count := Counts.of(records, named("l", limit))) is None:
+    def _reserve_in_limit(self, transaction: Transaction, limit: str, running) -> None:
+        """Adds a limit that was just loaded to the reservations of running calls."""
+        if (entry := LimitEntry.find(transaction, key_digest("l", limit))) is None:
             return
         for call, (owner, at, tokens) in running:
-            digest = numbered(call)
-            hold = Hold.read(records, digest) or Hold(call, owner, at, tokens)
-            if count.digest not in hold.limits:
-                hold.limits.append(count.digest)
-                hold.write(records, digest)
-                count.running += 1
-        count.write(records, self._clock())
+            digest = call_digest(call)
+            reservation = ReservationEntry.find(transaction, digest) or ReservationEntry(call, owner, at, tokens)
+            if entry.digest not in reservation.limits:
+                reservation.limits.append(entry.digest)
+                reservation.write(transaction, digest)
+                entry.running += 1
+        entry.write(transaction, self._clock())
 
 
-def _parts(running: Mapping) -> Iterator[list[tuple]]:
-    """So many calls as one transaction can hold."""
-    left = iter(running.items())
-    while some := list(islice(left, MAX_CALLS)):
-        yield some
+def _batches(running: Mapping) -> Iterator[list[tuple]]:
+    """Yields the calls in lists that one transaction can write."""
+    calls = iter(running.items())
+    while batch := list(islice(calls, MAX_CALLS)):
+        yield batch
 
 
-def _lacking(asked: Sequence[Account | Limit], found: Sequence) -> tuple[str, ...]:
-    return tuple(one.key for one, known in zip(asked, found, strict=True) if known is None)
+def _missing_keys(requested: Sequence[Account | Limit], entries: Sequence) -> tuple[str, ...]:
+    return tuple(one.key for one, entry in zip(requested, entries, strict=True) if entry is None)
 
 
-def _have_room(funds: list[Funds], counts: list[Counts], take: Take) -> bool:
-    for fund in funds:
-        if fund.used + fund.held + take.money > fund.cap:
+def _have_room(accounts: list[AccountEntry], limits: list[LimitEntry], take: Take) -> bool:
+    for account in accounts:
+        if account.used + account.reserved + take.money > account.cap:
             return False
-    for count in counts:  # noqa: SIM110 - on the request road a generator costs as much as the question
-        if not count.has_room(take.tokens):
+    for limit in limits:  # noqa: SIM110 - on the request path a generator costs as much as the check itself
+        if not limit.has_room(take.tokens):
             return False
     return True
 
 
 def _statuses(
-    records: Transaction, funds: list[Funds], counts: list[Counts], at: int, take: Take | None
+    transaction: Transaction, accounts: list[AccountEntry], limits: list[LimitEntry], at: int, take: Take | None
 ) -> tuple[LimitStatus, ...]:
-    """Every account and counter; those that have no room for a take have to wait."""
-    found = [fund.standing(at, take.money if take else None) for fund in funds]
-    for count in counts:
-        found += count.statuses(records, at, take)
+    """Returns the status of every account and counter; `wait_s` is set in those that have no room for `take`."""
+    found = [account.status(at, take.money if take else None) for account in accounts]
+    for limit in limits:
+        found += limit.statuses(transaction, at, take)
     return tuple(found)
 
 
-def _end(records: Transaction, digest: bytes, hold: Hold, at: int, money: int, tokens: int) -> None:
-    """Ends a hold: money and tokens as they were used."""
-    for name, opened, amount in hold.money:
-        if (fund := Funds.of(records, name)) is not None:
-            if fund.window == opened:
-                fund.held -= amount
-                fund.used += money
-            fund.version += 1
-            fund.write(records, at)
-    for name in hold.limits:
-        if (count := Counts.of(records, name)) is not None:
-            count.running = max(0, count.running - 1)
-            count.count(hold.at // HOUR_NS, 0, tokens - hold.tokens)
-            count.write(records, at)
-    records.remove(digest)
+def _end(
+    transaction: Transaction, digest: bytes, reservation: ReservationEntry, at: int, money: int, tokens: int
+) -> None:
+    """Replaces a reservation by the money and tokens that the call used."""
+    for name, start, amount in reservation.amounts:
+        if (account := AccountEntry.find(transaction, name)) is not None:
+            if account.window == start:
+                account.reserved -= amount
+                account.used += money
+            account.version += 1
+            account.write(transaction, at)
+    for name in reservation.limits:
+        if (limit := LimitEntry.find(transaction, name)) is not None:
+            limit.running = max(0, limit.running - 1)
+            limit.add_to_hour(reservation.at // HOUR_NS, 0, tokens - reservation.tokens)
+            limit.write(transaction, at)
+    transaction.remove(digest)
 
 
-def _accounts(records: Transaction) -> list[bytes]:
-    return [record.digest for record in records.records() if record.kind == ACCOUNT]
+def _account_digests(transaction: Transaction) -> list[bytes]:
+    return [entry.digest for entry in transaction.entries() if entry.kind == ACCOUNT]
 
 
-def _holds(records: Transaction) -> list[tuple[str, int]]:
-    found = (Hold.parse(record.payload) for record in records.records() if record.kind == HOLD)
-    return [(hold.owner, hold.call) for hold in found]
+def _reservations(transaction: Transaction) -> list[tuple[str, int]]:
+    found = (ReservationEntry.parse(entry.payload) for entry in transaction.entries() if entry.kind == RESERVATION)
+    return [(reservation.owner, reservation.call) for reservation in found]
 
 
-def _forget(records: Transaction, digest: bytes) -> None:
-    if (fund := Funds.of(records, digest)) is not None:
-        fund.is_loaded = False
-        fund.version += 1
-        records.put(digest, ACCOUNT, fund.packed())
+def _forget(transaction: Transaction, digest: bytes) -> None:
+    if (account := AccountEntry.find(transaction, digest)) is not None:
+        account.is_loaded = False
+        account.version += 1
+        transaction.put(digest, ACCOUNT, account.pack())

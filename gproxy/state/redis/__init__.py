@@ -1,1 +1,1 @@
-"""Several machines: the same state in Redis, and what takes its place while Redis is away."""
+"""Shared state of several machines in Redis, with a circuit breaker that falls back to the state of the machine."""

@@ -1,7 +1,7 @@
-"""What becomes of the shared state while it cannot be reached: this machine counts by itself, and no money is lost.
+"""The circuit breaker: while the remote state is unreachable, this machine counts in its local state. No money is lost.
 
-A breaker. The first failure opens it, and everything goes to the local state. After a while one call tries again, tells
-the remote state what it missed, and closes it.
+The first failure opens the breaker, and every call uses the local state. After `open_s` one call tries the remote state
+again, sends it what it missed, and closes the breaker.
 """
 
 import logging
@@ -18,84 +18,94 @@ from gproxy.units import NS
 
 log = logging.getLogger(__name__)
 
-
-Place = tuple[str, int]  # an account and the start of its window
+AccountWindow = tuple[str, int]  # an account and the start of its window
 
 
 class RemoteState(SharedState, Protocol):
-    """A state over several machines, any of which may be cut off from it for a while."""
+    """The state of several machines, each of which may be cut off from it for a while."""
 
-    def settle_elsewhere(self, call: int, money: int, tokens: int, places: Sequence[Place], since: int) -> None:
-        """Settles a call that was taken elsewhere: what holds it, or else its accounts, which are credited."""
+    def settle_taken_locally(
+        self, call: int, money: int, tokens: int, windows: Sequence[AccountWindow], since: int
+    ) -> None:
+        """Settles a call that a local state counted: its reservations, and by `credit` each account that has none."""
 
     def credit(self, account: str, window: int, money: int, since: int) -> None:
-        """Adds what was spent elsewhere after `since` (nanoseconds), or has the account loaded again."""
+        """Adds what was spent in a local state after `since` (nanoseconds), or has the account loaded again."""
 
 
-class _Here(NamedTuple):
-    """A call that was counted locally, in which outage. `is_asked`: the remote state may have counted it as well."""
+class _LocalCall(NamedTuple):
+    """A call that was counted locally. `may_be_remote`: the remote state may have counted it too."""
 
-    outage: int
-    is_asked: bool
-    places: tuple[Place, ...]
+    outage: int  # its number
+    may_be_remote: bool
+    windows: tuple[AccountWindow, ...]
 
 
-class _Ended(NamedTuple):
-    """A settlement that the remote state has yet to be told; with `places` if the call was counted locally.
+class _Settlement(NamedTuple):
+    """A settlement to be sent to the remote state; it has `windows` if the call was counted locally.
 
-    `is_strange`: the remote state cannot have heard of the call while it was out of reach.
+    `is_unknown_remotely`: the remote state cannot know the call, which began and ended in this outage.
     """
 
     money: int
     tokens: int
-    places: tuple[Place, ...] | None = None
+    windows: tuple[AccountWindow, ...] | None = None
     since: int = 0
-    is_strange: bool = False
+    is_unknown_remotely: bool = False
 
 
 class CircuitBreaker:
-    """One process's end, used by the greenlets of one thread; several may wait for the remote state at a time."""
+    """One process's access to both states, for the greenlets of one thread.
+
+    Several greenlets may wait for the remote state at a time.
+    """
 
     def __init__(
         self, remote: RemoteState, local: SharedState, clock: Callable[[], float] = time.monotonic, open_s: float = 5.0
     ):
-        """`open_s` is longer than the remote state is ever waited for."""
+        """`open_s` must be longer than the timeout of the remote state."""
         self.is_shared = True  # the breaker is closed
         self._remote, self._local, self._clock, self._open_s = remote, local, clock, open_s
         self._retry_at = 0.0
-        self._seen_at = 0  # the remote's time when it last counted something for us
+        self._remote_time = 0  # the remote state's time of the last take it counted for us, in nanoseconds
         self._outages = 0
-        self._here: dict[int, _Here] = {}  # calls counted locally
-        # What the remote has yet to be told: single calls, sums of money spent here, accounts that an operator changed.
-        self._settlements: dict[int, _Ended] = {}
-        self._credits: Counter[Place] = Counter()
+        self._local_calls: dict[int, _LocalCall] = {}
+        # To be sent to the remote state: settlements, merged settlements by account, accounts to be loaded again.
+        self._settlements: dict[int, _Settlement] = {}
+        self._credits: Counter[AccountWindow] = Counter()
         self._forgotten: set[str | None] = set()
 
     def take(self, take: Take) -> Taken:
-        return self._try(lambda remote: self._take_there(remote, take), lambda: self._take_here(take))
+        return self._on_remote(lambda remote: self._take_remotely(remote, take), lambda: self._take_locally(take))
 
-    def look(self, accounts: tuple[Account, ...], limits: tuple[Limit, ...]) -> Taken:
-        return self._ask(lambda state: state.look(accounts, limits))
+    def inspect(self, accounts: tuple[Account, ...], limits: tuple[Limit, ...]) -> Taken:
+        return self._on_either(lambda state: state.inspect(accounts, limits))
 
     def settle(self, call: int, money: int, tokens: int) -> None:
-        """What the remote state cannot be told now it is told later.
+        """Settles the call in both states; a settlement that the remote state misses now is sent later.
 
-        Both are told, whoever counted the call: to load an account or a limit gives holds to all calls that run.
+        Both may have a reservation of the call: loading an account or a limit gives one to every running call.
         """
-        self._settlements.setdefault(call, self._ended(call, money, tokens))
-        self._try(lambda _: self._tell((), (), (call,)))
-        with suppress(Unavailable):  # it has said so in the log, and the money is known
+        self._settlements.setdefault(call, self._settlement_of(call, money, tokens))
+        self._on_remote(lambda _: self._send((), (), (call,)))
+        with suppress(Unavailable):  # the local state has logged it, and the journal has the cost
             self._local.settle(call, money, tokens)
 
-    def extend(self, call: int, need: int, wish: int) -> int:
-        """What is held where nobody can ask gets its wish: an outage ends no stream, and its cost is settled anyway."""
-        if call in self._here:
-            return self._local.extend(call, need, wish)
-        return self._try(lambda remote: remote.extend(call, need, wish), lambda: wish)
+    def extend(self, call: int, minimum: int, requested: int) -> int:
+        """Grants `requested` if the reservation is in the unreachable state: an outage ends no stream.
+
+        The real cost is settled in any case.
+        """
+        if call in self._local_calls:
+            return self._local.extend(call, minimum, requested)
+        return self._on_remote(lambda remote: remote.extend(call, minimum, requested), lambda: requested)
 
     def version(self, account: str) -> int:
-        """One of the remote state is even, one of the local state is odd: it is for a load into the same."""
-        return self._try(lambda remote: remote.version(account) * 2, lambda: self._local.version(account) * 2 + 1)
+        """Returns an even number for the remote state and an odd one for the local state.
+
+        `load` writes to the same state only.
+        """
+        return self._on_remote(lambda remote: remote.version(account) * 2, lambda: self._local.version(account) * 2 + 1)
 
     def load(
         self,
@@ -107,9 +117,10 @@ class CircuitBreaker:
         running: Mapping[int, tuple[str, int]],
     ) -> bool:
         number, is_local = divmod(version, 2)
-        books = account, number, window, used, settled, running
-        return self._try(
-            lambda remote: not is_local and remote.load(*books), lambda: bool(is_local) and self._local.load(*books)
+        arguments = account, number, window, used, settled, running
+        return self._on_remote(
+            lambda remote: not is_local and remote.load(*arguments),
+            lambda: bool(is_local) and self._local.load(*arguments),
         )
 
     def load_limit(
@@ -119,87 +130,87 @@ class CircuitBreaker:
         recent: Sequence[int],
         running: Mapping[int, tuple[str, int, int]],
     ) -> None:
-        self._ask(lambda state: state.load_limit(limit, hours, recent, running))
+        self._on_either(lambda state: state.load_limit(limit, hours, recent, running))
 
     def forget(self, account: str | None = None) -> None:
         self._forgotten.add(account)
-        self._try(lambda _: self._tell((account,), (), ()))
+        self._on_remote(lambda _: self._send((account,), (), ()))
         try:
             self._local.forget(account)
         except Unavailable:
             if not self.is_shared:
                 raise
 
-    def holds(self) -> dict[str, list[int]]:
-        """In both states, as far as they can be reached."""
-        found = self._local.holds()
-        for owner, calls in (self._try(lambda remote: remote.holds()) or {}).items():
+    def reservations(self) -> dict[str, list[int]]:
+        """Returns the reservations of both states, or of the local one while the remote one is unreachable."""
+        found = self._local.reservations()
+        for owner, calls in (self._on_remote(lambda remote: remote.reservations()) or {}).items():
             found[owner] = sorted({*calls, *found.get(owner, ())})
         return found
 
     def release(self, call: int) -> None:
-        """In both states; what cannot be freed now still stands among the holds when it can."""
-        self._here.pop(call, None)
+        """Releases the call in both states; an unreachable remote state still lists it in `reservations` later."""
+        self._local_calls.pop(call, None)
         self._local.release(call)
-        self._try(lambda remote: remote.release(call))
+        self._on_remote(lambda remote: remote.release(call))
 
     def renew(self, owner: str) -> None:
         self._local.renew(owner)
-        self._try(lambda remote: remote.renew(owner))
+        self._on_remote(lambda remote: remote.renew(owner))
 
     def close(self) -> None:
         self._remote.close()
         self._local.close()
 
-    def _ask(self, question: Callable[[SharedState], object]):
-        return self._try(question, lambda: question(self._local))
+    def _on_either(self, function: Callable[[SharedState], object]):
+        return self._on_remote(function, lambda: function(self._local))
 
-    def _try(self, function: Callable[[RemoteState], object], otherwise: Callable[[], object] = lambda: None):
-        """The deed, on the remote state; otherwise, while that cannot be reached, what stands in for it."""
+    def _on_remote(self, function: Callable[[RemoteState], object], fallback: Callable[[], object] = lambda: None):
+        """Returns `function(remote)`, or `fallback()` while the remote state is unreachable."""
         if self._is_reachable():
             try:
                 return function(self._remote)
             except Unavailable as fault:
                 self._open(fault)
-        return otherwise()
+        return fallback()
 
-    def _take_there(self, remote: RemoteState, take: Take) -> Taken:
+    def _take_remotely(self, remote: RemoteState, take: Take) -> Taken:
         try:
             taken = remote.take(take)
         except Unavailable:
-            # Perhaps it was counted, and only the answer is lost: if it is not taken here then, it has to go.
-            self._settlements[take.call] = _Ended(0, 0)
+            # Perhaps it was counted and only the reply was lost. Unless it is now taken locally, that must be undone.
+            self._settlements[take.call] = _Settlement(0, 0)
             raise
         if self.is_shared:
-            self._seen_at = max(self._seen_at, taken.at)
+            self._remote_time = max(self._remote_time, taken.at)
         return taken
 
-    def _take_here(self, take: Take) -> Taken:
+    def _take_locally(self, take: Take) -> Taken:
         taken = self._local.take(take)
         if taken.refused is None and not taken.unknown:
             now_s = taken.at // NS
-            places = tuple((account.key, window(account.period, now_s)[0]) for account in take.accounts)
-            is_asked = self._settlements.pop(take.call, None) is not None
-            self._here[take.call] = _Here(self._outages, is_asked, places)
+            windows = tuple((account.key, window(account.period, now_s)[0]) for account in take.accounts)
+            may_be_remote = self._settlements.pop(take.call, None) is not None
+            self._local_calls[take.call] = _LocalCall(self._outages, may_be_remote, windows)
         return taken
 
-    def _ended(self, call: int, money: int, tokens: int) -> _Ended:
-        here = self._here.pop(call, None)
-        if here is None:
-            return _Ended(money, tokens)
-        is_strange = here.outage == self._outages and not here.is_asked
-        return _Ended(money, tokens, here.places, self._seen_at, is_strange)
+    def _settlement_of(self, call: int, money: int, tokens: int) -> _Settlement:
+        local_call = self._local_calls.pop(call, None)
+        if local_call is None:
+            return _Settlement(money, tokens)
+        is_unknown_remotely = local_call.outage == self._outages and not local_call.may_be_remote
+        return _Settlement(money, tokens, local_call.windows, self._remote_time, is_unknown_remotely)
 
     def _is_reachable(self) -> bool:
         if self.is_shared:
             return True
         if self._clock() < self._retry_at:
             return False
-        self._retry_at = self._clock() + self._open_s  # the others go on locally while this one tries
+        self._retry_at = self._clock() + self._open_s  # the other greenlets use the local state while this one tries
         try:
             self._recover()
         except Unavailable:
-            self._sum_up()
+            self._merge_settlements()
             return False
         return self.is_shared
 
@@ -209,38 +220,40 @@ class CircuitBreaker:
         self.is_shared, self._retry_at = False, self._clock() + self._open_s
         self._outages += 1
         log.warning(
-            "the shared state cannot be reached (%s): limits and quotas hold per machine until it can",
+            "the shared state cannot be reached (%s): limits and quotas hold per machine until it is back",
             type(fault.__cause__).__name__,
         )
-        # What the local state knows of money is of another time. If it cannot be used either, its takes will say so.
+        # The accounts of the local state are outdated. If it cannot be used either, its takes will raise Unavailable.
         with suppress(Unavailable):
             self._local.forget()
 
     def _recover(self) -> None:
-        """Tells the remote state what it missed, and goes back to it. Raises Unavailable."""
-        self._remote.look((), ())
-        while self._forgotten or self._credits or self._settlements:  # more comes up while these are told
-            self._tell(tuple(self._forgotten), tuple(self._credits), tuple(self._settlements))
+        """Sends the remote state what it missed and closes the breaker. Raises Unavailable."""
+        self._remote.inspect((), ())
+        while self._forgotten or self._credits or self._settlements:  # calls may add more while these are sent
+            self._send(tuple(self._forgotten), tuple(self._credits), tuple(self._settlements))
         self.is_shared = True
         log.info("the shared state is back: limits and quotas hold over all machines again")
 
-    def _sum_up(self) -> None:
-        """One sum for each account in place of its calls: a long outage takes no more room than a short one."""
-        for call, ended in tuple(self._settlements.items()):
-            if ended.is_strange:
+    def _merge_settlements(self) -> None:
+        """Merges settlements into one credit for each account, so that memory does not grow with the outage."""
+        for call, settlement in tuple(self._settlements.items()):
+            if settlement.is_unknown_remotely:
                 del self._settlements[call]
-                self._credits.update(dict.fromkeys(ended.places, ended.money))
+                self._credits.update(dict.fromkeys(settlement.windows, settlement.money))
 
-    def _tell(self, accounts: tuple[str | None, ...], places: tuple[Place, ...], calls: tuple[int, ...]) -> None:
-        """Each of these that no other greenlet tells meanwhile. Raises Unavailable, and keeps what was not told."""
+    def _send(
+        self, accounts: tuple[str | None, ...], windows: tuple[AccountWindow, ...], calls: tuple[int, ...]
+    ) -> None:
+        """Sends each of these unless another greenlet has sent it. Raises Unavailable, and keeps what was not sent."""
         for account in accounts:
-            self._tell_forgotten(account)
-        for place in places:
-            self._tell_credit(place)
+            self._send_forget(account)
+        for account_window in windows:
+            self._send_credit(account_window)
         for call in calls:
-            self._tell_settlement(call)
+            self._send_settlement(call)
 
-    def _tell_forgotten(self, account: str | None) -> None:
+    def _send_forget(self, account: str | None) -> None:
         if account in self._forgotten:
             self._forgotten.remove(account)
             try:
@@ -249,26 +262,28 @@ class CircuitBreaker:
                 self._forgotten.add(account)
                 raise
 
-    def _tell_credit(self, place: Place) -> None:
-        if place in self._credits:
-            account, start = place
-            money = self._credits.pop(place)
+    def _send_credit(self, account_window: AccountWindow) -> None:
+        if account_window in self._credits:
+            account, start = account_window
+            money = self._credits.pop(account_window)
             try:
-                self._remote.credit(account, start, money, self._seen_at)
+                self._remote.credit(account, start, money, self._remote_time)
             except BaseException:
-                # Perhaps it was added, and only the answer is lost: the books know.
+                # Perhaps it was added and only the reply was lost: the account is loaded again.
                 self._forgotten.add(account)
                 raise
 
-    def _tell_settlement(self, call: int) -> None:
-        if (ended := self._settlements.pop(call, None)) is None:
+    def _send_settlement(self, call: int) -> None:
+        if (settlement := self._settlements.pop(call, None)) is None:
             return
         try:
-            if ended.places is None:
-                self._remote.settle(call, ended.money, ended.tokens)
+            if settlement.windows is None:
+                self._remote.settle(call, settlement.money, settlement.tokens)
             else:
-                self._remote.settle_elsewhere(call, ended.money, ended.tokens, ended.places, ended.since)
+                self._remote.settle_taken_locally(
+                    call, settlement.money, settlement.tokens, settlement.windows, settlement.since
+                )
         except BaseException:
-            # Perhaps it was credited, and only the answer is lost: without a moment its accounts are loaded again.
-            self._settlements[call] = ended._replace(since=0, is_strange=False)
+            # Perhaps it was credited and only the reply was lost: `since` 0 has its accounts loaded again.
+            self._settlements[call] = settlement._replace(since=0, is_unknown_remotely=False)
             raise

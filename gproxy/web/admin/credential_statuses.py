@@ -55,10 +55,10 @@ def _status(pool: Pool, provider: str, index: int, credential: Credential) -> di
         "index": index,
         "credential_id": credential.id,
         "status": state.status,
-        "available": state.status != "unavailable" and "" not in state.cooling,
+        "available": state.status != "unavailable" and "" not in state.cooldowns,
         "cooling": {
             model: {"reason": cooldown.verdict, "until": _moment(cooldown.until)}
-            for model, cooldown in state.cooling.items()
+            for model, cooldown in state.cooldowns.items()
         },
     }
 

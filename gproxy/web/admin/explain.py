@@ -153,7 +153,7 @@ def _upper_bound(plan: Plan) -> dict | None:
 
 def _candidate(one: Candidate, model: str) -> dict:
     """Returns a credential with its cooldowns for this model and for all models ("")."""
-    cooldowns = {name: cooldown for name, cooldown in one.state.cooling.items() if name in ("", model)}
+    cooldowns = {name: cooldown for name, cooldown in one.state.cooldowns.items() if name in ("", model)}
     return {
         "id": one.credential.id,
         "turn": one.turn,

@@ -23,7 +23,7 @@ def storage(tmp_path: Path) -> Storage:
     return storage_from_string(f"gproxy-table://{tmp_path}/state")
 
 
-def test_the_library_knows_it_by_its_scheme(storage):
+def test_the_library_finds_it_by_its_scheme(storage):
     assert isinstance(storage, TableStorage)
     assert isinstance(storage, MovingWindowSupport)
     assert isinstance(storage, SlidingWindowCounterSupport)
@@ -43,7 +43,7 @@ def test_a_counter_counts_expires_and_is_cleared(storage):
     assert storage.incr("b", 60) == 1
 
 
-def test_a_counter_never_falls_below_nothing(storage):
+def test_a_counter_never_falls_below_zero(storage):
     storage.incr("a", 60, 2)
     assert [storage.decr("a"), storage.decr("a", 5), storage.decr("unknown")] == [1, 0, 0]
 
@@ -66,7 +66,7 @@ def test_a_hit_may_cost_more_than_one(storage, strategy):
     assert limiter.hit(item, "who", cost=11) is False
     assert limiter.test(item, "big", cost=11) is False
     assert limiter.hit(item, "again", cost=6) is True
-    if strategy is not FixedWindowRateLimiter:  # whose refused hits count
+    if strategy is not FixedWindowRateLimiter:  # a fixed window counts refused hits too
         assert limiter.hit(item, "again", cost=5) is False
         assert limiter.hit(item, "again", cost=4) is True
     assert limiter.get_window_stats(item, "again").remaining in (0, 4)
@@ -97,20 +97,21 @@ def test_a_fixed_window_starts_with_its_first_hit(storage):
     assert limiter.hit(item)
 
 
-def test_a_sliding_window_weighs_the_one_before(storage):
+def test_a_sliding_window_weighs_the_previous_one(storage):
     limiter, item = SlidingWindowCounterRateLimiter(storage), RateLimitItemPerSecond(4)
     while time.time() % 1 > 0.1:
         time.sleep(0.01)
     assert [limiter.hit(item) for _ in range(4)] == [True] * 4
-    before, before_s, count, count_s = storage.get_sliding_window(item.key_for(), 1)
-    assert (before, before_s, count) == (0, 0.0, 4)
+    previous, previous_s, count, count_s = storage.get_sliding_window(item.key_for(), 1)
+    assert (previous, previous_s, count) == (0, 0.0, 4)
     assert 1 < count_s <= 2
     while time.time() % 1 < 0.5 or not storage.get_sliding_window(item.key_for(), 1)[0]:
         time.sleep(0.01)
-    assert [limiter.hit(item) for _ in range(4)].count(True) in (2, 3)  # of four, those before weigh up to two
+    # The previous window counts for up to two of the four.
+    assert [limiter.hit(item) for _ in range(4)].count(True) in (2, 3)
 
 
-def test_a_reset_takes_the_librarys_counters_and_none_of_ours(storage, tmp_path):
+def test_a_reset_removes_only_the_librarys_counters(storage, tmp_path):
     state = MmapState(tmp_path / "state")
     state.load_limit("7", {}, [], {})
     limit = Limit("7", rpm=5)
@@ -119,10 +120,10 @@ def test_a_reset_takes_the_librarys_counters_and_none_of_ours(storage, tmp_path)
     MovingWindowRateLimiter(storage).hit(RateLimitItemPerMinute(5))
     assert storage.reset() == 2
     assert storage.get("a") == 0
-    assert state.look((), (limit,)).statuses[0].remaining == 4
+    assert state.inspect((), (limit,)).statuses[0].remaining == 4
 
 
-def test_faults_are_told_as_the_library_is_asked_to(tmp_path):
+def test_errors_are_wrapped_only_if_the_library_was_configured_to(tmp_path):
     (tmp_path / "file").write_text("no folder")
     uri = f"gproxy-table://{tmp_path}/file/state"
     with pytest.raises(OSError):

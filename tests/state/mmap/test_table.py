@@ -1,4 +1,4 @@
-"""The table: all or nothing whatever happens to its writer, and never a stranger's record lost."""
+"""The table: a transaction is all or nothing even if its writer is killed, and no other entry is lost."""
 
 import os
 import random
@@ -15,7 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from gproxy.state.mmap import table as tables
-from gproxy.state.mmap.table import Full, Garbled, Table, Transaction
+from gproxy.state.mmap.table import Corrupted, Table, TableFull, Transaction
 
 KIND = 7
 
@@ -24,17 +24,17 @@ def digest(name: object) -> bytes:
     return blake2b(str(name).encode(), digest_size=16).digest()
 
 
-def put(records: Transaction, values: dict, expires: int = tables.NEVER) -> None:
+def put(transaction: Transaction, values: dict, expires: int = tables.NEVER) -> None:
     for name, value in values.items():
         if value is None:
-            records.find(digest(name), KIND)
-            records.remove(digest(name))
+            transaction.find(digest(name), KIND)
+            transaction.remove(digest(name))
         else:
-            records.put(digest(name), KIND, value, expires)
+            transaction.put(digest(name), KIND, value, expires)
 
 
-def get(records: Transaction, names) -> dict:
-    return {name: records.find(digest(name), KIND) for name in names}
+def get(transaction: Transaction, names) -> dict:
+    return {name: transaction.find(digest(name), KIND) for name in names}
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "state"
 
 
-def test_what_one_process_writes_another_reads(folder):
+def test_one_process_reads_what_another_wrote(folder):
     one, other = Table(folder), Table(folder)
     one.run(put, {"a": b"1", "b": b"2"})
     assert other.run(get, "abc") == {"a": b"1", "b": b"2", "c": None}
@@ -54,8 +54,8 @@ def test_a_transaction_that_raises_writes_nothing(folder):
     table = Table(folder)
     table.run(put, {"a": b"1"})
 
-    def fails(records):
-        records.put(digest("a"), KIND, b"2")
+    def fails(transaction):
+        transaction.put(digest("a"), KIND, b"2")
         raise ValueError
 
     with pytest.raises(ValueError):
@@ -63,46 +63,46 @@ def test_a_transaction_that_raises_writes_nothing(folder):
     assert table.run(get, "a") == {"a": b"1"}
 
 
-def test_a_record_of_another_kind_is_none(folder):
+def test_an_entry_of_another_kind_is_not_found(folder):
     table = Table(folder)
     table.run(put, {"a": b"1"})
-    assert table.run(lambda records: records.find(digest("a"), KIND + 1)) is None
+    assert table.run(lambda transaction: transaction.find(digest("a"), KIND + 1)) is None
 
 
 def test_a_transaction_reads_what_it_wrote(folder):
-    def change(records):
-        records.put(digest("a"), KIND, b"1")
-        first = records.find(digest("a"), KIND)
-        records.remove(digest("a"))
-        return first, records.find(digest("a"), KIND)
+    def change(transaction):
+        transaction.put(digest("a"), KIND, b"1")
+        first = transaction.find(digest("a"), KIND)
+        transaction.remove(digest("a"))
+        return first, transaction.find(digest("a"), KIND)
 
     assert Table(folder).run(change) == (b"1", None)
 
 
-class Dying:
-    """The table's memory, whose process is killed at the n-th write."""
+class KillingMemory:
+    """The table's memory, which kills its process at the n-th write."""
 
     def __init__(self, memory, writes: int):
-        self._memory, self._left = memory, writes
+        self._memory, self._remaining = memory, writes
 
     def __getitem__(self, where):
         return self._memory[where]
 
     def __setitem__(self, where, content):
-        if self._left == 0:
+        if self._remaining == 0:
             os.kill(os.getpid(), signal.SIGKILL)
-        self._left -= 1
+        self._remaining -= 1
         self._memory[where] = content
 
 
 def killed_at(folder: Path, write: int, values: dict) -> bool:
-    """Runs a transaction in a process that dies at its n-th write. Whether it died."""
+    """Runs a transaction in a process that is killed at its n-th write. Returns True if it was killed."""
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
     table = Table(folder)
     table.run(get, ["a"])
-    table._map = Dying(table._map, write)
+    table._map = KillingMemory(table._map, write)
     table.run(put, values)
     os._exit(0)
 
@@ -119,7 +119,7 @@ def test_a_writer_killed_at_any_write_leaves_all_or_nothing(folder):
         seen.add((was_killed, found == after))
         if not was_killed:
             break
-    # Killed early it did nothing, killed late another process ended its work, and unharmed it did it all.
+    # Killed early it wrote nothing, killed late another process completed the write, not killed it wrote everything.
     assert seen == {(True, False), (True, True), (False, True)}
 
 
@@ -129,33 +129,33 @@ OPERATIONS = st.lists(st.tuples(st.integers(0, 20), st.sampled_from([None, b"x",
 @given(st.lists(OPERATIONS, max_size=40))
 @hypothesis_settings(max_examples=150, deadline=None)
 def test_any_history_reads_like_a_dictionary(tmp_path_factory, history):
-    """Names that collide on purpose: their digests begin alike, so that they share a few rows of slots."""
+    """The digests collide on purpose: they begin with the same bytes, so that the entries share a few rows of slots."""
     table = Table(tmp_path_factory.mktemp("table"))
     known: dict[bytes, bytes] = {}
 
-    def transaction(records, operations):
+    def apply(transaction, operations):
         for number, value in operations:
             name = (number % 3).to_bytes(4, "little") + digest(number)[4:]
             if number % 2:
-                assert records.find(name, KIND) == known.get(name)
+                assert transaction.find(name, KIND) == known.get(name)
             if value is None:
-                records.remove(name)
+                transaction.remove(name)
                 known.pop(name, None)
             else:
-                records.put(name, KIND, value)
+                transaction.put(name, KIND, value)
                 known[name] = value
 
     for operations in history:
-        table.run(transaction, operations)
-        assert {r.digest: r.payload for r in table.run(lambda records: list(records.records()))} == known
+        table.run(apply, operations)
+        assert {r.digest: r.payload for r in table.run(lambda transaction: list(transaction.entries()))} == known
         other = Table(table._folder)
         for name, value in known.items():
-            assert other.run(lambda records, name: records.find(name, KIND), name) == value
+            assert other.run(lambda transaction, name: transaction.find(name, KIND), name) == value
         other.close()
     table.close()
 
 
-def test_it_grows_and_loses_nobody(folder):
+def test_it_grows_without_losing_an_entry(folder):
     table, other = Table(folder), Table(folder)
     count = 3 * tables.MIN_SLOTS
     for number in range(count):
@@ -165,10 +165,10 @@ def test_it_grows_and_loses_nobody(folder):
         assert other.run(get, [number]) == {number: str(number).encode()}
 
 
-def test_a_full_table_refuses_and_keeps_what_it_has(folder):
+def test_a_full_table_raises_and_keeps_its_entries(folder):
     table = Table(folder, max_slots=tables.MIN_SLOTS)
     stored = []
-    with pytest.raises(Full):
+    with pytest.raises(TableFull):
         for number in range(10 * tables.MIN_SLOTS):
             table.run(put, {number: b"x"})
             stored.append(number)
@@ -176,7 +176,7 @@ def test_a_full_table_refuses_and_keeps_what_it_has(folder):
     assert set(table.run(get, stored).values()) == {b"x"}
 
 
-def test_what_has_expired_gives_its_slot_away_and_nothing_else_does(folder):
+def test_only_slots_of_expired_entries_are_reused(folder):
     now = 1_000.0
     table = Table(folder, max_slots=tables.MIN_SLOTS, clock=lambda: now)
     table.run(put, {"kept": b"x"})
@@ -186,19 +186,19 @@ def test_what_has_expired_gives_its_slot_away_and_nothing_else_does(folder):
     assert table.run(get, ["kept"]) == {"kept": b"x"}
 
 
-def test_what_is_gone_does_not_make_searches_long(folder):
-    """Calls come and go for ever, each under a name of its own."""
+def test_removed_entries_leave_no_tombstones_behind(folder):
+    """As calls do, which come and go without end, each with its own digest."""
     table = Table(folder)
     for number in range(20_000):
         table.run(put, {number: b"x"})
         table.run(put, {number: None})
     raw = (folder / "table").read_bytes()[tables.TABLE_AT :]
     kinds = raw[tables.KIND_AT :: tables.SLOT_BYTES]
-    assert kinds.count(tables.GONE) == 0
+    assert kinds.count(tables.TOMBSTONE) == 0
 
 
 @pytest.mark.parametrize(
-    "harm",
+    "damage",
     [
         lambda path: path.write_bytes(b""),
         lambda path: path.write_bytes(b"something else" * 1000),
@@ -206,46 +206,46 @@ def test_what_is_gone_does_not_make_searches_long(folder):
         lambda path: os.truncate(path, 10),
         lambda path: path.write_bytes(path.read_bytes()[: tables.TABLE_AT] + os.urandom(1024 * tables.SLOT_BYTES)),
     ],
-    ids=["emptied", "overwritten", "cut", "cut in its header", "garbled slots"],
+    ids=["emptied", "overwritten", "cut", "cut in its header", "corrupted slots"],
 )
-def test_a_harmed_file_is_told_once_and_made_anew(folder, harm):
+def test_a_damaged_file_raises_once_and_is_replaced_by_an_empty_one(folder, damage):
     running = Table(folder)
     running.run(put, {"a": b"1"})
     path = folder / "table"
-    kept = os.open(path, os.O_RDWR)  # harmed in place: whoever runs has this very file open
+    kept = os.open(path, os.O_RDWR)  # damaged in place: `running` has this very file open
     content = path.read_bytes()
-    harmed = folder / "harmed"
-    harmed.write_bytes(content)
-    harm(harmed)
+    damaged = folder / "damaged"
+    damaged.write_bytes(content)
+    damage(damaged)
     os.ftruncate(kept, 0)
-    os.pwrite(kept, harmed.read_bytes(), 0)
+    os.pwrite(kept, damaged.read_bytes(), 0)
     os.close(kept)
-    with pytest.raises(Garbled):
+    with pytest.raises(Corrupted):
         running.run(get, ["a"])
     assert running.run(get, ["a"]) == {"a": None}
     running.run(put, {"a": b"2"})
     assert Table(folder).run(get, ["a"]) == {"a": b"2"}
 
 
-def test_one_flipped_byte_of_a_record_is_noticed(folder):
+def test_one_changed_byte_of_an_entry_is_detected(folder):
     table = Table(folder)
     table.run(put, {"a": b"12345678"})
     raw = bytearray((folder / "table").read_bytes())
-    at = raw.rindex(b"12345678")  # the first one stands in the log
+    at = raw.rindex(b"12345678")  # the first occurrence is in the log
     with (folder / "table").open("r+b") as file:
         file.seek(at)
         file.write(b"9")
-    with pytest.raises(Garbled):
+    with pytest.raises(Corrupted):
         table.run(get, ["a"])
 
 
-@pytest.mark.parametrize("gone", ["file", "folder"])
-def test_what_was_removed_is_made_anew_by_whoever_comes_first(folder, gone):
+@pytest.mark.parametrize("removed", ["file", "folder"])
+def test_a_removed_file_or_folder_is_created_again_and_shared(folder, removed):
     one, other = Table(folder), Table(folder)
     one.run(put, {"a": b"1"})
     other.run(get, ["a"])
     (folder / "table").unlink()
-    if gone == "folder":
+    if removed == "folder":
         folder.rmdir()
     one.run(put, {"b": b"2"})
     assert other.run(get, ["a", "b"]) == {"a": None, "b": b"2"}
@@ -257,24 +257,24 @@ from pathlib import Path
 from hashlib import blake2b
 from gproxy.state.mmap.table import Table
 table, name = Table(Path(sys.argv[1])), blake2b(b"n", digest_size=16).digest()
-def add(records):
-    count = int(records.find(name, 7) or b"0") + 1
-    records.put(name, 7, str(count).encode())
-    records.put(blake2b(str(count).encode(), digest_size=16).digest(), 7, b"seen")
+def add(transaction):
+    count = int(transaction.find(name, 7) or b"0") + 1
+    transaction.put(name, 7, str(count).encode())
+    transaction.put(blake2b(str(count).encode(), digest_size=16).digest(), 7, b"seen")
 for _ in range(int(sys.argv[2])):
     table.run(add)
 """
 
 
-def test_processes_that_write_at_once_lose_no_update(folder):
+def test_processes_that_write_at_the_same_time_lose_no_update(folder):
     children = [subprocess.Popen([sys.executable, "-c", COUNTING, str(folder), "400"]) for _ in range(4)]
     assert [child.wait(60) for child in children] == [0, 0, 0, 0]
-    found = Table(folder).run(lambda records: (records.find(digest("n"), 7), len(list(records.records()))))
+    found = Table(folder).run(lambda transaction: (transaction.find(digest("n"), 7), len(list(transaction.entries()))))
     assert found == (b"1600", 1601)
 
 
-def test_processes_killed_at_random_leave_it_whole(folder):
-    """Each count has its record: a count without one, or one without its count, would be half a transaction."""
+def test_processes_killed_at_random_leave_whole_transactions(folder):
+    """Each count has an entry: a count without one, or one without its count, would be half a transaction."""
     for seed in range(6):
         child = subprocess.Popen([sys.executable, "-c", COUNTING, str(folder), "100000"])
         time.sleep(0.3 + random.Random(seed).random() * 0.2)
@@ -282,15 +282,15 @@ def test_processes_killed_at_random_leave_it_whole(folder):
         child.wait()
         count = int(Table(folder).run(get, ["n"])["n"] or 0)
         assert count > 0
-        assert len(Table(folder).run(lambda records: list(records.records()))) == count + 1
+        assert len(Table(folder).run(lambda transaction: list(transaction.entries()))) == count + 1
 
 
-def test_a_lock_that_is_held_for_long_is_told_and_not_waited_for(folder, monkeypatch):
+def test_a_lock_that_is_not_released_raises_after_the_maximum_wait(folder, monkeypatch):
     monkeypatch.setattr(tables, "LOCK_WAIT_S", 0.1)
     table = Table(folder)
     table.run(put, {"a": b"1"})
-    reserver = Table(folder)
-    reserver._lock()
+    locking = Table(folder)
+    locking._lock()
     started = time.monotonic()
     with pytest.raises(BlockingIOError):
         table.run(get, ["a"])

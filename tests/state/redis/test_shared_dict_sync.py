@@ -1,10 +1,10 @@
-"""Boards of several machines that tell each other, through a real Redis."""
+"""The sync of several machines' shared dictionaries, through a real Redis."""
 
 import pytest
 import redis
 
 from gproxy.errors import Unavailable
-from gproxy.state.redis.shared_dict_sync import GONE_S, SharedDictSync
+from gproxy.state.redis.shared_dict_sync import REMOVED_S, SharedDictSync
 from gproxy.state.shared_dict import SharedDict
 from gproxy.units import NS
 from tests.redis import fresh, server
@@ -23,14 +23,14 @@ class Clock:
 class Machine:
     def __init__(self, folder, where: tuple[str, str], clock: Clock):
         self.where = where
-        self.shared_dict = SharedDict(folder, lambda note: 2.0**40, clock, shares=True)
-        self.shared_dict_sync = SharedDictSync(*where, self.shared_dict, clock.ns)
+        self.shared_dict = SharedDict(folder, lambda note: 2.0**40, clock, is_synced=True)
+        self.sync = SharedDictSync(*where, self.shared_dict, clock.ns)
 
     def put(self, name: str, note: bytes | None) -> None:
         self.shared_dict.change(name, lambda before: note)
 
     def close(self) -> None:
-        self.shared_dict_sync.close()
+        self.sync.close()
         self.shared_dict.close()
 
 
@@ -51,10 +51,10 @@ def machines(tmp_path, pytestconfig, clock):
 def exchange(*machines: Machine) -> None:
     for _ in range(2):
         for machine in machines:
-            machine.shared_dict_sync.exchange()
+            machine.sync.exchange()
 
 
-def test_a_note_and_its_end_reach_the_other_machine(machines, clock):
+def test_a_note_and_its_removal_reach_the_other_machine(machines, clock):
     one, other = machines
     one.put("a", b"1")
     exchange(one, other)
@@ -66,7 +66,7 @@ def test_a_note_and_its_end_reach_the_other_machine(machines, clock):
     assert (one.shared_dict.pending, other.shared_dict.pending) == ({}, {})
 
 
-def test_the_newest_word_counts_whoever_tells_it_first(machines, clock):
+def test_the_newest_change_wins_whichever_machine_sends_first(machines, clock):
     one, other = machines
     one.put("a", b"old")
     clock.now += 1
@@ -75,23 +75,23 @@ def test_the_newest_word_counts_whoever_tells_it_first(machines, clock):
     assert [machine.shared_dict.notes(("a",)) for machine in machines] == [[b"new"], [b"new"]]
 
 
-def test_a_machine_that_comes_later_hears_all_of_it(machines, tmp_path, clock):
+def test_a_new_machine_gets_every_note(machines, tmp_path, clock):
     one, _ = machines
     for name in ("a", "b"):
         one.put(name, name.encode())
-    one.shared_dict_sync.exchange()
+    one.sync.exchange()
     late = Machine(tmp_path / "late", one.where, clock)
-    late.shared_dict_sync.exchange()
+    late.sync.exchange()
     assert late.shared_dict.all() == {"a": b"a", "b": b"b"}
     late.close()
 
 
-def test_what_is_long_gone_leaves_redis(machines, clock):
+def test_old_removals_are_deleted_from_redis(machines, clock):
     one, other = machines
     one.put("a", b"1")
     one.put("a", None)
     exchange(one, other)
-    clock.now += GONE_S + 1
+    clock.now += REMOVED_S + 1
     one.put("b", b"1")
     exchange(one, other)
     client = redis.Redis.from_url(one.where[0])
@@ -99,14 +99,14 @@ def test_what_is_long_gone_leaves_redis(machines, clock):
     client.close()
 
 
-def test_without_redis_each_keeps_its_own_and_tells_it_later(tmp_path, clock):
+def test_changes_during_an_outage_are_sent_after_it(tmp_path, clock):
     with server() as running:
         machine = Machine(tmp_path / "a", (running.url, "p"), clock)
         other = Machine(tmp_path / "b", (running.url, "p"), clock)
         running.kill()
         machine.put("a", b"1")
         with pytest.raises(Unavailable):
-            machine.shared_dict_sync.exchange()
+            machine.sync.exchange()
         assert machine.shared_dict.notes(("a",)) == [b"1"]
         running.start()
         exchange(machine, other)

@@ -1,3 +1,3 @@
--- ARGV: time and an account, or only the time: every account.
+-- ARGV: time, and an account; without one every account is forgotten.
 
 if ARGV[2] then forget(ARGV[2]) else redis.call('INCR', prefix .. 'epoch') end

@@ -1,3 +1,3 @@
 -- ARGV: time, call.
 
-end_hold(ARGV[2], '0')
+end_reservation(ARGV[2], '0')

@@ -1,3 +1,3 @@
--- ARGV: time, account. To forget every account counts in each one's version.
+-- ARGV: time, account. The epoch is added, so that forgetting every account changes all versions.
 
 return tonumber(redis.call('HGET', account_name(ARGV[2]), 'version') or 0) + tonumber(epoch())
