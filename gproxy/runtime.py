@@ -250,7 +250,7 @@ class Runtime:
             gevent.sleep(POLL_S)
             self.snapshots.refresh()
             if not self.journal.is_writable:
-                self.journal.probe()
+                self.journal.check_space()
             if self.shared_dict_sync is not None and self.shared.is_shared:
                 self._quietly(self.shared_dict_sync.exchange)
             now = time.monotonic()
@@ -282,7 +282,7 @@ class Runtime:
         while True:
             gevent.sleep(KEEP_S)
             if self.snapshots.current is not None:
-                self._quietly(self.retention.keep, self.snapshots.current.logging)
+                self._quietly(self.retention.apply, self.snapshots.current.logging)
 
     def _quietly(self, function: Callable, *args) -> None:
         try:
@@ -339,7 +339,7 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
     root = settings.data_dir / "journal"
     slot = slots.take_slot(root)
     journal = Journal(slot)
-    owner = slot.sign(prepared.machine)
+    owner = slot.new_owner(prepared.machine)
     shared = shared_state(settings, prepared.deployment)
     writer = Writer(journal, root, usages.UsageStore(database), Threads(1), shared, owner)
     state_loader = StateLoader(shared, root, prepared.machine, _Questions(database), Threads(1), time.time_ns)
@@ -348,7 +348,7 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
     shared_dict = SharedDict(settings.data_dir / "health", expires, shares=settings.redis_url is not None)
     mmap_values = MmapValues(settings.data_dir / "metrics", slot.number, definitions.GAUGES)
     measured = CallMetrics(mmap_values, lambda: snapshots.current)
-    writer.told = measured.booked
+    writer.on_stored = measured.booked
     relay = _relay(
         settings, snapshots, journal, ids, reserver, Pool(shared_dict, reserver, ids.next), measured, threads
     )
@@ -461,11 +461,11 @@ class _Questions:
     def __init__(self, database: Database):
         self._database = database
 
-    def standing(self, *asked):
-        return self._database.run(ledger.standing, *asked)
+    def account_state(self, *args):
+        return self._database.run(ledger.standing, *args)
 
-    def traffic(self, *asked):
-        return self._database.run(limit_replay.traffic, *asked)
+    def limit_history(self, *args):
+        return self._database.run(limit_replay.traffic, *args)
 
 
 def _newest_id(database: Database, threads: Threads) -> int:

@@ -2,7 +2,7 @@
 
 import click
 
-from gproxy.accounting.slots import living
+from gproxy.accounting.slots import count_running
 from gproxy.cli.opening import Opened, explained
 from gproxy.errors import StartupError
 from gproxy.store import machines, seeding
@@ -27,7 +27,7 @@ def rotate() -> None:
         if not fresh:
             raise StartupError([f"{NEW}: set it to the key that shall seal from now on"])
         here, elsewhere = (
-            living(opened.settings.data_dir / "journal"),
+            count_running(opened.settings.data_dir / "journal"),
             opened.ask(machines.others, opened.settings.data_dir),
         )
         if here or elsewhere:

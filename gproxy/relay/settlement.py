@@ -62,7 +62,7 @@ class Settlement:
 
     journal: Journal
     call_id: int
-    price: prices.Found | None
+    price: prices.FoundPrice | None
     input_estimate: int
     started: float
     mode: str = ""
