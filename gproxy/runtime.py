@@ -239,9 +239,9 @@ class Runtime:
 
     def _metrics(self, shown: dict) -> str:
         """In a native thread: there may be many series."""
-        sums = self.mmap_values.sums()
-        shown |= call_metrics.process(__version__, sums.workers, slots.size(self.settings.data_dir / "journal"))
-        return exposition.write(definitions.FAMILIES, sums.values | shown)
+        totals = self.mmap_values.totals()
+        shown |= call_metrics.process(__version__, totals.workers, slots.size(self.settings.data_dir / "journal"))
+        return exposition.write(definitions.FAMILIES, totals.values | shown)
 
     def tend(self) -> None:
         """Looks for other machines' changes, and says that this machine is alive."""
@@ -348,7 +348,7 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
     shared_dict = SharedDict(settings.data_dir / "health", expires, shares=settings.redis_url is not None)
     mmap_values = MmapValues(settings.data_dir / "metrics", slot.number, definitions.GAUGES)
     measured = CallMetrics(mmap_values, lambda: snapshots.current)
-    writer.on_stored = measured.booked
+    writer.on_stored = measured.stored
     relay = _relay(
         settings, snapshots, journal, ids, reserver, Pool(shared_dict, reserver, ids.next), measured, threads
     )

@@ -46,7 +46,7 @@ def _add(found: dict, summary: CallSummary) -> None:
     known = (
         ("protocol", summary.protocol),
         ("operation", summary.operation),
-        ("asked", summary.asked),
+        ("asked", summary.requested_model),
         ("provider", summary.provider),
         ("model", summary.model),
         ("error", summary.error),
