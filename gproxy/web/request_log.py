@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 from gproxy.errors import Unavailable
 from gproxy.request_log.recorder import DOWNSTREAM, AttemptLog, Capture, Recorder
-from gproxy.request_log.redaction import BLACK, document
+from gproxy.request_log.redaction import REDACTED, document
 from gproxy.snapshot import NO_LOGS, Logging
 from gproxy.web import request_input
 
@@ -18,7 +18,7 @@ ADMINISTRATIVE = ("/admin/", "/user/", "/login/", "/logout/", "/me/")
 def recorded(serve: Callable, environ: dict, start_response: Callable, recorder: Recorder) -> Iterable[bytes]:
     """The answer of `serve`, as it is."""
     try:
-        wanted = recorder.wanted_now() if environ["PATH_INFO"] in PROBES else recorder.wanted()
+        wanted = recorder.log_settings_now() if environ["PATH_INFO"] in PROBES else recorder.log_settings()
     except Unavailable:
         wanted = NO_LOGS
     if not (wanted.upstream or wanted.downstream):
@@ -57,7 +57,7 @@ class _LoggedRequest:
         self._headers: list[tuple[str, str]] = []
         self._request = self._response = None
         if has_body:
-            maximum = recorder.max_body + recorder.redactor().room(own)
+            maximum = recorder.max_body + recorder.redactor().margin(own)
             self._request, self._response = Capture(maximum), Capture(maximum)
             environ["wsgi.input"] = _Tee(environ["wsgi.input"], self._request)
 
@@ -75,7 +75,7 @@ class _LoggedRequest:
         environ, recorder = self._environ, self._recorder
         path = environ["PATH_INFO"].encode("latin-1", "replace").decode("utf-8", "replace")
         if f"{path}/".startswith(ADMINISTRATIVE):
-            recorder.wanted()  # may have made secrets, which are known from then on
+            recorder.log_settings()  # may have made secrets, which are known from then on
         redactor = recorder.redactor()
         caller = environ.get(request_input.CALLER)
         recorder.put(
@@ -99,7 +99,7 @@ class _LoggedRequest:
             return None
         data, place = capture.joined(), f"{path}/"
         if data and place.startswith(SEALED):
-            return BLACK.encode()
+            return REDACTED.encode()
         if place.startswith(ADMINISTRATIVE):
             data = document(data)
         return self._recorder.redactor().beginning(data, self._recorder.max_body, self._own, capture.is_cut)
