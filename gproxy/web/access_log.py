@@ -18,7 +18,7 @@ def write(environ: Mapping, status: int, sent: int, seconds: float, trusted: tup
     """`sent` are bytes of the answer's body, `trusted` the proxies whose word for the client's address counts."""
     if not log.isEnabledFor(logging.INFO):
         return
-    logs.tell(log.name, "request", fields(environ, status, sent, seconds, trusted))
+    logs.write_fields(log.name, "request", fields(environ, status, sent, seconds, trusted))
 
 
 def fields(environ: Mapping, status: int, sent: int, seconds: float, trusted: tuple[str, ...]) -> dict:
