@@ -76,11 +76,11 @@ _line = as_text
 
 
 def write_fields(logger: str, message: str, fields: dict) -> None:
-    """Writes a line with fields, without the cost of a LogRecord, because it is written for every request."""
+    """Writes a line of fields at level info; every request has one."""
     try:
         os.write(STANDARD_ERROR, _line(time.time(), logger, message, fields).encode("utf-8", "replace") + b"\n")
-    except OSError as fault:  # the reader of the log has ended; like a handler, without failing the request
-        logging.getLogger(logger).debug("a log line is lost: %s", fault)
+    except OSError as fault:  # the reader of the log has ended: no request fails for that
+        logging.getLogger(logger).debug("a line is lost: %s", fault)
 
 
 class TextFormatter(logging.Formatter):

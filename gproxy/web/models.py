@@ -52,17 +52,17 @@ def _shape(version: str) -> str:
 
 def _list(protocol: ModuleType, provider: str | None = None) -> dict:
     caller, snapshot = admit()
-    catalogue = runtime().catalogue
+    model_list = runtime().model_list
     spoken = protocol.WIRE_NAMES.get("model_list", protocol.WIRE_NAME)
     if provider is None:
-        return protocol.write_models(catalogue.aggregated(caller, snapshot, spoken))
-    return protocol.write_models(catalogue.scoped(caller, snapshot, provider, spoken))
+        return protocol.write_models(model_list.aggregated(caller, snapshot, spoken))
+    return protocol.write_models(model_list.scoped(caller, snapshot, provider, spoken))
 
 
 def _get(protocol: ModuleType, model: str, provider: str | None = None) -> dict:
     caller, snapshot = admit()
     spoken = protocol.WIRE_NAMES.get("model_get", protocol.WIRE_NAME)
-    return protocol.write_model(runtime().catalogue.find(caller, snapshot, provider, model, spoken), model)
+    return protocol.write_model(runtime().model_list.find(caller, snapshot, provider, model, spoken), model)
 
 
 def _json(value: dict, request_id: str) -> Response:
