@@ -88,7 +88,7 @@ class TooLarge(GatewayError):
 
 
 class RateLimited(GatewayError):
-    """A rate limit is reached. `retry_s` is the time until the request could succeed, None if it never can.
+    """A rate limit is reached. `retry_s` is the time in seconds until the request could succeed, None: never.
 
     `statuses` are those of all limits of the request.
     """

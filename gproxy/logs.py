@@ -11,7 +11,7 @@ from functools import lru_cache
 from gevent.monkey import get_original
 
 _native_lock = get_original("_thread", "RLock")
-# Our lines do not contain them, and logging would look each up for every line.
+# Log lines contain no names of threads, processes and tasks, which logging would look up for every line.
 logging.logThreads = logging.logMultiprocessing = logging.logAsyncioTasks = False
 REDACTED = "[redacted]"
 STANDARD_ERROR = 2

@@ -441,7 +441,7 @@ def _request_log(settings: Settings, database: Database, snapshots: Snapshots, i
 
 
 def shared_state(settings: Settings, deployment: str) -> SharedState:
-    """The shared state: a file of this machine, or with GPROXY_REDIS_URL Redis, with the file as its fallback."""
+    """The shared state: a file of this machine or, with GPROXY_REDIS_URL, Redis with that file as its fallback."""
     local = MmapState(settings.data_dir / "state")
     if settings.redis_url is None:
         return local

@@ -52,7 +52,7 @@ _settings: Settings | None = None
 def load_settings() -> Settings:
     """Returns the settings; if they are invalid, prints all problems on standard error and ends the process."""
     global _settings
-    os.umask(0o077)  # the data directory holds keys
+    os.umask(0o077)  # the data directory contains keys
     try:
         _settings = settings.load()
         logs.hide(settings.secrets(_settings))

@@ -242,7 +242,7 @@ def glob(pattern: str) -> re.Pattern:
     if not rest:
         return re.compile(first, re.DOTALL)
     *middle, last = rest
-    # Atomic groups: each part matches at its first position and never backtracks, so many stars cost no more than one.
+    # Atomic groups: each part matches at its first position and never backtracks; many stars cost no more than one.
     return re.compile(first + "".join(f"(?>.*?{part})" for part in middle if part) + ".*" + last, re.DOTALL)
 
 

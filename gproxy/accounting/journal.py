@@ -1,6 +1,6 @@
 """The usage journal: an `opened` line before a call is sent, a `settled` line before the client gets the end.
 
-A worker owns one slot, a folder that it keeps locked while it lives, and writes lines into segments there. A plain
+A worker owns one slot, a folder that it keeps locked while it runs, and writes lines into segments there. A plain
 write survives `kill -9`. Disk space for the `settled` line is reserved together with the `opened` line, so that a full
 disk refuses new calls and never loses the end of a running one. `entries.py` describes the content of the lines.
 """

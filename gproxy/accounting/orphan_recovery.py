@@ -52,7 +52,7 @@ class OrphanRecovery:
     def settle(self) -> None:
         """Settles or releases the collected calls, once their journals are read.
 
-        The owners are asked for again, because a call whose reservation ended meanwhile must not be settled twice.
+        The owners are read again, because a call whose reservation ended meanwhile must not be settled twice.
         """
         if not self._slots:
             return

@@ -1,4 +1,4 @@
-"""Journal slots: one folder per worker, which the worker keeps locked while it lives.
+"""Journal slots: one folder per worker, which the worker keeps locked while it runs.
 
 Slot numbers also make usage ids unique among the workers of a machine.
 """

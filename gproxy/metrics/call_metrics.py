@@ -165,11 +165,11 @@ class CallMetrics:
     def _count_attempts(self, attempts: Sequence[tuple]) -> None:
         known = snapshot.provider_by_id if (snapshot := self._current()) is not None else {}
         last = len(attempts) - 1
-        for number, (provider_id, _, what, _) in enumerate(attempts):
+        for number, (provider_id, _, result, _) in enumerate(attempts):
             provider = known[provider_id].name if provider_id in known else OTHER
-            self._values[self._offset(ATTEMPTS, provider, str(what))] += 1
+            self._values[self._offset(ATTEMPTS, provider, str(result))] += 1
             if number < last:
-                self._values[self._offset(FAILOVERS, provider, str(what))] += 1
+                self._values[self._offset(FAILOVERS, provider, str(result))] += 1
 
     def _model(self, summary: CallSummary, status: int) -> str:
         """The model's name if it may be a label, else OTHER."""
