@@ -85,7 +85,7 @@ class Journal:
         self._open_lines[entry["o"]] = line
 
     def refuse_when_full(self) -> None:
-        """Raises Unavailable if the last `open` failed; checked first, so that no reservation has to be undone."""
+        """Raises Unavailable while the journal cannot be written; called first, so that nothing has to be undone."""
         if not self.is_writable:
             raise Unavailable("the usage journal cannot be written", retry_after_s=5)
 
