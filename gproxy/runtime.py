@@ -110,7 +110,7 @@ def prepare(settings: Settings, fill: Callable[[Database], None]) -> Prepared:
         raise StartupError([f"GPROXY_DSN: the database cannot be prepared: {_reason(fault)}"]) from None
     if others and settings.redis_url is None:
         log.warning(
-            "%d other machines work on this database; without GPROXY_REDIS_URL, limits and quotas apply per machine",
+            "%d other machines work on this database; without GPROXY_REDIS_URL, limits and quotas hold per machine",
             others,
         )
     return Prepared(machine, seal, deployment)

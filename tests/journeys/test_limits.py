@@ -131,7 +131,7 @@ def test_two_machines_keep_one_limit_and_one_quota(own_gateway, vendor, pytestco
         machine.start(wait=False)
     for machine in machines:
         machine.wait_until_ready()
-    assert "limits and quotas apply per machine" not in machines[0].log + machines[1].log
+    assert "limits and quotas hold per machine" not in machines[0].log + machines[1].log
     assert Counter(one.status for one in at_once(machines, "sk-counted-0", PARALLEL)) == {200: 100, 429: 200}
     vendor.scripts["gpt-slow-quota"] = _slowly
     replies = at_once(machines, "sk-capped-0", 100, model="gpt-slow-quota")
