@@ -7,12 +7,13 @@ settings = server.load_settings()
 bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
 workers = settings.workers
 worker_class = "gproxy.server.GatewayWorker"
-# Idle keep-alive connections count as well.
+# Idle keep-alive connections count too.
 worker_connections = 2 * settings.max_inflight + 1000
 preload_app = True
 reuse_port = False
 
-# Longer than nginx keeps its idle connections (60 s); else nginx sends into a closing one. Also bounds a slow header.
+# Longer than nginx keeps idle connections (60 s), so that nginx sends no request on a connection that is being closed.
+# Also limits the time to receive the headers of a request.
 keepalive = 75
 graceful_timeout = int(settings.grace_s + server.MARGIN_S)
 timeout = 60

@@ -1,4 +1,4 @@
-"""The composition root of the web side: composes, does no I/O."""
+"""The composition root of the web side: registers blueprints and commands. No I/O."""
 
 import re
 from decimal import Decimal
@@ -57,7 +57,7 @@ def _plain(value):
 
 
 class _NoSession(SessionInterface):
-    """Nothing here has a cookie session."""
+    """Switches off Flask's cookie sessions."""
 
     def open_session(self, app, request):
         return None
@@ -68,7 +68,7 @@ class _App(FixedRoutes):
     session_interface = _NoSession()
 
     def wsgi_app(self, environ, start_response):
-        """Doubled and trailing slashes do not make another path."""
+        """Removes doubled and trailing slashes from the path, and passes the request to the request log."""
         path = environ["PATH_INFO"]
         if "//" in path or (path.endswith("/") and len(path) > 1):
             environ["PATH_INFO"] = _SLASHES.sub("/", path).rstrip("/") or "/"
@@ -79,11 +79,11 @@ class _App(FixedRoutes):
 
 
 def create_app() -> Flask:
-    """The app with every route. It answers once a runtime is attached."""
+    """Returns the app with all routes. It needs an attached runtime to serve requests."""
     app = _App("gproxy", static_folder=None)
     app.url_map.merge_slashes = False
-    spoken = protocols.load()
-    for blueprint in (*llm.blueprints(spoken), *models.blueprints(spoken)):
+    wire_protocols = protocols.load()
+    for blueprint in (*llm.blueprints(wire_protocols), *models.blueprints(wire_protocols)):
         app.register_blueprint(blueprint)
     admin = (
         *(usages.blueprint, user_keys.blueprint, user_quotas.blueprint, credential_statuses.blueprint),
@@ -100,20 +100,20 @@ def create_app() -> Flask:
         app.register_blueprint(blueprint)
     for command in cli.COMMANDS:
         app.cli.add_command(command)
-    error_responses.register(app, spoken)
+    error_responses.register(app, wire_protocols)
     app.index_routes()
     app.extensions["reserved"] = reserved_names(app)
-    app.extensions["protocols"] = spoken
+    app.extensions["protocols"] = wire_protocols
     return app
 
 
 def attach(app: Flask, running: Runtime) -> None:
-    """From now on the app serves by this runtime."""
+    """Makes the app serve requests with this runtime."""
     app.extensions["gproxy"] = running
     throttle.start(app, running.settings.data_dir / "state")
 
 
 def reserved_names(app: Flask) -> frozenset[str]:
-    """First path segments of our own: no provider can have such a name."""
-    rules = (rule.rule.split("/")[1] for rule in app.url_map.iter_rules())
-    return frozenset(name for name in rules if name and not name.startswith("<"))
+    """The first path segments of gproxy's own routes, which no provider may have as its name."""
+    segments = (rule.rule.split("/")[1] for rule in app.url_map.iter_rules())
+    return frozenset(name for name in segments if name and not name.startswith("<"))

@@ -1,4 +1,4 @@
-"""The first start fills an empty database: the seed, vendors' keys found in the environment, an administrator."""
+"""The content of a new database at the first start: seed, vendors' keys from the environment, administrator."""
 
 import secrets
 from collections.abc import Iterator, Mapping
@@ -17,8 +17,8 @@ from gproxy.store import seeding
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What was generated and is shown once, on the first start."""
+class GeneratedAdmin:
+    """The values of a generated administrator, displayed once at the first start. None: the value was given."""
 
     user: str
     password: str | None
@@ -35,8 +35,8 @@ class Told:
 
 def content(
     settings: Settings, kinds: Mapping[str, Kind], reserved: frozenset[str]
-) -> tuple[seeding.Content, Told | None]:
-    """Everything that a first start stores, and what to tell the operator of it. Raises StartupError."""
+) -> tuple[seeding.Content, GeneratedAdmin | None]:
+    """Returns the content that a first start stores, and the generated administrator. Raises StartupError."""
     file = settings.seed_path.name if settings.seed_path else "seed"
     found = read({"global": {}, **settings.seed}, file, settings.environ, kinds, reserved)
     found = replace(found, providers=(*found.providers, *_vendors(settings, found)))
@@ -46,7 +46,7 @@ def content(
 def read(
     document: dict, file: str, environ: Mapping[str, str], kinds: Mapping[str, Kind], reserved: frozenset[str]
 ) -> seeding.Content:
-    """What a document in the seed's format says, and nothing else. Raises StartupError."""
+    """Reads a document in the seed's format. Raises StartupError with all problems found."""
     seed = documents.read(document, file, environ, kinds, reserved)
     _refuse_shared_keys(seed["users"], file)
     has_settings = "global" in document
@@ -67,7 +67,7 @@ def read(
 
 
 def _references(seed: dict) -> Iterator[str]:
-    """The variables that credentials refer to."""
+    """The environment variables that credentials refer to."""
     for provider in seed["providers"]:
         for credential in provider["credentials"]:
             found = map(REFERENCE.fullmatch, documents.secret(credential).values())
@@ -88,7 +88,7 @@ def _provider(row: dict) -> seeding.NewProvider:
 
 
 def _vendors(settings: Settings, found: seeding.Content) -> list[seeding.NewProvider]:
-    """A provider for each vendor's key in the environment, as a reference: a new value needs only a restart."""
+    """A provider for each vendor's key in the environment. The key is stored as a reference to its variable."""
     taken = {provider.name for provider in found.providers}
     return [
         seeding.NewProvider(
@@ -147,7 +147,7 @@ def _quota(row: dict) -> seeding.NewQuota:
 
 
 def _refuse_shared_keys(users: list[dict], file: str) -> None:
-    """The same key as `api_key` here and as `api_key_digest` there."""
+    """Raises StartupError if two users have the same key, also if one of them has only its digest."""
     first: dict[str, str] = {}
     problems = []
     for u, user in enumerate(users):
@@ -159,11 +159,14 @@ def _refuse_shared_keys(users: list[dict], file: str) -> None:
         raise StartupError(problems)
 
 
-def with_admin(found: seeding.Content, settings: Settings) -> tuple[seeding.Content, Told | None]:
-    """Adds the admin that the environment names, or that a seed without any leaves out."""
-    is_asked = settings.admin_api_key is not None or settings.admin_password is not None
-    has_one = any(u.is_admin and u.enabled and any(k.enabled for k in u.keys) for u in found.users)
-    if has_one and not is_asked:
+def with_admin(found: seeding.Content, settings: Settings) -> tuple[seeding.Content, GeneratedAdmin | None]:
+    """Adds the administrator of the environment, or a generated one if no user is an administrator with a usable key.
+
+    Raises StartupError if the administrator's key belongs to another user.
+    """
+    is_requested = settings.admin_api_key is not None or settings.admin_password is not None
+    has_admin = any(u.is_admin and u.enabled and any(k.enabled for k in u.keys) for u in found.users)
+    if has_admin and not is_requested:
         return found, None
     name = settings.admin_user
     key = settings.admin_api_key or new_key()
@@ -176,17 +179,17 @@ def with_admin(found: seeding.Content, settings: Settings) -> tuple[seeding.Cont
         raise StartupError(
             [f"GPROXY_ADMIN_API_KEY: it is user {owner!r}'s key in the seed; choose another for {name!r}"]
         )
-    own = admin.keys if admin else ()
-    keys = tuple(replace(k, enabled=True) if k.digest == key_digest else k for k in own)
+    own_keys = admin.keys if admin else ()
+    keys = tuple(replace(k, enabled=True) if k.digest == key_digest else k for k in own_keys)
     if owner is None:
         keys += (seeding.NewKey(key_digest, fingerprint(key_digest)),)
-    kept = admin.password_hash if admin and admin.password_hash and settings.admin_password is None else None
-    made = seeding.NewUser(name, kept or hashed(password), True, True, keys)
+    password_hash = admin.password_hash if admin and admin.password_hash and settings.admin_password is None else None
+    new_admin = seeding.NewUser(name, password_hash or hashed(password), True, True, keys)
     grant = (name, None, "*")
     permissions = found.permissions if grant in found.permissions else (*found.permissions, grant)
-    told = Told(
+    generated = GeneratedAdmin(
         name,
-        password if settings.admin_password is None and kept is None else None,
+        password if settings.admin_password is None and password_hash is None else None,
         key if settings.admin_api_key is None else None,
     )
-    return replace(found, users=(*others, made), permissions=permissions), told
+    return replace(found, users=(*others, new_admin), permissions=permissions), generated

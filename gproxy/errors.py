@@ -1,4 +1,4 @@
-"""Everything a caller can be told, as one tree. No Flask and no HTTP library live here.
+"""All errors that a client can receive, as one tree. No Flask and no HTTP library is imported here.
 
 GatewayError                      500 internal
 ├── BadRequest                    400 invalid_request
@@ -22,12 +22,12 @@ GatewayError                      500 internal
     ├── Overloaded                503 overloaded
     └── ShuttingDown              503 unavailable
 
-ClientDisconnected stands apart: a caller that left is told nothing.
+ClientDisconnected is not in the tree, because a client that disconnected receives nothing.
 """
 
 
 class GatewayError(Exception):
-    """A failure with a stable code. `message` starts with the label that the documentation names."""
+    """An error with a status and a stable code. `message` starts with the documented label of the code."""
 
     status = 500
     code = "internal"
@@ -48,13 +48,13 @@ class NoProviderPrefix(BadRequest):
 
 
 class NoThread(BadRequest):
-    """A conversation that the vendor would keep. By the code Anthropic's SDK knows to send it whole instead."""
+    """A conversation kept by the vendor, which is not supported. This code makes Anthropic's SDK send it in full."""
 
     code = "thread_unsupported_request"
 
 
 class TooDeep(BadRequest):
-    """A body that can be read, and not be written anew."""
+    """A body that is nested too deeply to be written again."""
 
 
 class Unauthorized(GatewayError):
@@ -62,7 +62,7 @@ class Unauthorized(GatewayError):
 
 
 class OverQuota(GatewayError):
-    """The money is spent, or would be passed by this request."""
+    """The quota is used up, or this request could exceed it."""
 
     status, code, label = 402, "quota_exceeded", "quota_exceeded"
 
@@ -88,7 +88,10 @@ class TooLarge(GatewayError):
 
 
 class RateLimited(GatewayError):
-    """`retry_s` is when it could pass, None when it never could. `standings` are all counters that were looked at."""
+    """A rate limit is reached. `retry_s` is the time in seconds until the request could succeed, None: never.
+
+    `statuses` are those of all limits of the request.
+    """
 
     status, code, label = 429, "rate_limited", "rate_limited"
 
@@ -109,10 +112,10 @@ class Unsupported(GatewayError):
 
 
 class UpstreamError(GatewayError):
-    """The upstream could not be reached, or broke off.
+    """The upstream could not be reached, or its connection broke.
 
-    `was_sent`: it may have begun to work on the request. `is_stale`: not so, for the connection, which was used again,
-    died without a byte.
+    `was_sent`: the upstream may have started to process the request. `is_stale`: it has not, because a reused
+    connection was closed before the first byte of a response.
     """
 
     status, code, label = 502, "upstream_error", "upstream_error"
@@ -120,7 +123,7 @@ class UpstreamError(GatewayError):
 
 
 class CredentialRefused(UpstreamError):
-    """What stands in place of a key is refused before the upstream is asked: nobody can use it."""
+    """A service account gets no access token, so no request was sent to the upstream."""
 
     was_sent = False
 
@@ -130,7 +133,7 @@ class UpstreamTimeout(UpstreamError):
 
 
 class Unavailable(GatewayError):
-    """Something of ours cannot be used now; the caller may come back."""
+    """A part of gproxy is unavailable; the client may retry after `Retry-After`."""
 
     status, code, label = 503, "unavailable", "unavailable"
 
@@ -151,11 +154,11 @@ class ShuttingDown(Unavailable):
 
 
 class ClientDisconnected(BaseException):
-    """The caller closed its connection. Not an Exception, so that nothing in between mistakes it for a fault."""
+    """The client closed its connection. Not an Exception, so that `except Exception` does not handle it as an error."""
 
 
 class StartupError(Exception):
-    """What stops a start: a list of problems, each naming its place and its remedy."""
+    """Prevents a start. Each of the `problems` names its place and a remedy."""
 
     def __init__(self, problems: list[str]):
         self.problems = problems

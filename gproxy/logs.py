@@ -1,4 +1,4 @@
-"""Log lines as text or JSON, on standard error, with every known secret blacked out."""
+"""Log lines as text or JSON on standard error, with all known secrets redacted."""
 
 import json
 import logging
@@ -13,23 +13,23 @@ from gevent.monkey import get_original
 from gproxy.fastpath import access_line
 
 _native_lock = get_original("_thread", "RLock")
-# No line of ours tells them, and each would be looked up for every record.
+# Log lines contain no names of threads, processes and tasks, which logging would look up for every line.
 logging.logThreads = logging.logMultiprocessing = logging.logAsyncioTasks = False
-BLACK = "[redacted]"
-# Shorter ones would black out ordinary words.
+REDACTED = "[redacted]"
+# Shorter secrets could be ordinary words.
 MIN_SECRET = 6
-# A text that stands for itself in a line of `name=value`.
+# A value that needs no quotes in `name=value`.
 _PLAIN = re.compile(r"[!#-<>-\[\]-~]+")
-# Longest first, so that a secret that begins with another is blacked out whole. Exchanged, never changed.
+# Longest first, so that a secret that begins with another one is replaced completely. Replaced as a whole by `hide`.
 _secrets: tuple[str, ...] = ()
 
 
 def hide(secrets: set[str]) -> None:
-    """These texts never appear in a log line from now on, nor do they with quotes and backslashes escaped."""
+    """Redacts these secrets in all later log lines, also where their quotes and backslashes are escaped."""
     global _secrets
     long = {secret for secret in secrets if len(secret) >= MIN_SECRET}
-    written = long | {json.dumps(secret)[1:-1] for secret in long} | {repr(secret)[1:-1] for secret in long}
-    _secrets = tuple(sorted(written.union(_secrets), key=len, reverse=True))
+    forms = long | {json.dumps(secret)[1:-1] for secret in long} | {repr(secret)[1:-1] for secret in long}
+    _secrets = tuple(sorted(forms.union(_secrets), key=len, reverse=True))
     _plain.cache_clear()
     _quoted.cache_clear()
 
@@ -37,18 +37,18 @@ def hide(secrets: set[str]) -> None:
 def redacted(text: str) -> str:
     for secret in _secrets:
         if secret in text:
-            text = text.replace(secret, BLACK)
+            text = text.replace(secret, REDACTED)
     return text
 
 
 class StandardError(logging.StreamHandler):
-    """Native threads write lines too, and gevent's own lock may leave one of them waiting for ever."""
+    """A handler with a native lock: native threads log too, and gevent's lock could block one of them forever."""
 
     def createLock(self) -> None:
         self.lock = _native_lock()
 
 
-def _when(created: float) -> str:
+def _timestamp(created: float) -> str:
     seconds, milliseconds = divmod(int(created * 1000), 1000)
     return f"{_second(seconds)}.{milliseconds:03d}Z"
 
@@ -59,16 +59,16 @@ def _second(seconds: int) -> str:
 
 
 def as_text(created: float, logger: str, message: str, fields: dict) -> str:
-    """A line of fields, numbers and texts, at level info; the message is in none."""
+    """A line at level info with the fields as `name=value`; the message is left out."""
     pairs = [f"{name}={_plain(v) if isinstance(v, str) else v}" for name, v in fields.items()]
-    return f"{_when(created)} info [{os.getpid()}] {logger}: {' '.join(pairs)}"
+    return f"{_timestamp(created)} info [{os.getpid()}] {logger}: {' '.join(pairs)}"
 
 
 def as_json(created: float, logger: str, message: str, fields: dict) -> str:
-    """The same as JSON, beside the message."""
+    """A line at level info with the message and the fields as JSON."""
     pairs = [f'"{name}": {_quoted(v) if isinstance(v, str) else v}' for name, v in fields.items()]
     return (
-        f'{{"time": "{_when(created)}", "level": "info", "pid": {os.getpid()}, '
+        f'{{"time": "{_timestamp(created)}", "level": "info", "pid": {os.getpid()}, '
         f'"logger": "{logger}", "message": {_quoted(message)}, {", ".join(pairs)}}}'
     )
 
@@ -85,7 +85,7 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         if (fields := getattr(record, "fields", None)) is not None:
             return as_text(record.created, record.name, record.getMessage(), fields)
-        line = f"{_when(record.created)} {record.levelname.lower()} [{record.process}] {record.name}: "
+        line = f"{_timestamp(record.created)} {record.levelname.lower()} [{record.process}] {record.name}: "
         line += record.getMessage()
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
@@ -94,9 +94,9 @@ class TextFormatter(logging.Formatter):
 
 @lru_cache(maxsize=1024)
 def _plain(value: str) -> str:
-    """As it is where it cannot be misread, else in quotes. Most values of a line stood in one before."""
-    shown = redacted(value)
-    return shown if _PLAIN.fullmatch(shown) else json.dumps(shown)
+    """The redacted value, in quotes if needed. Cached, because most values occur in many lines."""
+    text = redacted(value)
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)
 
 
 @lru_cache(maxsize=1024)
@@ -109,7 +109,7 @@ class JsonFormatter(logging.Formatter):
         if (fields := getattr(record, "fields", None)) is not None:
             return as_json(record.created, record.name, record.getMessage(), fields)
         line = {
-            "time": _when(record.created),
+            "time": _timestamp(record.created),
             "level": record.levelname.lower(),
             "pid": record.process,
             "logger": record.name,
@@ -121,22 +121,22 @@ class JsonFormatter(logging.Formatter):
 
 
 def config(level: str, style: str) -> dict:
-    """For logging.config.dictConfig; gunicorn's own loggers included."""
+    """The configuration for logging.config.dictConfig, including gunicorn's loggers."""
     global _line
     _line = as_json if style == "json" else as_text
     formatter = JsonFormatter if style == "json" else TextFormatter
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"ours": {"()": f"{__name__}.{formatter.__name__}"}},
+        "formatters": {"gproxy": {"()": f"{__name__}.{formatter.__name__}"}},
         "handlers": {
-            "stderr": {"()": StandardError, "formatter": "ours", "stream": "ext://sys.stderr"},
+            "stderr": {"()": StandardError, "formatter": "gproxy", "stream": "ext://sys.stderr"},
         },
         "root": {"level": level.upper(), "handlers": ["stderr"]},
         "loggers": {
             "gunicorn.error": {"level": level.upper(), "handlers": ["stderr"], "propagate": False},
             "gunicorn.access": {"level": level.upper(), "handlers": ["stderr"], "propagate": False},
-            # Its lines name hosts and paths at debug level, and quote what a server sent.
+            # At lower levels its lines contain hosts, paths and text of servers.
             "urllib3": {"level": "ERROR"},
             "peewee": {"level": "WARNING"},
         },

@@ -1,4 +1,4 @@
-"""Start and close of one process: store, state, snapshot, journal, relay. Used by workers and test fixtures alike."""
+"""Starts and closes one process: store, state, snapshot, journal and relay. Used by workers and by test fixtures."""
 
 import logging
 import ssl
@@ -66,22 +66,21 @@ from gproxy.upstream.images import Images
 log = logging.getLogger(__name__)
 
 POLL_S = 0.5
-# How often the books are checked; the lease of what this process holds in Redis is renewed oftener than it ends.
-CHECK_S, RENEW_S = 60.0, 5.0
-KEEP_S = 60.0
+LEDGER_CHECK_S, RETENTION_S = 60.0, 60.0
+RENEW_S = 5.0  # much shorter than the lease of this process's reservations in Redis
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What the master finds out once, before the workers."""
+    """What the master prepares once for all workers."""
 
     machine: int
     seal: Seal | None
-    deployment: str  # names the database where several share one Redis
+    deployment: str  # the name of the database if several share one Redis
 
 
 def prepare(settings: Settings, fill: Callable[[Database], None]) -> Prepared:
-    """Migrates, and fills an empty database, once however many processes start. Raises StartupError."""
+    """Migrates the database and fills an empty one, once even if several processes start. Raises StartupError."""
     database = Database(settings.dsn, settings.data_dir)
     prepare_folders(settings.data_dir, database.path)
     try:
@@ -91,17 +90,17 @@ def prepare(settings: Settings, fill: Callable[[Database], None]) -> Prepared:
             if seeding.is_empty():
                 fill(database)
             elif settings.seed_path is not None:
-                log.info("the database is filled: of %s only process settings are read", settings.seed_path.name)
+                log.info("the database is not empty: only process settings are read from %s", settings.seed_path.name)
             seal = seeding.load_seal(settings.secret_key)
             if settings.secret_key:
                 seal = seeding.seal_all(database, settings.secret_key)
             _refuse_published_key(settings)
             machine, others = machines.register(database, settings.data_dir)
             deployment = seeding.deployment()
-        # The books decide what accounts have used: the database may be another one than last time, or an older copy.
-        counted = MmapState(settings.data_dir / "state")
-        counted.forget()
-        counted.close()
+        # Accounts are loaded again: the database may be another one than at the last start, or an older copy.
+        state = MmapState(settings.data_dir / "state")
+        state.forget()
+        state.close()
     except StartupError:
         raise
     except Exception as fault:
@@ -116,7 +115,7 @@ def prepare(settings: Settings, fill: Callable[[Database], None]) -> Prepared:
 
 
 def _reason(fault: Exception) -> str:
-    """The first line of a database's complaint; drivers put the address there and never the password."""
+    """The first line of a database's error message, in which drivers name the address and never the password."""
     return f"{type(fault).__name__}: {str(fault).strip().splitlines()[0] if str(fault).strip() else 'no reason given'}"
 
 
@@ -132,7 +131,7 @@ def _refuse_published_key(settings: Settings) -> None:
 
 @dataclass
 class Runtime:
-    """One running process. Web finds it in `app.extensions["gproxy"]`."""
+    """One running process. `web` finds it in `app.extensions["gproxy"]`."""
 
     settings: Settings
     database: Database
@@ -141,11 +140,11 @@ class Runtime:
     journal: Journal
     writer: Writer
     relay: Relay
-    catalogue: ModelList
+    model_list: ModelList
     machine: int
     seal: Seal | None
     threads: Threads
-    passwords: Threads  # one at a time: a check takes 20 MB
+    passwords: Threads  # a single thread: hashing a password takes 20 MB
     shared: SharedState
     owner: str
     ledger_checker: LedgerChecker
@@ -153,25 +152,25 @@ class Runtime:
     mover: Mover
     retention: Retention
     mmap_values: MmapValues
-    counting: Threads  # where all workers' numbers are added up, for one who asks after the other
-    shared_dict_sync: object | None = None  # state.notices, tells other machines of health
-    _acquainted: Snapshot | None = None
+    totals_thread: Threads  # a single thread: adds up the metrics of all workers
+    shared_dict_sync: object | None = None  # exchanges the health of credentials with other machines
+    _preloaded: Snapshot | None = None  # the snapshot whose limits and quotas were preloaded last
     _greenlets: list[gevent.Greenlet] = field(default_factory=list)
 
-    def ask(self, question: Callable, *args):
-        """The answer of a store question, off the hub. Raises Unavailable, BadRequest."""
-        return self.threads.run(self.database.run_for_caller, question, *args)
+    def ask(self, query: Callable, *args):
+        """Runs a query of the store in a native thread and returns its result. Raises Unavailable, BadRequest."""
+        return self.threads.run(self.database.run_for_caller, query, *args)
 
     def change(self, actor: Actor | None, function: Callable, *args):
-        """Runs a store deed and makes its change known to every worker before it returns.
+        """Runs a changing function of the store, and announces the change to all workers before it returns.
 
-        What it does is kept with who asked for it. Raises Unavailable, and what the deed raises.
+        With an actor the change is written to the audit log. Raises Unavailable, and what the function raises.
         """
-        result = self._do(actor, function, *args)
+        result = self._run_change(actor, function, *args)
         self.change_counter.increment()
         return result
 
-    def _do(self, actor: Actor | None, function: Callable, *args):
+    def _run_change(self, actor: Actor | None, function: Callable, *args):
         if actor is None:
             return self.threads.run(self.database.run_for_caller, function, self.database, *args)
         return self.threads.run(
@@ -179,20 +178,25 @@ class Runtime:
         )
 
     def change_account(self, actor: Actor, function: Callable, account: str, *args):
-        """The same for a deed that changes what an account may or did use: it is read again before it is used."""
-        result = self._do(actor, function, *args)
+        """Like `change`, for a function that changes an account's cap or used amount: the account is loaded again."""
+        result = self._run_change(actor, function, *args)
         self.shared.forget(account)
         self.change_counter.increment()
         return result
 
     def export(self) -> seeding.Content:
-        """The configuration with its secrets. Raises Unavailable."""
+        """Returns the configuration with its secrets. Raises Unavailable."""
         return self.ask(exporting.content, self.seal)
 
     def apply_import(self, actor: Actor, text: str, reserved: frozenset[str], prunes: bool, is_dry: bool) -> list:
-        """A configuration in TOML over the one that stands; what that changes. Raises BadRequest, Unavailable."""
-        wanted = self.threads.run(self._read, text, reserved)
-        changes = self._do(None if is_dry else actor, importing.apply_import, wanted, self.seal, prunes, is_dry)
+        """Imports a configuration in TOML and returns the changes. Raises BadRequest, Unavailable.
+
+        `prunes`: rows that the text does not contain are deleted. `is_dry`: nothing is changed.
+        """
+        content = self.threads.run(self._read, text, reserved)
+        changes = self._run_change(
+            None if is_dry else actor, importing.apply_import, content, self.seal, prunes, is_dry
+        )
         if changes and not is_dry:
             for row in self.ask(accounts.list_accounts, {}, time.time_ns()):
                 self.shared.forget(f"u{row[0]}")
@@ -209,17 +213,18 @@ class Runtime:
             raise BadRequest("; ".join(fault.problems)) from None
 
     def readiness(self) -> dict:
-        """`serving`: calls are taken. `persisting`: usage reaches the database. `current`: no change waits.
+        """Returns the flags and counts of `/readyz`.
 
-        `shared`: limits and quotas hold over all workers, and over all machines where Redis is set.
-        `credentials_usable`: those of enabled providers that neither are refused nor have no money.
+        `serving`: calls are accepted. `persisting`: usage rows reach the database. `current`: the latest configuration
+        is loaded. `shared`: limits and quotas apply over all workers, and with Redis over all machines.
+        `credentials_usable`: credentials of enabled providers that are not disabled by a refusal or missing funds.
         """
         current = self.snapshots.current
         credentials = (
             [one for provider in current.providers.values() for one in provider.credentials] if current else []
         )
         return {
-            "serving": self.snapshots.current is not None and self.journal.is_writable,
+            "serving": current is not None and self.journal.is_writable,
             "persisting": self.writer.is_persisting,
             "current": self.snapshots.is_current,
             "shared": self.shared.is_shared,
@@ -230,77 +235,79 @@ class Runtime:
         }
 
     def metrics(self) -> str:
-        """What all workers of this machine measured, as text for Prometheus."""
+        """Returns the metrics of all workers of this machine, as text for Prometheus."""
         current = self.snapshots.current
         providers = tuple(current.providers.values()) if current is not None else ()
         statuses = self.relay.pool.statuses([one for provider in providers for one in provider.credentials])
-        shown = call_metrics.credentials(providers, statuses)
-        return self.counting.run(self._metrics, shown)
+        series = call_metrics.credentials(providers, statuses)
+        return self.totals_thread.run(self._write_metrics, series)
 
-    def _metrics(self, shown: dict) -> str:
-        """In a native thread: there may be many series."""
-        sums = self.mmap_values.sums()
-        shown |= call_metrics.process(__version__, sums.workers, slots.size(self.settings.data_dir / "journal"))
-        return exposition.write(definitions.FAMILIES, sums.values | shown)
+    def _write_metrics(self, series: dict) -> str:
+        """In a native thread, because there may be many series."""
+        totals = self.mmap_values.totals()
+        series |= call_metrics.process(__version__, totals.workers, slots.size(self.settings.data_dir / "journal"))
+        return exposition.write(definitions.FAMILIES, totals.values | series)
 
-    def tend(self) -> None:
-        """Looks for other machines' changes, and says that this machine is alive."""
-        told = renewed = time.monotonic()
+    def poll_changes(self) -> None:
+        """Loop: loads changes of other machines, and renews the leases of this machine and process."""
+        seen = renewed = time.monotonic()
         while True:
             gevent.sleep(POLL_S)
             self.snapshots.refresh()
             if not self.journal.is_writable:
-                self.journal.probe()
+                self.journal.check_space()
             if self.shared_dict_sync is not None and self.shared.is_shared:
                 self._quietly(self.shared_dict_sync.exchange)
             now = time.monotonic()
             if now - renewed >= RENEW_S:
                 renewed = now
                 self._quietly(self._renew)
-            if now - told >= machines.HEARTBEAT_S:
-                told = now
+            if now - seen >= machines.HEARTBEAT_S:
+                seen = now
                 self._quietly(self.threads.run, self.database.run, machines.heartbeat, self.machine)
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
+        """Loop: sends heartbeats into idle streams."""
         while True:
             gevent.sleep(POLL_S)
             self.relay.beat()
 
-    def meet(self) -> None:
-        """Makes the shared state know every caller."""
+    def preload_limits(self) -> None:
+        """Loop: loads the limits and quotas of all callers into the shared state after each change."""
         while True:
-            self._quietly(self._meet_all)
+            self._quietly(self._preload)
             gevent.sleep(POLL_S)
 
-    def audit(self) -> None:
+    def verify_ledger(self) -> None:
+        """Loop: compares accounts with usage rows."""
         while True:
-            gevent.sleep(CHECK_S)
+            gevent.sleep(LEDGER_CHECK_S)
             self._quietly(self.ledger_checker.check)
 
-    def keep(self) -> None:
-        """Lets go of what is too old or takes too much room."""
+    def apply_retention(self) -> None:
+        """Loop: deletes request logs and usage rows beyond their age or size."""
         while True:
-            gevent.sleep(KEEP_S)
+            gevent.sleep(RETENTION_S)
             if self.snapshots.current is not None:
-                self._quietly(self.retention.keep, self.snapshots.current.logging)
+                self._quietly(self.retention.apply, self.snapshots.current.logging)
 
     def _quietly(self, function: Callable, *args) -> None:
         try:
             function(*args)
         except GatewayError as fault:
-            log.debug("what is tended waits: %s", fault.message)
+            log.debug("a background task is postponed: %s", fault.message)
         except Exception as fault:
-            log.error("what is tended failed: %s", type(fault).__name__, exc_info=fault)
+            log.error("a background task failed: %s", type(fault).__name__, exc_info=fault)
 
     def _renew(self) -> None:
-        """What waits to be settled, and the lease of what we hold. Raises Unavailable."""
+        """Retries pending settlements, and renews the lease of this process's reservations. Raises Unavailable."""
         self.relay.reserver.settle_pending()
         self.shared.renew(self.owner)
 
-    def _meet_all(self) -> None:
-        """Loads what the shared state does not know yet, so that no request waits for it, and none for the database."""
+    def _preload(self) -> None:
+        """Loads missing accounts and limits into the shared state, so that no request waits for the database."""
         current = self.snapshots.current
-        if current is None or current is self._acquainted:
+        if current is None or current is self._preloaded:
             return
         for caller in current.callers.values():
             rows = (*caller.limits, *caller.key_limits)
@@ -308,17 +315,17 @@ class Runtime:
             if accounts or rows:
                 self.relay.reserver.inspect(accounts, tuple(map(limits.limit_of, rows)))
                 gevent.sleep(0)
-        self._acquainted = current
+        self._preloaded = current
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """Books what is left and lets go of everything."""
+        """Stores what is settled and releases all resources."""
         for greenlet in self._greenlets:
             greenlet.kill()
         self._quietly(self.relay.reserver.settle_pending)
         self.writer.close(timeout_s)
         self.mover.close(timeout_s)
         self.retention.close()
-        self.mmap_values.close()  # next, since our number is free now
+        self.mmap_values.close()  # the writer has released their number, so another worker may wait for these files
         self.relay.upstream.close()
         self.relay.ttl_store.close()
         self.relay.pool.close()
@@ -330,7 +337,7 @@ class Runtime:
 
 
 def start(settings: Settings, prepared: Prepared) -> Runtime:
-    """Everything one process needs; after the fork, since nothing here may be shared."""
+    """Starts everything that one process needs. Called after the fork, because processes must not share any of it."""
     collector.tune_threads()
     database = Database(settings.dsn, settings.data_dir)
     change_counter = ChangeCounter(settings.data_dir / "signal")
@@ -339,20 +346,18 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
     root = settings.data_dir / "journal"
     slot = slots.take_slot(root)
     journal = Journal(slot)
-    owner = slot.sign(prepared.machine)
+    owner = slot.new_owner(prepared.machine)
     shared = shared_state(settings, prepared.deployment)
     writer = Writer(journal, root, usages.UsageStore(database), Threads(1), shared, owner)
-    state_loader = StateLoader(shared, root, prepared.machine, _Questions(database), Threads(1), time.time_ns)
+    state_loader = StateLoader(shared, root, prepared.machine, _LoaderQueries(database), Threads(1), time.time_ns)
     reserver = Reserver(shared, owner, state_loader.load, change_counter.read)
     ids = Ids(prepared.machine, slot.number, _newest_id(database, threads))
     shared_dict = SharedDict(settings.data_dir / "health", expires, is_synced=settings.redis_url is not None)
     mmap_values = MmapValues(settings.data_dir / "metrics", slot.number, definitions.GAUGES)
-    measured = CallMetrics(mmap_values, lambda: snapshots.current)
-    writer.told = measured.booked
-    relay = _relay(
-        settings, snapshots, journal, ids, reserver, Pool(shared_dict, reserver, ids.next), measured, threads
-    )
-    recorder, mover = _recording(settings, database, snapshots, ids)
+    metrics = CallMetrics(mmap_values, lambda: snapshots.current)
+    writer.on_stored = metrics.stored
+    relay = _relay(settings, snapshots, journal, ids, reserver, Pool(shared_dict, reserver, ids.next), metrics, threads)
+    recorder, mover = _request_log(settings, database, snapshots, ids)
     runtime = Runtime(
         settings=settings,
         database=database,
@@ -361,7 +366,7 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
         journal=journal,
         writer=writer,
         relay=relay,
-        catalogue=ModelList(relay),
+        model_list=ModelList(relay),
         machine=prepared.machine,
         seal=prepared.seal,
         threads=threads,
@@ -372,7 +377,7 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
         mover=mover,
         retention=_retention(settings, database),
         mmap_values=mmap_values,
-        counting=Threads(1),
+        totals_thread=Threads(1),
         shared_dict_sync=_shared_dict_sync(settings, prepared.deployment, shared_dict),
         ledger_checker=LedgerChecker(
             settings.data_dir / "audit.lock", partial(database.run, ledger_check.verify), Threads(1)
@@ -382,7 +387,16 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
     writer.start()
     mover.start()
     snapshots.refresh()
-    runtime._greenlets += map(gevent.spawn, (runtime.tend, runtime.beat, runtime.meet, runtime.audit, runtime.keep))
+    runtime._greenlets += map(
+        gevent.spawn,
+        (
+            runtime.poll_changes,
+            runtime.heartbeat,
+            runtime.preload_limits,
+            runtime.verify_ledger,
+            runtime.apply_retention,
+        ),
+    )
     return runtime
 
 
@@ -393,10 +407,10 @@ def _relay(
     ids: Ids,
     reserver: Reserver,
     pool: Pool,
-    measured: CallMetrics,
+    metrics: CallMetrics,
     threads: Threads,
 ) -> Relay:
-    # The operator's own bundle, by the name that OpenSSL knows, else the one that comes with requests.
+    # The operator's bundle in OpenSSL's own variable, else the one that comes with requests.
     ca_file = settings.environ.get("SSL_CERT_FILE") or certifi.where()
     tls = ssl.create_default_context(cafile=ca_file)
     upstream = Client(settings.proxy, tls, ca_file, settings.max_inflight)
@@ -413,12 +427,12 @@ def _relay(
         journal=journal,
         ids=ids,
         capacity=Capacity(settings.max_inflight, settings.max_inflight_bytes),
-        metrics=measured,
+        metrics=metrics,
     )
 
 
-def _recording(settings: Settings, database: Database, snapshots: Snapshots, ids: Ids) -> tuple[Recorder, Mover]:
-    """What keeps logs of requests, and what moves them into the database."""
+def _request_log(settings: Settings, database: Database, snapshots: Snapshots, ids: Ids) -> tuple[Recorder, Mover]:
+    """The recorder of request logs, and the mover of its rows into the database."""
     root = settings.data_dir / "spool"
     spool = Spool(root)
     own = frozenset(secrets_of(settings))
@@ -429,17 +443,17 @@ def _recording(settings: Settings, database: Database, snapshots: Snapshots, ids
 
 
 def shared_state(settings: Settings, deployment: str) -> SharedState:
-    """The machine's own file, with Redis before it where it is set."""
+    """The shared state: a file of this machine or, with GPROXY_REDIS_URL, Redis with that file as its fallback."""
     local = MmapState(settings.data_dir / "state")
     if settings.redis_url is None:
         return local
-    # Imported only where it is set: it takes memory and time.
+    # Imported only if it is used, because it takes memory and time.
     from gproxy.state.redis.circuit_breaker import CircuitBreaker
     from gproxy.state.redis.state import RedisState
 
     try:
         return CircuitBreaker(RedisState(settings.redis_url, deployment), local)
-    except ValueError as fault:  # it does not say the address, which may hold a password
+    except ValueError as fault:  # its text does not contain the URL, which may contain a password
         raise StartupError([f"GPROXY_REDIS_URL: {fault}"]) from None
 
 
@@ -457,21 +471,21 @@ def _shared_dict_sync(settings: Settings, deployment: str, shared_dict: SharedDi
     return SharedDictSync(settings.redis_url, deployment, shared_dict)
 
 
-class _Questions:
-    """The store's questions about accounts and limits, in the calling thread."""
+class _LoaderQueries:
+    """The store's queries about accounts and limits, run in the calling thread."""
 
     def __init__(self, database: Database):
         self._database = database
 
-    def account_state(self, *asked):
-        return self._database.run(ledger.account_state, *asked)
+    def account_state(self, *args):
+        return self._database.run(ledger.account_state, *args)
 
-    def limit_history(self, *asked):
-        return self._database.run(limit_replay.replay_limit, *asked)
+    def limit_history(self, *args):
+        return self._database.run(limit_replay.replay_limit, *args)
 
 
 def _newest_id(database: Database, threads: Threads) -> int:
     try:
         return threads.run(database.run, usages.newest_id)
     except Unavailable:
-        return 0  # the clock alone decides then
+        return 0  # ids then depend on the clock alone

@@ -1,6 +1,6 @@
-"""gunicorn's side: the worker class, what its hooks call, and a start that fails with one clear line.
+"""The gunicorn side: the worker class, the functions that hooks call, and error messages of a failed start.
 
-Nothing here may be imported before gevent has patched; `gunicorn.conf.py` does that on its first line.
+This module must not be imported before gevent has patched; `gunicorn.conf.py` does that on its first line.
 """
 
 import errno
@@ -27,15 +27,15 @@ from gproxy.web import access_log
 
 log = logging.getLogger(__name__)
 
-# After the grace time: calls are told, settled and booked before gunicorn kills the worker.
+# After the grace time: calls are ended and settled, then usage is stored, before gunicorn kills the worker.
 CUT_S = 2.0
-BOOK_S = 5.0
-MARGIN_S = CUT_S + BOOK_S + 3.0
-# How long a new or just used connection may take to send its next request while the worker stops.
+STORE_S = 5.0
+MARGIN_S = CUT_S + STORE_S + 3.0
+# While the worker stops, a new or just used connection has this time to send its next request.
 QUIET_S = 1.0
 ACCEPTS_S = 1.5
-ONE_ASKING_S = 1.0
-# Every so many requests of one connection the others get their turn: nothing in a request need ever wait.
+ONE_CTRL_C_S = 1.0
+# After this number of requests on one connection other greenlets run, because a request may never have to wait.
 REQUESTS_IN_A_ROW = 8
 QUICKSTART = "quickstart.toml"
 
@@ -44,25 +44,25 @@ _settings: Settings | None = None
 
 
 def load_settings() -> Settings:
-    """The settings of this start; on a mistake every problem on standard error, and the process ends."""
+    """Returns the settings; if they are invalid, prints all problems on standard error and ends the process."""
     global _settings
-    os.umask(0o077)  # the data directory holds keys
+    os.umask(0o077)  # the data directory contains keys
     try:
         _settings = settings.load()
         logs.hide(settings.secrets(_settings))
     except StartupError as fault:
         if _settings is None:
-            stop(fault)
-        # A reload: what runs goes on with what it has.
+            abort_start(fault)
+        # A reload: the gateway continues with its old settings.
         for problem in fault.problems:
             log.error("not reloaded: %s", problem)
     return _settings
 
 
-def stop(fault: StartupError, status: int = 3) -> None:
-    """Ends a start that cannot be. Exit status 3 is the one after which gunicorn does not try again."""
-    many = len(fault.problems) > 1
-    print(f"gproxy cannot start: {len(fault.problems)} problems" if many else "gproxy cannot start:", file=sys.stderr)
+def abort_start(fault: StartupError, status: int = 3) -> None:
+    """Prints the problems and ends the process. After exit status 3 gunicorn does not try again."""
+    count = len(fault.problems)
+    print(f"gproxy cannot start: {count} problems" if count > 1 else "gproxy cannot start:", file=sys.stderr)
     for problem in fault.problems:
         print(f"  {problem}", file=sys.stderr)
     sys.stderr.flush()
@@ -70,18 +70,18 @@ def stop(fault: StartupError, status: int = 3) -> None:
 
 
 def on_starting(arbiter) -> None:
-    """In the master, once, before the socket is bound and workers are forked: the database is made ready."""
+    """In the master, once, before the socket is bound and workers are forked: prepares the database."""
     global _prepared
     _raise_file_limit()
     try:
         _refuse_taken_port(arbiter)
         _prepared = runtime.prepare(_settings, lambda database: _fill(arbiter.app.wsgi(), database))
     except StartupError as fault:
-        stop(fault)
+        abort_start(fault)
 
 
 def when_ready(arbiter) -> None:
-    """In the master: tells the operator where it is, and a first request if the quick start is what runs."""
+    """In the master: prints the address, and with the quick-start seed a first request."""
     address = f"http://{arbiter.cfg.bind[0]}"
     print(f"gproxy listens on {address}", flush=True)
     if _settings.seed_path is not None and _settings.seed_path.name == QUICKSTART:
@@ -94,20 +94,20 @@ def when_ready(arbiter) -> None:
 
 
 def post_worker_init(worker) -> None:
-    """In the worker: patched, forked and with the app loaded, so everything can start."""
+    """In the worker, after patch, fork and loading of the app: starts the runtime."""
     try:
         running = runtime.start(_settings, _prepared)
     except (StartupError, OSError, RuntimeError) as fault:
-        # The gateway was able to start, so this passes: gunicorn shall try again, and not at once.
+        # The gateway has started before, so the problem is temporary: gunicorn tries again, after a pause.
         gevent.sleep(1.0)
-        stop(fault if isinstance(fault, StartupError) else StartupError([f"a worker cannot start: {fault}"]), 1)
+        abort_start(fault if isinstance(fault, StartupError) else StartupError([f"a worker cannot start: {fault}"]), 1)
     worker.runtime = running
     attach(worker.app.wsgi(), running)
     collector.tune_collector()
 
 
 def post_request(worker, req, environ, resp) -> None:
-    """In the worker, after each answer and whatever ended it: the line of the access log."""
+    """In the worker, after the end of each answer: writes the line of the access log."""
     if not _settings.access_log or resp is None or resp.status_code is None:
         return
     connection = worker._connections.get(gevent.getcurrent())
@@ -117,32 +117,32 @@ def post_request(worker, req, environ, resp) -> None:
 
 
 def worker_exit(arbiter, worker) -> None:
-    """In the worker, at its end: what is settled gets booked."""
+    """In the worker, at its end: stores what is settled."""
     running = getattr(worker, "runtime", None)
     if running is not None:
-        running.close(BOOK_S)
+        running.close(STORE_S)
 
 
 def _fill(app, database) -> None:
-    content, told = bootstrap.content(_settings, channels.load(), reserved_names(app))
+    content, generated_admin = bootstrap.content(_settings, channels.load(), reserved_names(app))
     bootstrap.seeding.fill(database, content)
-    if told is not None:
-        print(told.text(), flush=True)
+    if generated_admin is not None:
+        print(generated_admin.text(), flush=True)
 
 
 def _raise_file_limit() -> None:
-    """Each call holds two sockets; the soft limit of a login shell is too small for what a worker is allowed."""
+    """Raises the soft limit of open files, which is too low in a login shell: each call has two sockets."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = 3 * _settings.max_inflight + 1000
-    wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    if wanted < needed:
-        log.warning("only %d files may be open; GPROXY_MAX_INFLIGHT would need %d", wanted, needed)
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < needed:
+        log.warning("only %d files may be open; GPROXY_MAX_INFLIGHT would need %d", allowed, needed)
 
 
 def _refuse_taken_port(arbiter) -> None:
-    """gunicorn would try for five seconds and then print a traceback's worth of retries."""
+    """Raises StartupError if the port is in use; gunicorn would retry for five seconds and log each attempt."""
     if arbiter.LISTENERS or "GUNICORN_FD" in os.environ or "LISTEN_FDS" in os.environ:
         return
     host, port = arbiter.cfg.address[0]
@@ -160,15 +160,15 @@ def _refuse_taken_port(arbiter) -> None:
 
 
 class GatewayWorker(GeventWorker):
-    """Drains before the arbiter's SIGKILL: running calls end within the grace time, the others are told and settled.
+    """Drains before the arbiter's SIGKILL: calls that do not end within the grace time are ended and settled.
 
-    gunicorn's own worker waits as long as the arbiter does and is then killed without a hook, even when nothing but
-    an idle keep-alive connection is left.
+    gunicorn's own worker waits as long as the arbiter does and is then killed without a hook, even if only idle
+    keep-alive connections remain.
     """
 
     runtime: "Runtime | None" = None
-    _asked_at: float | None = None
-    _is_pressed = False
+    _quit_at: float | None = None
+    _quits_at_once = False
 
     def run(self) -> None:
         self._connections: dict[gevent.Greenlet, _Connection] = {}
@@ -189,7 +189,7 @@ class GatewayWorker(GeventWorker):
         try:
             super().handle_request(listener_name, req, sock, addr)
         except TimeoutError:
-            # The write stalled: this client reads no more. Its call was settled when the answer was closed.
+            # The write stalled: the client does not read. Its call was settled when the answer was closed.
             raise StopIteration from None
         if not self.alive:
             raise StopIteration
@@ -199,15 +199,15 @@ class GatewayWorker(GeventWorker):
         connection.is_idle, connection.since = True, time.monotonic()
 
     def handle_quit(self, sig, frame) -> None:
-        """Ctrl-C: as TERM, since whoever sends it wants an end and no loss. The second one does not wait.
+        """Drains at a Ctrl-C, as at SIGTERM; a second Ctrl-C ends the draining.
 
-        One Ctrl-C comes as two signals, from the terminal and from the arbiter.
+        One Ctrl-C arrives as two signals, from the terminal and from the arbiter.
         """
         now = time.monotonic()
-        if self._asked_at is None:
-            self._asked_at = now
-        elif now - self._asked_at > ONE_ASKING_S:
-            self._is_pressed = True
+        if self._quit_at is None:
+            self._quit_at = now
+        elif now - self._quit_at > ONE_CTRL_C_S:
+            self._quits_at_once = True
         self.alive = False
 
     def _drain(self) -> None:
@@ -215,9 +215,9 @@ class GatewayWorker(GeventWorker):
             gevent.sleep(0.1)
         stopped = time.monotonic()
         deadline = stopped + _settings.grace_s
-        # gunicorn looks once a second whether it shall still accept: until then the next call may come.
+        # gunicorn checks once a second whether to stop accepting: until then a new call may arrive.
         while self._connections or time.monotonic() < stopped + ACCEPTS_S:
-            if time.monotonic() >= deadline or self._is_pressed:
+            if time.monotonic() >= deadline or self._quits_at_once:
                 break
             self._close_idle()
             gevent.sleep(0.05)
@@ -241,26 +241,26 @@ class GatewayWorker(GeventWorker):
 
 @dataclass(slots=True)
 class _Connection:
-    """A client's connection: whether it is between requests, and since when."""
+    """A client's connection. `is_idle`: it is between requests, `since` a time of the monotonic clock."""
 
     client: socket.socket
     since: float
-    began: float = 0.0  # its last request, on the performance counter
+    began: float = 0.0  # start of the last request, on the performance counter
     is_idle: bool = True
     requests: int = 0
 
     def is_quiet(self) -> bool:
-        """Whether nothing is on its way. A request that is just coming in would be taken for one whose client left."""
+        """True if no request is arriving; shutting down its socket would look like a client disconnect."""
         if not self.is_idle or time.monotonic() - self.since < QUIET_S:
             return False
         try:
             return not self.client._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except OSError:  # nothing there, or broken
+        except OSError:  # no data, or a broken connection
             return True
 
 
 class GatewayLogger(Logger):
-    """gunicorn's lines in our form. Its access log is not written: ours comes later, when a stream is settled."""
+    """gunicorn's log lines in gproxy's format. `post_request` writes the access log instead of gunicorn."""
 
     def setup(self, cfg) -> None:
         logging.config.dictConfig(logs.config(_settings.log_level, _settings.log_format))
@@ -269,4 +269,4 @@ class GatewayLogger(Logger):
         pass
 
     def reopen_files(self) -> None:
-        """Standard error is not ours to reopen."""
+        """Standard error is never reopened."""

@@ -1,4 +1,4 @@
-"""Process settings: environment over the seed's [global] over defaults, read once into a frozen dataclass.
+"""Process settings, read once: an environment variable beats the seed's [global], which beats the default.
 
 This is the only file that reads the environment. All problems are reported together.
 """
@@ -16,7 +16,7 @@ from urllib.parse import unquote, unquote_plus, urlsplit
 from gproxy.errors import StartupError
 
 MIB = 1024 * 1024
-# Printed in the documentation, so it may open a door on this machine only.
+# Printed in the documentation, so it is accepted on the loopback address only.
 PUBLISHED_KEY = "sk-admin-1"
 REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 VENDOR_KEYS = {"OPENAI_API_KEY": "openai", "ANTHROPIC_API_KEY": "anthropic", "GEMINI_API_KEY": "aistudio"}
@@ -52,19 +52,19 @@ class Settings:
     body_timeout_s: float
     max_inflight: int
     max_inflight_bytes: int
-    log_body: int  # bytes of a body that are kept where bodies are
+    log_body: int  # maximum bytes of a logged body
     log_level: str
     log_format: str
     access_log: bool
     fast_paths: frozenset[str]  # the replacements in `fastpath/` that are on
-    environ: Mapping[str, str]  # for "${NAME}" references and vendors' keys; never shown
+    environ: Mapping[str, str]  # for "${NAME}" references and vendors' keys; never displayed
 
     def __repr__(self) -> str:
         return f"Settings(host={self.host!r}, port={self.port}, data_dir={str(self.data_dir)!r})"
 
 
 def load(environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> Settings:
-    """Settings of this process. Raises StartupError with every problem found."""
+    """Returns the settings of this process. Raises StartupError with all problems found."""
     environ = dict(os.environ if environ is None else environ)
     reader = _Reader(environ)
     seed_path = _seed_path(environ, cwd or Path.cwd(), reader.problems)
@@ -119,7 +119,7 @@ def _fast_path_names(environ: Mapping[str, str]) -> frozenset[str]:
 
 
 class _Reader:
-    """Takes one setting after another and collects what is wrong with them."""
+    """Reads settings one by one and collects their problems."""
 
     def __init__(self, environ: Mapping[str, str]):
         self.environ, self.problems = environ, []
@@ -127,19 +127,20 @@ class _Reader:
         self.seed_name = ""
 
     def optional(self, name: str) -> str | None:
-        """An empty variable counts as unset; surrounding white space never belongs to a value."""
+        """The stripped value of a variable; None if it is unset or blank."""
         return self.environ.get(name, "").strip() or None
 
     def _find(self, name: str, key: str | None):
+        """The value of a variable or of a key in [global], or None, and its place for error messages."""
         if (value := self.optional(name)) is not None:
             return value, name
         if key and self.seed.get(key) is not None:
             place = f"{self.seed_name}: global.{key}"
-            return self._filled(self.seed[key], place), place
+            return self._expand_references(self.seed[key], place), place
         return None, name
 
-    def _filled(self, value, place: str):
-        """A seed's text with every `${NAME}` taken from the environment."""
+    def _expand_references(self, value, place: str):
+        """Replaces each `${NAME}` in a string of the seed by the value of the environment variable."""
         if not isinstance(value, str):
             return value
         if missing := [name for name in REFERENCE.findall(value) if name not in self.environ]:
@@ -150,7 +151,7 @@ class _Reader:
     def api_key(self, name: str) -> str | None:
         value = self.optional(name)
         if value is not None and not re.fullmatch(r"[\x21-\x7e]+", value):
-            self.problems.append(f"{name}: holds a blank or other character that no header can carry; mend the key")
+            self.problems.append(f"{name}: contains a blank or a character that no header can carry; correct the key")
         return value
 
     def text(self, name: str, key: str | None, default: str) -> str:
@@ -217,7 +218,7 @@ class _Reader:
     def redis_url(self) -> str | None:
         value = self.optional("GPROXY_REDIS_URL")
         if value is not None and not re.match(r"(rediss?://[^/]|unix:///)", value):
-            # What is wrong with it may be a password.
+            # The message must not quote the value, which may contain a password.
             self.problems.append("GPROXY_REDIS_URL: expected redis://host:6379/0, rediss://… or unix:///path")
         return value
 
@@ -254,20 +255,20 @@ def _seed(path: Path | None, problems: list[str]) -> dict:
 
 
 def secrets(settings: Settings) -> set[str]:
-    """What of these settings must never be printed."""
+    """All secrets of these settings, which must never be logged."""
     urls = (settings.dsn, settings.proxy or "", settings.redis_url or "")
     passwords = (password for url in urls for password in _passwords(url))
     vendors = (settings.environ.get(name, "").strip() for name in VENDOR_KEYS)
-    ours = (settings.admin_password, settings.admin_api_key, settings.secret_key)
-    return {secret for secret in (*ours, *passwords, *vendors) if secret} - {PUBLISHED_KEY}
+    own = (settings.admin_password, settings.admin_api_key, settings.secret_key)
+    return {secret for secret in (*own, *passwords, *vendors) if secret} - {PUBLISHED_KEY}
 
 
 def _passwords(url: str) -> set[str]:
-    """Those of a URL, as they are written there and as they are meant: before the host, or in the query."""
+    """The passwords of a URL, before the host or in the query, both percent-encoded and decoded."""
     parts = urlsplit(url)
     pairs = (pair.partition("=") for pair in parts.query.split("&"))
-    written = {value for name, _, value in pairs if name.endswith("password")} | {parts.password}
-    return {shape for one in written if one for shape in (one, unquote(one), unquote_plus(one))}
+    values = {value for name, _, value in pairs if name.endswith("password")} | {parts.password}
+    return {shape for value in values if value for shape in (value, unquote(value), unquote_plus(value))}
 
 
 def is_loopback(host: str) -> bool:
@@ -282,8 +283,8 @@ def is_loopback(host: str) -> bool:
 def _refuse_published_key(settings: Settings, problems: list[str]) -> None:
     if is_loopback(settings.host):
         return
-    written = [str(key.get("api_key")) for user in _tables(settings.seed, "users") for key in _tables(user, "keys")]
-    keys = [REFERENCE.sub(lambda match: settings.environ.get(match[1], "").strip(), key) for key in written]
+    values = [str(key.get("api_key")) for user in _tables(settings.seed, "users") for key in _tables(user, "keys")]
+    keys = [REFERENCE.sub(lambda match: settings.environ.get(match[1], "").strip(), key) for key in values]
     if PUBLISHED_KEY in (*keys, settings.admin_api_key):
         problems.append(
             f"{PUBLISHED_KEY} is the published quick-start key and would be open to the network on "
@@ -292,6 +293,6 @@ def _refuse_published_key(settings: Settings, problems: list[str]) -> None:
 
 
 def _tables(parent: dict, name: str) -> list[dict]:
-    """The tables of a list in a document that nobody has checked yet."""
+    """The tables of a list in a document that is not validated yet."""
     rows = parent.get(name)
     return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []

@@ -1,4 +1,4 @@
-"""What one request needs to know, frozen at one revision: types, and the order of patterns.
+"""The configuration that one request sees, frozen at one revision: its types, and the precedence of patterns.
 
 A snapshot is passed as an argument and never changes; the next one shares the tables that did not change.
 `store/snapshot_loader.py` reads it from the database.
@@ -11,46 +11,46 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import NamedTuple
 
-# What stands between visible ASCII characters cannot travel in a header.
+# Values that can be sent in an HTTP header: visible ASCII characters without blanks.
 HEADER_SAFE = re.compile(r"[\x21-\x7e]+")
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderSettings:
-    """What an operator may set on a provider, or in [global] for all. Times in seconds."""
+    """The settings of a provider; [global] sets the defaults for all providers. Times are in seconds."""
 
     base_url: str | None = None
     protocol: str | None = None
-    proxy: str | None = None  # None: as all upstreams; "direct": none
-    ca_file: str | None = None  # of the authorities that its certificate is checked against
+    proxy: str | None = None  # None: the proxy of all upstreams; "direct": no proxy
+    ca_file: str | None = None  # certificate authorities for the upstream's certificate
     client_cert_file: str | None = None
-    client_key_file: str | None = None  # None: in the file of the certificate
+    client_key_file: str | None = None  # None: the key is in the certificate file
     forward_headers: tuple[str, ...] = ()
     connect_timeout_s: float = 10
     first_byte_timeout_s: float = 300
     idle_timeout_s: float = 120
     total_timeout_s: float = 3600
     write_timeout_s: float = 60
-    max_connections: int = 1000  # of a worker to this upstream
+    max_connections: int = 1000  # of one worker to this upstream
     connection_wait_s: float = 10
     strict_translation: bool = False
     fetch_images: bool = False
-    unpriced: str = "allow"  # or "deny": what becomes of calls whose price nobody knows
+    unpriced: str = "allow"  # or "deny": calls without a known price are refused
     assumed_output_tokens: int = 4096
     stop_at_quota: bool = True
     rotation_strategy: str = "round_robin"  # or "sticky", "cache_affinity"
     max_attempts: int = 5
-    retry_within_s: float = 60  # after so long no further attempt begins
+    retry_within_s: float = 60  # no new attempt begins later than this after the request
     retry_timeouts: bool = False
-    on_disconnect: str = "cancel"  # or "drain": what becomes of an upstream's answer whose client left
-    drain_s: float = 60  # at most so long
+    on_disconnect: str = "cancel"  # or "drain": the upstream's answer is read to its end after a client disconnect
+    drain_s: float = 60  # maximum time to drain an answer
     location: str = "us-central1"  # of Vertex AI
-    heartbeat_s: float = 15  # of silence in a stream, after which the client is told that it lives
+    heartbeat_s: float = 15  # a heartbeat is sent after this time without output in a stream
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceAccount:
-    """Of Google Cloud; its private key is the credential's secret."""
+    """A service account of Google Cloud. Its private key is the secret of the credential."""
 
     project_id: str
     client_email: str
@@ -62,28 +62,28 @@ class ServiceAccount:
 class Credential:
     id: int
     provider_id: int
-    secret: str | None = field(repr=False)  # None: its environment variable holds no usable key
+    secret: str | None = field(repr=False)  # None: its environment variable has no usable key
     weight: int = 1
     rpm: int | None = None
     concurrency: int | None = None
-    account: ServiceAccount | None = None  # which has access tokens in place of a key
+    account: ServiceAccount | None = None  # authenticates with access tokens instead of a key
 
     @property
     def fingerprint(self) -> str:
-        """Tells one key from the next in its place."""
+        """A short hash of the secret, which changes when the secret is replaced."""
         return _fingerprint(self.secret)
 
     @property
     def is_limited(self) -> bool:
-        """Whether it has limits of its own."""
+        """True if the credential has its own limits."""
         return self.rpm is not None or self.concurrency is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """What becomes of a route: `how` is passthrough, transform, local or unsupported.
+    """How a route is served: `how` is passthrough, transform, local or unsupported.
 
-    The destination is there only with transform.
+    `operation` and `protocol` are those of the destination; a routing document has them only with transform.
     """
 
     how: str
@@ -93,7 +93,7 @@ class Dispatch:
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """`routing`: ways by (operation, protocol) in the document's own words, or None for the channel's default."""
+    """`routing` maps (operation, protocol), by their names in documents, to a dispatch; None: the channel's default."""
 
     id: int
     name: str
@@ -116,7 +116,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Of an alias. Those of the lowest tier are tried first, each as often as its weight says."""
+    """A target of an alias. Targets of the lowest tier are tried first, chosen in proportion to their weights."""
 
     provider_id: int
     model_id: str
@@ -128,8 +128,8 @@ class Target:
 class Alias:
     name: str
     targets: tuple[Target, ...]
-    pattern: re.Pattern | None  # only on an alias with a `*`
-    pricing: str | None = None  # as of a model
+    pattern: re.Pattern | None  # None for a name without `*`
+    pricing: str | None = None  # price document as JSON text
 
     @property
     def is_wildcard(self) -> bool:
@@ -138,7 +138,7 @@ class Alias:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """One permission row: models that match the pattern, on one provider or (None) on any."""
+    """One permission: models that match the pattern, on one provider or (None) on any provider."""
 
     provider_id: int | None
     matches: Callable[[str], object]
@@ -146,7 +146,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """One row of limits for models that match the pattern: each at most so many, 0 none at all, None any number."""
+    """The limits for models that match the pattern. 0 blocks all calls, None is unlimited."""
 
     id: int
     pattern: str
@@ -159,7 +159,7 @@ class RateLimit:
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """What a user may spend, in nano-USD: within each `day`, `week` or `month`, or (None) altogether."""
+    """The maximum spend of a user, in nano-USD: within each `day`, `week` or `month`, or (None) in total."""
 
     cap: int
     period: str | None
@@ -167,11 +167,11 @@ class Quota:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who a key belongs to, and what may be done with it. `expires_at` in seconds since the epoch.
+    """The user of a key, and what the key may do. `expires_at` is in seconds since the epoch.
 
-    Limits are the user's and the key's own, those first that go before others. `budget` is what may be spent by the
-    key in nano-USD. `key_grants` narrow the user's `grants`; None: to nothing less. `files` are the providers whose
-    files the user may use.
+    `limits` are the user's, `key_limits` the key's own, both in order of precedence. `budget` is the maximum spend of
+    the key in nano-USD. `key_grants` restrict the user's `grants`; None: no restriction. `files` are the providers
+    whose files the user may use.
     """
 
     user_id: int
@@ -189,7 +189,7 @@ class Caller:
 
 
 class Logging(NamedTuple):
-    """What is kept of requests: of those of clients, of those to upstreams, and for how long."""
+    """Which requests of clients and to upstreams are logged, and how long rows are kept."""
 
     upstream: bool = False
     upstream_body: bool = False
@@ -197,7 +197,7 @@ class Logging(NamedTuple):
     downstream_body: bool = False
     retention_days: int = 7
     retention_mb: int = 1024
-    usage_retention_days: int | None = None  # None: usage rows stay
+    usage_retention_days: int | None = None  # None: usage rows are kept forever
 
 
 NO_LOGS = Logging()
@@ -205,7 +205,7 @@ NO_LOGS = Logging()
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """A user who logged in. `expires_at` in seconds since the epoch."""
+    """A session of a user who logged in. `expires_at` is in seconds since the epoch."""
 
     user_id: int
     user_name: str
@@ -221,13 +221,13 @@ class Snapshot:
     enable_usage: bool = True
     logging: Logging = NO_LOGS
     provider_defaults: Mapping = field(default_factory=dict)
-    providers: Mapping[str, Provider] = field(default_factory=dict)  # enabled ones, by name
+    providers: Mapping[str, Provider] = field(default_factory=dict)  # enabled providers, by name
     provider_by_id: Mapping[int, Provider] = field(default_factory=dict)
     models: Mapping[tuple[int, str], Model] = field(default_factory=dict)
     registered: Mapping[str, tuple[Model, ...]] = field(default_factory=dict)  # by model id
-    aliases: Mapping[str, Alias] = field(default_factory=dict)  # enabled ones, exact
-    wildcards: tuple[Alias, ...] = ()  # enabled ones, most specific first
-    callers: Mapping[str, Caller] = field(default_factory=dict)  # usable ones, by key digest
+    aliases: Mapping[str, Alias] = field(default_factory=dict)  # enabled aliases without `*`, by name
+    wildcards: tuple[Alias, ...] = ()  # enabled aliases with `*`, most specific first
+    callers: Mapping[str, Caller] = field(default_factory=dict)  # of usable keys, by key digest
     logins: Mapping[str, Login] = field(default_factory=dict)  # of enabled users, by session digest
 
 
@@ -237,12 +237,12 @@ def _fingerprint(secret: str) -> str:
 
 
 def glob(pattern: str) -> re.Pattern:
-    """`*` is any run of characters (also of `/`), `?` is any one; all else is itself. Matches whole strings."""
+    """Compiles a pattern: `*` matches any characters (also `/`), `?` any one character. Use `fullmatch`."""
     first, *rest = ("".join("." if c == "?" else re.escape(c) for c in part) for part in pattern.split("*"))
     if not rest:
         return re.compile(first, re.DOTALL)
     *middle, last = rest
-    # Each part takes its first place and keeps it: without going back, many stars cost no more than one.
+    # Atomic groups: each part matches at its first position and never backtracks; many stars cost no more than one.
     return re.compile(first + "".join(f"(?>.*?{part})" for part in middle if part) + ".*" + last, re.DOTALL)
 
 
@@ -253,5 +253,5 @@ def by_precedence(pattern: str) -> tuple[int, int, str]:
 
 
 def by_row_precedence(limit: RateLimit) -> tuple:
-    """Sort key: an exact name, then as patterns go."""
+    """Sort key: exact names first, then patterns by precedence."""
     return (bool(re.search(r"[*?]", limit.pattern)), by_precedence(limit.pattern))

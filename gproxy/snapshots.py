@@ -1,4 +1,4 @@
-"""The current snapshot of one process: looking costs a memory read; a change is loaded once, off the hub."""
+"""The current snapshot of one process, reloaded when the configuration changes."""
 
 import logging
 from functools import partial
@@ -22,40 +22,45 @@ RELOAD_WAIT_S = 2.0
 
 
 class Snapshots:
-    """The current snapshot of one process. Looking costs a memory read; a change is loaded once, off the hub."""
+    """The current snapshot of one process. Checking for a change costs a memory read.
+
+    A change is loaded once, in a native thread. `is_current` is False while a change could not be loaded.
+    """
 
     def __init__(
         self, settings: Settings, seal: Seal | None, database: Database, change_counter: ChangeCounter, threads: Threads
     ):
         self._load = partial(self._load_all, database, settings, seal)
         self._change_counter, self._threads = change_counter, threads
-        self._tried = -1  # the newest signal that a reload answered, or was given up for
+        self._handled = -1  # the newest value of the change counter that was loaded or given up
         self._current: Snapshot | None = None
         self._loading: gevent.Greenlet | None = None
         self.is_current = False
 
     def __call__(self) -> Snapshot:
         """The snapshot for a request that starts now. Raises Unavailable before the first one is loaded."""
-        wanted = self._change_counter.read()
-        if wanted != self._tried:
-            self._wait_for(wanted)
+        change = self._change_counter.read()
+        if change != self._handled:
+            self._wait_for(change)
         if self._current is None:
             raise Unavailable("the configuration is not loaded yet")
         return self._current
 
-    def _wait_for(self, wanted: int) -> None:
-        """Until what was signalled is in force: at most so long, then the old snapshot serves and readyz says so."""
+    def _wait_for(self, change: int) -> None:
+        """Waits up to RELOAD_WAIT_S until the change is loaded.
+
+        After that time the old snapshot is used, `/readyz` reports it, and no other request waits for this change.
+        """
         with gevent.Timeout(RELOAD_WAIT_S, False):
-            while self._tried < wanted:
+            while self._handled < change:
                 self.refresh()
             return
-        # Nobody waits for the same change again.
-        self._tried, self.is_current = wanted, False
+        self._handled, self.is_current = change, False
 
     def refresh(self) -> None:
-        """Loads what changed: after a signal, for changes of other machines, and again after a failure.
+        """Loads the tables that changed on this or another machine; also retries after a failure.
 
-        One reload at a time; whoever comes meanwhile waits for the same one.
+        There is one reload at a time; concurrent callers wait for the same one.
         """
         if self._loading is None:
             self._loading = gevent.spawn(self._reload)
@@ -63,11 +68,11 @@ class Snapshots:
 
     @property
     def current(self) -> Snapshot | None:
-        """What serves now, without looking for a newer one."""
+        """The snapshot in use, without checking for a change; None before the first one is loaded."""
         return self._current
 
     def _reload(self) -> None:
-        signalled = self._change_counter.read()
+        change = self._change_counter.read()
         try:
             self._current = self._threads.run(self._load, self._current)
             self.is_current = True
@@ -77,7 +82,7 @@ class Snapshots:
                 log.error("the configuration cannot be reloaded: %s", fault, exc_info=None if known else fault)
             self.is_current = False
         finally:
-            self._tried = max(self._tried, signalled)
+            self._handled = max(self._handled, change)
             self._loading = None
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""A service account of Google Cloud, and an endpoint that gives it access tokens."""
+"""A service account of Google Cloud, and an endpoint that issues access tokens for it."""
 
 import base64
 import json
@@ -19,13 +19,13 @@ EMAIL = "gproxy@acme-1.iam.gserviceaccount.com"
 
 
 def claims(form: bytes) -> tuple[dict, dict]:
-    """Head and claims of the assertion in a form. Raises InvalidSignature when KEY did not sign it."""
-    asked = parse_qs(form.decode())
-    assert asked["grant_type"] == ["urn:ietf:params:oauth:grant-type:jwt-bearer"]
-    signed, _, signature = asked["assertion"][0].rpartition(".")
+    """Header and claims of the assertion in a form. Raises InvalidSignature if KEY did not sign it."""
+    fields = parse_qs(form.decode())
+    assert fields["grant_type"] == ["urn:ietf:params:oauth:grant-type:jwt-bearer"]
+    signed, _, signature = fields["assertion"][0].rpartition(".")
     KEY.public_key().verify(_decoded(signature), signed.encode(), PKCS1v15(), SHA256())
-    head, told = map(_decoded, signed.split("."))
-    return json.loads(head), json.loads(told)
+    header, payload = map(_decoded, signed.split("."))
+    return json.loads(header), json.loads(payload)
 
 
 def _decoded(text: str) -> bytes:
@@ -33,13 +33,13 @@ def _decoded(text: str) -> bytes:
 
 
 class Endpoint:
-    """A script of the vendor: each token is another one."""
+    """A script of the vendor that issues a new token for each request."""
 
-    def __init__(self, lives_s: int = 3600):
-        self.lives_s, self.given = lives_s, 0
+    def __init__(self, lifetime_s: int = 3600):
+        self.lifetime_s, self.issued = lifetime_s, 0
 
     async def __call__(self, seen: Seen, reader, writer) -> None:
         claims(seen.body)
-        self.given += 1
-        told = {"access_token": f"ya29.token-{self.given:06d}", "expires_in": self.lives_s, "token_type": "Bearer"}
-        writer.write(body(200, dumps(told)))
+        self.issued += 1
+        token = f"ya29.token-{self.issued:06d}"
+        writer.write(body(200, dumps({"access_token": token, "expires_in": self.lifetime_s, "token_type": "Bearer"})))

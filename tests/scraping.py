@@ -1,4 +1,4 @@
-"""What a gateway's /metrics says, read by Prometheus's own parser."""
+"""Scrapes a gateway's /metrics and reads the text with Prometheus's own parser."""
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -14,19 +14,20 @@ class Scraped(dict[tuple[str, frozenset], float]):
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 key = sample.name, frozenset(sample.labels.items())
-                assert key not in self, f"{key} stands there twice"
+                assert key not in self, f"{key} appears twice"
                 self[key] = sample.value
 
     def sum(self, name: str, **labels: str) -> float:
-        """Of all samples of this name that have these labels."""
+        """The sum of all samples of this name with these label values."""
         wanted = labels.items()
         return sum(value for (found, has), value in self.items() if found == name and wanted <= dict(has).items())
 
     def values(self, name: str, label: str) -> set[str]:
-        """What stands in this label."""
+        """The values of this label."""
         return {dict(has)[label] for found, has in self if found == name}
 
     def series(self, name: str) -> int:
+        """The number of samples of this name."""
         return sum(found == name for found, _ in self)
 
 

@@ -1,4 +1,4 @@
-"""The first start: what a seed and the environment put into an empty database, and what the operator is told."""
+"""The first start: the content that a seed and the environment give an empty database, and what is printed."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from gproxy import bootstrap, channels, runtime, server, settings
 from gproxy.admission.keys import digest, fingerprint
 from gproxy.app import create_app
-from gproxy.bootstrap import Told
+from gproxy.bootstrap import GeneratedAdmin
 from gproxy.errors import StartupError
 from gproxy.settings import Settings
 from gproxy.store import models as m
@@ -27,12 +27,12 @@ def load(folder: Path, seed: str | None, **environ: str) -> Settings:
 
 @pytest.fixture
 def content(tmp_path: Path):
-    """What a first start stores and tells, from a seed and variables."""
+    """Builds the content and the generated administrator of a first start from a seed and variables."""
 
-    def made(seed: str | None = None, **environ: str) -> tuple[Content, Told | None]:
+    def build(seed: str | None = None, **environ: str) -> tuple[Content, GeneratedAdmin | None]:
         return bootstrap.content(load(tmp_path, seed, **environ), KINDS, RESERVED)
 
-    return made
+    return build
 
 
 def user(found: Content, name: str):
@@ -92,7 +92,7 @@ provider_name = "one"
 """
 
 
-def test_limits_quotas_and_rights_of_keys_are_taken_over(content):
+def test_limits_quotas_and_permissions_of_keys_are_stored(content):
     found, _ = content(WHOLE)
     (own,) = user(found, "ann").keys
     assert (own.budget, own.permissions) == (2_500_000_000, (("one", "m*"), (None, "n")))
@@ -103,7 +103,7 @@ def test_limits_quotas_and_rights_of_keys_are_taken_over(content):
     assert json.loads(found.aliases[0].pricing_json) == {"price_each_call": "0.25"}
 
 
-def test_what_is_not_limited_has_no_limit(content):
+def test_a_user_without_limits_has_none(content):
     found, _ = content(ADMIN)
     (own,) = user(found, "root").keys
     assert (own.budget, own.permissions, own.limits) == (None, (), ())
@@ -111,22 +111,22 @@ def test_what_is_not_limited_has_no_limit(content):
 
 
 @pytest.mark.parametrize("seed", [None, "", '[[users]]\nname = "ann"\nkeys = [{ api_key = "sk-ann" }]'])
-def test_without_an_administrator_one_is_made_and_told(content, seed):
-    found, told = content(seed)
+def test_without_an_administrator_one_is_generated_and_returned(content, seed):
+    found, generated = content(seed)
     admin = user(found, "admin")
-    assert (told.user, admin.is_admin, admin.enabled) == ("admin", True, True)
-    assert [key.digest for key in admin.keys] == [digest(told.api_key)]
-    assert verifies(admin.password_hash, told.password)
+    assert (generated.user, admin.is_admin, admin.enabled) == ("admin", True, True)
+    assert [key.digest for key in admin.keys] == [digest(generated.api_key)]
+    assert verifies(admin.password_hash, generated.password)
     assert ("admin", None, "*") in found.permissions
 
 
-def test_what_is_generated_differs_at_every_start(content):
+def test_generated_values_differ_at_every_start(content):
     (_, first), (_, second) = content(), content()
     assert first.password != second.password and first.api_key != second.api_key
     assert len(first.password) >= 20 and len(first.api_key) >= 40
 
 
-# an administrator that nobody could use
+# seeds without a usable administrator
 UNUSABLE = [
     '[[users]]\nname = "root"\nis_admin = true',
     '[[users]]\nname = "root"\nis_admin = true\nkeys = []',
@@ -137,76 +137,78 @@ UNUSABLE = [
 
 
 @pytest.mark.parametrize("seed", UNUSABLE)
-def test_an_administrator_without_a_usable_key_is_none(content, seed):
-    found, told = content(seed)
-    assert told.user == "admin" and {u.name for u in found.users} == {"root", "admin"}
+def test_an_administrator_without_a_usable_key_does_not_count(content, seed):
+    found, generated = content(seed)
+    assert generated.user == "admin" and {u.name for u in found.users} == {"root", "admin"}
 
 
-def test_an_administrator_of_the_seed_is_left_as_it_is(content):
-    found, told = content(ADMIN)
-    assert told is None
+def test_an_administrator_of_the_seed_is_not_changed(content):
+    found, generated = content(ADMIN)
+    assert generated is None
     assert [u.name for u in found.users] == ["root"] and found.permissions == ()
 
 
-def test_the_environment_names_the_administrator(content):
-    found, told = content(ADMIN, GPROXY_ADMIN_USER="boss", GPROXY_ADMIN_PASSWORD="pw", GPROXY_ADMIN_API_KEY="sk-own")
+def test_the_environment_adds_its_administrator(content):
+    found, generated = content(
+        ADMIN, GPROXY_ADMIN_USER="boss", GPROXY_ADMIN_PASSWORD="pw", GPROXY_ADMIN_API_KEY="sk-own"
+    )
     boss = user(found, "boss")
     assert [key.digest for key in boss.keys] == [digest("sk-own")] and verifies(boss.password_hash, "pw")
     assert ("boss", None, "*") in found.permissions and user(found, "root").is_admin
-    assert told == Told("boss", None, None)
+    assert generated == GeneratedAdmin("boss", None, None)
 
 
 @pytest.mark.parametrize(
-    ("given", "hidden", "shown"),
+    ("variable", "given_field", "generated_field"),
     [("GPROXY_ADMIN_PASSWORD", "password", "api_key"), ("GPROXY_ADMIN_API_KEY", "api_key", "password")],
 )
-def test_only_what_was_generated_is_told(content, given, hidden, shown):
-    _, told = content(**{given: "given-value"})
-    assert getattr(told, hidden) is None and getattr(told, shown) not in (None, "given-value")
+def test_only_generated_values_are_returned(content, variable, given_field, generated_field):
+    _, generated = content(**{variable: "given-value"})
+    assert getattr(generated, given_field) is None and getattr(generated, generated_field) not in (None, "given-value")
 
 
-def test_a_user_of_the_seed_may_be_made_the_administrator(content):
+def test_a_user_of_the_seed_can_become_the_administrator(content):
     seed = '[[users]]\nname = "ann"\nenabled = false\npassword = "old"\nkeys = [{ api_key = "sk-ann" }]'
-    found, told = content(seed, GPROXY_ADMIN_USER="ann")
+    found, generated = content(seed, GPROXY_ADMIN_USER="ann")
     (ann,) = found.users
     assert (ann.is_admin, ann.enabled) == (True, True)
-    assert [key.digest for key in ann.keys] == [digest("sk-ann"), digest(told.api_key)]
-    assert verifies(ann.password_hash, "old") and told.password is None
+    assert [key.digest for key in ann.keys] == [digest("sk-ann"), digest(generated.api_key)]
+    assert verifies(ann.password_hash, "old") and generated.password is None
 
 
 def test_a_new_password_replaces_the_one_in_the_seed(content):
     seed = ADMIN.replace("is_admin", 'password = "old"\nis_admin')
-    found, told = content(seed, GPROXY_ADMIN_USER="root", GPROXY_ADMIN_PASSWORD="new")
-    assert verifies(user(found, "root").password_hash, "new") and told.password is None
+    found, generated = content(seed, GPROXY_ADMIN_USER="root", GPROXY_ADMIN_PASSWORD="new")
+    assert verifies(user(found, "root").password_hash, "new") and generated.password is None
 
 
-def test_the_key_of_the_environment_is_usable_also_when_the_seed_disabled_it(content):
+def test_the_key_of_the_environment_is_enabled_even_if_the_seed_disabled_it(content):
     seed = '[[users]]\nname = "admin"\nkeys = [{ api_key = "sk-own", enabled = false, label = "l" }]'
-    found, told = content(seed, GPROXY_ADMIN_API_KEY="sk-own")
+    found, generated = content(seed, GPROXY_ADMIN_API_KEY="sk-own")
     assert [(k.digest, k.enabled, k.label) for k in user(found, "admin").keys] == [(digest("sk-own"), True, "l")]
-    assert told.api_key is None
+    assert generated.api_key is None
 
 
-def test_the_key_of_another_user_does_not_become_the_administrators(content):
+def test_the_key_of_another_user_cannot_be_the_administrators(content):
     seed = '[[users]]\nname = "ann"\nkeys = [{ api_key = "sk-ann" }]'
     with pytest.raises(StartupError, match=r"GPROXY_ADMIN_API_KEY: .*'ann'.*choose another for 'admin'") as caught:
         content(seed, GPROXY_ADMIN_API_KEY="sk-ann")
     assert "sk-ann" not in str(caught.value)
 
 
-def test_the_administrators_grant_is_not_given_twice(content):
+def test_the_administrators_permission_is_not_added_twice(content):
     seed = ADMIN + '[[permissions]]\nuser_name = "root"\nmodel_pattern = "*"'
     found, _ = content(seed, GPROXY_ADMIN_USER="root", GPROXY_ADMIN_PASSWORD="pw")
     assert found.permissions == (("root", None, "*"),)
 
 
 @pytest.mark.parametrize("password", ['password = ""\n', ""])
-def test_an_empty_password_is_none(content, password):
+def test_an_empty_password_is_no_password(content, password):
     found, _ = content(ADMIN.replace("is_admin", f"{password}is_admin"))
     assert user(found, "root").password_hash is None
 
 
-def test_a_hashed_password_stays_and_a_clear_one_is_hashed(content):
+def test_a_hashed_password_is_kept_and_a_plain_one_is_hashed(content):
     hashed = "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$aGFzaA"
     seed = ADMIN + f'[[users]]\nname = "a"\npassword = "{hashed}"\n[[users]]\nname = "b"\npassword = "clear"'
     found, _ = content(seed)
@@ -224,7 +226,7 @@ def test_a_key_and_its_digest_are_the_same_key(content):
     assert user(by_key, "root").keys[0].fingerprint == fingerprint(digest("sk-root"))
 
 
-def test_a_key_and_its_digest_at_two_users_stop_the_start(content):
+def test_a_key_and_its_digest_at_two_users_prevent_the_start(content):
     seed = ADMIN + f'[[users]]\nname = "ann"\nkeys = [{{ api_key_digest = "{digest("sk-root")}" }}]'
     with pytest.raises(StartupError) as caught:
         content(seed)
@@ -303,12 +305,12 @@ def test_a_seed_becomes_rows(content):
 
 
 def start(folder: Path, seed: str | None = None, **environ: str) -> None:
-    """A start as gunicorn's master makes it."""
+    """Prepares the database as gunicorn's master does."""
     server._settings = load(folder, seed, **environ)
     runtime.prepare(server._settings, lambda database: server._fill(create_app(), database))
 
 
-def test_a_generated_administrator_is_shown_once(tmp_path: Path, capsys):
+def test_a_generated_administrator_is_displayed_once(tmp_path: Path, capsys):
     start(tmp_path)
     first = capsys.readouterr().out
     key = next(line.split()[-1] for line in first.splitlines() if "API key" in line)
@@ -332,7 +334,7 @@ def test_given_values_are_never_printed(tmp_path: Path, capsys, caplog):
     assert "hidden" not in printed.out + printed.err + caplog.text
 
 
-def test_a_wrong_seed_leaves_the_database_empty(tmp_path: Path, capsys):
+def test_an_invalid_seed_leaves_the_database_empty(tmp_path: Path, capsys):
     with pytest.raises(StartupError, match="did you mean 'openai'"):
         start(tmp_path, ADMIN + '[[providers]]\nname = "one"\nchannel = "opnai"')
     with m.proxy.obj.connection_context():
@@ -343,7 +345,7 @@ def test_a_wrong_seed_leaves_the_database_empty(tmp_path: Path, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_a_filled_database_decides(tmp_path: Path):
+def test_the_seed_is_ignored_if_the_database_is_filled(tmp_path: Path):
     start(tmp_path, ADMIN)
     start(tmp_path, ADMIN.replace("root", "other") + "[[nonsense]]", OPENAI_API_KEY="sk-late")
     with m.proxy.obj.connection_context():
@@ -351,7 +353,7 @@ def test_a_filled_database_decides(tmp_path: Path):
         assert m.Provider.select().count() == 0
 
 
-def test_a_published_key_in_the_database_is_refused_where_others_can_reach_it(tmp_path: Path):
+def test_a_published_key_in_the_database_is_refused_on_a_public_address(tmp_path: Path):
     seed = ADMIN.replace("sk-root", "sk-admin-1")
     start(tmp_path, seed)
     with pytest.raises(StartupError, match=r"GPROXY_HOST: the database knows the published quick-start key"):
@@ -362,7 +364,7 @@ def test_a_published_key_in_the_database_is_refused_where_others_can_reach_it(tm
 @pytest.mark.parametrize(
     "dsn", ["postgresql://gproxy:hidden@127.0.0.1:1/gproxy", "postgresql://gproxy:hidden@127.0.0.1:port/gproxy"]
 )
-def test_a_database_that_cannot_be_reached_stops_the_start_without_its_password(tmp_path: Path, dsn, caplog):
+def test_an_unreachable_database_prevents_the_start_and_its_password_is_not_reported(tmp_path: Path, dsn, caplog):
     caplog.set_level("INFO")
     with pytest.raises(StartupError, match=r"^GPROXY_DSN: ") as caught:
         start(tmp_path, ADMIN, GPROXY_DSN=dsn)

@@ -1,4 +1,4 @@
-"""Log lines: their two formats, and that no secret is in them."""
+"""Log lines: their two formats, and the redaction of secrets."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ FORMATTERS = [logs.TextFormatter(), logs.JsonFormatter()]
 
 
 @pytest.fixture(autouse=True)
-def hidden() -> Iterator[None]:
+def hide_secrets() -> Iterator[None]:
     before = logs._secrets
     logs.hide({SECRET, SECRET + "-longer", NASTY})
     yield
@@ -30,8 +30,8 @@ def record(message: str, *args, error: BaseException | None = None) -> logging.L
     return logging.LogRecord("gproxy.test", logging.WARNING, __file__, 1, message, args, info)
 
 
-def raised(text: str) -> BaseException:
-    """An error whose traceback shows the text in its message, its cause and its notes."""
+def error_with(text: str) -> BaseException:
+    """An error with the text in its message, its cause and its notes."""
     try:
         try:
             raise KeyError(text)
@@ -43,7 +43,7 @@ def raised(text: str) -> BaseException:
         return fault
 
 
-def shapes(secret: str) -> list[logging.LogRecord]:
+def records_with(secret: str) -> list[logging.LogRecord]:
     return [
         record(f"key {secret} failed"),
         record("key %s failed", secret),
@@ -51,53 +51,53 @@ def shapes(secret: str) -> list[logging.LogRecord]:
         record("body %s", json.dumps({"key": secret})),
         record("bytes %r", secret.encode()),
         record(secret + secret),
-        record("failed", error=raised(secret)),
+        record("failed", error=error_with(secret)),
     ]
 
 
 @pytest.mark.parametrize("formatter", FORMATTERS, ids=["text", "json"])
 @pytest.mark.parametrize("secret", [SECRET, SECRET + "-longer", NASTY])
-def test_a_secret_is_in_no_line_and_in_no_traceback(formatter, secret):
+def test_no_line_or_traceback_contains_a_secret(formatter, secret):
     tails = (secret[3:], "-longer", "quoted", "slash")
-    for shape in shapes(secret):
-        line = formatter.format(shape)
-        assert logs.BLACK in line
+    for entry in records_with(secret):
+        line = formatter.format(entry)
+        assert logs.REDACTED in line
         assert [tail for tail in tails if tail in line and tail in secret] == [], line
 
 
 @pytest.mark.parametrize("formatter", FORMATTERS, ids=["text", "json"])
-def test_a_traceback_stays_readable(formatter):
-    line = formatter.format(record("failed", error=raised(SECRET)))
-    assert "ValueError: bad key '[redacted]'" in line and "KeyError" in line and "def raised" not in line
+def test_the_rest_of_a_traceback_is_unchanged(formatter):
+    line = formatter.format(record("failed", error=error_with(SECRET)))
+    assert "ValueError: bad key '[redacted]'" in line and "KeyError" in line and "def error_with" not in line
 
 
-def test_short_words_stay():
+def test_short_words_are_not_redacted():
     logs.hide({"a", "demo", "12345", ""})
     assert logs.redacted("a demo of 12345") == "a demo of 12345"
 
 
-def test_what_was_hidden_stays_hidden():
+def test_secrets_stay_hidden_when_others_are_added():
     logs.hide({"another-secret"})
-    assert logs.redacted(f"{SECRET} another-secret") == f"{logs.BLACK} {logs.BLACK}"
+    assert logs.redacted(f"{SECRET} another-secret") == f"{logs.REDACTED} {logs.REDACTED}"
 
 
-def test_a_text_line_tells_time_level_process_and_place():
-    shape = record("hello %d", 5)
-    shape.created = 1_790_000_000.0625
-    assert FORMATTERS[0].format(shape) == f"2026-09-21T14:13:20.062Z warning [{shape.process}] gproxy.test: hello 5"
+def test_a_text_line_contains_time_level_process_and_logger():
+    entry = record("hello %d", 5)
+    entry.created = 1_790_000_000.0625
+    assert FORMATTERS[0].format(entry) == f"2026-09-21T14:13:20.062Z warning [{entry.process}] gproxy.test: hello 5"
 
 
 def test_a_json_line_is_one_object():
-    shape = record("hello\n%s", 'wörld "quoted"', error=raised("x"))
-    shape.created = 1_790_000_000.0625
-    line = FORMATTERS[1].format(shape)
+    entry = record("hello\n%s", 'wörld "quoted"', error=error_with("x"))
+    entry.created = 1_790_000_000.0625
+    line = FORMATTERS[1].format(entry)
     assert "\n" not in line
     found = json.loads(line)
     assert re.search("ValueError: bad key 'x'", found.pop("exception"))
     assert found == {
         "time": "2026-09-21T14:13:20.062Z",
         "level": "warning",
-        "pid": shape.process,
+        "pid": entry.process,
         "logger": "gproxy.test",
         "message": 'hello\nwörld "quoted"',
     }
@@ -116,7 +116,7 @@ FIELDS = {
 }
 
 
-def test_fields_stand_in_a_json_line_as_they_are():
+def test_a_json_line_contains_the_fields_unchanged():
     line = logs.as_json(0.0, "gproxy.test", "request", FIELDS)
     found = json.loads(line)
     assert {name: found[name] for name in FIELDS} == FIELDS
@@ -124,7 +124,7 @@ def test_fields_stand_in_a_json_line_as_they_are():
     assert len(line.splitlines()) == 1 and "\x1b" not in line
 
 
-def test_fields_in_a_text_line_cannot_be_mistaken():
+def test_the_fields_of_a_text_line_are_unambiguous():
     line = logs.as_text(0.0, "gproxy.test", "request", FIELDS)
     assert line.startswith(f"1970-01-01T00:00:00.000Z info [{os.getpid()}] gproxy.test: ")
     assert len(line.splitlines()) == 1
@@ -136,19 +136,19 @@ def test_fields_in_a_text_line_cannot_be_mistaken():
     )
 
 
-@pytest.mark.parametrize("written", [logs.as_text, logs.as_json], ids=["text", "json"])
+@pytest.mark.parametrize("write", [logs.as_text, logs.as_json], ids=["text", "json"])
 @pytest.mark.parametrize("secret", [SECRET, NASTY, "hidden-later"])
-def test_a_secret_is_in_no_field(written, secret):
+def test_no_field_contains_a_secret(write, secret):
     fields = {"path": f"/{secret}/x", "model": secret}
-    written(0.0, "gproxy.test", "request", fields)
-    logs.hide({secret})  # what was written before is not remembered
-    line = written(0.0, "gproxy.test", "request", fields)
-    assert line.count(logs.BLACK) == 2 and secret not in line
-    if written is logs.as_json:
-        assert json.loads(line)["path"] == f"/{logs.BLACK}/x"
+    write(0.0, "gproxy.test", "request", fields)
+    logs.hide({secret})  # values that were cached before must be redacted too
+    line = write(0.0, "gproxy.test", "request", fields)
+    assert line.count(logs.REDACTED) == 2 and secret not in line
+    if write is logs.as_json:
+        assert json.loads(line)["path"] == f"/{logs.REDACTED}/x"
 
 
-def test_a_line_that_nobody_reads_fails_no_request(monkeypatch):
+def test_a_line_without_a_reader_fails_no_request(monkeypatch):
     reading, writing = os.pipe()
     os.close(reading)
     monkeypatch.setattr(access_line, "STANDARD_ERROR", writing)
@@ -159,13 +159,13 @@ def test_a_line_that_nobody_reads_fails_no_request(monkeypatch):
 
 
 def test_a_redacted_json_line_is_still_json():
-    for shape in shapes(NASTY):
-        assert logs.BLACK in "".join(str(value) for value in json.loads(FORMATTERS[1].format(shape)).values())
+    for entry in records_with(NASTY):
+        assert logs.REDACTED in "".join(str(value) for value in json.loads(FORMATTERS[1].format(entry)).values())
 
 
 @pytest.mark.parametrize("style", ["text", "json"])
-def test_the_configuration_is_one_that_logging_takes(style, capsys, monkeypatch):
-    monkeypatch.setattr(logs, "_line", logs._line)  # as it was, for the tests after this
+def test_logging_accepts_the_configuration(style, capsys, monkeypatch):
+    monkeypatch.setattr(logs, "_line", logs._line)  # restored for the following tests
     logger = logging.getLogger("gproxy.configured")
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
@@ -181,5 +181,5 @@ def test_the_configuration_is_one_that_logging_takes(style, capsys, monkeypatch)
             logging.getLogger(name).setLevel(logging.NOTSET)
             logging.getLogger(name).propagate = True
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2 and all(line.count(logs.BLACK) == 1 and SECRET not in line for line in lines)
+    assert len(lines) == 2 and all(line.count(logs.REDACTED) == 1 and SECRET not in line for line in lines)
     assert all(line.startswith("{") is (style == "json") for line in lines)

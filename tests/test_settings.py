@@ -1,4 +1,4 @@
-"""Process settings: where each comes from, and what stops a start."""
+"""Process settings: the source of each, and the problems that prevent a start."""
 
 import os
 import re
@@ -16,7 +16,7 @@ Load = Callable[..., Settings]
 
 @pytest.fixture
 def load(tmp_path: Path) -> Load:
-    """Settings from variables and, if given, a seed in a folder of its own."""
+    """Loads settings from variables and, if given, a seed in a temporary folder."""
 
     def loaded(seed: str | bytes | None = None, **environ: str) -> Settings:
         if seed is not None:
@@ -71,7 +71,7 @@ def test_an_empty_variable_is_unset(load: Load, variable, name, empty):
     assert getattr(load(**{variable: empty}), name) == getattr(load(), name)
 
 
-# variable, key, attribute, what the seed says, what it means, what the variable says, what that means
+# variable, key, attribute, text in the seed and its value, text of the variable and its value
 SEEDED = [
     ("GPROXY_HOST", "host", "host", '"localhost"', "localhost", "::1", "::1"),
     ("GPROXY_PORT", "port", "port", "9000", 9000, "9001", 9001),
@@ -91,26 +91,26 @@ def test_a_variable_beats_the_seed_and_the_seed_the_default(
     assert getattr(load(f"[global]\n{key} = {written}", **{variable: text}), name) == value
 
 
-def test_white_space_belongs_to_no_process_setting(load: Load):
+def test_process_settings_are_stripped(load: Load):
     assert load('[global]\nhost = " localhost\\n"').host == "localhost"
 
 
-def test_the_database_lies_in_the_data_directory_of_the_seed(load: Load):
+def test_the_default_database_is_in_the_data_directory_of_the_seed(load: Load):
     assert load('[global]\ndata_dir = "/srv/x"').dsn == "sqlite:////srv/x/gproxy.db"
 
 
-def test_workers_are_as_many_as_the_cores_we_may_use(load: Load):
+def test_the_default_number_of_workers_is_the_number_of_usable_cores(load: Load):
     assert load().workers == len(os.sched_getaffinity(0))
 
 
-def test_a_process_setting_may_name_a_variable(load: Load):
+def test_a_process_setting_may_refer_to_a_variable(load: Load):
     found = load(
         '[global]\ndsn = "${DB}"\nport = "${P}"\nhost = "local${H}"', DB=" postgresql://h/d\n", P="81", H="host"
     )
     assert (found.dsn, found.port, found.host) == ("postgresql://h/d", 81, "localhost")
 
 
-def test_a_process_setting_that_names_a_missing_variable_stops_the_start(load: Load):
+def test_a_process_setting_that_refers_to_a_missing_variable_prevents_the_start(load: Load):
     (problem,) = problems(load, '[global]\ndsn = "${DB}"')
     assert problem == "gproxy.toml: global.dsn: environment variable DB is not set; set it or write the value"
 
@@ -126,12 +126,12 @@ def test_a_seed_may_begin_with_a_byte_order_mark(load: Load):
     assert load("\ufeff[global]\nport = 1").port == 1
 
 
-def test_without_a_seed_there_is_an_empty_one(load: Load):
+def test_without_a_seed_file_the_seed_is_empty(load: Load):
     assert (load().seed, load().seed_path) == ({}, None)
 
 
-# variable, text, what the problem says
-WRONG = [
+# variable, text, part of the problem
+INVALID = [
     ("GPROXY_PORT", "0", "from 1 to 65535"),
     ("GPROXY_PORT", "65536", "from 1 to 65535"),
     ("GPROXY_PORT", "-1", "whole number"),
@@ -171,15 +171,15 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("variable", "text", "told"), WRONG)
-def test_a_wrong_variable_stops_the_start(load: Load, variable, text, told):
+@pytest.mark.parametrize(("variable", "text", "message"), INVALID)
+def test_an_invalid_variable_prevents_the_start(load: Load, variable, text, message):
     (problem,) = problems(load, **{variable: text})
-    assert problem.startswith(variable) and told in problem
+    assert problem.startswith(variable) and message in problem
     assert "pw" not in problem
 
 
-# what stands in [global], what the problem says
-WRONG_SEEDED = [
+# content of [global], start of the problem
+INVALID_SEEDED = [
     ('host = ""', "global.host: expected a non-empty string"),
     ("host = 1", "global.host: expected a non-empty string"),
     ('port = "http"', "global.port: expected a whole number"),
@@ -194,13 +194,13 @@ WRONG_SEEDED = [
 ]
 
 
-@pytest.mark.parametrize(("written", "told"), WRONG_SEEDED)
-def test_a_wrong_process_setting_in_the_seed_stops_the_start(load: Load, written, told):
+@pytest.mark.parametrize(("written", "message"), INVALID_SEEDED)
+def test_an_invalid_process_setting_in_the_seed_prevents_the_start(load: Load, written, message):
     (problem,) = problems(load, f"[global]\n{written}")
-    assert problem.startswith(f"gproxy.toml: {told}")
+    assert problem.startswith(f"gproxy.toml: {message}")
 
 
-def test_all_problems_are_told_together(load: Load):
+def test_all_problems_are_reported_together(load: Load):
     found = problems(
         load,
         "[global]\nport = 0\n",
@@ -215,7 +215,7 @@ def test_all_problems_are_told_together(load: Load):
 
 
 @pytest.mark.parametrize("text", ["[global", b"\xff\xfe", "a = 1\na = 2", "a = " + "9" * 5000, "a = " + "[" * 5000])
-def test_an_unreadable_seed_stops_the_start_and_is_named(load: Load, text):
+def test_an_unreadable_seed_prevents_the_start_and_is_named(load: Load, text):
     (problem,) = problems(load, text)
     assert problem.startswith("gproxy.toml: not readable as TOML")
 
@@ -223,11 +223,11 @@ def test_an_unreadable_seed_stops_the_start_and_is_named(load: Load, text):
 @pytest.mark.parametrize(
     "text", ["global = 5", "users = 5", "[[users]]\nkeys = 5", "users = [1]", "[users]", "[[users]]\nkeys = [1]"]
 )
-def test_a_seed_of_another_shape_is_left_to_who_reads_it(load: Load, text):
+def test_a_seed_of_another_shape_is_not_validated_here(load: Load, text):
     assert load(text, GPROXY_HOST="0.0.0.0").seed
 
 
-OPEN = ["0.0.0.0", "::", "192.168.1.5", "example.com", "fe80::1"]
+PUBLIC_HOSTS = ["0.0.0.0", "::", "192.168.1.5", "example.com", "fe80::1"]
 PUBLISHED = [
     ('[[users]]\nname = "admin"\n[[users.keys]]\napi_key = "sk-admin-1"', {}),
     ('[[users]]\nname = "admin"\n[[users.keys]]\napi_key = "${KEY}"', {"KEY": " sk-admin-1 "}),
@@ -236,20 +236,20 @@ PUBLISHED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("host", OPEN)
+@pytest.mark.parametrize("host", PUBLIC_HOSTS)
 @pytest.mark.parametrize(("seed", "environ"), PUBLISHED)
-def test_the_published_key_is_refused_where_others_can_reach_it(load: Load, seed, environ, host):
+def test_the_published_key_is_refused_on_a_public_address(load: Load, seed, environ, host):
     (problem,) = problems(load, seed, GPROXY_HOST=host, **environ)
     assert "published quick-start key" in problem and host in problem
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.9", "::1", "[::1]", "localhost"])
 @pytest.mark.parametrize(("seed", "environ"), PUBLISHED)
-def test_the_published_key_works_on_this_machine(load: Load, seed, environ, host):
+def test_the_published_key_is_accepted_on_a_loopback_address(load: Load, seed, environ, host):
     assert load(seed, GPROXY_HOST=host, **environ).host == host.strip("[]")
 
 
-def test_settings_show_no_secret(load: Load):
+def test_the_representation_of_settings_contains_no_secret(load: Load):
     secrets = {
         "GPROXY_ADMIN_PASSWORD": "hidden-1",
         "GPROXY_ADMIN_API_KEY": "hidden-2",
@@ -270,5 +270,5 @@ def test_settings_show_no_secret(load: Load):
         ("sqlite:///gproxy.db", set()),
     ],
 )
-def test_a_databases_password_is_a_secret_wherever_it_stands(load: Load, dsn, hidden):
+def test_a_password_anywhere_in_the_dsn_is_a_secret(load: Load, dsn, hidden):
     assert settings.secrets(load(GPROXY_DSN=dsn)) - settings.secrets(load()) == hidden

@@ -1,1 +1,1 @@
-"""What a call used, what it costs, and the books that outlive a kill."""
+"""Prices and costs of calls, the usage journal on disk, and its way into the database."""

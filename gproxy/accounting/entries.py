@@ -1,4 +1,27 @@
-"""Reads the journal's entries back into usage rows: `opened` joined with `settled`."""
+"""The schema of journal entries, and the reader that joins `opened` and `settled` entries into usage rows.
+
+An entry is a JSON object on one line. `opened`:
+
+    o    call id                            op   operation
+    e    estimated input tokens             pr   protocol
+    h    reserved [nano-USD, tokens]        m    model name of the request
+    at   nanoseconds since the epoch        eu   end user
+    u    user id                            t    tag
+    k    key id                             rq   request id
+    p    provider id                        d    id of the logged client request
+    c    channel                            lo   losses of the request in translation
+    r    credential id
+
+`settled`:
+
+    s    call id                            a    number of attempts
+    x    outcome                            tr   last attempts: [provider id, credential id, result, milliseconds]
+    st   status                             by   [provider id, channel, credential id] that answered
+    n    tokens, see `_row`                 ps   price source
+    c    cost in nano-USD                   est  true if the tokens are estimated
+    l    milliseconds to the end            lo   losses of the reply in translation
+    f    milliseconds to the first byte
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,47 +33,48 @@ from gproxy.accounting.journal import Line, read_lines
 
 
 class SettledCall(NamedTuple):
-    """One finished call, and how far its segment has been read with it."""
+    """The usage row of one finished call, and the byte offset in its segment up to which it was read."""
 
     row: dict
     segment: str
     end: int
 
 
-class Reader:
-    """Joins `open` and `settled` lines over a slot's segments into rows."""
+class JournalReader:
+    """Joins the `opened` and `settled` entries of one slot's segments into usage rows."""
 
     def __init__(self):
-        self._opens: dict[int, Line] = {}
-        self._ends: dict[str, int] = {}  # how far each segment was read
+        self._opened: dict[int, Line] = {}
+        self._read_to: dict[str, int] = {}  # byte offset up to which each segment was read
 
-    def rows(self, path: Path, start: int, stop: int | None) -> Iterator[SettledCall]:
+    def settled_calls(self, path: Path, start: int, stop: int | None) -> Iterator[SettledCall]:
+        """Yields the calls that settled between two byte offsets of a segment. Raises OSError."""
         for line in read_lines(path, start, stop):
-            self._ends[line.segment] = line.end
+            self._read_to[line.segment] = line.end
             if (call := line.entry.get("o")) is not None:
-                self._opens[call] = line
-            elif opened := self._opens.pop(line.entry["s"], None):
+                self._opened[call] = line
+            elif opened := self._opened.pop(line.entry["s"], None):
                 yield SettledCall(_row(opened.entry, line.entry), line.segment, line.end)
 
-    def opens(self) -> Iterator[tuple[int, dict]]:
-        """The calls that did not end, so far as was read."""
-        return ((call, opened.entry) for call, opened in self._opens.items())
+    def open_calls(self) -> Iterator[tuple[int, dict]]:
+        """Ids and `opened` entries of the calls that did not settle in what was read so far."""
+        return ((call, opened.entry) for call, opened in self._opened.items())
 
     def orphans(self) -> Iterator[SettledCall]:
-        """The calls of a dead process that never settled: failed, with the input estimate and no cost."""
-        for n, opened in enumerate(self._opens.values(), 1):
+        """The calls of a crashed worker that never settled, as failed rows with the input estimate and cost 0."""
+        for n, opened in enumerate(self._opened.values(), 1):
             settled = {"n": [opened.entry["e"], 0, 0, 0, 0, 0, 0], "x": "failed", "est": True}
-            # Behind all that was settled there, each at a place of its own: so a replay knows what is booked.
-            yield SettledCall(_row(opened.entry, settled), opened.segment, self._ends[opened.segment] + n)
+            # Offsets behind all settled calls, a different one for each: a second run then skips what is stored.
+            yield SettledCall(_row(opened.entry, settled), opened.segment, self._read_to[opened.segment] + n)
 
     def forget(self, segment: str) -> None:
-        self._ends.pop(segment, None)
+        self._read_to.pop(segment, None)
 
 
 def _row(opened: dict, settled: dict) -> dict:
-    """A usage row, ready for the database."""
-    fresh, output, reasoning, read, written, five, hour = settled["n"]
-    # Who served it in the end, where that is another than was asked first.
+    """The usage row of a call, ready for the database."""
+    fresh, output, reasoning, cache_read, cache_write, cache_write_5m, cache_write_1h = settled["n"]
+    # `by` is present if another target or credential answered than the one of the `opened` entry.
     provider, channel, credential = settled.get("by") or (opened["p"], opened["c"], opened["r"])
     return {
         "trace_id": opened["o"],
@@ -70,10 +94,10 @@ def _row(opened: dict, settled: dict) -> dict:
         "input_tokens": fresh,
         "output_tokens": output,
         "reasoning_tokens": reasoning,
-        "cache_read_input_tokens": read,
-        "cache_creation_input_tokens": written + five + hour,
-        "cache_creation_input_tokens_5min": five,
-        "cache_creation_input_tokens_1h": hour,
+        "cache_read_input_tokens": cache_read,
+        "cache_creation_input_tokens": cache_write + cache_write_5m + cache_write_1h,
+        "cache_creation_input_tokens_5min": cache_write_5m,
+        "cache_creation_input_tokens_1h": cache_write_1h,
         "cost": settled.get("c", 0),
         "price_source": settled.get("ps"),
         "priced": settled.get("ps") is not None,
@@ -89,6 +113,6 @@ def _row(opened: dict, settled: dict) -> dict:
 
 
 def tokens_of(row: dict) -> int:
-    """All that a call used, each class once."""
+    """All tokens of a usage row, each class counted once."""
     names = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
     return sum(row[name] for name in names)

@@ -1,10 +1,8 @@
-"""The journal: every call's `open` line before it is sent, its `settled` line before its end is told.
+"""The usage journal: an `opened` line before a call is sent, a `settled` line before the client gets the end.
 
-A worker owns one slot, a folder that it keeps locked while it lives, and writes lines into segments there. A plain
-write survives `kill -9`. Room for a `settled` line is reserved on the disk together with its `open` line, so that a
-full disk refuses new calls and never loses the end of a running one.
-
-Slot numbers also make usage ids unique among the workers of a machine.
+A worker owns one slot, a folder that it keeps locked while it runs, and writes lines into segments there. A plain
+write survives `kill -9`. Disk space for the `settled` line is reserved together with the `opened` line, so that a full
+disk refuses new calls and never loses the end of a running one. `entries.py` describes the content of the lines.
 """
 
 import logging
@@ -25,7 +23,7 @@ log = logging.getLogger(__name__)
 
 SEGMENT_BYTES = 4 * 1024 * 1024
 GROW_BYTES = 256 * 1024
-# A settled line holds numbers, short words and a few names; tests hold it to this.
+# Disk space reserved for a settled line: numbers, short words and a few names. A test checks the longest line.
 SETTLED_ROOM = 1_536
 
 EPOCH_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z
@@ -37,7 +35,7 @@ class Ids:
     """Unique, time-ordered 63-bit ids: 40 bits of milliseconds, 8 of machine, 7 of slot, 8 of sequence."""
 
     def __init__(self, machine: int, slot: int, newest: int = 0):
-        """`newest` is the newest id that is known: a clock that was set back does not lead below it."""
+        """`newest` is the newest id in the database: new ids are greater even if the clock was set back."""
         self._node = (machine * SLOTS + slot) * SEQUENCES
         self._last_ms, self._sequence = newest >> 23, SEQUENCES - 1
 
@@ -47,30 +45,31 @@ class Ids:
             self._last_ms, self._sequence = now_ms, 0
         elif self._sequence + 1 < SEQUENCES:
             self._sequence += 1
-        else:  # more than a millisecond holds: borrow from the next one
+        else:  # all sequence numbers of this millisecond are used: take the next millisecond
             self._last_ms, self._sequence = self._last_ms + 1, 0
         return self._last_ms << 23 | self._node | self._sequence
 
 
 class Journal:
-    """The writing end, used by the greenlets of one worker. `live` are the calls without a `settled` line."""
+    """Writes the journal of one worker; called by its greenlets."""
 
     def __init__(self, slot: Slot):
         self.slot = slot
         self.is_writable = True
-        self.segments: list[Path] = []  # own ones, oldest first; the last is being written
-        self.end = 0  # of the last segment
+        self.segments: list[Path] = []  # oldest first; the last one is being written
+        self.end = 0  # size of the last segment in bytes, without reserved space
         self._fd = -1
         self._allocated = 0
-        self._live: dict[int, bytes] = {}
+        self._open_lines: dict[int, bytes] = {}
         self._unwritten: list[bytes] = []
 
     @property
-    def live(self) -> int:
-        return len(self._live)
+    def open_count(self) -> int:
+        """The number of calls without a `settled` line."""
+        return len(self._open_lines)
 
     def open(self, entry: dict) -> None:
-        """Books that a call is about to be sent; `entry["o"]` is its id. Raises Unavailable when it cannot."""
+        """Writes the `opened` line of a call before it is sent. Raises Unavailable if it cannot be written."""
         line = orjson.dumps(entry) + b"\n"
         try:
             if self._fd < 0 or self.end >= SEGMENT_BYTES:
@@ -83,25 +82,25 @@ class Journal:
             self.is_writable = False
             raise Unavailable("the usage journal cannot be written", retry_after_s=5) from fault
         self.is_writable = True
-        self._live[entry["o"]] = line
+        self._open_lines[entry["o"]] = line
 
     def refuse_when_full(self) -> None:
-        """Raises Unavailable while nothing can be opened, so that nothing else has to be undone."""
+        """Raises Unavailable while the journal cannot be written; called first, so that nothing has to be undone."""
         if not self.is_writable:
             raise Unavailable("the usage journal cannot be written", retry_after_s=5)
 
     def settle(self, entry: dict) -> None:
-        """Books how a call ended; `entry["s"]` is its id. Its room was reserved, so a full disk does not matter."""
+        """Writes the `settled` line of a call, into the space reserved by `open`; works on a full disk."""
         line = orjson.dumps(entry) + b"\n"
-        self._live.pop(entry["s"], None)
+        self._open_lines.pop(entry["s"], None)
         try:
             self._write(line)
         except OSError as fault:
-            log.error("a settled line could not be written: %s; it is kept and tried again", fault.strerror)
+            log.error("a settled line could not be written: %s; it is kept in memory and retried", fault.strerror)
             self._unwritten.append(line)
 
-    def probe(self) -> None:
-        """Whether the disk has room again; calls are taken from then on."""
+    def check_space(self) -> None:
+        """Sets `is_writable` again once disk space can be reserved; from then on calls are accepted."""
         try:
             if self._fd < 0:
                 self._next_segment()
@@ -111,13 +110,13 @@ class Journal:
             log.debug("the usage journal still cannot be written: %s", fault.strerror)
 
     def retry_unwritten(self) -> None:
-        """Writes what an I/O error kept back. Raises OSError."""
+        """Writes the `settled` lines that failed with an I/O error. Raises OSError."""
         while self._unwritten:
             self._write(self._unwritten[0])
             del self._unwritten[0]
 
     def forget_segment(self, path: Path) -> None:
-        """Drops a segment whose lines are all in the database."""
+        """Deletes a segment whose calls are all in the database."""
         self.segments.remove(path)
         path.unlink(missing_ok=True)
 
@@ -126,12 +125,13 @@ class Journal:
             os.close(self._fd)
             self._fd = -1
 
-    def _reserve(self, room: int) -> None:
-        needed = self.end + room + SETTLED_ROOM * len(self._live)
+    def _reserve(self, size: int) -> None:
+        """Allocates disk space for `size` bytes and the `settled` lines of all open calls. Raises OSError."""
+        needed = self.end + size + SETTLED_ROOM * len(self._open_lines)
         if needed > self._allocated:
-            size = needed + GROW_BYTES
-            os.posix_fallocate(self._fd, 0, size)
-            self._allocated = size
+            allocated = needed + GROW_BYTES
+            os.posix_fallocate(self._fd, 0, allocated)
+            self._allocated = allocated
 
     def _write(self, line: bytes) -> None:
         written = 0
@@ -140,29 +140,32 @@ class Journal:
         self.end += len(line)
 
     def _next_segment(self) -> None:
-        """Starts a segment with the calls that still run, so that the one before needs only to be read to its end."""
+        """Starts a segment with a copy of all open lines, so that the segment before it can be deleted. Raises OSError.
+
+        Without disk space for a new segment the current one is continued.
+        """
         path = self.slot.folder / f"{time.time_ns():020d}-{secrets.token_hex(4)}.log"
-        carried = b"".join(self._live.values())
-        size = len(carried) + SETTLED_ROOM * (len(self._live) + 1) + GROW_BYTES
-        fresh = path.with_suffix(".new")
-        fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        carried = b"".join(self._open_lines.values())
+        size = len(carried) + SETTLED_ROOM * (len(self._open_lines) + 1) + GROW_BYTES
+        unfinished = path.with_suffix(".new")
+        fd = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             os.posix_fallocate(fd, 0, size)
             os.pwrite(fd, carried, 0)
-            fresh.rename(path)
+            unfinished.rename(path)
         except OSError:
             os.close(fd)
-            fresh.unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
             if self._fd < 0:
                 raise
-            return  # no room for a new one: the old one has what it reserved
+            return
         self.close()
         self._fd, self._allocated, self.end = fd, size, len(carried)
         self.segments.append(path)
 
 
 class Line(NamedTuple):
-    """One line read back, with where it ends."""
+    """One entry read from a segment, and the byte offset after it."""
 
     segment: str
     end: int
@@ -170,9 +173,10 @@ class Line(NamedTuple):
 
 
 def read_lines(path: Path, start: int, stop: int | None = None) -> Iterator[Line]:
-    """The whole lines of a segment from an offset on. Reserved room is zeros; a torn last line is none.
+    """Yields the complete lines of a segment between two byte offsets. Raises OSError.
 
-    A line that a dying disk garbled is left out: it must not keep the others from being booked.
+    Reserved space is zeros and ends the reading, as an incomplete last line does. A corrupted line is skipped with a
+    log line, so that the other calls are stored.
     """
     with path.open("rb") as file:
         file.seek(start)
@@ -184,6 +188,6 @@ def read_lines(path: Path, start: int, stop: int | None = None) -> Iterator[Line
             try:
                 entry = orjson.loads(raw)
             except orjson.JSONDecodeError:
-                log.error("%s: the line that ends at byte %d is garbled and left out", path, position)
+                log.error("%s: the line that ends at byte %d is corrupted and skipped", path, position)
                 continue
             yield Line(path.name, position, entry)

@@ -1,4 +1,4 @@
-"""The standing proof of the books: every account held against its rows, again and again, by one worker of a machine."""
+"""The regular ledger check: compares every account with its usage rows, in one worker of a machine."""
 
 import fcntl
 import logging
@@ -13,14 +13,14 @@ log = logging.getLogger(__name__)
 
 
 class LedgerReport(Protocol):
-    """What the store found: accounts that differ, and what makes the next proof short."""
+    """The store's result: accounts that differ from their rows, and the checkpoint from which the next check starts."""
 
     differences: tuple
     checkpoint: object
 
 
 class LedgerChecker:
-    """`differences` are those of the last proof. Whoever is elected stays so until its process ends."""
+    """`differences` are those of the last check. The worker that gets the lock keeps it until its process ends."""
 
     def __init__(self, path: Path, verify: Callable[[object], LedgerReport], threads: Threads):
         self._path, self._verify, self._threads = path, verify, threads
@@ -29,21 +29,23 @@ class LedgerChecker:
         self.differences: tuple = ()
 
     def check(self) -> None:
-        """Only what was stored since the last time. Raises Unavailable."""
-        if not self._is_elected():
+        """Checks what was stored since the last check, if this worker has the lock. Raises Unavailable."""
+        if not self._has_lock():
             return
-        proof = self._threads.run(self._verify, self._checkpoint)
-        self._checkpoint = proof.checkpoint
-        for one in proof.differences:
-            if one not in self.differences:
-                log.error("the books do not agree, run `flask --app wsgi ledger verify`: %s", one)
-        self.differences = proof.differences
+        report = self._threads.run(self._verify, self._checkpoint)
+        self._checkpoint = report.checkpoint
+        for difference in report.differences:
+            if difference not in self.differences:
+                log.error(
+                    "an account differs from its usage rows, run `flask --app wsgi ledger verify`: %s", difference
+                )
+        self.differences = report.differences
 
     def close(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
 
-    def _is_elected(self) -> bool:
+    def _has_lock(self) -> bool:
         if self._lock is None:
             lock = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
             try:

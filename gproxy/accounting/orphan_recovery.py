@@ -1,4 +1,4 @@
-"""Settles what crashed workers have reserved, as their journals say."""
+"""Settles the reservations of crashed workers by their journals."""
 
 import logging
 from pathlib import Path
@@ -11,65 +11,74 @@ log = logging.getLogger(__name__)
 
 
 class OrphanRecovery:
-    """What dead processes still hold: each call is settled as their journal says, what it does not know is freed."""
+    """Settles reservations left by crashed workers; reservations of calls missing from the journal are released."""
 
     def __init__(self, shared: SharedState, owner: str, root: Path):
         self._shared, self._owner, self._root = shared, owner, root
         self._machine = owner.partition("/")[0]
-        self._slots: set[str] = set()  # whose dead are to be settled, once their journal is read
-        self._calls: dict[int, tuple[int, int] | None] = {}  # what they hold, with cost and tokens as far as they ended
-        self._doubtful: set[str] = set()  # accounts that may lack what was freed
+        self._slots: set[str] = set()  # slots of crashed workers whose reservations are not settled yet
+        self._calls: dict[int, tuple[int, int] | None] = {}  # reserved calls: (cost, tokens), None until read
+        self._reload: set[str] = set()  # accounts that may lack a cost whose reservation has expired
 
     def add(self, folder: Path) -> None:
-        """A slot that we took over: all who had it before are dead."""
+        """Adds a slot that this worker took over; all its former owners have crashed."""
         self._slots.add(folder.name)
 
-    def look(self) -> bool:
-        """Asks for the calls of these slots. False while that cannot be told: their journal must not be read yet."""
+    def find_calls(self) -> bool:
+        """Collects the reserved calls of the added slots.
+
+        Returns False while the shared state is unavailable: the slots' journals must not be read before.
+        """
         try:
             if self._slots:
-                for _, calls in self._dead():
+                for _, calls in self._crashed_owners():
                     self._calls |= {call: None for call in calls if call not in self._calls}
         except Unavailable as fault:
-            log.warning("the journals of dead processes wait: %s", fault.message)
+            log.warning("the journals of crashed workers are not read yet: %s", fault.message)
             return False
         return True
 
-    def see(self, bookings: list[SettledCall], is_old: bool) -> None:
-        """From the journal of a dead process, an old one perhaps; read in the native thread."""
-        for row in (booking.row for booking in bookings):
+    def note(self, settled_calls: list[SettledCall], is_old: bool) -> None:
+        """Takes the calls read from a crashed worker's journal; called in the native thread.
+
+        `is_old`: Redis may have released the worker's reservations already, so the accounts have to be loaded again.
+        """
+        for row in (call.row for call in settled_calls):
             if row["trace_id"] in self._calls:
                 self._calls[row["trace_id"]] = row["cost"], tokens_of(row)
             elif is_old:
-                self._doubtful |= {f"u{row['user_id']}", f"k{row['user_key_id']}"}
+                self._reload |= {f"u{row['user_id']}", f"k{row['user_key_id']}"}
 
     def settle(self) -> None:
-        """Their journal is read. Once more only those that hold something still: a call ends once."""
+        """Settles or releases the collected calls, once their journals are read.
+
+        The owners are read again, because a call whose reservation ended meanwhile must not be settled twice.
+        """
         if not self._slots:
             return
         try:
-            for owner, calls in self._dead():
+            for owner, calls in self._crashed_owners():
                 for call in calls:
-                    if (ended := self._calls.get(call)) is not None:
-                        self._shared.settle(call, *ended)
+                    if (settled := self._calls.get(call)) is not None:
+                        self._shared.settle(call, *settled)
                     else:
                         self._shared.release(call)
-                log.info("%d calls of the dead process %s hold nothing any more", len(calls), owner)
-            for account in self._doubtful:
+                log.info("the reservations of %d calls of the crashed worker %s are settled", len(calls), owner)
+            for account in self._reload:
                 self._shared.forget(account)
         except Unavailable as fault:
-            log.warning("holds of dead processes wait: %s", fault.message)
+            log.warning("reservations of crashed workers are not settled yet: %s", fault.message)
             return
         self._slots.clear()
         self._calls.clear()
-        self._doubtful.clear()
+        self._reload.clear()
 
-    def _dead(self) -> list[tuple[str, list[int]]]:
-        """Owners of these slots, and of slots that are gone, but for ourselves. Raises Unavailable."""
+    def _crashed_owners(self) -> list[tuple[str, list[int]]]:
+        """Owners with reserved calls in the added slots or in slots that no longer exist. Raises Unavailable."""
         found = []
         for owner, calls in self._shared.reservations().items():
             machine, slot, _ = owner.split("/")
-            is_ours = machine == self._machine and owner != self._owner
-            if is_ours and (slot in self._slots or not (self._root / slot).exists()):
+            is_local = machine == self._machine and owner != self._owner
+            if is_local and (slot in self._slots or not (self._root / slot).exists()):
                 found.append((owner, calls))
         return found

@@ -1,8 +1,8 @@
-"""Prices: reading price documents and shipped price files, and finding the one that applies.
+"""Reads price documents and shipped price files, and finds the price of a call.
 
 A price document has the price fields of a seed's [[models]] and [[model_aliases]]: `price_each_call` in USD per call,
 `price_tiers` in USD per million tokens, both also for each mode, and `tool_prices` in USD per call of a tool that the
-vendor runs. An unknown model has no price, not a zero one.
+vendor runs. An unknown model has no price, not a price of zero.
 """
 
 import json
@@ -17,11 +17,11 @@ from typing import NamedTuple
 from gproxy.snapshot import Alias, Snapshot
 
 SHIPPED = Path(__file__).resolve().parents[2] / "conf" / "prices"
-# The model row whose price holds for all models of its provider that have none; not a model itself.
+# The model row whose price applies to all models of its provider without a price; not a model itself.
 DEFAULT = "default"
-# Service tiers with prices of their own, told by `flex_price_tiers` and the like; "" is the mode of all other calls.
+# Service tiers with their own price fields, such as `flex_price_tiers`; "" is the mode of all other calls.
 MODES = ("flex", "scale", "priority", "batch")
-# A tier's fields, and the token class each of them prices.
+# The rate fields of a price tier, and the token class that each of them prices.
 RATES = {
     "price_input_tokens": "input",
     "price_output_tokens": "output",
@@ -39,7 +39,7 @@ RATES = {
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """Rates in USD per million tokens, for prompts of at most `up_to` tokens. None: not told."""
+    """Rates in USD per million tokens, for prompts of at most `up_to` tokens. None: no rate is set."""
 
     up_to: int
     input: Decimal | None = None
@@ -56,7 +56,7 @@ class Tier:
 
 
 class Rates(NamedTuple):
-    """One mode's. `each_call` in USD; tiers are sorted by their bound."""
+    """The rates of one mode. `each_call` is in USD; the tiers are sorted by `up_to`."""
 
     each_call: Decimal | None
     tiers: tuple[Tier, ...]
@@ -64,7 +64,7 @@ class Rates(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """The default mode's rates; `modes` are those with rates of their own, and `tools` in USD per call."""
+    """The rates of the default mode and, in `modes`, of modes with their own. `tools` are in USD per call."""
 
     each_call: Decimal | None
     tiers: tuple[Tier, ...]
@@ -74,59 +74,60 @@ class Price:
     def rates(self, mode: str) -> Rates:
         return self.modes.get(mode) or Rates(self.each_call, self.tiers)
 
-    def over(self, other: "Price") -> "Price":
-        """This price, and where it says nothing of a mode's call or tiers the other one."""
-        modes = {mode: _filled(self.rates(mode), other.rates(mode)) for mode in {*self.modes, *other.modes}}
-        default = _filled(self.rates(""), other.rates(""))
+    def with_defaults(self, other: "Price") -> "Price":
+        """This price; a price per call, tiers or a tool that it does not set are taken from the other price."""
+        modes = {mode: _with_defaults(self.rates(mode), other.rates(mode)) for mode in {*self.modes, *other.modes}}
+        default = _with_defaults(self.rates(""), other.rates(""))
         return Price(*default, modes, {**other.tools, **self.tools})
 
 
-def _filled(rates: Rates, other: Rates) -> Rates:
+def _with_defaults(rates: Rates, other: Rates) -> Rates:
     return Rates(other.each_call if rates.each_call is None else rates.each_call, rates.tiers or other.tiers)
 
 
-class Found(NamedTuple):
+class FoundPrice(NamedTuple):
     price: Price
     source: str  # "alias", "model", "shipped" or "default"
 
 
-def charged(asked: str, told: str) -> str:
-    """The mode that a call is charged by: the one it asked for, unless the vendor says that it served another.
+def charged_mode(requested: str, served: str) -> str:
+    """The mode by which a call is charged: the requested one, else the one that the reply names.
 
-    Vendors serve a call without a wish by their account's own, and one that wants priority as any other when they
-    have no room for it.
+    Without a requested mode a vendor serves the default of its account. A vendor without capacity for a priority call
+    serves it in the default mode, which is then charged.
     """
-    if asked == "priority" and told == "default":
+    if requested == "priority" and served == "default":
         return ""
-    return asked or (told if told in MODES else "")
+    return requested or (served if served in MODES else "")
 
 
 def document(fields: Mapping) -> str | None:
-    """The price fields of a row as JSON text, None when it has none. Numbers stay the text they are."""
+    """The price fields of a row as JSON text, None without any. Numbers are written with all their digits."""
     priced = {k: v for k, v in fields.items() if "price" in k and v is not None and v not in ([], {})}
     return json.dumps(priced, default=str, sort_keys=True) if priced else None
 
 
 @lru_cache(maxsize=4096)
 def parse(text: str) -> Price:
-    """A stored price document."""
+    """Reads a stored price document."""
     return read(json.loads(text, parse_float=Decimal))
 
 
 @lru_cache(maxsize=4096)
-def _parse_over(text: str, default: str) -> Price:
-    return parse(text).over(parse(default))
+def _parse_with_defaults(text: str, default: str) -> Price:
+    return parse(text).with_defaults(parse(default))
 
 
 def read(fields: Mapping) -> Price:
+    """Reads the price fields of a row."""
     default = _read_rates(fields, "")
-    told = {mode: _read_rates(fields, f"{mode}_") for mode in MODES}
-    modes = {mode: _filled(rates, default) for mode, rates in told.items() if rates != NOTHING}
+    by_mode = {mode: _read_rates(fields, f"{mode}_") for mode in MODES}
+    modes = {mode: _with_defaults(rates, default) for mode, rates in by_mode.items() if rates != NO_RATES}
     tools = {name: Decimal(usd) for name, usd in (fields.get("tool_prices") or {}).items()}
     return Price(*default, modes, tools)
 
 
-NOTHING = Rates(None, ())
+NO_RATES = Rates(None, ())
 
 
 def _read_rates(fields: Mapping, prefix: str) -> Rates:
@@ -142,7 +143,7 @@ def _read_tier(fields: Mapping) -> Tier:
 
 @lru_cache(maxsize=1)
 def shipped() -> Mapping[tuple[str, str], Price]:
-    """The price files that come with gproxy, by (channel, model id). They neither list nor resolve a model."""
+    """The prices of the files in `conf/prices`, by (channel, model id). They neither list nor resolve a model."""
     found = {}
     for path in sorted(SHIPPED.glob("*.toml")):
         for row in tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)["models"]:
@@ -150,17 +151,20 @@ def shipped() -> Mapping[tuple[str, str], Price]:
     return found
 
 
-def find(snapshot: Snapshot, provider_id: int, channel: str, model: str, alias: Alias | None = None) -> Found | None:
-    """What a call to this target is priced by: its alias, model row, shipped file, or the provider's `default` row.
+def find(
+    snapshot: Snapshot, provider_id: int, channel: str, model: str, alias: Alias | None = None
+) -> FoundPrice | None:
+    """The price of a call to this target: of its alias, model row, shipped file, or the provider's `default` row.
 
-    The `default` row also fills in what a model row leaves out.
+    The `default` row also provides the prices that a model row does not set. None: the call is not priced.
     """
     if alias is not None and alias.pricing:
-        return Found(parse(alias.pricing), "alias")
+        return FoundPrice(parse(alias.pricing), "alias")
     row, default = (snapshot.models.get((provider_id, name)) for name in (model, DEFAULT))
     default_text = default.pricing if default is not None else None
     if row is not None and row.pricing:
-        return Found(_parse_over(row.pricing, default_text) if default_text else parse(row.pricing), "model")
+        price = _parse_with_defaults(row.pricing, default_text) if default_text else parse(row.pricing)
+        return FoundPrice(price, "model")
     if price := shipped().get((channel, model)):
-        return Found(price, "shipped")
-    return Found(parse(default_text), "default") if default_text else None
+        return FoundPrice(price, "shipped")
+    return FoundPrice(parse(default_text), "default") if default_text else None

@@ -1,4 +1,4 @@
-"""What goes by its age and by the room it takes: in small steps, by one worker of a machine, beside the traffic."""
+"""Deletes request logs and usage rows by age and size: in small steps, by one worker of a machine at a time."""
 
 import fcntl
 import logging
@@ -21,45 +21,48 @@ MIB = 1024 * 1024
 
 
 class Retention:
-    """`trim_log(kind, before, max_bytes, most_rows)` and `trim_usages(before, most_rows)` are the store's deeds."""
+    """`trim_log(kind, before, max_bytes, max_rows)` and `trim_usages(before, max_rows)` are functions of the store.
+
+    Both return the number of deleted rows and raise Unavailable.
+    """
 
     def __init__(self, lock: Path, trim_log: Callable, trim_usages: Callable, threads, kinds: tuple[str, ...]):
         self._fd = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
         self._trim_log, self._trim_usages, self._threads, self._kinds = trim_log, trim_usages, threads, kinds
 
-    def keep(self, wanted: Logging) -> int:
-        """Deletes what has to go, unless another worker does. Returns how many rows went."""
+    def apply(self, limits: Logging) -> int:
+        """Deletes the rows beyond these limits, unless another worker is doing so. Returns the number of rows."""
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return 0
         try:
-            return self._keep(wanted)
+            return self._delete(limits)
         finally:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
 
-    def _keep(self, wanted: Logging) -> int:
-        now, gone = time.time_ns(), 0
-        before, maximum = now - wanted.retention_days * DAY_NS, wanted.retention_mb * MIB // len(self._kinds)
+    def _delete(self, limits: Logging) -> int:
+        now, deleted = time.time_ns(), 0
+        before, max_bytes = now - limits.retention_days * DAY_NS, limits.retention_mb * MIB // len(self._kinds)
         for kind in self._kinds:
-            gone += self._steps(self._trim_log, kind, before, maximum)
-        if wanted.usage_retention_days is not None:
-            gone += self._steps(self._trim_usages, now - wanted.usage_retention_days * DAY_NS)
-        if gone:
-            log.info("retention: %d rows are gone", gone)
-        return gone
+            deleted += self._delete_in_steps(self._trim_log, kind, before, max_bytes)
+        if limits.usage_retention_days is not None:
+            deleted += self._delete_in_steps(self._trim_usages, now - limits.usage_retention_days * DAY_NS)
+        if deleted:
+            log.info("retention: %d rows are deleted", deleted)
+        return deleted
 
-    def _steps(self, function: Callable, *args) -> int:
-        gone = 0
+    def _delete_in_steps(self, function: Callable, *args) -> int:
+        deleted = 0
         while True:
             try:
                 step = self._threads.run(function, *args, STEP_ROWS)
             except Unavailable as fault:
-                log.debug("retention waits: %s", fault.message)
-                return gone
-            gone += step
+                log.debug("retention is postponed: %s", fault.message)
+                return deleted
+            deleted += step
             if step < STEP_ROWS:
-                return gone
+                return deleted
             gevent.sleep(PAUSE_S)
 
     def close(self) -> None:

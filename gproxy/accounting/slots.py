@@ -1,4 +1,4 @@
-"""Journal slots: one folder per worker, which the worker keeps locked while it lives.
+"""Journal slots: one folder per worker, which the worker keeps locked while it runs.
 
 Slot numbers also make usage ids unique among the workers of a machine.
 """
@@ -16,21 +16,21 @@ SLOTS = 128
 
 
 class Slot(NamedTuple):
-    """A locked folder of one process. `inherited` are segments of a dead process that had it before."""
+    """The locked folder of one worker. `inherited` are the segments that a crashed worker left in it."""
 
     number: int
     folder: Path
     lock: int
     inherited: list[Path]
 
-    def sign(self, machine: int) -> str:
-        """The name of this process, unlike that of any before it, under which it holds what its calls may cost."""
+    def new_owner(self, machine: int) -> str:
+        """Makes and stores a new owner name, under which the worker's reservations are kept. Raises OSError."""
         os.pwrite(self.lock, secrets.token_hex(8).encode(), 0)
         return owner_of(self.folder, machine)
 
 
 def take_slot(root: Path) -> Slot:
-    """A dead process's slot with what it left behind, else a new one. Raises OSError, RuntimeError."""
+    """Takes the slot of a crashed worker with its segments, else a new slot. Raises OSError, RuntimeError."""
     root.mkdir(parents=True, exist_ok=True)
     for number in range(SLOTS):
         folder = root / f"{number:03d}"
@@ -43,22 +43,25 @@ def take_slot(root: Path) -> Slot:
 
 
 def _new_slot(root: Path, folder: Path, number: int) -> Slot | None:
-    """Made under another name and locked first, so that nobody ever sees it unlocked. None: another was faster."""
-    fresh = root / f".new-{os.getpid()}-{secrets.token_hex(4)}"
-    fresh.mkdir()
-    lock = os.open(fresh / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    """Makes a slot under a temporary name and locks it before the rename, so that it is never visible unlocked.
+
+    Returns None if another worker made the slot first.
+    """
+    unnamed = root / f".new-{os.getpid()}-{secrets.token_hex(4)}"
+    unnamed.mkdir()
+    lock = os.open(unnamed / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
     try:
-        fresh.rename(folder)
+        unnamed.rename(folder)
     except OSError:
         os.close(lock)
-        shutil.rmtree(fresh)
+        shutil.rmtree(unnamed)
         return None
     return Slot(number, folder, lock, [])
 
 
-def living(root: Path) -> int:
-    """How many processes of this machine write a journal now."""
+def count_running(root: Path) -> int:
+    """The number of workers of this machine that own a slot now."""
     locks = [try_lock(folder) for folder in root.glob("[0-9][0-9][0-9]")]
     for lock in locks:
         if lock is not None:
@@ -67,7 +70,7 @@ def living(root: Path) -> int:
 
 
 def owner_of(folder: Path, machine: int) -> str | None:
-    """The name of the process that has this slot, or had it last; None when the slot is gone."""
+    """The name of the worker that owns this slot or owned it last; None if the slot does not exist."""
     try:
         return f"{machine}/{folder.name}/{(folder / 'lock').read_text()}"
     except FileNotFoundError:
@@ -79,21 +82,21 @@ def segments(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.log"))
 
 
-def give_back(slot: Slot) -> None:
-    """Removes a slot whose lines are all booked."""
-    # Renamed first: a folder that is half removed would look like a slot that nobody can lock.
-    gone = slot.folder.with_name(f".gone-{secrets.token_hex(4)}")
-    slot.folder.rename(gone)
+def remove(slot: Slot) -> None:
+    """Deletes a slot whose calls are all in the database, and unlocks it. Raises OSError."""
+    # Renamed first: a folder that is only partly deleted would look like a slot that cannot be locked.
+    removed = slot.folder.with_name(f".gone-{secrets.token_hex(4)}")
+    slot.folder.rename(removed)
     os.close(slot.lock)
-    shutil.rmtree(gone, ignore_errors=True)
+    shutil.rmtree(removed, ignore_errors=True)
 
 
 def size(root: Path) -> int:
-    """Bytes that the segments of all slots take, also those of dead processes."""
-    found = 0
+    """The size of all slots' segments in bytes, including those of crashed workers."""
+    total = 0
     for path in root.glob("[0-9]*/*.log"):
         try:
-            found += path.stat().st_size
-        except FileNotFoundError:  # booked meanwhile
+            total += path.stat().st_size
+        except FileNotFoundError:  # deleted since it was listed
             continue
-    return found
+    return total

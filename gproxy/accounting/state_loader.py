@@ -1,6 +1,6 @@
-"""What the shared state does not know of accounts and limits, read from the books: the journal, then the database.
+"""Loads accounts and limits into the shared state, from the journal and then the database.
 
-That order loses nothing: what leaves the journal between the two is in the database by then.
+In this order no call is lost: a call that leaves the journal between the two readings is in the database by then.
 """
 
 import logging
@@ -14,7 +14,7 @@ import gevent
 from gevent.event import AsyncResult
 
 from gproxy.accounting import slots
-from gproxy.accounting.entries import Reader, SettledCall, tokens_of
+from gproxy.accounting.entries import JournalReader, SettledCall, tokens_of
 from gproxy.accounting.writer import Threads
 from gproxy.errors import Unavailable
 from gproxy.state.interface import BUCKETS, HOUR_S, MINUTE_S, SharedState
@@ -24,36 +24,38 @@ from gproxy.units import NS
 log = logging.getLogger(__name__)
 
 HOUR_NS = HOUR_S * NS
-# An account is read again when something was settled in it meanwhile. No new call is granted until it is loaded, so
-# that those which run become fewer.
+# An account is read again if a call settled in it meanwhile. Until it is loaded no new call is admitted, so the number
+# of running calls falls.
 LOAD_S, PAUSE_S = 5.0, 0.005
-CREDENTIAL = "c"  # what the keys of their limits begin with
-USER, KEY = "u", "k"  # what accounts' keys begin with, and the names of their owners in the journal
+CREDENTIAL = "c"  # first character of the keys of credentials' limits
+USER, KEY = "u", "k"  # first character of accounts' keys, and names of the owner's id in `opened` entries
 
 
 class Store(Protocol):
-    """The store's questions, asked in the calling thread."""
+    """Queries of the store, run in the calling thread. They raise Unavailable."""
 
-    def account_state(self, user_id: int | None, key_id: int | None, ids: list[int], segments: list[str]): ...
+    def account_state(self, user_id: int | None, key_id: int | None, ids: list[int], segments: list[str]):
+        """The account of a user or of a key, which of the calls it includes, and how far the segments are stored."""
 
-    def limit_history(self, limit_id: int, since: int, now: int, ids: list[int]): ...
+    def limit_history(self, limit_id: int, since: int, now: int, ids: list[int]):
+        """What the usage rows count in a limit, and which of the calls these include; None without such a limit."""
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
-    """A call that was opened and did not end yet."""
+class OpenCall:
+    """A call that has not settled, and the worker that runs it."""
 
     owner: str
     opened: dict
 
     @property
-    def held(self) -> tuple[int, int]:
+    def reserved(self) -> tuple[int, int]:
         """Money in nano-USD and tokens."""
         return tuple(self.opened.get("h", (0, self.opened["e"])))
 
 
 class StateLoader:
-    """Loads accounts and limits into the shared state. Reading is done in a native thread, one at a time."""
+    """Loads accounts and limits into the shared state. Reading is done in a native thread, one load at a time."""
 
     def __init__(
         self, shared: SharedState, root: Path, machine: int, store: Store, threads: Threads, clock: Callable[[], int]
@@ -63,93 +65,98 @@ class StateLoader:
         self._loading: dict[str, AsyncResult] = {}
 
     def load(self, keys: tuple[str, ...]) -> None:
-        """Users' accounts (`u5`), those of keys (`k7`) and limit rows (`3`); whoever asks meanwhile waits as well.
+        """Loads users' accounts (`u5`), keys' accounts (`k7`) and limit rows (`3`).
 
-        Raises Unavailable.
+        A key that another greenlet is loading is waited for. Raises Unavailable.
         """
-        # Limits first: the holds that they make know the tokens of their calls.
+        # Limits first: only the reservations that they make include the tokens of their calls.
         for key in sorted(keys, key=lambda key: key[0] in (USER, KEY)):
-            if (others := self._loading.get(key)) is not None:
-                others.get()
+            if (running := self._loading.get(key)) is not None:
+                running.get()
                 continue
-            mine = self._loading[key] = AsyncResult()
+            result = self._loading[key] = AsyncResult()
             try:
                 self._load_one(key)
-                mine.set()
+                result.set()
             except BaseException as fault:
-                mine.set_exception(fault if isinstance(fault, Exception) else Unavailable("loading was given up"))
+                result.set_exception(fault if isinstance(fault, Exception) else Unavailable("loading was given up"))
                 raise
             finally:
                 del self._loading[key]
 
     def _load_one(self, key: str) -> None:
-        if key[0] == CREDENTIAL:  # its limits are for the upstream's sake: no book has them, and they begin anew
+        if key[0] == CREDENTIAL:  # its limits protect the upstream, are stored nowhere, and start empty
             self._shared.load_limit(key, {}, [], {})
             return
         if key[0] not in (USER, KEY):
-            found = self._threads.run(self._counts, int(key))
+            found = self._threads.run(self._limit_counts, int(key))
             self._shared.load_limit(key, *found)
             self._settle_ended(found[-1])
             return
-        until, ran = time.monotonic() + LOAD_S, set()  # who ran at any of the readings
+        until, ran = time.monotonic() + LOAD_S, set()  # calls that were open at any of the readings
         try:
             while time.monotonic() < until:
                 version = self._shared.version(key)
-                found = self._threads.run(self._funds, key[0], int(key[1:]))
+                found = self._threads.run(self._account_amounts, key[0], int(key[1:]))
                 ran |= found[-1].keys()
                 if self._shared.load(key, version, *found):
                     return
                 gevent.sleep(PAUSE_S)
             raise Unavailable("an account is too busy to be loaded")
-        finally:  # also a load that came to nothing has given them holds
+        finally:  # a failed load may have made reservations too
             self._settle_ended(ran)
 
-    def _settle_ended(self, running: Collection[int]) -> None:
-        """Calls that ran when the journal was read, and may have ended before they got their holds."""
-        if running:
-            for call, money, tokens in self._threads.run(self._ended, frozenset(running)):
+    def _settle_ended(self, opened: Collection[int]) -> None:
+        """Settles those of the calls that ended before the load made their reservations."""
+        if opened:
+            for call, money, tokens in self._threads.run(self._settled_of, frozenset(opened)):
                 self._shared.settle(call, money, tokens)
 
     # Below: in the native thread.
 
-    def _funds(self, whose: str, own: int) -> tuple[int, int, dict[int, int], dict[int, tuple[str, int]]]:
-        """Start of the window, what is used in it, and the calls that are not in that yet."""
-        ended, running = self._journal(lambda opened: opened[whose] == own)
-        ids, segments = [*running, *(b.row["trace_id"] for b in ended)], sorted({b.segment for b in ended})
-        asked = (own, None) if whose == USER else (None, own)
-        found = self._store.account_state(*asked, ids, segments)
+    def _account_amounts(
+        self, owner: str, owner_id: int
+    ) -> tuple[int, int, dict[int, int], dict[int, tuple[str, int]]]:
+        """The arguments of `SharedState.load`: start of the window, money used in it, settled and running calls."""
+        settled_calls, open_calls = self._read_journal(lambda opened: opened[owner] == owner_id)
+        ids = [*open_calls, *(call.row["trace_id"] for call in settled_calls)]
+        segments = sorted({call.segment for call in settled_calls})
+        account_of = (owner_id, None) if owner == USER else (None, owner_id)
+        found = self._store.account_state(*account_of, ids, segments)
         account = found.account
-        unbooked = [
-            booking
-            for booking in ended
-            if booking.row["trace_id"] not in found.stored and booking.end > found.positions.get(booking.segment, 0)
+        unstored = [
+            call
+            for call in settled_calls
+            if call.row["trace_id"] not in found.stored and call.end > found.positions.get(call.segment, 0)
         ]
         opened_at, _ = window(account.period, self._clock() / NS)
 
-        def is_in(at: int) -> bool:
+        def is_in_window(at: int) -> bool:
             return window(account.period, at / NS)[0] == opened_at
 
         used = account.cost_used if account.window == opened_at else 0
-        settled = {booking.row["trace_id"]: booking.row["cost"] for booking in unbooked if is_in(booking.row["at"])}
-        held = {
-            call: (one.owner, one.held[0])
-            for call, one in running.items()
-            if call not in found.stored and is_in(one.opened["at"])  # else it ended between the two readings
+        settled = {call.row["trace_id"]: call.row["cost"] for call in unstored if is_in_window(call.row["at"])}
+        running = {
+            call: (one.owner, one.reserved[0])
+            for call, one in open_calls.items()
+            if call not in found.stored and is_in_window(one.opened["at"])  # stored: it ended between the two readings
         }
-        return opened_at, used, settled, held
+        return opened_at, used, settled, running
 
-    def _ended(self, calls: Collection[int]) -> list[tuple[int, int, int]]:
-        rows = (booking.row for booking in self._journal(lambda opened: True)[0])
+    def _settled_of(self, calls: Collection[int]) -> list[tuple[int, int, int]]:
+        """Those of the calls that have settled: id, cost and tokens."""
+        rows = (call.row for call in self._read_journal(lambda opened: True)[0])
         return [(row["trace_id"], row["cost"], tokens_of(row)) for row in rows if row["trace_id"] in calls]
 
-    def _counts(self, limit_id: int):
+    def _limit_counts(self, limit_id: int):
+        """The arguments of `SharedState.load_limit`: counts by hour, recent requests, and running calls."""
         now = self._clock()
-        ended, running = self._journal(lambda opened: True)
+        settled_calls, open_calls = self._read_journal(lambda opened: True)
         found = self._store.limit_history(
             limit_id,
             (now // HOUR_NS - BUCKETS + 1) * HOUR_NS,
             now,
-            [*running, *(b.row["trace_id"] for b in ended)],
+            [*open_calls, *(call.row["trace_id"] for call in settled_calls)],
         )
         if found is None:
             return {}, [], {}
@@ -160,48 +167,49 @@ class StateLoader:
             before = hours.get(hour, (0, 0))
             hours[hour] = (before[0] + requests, before[1] + tokens)
 
-        def is_meant(user_id: int, key_id: int, at: int, model: str) -> bool:
+        def is_counted(user_id: int, key_id: int, at: int, model: str) -> bool:
             is_own = key_id == found.key_id if found.key_id is not None else user_id == found.user_id
             return is_own and at >= found.since and found.applies_to(model)
 
         for hour, model, requests, tokens in found.hours:
             if found.applies_to(model):
                 count(hour, requests, tokens)
-        moments = []
-        for row in (booking.row for booking in ended if booking.row["trace_id"] not in found.stored):
-            if is_meant(row["user_id"], row["user_key_id"], row["at"], row["model"]):
+        sent_at = []
+        for row in (call.row for call in settled_calls if call.row["trace_id"] not in found.stored):
+            if is_counted(row["user_id"], row["user_key_id"], row["at"], row["model"]):
                 count(row["at"] // HOUR_NS, 1, tokens_of(row))
-                moments.append(row["at"])
-        held = {}
-        for call, one in running.items():
+                sent_at.append(row["at"])
+        running = {}
+        for call, one in open_calls.items():
             opened = one.opened
-            if call not in found.stored and is_meant(opened["u"], opened["k"], opened["at"], opened["m"]):
-                count(opened["at"] // HOUR_NS, 1, one.held[1])
-                moments.append(opened["at"])
-                held[call] = (one.owner, opened["at"], one.held[1])
-        recent += [at for at in moments if at > now - MINUTE_S * NS]
-        return hours, sorted(recent), held
+            if call not in found.stored and is_counted(opened["u"], opened["k"], opened["at"], opened["m"]):
+                count(opened["at"] // HOUR_NS, 1, one.reserved[1])
+                sent_at.append(opened["at"])
+                running[call] = (one.owner, opened["at"], one.reserved[1])
+        recent += [at for at in sent_at if at > now - MINUTE_S * NS]
+        return hours, sorted(recent), running
 
-    def _journal(self, is_meant: Callable[[dict], bool]) -> tuple[list[SettledCall], dict[int, Running]]:
-        """The calls of this machine's journal that ended, and those that run, as far as they are meant."""
-        ended: list[SettledCall] = []
-        running: dict[int, Running] = {}
+    def _read_journal(self, matches: Callable[[dict], bool]) -> tuple[list[SettledCall], dict[int, OpenCall]]:
+        """The settled and the open calls in this machine's journal whose owner's ids (`u`, `k`) match."""
+        settled_calls: list[SettledCall] = []
+        open_calls: dict[int, OpenCall] = {}
         for folder in sorted(self._root.glob("[0-9]*")):
-            reader = Reader()
-            ended += (booking for booking in _bookings(reader, folder) if is_meant(_opened(booking.row)))
+            reader = JournalReader()
+            settled_calls += (call for call in _settled_calls(reader, folder) if matches(_owner_ids(call.row)))
             owner = slots.owner_of(folder, self._machine)
             if owner is not None:
-                running |= {call: Running(owner, entry) for call, entry in reader.opens() if is_meant(entry)}
-        return ended, running
+                open_calls |= {call: OpenCall(owner, entry) for call, entry in reader.open_calls() if matches(entry)}
+        return settled_calls, open_calls
 
 
-def _bookings(reader: Reader, folder: Path) -> Iterator[SettledCall]:
+def _settled_calls(reader: JournalReader, folder: Path) -> Iterator[SettledCall]:
     for path in slots.segments(folder):
         try:
-            yield from reader.rows(path, 0, None)
-        except FileNotFoundError:  # booked since it was listed
+            yield from reader.settled_calls(path, 0, None)
+        except FileNotFoundError:  # stored and deleted since it was listed
             continue
 
 
-def _opened(row: dict) -> dict:
+def _owner_ids(row: dict) -> dict:
+    """The owner's ids of a usage row, under their names in `opened` entries."""
     return {"u": row["user_id"], "k": row["user_key_id"]}

@@ -2,7 +2,7 @@
 
 import click
 
-from gproxy.accounting.slots import living
+from gproxy.accounting.slots import count_running
 from gproxy.cli.context import CommandContext, report_errors
 from gproxy.errors import StartupError
 from gproxy.store import machines, seeding
@@ -26,7 +26,7 @@ def rotate() -> None:
         new_key = context.settings.environ.get(NEW, "").strip()
         if not new_key:
             raise StartupError([f"{NEW}: set it to the new key"])
-        workers = living(context.settings.data_dir / "journal")
+        workers = count_running(context.settings.data_dir / "journal")
         others = context.ask(machines.count_others, context.settings.data_dir)
         if workers or others:
             raise StartupError(

@@ -1,1 +1,1 @@
-"""Prometheus metrics: their families, where calls are counted, and their text."""
+"""Prometheus metrics: their families, counting calls, the values of all workers, and the text format."""

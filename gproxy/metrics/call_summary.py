@@ -1,4 +1,4 @@
-"""What is told of one request: by the meters when it is settled, by the access log when its answer is over."""
+"""The summary of one call: metrics read it when the call is settled, the access log when its answer has ended."""
 
 from dataclasses import dataclass
 
@@ -7,22 +7,23 @@ from gproxy.protocols.hub import Usage
 
 @dataclass(slots=True)
 class CallSummary:
-    """Filled as the request goes on. It outlives the request's body, and holds neither that nor a key.
+    """Filled while the request is served. It outlives the request's body, and contains neither body nor key.
 
-    `outcome` is there once the call is settled; until then nothing was sent, or its end is not known.
+    `outcome` is None until the call is settled.
     """
 
-    protocol: str  # the client's
+    protocol: str  # of the client
     operation: str | None = None
-    asked: str | None = None  # the model's name as the client sent it
+    requested_model: str | None = None  # the model name that the client sent
     provider: str | None = None
-    model: str | None = None  # the upstream's
-    error: str | None = None  # the stable code that the client was told
+    model: str | None = None  # the upstream's model name
+    error: str | None = None  # the stable code of the error that the client received
     outcome: str | None = None
     usage: Usage | None = None
     cost: int | None = None  # in nano-USD
     first_token_s: float | None = None
 
-    def goes_to(self, plan) -> None:
-        self.operation, self.asked, self.model = plan.operation, plan.sent_model, plan.model
+    def set_target(self, plan) -> None:
+        """Takes operation, provider and models from the plan of the current attempt."""
+        self.operation, self.requested_model, self.model = plan.operation, plan.sent_model, plan.model
         self.provider = plan.provider.name

@@ -9,10 +9,10 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _ESCAPED = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 
-def write(families: Iterable[Family], sums: Mapping[tuple[str, tuple[str, ...], int], Sequence[float]]) -> str:
-    """The families with all their series. What another version counted otherwise is left out."""
+def write(families: Iterable[Family], totals: Mapping[tuple[str, tuple[str, ...], int], Sequence[float]]) -> str:
+    """The families with all their series. Series of another version with other labels or buckets are left out."""
     by_family: dict[tuple[str, int], list] = {}
-    for (name, labels, width), values in sums.items():
+    for (name, labels, width), values in totals.items():
         by_family.setdefault((name, width), []).append((labels, values))
     lines: list[str] = []
     for family in families:
@@ -25,28 +25,25 @@ def write(families: Iterable[Family], sums: Mapping[tuple[str, tuple[str, ...], 
 
 
 def _pairs(family: Family, labels: tuple[str, ...]) -> str:
-    """`a="b",c="d"`"""
+    """The labels of a series: `a="b",c="d"`."""
     named = zip(family.labels, labels, strict=True)
     return ",".join(f'{name}="{value.translate(_ESCAPED)}"' for name, value in named)
 
 
 def _samples(family: Family, pairs: str, values: Sequence[float]) -> Iterator[str]:
     if family.kind != HISTOGRAM:
-        yield (
-            f"{family.name}{{{pairs}}} {_number(values[0] / family.scale)}"
-            if pairs
-            else (f"{family.name} {_number(values[0] / family.scale)}")
-        )
+        value = _number(values[0] / family.scale)
+        yield f"{family.name}{{{pairs}}} {value}" if pairs else f"{family.name} {value}"
         return
     *buckets, total = values
-    before = pairs and f"{pairs},"
+    prefix = pairs and f"{pairs},"
     counts = list(accumulate(buckets))
-    for bound, count in zip((*map(_number, family.bounds), "+Inf"), counts, strict=True):
-        yield f'{family.name}_bucket{{{before}le="{bound}"}} {_number(count)}'
+    for bound, count in zip((*map(_number, family.bucket_bounds), "+Inf"), counts, strict=True):
+        yield f'{family.name}_bucket{{{prefix}le="{bound}"}} {_number(count)}'
     yield f"{family.name}_sum{{{pairs}}} {_number(total)}"
     yield f"{family.name}_count{{{pairs}}} {_number(counts[-1])}"
 
 
 def _number(value: float) -> str:
-    """Without an end that says nothing, and with all digits of a float."""
+    """Whole numbers without a decimal point, others with all digits of the float."""
     return str(int(value)) if value == int(value) else repr(value)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from gproxy.accounting import cost
-from gproxy.accounting.prices import Found
+from gproxy.accounting.prices import FoundPrice
 from gproxy.errors import OverQuota, Unavailable
 from gproxy.protocols.hub import Ask
 from gproxy.quota import budgets, limits
@@ -47,7 +47,7 @@ def upper_bound(
     accounts: tuple[Account, ...],
     rows: tuple[Limit, ...],
     requested: Ask,
-    price: Found | None,
+    price: FoundPrice | None,
     mode: str,
     input_tokens: int,
     max_output: int | None,

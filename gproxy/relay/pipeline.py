@@ -104,7 +104,7 @@ class Relay:
 
     def run(self, plan: Plan, call: Call, watch: DisconnectWatch) -> Answer:
         """Sends the planned call and answers. Raises GatewayError or ClientDisconnected; then it is settled."""
-        call.summary.goes_to(plan)
+        call.summary.set_target(plan)
         with headers.Naming(plan.provider):
             if plan.lane is None:
                 return self._counted(plan, call)
@@ -208,7 +208,7 @@ class Relay:
     def _ended(self, call: Call, outcome: Outcome, status: int) -> None:
         """Measures a call that has no row."""
         call.summary.outcome = outcome
-        self.metrics.settled(call.summary, status, time.perf_counter() - call.started, is_booked=False)
+        self.metrics.settled(call.summary, status, time.perf_counter() - call.started, has_row=False)
 
     def _open(self, plan: Plan, call: Call, failover: Failover, watch: DisconnectWatch) -> Settlement:
         """Reserves what the call may cost and writes its `opened` entry.
@@ -251,7 +251,7 @@ class Relay:
             self.journal, call_id, plan.price, plan.input_tokens, call.started, plan.mode, reservation
         )
         settlement.summary, settlement.count_metrics = call.summary, self.metrics.settled
-        call.summary.goes_to(plan)
+        call.summary.set_target(plan)
         may_stop = plan.operation == STREAM and plan.price is not None and plan.provider.settings.stop_at_quota
         if may_stop and reservation.max_output is not None:
             settlement.covered_bytes = reservation.max_output * BYTES_PER_TOKEN

@@ -75,7 +75,7 @@ class Plan:
     operation: str  # the client's
     upstream_protocol: str  # the protocol of the upstream
     body: bytes
-    price: prices.Found | None
+    price: prices.FoundPrice | None
     mode: str  # by which of its modes the price counts
     input_tokens: int  # estimated
     affinity: bytes = b""  # names the conversation, where the provider's strategy goes by it
@@ -200,7 +200,7 @@ class Planner:
         has_media = any(mark in plan.body for mark in _MEDIA)
 
         def upper_bound(
-            provider: Provider, upstream_protocol: str, model: str, price: prices.Found | None
+            provider: Provider, upstream_protocol: str, model: str, price: prices.FoundPrice | None
         ) -> UpperBound:
             maximum = facts(upstream_protocol, model).max_output if writes else 0
             assumed = provider.settings.assumed_output_tokens

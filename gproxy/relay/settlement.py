@@ -62,7 +62,7 @@ class Settlement:
 
     journal: Journal
     call_id: int
-    price: prices.Found | None
+    price: prices.FoundPrice | None
     input_estimate: int
     started: float
     mode: str = ""
@@ -107,7 +107,7 @@ class Settlement:
         self.price, self.mode, self.input_estimate = plan.price, plan.mode, plan.input_tokens
         self.by = plan.provider.id, plan.provider.channel, credential.id if credential else None
         if self.summary is not None:
-            self.summary.goes_to(plan)
+            self.summary.set_target(plan)
 
     def saw_first_byte(self, text_bytes: int = 0) -> None:
         """Something came; of a stream also how much text until now."""

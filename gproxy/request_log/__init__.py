@@ -1,1 +1,1 @@
-"""Logged requests: what is recorded, how it is redacted, and the spool on disk."""
+"""Request logs: recording of requests and attempts, redaction of secrets, and the spool on disk."""

@@ -1,6 +1,6 @@
-"""What is kept of requests where an operator wants it: each attempt at an upstream, and what secrets there are.
+"""Records attempts at upstreams for the request log, if an operator enabled it.
 
-Everything is redacted and cut here, before it is written anywhere.
+Everything is redacted and truncated here, before it is written anywhere.
 """
 
 import logging
@@ -15,93 +15,99 @@ from gproxy.snapshot import Logging, Snapshot
 
 log = logging.getLogger(__name__)
 
-# Kinds of records, in the order of their columns.
+# The first value of a row: requests of clients, and attempts at upstreams.
 DOWNSTREAM, UPSTREAM = "downstream", "upstream"
 
 
 @dataclass(slots=True)
 class Recorder:
-    """Of one process. `most_body`: bytes of a body that are kept. `secrets` are the process's own."""
+    """The recorder of one process. `max_body` is the number of bytes of a body that are logged.
+
+    `secrets` are those of the process settings; the secrets of the configuration are taken from the snapshot.
+    """
 
     spool: Spool
     snapshot: Callable[[], Snapshot]
-    current: Callable[[], Snapshot | None]  # what serves now, without looking for a newer one
+    current: Callable[[], Snapshot | None]  # the snapshot in use, without checking for a newer one
     new_id: Callable[[int], int]
     secrets: frozenset[str]
     max_body: int
-    _seen: Snapshot | None = None
+    _redactor_snapshot: Snapshot | None = None
     _redactor: Redactor = field(default_factory=lambda: Redactor(()))
 
-    def wanted(self) -> Logging:
-        """What an operator wants of a request that starts now. Raises Unavailable."""
+    def log_settings(self) -> Logging:
+        """The log settings for a request that starts now. May wait for a reload. Raises Unavailable."""
         return self.snapshot().logging
 
-    def wanted_now(self) -> Logging:
-        """The same for what may wait for no change. Raises Unavailable."""
+    def log_settings_now(self) -> Logging:
+        """The log settings in use, without waiting for a reload. Raises Unavailable."""
         return (self.current() or self.snapshot()).logging
 
     def redactor(self) -> Redactor:
-        """For the secrets that are known to be alive. It waits for no change."""
+        """A redactor for all secrets in use. Does not wait for a reload. Raises Unavailable."""
         current = self.current() or self.snapshot()
-        if current is not self._seen:
+        if current is not self._redactor_snapshot:
             providers = current.providers.values()
-            live = {one.secret for provider in providers for one in provider.credentials}
-            live |= {urlsplit(one.settings.proxy).password for one in providers if one.settings.proxy} - {None}
-            self._redactor, self._seen = Redactor(live | self.secrets), current
+            secrets = {credential.secret for provider in providers for credential in provider.credentials}
+            secrets |= {urlsplit(one.settings.proxy).password for one in providers if one.settings.proxy} - {None}
+            self._redactor, self._redactor_snapshot = Redactor(secrets | self.secrets), current
         return self._redactor
 
-    def put(self, record: tuple) -> None:
-        self.spool.put(record)
+    def put(self, row: tuple) -> None:
+        self.spool.put(row)
 
     def quietly(self, function: Callable, *args):
-        """What the deed gives; a fault of ours costs a log row and no request, and the log has it. None then."""
+        """Calls the function. An exception is logged, and None returned: it costs a log row and no request."""
         try:
             return function(*args)
         except Exception as fault:
-            log.error("a log of a request is lost: %s", type(fault).__name__, exc_info=fault)
+            log.error("a request log row is lost: %s", type(fault).__name__, exc_info=fault)
             return None
 
     def next_id(self) -> tuple[int, int]:
-        """An id and its moment, in nanoseconds."""
+        """A new id and its time, in nanoseconds since the epoch."""
         now = time.time_ns()
         return self.new_id(now), now
 
 
 class Capture:
-    """The beginning of a body that goes by in pieces."""
+    """Collects the first `maximum` bytes of a body that arrives in pieces; `is_cut` if the body is longer."""
 
-    __slots__ = ("_left", "_pieces", "is_cut")
+    __slots__ = ("_pieces", "_remaining", "is_cut")
 
     def __init__(self, maximum: int):
-        self._left, self._pieces, self.is_cut = maximum, [], False
+        self._remaining, self._pieces, self.is_cut = maximum, [], False
 
     def add(self, piece: bytes) -> None:
-        if self._left > 0:
-            self._pieces.append(bytes(piece[: self._left]))
-        self._left -= len(piece)
-        self.is_cut = self._left < 0
+        if self._remaining > 0:
+            self._pieces.append(bytes(piece[: self._remaining]))
+        self._remaining -= len(piece)
+        self.is_cut = self._remaining < 0
 
     def joined(self) -> bytes:
         return b"".join(self._pieces)
 
 
 class AttemptLog:
-    """The attempts of one request. `own`: the key that its client showed.
+    """Logs the attempts of one request. `secrets` contains the client's key.
 
-    Its secrets are those of its beginning: to ask for newer ones could wait for the database.
+    The redactor is that of the request's start: a newer one could wait for the database.
     """
 
-    __slots__ = ("_downstream", "_has_body", "_own", "_recorder", "_redactor")
+    __slots__ = ("_downstream", "_has_body", "_recorder", "_redactor", "_secrets")
 
-    def __init__(self, recorder: Recorder, downstream_id: int | None, has_body: bool, own: Iterable[bytes]):
+    def __init__(self, recorder: Recorder, downstream_id: int | None, has_body: bool, secrets: Iterable[bytes]):
         self._recorder, self._downstream, self._redactor = recorder, downstream_id, recorder.redactor()
-        self._has_body, self._own = has_body, tuple(own)
+        self._has_body, self._secrets = has_body, tuple(secrets)
 
     def send(
-        self, provider_id: int, credential_id: int, url: str, headers: dict, body: bytes, shown: str, send: Callable
+        self, provider_id: int, credential_id: int, url: str, headers: dict, body: bytes, secret: str, send: Callable
     ):
-        """What `send` answers or raises; a row of it is kept when the answer is over."""
-        attempt = self._recorder.quietly(self._begun, provider_id, credential_id, url, headers, body, shown)
+        """Returns what `send` returns, or raises what it raises; a row is written when the response ends.
+
+        `secret` is the API key or access token of the attempt.
+        """
+        attempt = self._recorder.quietly(self._start, provider_id, credential_id, url, headers, body, secret)
         if attempt is None:
             return send()
         try:
@@ -110,45 +116,44 @@ class AttemptLog:
             attempt.end()
             raise
         attempt.answered(exchange.status, exchange.headers)
-        exchange.watch(attempt.came, attempt.end)
+        exchange.watch(attempt.received, attempt.end)
         return exchange
 
-    def _begun(
-        self, provider_id: int, credential_id: int, url: str, headers: dict, body: bytes, shown: str
+    def _start(
+        self, provider_id: int, credential_id: int, url: str, headers: dict, body: bytes, secret: str
     ) -> "_Attempt":
         recorder = self._recorder
         number, at = recorder.next_id()
-        redactor, own = self._redactor, (*self._own, shown.encode())
-        maximum, asked = recorder.max_body + redactor.room(own), None
+        redactor, secrets = self._redactor, (*self._secrets, secret.encode())
+        maximum, request_body = recorder.max_body + redactor.margin(secrets), None
         if self._has_body:
-            asked = redactor.beginning(bytes(body[:maximum]), recorder.max_body, own, len(body) > maximum)
+            request_body = redactor.beginning(bytes(body[:maximum]), recorder.max_body, secrets, len(body) > maximum)
         row = (
             *(UPSTREAM, number, self._downstream, at, provider_id, credential_id, "POST"),
-            *(redactor.headers(headers.items(), own), redactor.url(url, own), asked),
+            *(redactor.headers(headers.items(), secrets), redactor.url(url, secrets), request_body),
         )
-        return _Attempt(recorder, redactor, row, Capture(maximum) if self._has_body else None, own)
+        return _Attempt(recorder, redactor, row, Capture(maximum) if self._has_body else None, secrets)
 
 
 class _Attempt:
-    """One that runs. It holds nothing of the request but what is kept of it."""
+    """A running attempt. It keeps no more of the request than its log row needs."""
 
-    __slots__ = ("_answer", "_capture", "_own", "_recorder", "_redactor", "_row", "_started")
+    __slots__ = ("_capture", "_recorder", "_redactor", "_response", "_row", "_secrets", "_started")
 
     def __init__(
-        self, recorder: Recorder, redactor: Redactor, row: tuple, capture: Capture | None, own: tuple[bytes, ...]
+        self, recorder: Recorder, redactor: Redactor, row: tuple, capture: Capture | None, secrets: tuple[bytes, ...]
     ):
-        self._recorder, self._redactor, self._row, self._capture, self._own = recorder, redactor, row, capture, own
-        self._started = time.perf_counter()
-        self._answer: tuple[int | None, str, int | None] = (None, "[]", None)
+        self._recorder, self._redactor, self._row, self._capture = recorder, redactor, row, capture
+        self._secrets, self._started = secrets, time.perf_counter()
+        self._response: tuple[int | None, str, int | None] = (None, "[]", None)
 
     def answered(self, status: int, headers: dict[str, str]) -> None:
-        self._recorder.quietly(self._answered, status, headers)
+        self._recorder.quietly(self._record_response, status, headers)
 
-    def _answered(self, status: int, headers: dict[str, str]) -> None:
-        told = self._redactor.headers(headers.items(), self._own)
-        self._answer = status, told, self._ms()
+    def _record_response(self, status: int, headers: dict[str, str]) -> None:
+        self._response = status, self._redactor.headers(headers.items(), self._secrets), self._ms()
 
-    def came(self, piece: bytes) -> None:
+    def received(self, piece: bytes) -> None:
         if self._capture is not None:
             self._capture.add(piece)
 
@@ -156,11 +161,11 @@ class _Attempt:
         self._recorder.quietly(self._end)
 
     def _end(self) -> None:
-        status, headers, first_ms = self._answer
+        status, headers, first_ms = self._response
         body = None
         if self._capture is not None and status is not None:
             maximum, is_cut = self._recorder.max_body, self._capture.is_cut
-            body = self._redactor.beginning(self._capture.joined(), maximum, self._own, is_cut)
+            body = self._redactor.beginning(self._capture.joined(), maximum, self._secrets, is_cut)
         self._recorder.put((*self._row, status, headers, body, first_ms, self._ms()))
 
     def _ms(self) -> int:

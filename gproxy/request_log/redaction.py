@@ -1,4 +1,4 @@
-"""Secrets out of what is kept of requests: by the names of headers, parameters and fields, and by themselves."""
+"""Redacts logged requests by header, parameter and field name and by known secret values."""
 
 import json
 import re
@@ -8,11 +8,12 @@ from urllib.parse import parse_qsl, urlencode
 
 import orjson
 
-BLACK = "[redacted]"
-_BLACK = BLACK.encode()
-# Shorter ones would black out ordinary words.
+REDACTED = "[redacted]"
+_REDACTED = REDACTED.encode()
+# Shorter secrets could be ordinary words.
 MIN_SECRET = 8
-BEGINNING = 4
+# Known secrets are grouped by their first bytes.
+PREFIX_BYTES = 4
 HEADERS = frozenset(
     (
         *("authorization", "proxy-authorization", "x-api-key", "x-goog-api-key", "api-key", "cookie", "set-cookie"),
@@ -20,99 +21,106 @@ HEADERS = frozenset(
     )
 )
 _HEADER = re.compile(r"^x-amz-|token|secret|password|api[-_]?key|credential", re.IGNORECASE)
-# These hold the word and no secret.
+# Header names that match `_HEADER` and carry no secret.
 _HARMLESS = re.compile(r"^(x-ratelimit-|anthropic-ratelimit-|x-gproxy-)", re.IGNORECASE)
 _PARAMETERS = frozenset(("key", "api_key", "access_token", "token", "password", "secret"))
-# A value of such a field, also where the document stands as text within another one, or is cut within the value.
-_FIELD = re.compile(
+# The value of a secret field, also in a document that is a string inside another document, or that is cut in the value.
+_SECRET_FIELD = re.compile(
     rb'((?:\\{0,7}")?(?:password|api_key|apikey|session_token|access_token|private_key|credential|secret|token)(?:\\{0,7}")?'
     rb'\s*[:=]\s*)(\\{0,7}")(?:[^"\\]|\\(?s:.)|\\\Z)*?(\2|(?=")|\Z)',
     re.IGNORECASE,
 )
-# The password in a proxy's address.
-_ADDRESS = re.compile(rb'(://[^\s"/@:]{0,256}:)[^\s"/@]{1,1024}@')
-# Keys and sessions that this gateway gave: it knows them by their digests, and anybody by their look.
-_MADE = re.compile(rb"(?:sk-api01-|sess-)[0-9a-f]{32}")
-_MADE_BYTES = 41
+# The password in the URL of a proxy.
+_PROXY_PASSWORD = re.compile(rb'(://[^\s"/@:]{0,256}:)[^\s"/@]{1,1024}@')
+# Keys and session tokens that gproxy issued: only their digests are known, so they are recognised by their format.
+_ISSUED = re.compile(rb"(?:sk-api01-|sess-)[0-9a-f]{32}")
+_ISSUED_BYTES = 41
 _HASH = re.compile(rb"\$argon2[a-z]*\$[A-Za-z0-9$=,+/.-]+")
 
 
 class Redactor:
-    """`secrets` are those that are alive now."""
+    """Replaces secrets by REDACTED. `secrets` are the known secrets in use.
+
+    `own_secrets` of the methods are further secrets of one request, such as the client's key.
+    """
 
     def __init__(self, secrets: Iterable[str]):
-        long = {secret for secret in secrets if len(secret) >= MIN_SECRET}
-        written = long | {json.dumps(secret)[1:-1] for secret in long}
-        # Longest first, so that a secret that begins with another is blacked out whole.
-        # What of the environment is no text stands in it as surrogates.
-        found = (one.encode("utf-8", "surrogateescape") for one in written)
+        long_enough = {secret for secret in secrets if len(secret) >= MIN_SECRET}
+        forms = long_enough | {json.dumps(secret)[1:-1] for secret in long_enough}
+        # Bytes of the environment that are not UTF-8 are surrogates in its strings.
+        encoded = (secret.encode("utf-8", "surrogateescape") for secret in forms)
         self._longest = 0
-        # By how they begin, as vendors' keys do: of what no text holds the beginning, none needs to be looked for.
+        # By prefix, because the keys of a vendor begin alike: only secrets whose prefix occurs are searched for.
         self._secrets: dict[bytes, list[bytes]] = {}
-        for secret in sorted(found, key=len, reverse=True):
+        # Longest first, so that a secret that begins with another one is replaced completely.
+        for secret in sorted(encoded, key=len, reverse=True):
             self._longest = max(self._longest, len(secret))
-            self._secrets.setdefault(secret[:BEGINNING], []).append(secret)
+            self._secrets.setdefault(secret[:PREFIX_BYTES], []).append(secret)
 
-    def room(self, own: Iterable[bytes] = ()) -> int:
-        """How much of a body beyond its beginning has to be known, so that no secret is cut at its end."""
-        return max(_MADE_BYTES, self._longest, *map(len, own), 0)
+    def margin(self, own_secrets: Iterable[bytes] = ()) -> int:
+        """The number of bytes that `beginning` needs beyond its maximum, so that no secret is cut at the end."""
+        return max(_ISSUED_BYTES, self._longest, *map(len, own_secrets), 0)
 
-    def beginning(self, data: bytes, maximum: int, own: Sequence[bytes], is_cut: bool) -> bytes:
-        """So much of a body at most, of which `room` more is here. `is_cut`: this was not all of it either."""
-        told = self.body(data, own)
-        if is_cut:  # what was blacked out before it moved the end, where a secret may be cut, to the front
-            told = told[: max(0, len(told) - self.room(own))]
-        return told[:maximum]
+    def beginning(self, data: bytes, maximum: int, own_secrets: Sequence[bytes], is_cut: bool) -> bytes:
+        """The redacted beginning of a body, at most `maximum` bytes.
 
-    def body(self, data: bytes, own: Iterable[bytes] = ()) -> bytes:
-        """`own`: what else is a secret here, as the key that a client showed."""
-        for beginning, secrets in self._secrets.items():
-            if beginning in data:
+        `data` is the body, or if `is_cut` its first `maximum` plus `margin` bytes.
+        """
+        redacted = self.body(data, own_secrets)
+        if is_cut:  # redaction may shorten the text, so that a secret cut at its end would lie within `maximum`
+            redacted = redacted[: max(0, len(redacted) - self.margin(own_secrets))]
+        return redacted[:maximum]
+
+    def body(self, data: bytes, own_secrets: Iterable[bytes] = ()) -> bytes:
+        for prefix, secrets in self._secrets.items():
+            if prefix in data:
                 for secret in secrets:
-                    data = data.replace(secret, _BLACK)
-        for secret in own:
-            data = data.replace(secret, _BLACK)
+                    data = data.replace(secret, _REDACTED)
+        for secret in own_secrets:
+            data = data.replace(secret, _REDACTED)
         if b"sk-api01-" in data or b"sess-" in data:
-            data = _MADE.sub(_BLACK, data)
+            data = _ISSUED.sub(_REDACTED, data)
         return data
 
-    def text(self, text: str, own: Iterable[bytes] = ()) -> str:
-        return self.body(text.encode("utf-8", "replace"), own).decode("utf-8", "replace")
+    def text(self, text: str, own_secrets: Iterable[bytes] = ()) -> str:
+        return self.body(text.encode("utf-8", "replace"), own_secrets).decode("utf-8", "replace")
 
-    def headers(self, pairs: Iterable[tuple[str, str]], own: Sequence[bytes] = ()) -> str:
-        """As JSON, `[[name, value], …]`."""
-        told = orjson.dumps([(name, BLACK if _hides(name) else _sayable(value)) for name, value in pairs])
-        return self.body(told, own).decode()
+    def headers(self, pairs: Iterable[tuple[str, str]], own_secrets: Sequence[bytes] = ()) -> str:
+        """The headers as JSON, `[[name, value], …]`."""
+        redacted = [
+            (name, REDACTED if _is_secret_header(name) else _without_surrogates(value)) for name, value in pairs
+        ]
+        return self.body(orjson.dumps(redacted), own_secrets).decode()
 
-    def url(self, text: str, own: Iterable[bytes] = ()) -> str:
-        address, mark, query = text.partition("?")
-        return self.text(address, own) + mark + self.query(query, own)
+    def url(self, text: str, own_secrets: Iterable[bytes] = ()) -> str:
+        address, separator, query = text.partition("?")
+        return self.text(address, own_secrets) + separator + self.query(query, own_secrets)
 
-    def query(self, text: str, own: Iterable[bytes] = ()) -> str:
+    def query(self, text: str, own_secrets: Iterable[bytes] = ()) -> str:
         if not text:
             return text
         pairs = parse_qsl(text, keep_blank_values=True)
-        if any(_is_secret(name) for name, _ in pairs):
-            text = urlencode([(name, BLACK if _is_secret(name) else value) for name, value in pairs])
-        return self.text(text, own)
+        if any(_is_secret_parameter(name) for name, _ in pairs):
+            text = urlencode([(name, REDACTED if _is_secret_parameter(name) else value) for name, value in pairs])
+        return self.text(text, own_secrets)
 
 
-def _sayable(value: str) -> str:
-    """WSGI has each byte of a header as a character, and some stand for none."""
+def _without_surrogates(value: str) -> str:
+    """A header value may contain surrogates, which JSON cannot represent."""
     return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8", "replace")
 
 
 @lru_cache(maxsize=4096)
-def _hides(name: str) -> bool:
+def _is_secret_header(name: str) -> bool:
     lower = name.lower()
     return lower in HEADERS or (_HEADER.search(lower) is not None and _HARMLESS.match(lower) is None)
 
 
-def _is_secret(parameter: str) -> bool:
-    return parameter.lower() in _PARAMETERS or _hides(parameter)
+def _is_secret_parameter(parameter: str) -> bool:
+    return parameter.lower() in _PARAMETERS or _is_secret_header(parameter)
 
 
 def document(data: bytes) -> bytes:
-    """A document of an operator or a user, without the values of fields that hold secrets."""
-    data = _FIELD.sub(rb"\1\2" + _BLACK + rb"\3", data)
-    return _HASH.sub(_BLACK, _ADDRESS.sub(rb"\1" + _BLACK + b"@", data))
+    """Redacts secret fields, proxy passwords and password hashes in a document of an operator or a user."""
+    data = _SECRET_FIELD.sub(rb"\1\2" + _REDACTED + rb"\3", data)
+    return _HASH.sub(_REDACTED, _PROXY_PASSWORD.sub(rb"\1" + _REDACTED + b"@", data))

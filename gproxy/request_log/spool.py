@@ -1,7 +1,7 @@
-"""Logs of requests on their way into the database: a worker appends them to a file, a native thread moves them on.
+"""The spool of request logs: a worker appends rows to a file, and a native thread moves them into the database.
 
-They are no books. They stand in nobody's way: what finds no room, on the disk or within the bound, is dropped and
-counted. Each has an id of its own, so that moving one twice adds nothing.
+Logs are less important than requests: a row without space, on the disk or within the maximum size, is dropped and
+counted. Each row has a unique id, so that storing it twice adds nothing.
 """
 
 import fcntl
@@ -22,13 +22,13 @@ from gproxy.state.folder_lock import try_lock
 
 log = logging.getLogger(__name__)
 
-MAX_BYTES = 256 * 1024 * 1024  # of one worker, while the database is away
+MAX_BYTES = 256 * 1024 * 1024  # of one worker, while the database is unavailable
 INTERVAL_S = 0.5
-INHERIT_S = 10.0
+ORPHANS_S = 10.0
 MAX_BACKOFF_S = 5.0
-# What is moved in one transaction.
+# The maximum of one transaction.
 BATCH_ROWS, BATCH_BYTES = 200, 4 * 1024 * 1024
-_HEAD_BYTES = 4
+_LENGTH_BYTES = 4
 _encode, _decode = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode
 
 
@@ -37,24 +37,24 @@ class Threads(Protocol):
 
 
 class Spool:
-    """The writing end of one worker, in a folder of its own that it holds locked."""
+    """Appends the rows of one worker to files in a folder that the worker keeps locked."""
 
     def __init__(self, root: Path, max_bytes: int = MAX_BYTES):
         name = f"{os.getpid()}-{secrets.token_hex(4)}"
-        # Locked before it has its name, so that nobody ever takes it for a dead worker's.
-        fresh = root / f".new-{name}"
-        fresh.mkdir(parents=True)
-        self._lock = os.open(fresh / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        # Locked before it gets its name, so that no other worker takes it for the folder of a crashed worker.
+        unnamed = root / f".new-{name}"
+        unnamed.mkdir(parents=True)
+        self._lock = os.open(unnamed / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
-        self.folder = fresh.rename(root / name)
+        self.folder = unnamed.rename(root / name)
         self._maximum, self._size = max_bytes, 0  # of all files
-        self._fd, self._written = -1, 0  # whole records, in bytes
+        self._fd, self._written = -1, 0  # bytes of complete rows in the current file
         self.dropped = 0
 
-    def put(self, record: tuple) -> None:
-        """Never raises: what cannot be kept is dropped."""
-        data = _encode(record)
-        data = len(data).to_bytes(_HEAD_BYTES, "little") + data
+    def put(self, row: tuple) -> None:
+        """Appends a row, or drops it if it cannot be written. Never raises."""
+        data = _encode(row)
+        data = len(data).to_bytes(_LENGTH_BYTES, "little") + data
         if self._size + len(data) > self._maximum:
             self._drop("the spool is full")
             return
@@ -66,26 +66,26 @@ class Spool:
                 raise OSError("the disk is full")
         except OSError as fault:
             self._drop(str(fault))
-            self._cut_off()
+            self._truncate()
             return
         self._size += len(data)
         self._written += len(data)
 
-    def _drop(self, why: str) -> None:
+    def _drop(self, reason: str) -> None:
         if not self.dropped:
-            log.error("logs of requests are dropped: %s", why)
+            log.error("request log rows are dropped: %s", reason)
         self.dropped += 1
 
-    def _cut_off(self) -> None:
-        """Behind a record that was cut nothing can be read."""
+    def _truncate(self) -> None:
+        """Removes an incomplete row, behind which no row could be read."""
         try:
             if self._fd >= 0:
                 os.ftruncate(self._fd, self._written)
         except OSError as fault:
-            log.debug("a record that was cut stays in the spool: %s", fault.strerror)
+            log.debug("an incomplete row stays in the spool: %s", fault.strerror)
 
     def rotate(self) -> None:
-        """What was written until now can be read from then on. Raises OSError; the next time tries again."""
+        """Closes the current file, so that its rows can be moved. Raises OSError; the next call tries again."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
@@ -93,11 +93,12 @@ class Spool:
         if current.exists():
             current.rename(self.folder / f"{time.time_ns():020d}.log")
 
-    def moved(self, size: int) -> None:
+    def release(self, size: int) -> None:
+        """Subtracts the size of a file that was moved."""
         self._size = max(0, self._size - size)
 
     def close(self) -> None:
-        """Raises OSError."""
+        """Closes the current file and unlocks the folder. Raises OSError."""
         try:
             self.rotate()
         finally:
@@ -105,29 +106,32 @@ class Spool:
 
 
 def files(folder: Path) -> list[Path]:
-    """What can be read of a folder, oldest first."""
+    """The closed files of a folder, oldest first."""
     return sorted(folder.glob("*.log"))
 
 
 def read(path: Path) -> Iterator[list]:
-    """The records of a file; one that was cut at its end is none."""
+    """Yields the rows of a file. Stops at an incomplete row, and with a log line at an unreadable one."""
     with path.open("rb") as file:
-        while len(head := file.read(_HEAD_BYTES)) == _HEAD_BYTES:
-            data = file.read(int.from_bytes(head, "little"))
-            if len(data) < int.from_bytes(head, "little"):
+        while len(length := file.read(_LENGTH_BYTES)) == _LENGTH_BYTES:
+            data = file.read(int.from_bytes(length, "little"))
+            if len(data) < int.from_bytes(length, "little"):
                 return
             try:
                 yield _decode(data)
             except (msgspec.DecodeError, UnicodeDecodeError):
-                log.error("%s: a record cannot be read; what follows is left out", path)
+                log.error("%s: a row cannot be read; the rest of the file is skipped", path)
                 return
 
 
 class Mover:
-    """Moves the files of its own worker, and of dead ones, into the database. `book` is the store's deed."""
+    """Moves the files of its own worker and of crashed workers into the database.
 
-    def __init__(self, spool: Spool, root: Path, book: Callable[[list], None], threads: Threads):
-        self._spool, self._root, self._book, self._threads = spool, root, book, threads
+    `store` stores a batch of rows and raises Unavailable.
+    """
+
+    def __init__(self, spool: Spool, root: Path, store: Callable[[list], None], threads: Threads):
+        self._spool, self._root, self._store, self._threads = spool, root, store, threads
         self._stopping, self._greenlet = Event(), None
         self._is_failing = False
 
@@ -135,16 +139,16 @@ class Mover:
         self._greenlet = gevent.spawn(self._run)
 
     def _run(self) -> None:
-        wait_s, looked = INTERVAL_S, 0.0
+        wait_s, orphans_checked = INTERVAL_S, 0.0
         while not self._stopping.wait(wait_s):
-            is_done = self.move()
-            wait_s = INTERVAL_S if is_done else min(wait_s * 2, MAX_BACKOFF_S)
-            if is_done and time.monotonic() - looked > INHERIT_S:
-                looked = time.monotonic()
-                self._quietly(self._threads.run, self._inherit)
+            is_moved = self.move()
+            wait_s = INTERVAL_S if is_moved else min(wait_s * 2, MAX_BACKOFF_S)
+            if is_moved and time.monotonic() - orphans_checked > ORPHANS_S:
+                orphans_checked = time.monotonic()
+                self._quietly(self._threads.run, self._move_orphans)
 
     def move(self) -> bool:
-        """Whether everything that was written is in the database."""
+        """Moves all rows that are written so far; returns False while they cannot be stored."""
         return self._quietly(self._move)
 
     def _move(self) -> None:
@@ -152,45 +156,45 @@ class Mover:
         for path in files(self._spool.folder):
             size = path.stat().st_size
             self._threads.run(self._move_file, path)
-            self._spool.moved(size)
+            self._spool.release(size)
 
     def _quietly(self, function: Callable, *args) -> bool:
         try:
             function(*args)
         except (Unavailable, OSError) as fault:
             if not self._is_failing:
-                log.warning("logs of requests wait on the disk: %s", fault)
+                log.warning("request logs stay on the disk: %s", fault)
             self._is_failing = True
             return False
         self._is_failing = False
         return True
 
     def _move_file(self, path: Path) -> None:
-        """In a native thread. A file goes once all of it is in the database, or never can be."""
+        """Stores and deletes a file, in a native thread. A file that can never be stored is deleted too."""
         try:
-            self._book_file(path)
+            self._store_file(path)
         except (Unavailable, OSError):
             raise
-        except Exception as fault:  # it must not keep all that comes after it out
-            log.error("%s: it cannot be stored and is left out", path, exc_info=fault)
+        except Exception as fault:  # a bad file must not block the files after it
+            log.error("%s: the file cannot be stored and is skipped", path, exc_info=fault)
         path.unlink(missing_ok=True)
 
-    def _book_file(self, path: Path) -> None:
+    def _store_file(self, path: Path) -> None:
         batch, size = [], 0
-        for record in read(path):
-            batch.append(record)
-            size += sum(len(value) for value in record if isinstance(value, bytes | str))
+        for row in read(path):
+            batch.append(row)
+            size += sum(len(value) for value in row if isinstance(value, bytes | str))
             if len(batch) >= BATCH_ROWS or size >= BATCH_BYTES:
-                self._book(batch)
+                self._store(batch)
                 batch, size = [], 0
         if batch:
-            self._book(batch)
+            self._store(batch)
 
-    def _inherit(self) -> None:
-        """In a native thread: what workers left that died."""
+    def _move_orphans(self) -> None:
+        """Moves the files of crashed workers and removes their folders, in a native thread."""
         for folder in self._root.iterdir():
-            is_made = not folder.name.startswith(".")
-            if not is_made or folder == self._spool.folder or (lock := try_lock(folder)) is None:
+            is_named = not folder.name.startswith(".")
+            if not is_named or folder == self._spool.folder or (lock := try_lock(folder)) is None:
                 continue
             try:
                 current = folder / "current"
@@ -204,15 +208,15 @@ class Mover:
                 os.close(lock)
 
     def close(self, timeout_s: float) -> None:
-        """Moves what is left, as far as the time goes."""
+        """Moves the remaining rows within this time; what cannot be moved stays for another worker."""
         self._stopping.set()
         with gevent.Timeout(timeout_s, False):
             if self._greenlet is not None:
                 self._greenlet.join()
             self.move()
-        self._quietly(self._leave)
+        self._quietly(self._remove_folder)
 
-    def _leave(self) -> None:
+    def _remove_folder(self) -> None:
         self._spool.close()
         if not files(self._spool.folder):
             (self._spool.folder / "lock").unlink(missing_ok=True)

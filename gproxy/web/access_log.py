@@ -47,7 +47,7 @@ def _add_summary(line: dict, summary: CallSummary) -> None:
     known = (
         ("protocol", summary.protocol),
         ("operation", summary.operation),
-        ("asked", summary.asked),
+        ("asked", summary.requested_model),
         ("provider", summary.provider),
         ("model", summary.model),
         ("error", summary.error),

@@ -52,7 +52,7 @@ def _protocol_name(version: str) -> str:
 
 def _list(protocol: ModuleType, provider: str | None = None) -> dict:
     caller, snapshot = admit()
-    model_list = runtime().catalogue
+    model_list = runtime().model_list
     wire_name = protocol.WIRE_NAMES.get("model_list", protocol.WIRE_NAME)
     if provider is None:
         return protocol.write_models(model_list.aggregated(caller, snapshot, wire_name))
@@ -62,7 +62,7 @@ def _list(protocol: ModuleType, provider: str | None = None) -> dict:
 def _get(protocol: ModuleType, model: str, provider: str | None = None) -> dict:
     caller, snapshot = admit()
     wire_name = protocol.WIRE_NAMES.get("model_get", protocol.WIRE_NAME)
-    return protocol.write_model(runtime().catalogue.find(caller, snapshot, provider, model, wire_name), model)
+    return protocol.write_model(runtime().model_list.find(caller, snapshot, provider, model, wire_name), model)
 
 
 def _json(value: dict, request_id: str) -> Response:

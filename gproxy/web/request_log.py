@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 from gproxy.errors import Unavailable
 from gproxy.request_log.recorder import DOWNSTREAM, AttemptLog, Capture, Recorder
-from gproxy.request_log.redaction import BLACK, document
+from gproxy.request_log.redaction import REDACTED, document
 from gproxy.snapshot import NO_LOGS, Logging
 from gproxy.web import request_input
 
@@ -18,7 +18,7 @@ ADMIN_PATHS = ("/admin/", "/user/", "/login/", "/logout/", "/me/")
 def serve_logged(serve: Callable, environ: dict, start_response: Callable, recorder: Recorder) -> Iterable[bytes]:
     """Returns the unchanged response of `serve`, and logs it if an operator switched that on."""
     try:
-        wanted = recorder.wanted_now() if environ["PATH_INFO"] in HEALTH_PATHS else recorder.wanted()
+        wanted = recorder.log_settings_now() if environ["PATH_INFO"] in HEALTH_PATHS else recorder.log_settings()
     except Unavailable:
         wanted = NO_LOGS
     if not (wanted.upstream or wanted.downstream):
@@ -59,7 +59,7 @@ class _LoggedRequest:
         self._headers: list[tuple[str, str]] = []
         self._request = self._response = None
         if has_body:
-            maximum = recorder.max_body + recorder.redactor().room(secrets)
+            maximum = recorder.max_body + recorder.redactor().margin(secrets)
             self._request, self._response = Capture(maximum), Capture(maximum)
             environ["wsgi.input"] = _Tee(environ["wsgi.input"], self._request)
 
@@ -80,7 +80,7 @@ class _LoggedRequest:
         environ, recorder = self._environ, self._recorder
         path = environ["PATH_INFO"].encode("latin-1", "replace").decode("utf-8", "replace")
         if f"{path}/".startswith(ADMIN_PATHS):
-            recorder.wanted()  # this request may have created secrets: reloads them for the redactor
+            recorder.log_settings()  # this request may have created secrets: reloads them for the redactor
         redactor = recorder.redactor()
         caller = environ.get(request_input.CALLER)
         recorder.put(
@@ -105,7 +105,7 @@ class _LoggedRequest:
             return None
         data, prefix = capture.joined(), f"{path}/"
         if data and prefix.startswith(SECRET_PATHS):
-            return BLACK.encode()
+            return REDACTED.encode()
         if prefix.startswith(ADMIN_PATHS):
             data = document(data)
         return self._recorder.redactor().beginning(data, self._recorder.max_body, self._secrets, capture.is_cut)

@@ -1,4 +1,4 @@
-"""Usage times price, to the nano-USD. The expected amounts are computed by hand."""
+"""The cost of a call, to the nano-USD. The expected amounts are computed by hand."""
 
 import json
 from dataclasses import replace
@@ -44,7 +44,7 @@ def tier(**rates: str) -> Tier:
 @pytest.mark.parametrize(
     ("usage", "price", "nano"),
     [
-        # every class at its own rate: 100·3 + 20·15 + 50·0.3 + 8·3.5 + 7·3.75 + 6·6 = 705.25 millionths
+        # each class at its own rate: 100·3 + 20·15 + 50·0.3 + 8·3.5 + 7·3.75 + 6·6 = 705.25 millionths
         (Usage(100, 20, 5, 50, 8, 7, 6), Price(None, (FULL,)), 705_250),
         (Usage(1_000_000), Price(None, (FULL,)), 3_000_000_000),
         (Usage(output_tokens=1_000_000), Price(None, (FULL,)), 15_000_000_000),
@@ -54,7 +54,7 @@ def tier(**rates: str) -> Tier:
         (Usage(cache_write_1h_tokens=1_000_000), Price(None, (FULL,)), 6_000_000_000),
         # reasoning is a part of the output and is not priced again
         (Usage(output_tokens=10, reasoning_tokens=10), Price(None, (FULL,)), 150_000),
-        # per call, alone and on top
+        # a price per call, alone and together with tiers
         (Usage(), Price(D("0.25"), ()), 250_000_000),
         (Usage(1000, 1000), Price(D("0.25"), ()), 250_000_000),
         (Usage(100), Price(D("0.01"), (FULL,)), 10_300_000),
@@ -91,15 +91,15 @@ def test_the_cost_of_a_call(usage, price, nano):
         (Usage(2000), 20_000_000),
         (Usage(2001), 200_100_000),
         (Usage(3000), 300_000_000),
-        # past the last border the last tier goes on
+        # beyond the last limit the last tier applies
         (Usage(9000), 900_000_000),
-        # the whole prompt chooses the tier, the output does not: 500·10 + 600·10, and 1·2
+        # the whole prompt selects the tier, the output does not: 500·10 + 600·10, and 1·2
         (Usage(500, 0, 0, 600), 11_000_000),
         (Usage(400, 0, 0, 300, 200, 100, 1), 10_010_000),
         (Usage(output_tokens=9000), 18_000_000),
     ],
 )
-def test_the_tier_is_the_first_that_reaches_as_far_as_the_prompt(usage, nano):
+def test_the_first_tier_that_covers_the_whole_prompt_applies(usage, nano):
     assert cost(usage, Price(None, TIERS)) == nano
 
 
@@ -125,12 +125,12 @@ WRITES = (Usage(cache_read_tokens=1), Usage(cache_write_tokens=1), Usage(0, 0, 0
         ({}, [0, 0, 0, 0]),
     ],
 )
-def test_a_missing_rate_falls_back_to_the_class_that_it_came_from(rates, nano):
+def test_a_missing_rate_falls_back_to_the_rate_of_the_next_class(rates, nano):
     assert [cost(usage, one(**rates)) for usage in WRITES] == nano
 
 
 # 60 of 100 input tokens are text, 10 of 20 output and 40 of 50 cached ones
-HEARD = Usage(
+MULTIMODAL = Usage(
     input_tokens=100,
     output_tokens=20,
     cache_read_tokens=50,
@@ -172,12 +172,12 @@ HEARD = Usage(
         ),
     ],
 )
-def test_audio_and_images_are_charged_apart_where_they_have_a_rate(rates, nano):
-    assert cost(HEARD, one(input="1", output="2", cache_read="0.1", **rates)) == nano
+def test_audio_and_images_are_charged_at_their_own_rates_if_set(rates, nano):
+    assert cost(MULTIMODAL, one(input="1", output="2", cache_read="0.1", **rates)) == nano
 
 
-def test_cached_audio_without_any_cache_rate_is_charged_as_fresh_input():
-    assert cost(HEARD, one(input="1", audio_input="7")) == (70 + 30 * 7 + 50) * 1000
+def test_cached_audio_without_any_cache_rate_is_charged_as_input():
+    assert cost(MULTIMODAL, one(input="1", audio_input="7")) == (70 + 30 * 7 + 50) * 1000
 
 
 @pytest.mark.parametrize(
@@ -186,17 +186,17 @@ def test_cached_audio_without_any_cache_rate_is_charged_as_fresh_input():
         ((), 300_000),
         ((("web_search", 1),), 10_300_000),
         ((("file_search", 2), ("web_search", 3)), 35_300_000),
-        # without a price of its own a tool is free
+        # a tool without a price is free
         ((("code_interpreter", 7),), 300_000),
         ((("code_interpreter", 7), ("web_search", 1)), 10_300_000),
     ],
 )
-def test_tools_that_the_vendor_ran_are_charged_by_the_call(calls, nano):
+def test_tools_that_the_vendor_ran_are_charged_per_call(calls, nano):
     price = Price(None, (FULL,), tools={"web_search": D("0.01"), "file_search": D("0.0025")})
     assert cost(Usage(100, tool_calls=calls), price) == nano
 
 
-def test_a_tool_may_be_all_that_has_a_price():
+def test_a_price_may_consist_of_tool_prices_alone():
     price = Price(None, (), tools={"web_search": D("0.0000000005")})
     assert cost(Usage(100, 100, tool_calls=(("web_search", 1),)), price) == 1
 
@@ -215,46 +215,46 @@ MODAL = {
 
 
 @pytest.mark.parametrize(
-    ("asked", "told", "nano"),
+    ("requested", "served", "nano"),
     [
-        # 100 tokens: at 1, with 0.001 a call
+        # 100 tokens at 1, and 0.001 per call
         ("", "", 1_100_000),
         ("", "default", 1_100_000),
-        # tiers of its own, the default mode's call
+        # its own tiers, and the default mode's price per call
         ("flex", "", 1_050_000),
-        # a call of its own, which is free, and the default mode's tiers
+        # its own price per call, which is 0, and the default mode's tiers
         ("scale", "", 100_000),
         ("priority", "", 2_200_000),
-        # no prices at all: the default mode's
+        # no prices of its own: those of the default mode
         ("batch", "", 1_100_000),
         ("unheard of", "", 1_100_000),
-        # what the vendor served, where nothing was asked for
+        # no requested mode: the served one
         ("", "flex", 1_050_000),
         ("", "scale", 100_000),
         ("", "priority", 2_200_000),
         ("", "batch", 1_100_000),
         ("", "unheard of", 1_100_000),
-        # vendors serve as any other what they have no room for
+        # vendors without capacity serve a priority call in the default mode
         ("priority", "default", 1_100_000),
         ("priority", "priority", 2_200_000),
         ("priority", "flex", 2_200_000),
-        # what was asked for else stands
+        # otherwise the requested mode applies
         ("flex", "default", 1_050_000),
         ("flex", "priority", 1_050_000),
         ("scale", "default", 100_000),
     ],
 )
-def test_the_mode_that_was_asked_for_or_served_is_charged(asked, told, nano):
-    assert cost(Usage(100, tier=told), prices.read(MODAL), asked) == nano
+def test_the_requested_or_served_mode_is_charged(requested, served, nano):
+    assert cost(Usage(100, tier=served), prices.read(MODAL), requested) == nano
 
 
-def test_a_mode_has_borders_of_its_own():
+def test_a_mode_has_its_own_tier_limits():
     price = prices.read(MODAL)
     assert cost(Usage(101), price, "priority") == 2_000_000 + 404_000
     assert cost(Usage(101), price, "flex") == 1_000_000 + 50_500
 
 
-# What a vendor says, in its own words: protocol, whole reply, price document, nano-USD
+# Vendors' replies: protocol, whole reply, price document, nano-USD
 CHAT = {
     "price_tiers": [
         {
@@ -329,7 +329,7 @@ REPLIES = [
         1_972_500,
     ),
     (
-        # 30 of 130 are heard, 90 of 100 spoken: 100·2.5 + 30·40 + 10·10 + 90·80
+        # 30 of 130 input and 90 of 100 output tokens are audio: 100·2.5 + 30·40 + 10·10 + 90·80
         "openai_chat",
         {
             "usage": {
@@ -344,7 +344,7 @@ REPLIES = [
     ),
     ("openai_chat", {"service_tier": "flex", "usage": {"prompt_tokens": 7, "completion_tokens": 3}}, CHAT, 22_000),
     (
-        # a reply of image generations: 10·5 + 194·10 + 1056·40
+        # a reply of an image generation: 10·5 + 194·10 + 1056·40
         "openai_chat",
         {
             "usage": {
@@ -359,7 +359,7 @@ REPLIES = [
         44_230_000,
     ),
     (
-        # 50·2.5 + 20·10 + two searches and one of files; a page that was opened and a function's call are free
+        # 50·2.5 + 20·10 + two web searches and one file search; an opened page and a function call are free
         "openai_responses",
         {
             "service_tier": "default",
@@ -434,14 +434,14 @@ REPLIES = [
         GOOGLE,
         39_033_500 + 35_000_000,
     ),
-    # exactly at the border, and one above: 200000·0.3, 200001·0.6
+    # exactly at the limit of a tier, and one above: 200000·0.3, 200001·0.6
     ("gemini", {"usageMetadata": {"promptTokenCount": 200_000}}, GOOGLE, 60_000_000),
     ("gemini", {"usageMetadata": {"promptTokenCount": 200_001}}, GOOGLE, 120_000_600),
 ]
 
 
 @pytest.mark.parametrize(("protocol", "reply", "document", "nano"), REPLIES)
-def test_a_vendors_own_reply_costs_what_it_costs_by_hand(protocol, reply, document, nano):
+def test_a_vendors_reply_costs_what_was_computed_by_hand(protocol, reply, document, nano):
     usage, _ = LOADED[protocol].read_whole(json.dumps(reply).encode())
     assert cost(usage, prices.read(document)) == nano
 
@@ -451,25 +451,25 @@ def test_a_vendors_own_reply_costs_what_it_costs_by_hand(protocol, reply, docume
     [
         # 100·3 + 20·15
         ("", (100, 20), False, 600_000),
-        # 100·6 + 20·15: all of it might be written into the cache
+        # 100·6 + 20·15: all of the input may be written to the cache
         ("", (100, 20), True, 900_000),
-        # 0.002 a call, and 101 tokens at 4
+        # 0.002 per call, and 101 tokens at 4
         ("priority", (101, 0), False, 2_000_000 + 404_000),
         ("priority", (100, 9), True, 2_000_000 + 200_000),
     ],
 )
-def test_the_most_that_a_call_may_cost_before_it_is_sent(mode, tokens, may_cache, nano):
+def test_the_upper_bound_of_a_call_before_it_is_sent(mode, tokens, may_cache, nano):
     price = Price(None, (FULL,), prices.read(MODAL).modes)
     assert upper_bound(price, mode, *tokens, may_cache) == nano
 
 
-def test_what_may_be_heard_or_drawn_is_bounded_at_its_own_rate():
+def test_the_upper_bound_uses_the_highest_rate_that_the_media_may_have():
     price = one(input="1", audio_input="7", image_input="5", output="2", image_output="40")
     assert upper_bound(price, "", 100, 10, False, True) == 100 * 7_000 + 10 * 40_000
     assert upper_bound(price, "", 100, 10, False) == 100 * 1_000 + 10 * 40_000
 
 
-def test_a_price_by_the_call_alone_bounds_it():
+def test_the_upper_bound_of_a_price_per_call_is_that_price():
     assert upper_bound(Price(D("0.25"), ()), "", 10**6, 10**6, True) == 250_000_000
 
 
@@ -483,9 +483,9 @@ TOOLS = ("web_search", "code_execution", "unpriced")
 
 @st.composite
 def usages(draw) -> Usage:
-    """Classes of any size, and parts of them that share no token."""
+    """Token classes of any size, and disjoint parts of them."""
     fresh, output, read = draw(COUNTS), draw(COUNTS), draw(COUNTS)
-    audio, spoken = draw(st.integers(0, fresh)), draw(st.integers(0, output))
+    audio, audio_output = draw(st.integers(0, fresh)), draw(st.integers(0, output))
     return Usage(
         input_tokens=fresh,
         output_tokens=output,
@@ -495,26 +495,27 @@ def usages(draw) -> Usage:
         cache_write_1h_tokens=draw(COUNTS),
         audio_input_tokens=audio,
         image_input_tokens=draw(st.integers(0, fresh - audio)),
-        audio_output_tokens=spoken,
-        image_output_tokens=draw(st.integers(0, output - spoken)),
+        audio_output_tokens=audio_output,
+        image_output_tokens=draw(st.integers(0, output - audio_output)),
         audio_cache_read_tokens=draw(st.integers(0, read)),
         tool_calls=tuple((name, draw(st.integers(1, 1000))) for name in draw(st.sets(st.sampled_from(TOOLS)))),
     )
 
 
 def parts(usage: Usage) -> list[Usage]:
-    """The same tokens and calls in usages of one kind each."""
-    a, i = usage.audio_input_tokens, usage.image_input_tokens
-    s, p, c = usage.audio_output_tokens, usage.image_output_tokens, usage.audio_cache_read_tokens
+    """The same tokens and tool calls, as one usage for each class."""
+    audio_in, image_in = usage.audio_input_tokens, usage.image_input_tokens
+    audio_out, image_out = usage.audio_output_tokens, usage.image_output_tokens
+    audio_read = usage.audio_cache_read_tokens
     return [
-        Usage(input_tokens=usage.input_tokens - a - i),
-        Usage(input_tokens=a, audio_input_tokens=a),
-        Usage(input_tokens=i, image_input_tokens=i),
-        Usage(output_tokens=usage.output_tokens - s - p),
-        Usage(output_tokens=s, audio_output_tokens=s),
-        Usage(output_tokens=p, image_output_tokens=p),
-        Usage(cache_read_tokens=usage.cache_read_tokens - c),
-        Usage(cache_read_tokens=c, audio_cache_read_tokens=c),
+        Usage(input_tokens=usage.input_tokens - audio_in - image_in),
+        Usage(input_tokens=audio_in, audio_input_tokens=audio_in),
+        Usage(input_tokens=image_in, image_input_tokens=image_in),
+        Usage(output_tokens=usage.output_tokens - audio_out - image_out),
+        Usage(output_tokens=audio_out, audio_output_tokens=audio_out),
+        Usage(output_tokens=image_out, image_output_tokens=image_out),
+        Usage(cache_read_tokens=usage.cache_read_tokens - audio_read),
+        Usage(cache_read_tokens=audio_read, audio_cache_read_tokens=audio_read),
         Usage(cache_write_tokens=usage.cache_write_tokens),
         Usage(cache_write_5m_tokens=usage.cache_write_5m_tokens),
         Usage(cache_write_1h_tokens=usage.cache_write_1h_tokens),
@@ -533,8 +534,8 @@ def test_no_cost_is_negative_or_longer_than_63_bits(usage, tiers, each, tools):
 
 
 @given(usages(), ANY_TIERS, TOOL_PRICES)
-def test_nothing_is_priced_twice_and_nothing_is_left_out(usage, tier, tools):
-    """The parts cost what the whole does, but for what rounding each of them adds or takes."""
+def test_every_token_is_priced_exactly_once(usage, tier, tools):
+    """The parts cost as much as the whole, except for the rounding of each part."""
     price = Price(None, (tier,), tools=tools)
     found = [cost(part, price) for part in parts(usage)]
     assert abs(cost(usage, price) - sum(found)) * 2 <= len(found) + 1
@@ -542,7 +543,7 @@ def test_nothing_is_priced_twice_and_nothing_is_left_out(usage, tier, tools):
 
 @given(usages(), ANY_TIERS)
 def test_a_rate_in_whole_thousandths_leaves_nothing_to_round(usage, tier):
-    """USD per million are thousandths of a nano-USD per token: parts then add up to the last one."""
+    """One USD per million tokens is 1,000 nano-USD per token, so the parts add up exactly."""
     rates = [getattr(tier, name) for name in prices.RATES.values()]
     price = Price(None, (Tier(tier.up_to, *(None if rate is None else round(rate, 3) for rate in rates)),))
     assert cost(usage, price) == sum(cost(part, price) for part in parts(usage))
@@ -555,16 +556,16 @@ def test_a_cost_is_rounded_half_up_and_only_once(tokens, rate):
 
 
 @given(usages(), st.lists(ANY_TIERS, min_size=1, max_size=2), st.sampled_from(("", *MODES)))
-def test_no_call_costs_more_than_its_bound(usage, tiers, mode):
+def test_no_call_costs_more_than_its_upper_bound(usage, tiers, mode):
     usage = replace(usage, tool_calls=())
     price = Price(D("0.01"), (tiers[0],), {"flex": Rates(None, (tiers[-1],))})
     maximum = upper_bound(price, mode, usage.prompt_tokens, usage.output_tokens, may_cache=True, has_media=True)
     reads = (price.rates(mode).tiers[0].cache_read, price.rates(mode).tiers[0].audio_cache_read)
-    if not any(reads):  # reading from a cache is cheaper than not to; whoever prices it otherwise is not bounded
+    if not any(reads):  # the upper bound assumes that cached input is not more expensive than other input
         assert cost(usage, price, mode) <= maximum
 
 
-def test_the_sum_of_many_rows_is_exact():
+def test_the_total_of_many_rows_is_exact():
     price = one(input="0.15", output="0.6", cache_read="0.075")
     total = sum(cost(Usage(n % 997, n % 13, 0, n % 7), price) for n in range(100_000))
     fresh = sum(n % 997 for n in range(100_000)) * 150

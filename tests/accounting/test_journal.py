@@ -1,4 +1,4 @@
-"""The journal on a real disk, the locks against real processes, and the ids."""
+"""The journal on a real disk, slots and their locks with real processes, and the ids."""
 
 import fcntl
 import os
@@ -16,11 +16,11 @@ import pytest
 
 from gproxy.accounting import journal as journal_module
 from gproxy.accounting import slots
-from gproxy.accounting.entries import Reader
+from gproxy.accounting.entries import JournalReader
 from gproxy.accounting.journal import EPOCH_MS, SETTLED_ROOM, Ids, Journal, read_lines
-from gproxy.accounting.prices import Found, Price, Tier
+from gproxy.accounting.prices import FoundPrice, Price, Tier
 from gproxy.accounting.slots import Slot, take_slot
-from gproxy.accounting.slots import size as books_size
+from gproxy.accounting.slots import size as journal_size
 from gproxy.errors import Unavailable
 from gproxy.protocols.hub import MAX_TOKENS, Usage
 from gproxy.relay.settlement import Settlement
@@ -44,8 +44,8 @@ def entries(folder: Path) -> list[dict]:
 
 
 def rows(folder: Path) -> list[int]:
-    reader = Reader()
-    return [b.row["trace_id"] for path in slots.segments(folder) for b in reader.rows(path, 0, None)]
+    reader = JournalReader()
+    return [call.row["trace_id"] for path in slots.segments(folder) for call in reader.settled_calls(path, 0, None)]
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """One megabyte."""
+    """A file system of one megabyte."""
     folder = tmp_path / "disk"
     folder.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True).returncode:
@@ -69,7 +69,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", folder], check=True)
 
 
-def test_what_was_written_is_read_back_line_by_line(journal):
+def test_written_lines_are_read_back(journal):
     written = [opened(1), opened(2, m="Grüße \u2028 \n"), settled(2), settled(1)]
     for entry in written:
         (journal.open if "o" in entry else journal.settle)(entry)
@@ -80,10 +80,10 @@ def test_what_was_written_is_read_back_line_by_line(journal):
     assert lines[-1].end == journal.end
     assert [line.entry for line in read_lines(path, lines[1].end)] == written[2:]
     assert [line.entry for line in read_lines(path, 0, lines[2].end)] == written[:3]
-    assert journal.live == 0
+    assert journal.open_count == 0
 
 
-def test_a_torn_last_line_is_no_line(journal):
+def test_an_incomplete_last_line_is_not_read(journal):
     journal.open(opened(1))
     journal.open(opened(2))
     (path,) = journal.segments
@@ -98,7 +98,7 @@ def test_a_torn_last_line_is_no_line(journal):
     assert [entry["o"] for entry in entries(journal.slot.folder)] == [1, 2]
 
 
-def test_reserved_room_is_zeros_that_are_no_lines(journal):
+def test_reserved_space_is_zeros_and_is_not_read(journal):
     journal.open(opened(1))
     (path,) = journal.segments
     content = path.read_bytes()
@@ -107,21 +107,21 @@ def test_reserved_room_is_zeros_that_are_no_lines(journal):
     assert len(entries(journal.slot.folder)) == 1
 
 
-def test_the_size_of_all_slots_is_what_their_segments_take(tmp_path, journal):
+def test_the_size_of_all_slots_is_the_size_of_their_segments(tmp_path, journal):
     root = journal.slot.folder.parent
-    assert books_size(root) == 0
+    assert journal_size(root) == 0
     journal.open(opened(1))
-    first = books_size(root)
+    first = journal_size(root)
     assert first == journal.segments[0].stat().st_size > 0
-    dead = Journal(take_slot(root))
-    dead.open(opened(2))
-    dead.close()
-    os.close(dead.slot.lock)
-    assert books_size(root) == first + dead.segments[0].stat().st_size
-    assert books_size(tmp_path / "nowhere") == 0
+    crashed = Journal(take_slot(root))
+    crashed.open(opened(2))
+    crashed.close()
+    os.close(crashed.slot.lock)
+    assert journal_size(root) == first + crashed.segments[0].stat().st_size
+    assert journal_size(tmp_path / "nowhere") == 0
 
 
-def test_room_is_reserved_for_the_end_of_every_running_call(journal):
+def test_space_is_reserved_for_the_settled_line_of_every_open_call(journal):
     for call in range(2000):
         journal.open(opened(call))
     (path,) = journal.segments
@@ -129,7 +129,7 @@ def test_room_is_reserved_for_the_end_of_every_running_call(journal):
     assert status.st_blocks * 512 >= journal.end + 2000 * SETTLED_ROOM
 
 
-def test_a_new_segment_carries_the_running_calls(journal):
+def test_a_new_segment_carries_the_open_calls(journal):
     padding = "x" * 60_000
     for call in range(1, 81):
         journal.open(opened(call, t=padding))
@@ -149,20 +149,20 @@ def test_a_new_segment_carries_the_running_calls(journal):
     assert set(rows(journal.slot.folder)) == {*range(2, 81, 2), *range(newest, 81)}
 
 
-def test_a_journal_that_cannot_be_written_refuses_calls_and_says_so(tmp_path):
-    gone = Journal(Slot(0, tmp_path / "gone", -1, []))
+def test_a_journal_that_cannot_be_written_refuses_calls_until_there_is_space(tmp_path):
+    missing = Journal(Slot(0, tmp_path / "missing", -1, []))
     with pytest.raises(Unavailable) as caught:
-        gone.open(opened(1))
+        missing.open(opened(1))
     assert caught.value.headers["Retry-After"] == "5"
-    assert (gone.is_writable, gone.live) == (False, 0)
-    gone.probe()
-    assert not gone.is_writable
-    gone.slot.folder.mkdir()
-    gone.probe()
-    assert gone.is_writable
-    gone.open(opened(2))
-    assert [entry["o"] for entry in entries(gone.slot.folder)] == [2]
-    gone.close()
+    assert (missing.is_writable, missing.open_count) == (False, 0)
+    missing.check_space()
+    assert not missing.is_writable
+    missing.slot.folder.mkdir()
+    missing.check_space()
+    assert missing.is_writable
+    missing.open(opened(2))
+    assert [entry["o"] for entry in entries(missing.slot.folder)] == [2]
+    missing.close()
 
 
 @pytest.mark.slow  # mounting needs root
@@ -180,12 +180,12 @@ def test_a_full_disk_refuses_new_calls_and_loses_no_running_one(small_disk):
     with pytest.raises(OSError, match="No space left"), filler.open("wb", buffering=0) as file:
         while True:
             file.write(b"x" * 512)
-    journal.probe()
+    journal.check_space()
     assert not journal.is_writable
     for call in taken:
         longest = orjson.dumps(settled(call))
         journal.settle({**settled(call), "lo": ["x" * (SETTLED_ROOM - len(longest) - len(b',"lo":[""]\n'))]})
-    assert journal.live == 0
+    assert journal.open_count == 0
     assert rows(journal.slot.folder) == taken
     with pytest.raises(Unavailable):
         journal.open(opened(0))
@@ -193,7 +193,7 @@ def test_a_full_disk_refuses_new_calls_and_loses_no_running_one(small_disk):
     for path in list(journal.segments[:-1]):
         journal.forget_segment(path)
     subprocess.run(["mount", "-o", "remount,size=4m", small_disk], check=True)
-    journal.probe()
+    journal.check_space()
     assert journal.is_writable
     journal.open(opened(1_000_000))
     journal.settle(settled(1_000_000))
@@ -204,7 +204,7 @@ def test_a_full_disk_refuses_new_calls_and_loses_no_running_one(small_disk):
 
 @pytest.mark.slow  # mounting needs root
 @pytest.mark.ci
-def test_without_room_for_a_new_segment_the_old_one_goes_on(small_disk, monkeypatch):
+def test_without_space_for_a_new_segment_the_current_one_is_continued(small_disk, monkeypatch):
     monkeypatch.setattr(journal_module, "SEGMENT_BYTES", 10_000)
     journal = Journal(take_slot(small_disk / "journal"))
     journal.open(opened(0))
@@ -227,7 +227,7 @@ def test_a_settled_line_that_could_not_be_written_is_kept_and_written_later(tmp_
     journal = Journal(take_slot(tmp_path / "journal"))
     journal.open(opened(1))
     (path,) = journal.segments
-    journal.close()  # every write fails from here on
+    journal.close()  # from here on every write fails
     journal.settle(settled(1))
     journal._fd = os.open(path, os.O_RDWR)
     assert rows(journal.slot.folder) == []
@@ -238,25 +238,25 @@ def test_a_settled_line_that_could_not_be_written_is_kept_and_written_later(tmp_
     os.close(journal.slot.lock)
 
 
-MAX = Usage(*[MAX_TOKENS] * 7)
-DEAREST = Found(Price(None, (Tier(10**8, *[1000] * 6),)), "default")
+MAX_USAGE = Usage(*[MAX_TOKENS] * 7)
+HIGHEST_PRICE = FoundPrice(Price(None, (Tier(10**8, *[1000] * 6),)), "default")
 
 
 @pytest.mark.parametrize("losses", [[], ["response_format.json_schema.strict"] * 4, ["x" * 80] * 40, ["x"] * 1000])
-@pytest.mark.parametrize("end", ["complete", "broke", "client_left"])
-def test_a_settled_line_is_never_longer_than_its_room(journal, end, losses):
-    settlement = Settlement(journal, 2**63 - 1, DEAREST, MAX_TOKENS, -1e9, losses=losses)
+@pytest.mark.parametrize("end", ["complete", "broke", "client_disconnected"])
+def test_a_settled_line_is_never_longer_than_its_reserved_space(journal, end, losses):
+    settlement = Settlement(journal, 2**63 - 1, HIGHEST_PRICE, MAX_TOKENS, -1e9, losses=losses)
     settlement.attempts = [(2**31, 2**31, "upstream_timeout", 86_400_000)] * 20
     settlement.by = (2**31, "vertexexpress", 2**31)
     settlement.open(opened(2**63 - 1))
     settlement.saw_first_byte()
     before = journal.end
     if end == "complete":
-        settlement.complete(599, MAX, 2**42)
+        settlement.complete(599, MAX_USAGE, 2**42)
     elif end == "broke":
-        settlement.broke(599, MAX, 2**42)
+        settlement.broke(599, MAX_USAGE, 2**42)
     else:
-        settlement.client_disconnected(MAX, 2**42)
+        settlement.client_disconnected(MAX_USAGE, 2**42)
     assert 100 < journal.end - before <= SETTLED_ROOM
     assert rows(journal.slot.folder) == [2**63 - 1]
 
@@ -270,7 +270,7 @@ def test_ids_are_unique_and_ordered_whatever_the_clock_does():
     assert 0 < found[0] < found[-1] < 2**63
 
 
-def test_ids_outlast_a_clock_that_stands_still_or_steps_back_a_year():
+def test_ids_are_unique_with_a_clock_that_stops_or_is_set_back_a_year():
     ids = Ids(0, 0)
     found = [ids.next(NOW_NS) for _ in range(2000)]
     found += [ids.next(NOW_NS - 365 * 86_400 * 10**9) for _ in range(2000)]
@@ -278,7 +278,7 @@ def test_ids_outlast_a_clock_that_stands_still_or_steps_back_a_year():
     assert found == sorted(set(found))
 
 
-def test_ids_of_slots_and_machines_never_meet():
+def test_ids_of_different_slots_and_machines_are_distinct():
     nodes = [Ids(machine, slot) for machine in (0, 1, 128, 255) for slot in (0, 1, 64, 127)]
     found = [ids.next(NOW_NS) for ids in nodes for _ in range(600)]
     assert len(set(found)) == len(found)
@@ -290,7 +290,7 @@ def test_ids_are_ordered_by_time_over_all_machines():
     assert early.next(NOW_NS) >> 23 == NOW_NS // 1_000_000 - EPOCH_MS
 
 
-def test_the_last_id_of_all_fits_into_63_bits():
+def test_the_greatest_id_fits_into_63_bits():
     assert Ids(255, 127).next((EPOCH_MS + 2**40 - 1) * 1_000_000).bit_length() == 63
 
 
@@ -310,7 +310,7 @@ time.sleep(60)
 
 @pytest.fixture
 def owner(tmp_path: Path) -> Iterator[subprocess.Popen]:
-    """A process that holds the first slot of `tmp_path / "journal"`, with one call running."""
+    """A process that owns the first slot of `tmp_path / "journal"`, with one open call."""
     command = [sys.executable, "-c", OWNER, tmp_path / "journal"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "0\n"
@@ -320,7 +320,7 @@ def owner(tmp_path: Path) -> Iterator[subprocess.Popen]:
     process.stdout.close()
 
 
-def test_a_living_processs_slot_is_left_alone_and_a_killed_ones_is_inherited(tmp_path, owner):
+def test_the_slot_of_a_running_worker_is_not_taken_and_that_of_a_killed_one_is_inherited(tmp_path, owner):
     root = tmp_path / "journal"
     assert try_lock(root / "000") is None
     second = take_slot(root)
@@ -339,7 +339,7 @@ def test_a_living_processs_slot_is_left_alone_and_a_killed_ones_is_inherited(tmp
     assert sorted(path.name for path in root.iterdir()) == ["000", "001", "002"]
 
 
-def test_the_lock_of_a_dead_process_is_got_once(tmp_path, owner):
+def test_the_lock_of_a_killed_worker_is_taken_once(tmp_path, owner):
     owner.send_signal(signal.SIGKILL)
     owner.wait(10)
     lock = try_lock(tmp_path / "journal" / "000")
@@ -351,35 +351,35 @@ def test_the_lock_of_a_dead_process_is_got_once(tmp_path, owner):
     os.close(lock)
 
 
-def test_a_folder_without_a_lock_or_none_at_all_cannot_be_locked(tmp_path):
+def test_a_folder_without_a_lock_file_and_a_missing_folder_cannot_be_locked(tmp_path):
     (tmp_path / "000").mkdir()
     assert try_lock(tmp_path / "000") is None
     assert try_lock(tmp_path / "nowhere") is None
 
 
-def test_a_lock_on_a_file_that_was_removed_protects_nothing(tmp_path):
+def test_a_lock_on_a_removed_file_does_not_count(tmp_path):
     slot = take_slot(tmp_path)
-    held = os.open(slot.folder / "lock", os.O_RDWR)
+    lock_fd = os.open(slot.folder / "lock", os.O_RDWR)
     os.close(slot.lock)
-    (slot.folder / "lock").rename(tmp_path / "gone")
+    (slot.folder / "lock").rename(tmp_path / "removed")
     (slot.folder / "lock").touch()
-    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     lock = try_lock(slot.folder)
     assert lock is not None
     os.close(lock)
-    os.close(held)
+    os.close(lock_fd)
 
 
-def test_a_slot_that_is_given_back_is_gone_and_can_be_taken_again(tmp_path):
+def test_a_removed_slot_can_be_taken_again(tmp_path):
     slot = take_slot(tmp_path)
-    slots.give_back(slot)
+    slots.remove(slot)
     assert not slot.folder.exists()
     again = take_slot(tmp_path)
     assert (again.number, again.inherited) == (0, [])
     os.close(again.lock)
 
 
-def test_with_all_slots_in_use_the_start_stops(tmp_path, monkeypatch):
+def test_with_all_slots_in_use_no_slot_can_be_taken(tmp_path, monkeypatch):
     monkeypatch.setattr(slots, "SLOTS", 2)
     taken = [take_slot(tmp_path), take_slot(tmp_path)]
     with pytest.raises(RuntimeError, match="all 2 journal slots"):

@@ -1,4 +1,4 @@
-"""Price documents, the files that ship, and which price applies."""
+"""Price documents, the shipped price files, and which price applies."""
 
 import tomllib
 from datetime import date
@@ -8,7 +8,7 @@ import pytest
 
 from gproxy import channels
 from gproxy.accounting import prices
-from gproxy.accounting.prices import MODES, RATES, SHIPPED, Found, Price, Rates, Tier, charged
+from gproxy.accounting.prices import MODES, RATES, SHIPPED, FoundPrice, Price, Rates, Tier, charged_mode
 from gproxy.snapshot import Alias, Model, Snapshot
 
 FILES = sorted(SHIPPED.glob("*.toml"))
@@ -18,7 +18,7 @@ ROWS = [
     for row in tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)["models"]
 ]
 EACH = pytest.mark.parametrize(("channel", "row"), ROWS, ids=[f"{channel}:{row['model_id']}" for channel, row in ROWS])
-# Tiers' bound of "no bound", as the price templates write it.
+# The `input_tokens_up_to` that the price files write for a tier without a limit.
 UNLIMITED = 100_000_000
 PREFIXES = ("", *(f"{mode}_" for mode in MODES))
 
@@ -27,14 +27,14 @@ def tiers(row: dict) -> list[list[dict]]:
     return [row[name] for prefix in PREFIXES if (name := f"{prefix}price_tiers") in row]
 
 
-def test_every_shipped_file_is_of_a_channel_and_has_rows():
+def test_every_shipped_file_belongs_to_a_channel_and_has_rows():
     assert {path.stem for path in FILES} == {"aistudio", "anthropic", "deepseek", "groq", "openai"}
     assert {path.stem for path in FILES} < set(channels.load())
     assert len(prices.shipped()) == len(ROWS) >= len(FILES)
 
 
 @EACH
-def test_a_shipped_row_says_where_and_when_its_price_was_read(channel, row):
+def test_a_shipped_row_names_the_source_and_date_of_its_price(channel, row):
     assert row["source"].startswith("https://")
     assert date(2025, 1, 1) <= row["checked"] <= date.today()
     allowed = {f"{prefix}{name}" for prefix in PREFIXES for name in ("price_tiers", "price_each_call")}
@@ -43,12 +43,12 @@ def test_a_shipped_row_says_where_and_when_its_price_was_read(channel, row):
 
 
 @EACH
-def test_a_shipped_row_is_a_sane_price(channel, row):
+def test_a_shipped_row_has_plausible_rates(channel, row):
     assert tiers(row)
     for found in tiers(row):
-        bounds = [tier["input_tokens_up_to"] for tier in found]
-        assert bounds == sorted(set(bounds))
-        assert bounds[-1] == UNLIMITED
+        limits = [tier["input_tokens_up_to"] for tier in found]
+        assert limits == sorted(set(limits))
+        assert limits[-1] == UNLIMITED
         for tier in found:
             rates = {name: Decimal(value) for name, value in tier.items() if name != "input_tokens_up_to"}
             assert set(rates) <= set(RATES)
@@ -59,16 +59,16 @@ def test_a_shipped_row_is_a_sane_price(channel, row):
             assert rates.get("price_cache_read_input_tokens", 0) <= fresh
             assert rates.get("price_cache_creation_input_tokens_5min", fresh) >= fresh
             assert rates.get("price_cache_creation_input_tokens_1h", fresh * 2) >= fresh
-            heard = rates.get("price_input_audio_tokens", fresh)
-            assert rates.get("price_cache_read_input_audio_tokens", 0) <= heard
+            audio = rates.get("price_input_audio_tokens", fresh)
+            assert rates.get("price_cache_read_input_audio_tokens", 0) <= audio
 
 
 @EACH
-def test_a_shipped_row_charges_its_modes_and_tools_like_its_vendor(channel, row):
-    """Flex and batch are never dearer than the default mode, priority never cheaper; a tool costs cents."""
+def test_a_shipped_row_has_plausible_prices_of_modes_and_tools(channel, row):
+    """Flex and batch cost at most as much as the default mode, priority at least as much; a tool costs cents."""
     fresh = row["price_tiers"][0]["price_input_tokens"]
-    for mode, is_sane in (("flex", fresh.__ge__), ("batch", fresh.__ge__), ("priority", fresh.__le__)):
-        assert all(is_sane(found[0]["price_input_tokens"]) for found in [row.get(f"{mode}_price_tiers")] if found)
+    for mode, is_plausible in (("flex", fresh.__ge__), ("batch", fresh.__ge__), ("priority", fresh.__le__)):
+        assert all(is_plausible(found[0]["price_input_tokens"]) for found in [row.get(f"{mode}_price_tiers")] if found)
     assert all(0 < usd <= Decimal("0.1") for usd in row.get("tool_prices", {}).values())
 
 
@@ -119,7 +119,7 @@ def test_a_shipped_row_is_found_by_channel_and_model(channel, row):
                 ),
             ),
         ),
-        # what a mode leaves out is the default mode's
+        # a mode takes what it does not set from the default mode
         (
             {
                 "price_each_call": 1,
@@ -229,13 +229,13 @@ def test_which_price_applies(rows, model, source, each):
     assert (found.price.each_call if found else None) == each
 
 
-# What a row says and its provider's `default` row does not, and the other way about; and what a call then costs by.
-MINE = {
+# A model row and its provider's `default` row; each sets prices that the other does not.
+MODEL_PRICES = {
     "price_each_call": 1,
     "flex_price_tiers": [{"input_tokens_up_to": 9, "price_input_tokens": 2}],
     "tool_prices": {"web_search": 3},
 }
-COMMON = {
+DEFAULT_PRICES = {
     "price_each_call": 4,
     "flex_price_each_call": 5,
     "scale_price_each_call": 6,
@@ -249,15 +249,15 @@ COMMON = {
     ("mode", "each", "rate"),
     [
         ("", 1, 7),
-        # a row's default mode goes before the other row's own one
+        # the default mode of the model row takes precedence over the same mode of the `default` row
         ("flex", 1, 2),
         ("scale", 1, 7),
         ("priority", 1, 8),
         ("batch", 1, 7),
     ],
 )
-def test_the_default_row_fills_in_what_a_model_row_leaves_out(mode, each, rate):
-    rows = ((1, "mine", prices.document(MINE)), (1, "default", prices.document(COMMON)))
+def test_the_default_row_provides_what_a_model_row_does_not_set(mode, each, rate):
+    rows = ((1, "mine", prices.document(MODEL_PRICES)), (1, "default", prices.document(DEFAULT_PRICES)))
     found = prices.find(snapshot(*rows), 1, "openai", "mine")
     rates = found.price.rates(mode)
     assert (found.source, rates.each_call, rates.tiers[0].input) == ("model", each, rate)
@@ -272,28 +272,28 @@ def alias(pricing: str | None) -> Alias:
     ("rows", "model"),
     [([], "unknown"), ([], SHIPPED_MODEL), ([(1, "mine", OWN), (1, "default", DEFAULT)], "mine")],
 )
-def test_an_aliass_own_price_goes_before_all_others(rows, model):
+def test_an_aliass_price_takes_precedence_over_all_others(rows, model):
     found = prices.find(snapshot(*rows), 1, "openai", model, alias('{"price_each_call": 3}'))
     assert (found.source, found.price.each_call) == ("alias", 3)
     without = prices.find(snapshot(*rows), 1, "openai", model, alias(None))
     assert without == prices.find(snapshot(*rows), 1, "openai", model)
 
 
-def test_an_aliass_price_is_not_filled_in_from_its_target():
-    rows = ((1, "mine", prices.document(COMMON)), (1, "default", prices.document(COMMON)))
+def test_an_aliass_price_takes_no_defaults_from_its_target():
+    rows = ((1, "mine", prices.document(DEFAULT_PRICES)), (1, "default", prices.document(DEFAULT_PRICES)))
     found = prices.find(snapshot(*rows), 1, "openai", "mine", alias('{"price_each_call": 0}'))
     assert found.price == Price(Decimal(0), ())
 
 
-@pytest.mark.parametrize("asked", ["", *MODES])
-@pytest.mark.parametrize("told", ["", "default", "auto", "unheard of", *MODES])
-def test_the_mode_that_is_charged_is_one_that_was_asked_for_or_served(asked, told):
-    found = charged(asked, told)
+@pytest.mark.parametrize("requested", ["", *MODES])
+@pytest.mark.parametrize("served", ["", "default", "auto", "unheard of", *MODES])
+def test_the_charged_mode_is_the_requested_or_the_served_one(requested, served):
+    found = charged_mode(requested, served)
     assert found in ("", *MODES)
-    assert found in (asked, told, "")
-    assert charged(found, told) == found
+    assert found in (requested, served, "")
+    assert charged_mode(found, served) == found
 
 
-def test_a_shipped_price_is_of_its_own_channel_only():
+def test_a_shipped_price_applies_to_its_own_channel_only():
     assert prices.find(snapshot(), 1, "custom", SHIPPED_MODEL) is None
-    assert isinstance(prices.find(snapshot(), 1, "openai", SHIPPED_MODEL), Found)
+    assert isinstance(prices.find(snapshot(), 1, "openai", SHIPPED_MODEL), FoundPrice)

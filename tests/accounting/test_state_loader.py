@@ -1,4 +1,4 @@
-"""What the shared state is told of accounts and limits: the books as they are, each call once."""
+"""Accounts and limits are loaded into the shared state from the database and the journal, each call counted once."""
 
 import os
 from functools import partial
@@ -7,7 +7,7 @@ from pathlib import Path
 import gevent
 import pytest
 
-from gproxy.accounting.entries import Reader, SettledCall
+from gproxy.accounting.entries import JournalReader, SettledCall
 from gproxy.accounting.journal import Journal
 from gproxy.accounting.slots import take_slot
 from gproxy.accounting.state_loader import StateLoader
@@ -32,8 +32,8 @@ class Inline:
         return function(*args)
 
 
-class Asked:
-    """The store's questions on a real database."""
+class StoreQueries:
+    """The queries of the store on a real database."""
 
     def __init__(self, database: Database):
         self.account_state = partial(database.run, ledger.account_state)
@@ -67,8 +67,10 @@ def journal(tmp_path: Path):
     os.close(made.slot.lock)
 
 
-def call(journal: Journal, number: int, cost: int | None, at: int = NOW - NS, model: str = "gpt-4", **changes) -> None:
-    """A call that ended with this cost and 30 tokens, or (None) still runs."""
+def write_call(
+    journal: Journal, number: int, cost: int | None, at: int = NOW - NS, model: str = "gpt-4", **changes
+) -> None:
+    """Writes a call that settled with this cost and 30 tokens, or (None) that is still open."""
     opened = {name: 1 for name in ("rq", "u", "k", "p", "c", "r", "op", "pr")}
     journal.open({"o": number, "e": 5, "at": at, "m": model, **opened, **changes})
     if cost is not None:
@@ -76,126 +78,130 @@ def call(journal: Journal, number: int, cost: int | None, at: int = NOW - NS, mo
         journal.settle({"s": number, "x": "complete", "st": 200, "n": counts, "c": cost, "ps": "model"})
 
 
-def book(database: Database, journal: Journal) -> list[SettledCall]:
-    """All that ended so far into the database; the journal keeps its lines."""
-    reader = Reader()
-    rows = [booking for path in journal.segments for booking in reader.rows(path, 0, None)]
-    database.run(usages.insert, database, rows)
-    return rows
+def store_calls(database: Database, journal: Journal) -> list[SettledCall]:
+    """Stores all settled calls in the database; the journal keeps its lines."""
+    reader = JournalReader()
+    calls = [call for path in journal.segments for call in reader.settled_calls(path, 0, None)]
+    database.run(usages.insert, database, calls)
+    return calls
 
 
 def state_loader(state: MmapState, database: Database, tmp_path: Path) -> StateLoader:
-    return StateLoader(state, tmp_path / "journal", 0, Asked(database), Inline(), lambda: NOW)
+    return StateLoader(state, tmp_path / "journal", 0, StoreQueries(database), Inline(), lambda: NOW)
 
 
-def stands(state: MmapState, account: Account = USER) -> tuple[int, int]:
+def used_and_reserved(state: MmapState, account: Account = USER) -> tuple[int, int]:
     (found,) = state.inspect((account,), ()).statuses
     return found.used, found.reserved
 
 
-def test_an_account_is_the_database_and_what_it_lacks(state, database, journal, tmp_path):
-    call(journal, 1, 100)
-    book(database, journal)
-    call(journal, 2, 30)
-    call(journal, 3, None, h=[7, 99])
-    call(journal, 4, 1_000, u=2, k=2)
+def test_an_account_is_the_sum_of_the_database_and_the_unstored_calls(state, database, journal, tmp_path):
+    write_call(journal, 1, 100)
+    store_calls(database, journal)
+    write_call(journal, 2, 30)
+    write_call(journal, 3, None, h=[7, 99])
+    write_call(journal, 4, 1_000, u=2, k=2)
     state_loader(state, database, tmp_path).load(("u1", "k1"))
-    assert stands(state) == stands(state, KEY) == (130, 7)
+    assert used_and_reserved(state) == used_and_reserved(state, KEY) == (130, 7)
     state.settle(3, 5, 1)
-    assert stands(state) == (135, 0)
+    assert used_and_reserved(state) == (135, 0)
 
 
-def test_a_call_whose_settlement_is_to_come_is_not_counted_twice(state, database, journal, tmp_path):
-    """Its line is written, and its hold still there: the process is between the two."""
+def test_a_call_that_is_settled_in_the_journal_only_is_not_counted_twice(state, database, journal, tmp_path):
+    """The worker has written the `settled` line and not yet settled the reservation."""
     loading = state_loader(state, database, tmp_path)
     loading.load(("u1",))
-    state.take(Take(1, journal.slot.sign(0), (USER,), (), 50, 0))
-    call(journal, 1, 40, h=[50, 0])
+    state.take(Take(1, journal.slot.new_owner(0), (USER,), (), 50, 0))
+    write_call(journal, 1, 40, h=[50, 0])
     state.forget("u1")
     loading.load(("u1",))
-    assert stands(state) == (0, 50)
+    assert used_and_reserved(state) == (0, 50)
     state.settle(1, 40, 0)
-    assert stands(state) == (40, 0)
+    assert used_and_reserved(state) == (40, 0)
 
 
-@pytest.mark.parametrize("unbooked_today", [True, False])
-def test_only_the_window_counts_in_which_a_call_was_admitted(state, database, journal, tmp_path, unbooked_today):
-    database.run(ledger_quota, database)
-    call(journal, 1, 100, at=(DAY - 10) * NS)
-    call(journal, 2, 7, at=(DAY + 10) * NS)
-    book(database, journal)
-    call(journal, 3, 1_000, at=(DAY - 5) * NS)
-    if unbooked_today:
-        call(journal, 4, 20, at=(DAY + 20) * NS)
-    call(journal, 5, None, at=(DAY - 5) * NS, h=[3, 0])
+@pytest.mark.parametrize("has_unstored_call_today", [True, False])
+def test_a_call_counts_only_in_the_window_in_which_it_was_sent(
+    state, database, journal, tmp_path, has_unstored_call_today
+):
+    database.run(add_daily_quota, database)
+    write_call(journal, 1, 100, at=(DAY - 10) * NS)
+    write_call(journal, 2, 7, at=(DAY + 10) * NS)
+    store_calls(database, journal)
+    write_call(journal, 3, 1_000, at=(DAY - 5) * NS)
+    if has_unstored_call_today:
+        write_call(journal, 4, 20, at=(DAY + 20) * NS)
+    write_call(journal, 5, None, at=(DAY - 5) * NS, h=[3, 0])
     state_loader(state, database, tmp_path).load(("u1",))
     daily = Account("u1", 10**12, "day")
-    assert stands(state, daily) == (27 if unbooked_today else 7, 0)
+    assert used_and_reserved(state, daily) == (27 if has_unstored_call_today else 7, 0)
 
 
-def ledger_quota(database: Database) -> None:
+def add_daily_quota(database: Database) -> None:
     m.Quota.create(user=1, quota=10**12, period="day", updated_at=0)
 
 
-def test_an_unbooked_call_of_a_newer_window_opens_it(state, database, journal, tmp_path):
-    database.run(ledger_quota, database)
-    call(journal, 1, 100, at=(DAY - 10) * NS)
-    book(database, journal)
-    call(journal, 2, 7, at=(DAY + 10) * NS)
+def test_an_unstored_call_of_a_newer_window_opens_that_window(state, database, journal, tmp_path):
+    database.run(add_daily_quota, database)
+    write_call(journal, 1, 100, at=(DAY - 10) * NS)
+    store_calls(database, journal)
+    write_call(journal, 2, 7, at=(DAY + 10) * NS)
     state_loader(state, database, tmp_path).load(("u1",))
-    assert stands(state, Account("u1", 10**12, "day")) == (7, 0)
+    assert used_and_reserved(state, Account("u1", 10**12, "day")) == (7, 0)
 
 
-def test_with_rows_switched_off_the_marks_tell_what_is_booked(state, database, journal, tmp_path):
+def test_without_usage_rows_the_journal_positions_show_what_is_stored(state, database, journal, tmp_path):
     database.run(lambda: m.GlobalSettings.update(enable_usage=False).execute())
-    call(journal, 1, 100)
-    book(database, journal)
-    call(journal, 2, 30)
+    write_call(journal, 1, 100)
+    store_calls(database, journal)
+    write_call(journal, 2, 30)
     state_loader(state, database, tmp_path).load(("u1",))
-    assert stands(state) == (130, 0)
+    assert used_and_reserved(state) == (130, 0)
 
 
-def test_a_limit_counts_its_rows_its_journal_and_what_runs(state, database, journal, tmp_path):
-    call(journal, 1, 1, at=NOW - 2 * 3_600 * NS)
-    call(journal, 2, 1)
-    call(journal, 3, 1, model="claude")
-    book(database, journal)
-    call(journal, 4, 1)
-    call(journal, 5, None, h=[0, 500])
-    call(journal, 6, 1, u=2)
+def test_a_limit_counts_its_rows_its_unstored_calls_and_its_open_calls(state, database, journal, tmp_path):
+    write_call(journal, 1, 1, at=NOW - 2 * 3_600 * NS)
+    write_call(journal, 2, 1)
+    write_call(journal, 3, 1, model="claude")
+    store_calls(database, journal)
+    write_call(journal, 4, 1)
+    write_call(journal, 5, None, h=[0, 500])
+    write_call(journal, 6, 1, u=2)
     state_loader(state, database, tmp_path).load((LIMIT,))
     limit = Limit(LIMIT, rpm=10, rpd=100, total_tokens=10_000, concurrency=5)
-    left = {one.counter: one.remaining for one in state.inspect((), (limit,)).statuses}
-    assert left == {"rpm": 10 - 3, "rpd": 100 - 4, "total_tokens": 10_000 - 3 * 30 - 500, "concurrency": 4}
+    remaining = {one.counter: one.remaining for one in state.inspect((), (limit,)).statuses}
+    assert remaining == {"rpm": 10 - 3, "rpd": 100 - 4, "total_tokens": 10_000 - 3 * 30 - 500, "concurrency": 4}
     state.settle(5, 0, 20)
-    left = {one.counter: one.remaining for one in state.inspect((), (limit,)).statuses}
-    assert (left["total_tokens"], left["concurrency"]) == (10_000 - 3 * 30 - 20, 5)
+    remaining = {one.counter: one.remaining for one in state.inspect((), (limit,)).statuses}
+    assert (remaining["total_tokens"], remaining["concurrency"]) == (10_000 - 3 * 30 - 20, 5)
 
 
-def test_a_call_that_is_booked_between_the_two_readings_is_counted_once(state, database, journal, tmp_path):
-    call(journal, 1, None, h=[7, 9])
+def test_a_call_that_is_stored_between_the_two_readings_is_counted_once(state, database, journal, tmp_path):
+    write_call(journal, 1, None, h=[7, 9])
 
-    class Between(Asked):
+    class Between(StoreQueries):
         def __init__(self, database):
             super().__init__(database)
-            found = self.account_state
+            query = self.account_state
 
-            def account_state(*asked):
+            def account_state(*args):
                 journal.settle(
                     {"s": 1, "x": "complete", "st": 200, "n": [10, 20, 0, 0, 0, 0, 0], "c": 70, "ps": "model"}
                 )
-                book(database, journal)
-                return found(*asked)
+                store_calls(database, journal)
+                return query(*args)
 
             self.account_state = account_state
 
     StateLoader(state, tmp_path / "journal", 0, Between(database), Inline(), lambda: NOW).load(("u1",))
-    assert stands(state) == (70, 0)
+    assert used_and_reserved(state) == (70, 0)
     assert state.reservations() == {}
 
 
-def test_the_hold_of_a_running_call_knows_its_tokens_whatever_is_asked_first(state, database, journal, tmp_path):
-    call(journal, 1, None, h=[7, 500])
+def test_the_reservation_of_an_open_call_includes_its_tokens_in_any_order_of_loading(
+    state, database, journal, tmp_path
+):
+    write_call(journal, 1, None, h=[7, 500])
     state_loader(state, database, tmp_path).load(("u1", LIMIT))
     limit = Limit(LIMIT, total_tokens=1_000)
     assert state.inspect((), (limit,)).statuses[0].remaining == 500
@@ -203,12 +209,12 @@ def test_the_hold_of_a_running_call_knows_its_tokens_whatever_is_asked_first(sta
     assert state.inspect((), (limit,)).statuses[0].remaining == 980
 
 
-def test_a_limit_that_is_gone_counts_nothing(state, database, journal, tmp_path):
+def test_a_deleted_limit_counts_nothing(state, database, journal, tmp_path):
     state_loader(state, database, tmp_path).load(("77",))
     assert state.inspect((), (Limit("77", rpm=3),)).statuses[0].remaining == 3
 
 
-def test_whoever_asks_meanwhile_waits_for_the_same_load(state, database, journal, tmp_path):
+def test_concurrent_loads_of_a_key_read_once(state, database, journal, tmp_path):
     read = []
 
     class Slow(Inline):
@@ -217,12 +223,12 @@ def test_whoever_asks_meanwhile_waits_for_the_same_load(state, database, journal
             gevent.sleep(0.05)
             return function(*args)
 
-    loading = StateLoader(state, tmp_path / "journal", 0, Asked(database), Slow(), lambda: NOW)
+    loading = StateLoader(state, tmp_path / "journal", 0, StoreQueries(database), Slow(), lambda: NOW)
     gevent.joinall([gevent.spawn(loading.load, ("u1",)) for _ in range(10)], raise_error=True)
     assert len(read) == 1
 
 
-def test_all_who_wait_are_told_that_it_failed_and_the_next_one_tries_again(state, database, journal, tmp_path):
+def test_a_failed_load_fails_for_all_who_wait_and_is_repeated_by_the_next_one(state, database, journal, tmp_path):
     class Away(Inline):
         is_away = True
 
@@ -233,41 +239,41 @@ def test_all_who_wait_are_told_that_it_failed_and_the_next_one_tries_again(state
             return function(*args)
 
     threads = Away()
-    loading = StateLoader(state, tmp_path / "journal", 0, Asked(database), threads, lambda: NOW)
-    failing = [gevent.spawn(loading.load, ("u1",)) for _ in range(3)]
-    gevent.joinall(failing)
-    assert all(isinstance(greenlet.exception, Unavailable) for greenlet in failing)
+    loading = StateLoader(state, tmp_path / "journal", 0, StoreQueries(database), threads, lambda: NOW)
+    waiting = [gevent.spawn(loading.load, ("u1",)) for _ in range(3)]
+    gevent.joinall(waiting)
+    assert all(isinstance(greenlet.exception, Unavailable) for greenlet in waiting)
     threads.is_away = False
     loading.load(("u1",))
-    assert stands(state) == (0, 0)
+    assert used_and_reserved(state) == (0, 0)
 
 
-def test_an_account_in_which_calls_end_all_the_time_is_loaded_in_the_end(state, database, journal, tmp_path):
+def test_an_account_in_which_calls_keep_settling_is_loaded_in_the_end(state, database, journal, tmp_path):
     loading = state_loader(state, database, tmp_path)
     loading.load(("u1",))
     for number in range(1, 6):
         state.take(Take(number, "0/000/x", (USER,), (), 50, 0))
     state.forget("u1")
-    left = [1, 2, 3]
+    remaining = [1, 2, 3]
 
     class Busy(Inline):
         def run(self, function, *args):
             result = function(*args)
-            if left:
-                state.settle(left.pop(), 10, 0)
+            if remaining:
+                state.settle(remaining.pop(), 10, 0)
             return result
 
-    StateLoader(state, tmp_path / "journal", 0, Asked(database), Busy(), lambda: NOW).load(("u1",))
-    assert stands(state)[1] == 100
+    StateLoader(state, tmp_path / "journal", 0, StoreQueries(database), Busy(), lambda: NOW).load(("u1",))
+    assert used_and_reserved(state)[1] == 100
 
 
-def test_a_call_that_ends_while_a_load_has_to_be_made_again_leaves_no_hold(state, database, journal, tmp_path):
-    """The first load gave it a hold and was then overtaken; by the second reading it has ended."""
+def test_a_call_that_ends_while_a_load_is_repeated_leaves_no_reservation(state, database, journal, tmp_path):
+    """The first load made a reservation for it and had to be repeated; at the second reading it has ended."""
     state.load("u1", state.version("u1"), 0, 0, {}, {})
     assert state.take(Take(2, "0/000/other", (Account("u1", 10**9),), (), 5, 0)).refused is None
     state.forget("u1")
     for number in (1, 2):
-        call(journal, number, None, h=[7, 9])
+        write_call(journal, number, None, h=[7, 9])
 
     class Late(Inline):
         is_first = True
@@ -282,15 +288,15 @@ def test_a_call_that_ends_while_a_load_has_to_be_made_again_leaves_no_hold(state
                     state.settle(number, 40, 30)
             return result
 
-    StateLoader(state, tmp_path / "journal", 0, Asked(database), Late(), lambda: NOW).load(("u1",))
+    StateLoader(state, tmp_path / "journal", 0, StoreQueries(database), Late(), lambda: NOW).load(("u1",))
     assert state.reservations() == {}
-    assert stands(state) == (80, 0)
+    assert used_and_reserved(state) == (80, 0)
 
 
 @pytest.mark.parametrize("key", ["u1", LIMIT])
-def test_a_call_that_ends_while_its_account_is_loaded_leaves_no_hold(state, database, journal, tmp_path, key):
-    """It was admitted before there was a hold to take, so its own settlement found none."""
-    call(journal, 1, None, h=[7, 9])
+def test_a_call_that_ends_while_its_account_is_loaded_leaves_no_reservation(state, database, journal, tmp_path, key):
+    """It was sent before the account or the limit existed, so its own settlement found no reservation."""
+    write_call(journal, 1, None, h=[7, 9])
 
     class Late(Inline):
         is_first = True
@@ -304,10 +310,10 @@ def test_a_call_that_ends_while_its_account_is_loaded_leaves_no_hold(state, data
                 state.settle(1, 40, 30)
             return result
 
-    StateLoader(state, tmp_path / "journal", 0, Asked(database), Late(), lambda: NOW).load((key,))
+    StateLoader(state, tmp_path / "journal", 0, StoreQueries(database), Late(), lambda: NOW).load((key,))
     assert state.reservations() == {}
     if key == "u1":
-        assert stands(state) == (40, 0)
+        assert used_and_reserved(state) == (40, 0)
     else:
         limit = Limit(LIMIT, total_tokens=1_000, concurrency=2)
         assert [one.remaining for one in state.inspect((), (limit,)).statuses] == [1_000 - 30, 2]

@@ -1,4 +1,4 @@
-"""What the checks cost on the request road: everything switched on, on the file that a machine's workers share."""
+"""The CPU time of limits and quotas on the request path, with the shared state in a file."""
 
 import time
 from decimal import Decimal
@@ -6,7 +6,7 @@ from decimal import Decimal
 import pytest
 
 from gproxy import protocols
-from gproxy.accounting.prices import Found, Price, Tier
+from gproxy.accounting.prices import FoundPrice, Price, Tier
 from gproxy.protocols.hub import Ask
 from gproxy.quota.reservations import Reserver, applying, upper_bound
 from gproxy.relay import headers
@@ -16,20 +16,22 @@ from gproxy.state.mmap.state import MmapState
 pytestmark = [pytest.mark.slow, pytest.mark.ci]
 MAX_US = 60.0
 BATCHES, CALLS = 25, 200
-# What a list of 100,000 takes on the machine that is meant; one that is busy or slower gets as much more.
+# The time to build a list of 100,000 on the reference machine; a slower or busy machine gets a proportionally higher
+# limit.
 LIST_US = 1_100.0
 
 
 def test_the_checks_of_a_call_cost_at_most_60_microseconds(tmp_path, record_property):
-    """CPU time of the best batch: what else runs on the machine is not the checks' cost.
+    """Measures upper bound, reservation, rate-limit headers and settlement.
 
-    One limit of each kind and a quota with a period on the user: bound, take, headers of what is left, settlement.
+    The user has one limit of each kind and a quota with a period. The best batch counts, because other processes on the
+    machine slow down the others.
     """
     state = MmapState(tmp_path / "state")
-    price = Found(Price(None, (Tier(10**8, Decimal("0.4"), Decimal("1.6")),)), "model")
+    price = FoundPrice(Price(None, (Tier(10**8, Decimal("0.4"), Decimal("1.6")),)), "model")
     row = RateLimit(7, "*", glob("*").fullmatch, rpm=10**6, rpd=10**7, total_tokens=10**12, concurrency=1_000)
     caller = Caller(1, "user", 2, False, None, (), limits=(row,), quota=Quota(10**15, "month"))
-    asked = Ask("gpt-4.1-mini", False, False, None, None, max_output=50)
+    requested = Ask("gpt-4.1-mini", False, False, None, None, max_output=50)
 
     def load(keys: tuple[str, ...]) -> None:
         state.load("u1", state.version("u1"), 0, 0, {}, {})
@@ -37,9 +39,10 @@ def test_the_checks_of_a_call_cost_at_most_60_microseconds(tmp_path, record_prop
 
     reserver, protocol = Reserver(state, "0/000/0123456789abcdef", load), protocols.load()["openai_chat"]
 
-    def one(number: int) -> None:
+    def check_call(number: int) -> None:
         reservation = reserver.take(
-            number, upper_bound(*applying(caller, "gpt-4.1-mini"), asked, price, "", 30, 32_768, 4_096, False, False)
+            number,
+            upper_bound(*applying(caller, "gpt-4.1-mini"), requested, price, "", 30, 32_768, 4_096, False, False),
         )
         headers.left(reservation.statuses, protocol, reservation.at / 1e9)
         reservation.settle(68_800, 52)
@@ -47,17 +50,17 @@ def test_the_checks_of_a_call_cost_at_most_60_microseconds(tmp_path, record_prop
     def batch(first: int) -> float:
         started = time.process_time()
         for number in range(first, first + CALLS):
-            one(number)
+            check_call(number)
         return (time.process_time() - started) / CALLS * 1e6
 
     best = min(batch(number * CALLS) for number in range(BATCHES))
-    slowness = max(1.0, _list_us() / LIST_US)
+    slowness = max(1.0, list_us() / LIST_US)
     record_property("microseconds", best)
-    print(f"checks: {best:.1f} µs of CPU a call, on a machine {slowness:.2f} times as slow as meant")
+    print(f"checks: {best:.1f} µs of CPU per call, on a machine {slowness:.2f} times as slow as the reference machine")
     assert best <= MAX_US * slowness
 
 
-def _list_us() -> float:
+def list_us() -> float:
     found = []
     for _ in range(20):
         started = time.process_time()

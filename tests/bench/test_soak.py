@@ -1,6 +1,6 @@
-"""Mixed calls, faults and clients that leave, many at once: afterwards nothing is left of them but their rows.
+"""Many concurrent calls with upstream failures and client disconnects: afterwards only their usage rows remain.
 
-By hand for longer: `SOAK_S=600 pytest tests/bench/test_soak.py -s`.
+A longer run: `SOAK_S=600 pytest tests/bench/test_soak.py -s`.
 """
 
 import os
@@ -21,8 +21,8 @@ from tests.vendor import STREAM_HEAD, Vendor, chunk, events, faithful, refuses, 
 
 pytestmark = [pytest.mark.slow, pytest.mark.ci]
 SOAK_S = float(os.environ.get("SOAK_S", "20"))
-AT_ONCE = 300
-# What grows in the first seconds is the caches of every kind of call.
+THREADS = 300
+# The caches grow in the first seconds; memory is measured after them.
 WARM_S, MAX_GROWTH_MB = 5.0, 30.0
 KEYS = ("sk-soak-aaaa-0001", "sk-soak-bbbb-0002", "sk-soak-cccc-0003")
 
@@ -74,7 +74,7 @@ quota = 100000
 
 
 def mixed(dice: random.Random):
-    """Faithful most of the time."""
+    """A script of the vendor that answers correctly most of the time."""
     part = b"".join(map(chunk, events("openai_chat", "m")[:3]))
     ends = (
         (0.70, faithful),
@@ -102,29 +102,29 @@ def call(gateway: Gateway, dice: random.Random, statuses: Counter) -> None:
             sock.settimeout(5)
             if dice.random() < 0.7:
                 sock.recv(100)
-        statuses["left"] += 1
+        statuses["disconnected"] += 1
     elif dice.random() < 0.3:
-        asked = {"model": model, "max_tokens": 9, "messages": [{"role": "user", "content": "q"}]}
-        statuses[gateway.post("/v1/messages", {**asked, "stream": dice.random() < 0.5}, ADMIN).status] += 1
+        body = {"model": model, "max_tokens": 9, "messages": [{"role": "user", "content": "q"}]}
+        statuses[gateway.post("/v1/messages", {**body, "stream": dice.random() < 0.5}, ADMIN).status] += 1
     else:
         statuses[gateway.chat(model, stream=dice.random() < 0.5).status] += 1
 
 
-def test_nothing_stays_behind_of_many_mixed_calls(own_gateway, record_property):
+def test_many_mixed_calls_leave_nothing_but_their_rows(own_gateway, record_property):
     vendor, statuses, dice = Vendor(), Counter(), random.Random(7)
     vendor.scripts["mixed"] = mixed(dice)
     credentials = ", ".join(f'{{ api_key = "{key}" }}' for key in KEYS)
     gateway = own_gateway(SEED.format(vendor=vendor.url, credentials=credentials))
-    until, faults = time.monotonic() + WARM_S + SOAK_S, []
+    load_ends, faults = time.monotonic() + WARM_S + SOAK_S, []
 
     def soak() -> None:
-        while time.monotonic() < until:
+        while time.monotonic() < load_ends:
             try:
                 call(gateway, dice, statuses)
             except OSError as fault:
                 faults.append(fault)
 
-    threads = [threading.Thread(target=soak) for _ in range(AT_ONCE)]
+    threads = [threading.Thread(target=soak) for _ in range(THREADS)]
     for thread in threads:
         thread.start()
     time.sleep(WARM_S)
@@ -134,12 +134,12 @@ def test_nothing_stays_behind_of_many_mixed_calls(own_gateway, record_property):
     assert not faults
     deadline = time.monotonic() + 20
     while any(gateway.get("/readyz").json["in_flight"] for _ in range(6)):
-        assert time.monotonic() < deadline, "requests were left"
+        assert time.monotonic() < deadline, "requests are still running"
         time.sleep(0.3)
     assert set(workers(gateway)) == set(before), "a worker was lost"
     grown = {pid: resident_mb(pid) - mb for pid, mb in before.items()}
-    while left := [pid for pid in before if half_closed(pid)]:
-        assert time.monotonic() < deadline, f"sockets that the other side closed were left in {left}"
+    while half_closed_in := [pid for pid in before if half_closed(pid)]:
+        assert time.monotonic() < deadline, f"sockets closed by the other side are still open in {half_closed_in}"
         time.sleep(0.3)
     me = gateway.get("/me", ADMIN).json
     assert float(me["quota"]["held"]) == 0
@@ -154,10 +154,10 @@ def test_nothing_stays_behind_of_many_mixed_calls(own_gateway, record_property):
     assert (verified.returncode, verified.stderr) == (0, "")
     print(f"soak: {sum(statuses.values())} calls {dict(statuses)}, grown by {grown} MB")
     record_property("grown_mb", max(grown.values()))
-    # 503: with faults at random every key cools now and then.
-    assert {200, 502, 503, "left"} <= statuses.keys()
+    # 503: with random failures every credential is in cooldown now and then.
+    assert {200, 502, 503, "disconnected"} <= statuses.keys()
     assert statuses[200] > 1_000
     assert "Traceback" not in gateway.log
     assert max(grown.values()) <= MAX_GROWTH_MB
-    assert all(sockets(pid) < 2 * AT_ONCE for pid in before)
+    assert all(sockets(pid) < 2 * THREADS for pid in before)
     vendor.close()

@@ -59,7 +59,7 @@ def test_one_token_for_all_calls_of_a_worker(google, vendor):
     assert gateway.get("/google/v1/models", ADMIN).json["data"][0]["id"] == "gemini-2.5-pro"
     assert gateway.get(f"/v1/models/{MODEL}", ADMIN).json["id"] == MODEL
     seen = vendor.seen[before:]
-    assert google.endpoint.given == 1
+    assert google.endpoint.issued == 1
     assert {one.headers["authorization"] for one in seen if one.model != "/token"} == {"Bearer ya29.token-000001"}
     assert {one.path for one in seen if one.method == "POST" and one.model != "/token"} == {
         f"{PREFIX}:generateContent",

@@ -1,11 +1,11 @@
-"""Metrics as text: what Prometheus's own parser reads out of it is what was measured."""
+"""Metrics as text: Prometheus's own parser reads back what was counted."""
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from gproxy.metrics.definitions import COUNTER, GAUGE, HISTOGRAM, Family
 from gproxy.metrics.exposition import write
 
-ASKED = Family("asked_total", COUNTER, "How often.", ("who", "what"))
+QUESTIONS = Family("asked_total", COUNTER, "How often.", ("who", "what"))
 OPEN = Family("open", GAUGE, "How many.")
 SPENT = Family("spent_usd_total", COUNTER, "Money.", scale=10**9)
 TOOK = Family("took_seconds", HISTOGRAM, "How long.", ("who",), (0.5, 1.0, 2.5))
@@ -20,9 +20,9 @@ def read(text: str) -> dict:
     }
 
 
-def test_counters_and_gauges_read_back():
+def test_counters_and_gauges_are_read_back():
     text = write(
-        (ASKED, OPEN, SPENT),
+        (QUESTIONS, OPEN, SPENT),
         {
             ("asked_total", ("b", NASTY), 1): [2.0],
             ("asked_total", ("a", ""), 1): [1e15],
@@ -40,7 +40,7 @@ def test_counters_and_gauges_read_back():
     assert text.endswith("\n") and "\n\n" not in text
 
 
-def test_a_histogram_is_told_cumulatively():
+def test_the_buckets_of_a_histogram_are_cumulative():
     text = write((TOOK,), {("took_seconds", ("a",), 5): [1.0, 2.0, 0.0, 4.0, 12.25]})
     (family,) = text_string_to_metric_families(text)
     assert family.type == "histogram"
@@ -54,10 +54,10 @@ def test_a_histogram_is_told_cumulatively():
     ]
 
 
-def test_what_another_version_counted_is_left_out():
-    sums = {
+def test_series_of_another_version_are_left_out():
+    totals = {
         ("asked_total", ("a",), 1): [1.0],
         ("took_seconds", ("a",), 4): [1.0, 1.0, 1.0, 1.0],
         ("gone_total", (), 1): [1.0],
     }
-    assert read(write((ASKED, TOOK), sums)) == {}
+    assert read(write((QUESTIONS, TOOK), totals)) == {}

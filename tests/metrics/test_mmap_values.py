@@ -1,4 +1,4 @@
-"""Numbers of many workers: added up exactly, kept over `kill -9`, bounded, and never the end of a worker."""
+"""Metric values of many workers: added up exactly, kept after `kill -9`, limited, and never fatal for a worker."""
 
 import os
 import signal
@@ -9,20 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from gproxy.metrics import mmap_values as meters_module
-from gproxy.metrics.mmap_values import FIRST, FLOAT, HEAD, NOWHERE, OTHER, RESERVED, MmapValues
+from gproxy.metrics import mmap_values as mmap_values_module
+from gproxy.metrics.mmap_values import FIRST_OFFSET, FLOAT, HEADER, OTHER, RESERVED, SINK, MmapValues
 
 ROOT = Path(__file__).resolve().parents[2]
 GAUGE, COUNTER = "open", "asked_total"
-COUNTS = """
+COUNTING_SCRIPT = """
 import sys
 from pathlib import Path
 from gproxy.metrics.mmap_values import MmapValues
-meters = MmapValues(Path(sys.argv[1]), int(sys.argv[2]), ["open"])
-asked, open_now = meters.place("asked_total", ("a",)), meters.place("open", ())
+mmap_values = MmapValues(Path(sys.argv[1]), int(sys.argv[2]), ["open"])
+asked, open_now = mmap_values.offset("asked_total", ("a",)), mmap_values.offset("open", ())
 for _ in range(int(sys.argv[3])):
-    meters.values[asked] += 1
-    meters.values[open_now] += 1
+    mmap_values.values[asked] += 1
+    mmap_values.values[open_now] += 1
 print("counted", flush=True)
 sys.stdin.read()
 """
@@ -50,11 +50,11 @@ def make(folder: Path) -> Iterator[Make]:
 
 @pytest.fixture
 def worker(folder: Path) -> Iterator[Callable[[int, int], subprocess.Popen]]:
-    """Starts processes that have counted so often."""
+    """Starts processes that have counted `times` times."""
     started: list[subprocess.Popen] = []
 
     def start(number: int, times: int) -> subprocess.Popen:
-        command = [sys.executable, "-c", COUNTS, str(folder), str(number), str(times)]
+        command = [sys.executable, "-c", COUNTING_SCRIPT, str(folder), str(number), str(times)]
         pipe = subprocess.PIPE
         started.append(subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True))
         assert started[-1].stdout.readline() == "counted\n"
@@ -67,111 +67,111 @@ def worker(folder: Path) -> Iterator[Callable[[int, int], subprocess.Popen]]:
 
 
 def add(mmap_values: MmapValues, family: str, *labels: str, by: float = 1.0) -> None:
-    mmap_values.values[mmap_values.place(family, labels)] += by
+    mmap_values.values[mmap_values.offset(family, labels)] += by
 
 
-def test_what_is_counted_is_there_at_once(make):
+def test_a_count_is_visible_at_once(make):
     mmap_values = make()
     add(mmap_values, COUNTER, "a")
     add(mmap_values, COUNTER, "b", by=2.5)
     add(mmap_values, COUNTER, "a")
-    assert mmap_values.sums() == ({(COUNTER, ("a",), 1): [2.0], (COUNTER, ("b",), 1): [2.5]}, 1)
+    assert mmap_values.totals() == ({(COUNTER, ("a",), 1): [2.0], (COUNTER, ("b",), 1): [2.5]}, 1)
 
 
-def test_a_series_has_as_many_values_as_it_asks_for(make):
+def test_a_series_has_as_many_values_as_its_width(make):
     mmap_values = make()
-    at = mmap_values.place("took", ("x",), 3)
+    at = mmap_values.offset("took", ("x",), 3)
     for offset, value in enumerate((1.0, 0.0, 7.5)):
         mmap_values.values[at + offset] += value
-    assert mmap_values.place("took", ("x",), 3) == at
-    assert mmap_values.sums().values == {("took", ("x",), 3): [1.0, 0.0, 7.5]}
+    assert mmap_values.offset("took", ("x",), 3) == at
+    assert mmap_values.totals().values == {("took", ("x",), 3): [1.0, 0.0, 7.5]}
 
 
-def test_all_workers_are_added_up_whoever_is_asked(make, worker):
+def test_each_worker_adds_up_all_workers(make, worker):
     first, second = make(0), make(1)
     add(first, COUNTER, "a")
     add(second, COUNTER, "a", by=3)
     add(second, GAUGE, by=2)
     worker(2, 1000)
     expected = {(COUNTER, ("a",), 1): [1004.0], (GAUGE, (), 1): [1002.0]}
-    assert first.sums() == second.sums() == (expected, 3)
+    assert first.totals() == second.totals() == (expected, 3)
     add(second, "later_total")
-    assert first.sums().values["later_total", (), 1] == [1.0]
+    assert first.totals().values["later_total", (), 1] == [1.0]
 
 
-def test_a_killed_worker_keeps_what_it_counted_and_nothing_that_was_open(make, worker):
+def test_the_counters_of_a_killed_worker_are_kept_and_its_gauges_are_not(make, worker):
     mmap_values = make(0)
-    victim = worker(1, 500)
-    assert mmap_values.sums() == ({(COUNTER, ("a",), 1): [500.0], (GAUGE, (), 1): [500.0]}, 2)
-    victim.send_signal(signal.SIGKILL)
-    victim.wait()
-    assert mmap_values.sums() == ({(COUNTER, ("a",), 1): [500.0]}, 1)
-    # The next one counts on in its files.
+    killed = worker(1, 500)
+    assert mmap_values.totals() == ({(COUNTER, ("a",), 1): [500.0], (GAUGE, (), 1): [500.0]}, 2)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert mmap_values.totals() == ({(COUNTER, ("a",), 1): [500.0]}, 1)
+    # The next worker continues its files.
     worker(1, 7)
-    assert mmap_values.sums() == ({(COUNTER, ("a",), 1): [507.0], (GAUGE, (), 1): [7.0]}, 2)
+    assert mmap_values.totals() == ({(COUNTER, ("a",), 1): [507.0], (GAUGE, (), 1): [7.0]}, 2)
 
 
-def test_a_worker_that_ended_counts_as_dead(make):
+def test_a_closed_worker_does_not_count_as_running(make):
     mmap_values, other = make(0), make(1)
     add(other, GAUGE)
     add(other, COUNTER)
     other.close()
-    assert mmap_values.sums() == ({(COUNTER, (), 1): [1.0]}, 1)
+    assert mmap_values.totals() == ({(COUNTER, (), 1): [1.0]}, 1)
 
 
-def test_what_was_taken_over_is_known(make):
+def test_series_that_were_taken_over_are_known(make):
     first = make()
     add(first, COUNTER, "a")
     first.close()
     second = make()
     assert [one.labels for one in second.series()] == [("a",)]
-    assert second.place(COUNTER, ("a",)) == first.place(COUNTER, ("a",))
+    assert second.offset(COUNTER, ("a",)) == first.offset(COUNTER, ("a",))
 
 
-def test_beyond_the_bound_a_series_is_other(make, folder):
-    maximum = FIRST + RESERVED + 10
+def test_beyond_the_maximum_a_series_is_counted_as_other(make, folder):
+    maximum = FIRST_OFFSET + RESERVED + 10
     mmap_values = make(maximum=maximum)
     for number in range(5_000):
         add(mmap_values, COUNTER, "fixed", str(number))
-    found = mmap_values.sums().values
+    found = mmap_values.totals().values
     assert len(found) == 11
     assert found[COUNTER, (OTHER, OTHER), 1] == [4_990.0]
     assert mmap_values.folded == 4_990
-    assert (folder / "000.values").stat().st_size == HEAD.size + maximum * FLOAT
-    # What was there before goes on as itself, and so it does after the next start.
+    assert (folder / "000.values").stat().st_size == HEADER.size + maximum * FLOAT
+    # Existing series are still counted as themselves, also after the next start.
     mmap_values.close()
-    after = make(maximum=maximum)
-    add(after, COUNTER, "fixed", "0")
-    add(after, COUNTER, "fixed", "new")
-    assert after.sums().values[COUNTER, ("fixed", "0"), 1] == [2.0]
-    assert after.sums().values[COUNTER, (OTHER, OTHER), 1] == [4_991.0]
+    next_worker = make(maximum=maximum)
+    add(next_worker, COUNTER, "fixed", "0")
+    add(next_worker, COUNTER, "fixed", "new")
+    assert next_worker.totals().values[COUNTER, ("fixed", "0"), 1] == [2.0]
+    assert next_worker.totals().values[COUNTER, (OTHER, OTHER), 1] == [4_991.0]
 
 
-def test_with_no_room_even_for_other_nothing_is_counted(make):
-    mmap_values = make(maximum=FIRST + RESERVED)
+def test_without_space_for_other_nothing_is_counted(make):
+    mmap_values = make(maximum=FIRST_OFFSET + RESERVED)
     for number in range(RESERVED + 5):
         add(mmap_values, f"family{number}_total", "x")
-    assert mmap_values.place("one_more_total", ("x",)) == NOWHERE
-    assert len(mmap_values.sums().values) == RESERVED
+    assert mmap_values.offset("one_more_total", ("x",)) == SINK
+    assert len(mmap_values.totals().values) == RESERVED
 
 
 @pytest.mark.parametrize("cut", [1, 5, 20])
-def test_a_name_that_was_cut_is_no_series(make, folder, cut):
+def test_an_incomplete_line_of_names_is_no_series(make, folder, cut):
     mmap_values = make(0)
     add(mmap_values, COUNTER, "a")
     end = (folder / "000.names").stat().st_size
-    mmap_values.place(COUNTER, ("b",))
+    mmap_values.offset(COUNTER, ("b",))
     mmap_values.close()
     names = folder / "000.names"
     os.truncate(names, names.stat().st_size - cut)
-    assert make(1).sums().values == {(COUNTER, ("a",), 1): [1.0]}
-    after = make(0)
+    assert make(1).totals().values == {(COUNTER, ("a",), 1): [1.0]}
+    next_worker = make(0)
     assert names.stat().st_size == end
-    add(after, COUNTER, "c")
-    assert after.sums().values == {(COUNTER, ("a",), 1): [1.0], (COUNTER, ("c",), 1): [1.0]}
+    add(next_worker, COUNTER, "c")
+    assert next_worker.totals().values == {(COUNTER, ("a",), 1): [1.0], (COUNTER, ("c",), 1): [1.0]}
 
 
-def _garble(path: Path, at: int, content: bytes) -> None:
+def _overwrite(path: Path, at: int, content: bytes) -> None:
     with path.open("r+b") as file:
         file.seek(at)
         file.write(content)
@@ -181,74 +181,76 @@ def _replace(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
-GARBLED = {
+CORRUPTIONS = {
     "no values": lambda folder: _replace(folder / "000.values", b""),
-    "short values": lambda folder: os.truncate(folder / "000.values", HEAD.size + FLOAT),
-    "another head": lambda folder: _garble(folder / "000.values", 0, b"x"),
-    "another mark": lambda folder: _garble(folder / "000.values", 10, b"xyz"),
-    "not a number": lambda folder: _garble(folder / "000.values", HEAD.size + FIRST * FLOAT, b"\xff" * FLOAT),
-    "below zero": lambda folder: _garble(folder / "000.values", HEAD.size + FIRST * FLOAT + 7, b"\xbf"),
+    "short values": lambda folder: os.truncate(folder / "000.values", HEADER.size + FLOAT),
+    "another head": lambda folder: _overwrite(folder / "000.values", 0, b"x"),
+    "another pair id": lambda folder: _overwrite(folder / "000.values", 10, b"xyz"),
+    "not a number": lambda folder: _overwrite(
+        folder / "000.values", HEADER.size + FIRST_OFFSET * FLOAT, b"\xff" * FLOAT
+    ),
+    "below zero": lambda folder: _overwrite(folder / "000.values", HEADER.size + FIRST_OFFSET * FLOAT + 7, b"\xbf"),
     "no names": lambda folder: _replace(folder / "000.names", b""),
-    "names that are none": lambda folder: _garble(folder / "000.names", 40, b"\0\0\0"),
-    "names that are gone": lambda folder: (folder / "000.names").unlink(),
+    "invalid names": lambda folder: _overwrite(folder / "000.names", 40, b"\0\0\0"),
+    "missing names file": lambda folder: (folder / "000.names").unlink(),
 }
 
 
-@pytest.mark.parametrize("garble", GARBLED.values(), ids=GARBLED)
-def test_what_is_garbled_is_begun_anew(make, folder, garble, caplog):
+@pytest.mark.parametrize("corrupt", CORRUPTIONS.values(), ids=CORRUPTIONS)
+def test_corrupted_files_are_reset(make, folder, corrupt, caplog):
     mmap_values = make(0)
     add(mmap_values, COUNTER, "a")
     mmap_values.close()
-    garble(folder)
+    corrupt(folder)
     reader = make(1)
-    assert reader.sums().values == {}
+    assert reader.totals().values == {}
     assert "metrics of worker 0 cannot be read" in caplog.text
-    after = make(0)
-    assert "begin anew" in caplog.text
-    add(after, COUNTER, "b")
-    assert after.sums().values == reader.sums().values == {(COUNTER, ("b",), 1): [1.0]}
+    next_worker = make(0)
+    assert "are reset: " in caplog.text
+    add(next_worker, COUNTER, "b")
+    assert next_worker.totals().values == reader.totals().values == {(COUNTER, ("b",), 1): [1.0]}
 
 
 def test_without_files_the_worker_counts_in_memory(folder, caplog):
     folder.write_text("no folder")
     mmap_values = MmapValues(folder, 0, [GAUGE])
-    assert "metrics cannot be kept" in caplog.text
+    assert "metrics cannot be stored" in caplog.text
     add(mmap_values, COUNTER, "a")
-    assert mmap_values.sums() == ({(COUNTER, ("a",), 1): [1.0]}, 1)
+    assert mmap_values.totals() == ({(COUNTER, ("a",), 1): [1.0]}, 1)
     mmap_values.close()
 
 
-def test_a_full_disk_at_the_start_ends_nothing(folder, caplog, monkeypatch):
+def test_on_a_full_disk_the_worker_counts_in_memory(folder, caplog, monkeypatch):
     def full(*_) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(meters_module.os, "posix_fallocate", full)
+    monkeypatch.setattr(mmap_values_module.os, "posix_fallocate", full)
     mmap_values = MmapValues(folder, 0, [GAUGE])
     add(mmap_values, COUNTER, "a")
-    assert mmap_values.sums().values == {(COUNTER, ("a",), 1): [1.0]}
+    assert mmap_values.totals().values == {(COUNTER, ("a",), 1): [1.0]}
     assert "No space left" in caplog.text
     mmap_values.close()
 
 
-def test_a_series_that_cannot_be_named_comes_when_it_can(make, caplog, monkeypatch):
+def test_a_series_that_cannot_be_added_is_added_later(make, caplog, monkeypatch):
     mmap_values = make()
-    write = meters_module.syscalls.pwrite
-    monkeypatch.setattr(meters_module.syscalls, "pwrite", lambda *_: 3)
+    write = mmap_values_module.syscalls.pwrite
+    monkeypatch.setattr(mmap_values_module.syscalls, "pwrite", lambda *_: 3)
     add(mmap_values, COUNTER, "a")
-    assert "cannot be named" in caplog.text
-    monkeypatch.setattr(meters_module.syscalls, "pwrite", write)
+    assert "a metric series cannot be added" in caplog.text
+    monkeypatch.setattr(mmap_values_module.syscalls, "pwrite", write)
     add(mmap_values, COUNTER, "a")
-    assert mmap_values.sums().values == {(COUNTER, ("a",), 1): [1.0]}
-    assert make(1).sums().values == {(COUNTER, ("a",), 1): [1.0]}
+    assert mmap_values.totals().values == {(COUNTER, ("a",), 1): [1.0]}
+    assert make(1).totals().values == {(COUNTER, ("a",), 1): [1.0]}
 
 
 def test_another_width_is_another_series(make):
-    """After an upgrade: what was counted in other buckets stays what it was."""
+    """After an upgrade with other buckets the old counts are kept apart."""
     before = make()
-    before.values[before.place("took", (), 3)] += 1
+    before.values[before.offset("took", (), 3)] += 1
     before.close()
-    after = make()
-    at = after.place("took", (), 4)
-    after.values[at + 3] += 2
-    assert [one.width for one in after.series()] == [4]
-    assert make(1).sums().values == {("took", (), 3): [1.0, 0.0, 0.0], ("took", (), 4): [0.0, 0.0, 0.0, 2.0]}
+    next_worker = make()
+    at = next_worker.offset("took", (), 4)
+    next_worker.values[at + 3] += 2
+    assert [one.width for one in next_worker.series()] == [4]
+    assert make(1).totals().values == {("took", (), 3): [1.0, 0.0, 0.0], ("took", (), 4): [0.0, 0.0, 0.0, 2.0]}

@@ -6,7 +6,7 @@ from decimal import Decimal
 import pytest
 
 from gproxy.accounting.journal import Journal
-from gproxy.accounting.prices import Found, Price, Tier
+from gproxy.accounting.prices import FoundPrice, Price, Tier
 from gproxy.accounting.slots import take_slot
 from gproxy.errors import OverQuota, RateLimited, Unavailable
 from gproxy.protocols.hub import Ask, Usage
@@ -17,7 +17,7 @@ from gproxy.state.interface import Account, Limit
 from gproxy.state.mmap.state import MmapState
 
 # 1 and 2 USD per million tokens: 1,000 and 2,000 nano-USD each.
-PRICE = Found(Price(None, (Tier(10**8, Decimal(1), Decimal(2), cache_write_5m=Decimal(5)),)), "model")
+PRICE = FoundPrice(Price(None, (Tier(10**8, Decimal(1), Decimal(2), cache_write_5m=Decimal(5)),)), "model")
 ROW = RateLimit(3, "*", glob("*").fullmatch, rpm=9)
 CAPPED = Caller(1, "user", 2, False, None, (), quota=Quota(10**9, None), limits=(ROW,))
 
@@ -222,7 +222,7 @@ def test_huge_upper_bounds_fit_into_the_state_and_are_refused(state):
 def test_a_cost_above_the_column_maximum_is_stored_as_the_maximum(state, tmp_path):
     slot = take_slot(tmp_path / "journal")
     journal = Journal(slot)
-    expensive = Found(Price(None, (Tier(10**8, Decimal(10**6), Decimal(10**6)),)), "model")
+    expensive = FoundPrice(Price(None, (Tier(10**8, Decimal(10**6), Decimal(10**6)),)), "model")
     reservation = Reserver(state, "0/000/x", loader(state)[1]).take(1, UpperBound((USER,), (), 5, 5))
     settlement = Settlement(journal, 1, expensive, 100, time.perf_counter(), "", reservation)
     settlement.open({})

@@ -10,14 +10,14 @@ import orjson
 import pytest
 
 from gproxy.accounting.journal import Journal, read_lines
-from gproxy.accounting.prices import Found, Price, Tier
+from gproxy.accounting.prices import FoundPrice, Price, Tier
 from gproxy.accounting.slots import Slot, take_slot
 from gproxy.errors import Unavailable
 from gproxy.metrics.call_summary import CallSummary
 from gproxy.protocols.hub import Usage
 from gproxy.relay.settlement import MAX_LOSSES_BYTES, MAX_TEXT, NoSettlement, Settlement, estimate, input_estimate
 
-PRICE = Found(Price(Decimal("0.001"), (Tier(10**8, Decimal(1), Decimal(2), Decimal("0.1")),)), "model")
+PRICE = FoundPrice(Price(Decimal("0.001"), (Tier(10**8, Decimal(1), Decimal(2), Decimal("0.1")),)), "model")
 ENTRY = {"rq": "req_1", "at": 1, "u": 1, "k": 2, "p": 3, "c": "demo", "r": None, "op": "o", "pr": "p", "m": "m"}
 SEEN = Usage(30, 5, 2, 60, 7, 8, 9)
 
@@ -34,7 +34,7 @@ def entries(journal: Journal) -> list[dict]:
     return [line.entry for path in journal.segments for line in read_lines(path, 0)]
 
 
-def make(journal: Journal, price: Found | None = PRICE, **more) -> Settlement:
+def make(journal: Journal, price: FoundPrice | None = PRICE, **more) -> Settlement:
     settlement = Settlement(journal, 7, price, 100, time.perf_counter() - 0.5, **more)
     settlement.open(dict(ENTRY))
     return settlement
@@ -87,7 +87,7 @@ def test_only_the_first_end_counts(journal, end, arguments):
     settlement.broke(500, Usage(9, 9), 9)
     settlement.client_disconnected(Usage(9, 9), 9)
     assert entries(journal) == before
-    assert (settlement.cost, settlement.is_settled, journal.live) == (cost, True, 0)
+    assert (settlement.cost, settlement.is_settled, journal.open_count) == (cost, True, 0)
 
 
 def test_an_unpriced_call_has_no_cost_rather_than_a_zero_one(journal):
@@ -102,7 +102,7 @@ def test_an_unpriced_call_has_no_cost_rather_than_a_zero_one(journal):
 def test_the_open_line_is_on_the_disk_before_anything_is_sent(journal):
     make(journal)
     assert entries(journal) == [{"o": 7, "e": 100, **ENTRY}]
-    assert journal.live == 1
+    assert journal.open_count == 1
 
 
 def test_what_a_client_sends_into_the_row_is_bounded(journal):

@@ -1,4 +1,4 @@
-"""Secrets at the end of what is kept, in addresses and parameters; and who waits for whom."""
+"""Secrets at the end of a logged body, in URLs and parameters; and recording attempts without waiting or failing."""
 
 import json
 from types import SimpleNamespace
@@ -11,28 +11,29 @@ from gproxy.request_log.redaction import Redactor, document
 MAX, KEY = 1000, "sk-secret-" + "A" * 90
 
 
-def kept(redactor, data: bytes, own: tuple = ()) -> bytes:
-    capture = Capture(MAX + redactor.room(own))
+def logged(redactor, data: bytes, own_secrets: tuple = ()) -> bytes:
+    capture = Capture(MAX + redactor.margin(own_secrets))
     capture.add(data)
-    return redactor.beginning(capture.joined(), MAX, own, capture.is_cut)
+    return redactor.beginning(capture.joined(), MAX, own_secrets, capture.is_cut)
 
 
-def test_no_secret_that_is_cut_moves_into_what_is_kept():
+def test_a_secret_cut_at_the_end_is_never_logged():
     body = (KEY * 9 + "x" * 150 + KEY + "tail" * 100).encode()
     for drop in range(len(body)):
-        assert b"sk-secret" not in kept(Redactor([KEY]), body[: len(body) - drop]) or drop > 400
+        assert b"sk-secret" not in logged(Redactor([KEY]), body[: len(body) - drop]) or drop > 400
 
 
-@pytest.mark.parametrize("own", [b"ya29." + b"T" * 1500, b"sk-clients-own-" + b"k" * 60])
-def test_a_secret_of_the_call_itself_may_be_the_longest(own):
+@pytest.mark.parametrize("own_secret", [b"ya29." + b"T" * 1500, b"sk-clients-own-" + b"k" * 60])
+def test_a_secret_of_the_call_may_be_longer_than_all_known_ones(own_secret):
     for before in range(500, 1010, 7):
-        assert own[:6] not in kept(Redactor(["sk-short-1234567"]), b"x" * before + own + b"y" * 5000, (own,))
+        data = b"x" * before + own_secret + b"y" * 5000
+        assert own_secret[:6] not in logged(Redactor(["sk-short-1234567"]), data, (own_secret,))
 
 
-def test_a_key_that_we_made():
-    made = b"sk-api01-" + b"0123456789abcdef" * 2
+def test_an_issued_key_cut_at_the_end_is_never_logged():
+    issued = b"sk-api01-" + b"0123456789abcdef" * 2
     for before in range(900, 1010):
-        assert b"sk-api" not in kept(Redactor([]), b"x" * before + made + b"y" * 5000)
+        assert b"sk-api" not in logged(Redactor([]), b"x" * before + issued + b"y" * 5000)
 
 
 @pytest.mark.parametrize(
@@ -46,11 +47,11 @@ def test_a_key_that_we_made():
         '{"settings_json": "{\\"proxy\\": \\"socks5h://u:hunter2@h:1\\"}"}',
     ],
 )
-def test_documents(text):
+def test_a_secret_in_a_document_is_redacted(text):
     assert b"hunter2" not in document(text.encode())
 
 
-def test_an_environment_that_is_no_text_breaks_nothing():
+def test_a_secret_that_is_not_utf8_is_redacted():
     assert Redactor(["abcdefgh\udce4"]).body(b"x abcdefgh\xe4 y") == b"x [redacted] y"
 
 
@@ -59,40 +60,42 @@ class Snapshot:
 
 
 def test_an_attempt_waits_for_no_reload():
-    """Whoever asks for the snapshot may wait two seconds for the database; a call that runs shall not."""
-    asked, put = [], []
-    spool = SimpleNamespace(put=put.append)
-    recorder = Recorder(spool, lambda: asked.append(1) or Snapshot, lambda: Snapshot, lambda at: at, frozenset(), 100)
+    """Reading the snapshot may wait two seconds for the database; a running call must not."""
+    snapshot_reads, rows = [], []
+    spool = SimpleNamespace(put=rows.append)
+    recorder = Recorder(
+        spool, lambda: snapshot_reads.append(1) or Snapshot, lambda: Snapshot, lambda at: at, frozenset(), 100
+    )
     attempt_log = AttemptLog(recorder, None, True, ())
-    asked.clear()
+    snapshot_reads.clear()
 
     class Exchange:
         status, headers = 200, {}
 
-        def watch(self, came, end):
-            self.came, self.end = came, end
+        def watch(self, received, end):
+            self.received, self.end = received, end
 
     exchange = attempt_log.send(1, 1, "http://u/v1?access_token=abcdef&a=b", {}, b"{}", "sk-12345678", Exchange)
-    exchange.came(b"hello")
+    exchange.received(b"hello")
     exchange.end()
-    assert not asked
-    assert "abcdef" not in json.dumps(put[0], default=str)
+    assert not snapshot_reads
+    assert "abcdef" not in json.dumps(rows[0], default=str)
 
 
-def test_a_fault_of_ours_costs_a_row_and_no_call(caplog):
-    def broken(record):
+def test_an_error_while_logging_costs_a_row_and_no_call(caplog):
+    def failing_put(row):
         raise RuntimeError("a bug")
 
-    put = SimpleNamespace(put=broken)
-    recorder = Recorder(put, lambda: Snapshot, lambda: Snapshot, lambda at: at, frozenset(), 100)
+    spool = SimpleNamespace(put=failing_put)
+    recorder = Recorder(spool, lambda: Snapshot, lambda: Snapshot, lambda at: at, frozenset(), 100)
     attempt_log = AttemptLog(recorder, None, True, ())
-    exchange = SimpleNamespace(status=200, headers={}, watch=lambda came, end: end())
+    exchange = SimpleNamespace(status=200, headers={}, watch=lambda received, end: end())
     assert attempt_log.send(1, 1, "http://u", {}, b"{}", "sk-12345678", lambda: exchange) is exchange
     assert attempt_log.send(1, 1, "http://u", {}, 7, "sk-12345678", lambda: exchange) is exchange
-    assert caplog.text.count("a log of a request is lost") == 2
+    assert caplog.text.count("a request log row is lost") == 2
 
 
-def test_secrets_that_begin_alike_are_each_found():
+def test_secrets_with_the_same_prefix_are_all_redacted():
     secrets = [f"sk-{n:08d}" for n in range(500)] + ["AIzaSyXXXX", "sk-00000001-longer"]
     redactor = Redactor(secrets)
     for secret in secrets:

@@ -1,4 +1,4 @@
-"""Secrets out of what is kept of requests."""
+"""Redaction of logged requests."""
 
 import json
 
@@ -15,7 +15,7 @@ def redactor() -> Redactor:
     return Redactor({KEY, LONGER, PEM, "short"})
 
 
-def test_a_live_secret_is_nowhere(redactor):
+def test_known_secrets_are_redacted_everywhere(redactor):
     body = json.dumps({"a": KEY, "b": [f"x{LONGER}y"], "c": PEM, "d": "short"}).encode()
     found = redactor.body(body, (b"sk-clients-own",))
     assert json.loads(found) == {"a": "[redacted]", "b": ["x[redacted]y"], "c": "[redacted]", "d": "short"}
@@ -23,22 +23,22 @@ def test_a_live_secret_is_nowhere(redactor):
     assert redactor.text(f"http://x/{KEY}") == "http://x/[redacted]"
 
 
-def test_headers_by_their_names_and_by_what_they_hold(redactor):
+def test_headers_are_redacted_by_name_and_by_value(redactor):
     pairs = [
         ("Authorization", "Bearer x"), ("X-Api-Key", "x"), ("Cookie", "x"), ("X-Amz-Whatever", "x"),
         ("X-Session-Token", "x"), ("My-Secret", "x"), ("Content-Type", "application/json"),
         ("anthropic-ratelimit-tokens-remaining", "7"), ("x-note", f"about {KEY}"),
     ]  # fmt: skip
-    told = dict(json.loads(redactor.headers(pairs)))
-    assert [name for name, value in told.items() if value == "[redacted]"] == [
+    headers = dict(json.loads(redactor.headers(pairs)))
+    assert [name for name, value in headers.items() if value == "[redacted]"] == [
         "Authorization", "X-Api-Key", "Cookie", "X-Amz-Whatever", "X-Session-Token", "My-Secret"
     ]  # fmt: skip
-    assert told["x-note"] == "about [redacted]"
-    assert told["anthropic-ratelimit-tokens-remaining"] == "7"
+    assert headers["x-note"] == "about [redacted]"
+    assert headers["anthropic-ratelimit-tokens-remaining"] == "7"
 
 
 @pytest.mark.parametrize(
-    ("query", "kept"),
+    ("query", "redacted"),
     [
         ("key=AIza-1&alt=sse", "key=%5Bredacted%5D&alt=sse"),
         ("ACCESS_TOKEN=x", "ACCESS_TOKEN=%5Bredacted%5D"),
@@ -47,12 +47,12 @@ def test_headers_by_their_names_and_by_what_they_hold(redactor):
         ("", ""),
     ],
 )
-def test_query_parameters(redactor, query, kept):
-    assert redactor.query(query) == kept
+def test_query_parameters_are_redacted(redactor, query, redacted):
+    assert redactor.query(query) == redacted
 
 
 @pytest.mark.parametrize(
-    ("text", "kept"),
+    ("text", "redacted"),
     [
         ('{"password": "hunter2", "name": "x"}', '{"password": "[redacted]", "name": "x"}'),
         (r'{"api_key":"a\"b"}', '{"api_key":"[redacted]"}'),
@@ -65,12 +65,12 @@ def test_query_parameters(redactor, query, kept):
         ('{"passwords": "no"}', '{"passwords": "no"}'),
     ],
 )
-def test_fields_of_documents(text, kept):
-    assert document(text.encode()).decode() == kept
+def test_secret_fields_of_documents_are_redacted(text, redacted):
+    assert document(text.encode()).decode() == redacted
 
 
-def test_nothing_is_too_long_to_look_through():
-    """No text makes the search take longer than its length."""
+def test_redaction_takes_linear_time():
+    """The time of redaction grows linearly with the length of any text."""
     import time
 
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Logs on their way into the database: nothing waits for them, nothing is moved twice, nothing grows without end."""
+"""The spool of request logs: no request waits for it, no row is moved twice, and its size is limited."""
 
 import fcntl
 import os
@@ -9,11 +9,11 @@ import gevent
 import pytest
 
 from gproxy.errors import Unavailable
-from gproxy.request_log import spool as spools
+from gproxy.request_log import spool as spool_module
 from gproxy.request_log.spool import Mover, Spool, files, read
 
 
-class Here:
+class Inline:
     def run(self, function, *args):
         return function(*args)
 
@@ -22,14 +22,14 @@ class Store:
     def __init__(self):
         self.batches, self.fault = [], None
 
-    def __call__(self, records):
+    def __call__(self, rows):
         if self.fault is not None:
             raise self.fault
-        self.batches.append([tuple(record) for record in records])
+        self.batches.append([tuple(row) for row in rows])
 
     @property
-    def records(self) -> list[tuple]:
-        return [record for batch in self.batches for record in batch]
+    def rows(self) -> list[tuple]:
+        return [row for batch in self.batches for row in batch]
 
 
 @pytest.fixture
@@ -38,17 +38,17 @@ def root(tmp_path: Path) -> Path:
 
 
 def mover(spool: Spool, root: Path, store: Store) -> Mover:
-    return Mover(spool, root, store, Here())
+    return Mover(spool, root, store, Inline())
 
 
-def test_records_are_moved_in_their_order_and_their_files_go(root):
+def test_rows_are_moved_in_order_and_their_files_are_deleted(root):
     spool, store = Spool(root), Store()
     for n in range(450):
         spool.put(("downstream", n, b"\x00body", None, 1.5))
     assert mover(spool, root, store).move()
     assert [len(batch) for batch in store.batches] == [200, 200, 50]
-    assert [record[1] for record in store.records] == list(range(450))
-    assert store.records[0] == ("downstream", 0, b"\x00body", None, 1.5)
+    assert [row[1] for row in store.rows] == list(range(450))
+    assert store.rows[0] == ("downstream", 0, b"\x00body", None, 1.5)
     assert files(spool.folder) == []
 
 
@@ -60,21 +60,21 @@ def test_a_large_batch_is_divided(root):
     assert [len(batch) for batch in store.batches] == [3, 2]
 
 
-def test_an_outage_costs_disk_and_nothing_is_lost(root, caplog):
+def test_during_an_outage_rows_stay_on_the_disk_and_none_is_lost(root, caplog):
     spool, store = Spool(root), Store()
-    moving = mover(spool, root, store)
+    own_mover = mover(spool, root, store)
     store.fault = Unavailable("away")
     for n in range(3):
         spool.put(("downstream", n))
-        assert not moving.move()
+        assert not own_mover.move()
     assert len(files(spool.folder)) == 3
-    assert caplog.text.count("wait on the disk") == 1
+    assert caplog.text.count("stay on the disk") == 1
     store.fault = None
-    assert moving.move()
-    assert [record[1] for record in store.records] == [0, 1, 2]
+    assert own_mover.move()
+    assert [row[1] for row in store.rows] == [0, 1, 2]
 
 
-def test_what_finds_no_room_is_dropped_and_counted(root, caplog):
+def test_rows_beyond_the_maximum_size_are_dropped_and_counted(root, caplog):
     spool, store = Spool(root, max_bytes=1_000), Store()
     for n in range(20):
         spool.put(("downstream", n, b"x" * 100))
@@ -84,10 +84,10 @@ def test_what_finds_no_room_is_dropped_and_counted(root, caplog):
     mover(spool, root, store).move()
     spool.put(("downstream", 99, b"x" * 100))
     assert spool.dropped == before
-    assert len(store.records) == 20 - before
+    assert len(store.rows) == 20 - before
 
 
-def test_a_disk_that_is_full_stops_nobody(root, monkeypatch):
+def test_on_a_full_disk_a_row_is_dropped_and_the_next_one_written(root, monkeypatch):
     spool = Spool(root)
     spool.put(("downstream", 1))
     monkeypatch.setattr(os, "write", lambda fd, data: 3)
@@ -95,47 +95,47 @@ def test_a_disk_that_is_full_stops_nobody(root, monkeypatch):
     monkeypatch.undo()
     spool.put(("downstream", 3))
     spool.rotate()
-    assert [record[1] for path in files(spool.folder) for record in read(path)] == [1, 3]
+    assert [row[1] for path in files(spool.folder) for row in read(path)] == [1, 3]
     assert spool.dropped == 1
 
 
-def test_a_record_that_was_cut_or_garbled_is_none(root):
+def test_an_incomplete_or_corrupted_row_is_not_read(root):
     spool = Spool(root)
     spool.put(("downstream", 1))
     spool.put(("downstream", 2))
     spool.rotate()
     (path,) = files(spool.folder)
     path.write_bytes(path.read_bytes()[:-2])
-    assert [record[1] for record in read(path)] == [1]
+    assert [row[1] for row in read(path)] == [1]
     path.write_bytes(b"\x02\x00\x00\x00\xc1\xc1")
     assert list(read(path)) == []
 
 
-def test_what_a_dead_worker_left_is_moved_and_a_living_ones_is_not(root):
-    dead, living, store = Spool(root), Spool(root), Store()
-    dead.put(("downstream", 1))
-    living.put(("downstream", 2))
-    fcntl.flock(dead._lock, fcntl.LOCK_UN)
+def test_the_rows_of_a_crashed_worker_are_moved_and_those_of_a_running_one_are_not(root):
+    crashed, running, store = Spool(root), Spool(root), Store()
+    crashed.put(("downstream", 1))
+    running.put(("downstream", 2))
+    fcntl.flock(crashed._lock, fcntl.LOCK_UN)
     own = Spool(root)
-    mover(own, root, store)._inherit()
-    assert [record[1] for record in store.records] == [1]
-    assert not dead.folder.exists()
-    assert living.folder.exists()
+    mover(own, root, store)._move_orphans()
+    assert [row[1] for row in store.rows] == [1]
+    assert not crashed.folder.exists()
+    assert running.folder.exists()
 
 
-def test_a_stop_moves_what_is_left(root):
+def test_close_moves_the_remaining_rows(root):
     spool, store = Spool(root), Store()
-    moving = mover(spool, root, store)
+    own_mover = mover(spool, root, store)
     spool.put(("downstream", 1))
-    moving.close(1.0)
-    assert [record[1] for record in store.records] == [1]
+    own_mover.close(1.0)
+    assert [row[1] for row in store.rows] == [1]
     assert not spool.folder.exists()
 
 
-def test_a_fault_of_the_disk_does_not_end_the_moving(root, monkeypatch):
-    monkeypatch.setattr(spools, "INTERVAL_S", 0.02)
+def test_a_disk_error_does_not_end_the_mover(root, monkeypatch):
+    monkeypatch.setattr(spool_module, "INTERVAL_S", 0.02)
     spool, store = Spool(root), Store()
-    moving, rename, is_broken = mover(spool, root, store), Path.rename, [True]
+    own_mover, rename, is_broken = mover(spool, root, store), Path.rename, [True]
 
     def renamed(self, target):
         if is_broken:
@@ -143,34 +143,34 @@ def test_a_fault_of_the_disk_does_not_end_the_moving(root, monkeypatch):
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", renamed)
-    moving.start()
+    own_mover.start()
     spool.put(("upstream", 1))
     gevent.sleep(0.2)
     is_broken.clear()
     spool.put(("upstream", 2))
     gevent.sleep(0.5)
-    assert sorted(record[1] for record in store.records) == [1, 2]
-    moving.close(1.0)
+    assert sorted(row[1] for row in store.rows) == [1, 2]
+    own_mover.close(1.0)
 
 
-def test_a_file_that_cannot_be_read_does_not_end_the_moving(root):
+def test_an_unreadable_file_does_not_end_the_mover(root):
     spool, store = Spool(root), Store()
     (spool.folder / "00000000000000000001.log").write_bytes(b"\3\0\0\0\xa2\xff\xfe")
     spool.put(("upstream", 2))
     assert mover(spool, root, store).move()
-    assert [record[1] for record in store.records] == [2]
+    assert [row[1] for row in store.rows] == [2]
 
 
-def test_a_batch_that_can_never_be_stored_is_left_out(root, caplog):
+def test_a_file_that_can_never_be_stored_is_skipped(root, caplog):
     spool, store = Spool(root), Store()
     store.fault = ValueError("no such column")
     spool.put(("upstream", 1))
     assert mover(spool, root, store).move()
-    assert "left out" in caplog.text
+    assert "cannot be stored and is skipped" in caplog.text
     assert files(spool.folder) == []
 
 
-def test_nothing_raises_where_the_folder_is_gone(root):
+def test_nothing_raises_if_the_folder_was_deleted(root):
     spool, store = Spool(root), Store()
     spool.put(("upstream", 1))
     shutil.rmtree(spool.folder)

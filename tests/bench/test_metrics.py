@@ -1,13 +1,11 @@
-"""What metrics and the access log cost on the request road, in CPU time of the best batch."""
+"""The CPU time of metrics and the access log on the request path, in the best of several batches."""
 
 import logging
 import os
 import time
 from types import SimpleNamespace
 
-import pytest
-
-from gproxy.fastpath import access_line
+from gproxy import logs
 from gproxy.metrics import definitions
 from gproxy.metrics.call_metrics import CallMetrics
 from gproxy.metrics.call_summary import CallSummary
@@ -15,9 +13,8 @@ from gproxy.metrics.mmap_values import MmapValues
 from gproxy.protocols.hub import Usage
 from gproxy.snapshot import Model, Provider, ProviderSettings, Snapshot
 from gproxy.web import access_log, request_input
-from tests.bench.test_checks import LIST_US, _list_us
+from tests.bench.test_checks import LIST_US, list_us
 
-pytestmark = [pytest.mark.slow, pytest.mark.ci]
 MAX_COUNTING_US, MAX_LINE_US = 5.0, 15.0
 BATCHES, CALLS = 25, 1_000
 PROVIDER = Provider(1, "main", "openai", ProviderSettings(), ())
@@ -30,44 +27,44 @@ class Plan:
     operation, sent_model, model, provider = "stream_generate_content", "chat-default", "known", PROVIDER
 
 
-def best(work) -> float:
+def best(function) -> float:
     def batch() -> float:
         started = time.process_time()
         for _ in range(CALLS):
-            work()
+            function()
         return (time.process_time() - started) / CALLS * 1e6
 
     return min(batch() for _ in range(BATCHES))
 
 
 def slowness() -> float:
-    return max(1.0, _list_us() / LIST_US)
+    return max(1.0, list_us() / LIST_US)
 
 
 def test_counting_a_request_costs_at_most_5_microseconds(tmp_path, record_property):
-    """Everything that one stream does for its metrics, from its arrival to its end."""
-    measured = CallMetrics(MmapValues(tmp_path / "metrics", 0, definitions.GAUGES), lambda: SNAPSHOT)
+    """Counts everything that one stream counts, from its arrival to its end."""
+    metrics = CallMetrics(MmapValues(tmp_path / "metrics", 0, definitions.GAUGES), lambda: SNAPSHOT)
     usage, attempts = Usage(12, 40, 3, 5), [(1, 2, 200, 9)]
 
-    def one() -> None:
+    def count_call() -> None:
         summary = CallSummary("openai_chat")
-        measured.open(1, 0)
-        summary.goes_to(Plan)
-        told = measured.connections("main")
-        told(1)
-        summary.goes_to(Plan)
-        measured.answered(summary, 0.0007)
-        measured.open(1, 1)
+        metrics.open(1, 0)
+        summary.set_target(Plan)
+        count_connection = metrics.connections("main")
+        count_connection(1)
+        summary.set_target(Plan)
+        metrics.answered(summary, 0.0007)
+        metrics.open(1, 1)
         summary.outcome, summary.usage, summary.cost, summary.first_token_s = "complete", usage, 68_800, 0.3
-        measured.settled(summary, 200, 1.2, attempts)
-        told(-1)
-        measured.open(0, 0)
+        metrics.settled(summary, 200, 1.2, attempts)
+        count_connection(-1)
+        metrics.open(0, 0)
 
-    found = best(one)
+    found = best(count_call)
     record_property("microseconds", found)
-    print(f"metrics: {found:.1f} µs of CPU a request")
+    print(f"metrics: {found:.1f} µs of CPU per request")
     assert found <= MAX_COUNTING_US * slowness()
-    measured.mmap_values.close()
+    metrics.mmap_values.close()
 
 
 def test_a_line_of_the_access_log_costs_at_most_15_microseconds(record_property, monkeypatch, caplog):
@@ -84,9 +81,9 @@ def test_a_line_of_the_access_log_costs_at_most_15_microseconds(record_property,
         request_input.CALLER: SimpleNamespace(user_name="dev", key_id=2),
     }
     caplog.set_level(logging.INFO, "gproxy.access")
-    with open(os.devnull, "wb") as nobody:
-        monkeypatch.setattr(access_line, "STANDARD_ERROR", nobody.fileno())
+    with open(os.devnull, "wb") as null_device:
+        monkeypatch.setattr(logs, "STANDARD_ERROR", null_device.fileno())
         found = best(lambda: access_log.write(environ, 200, 1234, 0.0123, ("127.0.0.1", "::1")))
     record_property("microseconds", found)
-    print(f"access log: {found:.1f} µs of CPU a line")
+    print(f"access log: {found:.1f} µs of CPU per line")
     assert found <= MAX_LINE_US * slowness()

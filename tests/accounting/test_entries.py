@@ -1,11 +1,11 @@
-"""The reading end of the journal: `open` and `settled` lines joined into rows."""
+"""Journal entries: `opened` and `settled` lines joined into usage rows."""
 
 from pathlib import Path
 
 import orjson
 import pytest
 
-from gproxy.accounting.entries import Reader
+from gproxy.accounting.entries import JournalReader
 
 
 def opened(call: int, **more) -> dict:
@@ -37,14 +37,14 @@ def write(path: Path, *entries: dict, room: int = 500) -> Path:
     return path
 
 
-def calls(bookings) -> list[int]:
-    return [booking.row["trace_id"] for booking in bookings]
+def ids(settled_calls) -> list[int]:
+    return [call.row["trace_id"] for call in settled_calls]
 
 
-def test_a_call_becomes_a_row_with_everything_that_was_told(tmp_path):
+def test_a_call_becomes_a_row_with_all_fields_of_its_entries(tmp_path):
     path = write(tmp_path / "1.log", opened(7), settled(7, ps="shipped", f=3, lo=["tools", "seed"], est=True))
-    (booking,) = Reader().rows(path, 0, None)
-    assert booking.row == {
+    (call,) = JournalReader().settled_calls(path, 0, None)
+    assert call.row == {
         "trace_id": 7,
         "downstream_trace_id": None,
         "request_id": "req_7",
@@ -78,15 +78,14 @@ def test_a_call_becomes_a_row_with_everything_that_was_told(tmp_path):
         "tries": "[]",
         "losses": '["seed","tools"]',
     }
-    assert booking.segment == "1.log"
-    assert booking.end == path.read_bytes().rindex(b"}\n") + 2
+    assert call.segment == "1.log"
+    assert call.end == path.read_bytes().rindex(b"}\n") + 2
 
 
-def test_what_was_not_told_has_its_default(tmp_path):
-    (booking,) = Reader().rows(write(tmp_path / "1.log", opened(7, eu=None, t=None), settled(7)), 0, None)
+def test_fields_missing_in_the_entries_have_their_defaults(tmp_path):
+    (call,) = JournalReader().settled_calls(write(tmp_path / "1.log", opened(7, eu=None, t=None), settled(7)), 0, None)
     names = ("price_source", "priced", "estimated", "first_byte_ms", "tries", "losses")
-    told = {name: booking.row[name] for name in names}
-    assert told == {
+    assert {name: call.row[name] for name in names} == {
         "price_source": None,
         "priced": False,
         "estimated": False,
@@ -94,7 +93,7 @@ def test_what_was_not_told_has_its_default(tmp_path):
         "tries": "[]",
         "losses": "[]",
     }
-    assert (booking.row["end_user"], booking.row["tag"]) == (None, None)
+    assert (call.row["end_user"], call.row["tag"]) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -105,59 +104,71 @@ def test_what_was_not_told_has_its_default(tmp_path):
         (["tools", "seed"], ["seed", "audio"], '["audio","seed","tools"]'),
     ],
 )
-def test_what_a_request_and_what_its_reply_lost_is_told_once_and_in_order(tmp_path, of_request, of_reply, losses):
+def test_losses_of_request_and_reply_are_merged_and_sorted(tmp_path, of_request, of_reply, losses):
     more = {"lo": of_reply} if of_reply else {}
-    (booking,) = Reader().rows(write(tmp_path / "1.log", opened(7, lo=of_request), settled(7, **more)), 0, None)
-    assert booking.row["losses"] == losses
+    (call,) = JournalReader().settled_calls(
+        write(tmp_path / "1.log", opened(7, lo=of_request), settled(7, **more)), 0, None
+    )
+    assert call.row["losses"] == losses
 
 
-def test_rows_come_in_the_order_in_which_calls_ended(tmp_path):
+def test_calls_are_read_in_the_order_in_which_they_settled(tmp_path):
     path = write(tmp_path / "1.log", opened(1), opened(2), opened(3), settled(2), settled(3), settled(1))
-    assert calls(Reader().rows(path, 0, None)) == [2, 3, 1]
+    assert ids(JournalReader().settled_calls(path, 0, None)) == [2, 3, 1]
 
 
-def test_a_call_may_end_in_a_later_segment_and_is_one_row(tmp_path):
-    reader = Reader()
+def test_a_call_that_settles_in_a_later_segment_is_one_row(tmp_path):
+    reader = JournalReader()
     first = write(tmp_path / "1.log", opened(1), opened(2), settled(1))
     second = write(tmp_path / "2.log", opened(2), opened(3), settled(3), settled(2))
-    assert calls(reader.rows(first, 0, None)) == [1]
-    assert calls(reader.rows(second, 0, None)) == [3, 2]
-    assert calls(reader.orphans()) == []
+    assert ids(reader.settled_calls(first, 0, None)) == [1]
+    assert ids(reader.settled_calls(second, 0, None)) == [3, 2]
+    assert ids(reader.orphans()) == []
 
 
-def test_a_later_segment_alone_tells_the_calls_that_it_carries(tmp_path):
+def test_a_later_segment_alone_contains_the_calls_it_carries(tmp_path):
     second = write(tmp_path / "2.log", opened(2), settled(2))
-    assert calls(Reader().rows(second, 0, None)) == [2]
+    assert ids(JournalReader().settled_calls(second, 0, None)) == [2]
 
 
-def test_a_settled_line_without_its_open_or_told_twice_is_no_row(tmp_path):
+def test_a_settled_line_without_its_opened_line_or_a_second_one_is_skipped(tmp_path):
     path = write(tmp_path / "1.log", settled(9), opened(1), settled(1), settled(1))
-    assert calls(Reader().rows(path, 0, None)) == [1]
+    assert ids(JournalReader().settled_calls(path, 0, None)) == [1]
 
 
-def test_reading_goes_on_where_the_last_row_ended(tmp_path):
-    reader = Reader()
+def test_reading_continues_after_the_last_settled_call(tmp_path):
+    reader = JournalReader()
     path = write(tmp_path / "1.log", opened(1), opened(2), settled(1), opened(3))
-    (booking,) = reader.rows(path, 0, None)
+    (call,) = reader.settled_calls(path, 0, None)
     write(path, opened(1), opened(2), settled(1), opened(3), settled(3), settled(2))
-    assert calls(reader.rows(path, booking.end, None)) == [3, 2]
+    assert ids(reader.settled_calls(path, call.end, None)) == [3, 2]
 
 
-def test_nothing_past_the_given_end_is_read(tmp_path):
+def test_nothing_beyond_the_given_offset_is_read(tmp_path):
     path = write(tmp_path / "1.log", opened(1), settled(1), opened(2), settled(2))
     lines = path.read_bytes().split(b"\n")
     first_two = len(lines[0]) + len(lines[1]) + 2
-    assert calls(Reader().rows(path, 0, first_two)) == [1]
-    assert calls(Reader().rows(path, 0, first_two + 5)) == [1]
-    assert calls(Reader().rows(path, 0, 0)) == []
+    assert ids(JournalReader().settled_calls(path, 0, first_two)) == [1]
+    assert ids(JournalReader().settled_calls(path, 0, first_two + 5)) == [1]
+    assert ids(JournalReader().settled_calls(path, 0, 0)) == []
 
 
 def test_a_call_that_never_settled_is_a_failed_row_with_its_input_estimate_and_no_cost(tmp_path):
-    reader = Reader()
-    assert calls(reader.rows(write(tmp_path / "1.log", opened(1), opened(2), settled(1)), 0, None)) == [1]
-    (booking,) = reader.orphans()
-    told = ("trace_id", "outcome", "estimated", "input_tokens", "output_tokens", "cost", "priced", "status", "attempts")
-    assert {name: booking.row[name] for name in told} == {
+    reader = JournalReader()
+    assert ids(reader.settled_calls(write(tmp_path / "1.log", opened(1), opened(2), settled(1)), 0, None)) == [1]
+    (call,) = reader.orphans()
+    names = (
+        "trace_id",
+        "outcome",
+        "estimated",
+        "input_tokens",
+        "output_tokens",
+        "cost",
+        "priced",
+        "status",
+        "attempts",
+    )
+    assert {name: call.row[name] for name in names} == {
         "trace_id": 2,
         "outcome": "failed",
         "estimated": True,
@@ -170,9 +181,9 @@ def test_a_call_that_never_settled_is_a_failed_row_with_its_input_estimate_and_n
     }
 
 
-@pytest.mark.parametrize("garbled", [b'{"o": 5, \x01\x02', b"}{", b"", b"\xff\xfe"])
-def test_a_garbled_line_keeps_no_other_line_from_being_read(tmp_path, garbled):
+@pytest.mark.parametrize("corrupted", [b'{"o": 5, \x01\x02', b"}{", b"", b"\xff\xfe"])
+def test_a_corrupted_line_does_not_prevent_reading_the_others(tmp_path, corrupted):
     path = tmp_path / "1.log"
     good = [orjson.dumps(entry) for entry in (opened(1), settled(1), opened(2), settled(2))]
-    path.write_bytes(b"\n".join([*good[:2], garbled, *good[2:]]) + b"\n" + b"\0" * 100)
-    assert calls(Reader().rows(path, 0, None)) == [1, 2]
+    path.write_bytes(b"\n".join([*good[:2], corrupted, *good[2:]]) + b"\n" + b"\0" * 100)
+    assert ids(JournalReader().settled_calls(path, 0, None)) == [1, 2]
