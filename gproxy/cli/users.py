@@ -86,7 +86,7 @@ def _asked() -> dict:
     else:
         text = stdin.readline().rstrip("\n")
     with explained():
-        return {"password": passwords.hashed(text)}
+        return {"password": passwords.hash_password(text)}
 
 
 def _user_id(opened: Opened, name: str) -> int:

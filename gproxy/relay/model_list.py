@@ -54,7 +54,7 @@ class ModelList:
         `spoken` is the caller's protocol, which a provider's routing document may keep from its list.
         """
         rights = Rights(caller)
-        providers = [p for p in snapshot.providers.values() if rights.may_enter(p.id) and _lists(p, spoken)]
+        providers = [p for p in snapshot.providers.values() if rights.may_access_provider(p.id) and _lists(p, spoken)]
         offers = self._offers(providers, spoken)
         found = {
             f"{provider.name}/{card.id}": card
@@ -98,7 +98,7 @@ class ModelList:
 
     def _enter(self, snapshot: Snapshot, provider_name: str, rights: Rights) -> Provider:
         provider = snapshot.providers.get(provider_name)
-        if provider is not None and rights.may_enter(provider.id):
+        if provider is not None and rights.may_access_provider(provider.id):
             return provider
         if provider is None and any(grant.provider_id is None for grant in rights.caller.grants):
             raise NotFound(f"there is no provider {provider_name!r}")

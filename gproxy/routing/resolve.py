@@ -19,7 +19,7 @@ class Rights(Protocol):
 
     def may_use_somewhere(self, name: str) -> bool: ...
 
-    def may_enter(self, provider_id: int) -> bool: ...
+    def may_access_provider(self, provider_id: int) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def _at(snapshot: Snapshot, provider: Provider, name: str, rights: Rights) -> Re
 
 def _registrar(snapshot: Snapshot, name: str, rights: Rights) -> Provider | None:
     """The one provider open to the caller that registered this name."""
-    rows = [r for r in snapshot.registered.get(name, ()) if r.enabled and rights.may_enter(r.provider_id)]
+    rows = [r for r in snapshot.registered.get(name, ()) if r.enabled and rights.may_access_provider(r.provider_id)]
     providers = [p for r in rows if (p := snapshot.provider_by_id.get(r.provider_id))]
     return providers[0] if len(providers) == 1 else None
 

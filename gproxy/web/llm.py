@@ -182,16 +182,16 @@ def relay(protocol: str, request_id: str, provider: str | None = None, **path) -
     environ, running = request.environ, runtime()
     caller, snapshot = admit()
     sock = environ.get("gunicorn.socket")
-    place, watch = running.relay.capacity.enter(), running.relay.attend(sock)
+    permit, watch = running.relay.capacity.acquire(), running.relay.attend(sock)
 
     def let_go() -> None:
         running.relay.dismiss(watch)
-        place.leave()
+        permit.release()
 
     try:
         call = Call(
             protocol=protocol,
-            body=request_input.body(environ, running.settings.max_body, running.settings.body_timeout_s, place, watch),
+            body=request_input.body(environ, running.settings.max_body, running.settings.body_timeout_s, permit, watch),
             header=lambda name: environ.get(_environ_name(name)),
             query=request_input.query(environ),
             request_id=request_id,

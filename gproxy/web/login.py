@@ -38,13 +38,13 @@ def login(asked: dict) -> dict:
         log.info("a login from %s failed", throttle.address())
         raise Unauthorized(REFUSAL)
     token = sessions.new_token()
-    until = time.time_ns() + sessions.LIVES_S * NS
+    until = time.time_ns() + sessions.LIFETIME_S * NS
     if not running.change(None, users.open_session, user, sessions.digest(token), until):
         raise Unauthorized(REFUSAL)
     return {
         "user_id": user.id,
         "session_token": token,
-        "expires_in_secs": sessions.LIVES_S,
+        "expires_in_secs": sessions.LIFETIME_S,
         "is_admin": user.is_admin,
     }
 

@@ -290,7 +290,7 @@ def _hash(password: str | None, before: str | None) -> dict:
     run = runtime().passwords.run
     if not password or (before is not None and run(passwords.verify, before, password)):
         return {}
-    return {"password": run(passwords.hashed, password)}
+    return {"password": run(passwords.hash_password, password)}
 
 
 def _shown_users(rows: list[dict], asked: dict) -> list[dict]:
