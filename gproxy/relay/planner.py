@@ -26,7 +26,7 @@ from gproxy.relay.settlement import input_estimate
 from gproxy.request_log.recorder import AttemptLog
 from gproxy.routing import resolve
 from gproxy.routing.resolve import Target
-from gproxy.routing.targets import by_tier
+from gproxy.routing.targets import order_by_tier
 from gproxy.snapshot import Caller, Dispatch, Provider, Snapshot
 from gproxy.state.ttl_store import TtlStore
 from gproxy.translation import reasoning_state, translate
@@ -120,7 +120,7 @@ class Planner:
             raise BadRequest(f"model: longer than {MAX_MODEL} characters")
         operation = STREAM if call.operation == GENERATE and asked.is_stream else call.operation
         resolved = self._resolve(snapshot, call.provider, sent, Rights(caller))
-        targets = by_tier(resolved.targets, self.dice)
+        targets = order_by_tier(resolved.targets, self.dice)
         if not targets[0].model:
             raise BadRequest("model: names a provider and no model")
 
@@ -189,7 +189,7 @@ class Planner:
         return previous and reasoning_state.whose_response(find, plan.provider.id, previous)
 
     def _upper_bound(
-        self, plan: Plan, snapshot: Snapshot, resolved: resolve.Resolved, others: Sequence[Target]
+        self, plan: Plan, snapshot: Snapshot, resolved: resolve.Resolution, others: Sequence[Target]
     ) -> UpperBound | None:
         """What is held covers the dearest of the targets that the call may come to."""
         accounts, rows = reservations.applying(plan.caller, plan.name)
@@ -253,7 +253,7 @@ class Planner:
             asked, losses = protocol.ask(body), (protocol.NAMES["signature"],)
         return protocol.outgoing(asked, body, plan.model), losses
 
-    def _resolve(self, snapshot: Snapshot, provider: str | None, sent: str, rights: Rights) -> resolve.Resolved:
+    def _resolve(self, snapshot: Snapshot, provider: str | None, sent: str, rights: Rights) -> resolve.Resolution:
         if provider is None:
             return resolve.aggregated(snapshot, sent, rights)
         return resolve.scoped(snapshot, provider, sent, rights)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from gproxy.credentials.selection import by_affinity, by_turn
-from gproxy.routing.targets import by_tier
+from gproxy.routing.targets import order_by_tier
 from gproxy.snapshot import Credential
 
 
@@ -59,7 +59,7 @@ def test_conversations_are_shared_out_by_weight():
 def test_a_tier_comes_before_the_next_and_within_one_the_weight_decides():
     targets = [SimpleNamespace(name=n, tier=t, weight=w) for n, t, w in (("a", 1, 1), ("b", 0, 1), ("c", 0, 3))]
     dice = random.Random(7).random
-    orders = Counter("".join(target.name for target in by_tier(targets, dice)) for _ in range(4_000))
+    orders = Counter("".join(target.name for target in order_by_tier(targets, dice)) for _ in range(4_000))
     assert set(orders) == {"bca", "cba"}
     assert orders["cba"] / orders["bca"] == pytest.approx(3, rel=0.15)
-    assert by_tier(targets[:1], None) == targets[:1]
+    assert order_by_tier(targets[:1], None) == targets[:1]
