@@ -93,7 +93,12 @@ class Tokens:
         account, now = credential.account, self._clock()
         try:
             form = self._run(
-                vertex.grant, account.client_email, credential.secret, account.private_key_id, account.token_uri, now
+                vertex.token_request,
+                account.client_email,
+                credential.secret,
+                account.private_key_id,
+                account.token_uri,
+                now,
             )
         except ValueError as fault:
             raise CredentialRefused(f"the service account's private_key is {fault}") from None
@@ -112,5 +117,5 @@ class Tokens:
         found = vertex.read_token(exchange.status, exchange.read(NOBODY))
         if found.token is None:
             raise (CredentialRefused if found.is_refusal else UpstreamError)(found.reason)
-        self._kept[credential.id] = _Kept(found.token, credential.fingerprint, now, now + found.lives_s)
+        self._kept[credential.id] = _Kept(found.token, credential.fingerprint, now, now + found.lifetime_s)
         return found.token

@@ -37,7 +37,7 @@ def _default(kind: Kind, setting: str | None, operation: str, protocol: str) -> 
     destination = kind.destination(operation, setting)
     if destination is not None:
         return _translated(operation, destination)
-    serves = kind.destination(GENERATE, setting) is not None or kind.native(GENERATE, setting) is not None
+    serves = kind.destination(GENERATE, setting) is not None or kind.native_protocol(GENERATE, setting) is not None
     return Dispatch("local") if operation == COUNT and serves else None
 
 
@@ -75,9 +75,9 @@ def rules(kind: Kind, setting: str | None, protocols: Mapping[str, ModuleType]) 
     for protocol in protocols.values():
         for operation in (LIST_MODELS, GET_MODEL, COUNT, GENERATE, STREAM, EMBED):
             if operation in (LIST_MODELS, GET_MODEL):
-                home = kind.native(operation, setting)
+                home = kind.native_protocol(operation, setting)
                 transport = (
-                    Dispatch("local") if home is None or kind.answers else Dispatch("transform", operation, home)
+                    Dispatch("local") if home is None or kind.responder else Dispatch("transform", operation, home)
                 )
                 if home == protocol.NAME:
                     transport = Dispatch("passthrough")

@@ -41,13 +41,13 @@ class Stop:
     def url(self) -> str | None:
         """Without a query parameter that is the client's alone, and with the project of the first candidate."""
         plan = self.plan
-        if plan is None or plan.lane is None or plan.kind.answers is not None:
+        if plan is None or plan.lane is None or plan.kind.responder is not None:
             return None
         settings = plan.provider.settings
         path = plan.path
         if self.candidates:
             path = headers.placed(path, self.candidates[0].credential, settings.location)
-        return f"{settings.base_url or plan.kind.host(settings.location)}{path}"
+        return f"{settings.base_url or plan.kind.base_url_at(settings.location)}{path}"
 
     def sent_headers(self, call: Call) -> dict[str, str]:
         plan = self.plan
@@ -94,7 +94,7 @@ def _name(relay: Relay, call: Call, snapshot: Snapshot) -> str | None:
 
 
 def _stop(pool: Pool, plan: Plan) -> Stop:
-    candidates = () if plan.lane is None or plan.kind.answers is not None else _candidates(pool, plan)
+    candidates = () if plan.lane is None or plan.kind.responder is not None else _candidates(pool, plan)
     return Stop(plan.provider.name, plan.model, plan.tier, plan, None, candidates)
 
 

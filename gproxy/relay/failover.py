@@ -10,7 +10,7 @@ from gproxy.credentials.pool import Candidates, Pool
 from gproxy.errors import BadRequest, CredentialRefused, GatewayError, NoCredential, Overloaded, UpstreamError
 from gproxy.snapshot import Credential
 
-UNREACHED, REFUSED = Fault(Verdict.FAILED), Fault(Verdict.DEAD)
+UNREACHED, REFUSED = Fault(Verdict.UPSTREAM_FAILED), Fault(Verdict.INVALID_KEY)
 
 
 class Next(Enum):
@@ -97,7 +97,7 @@ class Failover:
         self._retries_timeouts = settings.retry_timeouts
         self.attempts = Attempts(settings.max_attempts, settings.retry_within_s)
         self.plan, self.credential = plan, None
-        if plan.kind.answers is None and not (self._stop_at(plan) and self._choose()) and not self._go_on():
+        if plan.kind.responder is None and not (self._stop_at(plan) and self._choose()) and not self._go_on():
             raise self._refusal()
 
     def secure(self) -> None:
@@ -195,7 +195,7 @@ class Failover:
             except GatewayError:  # the call cannot be said to that one
                 continue
             plan.upper_bound = self._upper_bound
-            if plan.kind.answers is not None:
+            if plan.kind.responder is not None:
                 self.plan, self.credential = plan, None
                 return True
             if plan.lane is not None and self._stop_at(plan) and self._choose():

@@ -3,20 +3,20 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
-from gproxy.channels.kind import Answers
+from gproxy.channels.kind import LocalResponder
 
 
 class Exchange:
     status = 200
     waited_s = 0.0
 
-    def __init__(self, answers: Answers, is_stream: bool, protocol: str, model: str, body: bytes):
+    def __init__(self, responder: LocalResponder, is_stream: bool, protocol: str, model: str, body: bytes):
         self.is_stream = is_stream
         self.headers = {"content-type": "text/event-stream" if is_stream else "application/json"}
         if is_stream:
-            self._pieces = answers.stream(protocol, model, body)
+            self._pieces = responder.stream(protocol, model, body)
         else:
-            self._pieces = [answers.whole(protocol, model, body)]
+            self._pieces = [responder.whole(protocol, model, body)]
 
     def read(self, watch: AbstractContextManager) -> bytes:
         return b"".join(self._pieces)

@@ -158,19 +158,19 @@ class ModelList:
 
     def offered(self, provider: Provider) -> list[ModelCard]:
         """What the upstream says now. Raises GatewayError."""
-        if not self.relay.kinds[provider.channel].answers:
+        if not self.relay.kinds[provider.channel].responder:
             self.relay.pool.any(provider)
         with headers.Naming(provider), gevent.Timeout(FETCH_S, UpstreamError("the model list took too long")):
             return list(self._fetch(provider))
 
     def _fetch(self, provider: Provider) -> Iterator[ModelCard]:
         kind = self.relay.kinds[provider.channel]
-        upstream_protocol = kind.native(LIST_MODELS, provider.settings.protocol)
+        upstream_protocol = kind.native_protocol(LIST_MODELS, provider.settings.protocol)
         if upstream_protocol is None:
             return
         protocol = self.relay.protocols[upstream_protocol]
-        if kind.answers:
-            yield from protocol.read_models({"data": kind.answers.models()})
+        if kind.responder:
+            yield from protocol.read_models({"data": kind.responder.models()})
             return
         if not provider.credentials:
             return
@@ -184,8 +184,8 @@ class ModelList:
     def _ask_one(self, provider: Provider, model: str) -> ModelCard:
         """A model that no list shows: the upstream knows whether it exists."""
         kind = self.relay.kinds[provider.channel]
-        upstream_protocol = kind.native(GET_MODEL, provider.settings.protocol)
-        if upstream_protocol is None or kind.answers:
+        upstream_protocol = kind.native_protocol(GET_MODEL, provider.settings.protocol)
+        if upstream_protocol is None or kind.responder:
             raise NotFound(f"there is no model {model!r} at provider {provider.name!r}")
         with headers.Naming(provider):
             body = self._get(provider, GET_MODEL, upstream_protocol, model, ())
@@ -206,7 +206,7 @@ class ModelList:
         shown = self.relay.tokens.shown(credential, transport, nobody)
         exchange: Exchange = self.relay.upstream.send(
             "GET",
-            settings.base_url or kind.host(settings.location),
+            settings.base_url or kind.base_url_at(settings.location),
             headers.placed(headers.path(lane.path, model, query), credential, settings.location),
             lane.auth(shown),
             None,

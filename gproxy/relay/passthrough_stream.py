@@ -66,7 +66,7 @@ class PassthroughStream:
         self._splitter, self._drain_s = sse.Splitter(), drain_s
         self._held = b""
         self._fault: GatewayError | None = None
-        self.mend: Callable[[bytes], bytes] | None = None  # gives an event's data the protocol's own names
+        self.normalize: Callable[[bytes], bytes] | None = None  # gives an event's data the protocol's own names
         self.on_end: Callable[[str | None], None] | None = None  # is told the response's id
 
     def frames(self) -> Iterator[bytes]:
@@ -98,8 +98,8 @@ class PassthroughStream:
             if data is None:
                 out.append(self._frame.comment(event))
                 continue
-            if self.mend is not None and (mended := self.mend(data)) is not data:
-                event, data = sse.with_data(event, mended), mended
+            if self.normalize is not None and (normalized := self.normalize(data)) is not data:
+                event, data = sse.with_data(event, normalized), normalized
             passed, verdict = reader.see(data)
             if self._held:
                 out.append(self._held)

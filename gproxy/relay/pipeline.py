@@ -277,9 +277,9 @@ class Relay:
         }
 
     def _send(self, plan: Plan, call: Call, credential: Credential | None, watch: DisconnectWatch) -> Exchange:
-        if plan.kind.answers:
+        if plan.kind.responder:
             return local_exchange.Exchange(
-                plan.kind.answers, plan.operation == STREAM, plan.upstream_protocol, plan.model, plan.body
+                plan.kind.responder, plan.operation == STREAM, plan.upstream_protocol, plan.model, plan.body
             )
         transport = transport_of(plan.provider.settings)
         shown = self.tokens.shown(credential, transport, watch)
@@ -294,7 +294,7 @@ class Relay:
         self, plan: Plan, call: Call, credential: Credential, shown: str, watch: DisconnectWatch, transport: Transport
     ):
         settings, provider = plan.provider.settings, plan.provider
-        base_url = settings.base_url or plan.kind.host(settings.location)
+        base_url = settings.base_url or plan.kind.base_url_at(settings.location)
         path = headers.placed(plan.path, credential, settings.location)
         sent = headers.to_upstream(plan.upstream_protocol, settings.forward_headers, call.header, plan.lane.auth(shown))
 
@@ -338,13 +338,13 @@ class Relay:
             stream = passthrough_stream.PassthroughStream(
                 protocol, quoted, plan.asked, exchange, settlement, watch, call, self._count_disconnect, _drain_s(plan)
             )
-            stream.mend = plan.kind.mend
+            stream.normalize = plan.kind.normalize
             if plan.keeps_responses:
                 stream.on_end = self._keeper(plan, settlement)
             return self._streamed(stream, call, exchange, told, plan.losses)
         protocol, body = self.protocols[call.protocol], exchange.read(watch)
-        if plan.kind.mend is not None:
-            body = plan.kind.mend(body)
+        if plan.kind.normalize is not None:
+            body = plan.kind.normalize(body)
         found = self._settle(protocol.read_whole(body), body, exchange, settlement)
         if plan.keeps_responses:
             self._keeper(plan, settlement)(raw_json.text(found, "id"))

@@ -12,7 +12,7 @@ from types import ModuleType
 from gproxy.accounting import prices
 from gproxy.admission.permissions import Rights
 from gproxy.channels.kind import COUNT, GENERATE, STREAM, Kind, Lane
-from gproxy.channels.model_capabilities import facts
+from gproxy.channels.model_capabilities import capabilities
 from gproxy.credentials import affinity, selection
 from gproxy.errors import BadRequest, Forbidden, GatewayError
 from gproxy.metrics.call_summary import CallSummary
@@ -202,7 +202,7 @@ class Planner:
         def upper_bound(
             provider: Provider, upstream_protocol: str, model: str, price: prices.Found | None
         ) -> UpperBound:
-            maximum = facts(upstream_protocol, model).max_output if writes else 0
+            maximum = capabilities(upstream_protocol, model).max_output if writes else 0
             assumed = provider.settings.assumed_output_tokens
             return reservations.upper_bound(
                 accounts, rows, plan.asked, price, plan.mode, plan.input_tokens, maximum, assumed, may_cache, has_media
@@ -212,7 +212,7 @@ class Planner:
         for target in others:
             provider, upstream_protocol = (
                 target.provider,
-                self.kinds[target.provider.channel].prefers or plan.upstream_protocol,
+                self.kinds[target.provider.channel].preferred_protocol or plan.upstream_protocol,
             )
             price = prices.find(snapshot, provider.id, provider.channel, target.model, resolved.alias)
             found = reservations.dearer(found, upper_bound(provider, upstream_protocol, target.model, price))

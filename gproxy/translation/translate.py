@@ -18,7 +18,7 @@ from typing import Protocol
 import orjson
 
 from gproxy.channels.kind import STREAM, Kind
-from gproxy.channels.model_capabilities import facts
+from gproxy.channels.model_capabilities import capabilities
 from gproxy.errors import BadRequest, GatewayError, TooDeep, UpstreamError
 from gproxy.protocols import raw_json, repair, validate
 from gproxy.protocols.codec import Codec
@@ -147,7 +147,7 @@ def _put(ttl_store: TtlStore, user_id: int, client: ModuleType, call_id: str, va
 
 
 def _target(way: Dispatch, kind: Kind, provider: Provider, model: str) -> Target:
-    known = facts(way.protocol, model)
+    known = capabilities(way.protocol, model)
     return Target(
         provider=f"{provider.name}/{way.protocol}",
         model=model,

@@ -9,7 +9,7 @@ from gproxy.errors import BadRequest, NoCredential, ShuttingDown, UpstreamError
 from gproxy.relay.failover import Failover
 from gproxy.snapshot import Credential, Provider, ProviderSettings
 
-FAILED = Fault(Verdict.FAILED)
+UPSTREAM_FAILED = Fault(Verdict.UPSTREAM_FAILED)
 
 
 class Candidates:
@@ -75,7 +75,7 @@ def plan(number: int, credentials: int, *others, concurrency=(), **settings):
     limits = [*concurrency, *[None] * credentials][:credentials]
     found = tuple(Credential(10 * number + n, number, f"s{n}", concurrency=of) for n, of in enumerate(limits))
     provider = Provider(number, f"p{number}", "openai", ProviderSettings(**settings), found)
-    kind = SimpleNamespace(answers=None)
+    kind = SimpleNamespace(responder=None)
     rest = {"affinity": b"", "kept_by": None, "lane": "lane", "upper_bound": None}
     return SimpleNamespace(provider=provider, kind=kind, model="m", others=others, **rest)
 
@@ -106,7 +106,7 @@ def test_the_first_cause_is_told_and_the_later_ones_are_closed():
     failover, answers = Failover(Pool(), plan(1, 2)), (Answer(429), Answer(500))
     for answer in answers:
         failover.begin()
-        goes_on = failover.got(answer, FAILED)
+        goes_on = failover.got(answer, UPSTREAM_FAILED)
     assert not goes_on
     assert failover.first() is answers[0]
     assert [answer.closed for answer in answers] == [0, 1]
@@ -117,7 +117,7 @@ def test_a_good_answer_closes_what_came_before():
     failover = Failover(pool, plan(1, 2))
     failover.begin()
     assert failover.has_others
-    assert failover.got(bad, FAILED)
+    assert failover.got(bad, UPSTREAM_FAILED)
     failover.begin()
     assert not failover.has_others
     failover.served(200, 0.0)
@@ -129,7 +129,7 @@ def test_a_call_that_is_given_up_leaves_nothing_open():
     pool, bad = Pool(), Answer(500)
     failover = Failover(pool, plan(1, 2))
     failover.begin()
-    failover.got(bad, FAILED)
+    failover.got(bad, UPSTREAM_FAILED)
     failover.begin()
     failover.give_up()
     assert bad.closed == 1
@@ -190,7 +190,7 @@ def test_attempts_are_bounded():
     failover = Failover(Pool(), plan(1, 5, max_attempts=2))
     for goes_on in (True, False):
         failover.begin()
-        assert failover.got(Answer(500), FAILED) is goes_on
+        assert failover.got(Answer(500), UPSTREAM_FAILED) is goes_on
 
 
 def test_without_any_credential_the_soonest_is_told():

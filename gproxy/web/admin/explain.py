@@ -110,7 +110,7 @@ def _outcome(why_not: str | None, found: Explanation) -> dict:
         return {"status": 401, "code": "unauthorized", "message": why_not}
     if found.fault is not None:
         return _fault(found.fault)
-    if any(stop.plan is not None and (stop.plan.kind.answers or stop.plan.lane is None) for stop in found.stops):
+    if any(stop.plan is not None and (stop.plan.kind.responder or stop.plan.lane is None) for stop in found.stops):
         return {"status": 200, "code": None, "message": "it would be answered"}
     if any(one.turn is not None for stop in found.stops for one in stop.candidates):
         return {"status": 200, "code": None, "message": "it would be sent"}
