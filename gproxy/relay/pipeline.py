@@ -198,8 +198,8 @@ class Relay:
         """Fills in the files that its upstream cannot fetch itself. Raises BadRequest, ClientDisconnected."""
         if plan.translation is not None and plan.translation.urls:
             watch.begin()
-            made = translate.fetch(plan.translation, self.images, watch)
-            plan.translate(translate.written(made, plan.provider.settings.strict_translation))
+            made = translate.fetch_files(plan.translation, self.images, watch)
+            plan.translate(translate.write_body(made, plan.provider.settings.strict_translation))
 
     def _count_disconnect(self) -> None:
         self.client_disconnects += 1
@@ -359,7 +359,7 @@ class Relay:
 
         def keep(response_id: str | None) -> None:
             if response_id and settlement.by is not None:
-                reasoning_state.keep_response(put, provider, response_id, settlement.by[2])
+                reasoning_state.store_response_credential(put, provider, response_id, settlement.by[2])
 
         return keep
 
@@ -401,7 +401,7 @@ class Relay:
             if plan.operation == STREAM:
                 return self._streamed(stream, call, exchange, told, plan.losses)
             try:
-                body, lost = translate.folded(made, stream.events(), context, stream.losses)
+                body, lost = translate.fold_stream(made, stream.events(), context, stream.losses)
             finally:
                 exchange.close()
             return self._whole(exchange, call, settlement, told, (*plan.losses, *lost), body, "application/json")
@@ -419,8 +419,8 @@ class Relay:
                 lost = whole.losses
                 return self._streamed(whole, call, exchange, told, plan.losses)
             if read[1] is not None:
-                body, lost = translate.whole(made, body, context)
-        except translate.Failure as fault:
+                body, lost = translate.translate_reply(made, body, context)
+        except translate.UpstreamFailure as fault:
             settlement.broke(fault.status, None, 0)
             raise
         finally:  # what the vendor made is owed for, also where it cannot be translated

@@ -186,7 +186,7 @@ class Planner:
     def _kept_by(self, plan: Plan) -> int | None:
         previous = raw_json.text(plan.asked.body, "previous_response_id")
         find = partial(self.ttl_store.find, plan.caller.user_id)
-        return previous and reasoning_state.whose_response(find, plan.provider.id, previous)
+        return previous and reasoning_state.find_response_credential(find, plan.provider.id, previous)
 
     def _upper_bound(
         self, plan: Plan, snapshot: Snapshot, resolved: resolve.Resolution, others: Sequence[Target]
@@ -225,7 +225,7 @@ class Planner:
             plan.body, plan.losses = self.passed(plan, call)
             plan.path = headers.path(plan.lane.path, plan.model, call.query)
             return
-        made = translate.plan(
+        made = translate.prepare(
             self.protocols[call.protocol],
             self.protocols[transport.protocol],
             plan.operation,

@@ -20,7 +20,13 @@ from gproxy.relay.disconnect import DisconnectWatch, arriving
 from gproxy.relay.passthrough_stream import ARRAY_HEARTBEAT, HELD_S, NO_END, TAIL_S, Array, Events, drained, is_whole
 from gproxy.relay.settlement import Settlement
 from gproxy.translation import reasoning_state
-from gproxy.translation.translate import Translation, read_reply, renamed, translatable, untranslatable
+from gproxy.translation.translate import (
+    Translation,
+    as_upstream_errors,
+    read_reply,
+    restore_tool_names,
+    untranslatable_error,
+)
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +50,12 @@ class TranslatedStream:
         gone: Callable[[], None],
         drain_s: float = 0.0,
     ):
-        self._client, self._upstream, self._puts, self._names = made.client, made.upstream, made.puts, made.names
+        self._client, self._upstream, self._puts, self._names = (
+            made.client,
+            made.upstream,
+            made.put_state,
+            made.tool_names,
+        )
         self._context, self._exchange, self._settlement = context, exchange, settlement
         self._watch, self._gone, self._status = watch, gone, exchange.status
         self._reader = made.upstream.Stream(None, asked)
@@ -72,7 +83,7 @@ class TranslatedStream:
         except ClientDisconnected:
             self.close()  # no error: counted, and nobody is left to be told
         except Exception as fault:  # noqa: BLE001 - what was read and cannot be written
-            told = self._broken(untranslatable(fault))
+            told = self._broken(untranslatable_error(fault))
             event = self._client.error_event(told.status, told.code, told.message, self._context.request_id)
             yield b"".join(out) + self._frame.made(event) + self._frame.end(b"")
 
@@ -80,14 +91,14 @@ class TranslatedStream:
         """The stream's events, settled before the last one. What cannot be read ends it like any other fault."""
         events = self._upstream.read_stream(self.payloads(), self._context, self.losses)
         if self._names:
-            events = renamed(events, self._names)
+            events = restore_tool_names(events, self._names)
         try:
-            for event in reasoning_state.keeping(events, self._puts) if self._puts is not None else events:
+            for event in reasoning_state.store_stream(events, self._puts) if self._puts is not None else events:
                 if isinstance(event, End | Failed):
                     self._settle(isinstance(event, Failed))
                 yield event
         except Exception as fault:  # noqa: BLE001 - whatever an upstream sends, its client is told an end
-            yield self._broken(untranslatable(fault))
+            yield self._broken(untranslatable_error(fault))
 
     def payloads(self) -> Iterator[dict | Failed | None]:
         """The stream's documents as they arrive; None before each wait; a fault in the place of an end."""
@@ -190,7 +201,7 @@ class Whole:
         """Raises UpstreamError."""
         losses = Losses(made.upstream.NAMES)
         frame = Array() if as_array else Events()
-        with translatable():
+        with as_upstream_errors():
             reply = read_reply(made, body, context, losses)
             written = made.client.write_stream(unfold(reply), context, losses)
             self._pieces = [*(frame.made(piece) for piece in written), frame.end(b"")]
