@@ -11,7 +11,7 @@ from gproxy.errors import ClientDisconnected, GatewayError, UpstreamError
 from gproxy.protocols import raw_json, sse
 from gproxy.protocols.hub import Ask, text_bytes
 from gproxy.protocols.verdict import Verdict
-from gproxy.relay.disconnect import DisconnectWatch, arriving
+from gproxy.relay.disconnect import DisconnectWatch, read_chunks
 from gproxy.relay.settlement import Settlement
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class PassthroughStream:
     def frames(self) -> Iterator[bytes]:
         splitter = self._splitter
         try:
-            for chunk in arriving(self._exchange, self._watch):
+            for chunk in read_chunks(self._exchange, self._watch):
                 if chunk is None:
                     yield self._heartbeat
                 elif frames := self._pass(splitter.feed(chunk)):
@@ -177,7 +177,7 @@ def drained(exchange, watch: DisconnectWatch, reader, splitter: sse.Splitter, ma
     """Reads the rest of a stream whose client left, for its usage. Whether it came to its end."""
     with gevent.Timeout(max_s, False):
         try:
-            for chunk in arriving(exchange, watch):
+            for chunk in read_chunks(exchange, watch):
                 for event in splitter.feed(chunk or b""):
                     if (data := sse.data_of(event)) is not None:
                         _, verdict = reader.see(data)

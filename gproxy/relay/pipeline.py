@@ -118,7 +118,7 @@ class Relay:
             try:
                 # An answer that is drained is read to its end, whoever is still there.
                 if plan.provider.settings.on_disconnect == "cancel":
-                    watch.begin()
+                    watch.start()
                 exchange = self._reach(failover, call, settlement, watch)
                 settlement.saw_first_byte()
                 answer = self._answer(failover.plan, call, exchange, settlement, watch)
@@ -197,7 +197,7 @@ class Relay:
     def _fill(self, plan: Plan, watch: DisconnectWatch) -> None:
         """Fills in the files that its upstream cannot fetch itself. Raises BadRequest, ClientDisconnected."""
         if plan.translation is not None and plan.translation.urls:
-            watch.begin()
+            watch.start()
             made = translate.fetch_files(plan.translation, self.images, watch)
             plan.translate(translate.write_body(made, plan.provider.settings.strict_translation))
 
@@ -319,7 +319,7 @@ class Relay:
         if plan.translation is not None:
             told.append(("x-gproxy-translated", plan.translation.label))
         if plan.operation == STREAM:
-            watch.beat_every(plan.provider.settings.heartbeat_s)
+            watch.set_heartbeat(plan.provider.settings.heartbeat_s)
         if 300 <= exchange.status < 400:
             exchange.close()
             raise UpstreamError(f"the upstream redirects ({exchange.status}), and redirects are not followed")
@@ -443,7 +443,7 @@ class Relay:
         """Has every stream that was quiet for long say that it lives."""
         now = time.monotonic()
         for watch in tuple(self.running):
-            watch.look_at(now)
+            watch.check_heartbeat(now)
 
     def cut(self, fault: Callable[[], GatewayError]) -> int:
         """Ends every call that still runs, each with a fault of its own. Returns how many there were."""

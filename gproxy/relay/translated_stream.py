@@ -16,7 +16,7 @@ from gproxy.protocols.hub import (
 )
 from gproxy.protocols.losses import Losses
 from gproxy.protocols.verdict import Verdict
-from gproxy.relay.disconnect import DisconnectWatch, arriving
+from gproxy.relay.disconnect import DisconnectWatch, read_chunks
 from gproxy.relay.passthrough_stream import ARRAY_HEARTBEAT, HELD_S, NO_END, TAIL_S, Array, Events, drained, is_whole
 from gproxy.relay.settlement import Settlement
 from gproxy.translation import reasoning_state
@@ -104,7 +104,7 @@ class TranslatedStream:
         """The stream's documents as they arrive; None before each wait; a fault in the place of an end."""
         splitter = self._splitter
         try:
-            for chunk in arriving(self._exchange, self._watch):
+            for chunk in read_chunks(self._exchange, self._watch):
                 self._is_quiet = chunk is None
                 for event in splitter.feed(chunk or b""):
                     verdict, payload = self._look(event)

@@ -129,7 +129,7 @@ def _shown_providers(rows: list[dict], asked: dict) -> list[dict]:
 def _rules(channel: str, settings_json: str) -> dict:
     """What a provider does that has no routing of its own."""
     relay, setting = runtime().relay, documents.as_object(settings_json).get("protocol")
-    return {"rules": dispatch.rules(relay.kinds[channel], setting, relay.protocols)}
+    return {"rules": dispatch.default_rules(relay.kinds[channel], setting, relay.protocols)}
 
 
 # Credentials

@@ -97,7 +97,7 @@ def default_routing(asked: dict) -> dict:
     channel, relay = asked["channel"], runtime().relay
     if channel not in relay.kinds:
         raise BadRequest(f"channel: unknown channel {channel!r}; known: {', '.join(sorted(relay.kinds))}")
-    return {"rules": dispatch.rules(relay.kinds[channel], None, relay.protocols)}
+    return {"rules": dispatch.default_rules(relay.kinds[channel], None, relay.protocols)}
 
 
 @blueprint.post("/models/pull")
