@@ -264,7 +264,7 @@ class Runtime:
     def beat(self) -> None:
         while True:
             gevent.sleep(POLL_S)
-            self.relay.beat()
+            self.relay.send_heartbeats()
 
     def meet(self) -> None:
         """Makes the shared state know every caller."""

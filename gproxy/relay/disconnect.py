@@ -1,8 +1,8 @@
 """Watches whether the client is still connected while a call waits for the upstream.
 
-A watcher of the event loop polls the client's socket. When the client closes it, ClientDisconnected is thrown into the
-waiting greenlet, which closes the upstream's connection. A stopping worker interrupts a call the same way. A half-closed
-client counts as disconnected.
+The event loop watches the client's socket. When the client closes it, ClientDisconnected is thrown into the waiting
+greenlet, which closes the upstream's connection. A stopping worker interrupts a call the same way. A half-closed client
+counts as disconnected.
 """
 
 import select

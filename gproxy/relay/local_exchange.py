@@ -1,4 +1,4 @@
-"""An exchange with a channel that answers itself, in the shape of one with an upstream."""
+"""An exchange with a channel that answers inside gproxy, with the interface of `upstream.client.Exchange`."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -24,14 +24,14 @@ class Exchange:
     def chunks(self, watch: AbstractContextManager) -> Iterator[bytes]:
         for piece in self._pieces:
             with watch:
-                pass  # a caller that left, or a worker that stops, ends this stream as any other
+                pass  # raises if the client disconnected or the worker is stopping
             yield piece
 
     def masked(self, data: bytes) -> bytes:
         return data
 
     def hurry(self, idle_s: float | None) -> None:
-        """Nothing is waited for here."""
+        """Does nothing: there is no wait."""
 
     def close(self) -> None:
-        """Nothing is open here."""
+        """Does nothing: there is no connection."""

@@ -182,10 +182,10 @@ def relay(protocol: str, request_id: str, provider: str | None = None, **path) -
     environ, running = request.environ, runtime()
     caller, snapshot = admit()
     sock = environ.get("gunicorn.socket")
-    permit, watch = running.relay.capacity.acquire(), running.relay.attend(sock)
+    permit, watch = running.relay.capacity.acquire(), running.relay.open_watch(sock)
 
     def let_go() -> None:
-        running.relay.dismiss(watch)
+        running.relay.close_watch(watch)
         permit.release()
 
     try:
@@ -198,7 +198,7 @@ def relay(protocol: str, request_id: str, provider: str | None = None, **path) -
             started=started,
             provider=provider,
             summary=environ[request_input.SUMMARY],
-            trace=environ.get(request_input.TRACE),
+            request_log_id=environ.get(request_input.TRACE),
             attempt_log=environ.get(request_input.ATTEMPT_LOG),
             **path,
         )

@@ -110,7 +110,7 @@ def test_a_lane_has_exactly_this_url_and_key_header(name, operation, protocol):
     url, auth = LANES[name, operation, protocol]
     kind = KINDS[name]
     lane = kind.lane(operation, protocol)
-    path = headers.placed(headers.path(lane.path, MODEL, ()), OF_A_PROJECT, "europe-west4")
+    path = headers.with_project(headers.path(lane.path, MODEL, ()), OF_A_PROJECT, "europe-west4")
     assert (kind.base_url_at("europe-west4") or "") + path == url
     assert lane.auth(SECRET) == auth
 

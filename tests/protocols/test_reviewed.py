@@ -449,7 +449,7 @@ def passed(protocol: str, body: dict) -> tuple[bytes, tuple[str, ...]]:
     data = json.dumps(body, indent=1).encode()  # not as we would write it
     call = Call(protocol, data, lambda name: None, (), "req_1", 0.0, model="m")
     plan = Plan(None, LOADED[protocol].ask(data), "m", "m", None, None, None, "", "m", "", protocol, data, None, "", 0)
-    sent, losses = PLANNER.passed(plan, call)
+    sent, losses = PLANNER.passthrough_body(plan, call)
     assert data == call.body
     return sent, losses
 

@@ -379,7 +379,7 @@ def test_an_error_of_gemini_may_be_an_array():
 # -- whole replies -------------------------------------------------------------------------------------------------
 
 # A whole reply translated to a whole reply, and to the stream that its client requested.
-TRANSLATORS = (translate.translate_reply, lambda *given: translated_stream.Whole(*given, False))
+TRANSLATORS = (translate.translate_reply, lambda *given: translated_stream.WholeReplyStream(*given, False))
 
 
 @PAIRS
@@ -400,7 +400,7 @@ def test_a_reply_that_is_not_a_json_object_is_an_upstream_error(client, upstream
     with pytest.raises(UpstreamError, match="cannot be translated"):
         translate.translate_reply(translation, body, context(translation))
     with pytest.raises(UpstreamError, match="cannot be translated"):
-        translated_stream.Whole(translation, body, context(translation), False)
+        translated_stream.WholeReplyStream(translation, body, context(translation), False)
 
 
 @PAIRS
@@ -509,36 +509,36 @@ class Exchange:
 
 
 class Settlement:
-    """Records how a call was settled. `covered_bytes`: the text that the reservation covers; `overruns`: the results of
+    """Records how a call was settled. `covered_bytes`: the text that the reservation covers; `exceeds`: the results of
     the checks beyond it."""
 
-    def __init__(self, covered_bytes: float = math.inf, overruns: tuple[bool, ...] = ()):
-        self.covered_bytes, self._overruns = covered_bytes, list(overruns)
+    def __init__(self, covered_bytes: float = math.inf, exceeds: tuple[bool, ...] = ()):
+        self.covered_bytes, self._exceeds = covered_bytes, list(exceeds)
         self.reservation = self
         self.ends: list[tuple] = []
         self.losses: list[str] = []
-        self.saw_first = False
+        self.has_first_byte = False
 
     @property
     def is_settled(self) -> bool:
         return bool(self.ends)
 
-    def saw_first_byte(self, text_bytes: int = 0) -> None:
-        self.saw_first = True
+    def record_first_byte(self, text_bytes: int = 0) -> None:
+        self.has_first_byte = True
 
-    def complete(self, status, usage, text_bytes):
+    def settle_complete(self, status, usage, text_bytes):
         self.ends.append(("complete", status, usage, text_bytes))
 
-    def broke(self, status, usage, text_bytes):
-        self.ends.append(("broke", status, usage, text_bytes))
+    def settle_failed(self, status, usage, text_bytes):
+        self.ends.append(("failed", status, usage, text_bytes))
 
-    def client_disconnected(self, usage, text_bytes, is_whole=False):
+    def settle_disconnected(self, usage, text_bytes, is_complete=False):
         self.ends.append(("disconnected", usage, text_bytes))
 
-    def overruns(self, usage, text_bytes) -> bool:
+    def exceeds_quota(self, usage, text_bytes) -> bool:
         assert text_bytes > self.covered_bytes
         self.covered_bytes = text_bytes
-        return self._overruns.pop(0)
+        return self._exceeds.pop(0)
 
     def ended(self) -> OverQuota:
         return OverQuota("the quota is spent")
@@ -582,7 +582,7 @@ def test_a_stream_that_exceeds_the_quota_ends_with_an_error(client, upstream):
     assert b"quota_exceeded" in sent
     assert len(sent) < len(whole)
     (how, status, _, size), *_ = found.settlement.ends
-    assert (how, status) == ("broke", 402)
+    assert (how, status) == ("failed", 402)
     assert size > 1
     ended = PROTOCOLS[client].Stream(None, asking())
     for data in payloads(sent):
@@ -603,7 +603,7 @@ def test_a_stream_is_settled_before_its_terminal_event_is_sent(client, upstream)
     assert (how, status) == ("complete", 200)
     assert usage.output_tokens > 0
     assert size >= 15
-    assert found.settlement.saw_first
+    assert found.settlement.has_first_byte
     found.stream.close()
     assert found.exchange.is_closed
     assert found.watch.is_closed
@@ -643,7 +643,7 @@ def test_a_cut_stream_ends_with_an_error_and_is_billed_for_the_delivered_text(cl
         reader.see(data)
     assert reader.has_failed
     how, *_, size = found.settlement.ends[0]
-    assert how == "broke"
+    assert how == "failed"
     assert size > 0
 
 
@@ -693,13 +693,13 @@ def test_a_whole_reply_is_built_from_a_stream(client, upstream):
     with pytest.raises(UpstreamError) as failed:
         translate.fold_stream(translation, broken.stream.events(), context(translation), broken.stream.losses)
     assert failed.value.message.endswith(NO_END)
-    assert broken.settlement.ends[0][0] == "broke"
+    assert broken.settlement.ends[0][0] == "failed"
 
 
 @PAIRS
 def test_a_stream_is_built_from_a_whole_reply(client, upstream):
     translation = prepare(client, upstream, hello(client), STREAM)
-    found = translated_stream.Whole(translation, sample(upstream, "reply.json"), context(translation), False)
+    found = translated_stream.WholeReplyStream(translation, sample(upstream, "reply.json"), context(translation), False)
     reader = PROTOCOLS[client].Stream(None, asking())
     for data in payloads(b"".join(found.frames())):
         reader.see(data)
@@ -707,7 +707,7 @@ def test_a_stream_is_built_from_a_whole_reply(client, upstream):
     assert not reader.has_failed
     found.close()
     with pytest.raises(UpstreamError, match="cannot be translated"):
-        translated_stream.Whole(translation, b"<html>", context(translation), False)
+        translated_stream.WholeReplyStream(translation, b"<html>", context(translation), False)
 
 
 # -- replies that report failures, and unexpected replies ----------------------------------------------------------
@@ -806,7 +806,7 @@ def test_a_stream_that_reports_a_failure_ends_with_an_error(client, upstream, wh
         found = Stream(client, upstream, Exchange(sse_of(*events) + (end if upstream == CHAT else b"")))
         body = found.all()
         found.stream.close()
-        assert {how for how, *_ in found.settlement.ends} == {"broke"}
+        assert {how for how, *_ in found.settlement.ends} == {"failed"}
         assert found.disconnects == []
         reader = PROTOCOLS[client].Stream(None, asking())
         for data in payloads(body):
@@ -822,7 +822,7 @@ def test_a_failure_in_a_stream_read_as_a_whole_reply_keeps_its_message(client, u
     with pytest.raises(UpstreamError) as failed:
         translate.fold_stream(translation, found.stream.events(), context(translation), found.stream.losses)
     assert error_of(failed) == (*error[:2], WITHOUT_END.get(error[2], error[2]))
-    assert {how for how, *_ in found.settlement.ends} == {"broke"}
+    assert {how for how, *_ in found.settlement.ends} == {"failed"}
 
 
 @PAIRS
@@ -835,7 +835,7 @@ def test_an_error_event_in_a_stream_read_as_a_whole_reply_keeps_status_code_and_
     with pytest.raises(UpstreamError) as failed:
         translate.fold_stream(translation, found.stream.events(), context(translation), found.stream.losses)
     assert error_of(failed) == error
-    assert found.settlement.ends[0][0] == "broke"
+    assert found.settlement.ends[0][0] == "failed"
 
 
 @pytest.mark.parametrize("client", [CHAT, RESPONSES, CLAUDE])
@@ -905,7 +905,7 @@ def check_broken(found: Stream, client: str) -> None:
     """Asserts that the stream ends with an error event and is settled as failed."""
     body = found.all()
     found.stream.close()
-    assert {how for how, *_ in found.settlement.ends} == {"broke"}
+    assert {how for how, *_ in found.settlement.ends} == {"failed"}
     assert found.disconnects == []
     reader = PROTOCOLS[client].Stream(None, asking())
     for data in payloads(body):
@@ -977,7 +977,7 @@ def test_every_exception_in_translating_a_stream_becomes_an_error_event(client, 
     assert b"cannot be translated: " in body
     assert b"secret" not in body
     assert disconnects == []
-    assert {how for how, *_ in settlement.ends} == {"broke"}
+    assert {how for how, *_ in settlement.ends} == {"failed"}
 
 
 @FAULTS
@@ -992,7 +992,7 @@ def test_every_exception_in_a_stream_read_as_a_whole_reply_becomes_an_upstream_e
         translate.fold_stream(failing, stream.events(), context(translation), stream.losses)
     assert "cannot be translated: " in failed.value.message
     assert "secret" not in failed.value.message
-    assert {how for how, *_ in settlement.ends} == {"broke"}
+    assert {how for how, *_ in settlement.ends} == {"failed"}
 
 
 def test_a_disconnect_in_the_middle_of_a_stream_is_not_an_error():

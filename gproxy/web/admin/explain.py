@@ -5,7 +5,7 @@ import orjson
 from gproxy.config import entities as documents
 from gproxy.errors import BadRequest, GatewayError, NotFound
 from gproxy.quota import limits
-from gproxy.relay.explain import Candidate, Explanation, Stop, explain
+from gproxy.relay.explain import Candidate, Explanation, PlannedTarget, explain
 from gproxy.relay.planner import Call, Plan
 from gproxy.snapshot import Caller, glob
 from gproxy.store import access, snapshot_loader
@@ -39,7 +39,7 @@ def view(asked: dict) -> dict:
         "limits": _limits(caller, found),
         "accounts": _accounts(found),
         "outcome": _outcome(why_not, found),
-        "targets": [_target(stop, call) for stop in found.stops],
+        "targets": [_target(target, call) for target in found.targets],
     }
 
 
@@ -85,7 +85,7 @@ def _limits(caller: Caller, found: Explanation) -> list[dict]:
     if found.name is None:
         return []
     applying = {one.key for one in limits.applying(caller, found.name)}
-    taken, rows = found.statuses, []
+    taken, rows = found.limits, []
     for row in (*caller.limits, *caller.key_limits):
         counted = taken.statuses if taken is not None else ()
         told = limit_views.limit(row, "key" if row in caller.key_limits else "user", counted, _now_s(found))
@@ -94,7 +94,7 @@ def _limits(caller: Caller, found: Explanation) -> list[dict]:
 
 
 def _accounts(found: Explanation) -> list[dict]:
-    of_accounts = [one for one in (found.statuses.statuses if found.statuses else ()) if one.counter is None]
+    of_accounts = [one for one in (found.limits.statuses if found.limits else ()) if one.counter is None]
     return [
         {"account": "quota" if one.key[0] == "u" else "budget", **limit_views.account(one, _now_s(found))}
         for one in of_accounts
@@ -102,17 +102,19 @@ def _accounts(found: Explanation) -> list[dict]:
 
 
 def _now_s(found: Explanation) -> float:
-    return found.statuses.at / NS if found.statuses else 0.0
+    return found.limits.at / NS if found.limits else 0.0
 
 
 def _outcome(why_not: str | None, found: Explanation) -> dict:
     if why_not is not None:
         return {"status": 401, "code": "unauthorized", "message": why_not}
-    if found.fault is not None:
-        return _fault(found.fault)
-    if any(stop.plan is not None and (stop.plan.kind.responder or stop.plan.lane is None) for stop in found.stops):
+    if found.error is not None:
+        return _fault(found.error)
+    if any(
+        target.plan is not None and (target.plan.kind.responder or target.plan.lane is None) for target in found.targets
+    ):
         return {"status": 200, "code": None, "message": "it would be answered"}
-    if any(one.turn is not None for stop in found.stops for one in stop.candidates):
+    if any(one.position is not None for target in found.targets for one in target.candidates):
         return {"status": 200, "code": None, "message": "it would be sent"}
     return {"status": 503, "code": "no_credential", "message": "no credential can be used"}
 
@@ -121,11 +123,11 @@ def _fault(fault: GatewayError) -> dict:
     return {"status": fault.status, "code": fault.code, "message": fault.message}
 
 
-def _target(stop: Stop, call: Call) -> dict:
-    told = {"provider": stop.provider, "model": stop.model, "tier": stop.tier}
-    if stop.plan is None:
-        return {**told, "is_possible": False, "why_not": _fault(stop.fault)}
-    plan = stop.plan
+def _target(target: PlannedTarget, call: Call) -> dict:
+    told = {"provider": target.provider, "model": target.model, "tier": target.tier}
+    if target.plan is None:
+        return {**told, "is_possible": False, "why_not": _fault(target.error)}
+    plan = target.plan
     return {
         **told,
         "is_possible": True,
@@ -135,8 +137,8 @@ def _target(stop: Stop, call: Call) -> dict:
         "losses": list(plan.losses),
         "price": None if plan.price is None else plan.price.source,
         "bound": _upper_bound(plan),
-        "credentials": [_candidate(one, plan.model) for one in stop.candidates],
-        "upstream": _upstream(stop, call),
+        "credentials": [_candidate(one, plan.model) for one in target.candidates],
+        "upstream": _upstream(target, call),
     }
 
 
@@ -152,27 +154,27 @@ def _candidate(one: Candidate, model: str) -> dict:
     marks = {name: mark for name, mark in one.state.cooling.items() if name in ("", model)}
     return {
         "id": one.credential.id,
-        "turn": one.turn,
-        "why": one.why,
+        "turn": one.position,
+        "why": one.reason,
         "weight": one.credential.weight,
         "status": one.state.status,
         "cooling": {name: mark.verdict for name, mark in marks.items()},
     }
 
 
-def _upstream(stop: Stop, call: Call) -> dict | None:
+def _upstream(target: PlannedTarget, call: Call) -> dict | None:
     """Exactly what would be sent, the credential aside; None where the gateway answers by itself."""
-    if stop.url is None:
+    if target.url is None:
         return None
-    body = stop.plan.body
+    body = target.plan.body
     try:
         shown = orjson.loads(body)
     except orjson.JSONDecodeError:
         shown = None
     return {
         "method": "POST",
-        "url": stop.url,
-        "headers": stop.sent_headers(call),
+        "url": target.url,
+        "headers": target.request_headers(call),
         "body": shown,
         "body_text": body.decode("utf-8", "replace"),
     }

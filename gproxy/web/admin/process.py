@@ -108,7 +108,7 @@ def pull(asked: dict) -> dict:
     provider = runtime().snapshots().provider_by_id.get(provider_id)
     if provider is None:
         raise NotFound(f"there is no enabled provider {provider_id}")
-    return {"models": sorted({card.id for card in runtime().catalogue.offered(provider)})}
+    return {"models": sorted({card.id for card in runtime().catalogue.fetch_offers(provider)})}
 
 
 @blueprint.post("/audit/query")
