@@ -33,7 +33,7 @@ _NO_FORMAT = frozenset(("format",))
 _NO_PREFILL_FAST = frozenset(("no_prefill", "fast"))
 _LOW_TO_HIGH, _LOW_TO_MAX = ("low", "medium", "high"), ("low", "medium", "high", "max")
 _NONE_TO_XHIGH = ("none", "low", "medium", "high", "xhigh")
-# Ordered: the first row whose pattern is found in the model's name decides.
+# Ordered: the first row with a pattern that is found in the model's name decides.
 ANTHROPIC: tuple[tuple[str, Capabilities], ...] = (
     (r"claude-3-(opus|sonnet|haiku)", Capabilities(4096, REASONING | _NO_FORMAT, _ONE_SAMPLER)),
     (r"claude-3[-.]5", Capabilities(8192, REASONING | _NO_FORMAT, _ONE_SAMPLER)),

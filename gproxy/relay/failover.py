@@ -16,7 +16,7 @@ UNREACHED, REFUSED = Fault(Verdict.UPSTREAM_FAILED), Fault(Verdict.INVALID_KEY)
 class RetryDecision(Enum):
     OTHER_CREDENTIAL = "retry with another credential"
     SAME_CREDENTIAL = "retry with the same credential"
-    STOP = "no retry"
+    NO_RETRY = "no retry"
 
 
 @dataclass(slots=True)
@@ -59,7 +59,7 @@ class RetryPolicy:
         if error.is_stale and not self._has_repeated:
             self._has_repeated = True
             return RetryDecision.SAME_CREDENTIAL
-        return RetryDecision.OTHER_CREDENTIAL if retry_timeouts else RetryDecision.STOP
+        return RetryDecision.OTHER_CREDENTIAL if retry_timeouts else RetryDecision.NO_RETRY
 
 
 class CredentialReservation:
@@ -84,9 +84,9 @@ class CredentialReservation:
 class Failover:
     """The attempts of one call. `plan` and `credential` are those of the current attempt.
 
-    The constructor only selects the first credential, `reserve` takes it from its limits: a call that its caller's
-    quotas or limits refuse must not use up a credential's limits. The constructor raises NoCredential if no target has
-    a usable credential.
+    The constructor only selects the first credential; `reserve` counts the call in the credential's own limits, after
+    the caller's quotas and limits have accepted it. The constructor raises NoCredential if no target has a usable
+    credential.
     """
 
     def __init__(self, pool: Pool, plan):

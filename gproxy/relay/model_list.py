@@ -141,7 +141,7 @@ class ModelList:
                     break
 
     def _offers(self, providers: list[Provider], wire_name: str) -> dict[int, tuple[ModelCard, ...]]:
-        """Returns each upstream's models by provider id, () for a provider whose dispatch is local."""
+        """Returns each upstream's models by provider id, () for a provider with local dispatch."""
         remote = (provider for provider in providers if not _is_local(provider, wire_name))
         waiting = {provider.id: gevent.spawn(self._offer, provider) for provider in remote}
         offers = {provider_id: greenlet.get() for provider_id, greenlet in waiting.items()}

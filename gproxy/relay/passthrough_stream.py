@@ -177,7 +177,7 @@ class PassthroughStream:
 
 
 def drain(exchange, watch: DisconnectWatch, reader, splitter: sse.Splitter, max_s: float) -> bool:
-    """Reads the remainder of a stream whose client disconnected, for its usage. Returns whether the stream is complete.
+    """Reads the remainder of a stream after its client disconnected, for the usage. Returns whether it is complete.
 
     `max_s`: the maximum time in seconds.
     """
@@ -191,7 +191,7 @@ def drain(exchange, watch: DisconnectWatch, reader, splitter: sse.Splitter, max_
                             return not reader.has_failed
             return reader.is_terminal and not reader.has_failed
         except (GatewayError, sse.TooLong) as error:
-            log.info("a stream whose client disconnected was not read to its end: %s", error)
+            log.info("the stream of a disconnected client was not read to its end: %s", error)
     return False
 
 

@@ -142,7 +142,7 @@ class Relay:
                 raise
 
     def _measure_start(self, answer: Answer, call: Call, exchange: Exchange, watch: DisconnectWatch) -> None:
-        """Updates the metrics for a response whose headers are about to be sent."""
+        """Updates the metrics when the headers of a response are about to be sent."""
         self.metrics.answered(call.summary, max(0.0, time.perf_counter() - call.started - exchange.waited_s))
         if not isinstance(answer.body, bytes):
             self.streaming.add(watch)
@@ -366,7 +366,7 @@ class Relay:
     def _pin_function(self, plan: Plan, settlement: Settlement) -> Callable[[str | None], None]:
         """Returns a function that stores the credential of a response, by the response's id.
 
-        The function has no reference to the plan, and so none to the request's body.
+        The function has no reference to the plan, so that the request's body can be freed.
         """
         put, provider = partial(self.ttl_store.put, plan.caller.user_id), plan.provider.id
 
@@ -461,7 +461,7 @@ class Relay:
         return Answer(exchange.status, returned, body)
 
     def send_heartbeats(self) -> None:
-        """Interrupts the wait of every stream whose heartbeat is due."""
+        """Interrupts the wait of every stream with a due heartbeat."""
         now = time.monotonic()
         for watch in tuple(self.running):
             watch.check_heartbeat(now)

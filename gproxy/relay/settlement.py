@@ -95,7 +95,7 @@ class Settlement:
     def exceeds_quota(self, usage: Usage | None, text_bytes: int) -> bool:
         """Returns whether a stream costs more than the caller's quotas allow. Extends the reservation if needed.
 
-        `usage` and `text_bytes`: what the stream has delivered so far.
+        `usage` and `text_bytes`: delivered by the stream so far.
         """
         delivered = self._delivered_usage(usage, text_bytes)
         cost_so_far = self._cost(delivered)
@@ -131,14 +131,14 @@ class Settlement:
             self._settle(Outcome.COMPLETE, status, self._delivered_usage(None, text_bytes), is_estimated=True)
 
     def settle_failed(self, status: int, usage: Usage | None, text_bytes: int) -> None:
-        """Settles a failure of the upstream: free before any output, else the cost of what was delivered."""
+        """Settles a failure of the upstream: free before any output, else the cost of the delivered output."""
         if text_bytes:
             self._settle(Outcome.PARTIAL, status, self._delivered_usage(usage, text_bytes), is_estimated=True)
         else:
             self._settle(Outcome.FAILED, status, Usage())
 
     def settle_disconnected(self, usage: Usage | None, text_bytes: int, is_complete: bool = False) -> None:
-        """Settles a call whose client disconnected: the cost of the input and of what was delivered.
+        """Settles a call after its client disconnected: the cost of the input and of the delivered output.
 
         `is_complete`: the upstream's stream was read to its end, so that `usage` is exact.
         """

@@ -193,7 +193,7 @@ def write_body(translation: Translation, is_strict: bool) -> Translation:
 
 
 def _urls_to_fetch(request: Request, upstream: ModuleType) -> list[Media]:
-    """Returns the media whose URL the upstream cannot open itself."""
+    """Returns the media with a URL that the upstream cannot open itself."""
     return [
         media
         for turn in request.turns
@@ -286,7 +286,7 @@ class UpstreamFailure(UpstreamError):
 
 
 def untranslatable_error(fault: Exception) -> UpstreamError:
-    """Returns the error for a reply whose translation failed with this exception, and logs an unexpected one."""
+    """Returns the error for a reply that could not be translated, and logs an unexpected exception."""
     if isinstance(fault, GatewayError):
         return UpstreamError(f"the upstream's reply cannot be translated: {fault.message}")
     # The place and not the exception's text, because that may contain a part of the reply.

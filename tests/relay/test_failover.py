@@ -34,9 +34,9 @@ def error(kind: type = UpstreamError, was_sent: bool = True, is_stale: bool = Fa
         (error(was_sent=False), False, RetryDecision.OTHER_CREDENTIAL),
         (error(UpstreamTimeout, was_sent=False), False, RetryDecision.OTHER_CREDENTIAL),
         (error(is_stale=True), False, RetryDecision.SAME_CREDENTIAL),
-        (error(), False, RetryDecision.STOP),
+        (error(), False, RetryDecision.NO_RETRY),
         (error(), True, RetryDecision.OTHER_CREDENTIAL),
-        (error(UpstreamTimeout), False, RetryDecision.STOP),
+        (error(UpstreamTimeout), False, RetryDecision.NO_RETRY),
         (error(UpstreamTimeout), True, RetryDecision.OTHER_CREDENTIAL),
     ],
 )
@@ -47,7 +47,7 @@ def test_a_request_that_the_upstream_may_be_working_on_is_not_retried(failure, r
 def test_a_stale_connection_is_retried_once():
     policy = RetryPolicy(5, 60)
     decisions = [policy.decide(error(is_stale=True), False) for _ in range(2)]
-    assert decisions == [RetryDecision.SAME_CREDENTIAL, RetryDecision.STOP]
+    assert decisions == [RetryDecision.SAME_CREDENTIAL, RetryDecision.NO_RETRY]
 
 
 def test_the_policy_is_exhausted_after_the_maximum_of_attempts():

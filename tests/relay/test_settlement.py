@@ -19,7 +19,7 @@ from gproxy.relay.settlement import MAX_LOSSES_BYTES, MAX_TEXT_CHARS, NoSettleme
 
 PRICE = Found(Price(Decimal("0.001"), (Tier(10**8, Decimal(1), Decimal(2), Decimal("0.1")),)), "model")
 ENTRY = {"rq": "req_1", "at": 1, "u": 1, "k": 2, "p": 3, "c": "demo", "r": None, "op": "o", "pr": "p", "m": "m"}
-SEEN = Usage(30, 5, 2, 60, 7, 8, 9)
+USAGE = Usage(30, 5, 2, 60, 7, 8, 9)
 
 
 @pytest.fixture
@@ -47,16 +47,16 @@ def test_an_estimate_is_rounded_up(size, tokens):
 
 # method, its arguments; expected outcome, status, token counts, whether they are estimated, cost
 ENDS = [
-    ("settle_complete", (200, SEEN, 999), "complete", 200, [30, 5, 2, 60, 7, 8, 9], False, 1_070_000),
+    ("settle_complete", (200, USAGE, 999), "complete", 200, [30, 5, 2, 60, 7, 8, 9], False, 1_070_000),
     ("settle_complete", (200, Usage(), 999), "complete", 200, [0, 0, 0, 0, 0, 0, 0], False, 1_000_000),
     # without usage from the vendor: the input estimate, and a token for every four bytes
     ("settle_complete", (200, None, 41), "complete", 200, [100, 11, 0, 0, 0, 0, 0], True, 1_122_000),
     ("settle_complete", (200, None, 0), "complete", 200, [100, 0, 0, 0, 0, 0, 0], True, 1_100_000),
     # the upstream failed: nothing before the first output, else what was delivered
     ("settle_failed", (502, None, 0), "failed", 502, [0, 0, 0, 0, 0, 0, 0], False, 0),
-    ("settle_failed", (502, SEEN, 0), "failed", 502, [0, 0, 0, 0, 0, 0, 0], False, 0),
+    ("settle_failed", (502, USAGE, 0), "failed", 502, [0, 0, 0, 0, 0, 0, 0], False, 0),
     ("settle_failed", (504, None, 41), "partial", 504, [100, 11, 0, 0, 0, 0, 0], True, 1_122_000),
-    ("settle_failed", (200, SEEN, 41), "partial", 200, [30, 11, 2, 60, 7, 8, 9], True, 1_082_000),
+    ("settle_failed", (200, USAGE, 41), "partial", 200, [30, 11, 2, 60, 7, 8, 9], True, 1_082_000),
     # the client disconnected: the input and what was delivered
     ("settle_disconnected", (None, 0), "partial", 499, [100, 0, 0, 0, 0, 0, 0], True, 1_100_000),
     ("settle_disconnected", (None, 41), "partial", 499, [100, 11, 0, 0, 0, 0, 0], True, 1_122_000),
@@ -94,7 +94,7 @@ def test_only_the_first_settlement_counts(journal, end, arguments):
 
 def test_a_call_without_a_price_has_no_cost(journal):
     settlement = make(journal, price=None)
-    settlement.settle_complete(200, SEEN, 0)
+    settlement.settle_complete(200, USAGE, 0)
     settled = entries(journal)[1]
     assert settlement.cost is None
     assert settled["c"] == 0
@@ -126,7 +126,7 @@ def test_the_first_byte_is_recorded_once(journal):
     settlement.record_first_byte()
     first = settlement.first_byte
     settlement.record_first_byte()
-    settlement.settle_complete(200, SEEN, 0)
+    settlement.settle_complete(200, USAGE, 0)
     assert settlement.first_byte == first
     settled = entries(journal)[1]
     assert 500 <= settled["f"] <= settled["l"]
@@ -141,7 +141,7 @@ def test_attempts_and_losses_are_in_the_settled_entry(journal):
     tries = [(1, 7, 500, 12), (1, 8, "upstream_error", 3), (2, 9, 200, 41)]
     settlement = make(journal, attempts=tries, losses=["seed", "logit_bias"])
     settlement.served_by = (2, "anthropic", 9)
-    settlement.settle_complete(200, SEEN, 0)
+    settlement.settle_complete(200, USAGE, 0)
     settled = entries(journal)[1]
     assert (settled["a"], settled["lo"], settled["by"]) == (3, ["seed", "logit_bias"], [2, "anthropic", 9])
     assert settled["tr"] == [list(one) for one in tries]
@@ -150,7 +150,7 @@ def test_attempts_and_losses_are_in_the_settled_entry(journal):
 def test_a_single_attempt_is_only_in_the_opened_entry(journal):
     settlement = make(journal, attempts=[(1, 7, 200, 12)])
     settlement.served_by = (1, "openai", 7)
-    settlement.settle_complete(200, SEEN, 0)
+    settlement.settle_complete(200, USAGE, 0)
     settled = entries(journal)[1]
     assert (settled["a"], "tr" in settled, "by" in settled) == (1, False, False)
 
@@ -158,8 +158,8 @@ def test_a_single_attempt_is_only_in_the_opened_entry(journal):
 def test_the_credentials_reservation_is_released_once_at_the_end(journal):
     released = []
     settlement = make(journal, release_credential=lambda: released.append(1))
-    settlement.settle_complete(200, SEEN, 0)
-    settlement.settle_disconnected(SEEN, 0)
+    settlement.settle_complete(200, USAGE, 0)
+    settlement.settle_disconnected(USAGE, 0)
     assert released == [1]
 
 
@@ -175,7 +175,7 @@ def test_the_credentials_reservation_is_released_once_at_the_end(journal):
     ],
 )
 def test_losses_are_cut_to_the_size_of_an_entry(journal, losses, recorded):
-    make(journal, losses=losses).settle_complete(200, SEEN, 0)
+    make(journal, losses=losses).settle_complete(200, USAGE, 0)
     assert entries(journal)[1].get("lo") == recorded
     assert len(orjson.dumps(recorded or []).strip(b"[]")) < MAX_LOSSES_BYTES
 
@@ -194,9 +194,9 @@ def test_metrics_are_counted_once_and_after_the_journal(journal):
     settlement.record_first_byte(3)
     first = settlement.first_token
     settlement.record_first_byte(9)
-    settlement.settle_complete(200, SEEN, 0)
+    settlement.settle_complete(200, USAGE, 0)
     settlement.settle_disconnected(None, 0)
-    assert recorded == [("complete", SEEN, 1_070_000, 200, attempts, 2)]
+    assert recorded == [("complete", USAGE, 1_070_000, 200, attempts, 2)]
     assert settlement.summary.first_token_s == first - settlement.started >= 0.5
 
 
@@ -219,8 +219,8 @@ def test_a_token_count_has_no_cost_and_no_entry():
     settlement = NoSettlement(lambda: released.append(1))
     settlement.record_first_byte()
     for end in (settlement.settle_complete, settlement.settle_failed):
-        end(200, SEEN, 9)
-    settlement.settle_disconnected(SEEN, 9)
+        end(200, USAGE, 9)
+    settlement.settle_disconnected(USAGE, 9)
     settlement.losses = ["seed"]
     # Settled from the start: a stream's close has nothing to settle.
     assert (settlement.cost, settlement.is_settled, NoSettlement(print).losses) == (None, True, [])

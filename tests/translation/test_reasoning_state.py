@@ -63,7 +63,7 @@ STORED = [
     # no state that a vendor requires
     ((CALL, SECOND), {}),
     ((Thinking("hm"), CALL), {}),
-    # no call whose result will be sent
+    # no call that needs a result
     ((THOUGHT, Text("so")), {}),
     ((Text("so"),), {}),
     ((), {}),

@@ -915,7 +915,7 @@ def check_broken(found: Stream, client: str) -> None:
 
 
 class FailingProtocol:
-    """A protocol whose stream functions of these names raise `fault` after three events."""
+    """Wraps a protocol so that its stream functions of these names raise `fault` after three events."""
 
     def __init__(self, module, *names: str, fault: Exception):
         self._module, self._names, self._fault = module, names, fault
@@ -1002,7 +1002,7 @@ def test_a_disconnect_in_the_middle_of_a_stream_is_not_an_error():
     assert [end[0] for end in found.settlement.ends] == ["disconnected"]
 
 
-def test_the_context_of_a_reply_holds_no_more_than_it_needs():
+def test_the_context_of_a_reply_contains_only_what_it_needs():
     translation = prepare(RESPONSES, CLAUDE, hello(RESPONSES, instructions="be brief", temperature=0.5))
     found = context(translation)
     assert (found.name, found.provider, found.request_id) == ("requested", "main/anthropic", "req_1")
