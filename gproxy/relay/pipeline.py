@@ -87,10 +87,6 @@ class Relay:
         if provider and (found is None or not Rights(caller).may_use_files(found.id)):
             raise Forbidden(f"files at provider {provider!r} are not allowed for this key; ask for a file permission")
 
-    def plan(self, call: Call, caller: Caller, snapshot: Snapshot) -> Plan:
-        """Returns the plan of the call. Raises GatewayError. No effects."""
-        return self.planner.plan(call, caller, snapshot)
-
     def open_watch(self, sock) -> DisconnectWatch:
         """Returns the watch over the client of one request. The caller must end it with `close_watch`."""
         watch = DisconnectWatch(sock)
@@ -104,6 +100,22 @@ class Relay:
         self.running.discard(watch)
         self.streaming.discard(watch)
         self.metrics.open(len(self.running), len(self.streaming))
+
+    def send_heartbeats(self) -> None:
+        """Interrupts the wait of every stream with a due heartbeat."""
+        now = time.monotonic()
+        for watch in tuple(self.running):
+            watch.check_heartbeat(now)
+
+    def interrupt_all(self, new_error: Callable[[], GatewayError]) -> int:
+        """Interrupts every running call with an error of its own. Returns the number of calls."""
+        for watch in self.running:
+            watch.interrupt(new_error())
+        return len(self.running)
+
+    def plan(self, call: Call, caller: Caller, snapshot: Snapshot) -> Plan:
+        """Returns the plan of the call. Raises GatewayError. No effects."""
+        return self.planner.plan(call, caller, snapshot)
 
     def run(self, plan: Plan, call: Call, watch: DisconnectWatch) -> Answer:
         """Executes the plan and returns the response. Raises GatewayError or ClientDisconnected after settlement."""
@@ -140,78 +152,6 @@ class Relay:
                         "request %s: provider %s: %s", call.request_id, failover.plan.provider.name, error.message
                     )
                 raise
-
-    def _measure_start(self, answer: Answer, call: Call, exchange: Exchange, watch: DisconnectWatch) -> None:
-        """Updates the metrics when the headers of a response are about to be sent."""
-        self.metrics.answered(call.summary, max(0.0, time.perf_counter() - call.started - exchange.waited_s))
-        if not isinstance(answer.body, bytes):
-            self.streaming.add(watch)
-            self.metrics.open(len(self.running), len(self.streaming))
-
-    def _attempt(self, failover: Failover, call: Call, settlement: Settlement, watch: DisconnectWatch) -> Exchange:
-        """Makes attempts until one succeeds. Returns its response, or the first failed response if none succeeds.
-
-        Raises GatewayError if the first failed attempt had no response.
-        """
-        while True:
-            began = failover.begin()
-            try:
-                self._fetch_files(failover.plan, watch)
-                exchange = self._send(failover.plan, call, failover.credential, watch)
-                fault = self._find_fault(failover, exchange, watch)
-            except GatewayError as error:
-                has_next = failover.failed(error)
-            else:
-                if fault is None:
-                    failover.succeeded(exchange.status, began)
-                    settlement.set_target(failover.plan, failover.credential)
-                    return exchange
-                has_next = failover.answered(exchange, fault)
-            if not has_next:
-                return failover.first_failure()
-            log.info("request %s: another attempt, at provider %s", call.request_id, failover.plan.provider.name)
-
-    def _find_fault(self, failover: Failover, exchange: Exchange, watch: DisconnectWatch) -> Fault | None:
-        """Returns the fault that a response reports, or None. The bytes read stay in the exchange.
-
-        Raises UpstreamError if the response breaks off.
-        """
-        if error_classifier.may_be_fault(exchange.status):
-            return error_classifier.classify(exchange.status, exchange.headers, exchange.kept(watch), time.time())
-        if exchange.status != 200 or not exchange.is_stream or not failover.may_retry:
-            return None
-        try:
-            protocol = self.protocols[failover.plan.upstream_protocol]
-            return first_event_probe.find_fault(exchange, protocol, failover.plan.head, watch, time.time())
-        except BaseException:
-            exchange.close()
-            raise
-
-    def _respond_count(self, plan: Plan, call: Call) -> Answer:
-        """Answers a token count locally, estimated from the bytes of the body, for an upstream without counts."""
-        protocol = self.protocols[call.protocol]
-        found = Count(input_estimate(call.body))
-        context = Context(plan.sent_model, plan.provider.name, call.request_id, 0)
-        body = raw_json.dumps(protocol.CODECS[COUNT].write_reply(found, context, Losses()))
-        returned = [("x-gproxy-provider", plan.provider.name), headers.ESTIMATED, ("Content-Type", "application/json")]
-        self._settle_without_row(call, Outcome.COMPLETE, 200)
-        return Answer(200, [*returned, headers.overhead(call.started, 0.0)], body)
-
-    def _fetch_files(self, plan: Plan, watch: DisconnectWatch) -> None:
-        """Fetches the files that the upstream cannot fetch itself. Raises BadRequest or ClientDisconnected."""
-        if plan.translation is not None and plan.translation.urls:
-            watch.start()
-            translation = translate.fetch_files(plan.translation, self.images, watch)
-            plan.set_translation(translate.write_body(translation, plan.provider.settings.strict_translation))
-
-    def _count_disconnect(self) -> None:
-        self.client_disconnects += 1
-        self.metrics.client_disconnected()
-
-    def _settle_without_row(self, call: Call, outcome: Outcome, status: int) -> None:
-        """Updates the metrics for a call that has no usage row."""
-        call.summary.outcome = outcome
-        self.metrics.settled(call.summary, status, time.perf_counter() - call.started, is_booked=False)
 
     def _reserve(self, plan: Plan, call: Call, failover: Failover, watch: DisconnectWatch) -> Settlement:
         """Reserves the upper bound and the credential, and writes the `opened` entry. Returns the call's settlement.
@@ -282,6 +222,36 @@ class Relay:
             **({"lo": plan.losses} if plan.losses else {}),
         }
 
+    def _attempt(self, failover: Failover, call: Call, settlement: Settlement, watch: DisconnectWatch) -> Exchange:
+        """Makes attempts until one succeeds. Returns its response, or the first failed response if none succeeds.
+
+        Raises GatewayError if the first failed attempt had no response.
+        """
+        while True:
+            began = failover.begin()
+            try:
+                self._fetch_files(failover.plan, watch)
+                exchange = self._send(failover.plan, call, failover.credential, watch)
+                fault = self._find_fault(failover, exchange, watch)
+            except GatewayError as error:
+                has_next = failover.failed(error)
+            else:
+                if fault is None:
+                    failover.succeeded(exchange.status, began)
+                    settlement.set_target(failover.plan, failover.credential)
+                    return exchange
+                has_next = failover.answered(exchange, fault)
+            if not has_next:
+                return failover.first_failure()
+            log.info("request %s: another attempt, at provider %s", call.request_id, failover.plan.provider.name)
+
+    def _fetch_files(self, plan: Plan, watch: DisconnectWatch) -> None:
+        """Fetches the files that the upstream cannot fetch itself. Raises BadRequest or ClientDisconnected."""
+        if plan.translation is not None and plan.translation.urls:
+            watch.start()
+            translation = translate.fetch_files(plan.translation, self.images, watch)
+            plan.set_translation(translate.write_body(translation, plan.provider.settings.strict_translation))
+
     def _send(self, plan: Plan, call: Call, credential: Credential | None, watch: DisconnectWatch) -> Exchange:
         """Sends the request; once more with a new access token if the upstream rejects a cached one."""
         if plan.kind.responder:
@@ -316,6 +286,22 @@ class Relay:
         if call.attempt_log is None:
             return send()
         return call.attempt_log.send(provider.id, credential.id, base_url + path, sent, plan.body, secret, send)
+
+    def _find_fault(self, failover: Failover, exchange: Exchange, watch: DisconnectWatch) -> Fault | None:
+        """Returns the fault that a response reports, or None. The bytes read stay in the exchange.
+
+        Raises UpstreamError if the response breaks off.
+        """
+        if error_classifier.may_be_fault(exchange.status):
+            return error_classifier.classify(exchange.status, exchange.headers, exchange.kept(watch), time.time())
+        if exchange.status != 200 or not exchange.is_stream or not failover.may_retry:
+            return None
+        try:
+            protocol = self.protocols[failover.plan.upstream_protocol]
+            return first_event_probe.find_fault(exchange, protocol, failover.plan.head, watch, time.time())
+        except BaseException:
+            exchange.close()
+            raise
 
     def _respond(
         self, plan: Plan, call: Call, exchange: Exchange, settlement: Settlement, watch: DisconnectWatch
@@ -362,40 +348,6 @@ class Relay:
         if protocol.MODEL_FIELD in fields and bytes(fields[protocol.MODEL_FIELD]) != quoted:
             body = raw_json.join(raw_json.exchange(fields, protocol.MODEL_FIELD, quoted))
         return self._respond_whole(exchange, call, settlement, returned, plan.losses, body)
-
-    def _pin_function(self, plan: Plan, settlement: Settlement) -> Callable[[str | None], None]:
-        """Returns a function that stores the credential of a response, by the response's id.
-
-        The function has no reference to the plan, so that the request's body can be freed.
-        """
-        put, provider = partial(self.ttl_store.put, plan.caller.user_id), plan.provider.id
-
-        def pin(response_id: str | None) -> None:
-            if response_id and settlement.served_by is not None:
-                reasoning_state.store_response_credential(put, provider, response_id, settlement.served_by[2])
-
-        return pin
-
-    def _settle_whole(
-        self, usage: Usage | None, fields: raw_json.Fields | None, body: bytes, exchange, settlement: Settlement
-    ) -> None:
-        """Settles a whole reply by the upstream's own bytes. Raises UpstreamError if it is not a JSON object."""
-        if fields is None:
-            raise UpstreamError(f"the upstream answered {exchange.status} with a body that is not a JSON object")
-        if is_error_reply(usage, fields):  # some upstreams report an error with status 200; it is not billed as output
-            settlement.settle_failed(exchange.status, None, 0)
-        else:
-            text_size = 0 if usage is not None else passthrough_stream.text_size(body)
-            settlement.settle_complete(exchange.status, usage, text_size)
-
-    def _respond_stream(
-        self, stream, call: Call, exchange: Exchange, returned: list, losses: tuple[str, ...]
-    ) -> Answer:
-        """Responds with a stream, which settles the call itself."""
-        returned += headers.STREAMED_ARRAY if call.as_array else headers.STREAMED
-        returned += headers.lossy(losses)
-        returned.append(headers.overhead(call.started, exchange.waited_s))
-        return Answer(exchange.status, returned, stream.frames(), stream.close)
 
     def _respond_translated(
         self, plan: Plan, call: Call, exchange: Exchange, settlement: Settlement, watch: DisconnectWatch, returned: list
@@ -449,6 +401,15 @@ class Relay:
             exchange, call, settlement, returned, (*plan.losses, *lost), body, "application/json"
         )
 
+    def _respond_stream(
+        self, stream, call: Call, exchange: Exchange, returned: list, losses: tuple[str, ...]
+    ) -> Answer:
+        """Responds with a stream, which settles the call itself."""
+        returned += headers.STREAMED_ARRAY if call.as_array else headers.STREAMED
+        returned += headers.lossy(losses)
+        returned.append(headers.overhead(call.started, exchange.waited_s))
+        return Answer(exchange.status, returned, stream.frames(), stream.close)
+
     def _respond_whole(
         self, exchange, call, settlement, returned: list, losses: tuple[str, ...], body: bytes, kind: str | None = None
     ) -> Answer:
@@ -460,17 +421,56 @@ class Relay:
         returned.append(headers.overhead(call.started, exchange.waited_s))
         return Answer(exchange.status, returned, body)
 
-    def send_heartbeats(self) -> None:
-        """Interrupts the wait of every stream with a due heartbeat."""
-        now = time.monotonic()
-        for watch in tuple(self.running):
-            watch.check_heartbeat(now)
+    def _respond_count(self, plan: Plan, call: Call) -> Answer:
+        """Answers a token count locally, estimated from the bytes of the body, for an upstream without counts."""
+        protocol = self.protocols[call.protocol]
+        found = Count(input_estimate(call.body))
+        context = Context(plan.sent_model, plan.provider.name, call.request_id, 0)
+        body = raw_json.dumps(protocol.CODECS[COUNT].write_reply(found, context, Losses()))
+        returned = [("x-gproxy-provider", plan.provider.name), headers.ESTIMATED, ("Content-Type", "application/json")]
+        self._settle_without_row(call, Outcome.COMPLETE, 200)
+        return Answer(200, [*returned, headers.overhead(call.started, 0.0)], body)
 
-    def interrupt_all(self, new_error: Callable[[], GatewayError]) -> int:
-        """Interrupts every running call with an error of its own. Returns the number of calls."""
-        for watch in self.running:
-            watch.interrupt(new_error())
-        return len(self.running)
+    def _pin_function(self, plan: Plan, settlement: Settlement) -> Callable[[str | None], None]:
+        """Returns a function that stores the credential of a response, by the response's id.
+
+        The function has no reference to the plan, so that the request's body can be freed.
+        """
+        put, provider = partial(self.ttl_store.put, plan.caller.user_id), plan.provider.id
+
+        def pin(response_id: str | None) -> None:
+            if response_id and settlement.served_by is not None:
+                reasoning_state.store_response_credential(put, provider, response_id, settlement.served_by[2])
+
+        return pin
+
+    def _measure_start(self, answer: Answer, call: Call, exchange: Exchange, watch: DisconnectWatch) -> None:
+        """Updates the metrics when the headers of a response are about to be sent."""
+        self.metrics.answered(call.summary, max(0.0, time.perf_counter() - call.started - exchange.waited_s))
+        if not isinstance(answer.body, bytes):
+            self.streaming.add(watch)
+            self.metrics.open(len(self.running), len(self.streaming))
+
+    def _settle_whole(
+        self, usage: Usage | None, fields: raw_json.Fields | None, body: bytes, exchange, settlement: Settlement
+    ) -> None:
+        """Settles a whole reply by the upstream's own bytes. Raises UpstreamError if it is not a JSON object."""
+        if fields is None:
+            raise UpstreamError(f"the upstream answered {exchange.status} with a body that is not a JSON object")
+        if is_error_reply(usage, fields):  # some upstreams report an error with status 200; it is not billed as output
+            settlement.settle_failed(exchange.status, None, 0)
+        else:
+            text_size = 0 if usage is not None else passthrough_stream.text_size(body)
+            settlement.settle_complete(exchange.status, usage, text_size)
+
+    def _settle_without_row(self, call: Call, outcome: Outcome, status: int) -> None:
+        """Updates the metrics for a call that has no usage row."""
+        call.summary.outcome = outcome
+        self.metrics.settled(call.summary, status, time.perf_counter() - call.started, is_booked=False)
+
+    def _count_disconnect(self) -> None:
+        self.client_disconnects += 1
+        self.metrics.client_disconnected()
 
 
 def _drain_s(plan: Plan) -> float:
