@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from gproxy.accounting import prices
 from gproxy.admission.keys import digest, fingerprint
-from gproxy.admission.passwords import hashed
+from gproxy.admission.passwords import hash_password
 from gproxy.channels.kind import Kind
 from gproxy.config import seed as documents
 from gproxy.config.keys import new_key
@@ -120,7 +120,7 @@ def _alias(row: dict) -> seeding.NewAlias:
 
 def _user(row: dict) -> seeding.NewUser:
     keys = tuple(map(_key, row["keys"]))
-    return seeding.NewUser(row["name"], hashed(row["password"]), row["enabled"], row["is_admin"], keys)
+    return seeding.NewUser(row["name"], hash_password(row["password"]), row["enabled"], row["is_admin"], keys)
 
 
 def _key(row: dict) -> seeding.NewKey:
@@ -184,7 +184,7 @@ def with_admin(found: seeding.Content, settings: Settings) -> tuple[seeding.Cont
     if owner is None:
         keys += (seeding.NewKey(key_digest, fingerprint(key_digest)),)
     password_hash = admin.password_hash if admin and admin.password_hash and settings.admin_password is None else None
-    new_admin = seeding.NewUser(name, password_hash or hashed(password), True, True, keys)
+    new_admin = seeding.NewUser(name, password_hash or hash_password(password), True, True, keys)
     grant = (name, None, "*")
     permissions = found.permissions if grant in found.permissions else (*found.permissions, grant)
     generated = GeneratedAdmin(

@@ -270,7 +270,7 @@ class Runtime:
         """Loop: sends heartbeats into idle streams."""
         while True:
             gevent.sleep(POLL_S)
-            self.relay.beat()
+            self.relay.send_heartbeats()
 
     def preload_limits(self) -> None:
         """Loop: loads the limits and quotas of all callers into the shared state after each change."""

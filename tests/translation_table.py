@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gproxy import protocols
-from gproxy.channels.model_capabilities import facts
+from gproxy.channels.model_capabilities import capabilities
 from gproxy.protocols.hub import (
     Choice,
     Citation,
@@ -148,7 +148,7 @@ FEATURES: dict[str, Request] = {
 
 def target(protocol: str, feature: str) -> Target:
     model = (THINKERS if feature.startswith("reasoning") else MODELS)[protocol]
-    known = facts(protocol, model)
+    known = capabilities(protocol, model)
     traits = known.traits | {"custom_tools"}
     return Target(
         "p", model, False, known.max_output, traits, known.refused, known.budgets, known.budget_range, known.efforts

@@ -1,1 +1,1 @@
-"""Who calls, and what they may do. Knows nothing of HTTP."""
+"""Authentication and permissions: API keys, sessions, passwords, rights, capacity. Contains no HTTP."""

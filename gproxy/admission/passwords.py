@@ -1,16 +1,22 @@
-"""Passwords: Argon2id. Off the hub, please: one check takes tens of milliseconds of a core."""
+"""Hashes and verifies passwords with Argon2id.
+
+Run both off the event loop: one hash takes tens of milliseconds of a core.
+"""
 
 from gproxy.errors import BadRequest
 
 ARGON2 = {"time_cost": 2, "memory_cost": 19_456, "parallelism": 1}
 MAX_CHARS = 1_024
-# Of nobody: an unknown user's login takes as long as a known one's.
-_NOBODYS = "$argon2id$v=19$m=19456,t=2,p=1$QpBl5mLUpaLXcufxxI9KRg$QdI542tavPi5/LdAEgqVUdERshNgM3iFrrTze7b0cBk"
+# Verified for an unknown user, so that such a login takes as long as a known user's.
+_DUMMY_HASH = "$argon2id$v=19$m=19456,t=2,p=1$QpBl5mLUpaLXcufxxI9KRg$QdI542tavPi5/LdAEgqVUdERshNgM3iFrrTze7b0cBk"
 
 
-def hashed(password: str | None) -> str | None:
-    """A value that is such a hash already stays. An empty password is none: no login with it. Raises BadRequest."""
-    # Imported where it is needed: most processes never see a password.
+def hash_password(password: str | None) -> str | None:
+    """Returns the Argon2 hash; a value that already is one is returned as it is, an empty password gives None.
+
+    Raises BadRequest on a value that starts like a hash and is not one.
+    """
+    # Imported here, because most processes never handle a password.
     from argon2 import PasswordHasher, extract_parameters
     from argon2.exceptions import InvalidHashError
 
@@ -21,17 +27,17 @@ def hashed(password: str | None) -> str | None:
     try:
         extract_parameters(password)
     except InvalidHashError:
-        raise BadRequest("password: begins as an Argon2 hash and is none") from None
+        raise BadRequest("password: starts like an Argon2 hash and is not a valid one") from None
     return password
 
 
 def verify(stored: str | None, password: str) -> bool:
-    """Whether this is the password. Without a stored one it never is, and that takes as long."""
+    """Returns whether the password matches the stored hash; always False, after the same time, if `stored` is None."""
     from argon2 import PasswordHasher
     from argon2.exceptions import InvalidHashError, VerificationError
 
     try:
-        PasswordHasher(**ARGON2).verify(stored or _NOBODYS, password)
+        PasswordHasher(**ARGON2).verify(stored or _DUMMY_HASH, password)
     except (VerificationError, InvalidHashError):
         return False
     return stored is not None

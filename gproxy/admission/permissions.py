@@ -1,4 +1,4 @@
-"""What a caller may do. Allow-lists: the union of the user's rows, narrowed by the key's if it has any.
+"""A caller's permissions, as allow-lists: the union of the user's rows, restricted by the key's rows if it has any.
 
 Administrators have no implicit rights.
 """
@@ -11,30 +11,33 @@ from gproxy.snapshot import Caller, Grant
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """One caller's permission rows as questions. `name` is the name that the client sent.
+    """Answers permission questions for one caller. `name` is the model name that the client sent.
 
-    A key's rows only take away: what is allowed is what both the user's rows and the key's allow.
+    A key's rows can only restrict: a name is allowed if the user's rows and the key's rows both allow it.
     """
 
     caller: Caller
 
     def may_use(self, provider_id: int | None, name: str) -> bool:
-        """Whether a row allows the name at this provider; None asks for any-provider rows only."""
+        """Returns whether a row allows the name at this provider; with None only any-provider rows count."""
         return self._allows(lambda grant: grant.provider_id in (None, provider_id) and grant.matches(name))
 
     def may_use_somewhere(self, name: str) -> bool:
+        """Returns whether a row allows the name at any provider."""
         return self._allows(lambda grant: grant.matches(name))
 
-    def may_enter(self, provider_id: int) -> bool:
-        """Whether any row is about this provider at all."""
+    def may_access_provider(self, provider_id: int) -> bool:
+        """Returns whether any row allows any name at this provider."""
         return self._allows(lambda grant: grant.provider_id in (None, provider_id))
 
     def may_use_files(self, provider_id: int) -> bool:
-        """Whether the user's files may be at this provider: its own row, and a key that may enter there."""
-        narrowed = self.caller.key_grants
-        may_enter = narrowed is None or any(grant.provider_id in (None, provider_id) for grant in narrowed)
-        return provider_id in self.caller.files and may_enter
+        """Returns whether a file permission names this provider and the key's rows include it."""
+        key_grants = self.caller.key_grants
+        may_access_provider = key_grants is None or any(
+            grant.provider_id in (None, provider_id) for grant in key_grants
+        )
+        return provider_id in self.caller.files and may_access_provider
 
-    def _allows(self, is_meant: Callable[[Grant], bool]) -> bool:
-        narrowed = self.caller.key_grants
-        return any(map(is_meant, self.caller.grants)) and (narrowed is None or any(map(is_meant, narrowed)))
+    def _allows(self, matches: Callable[[Grant], bool]) -> bool:
+        key_grants = self.caller.key_grants
+        return any(map(matches, self.caller.grants)) and (key_grants is None or any(map(matches, key_grants)))

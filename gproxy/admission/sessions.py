@@ -1,4 +1,4 @@
-"""Sessions of users that logged in. A token is told once; its digest is what is stored and looked for."""
+"""Login sessions. The token is returned once, at login; only its digest is stored and looked up."""
 
 import hashlib
 import secrets
@@ -7,21 +7,22 @@ from gproxy.errors import Unauthorized
 from gproxy.snapshot import Login, Snapshot
 
 PREFIX = "sess-"
-LIVES_S = 86_400
+LIFETIME_S = 86_400
 DIGEST_PREFIX = "gproxy-session-v1:"
 
 
 def new_token() -> str:
-    """128 random bits."""
+    """Returns a new session token with 128 random bits."""
     return f"{PREFIX}{secrets.token_hex(16)}"
 
 
 def digest(token: str) -> str:
+    """Returns the stored form of a token: the SHA-256 of a fixed prefix and the token, as hex digits."""
     return hashlib.sha256((DIGEST_PREFIX + token).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def admit(snapshot: Snapshot, token: str, now: float) -> Login:
-    """Who logged in; `now` in seconds since the epoch. Raises Unauthorized."""
+    """Returns the login of this token. `now` is in seconds since the epoch. Raises Unauthorized."""
     login = snapshot.logins.get(digest(token))
     if login is None or login.expires_at <= now:
         raise Unauthorized("the session is expired or unknown; log in again")

@@ -1,7 +1,7 @@
-"""A channel that answers itself, so that a fresh gateway works without key, server or network.
+"""The demo channel: it answers inside gproxy, so that a new gateway works without key, server or network.
 
-Pure and deterministic: the same request gives the same bytes. It speaks all four protocols and reports usage,
-one token a word.
+Pure and deterministic: the same request gets the same bytes. It supports all four protocols and reports usage, one
+token per word.
 """
 
 import json
@@ -21,14 +21,14 @@ def _dumps(value: dict) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
-def _texts(value: object) -> str:
-    """The text of a content field, whether it is a string, a list of parts or one part."""
+def _text_of(value: object) -> str:
+    """Returns the text of a content field: a string, a list of parts or one part."""
     if isinstance(value, str):
         return value
     if isinstance(value, list):
-        return " ".join(filter(None, map(_texts, value)))
+        return " ".join(filter(None, map(_text_of, value)))
     if isinstance(value, dict):
-        return _texts(value.get("text") or value.get("content") or value.get("parts") or "")
+        return _text_of(value.get("text") or value.get("content") or value.get("parts") or "")
     return ""
 
 
@@ -39,23 +39,23 @@ def _turns(body: dict) -> list:
     return []
 
 
-def _said(body: dict) -> tuple[str, str]:
-    """The words of the whole prompt, and those of its last user turn."""
+def _prompt_texts(body: dict) -> tuple[str, str]:
+    """Returns the text of the whole prompt, and the text of its last user turn."""
     turns = [turn for turn in _turns(body) if isinstance(turn, dict)]
     users = [turn for turn in turns if turn.get("role", "user") == "user"]
-    return " ".join(map(_texts, turns)), _texts(users[-1]) if users else ""
+    return " ".join(map(_text_of, turns)), _text_of(users[-1]) if users else ""
 
 
 def _words(body: bytes) -> tuple[list[str], int, int]:
-    """The reply word by word, each with its blank, and the prompt and completion tokens."""
+    """Returns the reply's words, each but the first with a leading space, and the prompt and completion tokens."""
     try:
-        prompt, last = _said(json.loads(body))
+        prompt, last = _prompt_texts(json.loads(body))
     except RecursionError:
         prompt = last = "something very deep"
     quote = " ".join(last.split())[:QUOTE_CHARS]
     reply = f"Hello from gproxy! You said: {quote}" if quote else "Hello from gproxy!"
-    first, *rest = reply.split()
-    words = [first, *(f" {word}" for word in rest)]
+    first, *others = reply.split()
+    words = [first, *(f" {word}" for word in others)]
     return words, len(prompt.split()), len(words)
 
 
@@ -64,8 +64,12 @@ def _event(data: dict, name: str | None = None) -> bytes:
     return head + b"data: " + _dumps(data) + b"\n\n"
 
 
-def _chat(model, words, sent, made):
-    usage = {"prompt_tokens": sent, "completion_tokens": made, "total_tokens": sent + made}
+def _chat(model, words, prompt_tokens, completion_tokens):
+    usage = {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
     base = {"id": "chatcmpl-demo", "created": CREATED, "model": model}
     message = {"role": "assistant", "content": "".join(words), "refusal": None}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
@@ -80,14 +84,14 @@ def _chat(model, words, sent, made):
     return whole, [*events, b"data: [DONE]\n\n"]
 
 
-def _responses(model, words, sent, made):
+def _responses(model, words, prompt_tokens, completion_tokens):
     text = "".join(words)
     usage = {
-        "input_tokens": sent,
+        "input_tokens": prompt_tokens,
         "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
-        "output_tokens": made,
+        "output_tokens": completion_tokens,
         "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": sent + made,
+        "total_tokens": prompt_tokens + completion_tokens,
     }
     part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
     item = {"type": "message", "id": "msg_demo", "role": "assistant", "status": "completed", "content": [part]}
@@ -125,9 +129,9 @@ def _responses(model, words, sent, made):
     return whole, [_event({"type": n, "sequence_number": i, **d}, n) for i, (n, d) in enumerate(steps)]
 
 
-def _anthropic(model, words, sent, made):
+def _anthropic(model, words, prompt_tokens, completion_tokens):
     base = {"id": "msg_demo", "type": "message", "role": "assistant", "model": model}
-    usage = {"input_tokens": sent, "output_tokens": made}
+    usage = {"input_tokens": prompt_tokens, "output_tokens": completion_tokens}
     content = [{"type": "text", "text": "".join(words)}]
     whole = {**base, "content": content, "stop_reason": "end_turn", "stop_sequence": None, "usage": usage}
     start = {**whole, "content": [], "stop_reason": None, "usage": {**usage, "output_tokens": 0}}
@@ -142,32 +146,36 @@ def _anthropic(model, words, sent, made):
     return whole, [_event({"type": name, **data}, name) for name, data in steps]
 
 
-def _gemini(model, words, sent, made):
+def _gemini(model, words, prompt_tokens, completion_tokens):
     def reply(text, so_far, finish=None):
         candidate = {"content": {"role": "model", "parts": [{"text": text}]}, "index": 0}
         if finish:
             candidate["finishReason"] = finish
-        usage = {"promptTokenCount": sent, "candidatesTokenCount": so_far, "totalTokenCount": sent + so_far}
+        usage = {
+            "promptTokenCount": prompt_tokens,
+            "candidatesTokenCount": so_far,
+            "totalTokenCount": prompt_tokens + so_far,
+        }
         return {"candidates": [candidate], "usageMetadata": usage, "modelVersion": model, "responseId": "demo"}
 
-    steps = [reply(word, i, "STOP" if i == made else None) for i, word in enumerate(words, 1)]
-    return reply("".join(words), made, "STOP"), [_event(step) for step in steps]
+    steps = [reply(word, i, "STOP" if i == completion_tokens else None) for i, word in enumerate(words, 1)]
+    return reply("".join(words), completion_tokens, "STOP"), [_event(step) for step in steps]
 
 
 WRITERS = {"openai_chat": _chat, "openai_responses": _responses, "anthropic": _anthropic, "gemini": _gemini}
 
 
-class _Demo:
+class _DemoResponder:
     def whole(self, protocol: str, model: str, body: bytes) -> bytes:
-        """The whole reply as JSON."""
+        """Returns the whole reply as JSON."""
         return _dumps(WRITERS[protocol](model, *_words(body))[0])
 
     def stream(self, protocol: str, model: str, body: bytes) -> list[bytes]:
-        """The reply's events, one a word."""
+        """Returns the reply's server-sent events, one content event per word."""
         return WRITERS[protocol](model, *_words(body))[1]
 
     def models(self) -> list[dict]:
-        """What the channel offers, in OpenAI's shape."""
+        """Returns the channel's models, in OpenAI's shape."""
         return [{"id": MODEL, "object": "model", "created": CREATED, "owned_by": "gproxy"}]
 
 
@@ -176,5 +184,5 @@ KIND = Kind(
     "demo",
     "",
     LANES | {(operation, "openai_chat"): Lane("", _no_key) for operation in (LIST_MODELS, GET_MODEL)},
-    answers=_Demo(),
+    responder=_DemoResponder(),
 )

@@ -1,4 +1,4 @@
-"""What an upstream's answer says of the credential that was used, by its status and code. Pure.
+"""Classifies an upstream's error response, by status and code: what it means for the credential that was used. Pure.
 
 Statuses, codes and headers: platform.openai.com/docs/guides/error-codes and …/rate-limits,
 docs.anthropic.com/en/api/errors and …/rate-limits, ai.google.dev/gemini-api/docs/troubleshooting,
@@ -17,73 +17,78 @@ import orjson
 
 
 class Verdict(StrEnum):
-    DEAD = "dead"  # the key is none: nobody can use it until an operator says so
-    BROKE = "broke"  # its account has no money
-    FORBIDDEN = "forbidden"  # this model is not for it
-    LIMITED = "limited"  # too much in too short a time
-    FAILED = "failed"  # the upstream itself, for a moment
+    INVALID_KEY = "dead"  # the key is invalid: disabled until an operator enables it
+    NO_CREDIT = "broke"  # the account of the key has no credit left
+    FORBIDDEN = "forbidden"  # the key may not use this model
+    RATE_LIMITED = "limited"  # the key reached a rate limit
+    UPSTREAM_FAILED = "failed"  # the upstream failed; the key is not the cause
 
 
 class Fault(NamedTuple):
-    """`wait_s`: in how many seconds the upstream wants to be asked again, where it tells."""
+    """`wait_s`: after how many seconds the upstream accepts the next request, None if it does not say."""
 
     verdict: Verdict
     wait_s: float | None = None
 
 
-# Codes that say more than their status, each where a vendor puts it: `error.code`, `error.type`, `error.status`, or a
-# reason in `error.details`.
+# Codes that are more specific than the status. Vendors put them into `error.code`, `error.type`, `error.status` or
+# `error.details[].reason`.
 BY_CODE = {
-    (429, "insufficient_quota"): Verdict.BROKE,
-    (429, "billing_hard_limit_reached"): Verdict.BROKE,
-    (400, "billing_error"): Verdict.BROKE,
-    (403, "billing_error"): Verdict.BROKE,
-    (400, "API_KEY_INVALID"): Verdict.DEAD,
-    (403, "CONSUMER_SUSPENDED"): Verdict.DEAD,
+    (429, "insufficient_quota"): Verdict.NO_CREDIT,
+    (429, "billing_hard_limit_reached"): Verdict.NO_CREDIT,
+    (400, "billing_error"): Verdict.NO_CREDIT,
+    (403, "billing_error"): Verdict.NO_CREDIT,
+    (400, "API_KEY_INVALID"): Verdict.INVALID_KEY,
+    (403, "CONSUMER_SUSPENDED"): Verdict.INVALID_KEY,
 }
 BY_STATUS = {
-    401: Verdict.DEAD,
-    402: Verdict.BROKE,
+    401: Verdict.INVALID_KEY,
+    402: Verdict.NO_CREDIT,
     403: Verdict.FORBIDDEN,
-    408: Verdict.FAILED,
-    429: Verdict.LIMITED,
+    408: Verdict.UPSTREAM_FAILED,
+    429: Verdict.RATE_LIMITED,
 }
 MIN_WAIT_S, MAX_WAIT_S = 1.0, 3600.0
-MAX_CODED_BYTES = 256 * 1024  # no vendor's error is larger
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
+MAX_ERROR_BYTES = 256 * 1024  # no vendor's error is larger
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
 def may_be_fault(status: int) -> bool:
-    """Whether an answer of this status can be one, so that its body has to be looked at."""
+    """Returns whether a response of this status can be a fault, so that its body must be read."""
     return status in BY_STATUS or status >= 500 or status == 400
 
 
 def classify(status: int, headers: Mapping[str, str], body: bytes, now_s: float) -> Fault | None:
-    """None: the answer is about the request, and any credential would get it. `headers` by lower-case names."""
+    """Returns the fault, or None if the error is about the request, so that any credential would get it.
+
+    `headers` have lower-case names; `now_s` is in seconds since the epoch.
+    """
     error = _error(body)
     verdict = next((BY_CODE[status, code] for code in _codes(error) if (status, code) in BY_CODE), None)
-    verdict = verdict or BY_STATUS.get(status) or (Verdict.FAILED if status >= 500 else None)
+    verdict = verdict or BY_STATUS.get(status) or (Verdict.UPSTREAM_FAILED if status >= 500 else None)
     if verdict is None:
         return None
-    told = _told(headers, error, now_s) if verdict in (Verdict.LIMITED, Verdict.FAILED) else None
-    return Fault(verdict, None if told is None else min(MAX_WAIT_S, max(MIN_WAIT_S, told)))
+    wait_s = (
+        _requested_wait(headers, error, now_s) if verdict in (Verdict.RATE_LIMITED, Verdict.UPSTREAM_FAILED) else None
+    )
+    return Fault(verdict, None if wait_s is None else min(MAX_WAIT_S, max(MIN_WAIT_S, wait_s)))
 
 
-# What an error event says in place of a status, by the words of any vendor; all others are the upstream's own failure.
-BY_WORD = {
-    "insufficient_quota": Verdict.BROKE,
-    "billing_error": Verdict.BROKE,
-    "rate_limit_error": Verdict.LIMITED,
-    "rate_limit_exceeded": Verdict.LIMITED,
-    "RESOURCE_EXHAUSTED": Verdict.LIMITED,
-    "authentication_error": Verdict.DEAD,
-    "invalid_api_key": Verdict.DEAD,
-    "UNAUTHENTICATED": Verdict.DEAD,
+# The codes and types in an error event, which has no status, of all vendors. Any other code counts as UPSTREAM_FAILED.
+BY_EVENT_CODE = {
+    "insufficient_quota": Verdict.NO_CREDIT,
+    "billing_error": Verdict.NO_CREDIT,
+    "rate_limit_error": Verdict.RATE_LIMITED,
+    "rate_limit_exceeded": Verdict.RATE_LIMITED,
+    "RESOURCE_EXHAUSTED": Verdict.RATE_LIMITED,
+    "authentication_error": Verdict.INVALID_KEY,
+    "invalid_api_key": Verdict.INVALID_KEY,
+    "UNAUTHENTICATED": Verdict.INVALID_KEY,
     "permission_error": Verdict.FORBIDDEN,
     "PERMISSION_DENIED": Verdict.FORBIDDEN,
 }
-OF_REQUEST = frozenset(
+REQUEST_ERRORS = frozenset(
     (
         *("invalid_request_error", "not_found_error", "request_too_large", "invalid_prompt", "content_filter"),
         *("context_length_exceeded", "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION"),
@@ -92,33 +97,36 @@ OF_REQUEST = frozenset(
 
 
 def classify_event(data: bytes, headers: Mapping[str, str], now_s: float) -> Fault | None:
-    """The same of an event that tells an error within a stream."""
+    """Returns the same for an error event within a stream."""
     error = _error(data)
     words = list(_codes(error))
-    verdict = next((BY_WORD[word] for word in words if word in BY_WORD), None)
-    if verdict is None and any(word in OF_REQUEST for word in words):
+    verdict = next((BY_EVENT_CODE[word] for word in words if word in BY_EVENT_CODE), None)
+    if verdict is None and any(word in REQUEST_ERRORS for word in words):
         return None
     status = error.get("code")
     if verdict is None and isinstance(status, int) and 400 <= status < 500:
         verdict = BY_STATUS.get(status)
         if verdict is None:
             return None
-    verdict = verdict or Verdict.FAILED
-    told = _told(headers, error, now_s) if verdict is Verdict.LIMITED else None
-    return Fault(verdict, None if told is None else min(MAX_WAIT_S, max(MIN_WAIT_S, told)))
+    verdict = verdict or Verdict.UPSTREAM_FAILED
+    wait_s = _requested_wait(headers, error, now_s) if verdict is Verdict.RATE_LIMITED else None
+    return Fault(verdict, None if wait_s is None else min(MAX_WAIT_S, max(MIN_WAIT_S, wait_s)))
 
 
 def _error(body: bytes) -> dict:
-    """The error object of any vendor; Gemini wraps its own into a list where a stream was asked for."""
+    """Returns the error object of any vendor's body, {} if there is no such object.
+
+    Gemini wraps it into a list if a stream was requested.
+    """
     try:
-        found = orjson.loads(body) if len(body) <= MAX_CODED_BYTES else None
+        found = orjson.loads(body) if len(body) <= MAX_ERROR_BYTES else None
     except orjson.JSONDecodeError:
         return {}
     if isinstance(found, list):
         found = found[0] if found else None
     if not isinstance(found, dict):
         return {}
-    if isinstance(found.get("response"), dict):  # of Responses: a response that failed
+    if isinstance(found.get("response"), dict):  # a failed response of the Responses protocol
         found = found["response"]
     error = found.get("error")
     if isinstance(error, dict):
@@ -140,13 +148,13 @@ def _details(error: Mapping) -> list[Mapping]:
     return [detail for detail in details if isinstance(detail, dict)] if isinstance(details, list) else []
 
 
-def _told(headers: Mapping[str, str], error: Mapping, now_s: float) -> float | None:
-    """Retry-After first, then what the vendors tell in places of their own."""
+def _requested_wait(headers: Mapping[str, str], error: Mapping, now_s: float) -> float | None:
+    """Returns the wait in seconds from Retry-After, else from the vendors' own fields and headers; None without any."""
     if (ms := _number(headers.get("retry-after-ms"))) is not None:
         return ms / 1000
     if (after := headers.get("retry-after")) is not None:
         seconds = _number(after)
-        return seconds if seconds is not None else _until(_http_date(after), now_s)
+        return seconds if seconds is not None else _seconds_until(_http_date(after), now_s)
     for detail in _details(error):
         if isinstance(detail.get("retryDelay"), str):
             return _duration(detail["retryDelay"])
@@ -155,12 +163,12 @@ def _told(headers: Mapping[str, str], error: Mapping, now_s: float) -> float | N
 
 
 def _resets(headers: Mapping[str, str], now_s: float) -> Iterator[float | None]:
-    """When the counters that are used up begin anew."""
-    for what in ("requests", "tokens", "input-tokens", "output-tokens"):
-        if _number(headers.get(f"x-ratelimit-remaining-{what}")) == 0:
-            yield _duration(headers.get(f"x-ratelimit-reset-{what}", ""))
-        if _number(headers.get(f"anthropic-ratelimit-{what}-remaining")) == 0:
-            yield _until(_moment(headers.get(f"anthropic-ratelimit-{what}-reset", "")), now_s)
+    """Yields in how many seconds each used-up counter resets, None for a time that cannot be read."""
+    for counter in ("requests", "tokens", "input-tokens", "output-tokens"):
+        if _number(headers.get(f"x-ratelimit-remaining-{counter}")) == 0:
+            yield _duration(headers.get(f"x-ratelimit-reset-{counter}", ""))
+        if _number(headers.get(f"anthropic-ratelimit-{counter}-remaining")) == 0:
+            yield _seconds_until(_iso_time(headers.get(f"anthropic-ratelimit-{counter}-reset", "")), now_s)
 
 
 def _number(text: str | None) -> float | None:
@@ -172,16 +180,16 @@ def _number(text: str | None) -> float | None:
 
 
 def _duration(text: str) -> float | None:
-    """`6m0s`, `20ms`, `38s`, `1.5s`; also a bare number of seconds."""
+    """Returns the seconds of a duration such as `6m0s`, `20ms`, `1.5s` or a plain number; None if it is not one."""
     if (seconds := _number(text)) is not None:
         return seconds
-    parts = _PART.findall(text)
+    parts = _DURATION_PART.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         return None
     return sum(float(number) * _SECONDS[unit] for number, unit in parts)
 
 
-def _until(moment: datetime | None, now_s: float) -> float | None:
+def _seconds_until(moment: datetime | None, now_s: float) -> float | None:
     return None if moment is None else moment.timestamp() - now_s
 
 
@@ -193,7 +201,7 @@ def _http_date(text: str) -> datetime | None:
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
-def _moment(text: str) -> datetime | None:
+def _iso_time(text: str) -> datetime | None:
     try:
         found = datetime.fromisoformat(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a kind of upstream is: a name, a base URL and lanes per (operation, protocol)."""
+"""The types of a kind of upstream: its name, base URL, lanes by (operation, protocol) and quirks."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Protocol
 GENERATE, STREAM, LIST_MODELS, GET_MODEL = "generate_content", "stream_generate_content", "model_list", "model_get"
 COUNT, EMBED, EMBED_BATCH = "count_tokens", "embeddings", "batch_embeddings"
 ANTHROPIC_VERSION = "2023-06-01"
-# What a credential is.
+# Types of credentials.
 API_KEY, SERVICE_ACCOUNT = "api_key", "service_account"
 
 Auth = Callable[[str], dict[str, str]]
@@ -22,20 +22,20 @@ def x_api_key(secret: str) -> dict[str, str]:
 
 
 def x_goog_api_key(secret: str) -> dict[str, str]:
-    """In the header, never in the URL: URLs end up in logs and error texts."""
+    """Puts the key into a header and not into the URL, because URLs end up in logs and error texts."""
     return {"x-goog-api-key": secret}
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """One way to an upstream: the path below the base URL (`{model}` is filled in) and the key's place."""
+    """Where one operation of one protocol is sent: the path below the base URL, with `{model}`, and the auth header."""
 
     path: str
     auth: Auth
 
 
-class Answers(Protocol):
-    """A channel that needs no upstream."""
+class LocalResponder(Protocol):
+    """Answers calls inside gproxy, for a channel without an upstream."""
 
     def whole(self, protocol: str, model: str, body: bytes) -> bytes: ...
 
@@ -46,47 +46,50 @@ class Answers(Protocol):
 
 @dataclass(frozen=True)
 class Kind:
-    """`protocol_lanes`: lanes that a `protocol` setting selects, by its value; only on `custom`.
+    """One kind of upstream.
 
-    `prefers`: the protocol into which a generating call is translated when the client's own has no lane; on `custom`
-    the setting says it. `traits` and `refused` are what all of its models need in a translated request. `hosts`: base
-    URLs of locations that have one of their own. `mend` gives a reply, or an event of one, the protocol's own names.
+    `protocol_lanes`: the lanes of each value of the `protocol` setting; only on `custom`.
+    `preferred_protocol`: the protocol into which a generating call is translated if the client's protocol has no lane;
+    on `custom` the `protocol` setting decides.
+    `traits` and `refused`: what a translated request must respect for every model of this kind.
+    `location_base_urls`: the base URLs of locations that differ from `base_url`.
+    `normalize`: returns a reply body, or the data of an event, with the protocol's standard field names.
     """
 
     name: str
     base_url: str | None
     lanes: Mapping[tuple[str, str], Lane] = field(default_factory=dict)
     protocol_lanes: Mapping[str, Mapping[tuple[str, str], Lane]] = field(default_factory=dict)
-    answers: Answers | None = None
-    prefers: str | None = None
+    responder: LocalResponder | None = None
+    preferred_protocol: str | None = None
     traits: frozenset[str] = frozenset()
     refused: frozenset[str] = frozenset()
-    hosts: Mapping[str, str] = field(default_factory=dict)
-    takes: str = API_KEY
-    mend: Callable[[bytes], bytes] | None = None
+    location_base_urls: Mapping[str, str] = field(default_factory=dict)
+    credential_type: str = API_KEY
+    normalize: Callable[[bytes], bytes] | None = None
 
-    def host(self, location: str) -> str | None:
-        """The base URL, where the operator names none."""
-        found = self.hosts.get(location, self.base_url)
+    def base_url_at(self, location: str) -> str | None:
+        """Returns the base URL for a location, used unless the operator sets one."""
+        found = self.location_base_urls.get(location, self.base_url)
         return found.replace("{location}", location) if found and "{" in found else found
 
     def lane(self, operation: str, protocol: str, setting: str | None = None) -> Lane | None:
-        """The lane for this operation in this protocol, or None when the upstream does not speak it."""
+        """Returns the lane for this operation in this protocol, or None if the upstream does not support it."""
         return self._lanes(setting).get((operation, protocol))
 
-    def native(self, operation: str, setting: str | None = None) -> str | None:
-        """The protocol in which this upstream is asked for an operation that any client may want."""
+    def native_protocol(self, operation: str, setting: str | None = None) -> str | None:
+        """Returns the first protocol in which this upstream supports the operation, or None."""
         return next((protocol for found, protocol in self._lanes(setting) if found == operation), None)
 
     def destination(self, operation: str, setting: str | None = None) -> str | None:
-        """The protocol into which a call is translated that has no lane of its own."""
+        """Returns the protocol into which a call without a lane of its own is translated, or None."""
         if operation not in (GENERATE, STREAM):
-            return self.native(EMBED if operation == EMBED_BATCH else operation, setting)
+            return self.native_protocol(EMBED if operation == EMBED_BATCH else operation, setting)
         if setting in self.protocol_lanes:
             return next(
                 (found for found in ("openai_chat", setting) if (operation, found) in self._lanes(setting)), None
             )
-        return self.prefers
+        return self.preferred_protocol
 
     def _lanes(self, setting: str | None) -> Mapping[tuple[str, str], Lane]:
         return self.protocol_lanes.get(setting, self.lanes) if setting else self.lanes

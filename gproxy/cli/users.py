@@ -86,7 +86,7 @@ def _read_password() -> dict:
     else:
         text = stdin.readline().rstrip("\n")
     with report_errors():
-        return {"password": passwords.hashed(text)}
+        return {"password": passwords.hash_password(text)}
 
 
 def _user_id(context: CommandContext, name: str) -> int:

@@ -343,7 +343,7 @@ class Secret(Schema):
     client_email = Text(without_nul)
     private_key = fields.String(validate=[Length(1, 16_384), private_key])
     private_key_id = Text(without_nul)
-    token_uri = Text(token_address, load_default=vertex.TOKENS_AT)
+    token_uri = Text(token_address, load_default=vertex.OAUTH_URI)
     # Further fields of a key file. They are accepted and ignored.
     type = fields.Raw()
     client_id = fields.Raw()

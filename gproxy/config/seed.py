@@ -217,8 +217,14 @@ def provider_problems(provider: dict, place: str, channels: Mapping, reserved: f
         yield f"{place}.settings.protocol: unknown protocol {protocol!r}; known: {known}"
     for i, credential in enumerate(_rows(provider.get("credentials"))):
         is_key = "api_key" in credential
-        if not kind.answers and is_key != (kind.takes == API_KEY) and (is_key or "private_key" in credential):
-            what = "an api_key" if kind.takes == API_KEY else f"a service account: {', '.join(schemas.ACCOUNT)}"
+        if (
+            not kind.responder
+            and is_key != (kind.credential_type == API_KEY)
+            and (is_key or "private_key" in credential)
+        ):
+            what = (
+                "an api_key" if kind.credential_type == API_KEY else f"a service account: {', '.join(schemas.ACCOUNT)}"
+            )
             yield f"{place}.credentials[{i + 1}]: a {channel} provider takes {what}"
 
 

@@ -93,7 +93,12 @@ class AccessTokens:
         account, now = credential.account, self._clock()
         try:
             form = self._run(
-                vertex.grant, account.client_email, credential.secret, account.private_key_id, account.token_uri, now
+                vertex.token_request,
+                account.client_email,
+                credential.secret,
+                account.private_key_id,
+                account.token_uri,
+                now,
             )
         except ValueError as fault:
             raise CredentialRefused(f"the service account's private_key is {fault}") from None
@@ -112,5 +117,5 @@ class AccessTokens:
         result = vertex.read_token(exchange.status, exchange.read(NO_WATCH))
         if result.token is None:
             raise (CredentialRefused if result.is_refusal else UpstreamError)(result.reason)
-        self._tokens[credential.id] = _Token(result.token, credential.fingerprint, now, now + result.lives_s)
+        self._tokens[credential.id] = _Token(result.token, credential.fingerprint, now, now + result.lifetime_s)
         return result.token

@@ -1,8 +1,8 @@
 """Watches whether the client is still connected while a call waits for the upstream.
 
-A watcher looks at the client's socket. When the socket closes, ClientDisconnected is thrown into the waiting greenlet,
-which closes the upstream's connection. A stopping worker interrupts a call the same way. A half-closed client counts as
-disconnected.
+The event loop watches the client's socket. When the client closes it, ClientDisconnected is thrown into the waiting
+greenlet, which closes the upstream's connection. A stopping worker interrupts a call the same way. A half-closed client
+counts as disconnected.
 """
 
 import select
@@ -16,91 +16,100 @@ from gevent import get_hub, monkey
 
 from gproxy.errors import ClientDisconnected
 
-HANGUP_S = 0.05
-# gevent's own poll would switch to the hub, and this runs in it.
+HANGUP_POLL_S = 0.05
+# gevent's poll would switch to the hub, and this poll is called in the hub.
 _poll = monkey.get_original("select", "poll")
 
 
-class Beat(BaseException):
-    """Nothing has come for a while. Not an Exception, so that nothing in between mistakes it for a fault."""
+class HeartbeatDue(BaseException):
+    """A heartbeat is due. Not an Exception, so that no handler of errors catches it."""
 
 
 class DisconnectWatch:
-    """One request's watch, as a context manager around each wait; outside of them nothing is ever thrown."""
+    """Watches the client of one request. A context manager around each wait: exceptions are thrown only inside it."""
 
-    __slots__ = ("_armed", "_beat_s", "_fault", "_greenlet", "_since", "_sock", "_timer", "_watcher")
+    __slots__ = (
+        "_armed",
+        "_greenlet",
+        "_heartbeat_s",
+        "_interruption",
+        "_sock",
+        "_timer",
+        "_waiting_since",
+        "_watcher",
+    )
 
     def __init__(self, sock: socket.socket | None):
         self._greenlet = gevent.getcurrent()
         self._sock = getattr(sock, "_sock", sock)
-        self._armed, self._fault, self._watcher, self._timer = False, None, None, None
-        self._beat_s: float | None = None
-        self._since = 0.0
+        self._armed, self._interruption, self._watcher, self._timer = False, None, None, None
+        self._heartbeat_s: float | None = None
+        self._waiting_since = 0.0
 
-    def begin(self) -> None:
-        """Starts to watch the client, once its request is read. Idempotent."""
+    def start(self) -> None:
+        """Starts to watch the client, after its request was read. Idempotent."""
         if self._sock is not None and self._watcher is None:
             self._watcher = get_hub().loop.io(self._sock.fileno(), 1)
-            self._watcher.start(self._look)
+            self._watcher.start(self._on_readable)
 
-    def _look(self) -> None:
+    def _on_readable(self) -> None:
         """Runs in the hub: must not block."""
         try:
-            seen = self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            data = self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         except OSError:
-            seen = b""
-        # Stopped in both cases: the watcher would fire for ever on bytes that nobody reads.
+            data = b""
+        # Stopped in both cases: the watcher would fire again and again on bytes that are not read.
         self._watcher.stop()
-        if not seen:
+        if not data:
             self._interrupt(ClientDisconnected())
         else:
-            self._timer = get_hub().loop.timer(HANGUP_S, HANGUP_S)
-            self._timer.start(self._look_behind)
+            self._timer = get_hub().loop.timer(HANGUP_POLL_S, HANGUP_POLL_S)
+            self._timer.start(self._poll_hangup)
 
-    def _look_behind(self) -> None:
-        """A client that sent more than its request hides its hang-up behind those bytes; poll still tells it."""
+    def _poll_hangup(self) -> None:
+        """Detects the hang-up of a client that sent more bytes than its request, which hide the end of its stream."""
         poll = _poll()
         poll.register(self._sock.fileno(), select.POLLRDHUP)
         if poll.poll(0):
             self._timer.stop()
             self._interrupt(ClientDisconnected())
 
-    def beat_every(self, seconds: float) -> None:
-        """From now on a wait is interrupted by a Beat when it has lasted so long."""
-        self._beat_s = seconds
+    def set_heartbeat(self, seconds: float) -> None:
+        """From now on, a wait that has lasted for this time is interrupted by HeartbeatDue."""
+        self._heartbeat_s = seconds
 
-    def look_at(self, now: float) -> None:
-        """Whether a beat is due, on the monotonic clock. From any greenlet."""
-        if self._beat_s is not None and self._armed and now - self._since >= self._beat_s:
-            get_hub().loop.run_callback(self._beat, self._since)
+    def check_heartbeat(self, now: float) -> None:
+        """Interrupts the wait if a heartbeat is due. `now` is on the monotonic clock. Callable from any greenlet."""
+        if self._heartbeat_s is not None and self._armed and now - self._waiting_since >= self._heartbeat_s:
+            get_hub().loop.run_callback(self._throw_heartbeat, self._waiting_since)
 
-    def _beat(self, since: float) -> None:
-        """Runs in the hub, where what was waited for may have come meanwhile."""
-        if self._armed and self._since == since:
+    def _throw_heartbeat(self, since: float) -> None:
+        """Runs in the hub. Does nothing if that wait has ended meanwhile."""
+        if self._armed and self._waiting_since == since:
             self._armed = False
-            self._greenlet.throw(Beat())
+            self._greenlet.throw(HeartbeatDue())
 
-    def interrupt(self, fault: BaseException) -> None:
-        """Throws the fault into the waiting call, or into its next wait. From any greenlet."""
-        get_hub().loop.run_callback(self._interrupt, fault)
+    def interrupt(self, error: BaseException) -> None:
+        """Throws the error into the current wait, or into the next one. Callable from any greenlet."""
+        get_hub().loop.run_callback(self._interrupt, error)
 
-    def _interrupt(self, fault: BaseException) -> None:
-        """Runs in the hub, so the greenlet is not running: armed means that it waits for the upstream."""
-        if self._fault is not None:
+    def _interrupt(self, error: BaseException) -> None:
+        """Runs in the hub, so the call's greenlet does not run; if armed, it waits for the upstream."""
+        if self._interruption is not None:
             return
-        self._fault = fault
+        self._interruption = error
         if self._armed:
             self._armed = False
-            self._greenlet.throw(fault)
+            self._greenlet.throw(error)
 
     def __enter__(self) -> Self:
-        if self._fault is not None:
-            raise self._fault
+        if self._interruption is not None:
+            raise self._interruption
         self._armed = True
-        if self._beat_s is not None:
-            self._since = time.monotonic()
+        if self._heartbeat_s is not None:
+            self._waiting_since = time.monotonic()
         return self
 
     def __exit__(self, *_) -> None:
@@ -115,14 +124,14 @@ class DisconnectWatch:
         self._watcher = self._timer = None
 
 
-def arriving(exchange, watch: DisconnectWatch) -> Iterator[bytes | None]:
-    """The body of an answer as it arrives; None where nothing has come for as long as `presence` beats.
+def read_chunks(exchange, watch: DisconnectWatch) -> Iterator[bytes | None]:
+    """Yields the body of an upstream's response as it arrives, and None whenever a heartbeat is due.
 
-    Raises UpstreamError, and what `presence` throws in.
+    Raises UpstreamError, and what the watch throws.
     """
     while True:
         try:
             yield from exchange.chunks(watch)
             return
-        except Beat:
+        except HeartbeatDue:
             yield None

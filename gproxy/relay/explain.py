@@ -1,4 +1,4 @@
-"""What would become of a call, told without making it: the same plan as a real one, and nothing is taken or sent."""
+"""Explains a call without making it: plans it like a real call, and reserves and sends nothing."""
 
 from dataclasses import dataclass
 
@@ -18,38 +18,42 @@ HIDDEN = "(the credential)"
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """`turn`: its place among those that would be tried, None of one that would not be. `why` says so."""
+    """A credential. `position` counts from 1 in the order of the attempts, None if it would be skipped.
+
+    `reason`: why it has this position or would be skipped.
+    """
 
     credential: Credential
-    turn: int | None
-    why: str
+    position: int | None
+    reason: str
     state: CredentialState
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
-    """A target that the call may come to. `fault`: why it cannot be told to that one."""
+class PlannedTarget:
+    """A target of the call. `error`: why it cannot serve the call; `plan` is None then."""
 
     provider: str
     model: str
     tier: int
     plan: Plan | None
-    fault: GatewayError | None
+    error: GatewayError | None
     candidates: tuple[Candidate, ...] = ()
 
     @property
     def url(self) -> str | None:
-        """Without a query parameter that is the client's alone, and with the project of the first candidate."""
+        """The URL of the request, with the project of the first candidate; None if the gateway answers locally."""
         plan = self.plan
-        if plan is None or plan.lane is None or plan.kind.answers is not None:
+        if plan is None or plan.lane is None or plan.kind.responder is not None:
             return None
         settings = plan.provider.settings
         path = plan.path
         if self.candidates:
-            path = headers.placed(path, self.candidates[0].credential, settings.location)
-        return f"{settings.base_url or plan.kind.host(settings.location)}{path}"
+            path = headers.with_project(path, self.candidates[0].credential, settings.location)
+        return f"{settings.base_url or plan.kind.base_url_at(settings.location)}{path}"
 
-    def sent_headers(self, call: Call) -> dict[str, str]:
+    def request_headers(self, call: Call) -> dict[str, str]:
+        """Returns the headers of the request, with HIDDEN in place of the credential."""
         plan = self.plan
         auth = plan.lane.auth(HIDDEN)
         return headers.to_upstream(plan.upstream_protocol, plan.provider.settings.forward_headers, call.header, auth)
@@ -57,69 +61,71 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """`fault`: what the caller would be told before anything is sent; `standings`: its accounts and limits."""
+    """The result. `error`: what the caller would get before anything is sent; `limits`: its quotas and limits now."""
 
-    fault: GatewayError | None
-    name: str | None  # by which permissions and limits go
-    stops: tuple[Stop, ...]
-    statuses: Taken | None
+    error: GatewayError | None
+    name: str | None  # the name that permissions and limits match
+    targets: tuple[PlannedTarget, ...]
+    limits: Taken | None
 
 
 def explain(relay: Relay, call: Call, caller: Caller, snapshot: Snapshot) -> Explanation:
+    """Returns what would happen to the call: its error, or its targets with their credentials."""
     try:
         plan = relay.plan(call, caller, snapshot)
-    except GatewayError as fault:
-        return Explanation(fault, _name(relay, call, snapshot), (), None)
+    except GatewayError as error:
+        return Explanation(error, _name(relay, call, snapshot), (), None)
     accounts, rows = reservations.applying(caller, plan.name)
     taken = relay.reserver.inspect(accounts, rows) if accounts or rows else None
-    stops = [Stop(one.provider.name, one.model, one.tier, None, fault) for one, fault in plan.passed_over]
-    stops.append(_stop(relay.pool, plan))
-    for other in plan.others:
-        target = other.args[0]
+    targets = [PlannedTarget(one.provider.name, one.model, one.tier, None, error) for one, error in plan.skipped]
+    targets.append(_planned_target(relay.pool, plan))
+    for fallback in plan.fallbacks:
+        target = fallback.args[0]
         try:
-            stops.append(_stop(relay.pool, other()))
-        except GatewayError as fault:
-            stops.append(Stop(target.provider.name, target.model, target.tier, None, fault))
-    return Explanation(_refusal(plan, taken), plan.name, tuple(stops), taken)
+            targets.append(_planned_target(relay.pool, fallback()))
+        except GatewayError as error:
+            targets.append(PlannedTarget(target.provider.name, target.model, target.tier, None, error))
+    return Explanation(_refusal(plan, taken), plan.name, tuple(targets), taken)
 
 
 def _name(relay: Relay, call: Call, snapshot: Snapshot) -> str | None:
-    """The name that a call is about whose plan failed, where that much can be told."""
+    """Returns the model name of a call that cannot be planned, or None if it cannot be read."""
     try:
         sent = call.model or relay.protocols[call.protocol].ask(call.body).model
     except GatewayError:
         return None
-    prefix, _, rest = (sent or "").partition("/")
-    return rest if rest and prefix in snapshot.providers else sent
+    prefix, _, tail = (sent or "").partition("/")
+    return tail if tail and prefix in snapshot.providers else sent
 
 
-def _stop(pool: Pool, plan: Plan) -> Stop:
-    candidates = () if plan.lane is None or plan.kind.answers is not None else _candidates(pool, plan)
-    return Stop(plan.provider.name, plan.model, plan.tier, plan, None, candidates)
+def _planned_target(pool: Pool, plan: Plan) -> PlannedTarget:
+    candidates = () if plan.lane is None or plan.kind.responder is not None else _candidates(pool, plan)
+    return PlannedTarget(plan.provider.name, plan.model, plan.tier, plan, None, candidates)
 
 
 def _candidates(pool: Pool, plan: Plan) -> tuple[Candidate, ...]:
-    """In the order of the strategy; with `round_robin` whose turn it is changes from call to call."""
-    found, turn = [], 0
-    for credential in pool.order(plan.provider, plan.affinity, plan.kept_by):
-        why = pool.skip_reason(credential, plan.model)
-        turn += why is None
-        found.append(Candidate(credential, turn if why is None else None, why or _reason(plan), pool.state(credential)))
+    """Returns the credentials in the order of the provider's strategy. With `round_robin` it changes with each call."""
+    found, position = [], 0
+    for credential in pool.order(plan.provider, plan.affinity, plan.pinned_credential):
+        obstacle = pool.skip_reason(credential, plan.model)
+        position += obstacle is None
+        reason, state = obstacle or _reason(plan), pool.state(credential)
+        found.append(Candidate(credential, position if obstacle is None else None, reason, state))
     return tuple(found)
 
 
 def _reason(plan: Plan) -> str:
     strategy = plan.provider.settings.rotation_strategy
-    if plan.kept_by is not None:
-        return "the vendor keeps the response that this call goes on from under its own key"
+    if plan.pinned_credential is not None:
+        return "the vendor stored the previous response of this call under this credential"
     return {
-        selection.CACHE_AFFINITY: "the conversation's own key comes first",
-        selection.STICKY: "the first that can be used",
-    }.get(strategy, "in turn, as often as its weight says")
+        selection.CACHE_AFFINITY: "the credential of this conversation comes first",
+        selection.STICKY: "the first usable credential",
+    }.get(strategy, "round robin, in proportion to the weights")
 
 
 def _refusal(plan: Plan, taken: Taken | None) -> GatewayError | None:
-    """What a take would be refused with as things stand; quotas are told before limits."""
+    """Returns the error that a reservation would get now, None if it would succeed. Quotas come before limits."""
     if taken is None or plan.upper_bound is None:
         return None
     now_s, upper_bound = taken.at / NS, plan.upper_bound

@@ -1,4 +1,4 @@
-"""One call's way: target by target, and the credentials of each, until one answers."""
+"""Failover of one call: the credentials of a target, then those of the next target, until one attempt succeeds."""
 
 import time
 from collections.abc import Callable
@@ -10,214 +10,231 @@ from gproxy.credentials.pool import Candidates, Pool
 from gproxy.errors import BadRequest, CredentialRefused, GatewayError, NoCredential, Overloaded, UpstreamError
 from gproxy.snapshot import Credential
 
-UNREACHED, REFUSED = Fault(Verdict.FAILED), Fault(Verdict.DEAD)
+UNREACHED, REFUSED = Fault(Verdict.UPSTREAM_FAILED), Fault(Verdict.INVALID_KEY)
 
 
-class Next(Enum):
-    OTHER = "another credential"
-    SAME = "the same once more"
-    NONE = "an end"
+class RetryDecision(Enum):
+    OTHER_CREDENTIAL = "retry with another credential"
+    SAME_CREDENTIAL = "retry with the same credential"
+    NO_RETRY = "no retry"
 
 
 @dataclass(slots=True)
-class Attempts:
-    """Those of one call. `within_s` bounds when the last one may begin; `clock` in seconds.
+class RetryPolicy:
+    """Retry policy of one call: attempt count, time budget, no retry that could generate output twice.
 
-    Of each the row keeps provider, credential, what became of it (a status or a code), and milliseconds.
+    No attempt begins later than `time_budget_s` after the first. `clock` is in seconds. `attempts` lists those made:
+    provider id, credential id, result (a status or an error code) and milliseconds.
     """
 
-    maximum: int
-    within_s: float
+    max_attempts: int
+    time_budget_s: float
     clock: Callable[[], float] = time.perf_counter
-    made: list[tuple[int, int | None, int | str, int]] = field(default_factory=list)
-    _until: float = 0.0
-    _began: float = 0.0
+    attempts: list[tuple[int, int | None, int | str, int]] = field(default_factory=list)
+    _deadline: float = 0.0
+    _started: float = 0.0
     _has_repeated: bool = False
 
     def begin(self) -> None:
-        self._began = self.clock()
-        self._until = self._until or self._began + self.within_s
+        """Starts the time of an attempt, and with the first one the time budget."""
+        self._started = self.clock()
+        self._deadline = self._deadline or self._started + self.time_budget_s
 
-    def end(self, provider: int, credential: int | None, what: int | str) -> None:
-        self.made.append((provider, credential, what, int((self.clock() - self._began) * 1000)))
+    def end(self, provider: int, credential: int | None, result: int | str) -> None:
+        """Adds the attempt that ended to `attempts`."""
+        self.attempts.append((provider, credential, result, int((self.clock() - self._started) * 1000)))
 
-    def is_over(self) -> bool:
-        return len(self.made) >= self.maximum or self.clock() >= self._until
+    def is_exhausted(self) -> bool:
+        return len(self.attempts) >= self.max_attempts or self.clock() >= self._deadline
 
-    def after(self, fault: UpstreamError, retry_timeouts: bool) -> Next:
-        """What follows on a call that got no answer.
+    def decide(self, error: UpstreamError, retry_timeouts: bool) -> RetryDecision:
+        """Returns whether to retry after an attempt without a response.
 
-        Once its body was sent the upstream may be at work on it, except where it had closed a connection that was used
-        again: that is seen by a connection that dies without a byte, and happens once.
+        Once the body was sent, the upstream may be working on it, and a retry could generate output twice. A stale
+        connection is the exception: one that was reused, and that the upstream closed without sending a byte. It is
+        retried once.
         """
-        if not fault.was_sent:
-            return Next.OTHER
-        if fault.is_stale and not self._has_repeated:
+        if not error.was_sent:
+            return RetryDecision.OTHER_CREDENTIAL
+        if error.is_stale and not self._has_repeated:
             self._has_repeated = True
-            return Next.SAME
-        return Next.OTHER if retry_timeouts else Next.NONE
+            return RetryDecision.SAME_CREDENTIAL
+        return RetryDecision.OTHER_CREDENTIAL if retry_timeouts else RetryDecision.NO_RETRY
 
 
-class Place:
-    """The place that a credential's own limits gave, if it has any.
+class CredentialReservation:
+    """The reservation in the current credential's own limits; `id` is None if there is no reservation.
 
-    It knows nothing of the call: a stream keeps it to its end, and shall not keep the request's body with it.
+    It has no reference to the call: a stream needs it to its end, and must not keep the request's body in memory.
     """
 
-    __slots__ = ("_pool", "lease")
+    __slots__ = ("_pool", "id")
 
     def __init__(self, pool: Pool):
         self._pool = pool
-        self.lease: int | None = None
+        self.id: int | None = None
 
-    def give_back(self) -> None:
-        """Idempotent."""
-        if self.lease is not None:
-            lease, self.lease = self.lease, None
-            self._pool.release(lease)
+    def release(self) -> None:
+        """Returns the reservation to the credential's limits. Idempotent."""
+        if self.id is not None:
+            reserved, self.id = self.id, None
+            self._pool.release(reserved)
 
 
 class Failover:
-    """`plan` and `credential` are those of the attempt that is made. Raises NoCredential when there is none to make.
+    """The attempts of one call. `plan` and `credential` are those of the current attempt.
 
-    The first credential is only looked for, and taken by `secure`: a call that its caller has no money for shall use
-    up nothing of anybody's.
+    The constructor only selects the first credential; `reserve` counts the call in the credential's own limits, after
+    the caller's quotas and limits have accepted it. The constructor raises NoCredential if no target has a usable
+    credential.
     """
 
     def __init__(self, pool: Pool, plan):
-        self._pool, self._targets = pool, list(plan.others)
-        self._stops: list[tuple[object, Candidates]] = []  # the targets that were come to
+        self._pool, self._fallbacks = pool, list(plan.fallbacks)
+        self._targets: list[tuple[object, Candidates]] = []  # plan and candidates of each target reached so far
         self._refusals: list[NoCredential] = []
-        self._first: tuple[object, GatewayError | object] | None = None  # plan, and its fault or the answer that is one
-        self.place = Place(pool)
-        self._is_secure = False
-        self._is_open = False  # a credential was chosen, and nothing is known of it yet
+        self._first_failure: tuple[object, GatewayError | object] | None = None  # plan, and error or failed response
+        self.reservation = CredentialReservation(pool)
+        self._has_reserved = False
+        self._has_open_attempt = False  # a credential was selected, and its result is not known
         self._upper_bound = plan.upper_bound
         settings = plan.provider.settings
         self._retries_timeouts = settings.retry_timeouts
-        self.attempts = Attempts(settings.max_attempts, settings.retry_within_s)
+        self.policy = RetryPolicy(settings.max_attempts, settings.retry_within_s)
         self.plan, self.credential = plan, None
-        if plan.kind.answers is None and not (self._stop_at(plan) and self._choose()) and not self._go_on():
-            raise self._refusal()
+        has_attempt = plan.kind.responder is not None or (self._add_target(plan) and self._next_credential())
+        if not has_attempt and not self._next_target():
+            raise self._no_credential()
 
-    def secure(self) -> None:
-        """Takes the credential, or another where its own limits are used up. Raises NoCredential, Unavailable."""
-        self._is_secure = True
+    def reserve(self) -> None:
+        """Reserves in the selected credential's own limits; if they are used up, selects and reserves another one.
+
+        Raises NoCredential or Unavailable.
+        """
+        self._has_reserved = True
         if self.credential is None or not self.credential.is_limited:
             return
-        candidates = next(found for plan, found in self._stops if plan is self.plan)
-        self.place.lease = candidates.reserve(self.credential)
-        if self.place.lease is None:
-            self.give_up()
-            if not self._choose() and not self._go_on():
-                raise self._refusal()
+        candidates = next(found for plan, found in self._targets if plan is self.plan)
+        self.reservation.id = candidates.reserve(self.credential)
+        if self.reservation.id is None:
+            self.abandon()
+            if not self._next_credential() and not self._next_target():
+                raise self._no_credential()
 
     def begin(self) -> float:
-        """When the next attempt begins, in seconds since the epoch."""
-        self.attempts.begin()
+        """Begins an attempt. Returns its start in seconds since the epoch."""
+        self.policy.begin()
         return self._pool.clock()
 
     @property
-    def has_others(self) -> bool:
-        """Whether there may be another attempt after this one."""
-        is_last = self.credential is None or len(self.attempts.made) + 1 >= self.attempts.maximum
-        return not is_last and bool(self._targets or self._stops[-1][1].remaining)
+    def may_retry(self) -> bool:
+        """Whether there may be another attempt after the current one."""
+        is_last = self.credential is None or len(self.policy.attempts) + 1 >= self.policy.max_attempts
+        return not is_last and bool(self._fallbacks or self._targets[-1][1].remaining)
 
-    def served(self, status: int, began: float) -> None:
-        self._end(status)
-        self._close_first()
+    def succeeded(self, status: int, began: float) -> None:
+        """Ends the attempt with a usable response."""
+        self._end_attempt(status)
+        self._close_first_failure()
         if self.credential is not None:
             self._pool.succeeded(self.credential, self.plan.model, began)
 
-    def got(self, answer, fault: Fault) -> bool:
-        """An answer that is the fault of who gave it. Whether there is another attempt to make."""
-        self._end(answer.status)
-        if self._first is not None:
-            answer.close()
-        return self._failed(answer, fault)
+    def answered(self, response, fault: Fault) -> bool:
+        """Ends the attempt with a response that is a fault. Returns whether there is another attempt to make."""
+        self._end_attempt(response.status)
+        if self._first_failure is not None:
+            response.close()
+        return self._advance(response, fault)
 
-    def got_none(self, fault: GatewayError) -> bool:
-        """No answer at all. Whether there is another attempt to make. Raises what is not the upstream's fault."""
-        if not isinstance(fault, UpstreamError):
-            # A later target that cannot be told or reached does not change what the first one said.
-            if self._first is None or not isinstance(fault, BadRequest | Overloaded):
-                raise fault
-            self._is_open = False
-            self.place.give_back()
-            return self._go_on()
-        self._end(fault.code)
-        what = self.attempts.after(fault, self._retries_timeouts)
-        if what is Next.SAME and not self.attempts.is_over():
+    def failed(self, error: GatewayError) -> bool:
+        """Ends the attempt without a response. Returns whether there is another attempt to make.
+
+        Raises the error if the upstream did not cause it.
+        """
+        if not isinstance(error, UpstreamError):
+            # A later target that cannot be called does not replace the first target's failure.
+            if self._first_failure is None or not isinstance(error, BadRequest | Overloaded):
+                raise error
+            self._has_open_attempt = False
+            self.reservation.release()
+            return self._next_target()
+        self._end_attempt(error.code)
+        decision = self.policy.decide(error, self._retries_timeouts)
+        if decision is RetryDecision.SAME_CREDENTIAL and not self.policy.is_exhausted():
             return True
-        why = REFUSED if isinstance(fault, CredentialRefused) else UNREACHED
-        return self._failed(fault, why, goes_on=what is Next.OTHER)
+        fault = REFUSED if isinstance(error, CredentialRefused) else UNREACHED
+        return self._advance(error, fault, may_retry=decision is RetryDecision.OTHER_CREDENTIAL)
 
-    def first(self):
-        """The first answer, whatever it says. Raises the first fault, where that was none."""
-        self.plan, found = self._first
-        if isinstance(found, GatewayError):
-            raise found
-        return found
+    def first_failure(self):
+        """Returns the first failed response. Raises the first error instead if there was no response."""
+        self.plan, failure = self._first_failure
+        if isinstance(failure, GatewayError):
+            raise failure
+        return failure
 
-    def give_up(self) -> None:
-        """The call ends before its attempt did: whoever waits for what comes of it need not."""
-        self._close_first()
-        if self._is_open and self.credential is not None:
+    def abandon(self) -> None:
+        """Ends the call before its attempt has a result, so that other calls need not wait for a probe."""
+        self._close_first_failure()
+        if self._has_open_attempt and self.credential is not None:
             self._pool.release_probe(self.credential, self.plan.model)
-        self._is_open = False
+        self._has_open_attempt = False
 
-    def _close_first(self) -> None:
-        if self._first is not None and not isinstance(self._first[1], GatewayError):
-            self._first[1].close()
+    def _close_first_failure(self) -> None:
+        if self._first_failure is not None and not isinstance(self._first_failure[1], GatewayError):
+            self._first_failure[1].close()
 
-    def _end(self, what: int | str) -> None:
-        self._is_open = False
-        self.attempts.end(self.plan.provider.id, self.credential and self.credential.id, what)
+    def _end_attempt(self, result: int | str) -> None:
+        self._has_open_attempt = False
+        self.policy.end(self.plan.provider.id, self.credential and self.credential.id, result)
 
-    def _failed(self, end, fault: Fault, goes_on: bool = True) -> bool:
-        self._first = self._first or (self.plan, end)
-        self.place.give_back()
+    def _advance(self, failure, fault: Fault, may_retry: bool = True) -> bool:
+        """Records the failure, and selects the next credential or target. Returns whether there is one."""
+        self._first_failure = self._first_failure or (self.plan, failure)
+        self.reservation.release()
         if self.credential is None:
             return False
         self._pool.failed(self.credential, self.plan.model, fault)
-        return goes_on and not self.attempts.is_over() and (self._choose() or self._go_on())
+        return may_retry and not self.policy.is_exhausted() and (self._next_credential() or self._next_target())
 
-    def _choose(self) -> bool:
-        """The next credential of this target that can be used."""
-        plan, candidates = self._stops[-1]
-        return self._take(plan, candidates.next)
+    def _next_credential(self) -> bool:
+        """Selects the next usable credential of the current target. Returns whether there is one."""
+        plan, candidates = self._targets[-1]
+        return self._select(plan, candidates.next)
 
-    def _go_on(self) -> bool:
-        """To the next target; where none is left, to what only failed for a moment."""
-        while self._targets:
+    def _next_target(self) -> bool:
+        """Selects a credential of the next target; after the last target, one that failed only temporarily."""
+        while self._fallbacks:
             try:
-                plan = self._targets.pop(0)()
-            except GatewayError:  # the call cannot be said to that one
+                plan = self._fallbacks.pop(0)()
+            except GatewayError:  # this target cannot serve the call
                 continue
             plan.upper_bound = self._upper_bound
-            if plan.kind.answers is not None:
+            if plan.kind.responder is not None:
                 self.plan, self.credential = plan, None
                 return True
-            if plan.lane is not None and self._stop_at(plan) and self._choose():
+            if plan.lane is not None and self._add_target(plan) and self._next_credential():
                 return True
-        return any(self._take(plan, candidates.last_resort) for plan, candidates in self._stops)
+        return any(self._select(plan, candidates.last_resort) for plan, candidates in self._targets)
 
-    def _stop_at(self, plan) -> bool:
+    def _add_target(self, plan) -> bool:
+        """Makes this the current target. Returns False if it has no credential at all."""
         try:
-            self._stops.append((plan, self._pool.candidates(plan.provider, plan.model, plan.affinity, plan.kept_by)))
+            self._targets.append(
+                (plan, self._pool.candidates(plan.provider, plan.model, plan.affinity, plan.pinned_credential))
+            )
         except NoCredential as refusal:
             self._refusals.append(refusal)
             return False
         return True
 
-    def _take(self, plan, choose: Callable[[bool], tuple[Credential, int | None] | None]) -> bool:
-        if (found := choose(self._is_secure)) is None:
+    def _select(self, plan, choose: Callable[[bool], tuple[Credential, int | None] | None]) -> bool:
+        if (found := choose(self._has_reserved)) is None:
             return False
-        self.plan, (self.credential, self.place.lease) = plan, found
-        self._is_open = True
+        self.plan, (self.credential, self.reservation.id) = plan, found
+        self._has_open_attempt = True
         return True
 
-    def _refusal(self) -> NoCredential:
-        """That of whoever can be used first."""
-        refusals = [*self._refusals, *(candidates.refusal() for _, candidates in self._stops)]
+    def _no_credential(self) -> NoCredential:
+        """Returns the error with the shortest wait of all targets."""
+        refusals = [*self._refusals, *(candidates.refusal() for _, candidates in self._targets)]
         return min(refusals, key=lambda refusal: int(refusal.headers["Retry-After"]))

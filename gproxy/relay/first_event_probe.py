@@ -1,4 +1,4 @@
-"""The opening of a stream: held until it means output, so that an upstream that fails with its first event is left."""
+"""The first-event probe: reads the head of a stream until real output, so that failover is possible before it."""
 
 import time
 from types import ModuleType
@@ -12,19 +12,20 @@ from gproxy.protocols.verdict import Verdict
 from gproxy.relay.disconnect import DisconnectWatch
 from gproxy.relay.passthrough_stream import NO_END
 
-# Since the upstream's 200. A model that thinks longer has begun as far as we can tell.
-MAX_HELD_S, MAX_HELD_BYTES = 2.0, 64 * 1024
+# Since the upstream's status 200. A model that thinks longer counts as one that produces output.
+MAX_PROBE_S, MAX_PROBE_BYTES = 2.0, 64 * 1024
 
 
-def fault_of(exchange, protocol: ModuleType, asked: Ask, watch: DisconnectWatch, now_s: float) -> Fault | None:
-    """What the first events say of the credential, None when output begins, or nothing tells. What was read is kept.
+def find_fault(exchange, protocol: ModuleType, head: Ask, watch: DisconnectWatch, now_s: float) -> Fault | None:
+    """Returns the fault that the first events report, or None if output begins or the probe's maximum is reached.
 
-    Raises UpstreamError when the stream ends or breaks before either, and what `presence` throws in.
+    The bytes read stay in the exchange. Raises UpstreamError if the stream ends or breaks before, and what the watch
+    throws.
     """
-    until, size = time.monotonic() + MAX_HELD_S, 0
-    reader, splitter = protocol.Stream(None, asked), sse.Splitter()
-    while size < MAX_HELD_BYTES:
-        piece = exchange.peek(watch, until - time.monotonic())
+    deadline, size = time.monotonic() + MAX_PROBE_S, 0
+    reader, splitter = protocol.Stream(None, head), sse.Splitter()
+    while size < MAX_PROBE_BYTES:
+        piece = exchange.peek(watch, deadline - time.monotonic())
         if piece is None:
             return None
         if not piece:

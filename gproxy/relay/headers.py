@@ -1,4 +1,4 @@
-"""Which headers and query parameters pass, either way. Allow-lists: what is not named does not pass."""
+"""The headers and query parameters that gproxy forwards in both directions. Allow-lists: no others are forwarded."""
 
 import time
 from collections.abc import Callable
@@ -11,19 +11,19 @@ from gproxy.snapshot import Credential, Provider
 from gproxy.state.interface import LimitStatus
 from gproxy.units import NANO
 
-ALWAYS = ("idempotency-key", "accept-language", "traceparent", "tracestate")
-# A vendor's beta switches go to its own protocol only.
-BY_PROTOCOL = {
-    "openai_chat": ("openai-beta", *ALWAYS),
-    "openai_responses": ("openai-beta", *ALWAYS),
-    "anthropic": ("anthropic-beta", *ALWAYS),
-    "gemini": ALWAYS,
+FORWARDED = ("idempotency-key", "accept-language", "traceparent", "tracestate")
+# A vendor's beta headers are forwarded only if the upstream uses that vendor's protocol.
+FORWARDED_BY_PROTOCOL = {
+    "openai_chat": ("openai-beta", *FORWARDED),
+    "openai_responses": ("openai-beta", *FORWARDED),
+    "anthropic": ("anthropic-beta", *FORWARDED),
+    "gemini": FORWARDED,
 }
-OURS_ALONE = ("key", "alt")
-BACK = frozenset(("retry-after", "retry-after-ms", "x-should-retry", "openai-processing-ms", "server-timing"))
-BACK_PREFIXES = ("x-ratelimit-", "anthropic-ratelimit-")
+NOT_FORWARDED_PARAMETERS = ("key", "alt")
+RETURNED = frozenset(("retry-after", "retry-after-ms", "x-should-retry", "openai-processing-ms", "server-timing"))
+RETURNED_PREFIXES = ("x-ratelimit-", "anthropic-ratelimit-")
 UPSTREAM_REQUEST_IDS = ("x-request-id", "request-id")
-# nginx neither buffers nor compresses such an answer; a proxy must not change it.
+# Keep nginx from buffering or compressing the response, and proxies from changing it.
 _UNBUFFERED = [("Cache-Control", "no-cache, no-transform"), ("X-Accel-Buffering", "no")]
 STREAMED = [("Content-Type", "text/event-stream; charset=utf-8"), *_UNBUFFERED]
 STREAMED_ARRAY = [("Content-Type", "application/json; charset=utf-8"), *_UNBUFFERED]
@@ -32,9 +32,9 @@ STREAMED_ARRAY = [("Content-Type", "application/json; charset=utf-8"), *_UNBUFFE
 def to_upstream(
     protocol: str, forwarded: tuple[str, ...], header: Callable[[str], str | None], auth: dict[str, str]
 ) -> dict[str, str]:
-    """What we mean to send, a few of the client's, and the credential last so that nothing replaces it."""
+    """Returns the headers of an upstream request; the credential last, so that no forwarded header replaces it."""
     sent = {"Content-Type": "application/json"}
-    for name in (*BY_PROTOCOL[protocol], *forwarded):
+    for name in (*FORWARDED_BY_PROTOCOL[protocol], *forwarded):
         if (value := header(name)) is not None:
             sent[name] = value
     for name in auth:
@@ -43,73 +43,76 @@ def to_upstream(
 
 
 def path(template: str, model: str, query: tuple[tuple[str, str], ...]) -> str:
-    """The path below the base URL. A model's own slashes stay: vendors have ids such as `models/x`.
+    """Returns the path below the base URL. Slashes in the model are kept: vendors have ids such as `models/x`.
 
-    Raises BadRequest on a model that would lead to another path of the upstream.
+    Raises BadRequest on a model that would change the path.
     """
     filled = template
     if "{model}" in template:
         bare = model.removeprefix("models/")
         if any(segment.strip(".") == "" for segment in bare.split("/")):
-            raise BadRequest("model: holds an empty or dotted path segment")
+            raise BadRequest("model: contains an empty or dotted path segment")
         filled = template.replace("{model}", quote(bare, safe="/:@"))
-    passed = [(name, value) for name, value in query if name not in OURS_ALONE]
-    if not passed:
+    parameters = [(name, value) for name, value in query if name not in NOT_FORWARDED_PARAMETERS]
+    if not parameters:
         return filled
-    return filled + ("&" if "?" in filled else "?") + urlencode(passed)
+    return filled + ("&" if "?" in filled else "?") + urlencode(parameters)
 
 
-def placed(path: str, credential: Credential, location: str) -> str:
-    """The path with what is known of it when the credential is: its project, where it belongs to one."""
+def with_project(path: str, credential: Credential, location: str) -> str:
+    """Returns the path with the credential's project and the location, if the credential is a service account."""
     if credential.account is None:
         return path
     return path.replace("{project}", quote(credential.account.project_id, safe=":")).replace("{location}", location)
 
 
 def to_client(provider: Provider, exchange, *, is_limited: bool = False) -> list[tuple[str, str]]:
-    """The upstream's headers that pass. What it says of limits does not, where limits of ours apply to the caller."""
-    told = [("x-gproxy-provider", provider.name)]
+    """Returns the upstream's headers that the client gets; without its rate limits if `is_limited` by gproxy's own."""
+    returned = [("x-gproxy-provider", provider.name)]
     for name, value in exchange.headers.items():
-        if name in BACK or (name.startswith(BACK_PREFIXES) and not is_limited):
-            told.append((name, value))
+        if name in RETURNED or (name.startswith(RETURNED_PREFIXES) and not is_limited):
+            returned.append((name, value))
         elif name in UPSTREAM_REQUEST_IDS:
-            told.append(("x-upstream-request-id", value))
-    return told
+            returned.append(("x-upstream-request-id", value))
+    return returned
 
 
 def overhead(started: float, waited_s: float) -> tuple[str, str]:
-    """The time in gproxy until the headers are sent, without the wait for the upstream."""
+    """Returns the header with the time in gproxy until the headers are sent, excluding the wait for the upstream."""
     return ("x-gproxy-overhead-ms", f"{max(0.0, time.perf_counter() - started - waited_s) * 1000:.2f}")
 
 
-def left(statuses: tuple[LimitStatus, ...], protocol: ModuleType, now_s: float) -> list[tuple[str, str]]:
-    """What is left of the caller's limits: the tightest counter, and all under the vendor's own names."""
+def rate_limits(statuses: tuple[LimitStatus, ...], protocol: ModuleType, now_s: float) -> list[tuple[str, str]]:
+    """Returns the rate-limit headers: gproxy's own, of the tightest counter, and those of the client's protocol."""
     requests, tokens, running = limits.tightest(statuses)
-    shown = requests or tokens or running
-    return [] if shown is None else limits.to_headers(shown, now_s) + protocol.limit_headers(requests, tokens, now_s)
+    tightest = requests or tokens or running
+    if tightest is None:
+        return []
+    return limits.to_headers(tightest, now_s) + protocol.limit_headers(requests, tokens, now_s)
 
 
-def vendors_left(statuses: tuple[LimitStatus, ...], protocol: ModuleType, now_s: float) -> list[tuple[str, str]]:
-    """The same under the names that the client's own vendor gives them only."""
+def vendor_rate_limits(statuses: tuple[LimitStatus, ...], protocol: ModuleType, now_s: float) -> list[tuple[str, str]]:
+    """Returns only the rate-limit headers of the client's protocol."""
     requests, tokens, _ = limits.tightest(statuses)
     return protocol.limit_headers(requests, tokens, now_s)
 
 
-# A count that we made by bytes.
+# For a token count that gproxy estimated from the bytes of the body.
 ESTIMATED = ("x-gproxy-estimated", "true")
 
 
 def lossy(losses: tuple[str, ...]) -> list[tuple[str, str]]:
-    """What a translation could not carry, in a fixed order."""
+    """Returns the header that lists the losses of a translation, sorted."""
     return [("x-gproxy-lossy", ", ".join(sorted(set(losses))))] if losses else []
 
 
 def cost(nano: int) -> tuple[str, str]:
+    """Returns the header with the cost in USD; `nano` is in nano-USD."""
     return ("x-gproxy-cost-usd", f"{nano // NANO}.{nano % NANO:09d}")
 
 
-class Naming:
-    """A context: an error from within names the provider, for the caller is permitted to know it."""
+class ProviderHeader:
+    """Context manager: adds the provider's name to the headers of an error, for callers that may use the provider."""
 
     __slots__ = ("_name",)
 
@@ -117,8 +120,8 @@ class Naming:
         self._name = provider.name
 
     def __enter__(self) -> None:
-        """Nothing to prepare."""
+        """Does nothing."""
 
-    def __exit__(self, kind, fault: BaseException | None, trace) -> None:
-        if isinstance(fault, GatewayError):
-            fault.headers.setdefault("x-gproxy-provider", self._name)
+    def __exit__(self, kind, error: BaseException | None, trace) -> None:
+        if isinstance(error, GatewayError):
+            error.headers.setdefault("x-gproxy-provider", self._name)

@@ -1,22 +1,22 @@
-"""An exchange with a channel that answers itself, in the shape of one with an upstream."""
+"""An exchange with a channel that answers inside gproxy, with the interface of `upstream.client.Exchange`."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
-from gproxy.channels.kind import Answers
+from gproxy.channels.kind import LocalResponder
 
 
 class Exchange:
     status = 200
     waited_s = 0.0
 
-    def __init__(self, answers: Answers, is_stream: bool, protocol: str, model: str, body: bytes):
+    def __init__(self, responder: LocalResponder, is_stream: bool, protocol: str, model: str, body: bytes):
         self.is_stream = is_stream
         self.headers = {"content-type": "text/event-stream" if is_stream else "application/json"}
         if is_stream:
-            self._pieces = answers.stream(protocol, model, body)
+            self._pieces = responder.stream(protocol, model, body)
         else:
-            self._pieces = [answers.whole(protocol, model, body)]
+            self._pieces = [responder.whole(protocol, model, body)]
 
     def read(self, watch: AbstractContextManager) -> bytes:
         return b"".join(self._pieces)
@@ -24,14 +24,14 @@ class Exchange:
     def chunks(self, watch: AbstractContextManager) -> Iterator[bytes]:
         for piece in self._pieces:
             with watch:
-                pass  # a caller that left, or a worker that stops, ends this stream as any other
+                pass  # raises if the client disconnected or the worker is stopping
             yield piece
 
     def masked(self, data: bytes) -> bytes:
         return data
 
     def hurry(self, idle_s: float | None) -> None:
-        """Nothing is waited for here."""
+        """Does nothing: there is no wait."""
 
     def close(self) -> None:
-        """Nothing is open here."""
+        """Does nothing: there is no connection."""

@@ -1,6 +1,6 @@
-"""What a call comes to before anything happens: admitted, resolved, translated, bounded. No effects.
+"""Plans a call: permission, targets, dispatch, translation, upper bound. No effects.
 
-The first target that the call can go to is planned whole, the others when they are needed.
+The first target that can serve the call is planned at once, its fallbacks only when failover needs them.
 """
 
 import random
@@ -12,7 +12,7 @@ from types import ModuleType
 from gproxy.accounting import prices
 from gproxy.admission.permissions import Rights
 from gproxy.channels.kind import COUNT, GENERATE, STREAM, Kind, Lane
-from gproxy.channels.model_capabilities import facts
+from gproxy.channels.model_capabilities import capabilities
 from gproxy.credentials import affinity, selection
 from gproxy.errors import BadRequest, Forbidden, GatewayError
 from gproxy.metrics.call_summary import CallSummary
@@ -26,75 +26,74 @@ from gproxy.relay.settlement import input_estimate
 from gproxy.request_log.recorder import AttemptLog
 from gproxy.routing import resolve
 from gproxy.routing.resolve import Target
-from gproxy.routing.targets import by_tier
+from gproxy.routing.targets import order_by_tier
 from gproxy.snapshot import Caller, Dispatch, Provider, Snapshot
 from gproxy.state.ttl_store import TtlStore
 from gproxy.translation import reasoning_state, translate
 from gproxy.translation.translate import Translation
 
-# A name is matched against patterns and stands in rows and journal lines, so its length is bounded.
-MAX_MODEL = 512
-_MARK = MARK.encode()
-_PREVIOUS = b'"previous_response_id"'
-# In every part of a request, of any protocol, that holds or names sound or a picture.
-_MEDIA = (b"audio", b"image", b"inlineData", b"inline_data", b"fileData", b"file_data")
+# A model name is matched against patterns and written to usage rows and journal entries, so its length is limited.
+MAX_MODEL_CHARS = 512
+_WRAPPED_PREFIX = MARK.encode()
+_PREVIOUS_RESPONSE = b'"previous_response_id"'
+# One of these is in every audio or image part of a request, in any protocol.
+_MEDIA_FIELDS = (b"audio", b"image", b"inlineData", b"inline_data", b"fileData", b"file_data")
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request as web hands it over. `header` looks one up by its lower-case name."""
+    """A client's request, as web reads it. `header` returns a header by its lower-case name."""
 
     protocol: str
     body: bytes
     header: Callable[[str], str | None]
     query: tuple[tuple[str, str], ...]
     request_id: str
-    started: float  # performance counter
+    started: float  # on the performance counter, in seconds
     provider: str | None = None  # on a scoped path
-    model: str | None = None  # where the path names it
-    operation: str = GENERATE  # a stream too, where the body tells
-    as_array: bool = False  # a Gemini stream as one JSON array
-    trace: int | None = None  # the id of the request's own log row
-    attempt_log: AttemptLog | None = None  # where its attempts are kept
+    model: str | None = None  # if the path names it
+    operation: str = GENERATE  # a stream too, if the body requests one
+    as_array: bool = False  # a Gemini stream is requested as one JSON array
+    request_log_id: int | None = None  # the id of the client request's log row
+    attempt_log: AttemptLog | None = None  # logs the attempts, if the operator enabled it
     summary: CallSummary = field(default_factory=lambda: CallSummary(""))
 
 
 @dataclass(slots=True)
 class Plan:
-    """Everything that is decided before anything happens. It is filled step by step, and then only read."""
+    """What will be done for a call at one target. The planner fills it step by step; afterwards it is only read."""
 
     caller: Caller
-    asked: Ask
+    head: Ask
     sent_model: str
     name: str  # without provider prefix
     provider: Provider
     kind: Kind
-    lane: Lane | None  # None: answered here
+    lane: Lane | None  # None: answered locally
     path: str  # below the upstream's base URL
-    model: str  # the upstream's
+    model: str  # the upstream's name of the model
     operation: str  # the client's
-    upstream_protocol: str  # the protocol of the upstream
+    upstream_protocol: str
     body: bytes
     price: prices.FoundPrice | None
-    mode: str  # by which of its modes the price counts
+    mode: str  # the pricing mode, such as flex or priority; "" is the default
     input_tokens: int  # estimated
-    affinity: bytes = b""  # names the conversation, where the provider's strategy goes by it
-    kept_by: int | None = None  # the credential under which the vendor keeps what the call goes on from
-    upper_bound: UpperBound | None = None  # None: nothing to hold
-    others: tuple[
-        Callable[[], "Plan"], ...
-    ] = ()  # the same call to the alias's other targets, planned when it is needed
-    passed_over: tuple[tuple[Target, GatewayError], ...] = ()  # targets before it, and what keeps the call from them
-    tier: int = 0  # of an alias's target
+    affinity: bytes = b""  # a key of the conversation, if the provider's strategy is cache_affinity
+    pinned_credential: int | None = None  # id of the credential under which the vendor stored the previous response
+    upper_bound: UpperBound | None = None  # None: no quota and no limit applies
+    # The alias's later targets; each function returns the plan of the same call there, or raises GatewayError.
+    fallbacks: tuple[Callable[[], "Plan"], ...] = ()
+    skipped: tuple[tuple[Target, GatewayError], ...] = ()  # earlier targets that cannot serve the call, and why
+    tier: int = 0  # of the alias's target
     losses: tuple[str, ...] = ()
-    translation: Translation | None = None  # None: the same dialect
+    translation: Translation | None = None  # None: the client and the upstream use the same protocol
 
-    def translate(self, made: Translation) -> None:
-        self.body, self.losses, self.translation = made.body, made.losses, made
+    def set_translation(self, translation: Translation) -> None:
+        self.body, self.losses, self.translation = translation.body, translation.losses, translation
 
     @property
-    def keeps_responses(self) -> bool:
-        """Whether the vendor keeps the reply under the credential that asks for it, of several."""
+    def pins_responses(self) -> bool:
+        """Whether a later call must use this call's credential, because the vendor stores the response under it."""
         return (
             self.upstream_protocol == "openai_responses"
             and self.translation is None
@@ -106,58 +105,59 @@ class Plan:
 class Planner:
     protocols: Mapping[str, ModuleType]
     kinds: Mapping[str, Kind]
-    ttl_store: TtlStore  # what vendors want back and clients cannot carry
+    ttl_store: TtlStore  # reasoning state, and the credentials of stored responses
     dice: Callable[[], float] = random.random
 
     def plan(self, call: Call, caller: Caller, snapshot: Snapshot) -> Plan:
-        """Where the call goes and what is sent. Raises GatewayError; no effects."""
+        """Returns the plan of the first target that can serve the call. Raises GatewayError. No effects."""
         protocol = self.protocols[call.protocol]
-        asked = protocol.ask(call.body)
-        sent = call.model or asked.model
+        head = protocol.ask(call.body)
+        sent = call.model or head.model
         if not sent:
             raise BadRequest("model: missing; name a model")
-        if len(sent) > MAX_MODEL:
-            raise BadRequest(f"model: longer than {MAX_MODEL} characters")
-        operation = STREAM if call.operation == GENERATE and asked.is_stream else call.operation
+        if len(sent) > MAX_MODEL_CHARS:
+            raise BadRequest(f"model: longer than {MAX_MODEL_CHARS} characters")
+        operation = STREAM if call.operation == GENERATE and head.is_stream else call.operation
         resolved = self._resolve(snapshot, call.provider, sent, Rights(caller))
-        targets = by_tier(resolved.targets, self.dice)
+        targets = order_by_tier(resolved.targets, self.dice)
         if not targets[0].model:
             raise BadRequest("model: names a provider and no model")
 
-        def plan_for(target: Target) -> Plan:
-            return self._plan_for(call, caller, snapshot, asked, sent, operation, resolved, target)
+        def plan_target(target: Target) -> Plan:
+            return self._plan_target(call, caller, snapshot, head, sent, operation, resolved, target)
 
-        plan, rest, passed_over = self._first_plan(targets, plan_for)
-        plan.passed_over = passed_over
-        if plan.lane is not None and operation != COUNT:  # which costs nothing and is not limited
-            plan.upper_bound = self._upper_bound(plan, snapshot, resolved, rest)
-        plan.others = tuple(partial(plan_for, target) for target in rest)
+        plan, fallbacks, skipped = self._first_plan(targets, plan_target)
+        plan.skipped = skipped
+        if plan.lane is not None and operation != COUNT:  # a count costs nothing and is not limited
+            plan.upper_bound = self._upper_bound(plan, snapshot, resolved, fallbacks)
+        plan.fallbacks = tuple(partial(plan_target, target) for target in fallbacks)
         return plan
 
     def _first_plan(
-        self, targets: list[Target], plan_for: Callable[[Target], Plan]
+        self, targets: list[Target], plan_target: Callable[[Target], Plan]
     ) -> tuple[Plan, list[Target], tuple[tuple[Target, GatewayError], ...]]:
-        """The first target that the call can go to, those after it, and those before it with what keeps it from them.
+        """Returns the plan of the first target that can serve the call, the later targets, and the earlier ones with
+        their errors.
 
-        Raises what keeps it from the very first where there is none.
+        Raises the first target's error if no target can serve the call.
         """
-        passed_over: tuple[tuple[Target, GatewayError], ...] = ()
+        skipped: tuple[tuple[Target, GatewayError], ...] = ()
         for n, target in enumerate(targets):
             try:
-                return plan_for(target), targets[n + 1 :], passed_over
-            except GatewayError as fault:
-                passed_over += ((target, fault),)
-        raise passed_over[0][1]
+                return plan_target(target), targets[n + 1 :], skipped
+            except GatewayError as error:
+                skipped += ((target, error),)
+        raise skipped[0][1]
 
-    def _plan_for(
-        self, call: Call, caller: Caller, snapshot: Snapshot, asked: Ask, sent: str, operation: str, resolved, target
+    def _plan_target(
+        self, call: Call, caller: Caller, snapshot: Snapshot, head: Ask, sent: str, operation: str, resolved, target
     ) -> Plan:
         provider, kind = target.provider, self.kinds[target.provider.channel]
-        with headers.Naming(provider):
-            transport = dispatch.choose(kind, provider, operation, call.protocol, call.as_array, self.protocols)
+        with headers.ProviderHeader(provider):
+            decision = dispatch.choose(kind, provider, operation, call.protocol, call.as_array, self.protocols)
             plan = Plan(
                 caller=caller,
-                asked=asked,
+                head=head,
                 sent_model=sent,
                 name=resolved.name,
                 provider=provider,
@@ -169,67 +169,65 @@ class Planner:
                 upstream_protocol=call.protocol,
                 body=call.body,
                 price=prices.find(snapshot, provider.id, provider.channel, target.model, resolved.alias),
-                mode=asked.mode,
+                mode=head.mode,
                 input_tokens=input_estimate(call.body),
                 tier=target.tier,
             )
             if plan.price is None and provider.settings.unpriced == "deny" and operation != COUNT:
-                raise Forbidden(f"model {target.model!r} has no price, and its provider refuses what is not priced")
-            if transport.how != "local":
-                self._address(plan, call, transport)
-            if plan.keeps_responses and _PREVIOUS in call.body:
-                plan.kept_by = self._kept_by(plan)
+                raise Forbidden(f"model {target.model!r} has no price, and its provider refuses models without a price")
+            if decision.how != "local":
+                self._set_lane(plan, call, decision)
+            if plan.pins_responses and _PREVIOUS_RESPONSE in call.body:
+                plan.pinned_credential = self._find_pinned_credential(plan)
             if provider.settings.rotation_strategy == selection.CACHE_AFFINITY:
-                plan.affinity = affinity.key(asked, target.model)
+                plan.affinity = affinity.key(head, target.model)
             return plan
 
-    def _kept_by(self, plan: Plan) -> int | None:
-        previous = raw_json.text(plan.asked.body, "previous_response_id")
+    def _find_pinned_credential(self, plan: Plan) -> int | None:
+        previous = raw_json.text(plan.head.body, "previous_response_id")
         find = partial(self.ttl_store.find, plan.caller.user_id)
-        return previous and reasoning_state.whose_response(find, plan.provider.id, previous)
+        return previous and reasoning_state.find_response_credential(find, plan.provider.id, previous)
 
     def _upper_bound(
-        self, plan: Plan, snapshot: Snapshot, resolved: resolve.Resolved, others: Sequence[Target]
+        self, plan: Plan, snapshot: Snapshot, resolved: resolve.Resolution, fallbacks: Sequence[Target]
     ) -> UpperBound | None:
-        """What is held covers the dearest of the targets that the call may come to."""
-        accounts, rows = reservations.applying(plan.caller, plan.name)
-        if not accounts and not rows:
+        """Returns the upper bound over all targets of the call, or None if no quota and no limit applies."""
+        accounts, limits = reservations.applying(plan.caller, plan.name)
+        if not accounts and not limits:
             return None
         writes = plan.operation in (GENERATE, STREAM)
         may_cache = b'"cache_control"' in plan.body
-        has_media = any(mark in plan.body for mark in _MEDIA)
+        has_media = any(field in plan.body for field in _MEDIA_FIELDS)
 
         def upper_bound(
             provider: Provider, upstream_protocol: str, model: str, price: prices.FoundPrice | None
         ) -> UpperBound:
-            maximum = facts(upstream_protocol, model).max_output if writes else 0
+            maximum = capabilities(upstream_protocol, model).max_output if writes else 0
             assumed = provider.settings.assumed_output_tokens
             return reservations.upper_bound(
-                accounts, rows, plan.asked, price, plan.mode, plan.input_tokens, maximum, assumed, may_cache, has_media
+                accounts, limits, plan.head, price, plan.mode, plan.input_tokens, maximum, assumed, may_cache, has_media
             )
 
         found = upper_bound(plan.provider, plan.upstream_protocol, plan.model, plan.price)
-        for target in others:
-            provider, upstream_protocol = (
-                target.provider,
-                self.kinds[target.provider.channel].prefers or plan.upstream_protocol,
-            )
+        for target in fallbacks:
+            provider, kind = target.provider, self.kinds[target.provider.channel]
+            upstream_protocol = kind.preferred_protocol or plan.upstream_protocol
             price = prices.find(snapshot, provider.id, provider.channel, target.model, resolved.alias)
             found = reservations.covering(found, upper_bound(provider, upstream_protocol, target.model, price))
         return found
 
-    def _address(self, plan: Plan, call: Call, transport: Dispatch) -> None:
-        """Fills in the lane and what is sent there. Raises BadRequest."""
-        plan.lane = plan.kind.lane(transport.operation, transport.protocol, plan.provider.settings.protocol)
-        if transport.protocol == call.protocol and transport.operation == plan.operation:
-            plan.body, plan.losses = self.passed(plan, call)
+    def _set_lane(self, plan: Plan, call: Call, decision: Dispatch) -> None:
+        """Sets the lane, the path and the body of the plan. Raises BadRequest."""
+        plan.lane = plan.kind.lane(decision.operation, decision.protocol, plan.provider.settings.protocol)
+        if decision.protocol == call.protocol and decision.operation == plan.operation:
+            plan.body, plan.losses = self.passthrough_body(plan, call)
             plan.path = headers.path(plan.lane.path, plan.model, call.query)
             return
-        made = translate.plan(
+        translation = translate.prepare(
             self.protocols[call.protocol],
-            self.protocols[transport.protocol],
+            self.protocols[decision.protocol],
             plan.operation,
-            transport,
+            decision,
             plan.kind,
             plan.provider,
             plan.model,
@@ -237,23 +235,23 @@ class Planner:
             self.ttl_store,
             plan.caller.user_id,
         )
-        # Query parameters are the client's protocol's.
+        # The client's query parameters belong to its own protocol and are not forwarded.
         plan.path = headers.path(plan.lane.path, plan.model, ())
-        plan.upstream_protocol = transport.protocol
-        if made.body:
-            plan.mode = made.upstream.ask(made.body).mode
-        plan.translate(made)
+        plan.upstream_protocol = decision.protocol
+        if translation.body:
+            plan.mode = translation.upstream.ask(translation.body).mode
+        plan.set_translation(translation)
 
-    def passed(self, plan: Plan, call: Call) -> tuple[bytes, tuple[str, ...]]:
-        """The client's own body under the upstream's model name, without what another provider sealed."""
+    def passthrough_body(self, plan: Plan, call: Call) -> tuple[bytes, tuple[str, ...]]:
+        """Returns the body with the upstream's model name and without other providers' signatures, and the losses."""
         protocol = self.protocols[call.protocol]
-        asked, body, losses = plan.asked, call.body, ()
-        if _MARK in body and (found := raw_json.whole(body)) != (unsealed := protocol.unsealed(found)):
+        head, body, losses = plan.head, call.body, ()
+        if _WRAPPED_PREFIX in body and (found := raw_json.whole(body)) != (unsealed := protocol.unsealed(found)):
             body = raw_json.dumps(unsealed)
-            asked, losses = protocol.ask(body), (protocol.NAMES["signature"],)
-        return protocol.outgoing(asked, body, plan.model), losses
+            head, losses = protocol.ask(body), (protocol.NAMES["signature"],)
+        return protocol.outgoing(head, body, plan.model), losses
 
-    def _resolve(self, snapshot: Snapshot, provider: str | None, sent: str, rights: Rights) -> resolve.Resolved:
+    def _resolve(self, snapshot: Snapshot, provider: str | None, sent: str, rights: Rights) -> resolve.Resolution:
         if provider is None:
             return resolve.aggregated(snapshot, sent, rights)
         return resolve.scoped(snapshot, provider, sent, rights)

@@ -1,4 +1,7 @@
-"""One call's books: opened before it is sent, settled exactly once before its end is told."""
+"""Settlement of one call: journal entry before the request is sent, cost exactly once before the end is sent.
+
+A call that has no usage row settles as NoSettlement.
+"""
 
 import math
 import re
@@ -15,21 +18,21 @@ from gproxy.protocols.hub import Usage
 from gproxy.quota.reservations import STEP_TOKENS, NoReservation, Reservation
 from gproxy.snapshot import Credential
 
-# Bytes of text that a token stands for, where no count was told.
+# Bytes of text per token, for estimates when the upstream reports no usage.
 BYTES_PER_TOKEN = 4
-LARGE_BODY = 32 * 1024
-# Longer than any word; base64 of a file is one such run.
-# The look behind keeps it from trying a short run again from each of its letters.
+LARGE_BODY_BYTES = 32 * 1024
+# A run longer than any word: the base64 data of a file. The lookbehind prevents that a short run is tried again from
+# each of its letters.
 _ENCODED = re.compile(rb"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{4096,}")
 ENCODED_TOKENS = 1_500
 CLIENT_CLOSED_STATUS = 499
-# What the client sends into the row is bounded, as every line of the journal is.
-MAX_TEXT = 128
-# Attempts that a row tells of, the last ones.
-MAX_TOLD = 8
-# Names of what a reply lost in translation; a request's stand in the line that opens a call.
+# The texts of the client in a usage row are cut to this length, because a journal entry has a maximum size.
+MAX_TEXT_CHARS = 128
+# The number of attempts that a row lists, the last ones.
+MAX_LISTED_ATTEMPTS = 8
+# Total size of the names that a reply lost in translation; those of the request are in the `opened` entry.
 MAX_LOSSES_BYTES = 300
-# What a column holds, in nano-USD.
+# The maximum of the database column, in nano-USD.
 MAX_COST = 2**63 - 1
 
 
@@ -40,14 +43,14 @@ class Outcome(StrEnum):
 
 
 def estimate(size: int) -> int:
-    """Tokens that so many bytes of text are, rounded up."""
+    """Returns the estimated tokens of `size` bytes of text, rounded up."""
     return -(-size // BYTES_PER_TOKEN)
 
 
 def input_estimate(body: bytes) -> int:
-    """Tokens of a request body. Encoded images and files are not text: each counts as much as a large image does."""
+    """Returns the estimated tokens of a request body. Base64 data is not text: each run counts as a large image."""
     size = len(body)
-    if size > LARGE_BODY:
+    if size > LARGE_BODY_BYTES:
         encoded = [len(run) for run in _ENCODED.findall(body)]
         size += len(encoded) * ENCODED_TOKENS * BYTES_PER_TOKEN - sum(encoded)
     return estimate(size)
@@ -55,9 +58,10 @@ def input_estimate(body: bytes) -> int:
 
 @dataclass(slots=True)
 class Settlement:
-    """`started` is on the performance counter. After settlement `cost` is in nano-USD, None when unpriced.
+    """Settles one call. `started` is on the performance counter.
 
-    A stream that has delivered more than `covered_bytes` of text may cost more than is held for it.
+    After the settlement `cost` is in nano-USD, or None without a price. A stream that has delivered more than
+    `covered_bytes` of text may cost more than its reservation covers.
     """
 
     journal: Journal
@@ -68,84 +72,93 @@ class Settlement:
     mode: str = ""
     reservation: Reservation | NoReservation | None = None
     covered_bytes: float = math.inf
-    attempts: Sequence[tuple] = ()  # each: provider, credential, end, milliseconds
-    by: tuple[int, str, int | None] | None = None  # who served it, where not the one that `open` tells
-    give_back: Callable[[], None] = lambda: None  # the place that the credential's own limits gave
+    attempts: Sequence[tuple] = ()  # each: provider id, credential id, result, milliseconds
+    served_by: tuple[int, str, int | None] | None = None  # provider id, channel and credential id that answered
+    release_credential: Callable[[], None] = lambda: None  # releases the reservation in the credential's limits
     losses: list[str] = field(default_factory=list)
-    summary: CallSummary | None = None  # is told how it ended
-    count_metrics: Callable[..., None] | None = None  # counts what the record says
+    summary: CallSummary | None = None  # gets outcome, usage and cost
+    count_metrics: Callable[..., None] | None = None  # counts the summary
     first_byte: float | None = None
     first_token: float | None = None
     cost: int | None = None
     is_settled: bool = False
 
     def open(self, entry: dict) -> None:
-        """Raises Unavailable when the journal cannot be written; then nothing is sent."""
+        """Writes the `opened` entry. Raises Unavailable if it cannot; the call must not be sent then."""
         for name in ("eu", "t"):
             if entry.get(name):
-                entry[name] = entry[name][:MAX_TEXT]
+                entry[name] = entry[name][:MAX_TEXT_CHARS]
         if self.reservation is not None and self.reservation.amounts is not None:
             entry["h"] = self.reservation.amounts
         self.journal.open({"o": self.call_id, "e": self.input_estimate, **entry})
 
-    def overruns(self, usage: Usage | None, text_bytes: int) -> bool:
-        """Whether a stream, which delivered so much, costs more by now than its caller has left."""
-        seen = self._delivered(usage, text_bytes)
-        running = self._cost(seen)
-        step = self._cost(replace(seen, output_tokens=seen.output_tokens + STEP_TOKENS)) - running
-        if not self.reservation.covers(running, step):
+    def exceeds_quota(self, usage: Usage | None, text_bytes: int) -> bool:
+        """Returns whether a stream costs more than the caller's quotas allow. Extends the reservation if needed.
+
+        `usage` and `text_bytes`: delivered by the stream so far.
+        """
+        delivered = self._delivered_usage(usage, text_bytes)
+        cost_so_far = self._cost(delivered)
+        step = self._cost(replace(delivered, output_tokens=delivered.output_tokens + STEP_TOKENS)) - cost_so_far
+        if not self.reservation.covers(cost_so_far, step):
             return True
-        free = (self.reservation.money - running) / step * STEP_TOKENS if step else math.inf
-        self.covered_bytes = text_bytes + max(1, free) * BYTES_PER_TOKEN
+        covered_tokens = (self.reservation.money - cost_so_far) / step * STEP_TOKENS if step else math.inf
+        self.covered_bytes = text_bytes + max(1, covered_tokens) * BYTES_PER_TOKEN
         return False
 
     def _cost(self, usage: Usage) -> int:
         return min(cost(usage, self.price.price, self.mode), MAX_COST)
 
-    def serve(self, plan, credential: Credential | None) -> None:
-        """Who answers: its price counts, and the row tells it."""
+    def set_target(self, plan, credential: Credential | None) -> None:
+        """Sets the target that answers: its price applies, and the usage row names it."""
         self.price, self.mode, self.input_estimate = plan.price, plan.mode, plan.input_tokens
-        self.by = plan.provider.id, plan.provider.channel, credential.id if credential else None
+        self.served_by = plan.provider.id, plan.provider.channel, credential.id if credential else None
         if self.summary is not None:
             self.summary.set_target(plan)
 
-    def saw_first_byte(self, text_bytes: int = 0) -> None:
-        """Something came; of a stream also how much text until now."""
+    def record_first_byte(self, text_bytes: int = 0) -> None:
+        """Records the time of the first byte, and of the first token once `text_bytes` of a stream are not 0."""
         if self.first_byte is None:
             self.first_byte = time.perf_counter()
         if text_bytes and self.first_token is None:
             self.first_token = time.perf_counter()
 
-    def complete(self, status: int, usage: Usage | None, text_bytes: int) -> None:
-        """The reply ended as its protocol ends; where the vendor told no usage, it is estimated."""
+    def settle_complete(self, status: int, usage: Usage | None, text_bytes: int) -> None:
+        """Settles a reply that ended as its protocol requires; without `usage` it is estimated from the text."""
         if usage is not None:
             self._settle(Outcome.COMPLETE, status, usage)
         else:
-            self._settle(Outcome.COMPLETE, status, self._delivered(None, text_bytes), estimated=True)
+            self._settle(Outcome.COMPLETE, status, self._delivered_usage(None, text_bytes), is_estimated=True)
 
-    def broke(self, status: int, usage: Usage | None, text_bytes: int) -> None:
-        """The upstream failed: before any output that costs nothing, after it what was delivered."""
+    def settle_failed(self, status: int, usage: Usage | None, text_bytes: int) -> None:
+        """Settles a failure of the upstream: free before any output, else the cost of the delivered output."""
         if text_bytes:
-            self._settle(Outcome.PARTIAL, status, self._delivered(usage, text_bytes), estimated=True)
+            self._settle(Outcome.PARTIAL, status, self._delivered_usage(usage, text_bytes), is_estimated=True)
         else:
             self._settle(Outcome.FAILED, status, Usage())
 
-    def client_disconnected(self, usage: Usage | None, text_bytes: int, is_whole: bool = False) -> None:
-        """The client went away: its input, and what was delivered; or all of it, where the rest was read for that."""
-        if is_whole and usage is not None:
+    def settle_disconnected(self, usage: Usage | None, text_bytes: int, is_complete: bool = False) -> None:
+        """Settles a call after its client disconnected: the cost of the input and of the delivered output.
+
+        `is_complete`: the upstream's stream was read to its end, so that `usage` is exact.
+        """
+        if is_complete and usage is not None:
             self._settle(Outcome.PARTIAL, CLIENT_CLOSED_STATUS, usage)
         else:
-            self._settle(Outcome.PARTIAL, CLIENT_CLOSED_STATUS, self._delivered(usage, text_bytes), estimated=True)
+            self._settle(
+                Outcome.PARTIAL, CLIENT_CLOSED_STATUS, self._delivered_usage(usage, text_bytes), is_estimated=True
+            )
 
-    def _delivered(self, usage: Usage | None, text_bytes: int) -> Usage:
-        seen = usage or Usage()
+    def _delivered_usage(self, usage: Usage | None, text_bytes: int) -> Usage:
+        """Returns the reported usage, completed by estimates where the stream was cut before its final count."""
+        reported = usage or Usage()
         return replace(
-            seen,
-            input_tokens=seen.input_tokens if seen.prompt_tokens else self.input_estimate,
-            output_tokens=max(seen.output_tokens, estimate(text_bytes)),
+            reported,
+            input_tokens=reported.input_tokens if reported.prompt_tokens else self.input_estimate,
+            output_tokens=max(reported.output_tokens, estimate(text_bytes)),
         )
 
-    def _settle(self, outcome: Outcome, status: int, usage: Usage, estimated: bool = False) -> None:
+    def _settle(self, outcome: Outcome, status: int, usage: Usage, is_estimated: bool = False) -> None:
         if self.is_settled:
             return
         self.is_settled = True
@@ -171,27 +184,27 @@ class Settlement:
             "a": max(1, len(self.attempts)),
         }
         if len(self.attempts) > 1:
-            entry["tr"] = self.attempts[-MAX_TOLD:]
-            if self.by is not None:
-                entry["by"] = self.by
+            entry["tr"] = self.attempts[-MAX_LISTED_ATTEMPTS:]
+            if self.served_by is not None:
+                entry["by"] = self.served_by
         if self.price is not None:
             entry["ps"] = self.price.source
-        if estimated:
+        if is_estimated:
             entry["est"] = True
         if self.first_byte is not None:
             entry["f"] = int((self.first_byte - self.started) * 1000)
         if self.losses:
-            entry["lo"] = _within(self.losses)
+            entry["lo"] = _fitting(self.losses)
         try:
             self.journal.settle(entry)
             if self.count_metrics is not None:
-                self._tell(outcome, status, usage, now - self.started)
+                self._count(outcome, status, usage, now - self.started)
         finally:
             if self.reservation is not None:
                 self.reservation.settle(self.cost or 0, usage.prompt_tokens + usage.output_tokens)
-            self.give_back()
+            self.release_credential()
 
-    def _tell(self, outcome: Outcome, status: int, usage: Usage, seconds: float) -> None:
+    def _count(self, outcome: Outcome, status: int, usage: Usage, seconds: float) -> None:
         summary = self.summary
         summary.outcome, summary.usage, summary.cost = outcome, usage, self.cost
         if self.first_token is not None:
@@ -199,49 +212,51 @@ class Settlement:
         self.count_metrics(summary, status, seconds, self.attempts)
 
 
-def _within(losses: list[str]) -> list[str]:
-    """So many of them as the room of a settled line holds."""
-    kept, room = [], MAX_LOSSES_BYTES
+def _fitting(losses: list[str]) -> list[str]:
+    """Returns the first losses, as many as fit into a `settled` entry."""
+    fitting, room = [], MAX_LOSSES_BYTES
     for name in losses:
         room -= len(name) + 3
         if room < 0:
             break
-        kept.append(name)
-    return kept
+        fitting.append(name)
+    return fitting
 
 
 class NoSettlement:
-    """In a tally's place for a call that has no row: a count of tokens costs nothing."""
+    """The settlement of a call without a usage row: a token count, which costs nothing."""
 
     cost = None
     reservation = None
     is_settled = True
     covered_bytes = math.inf
 
-    def __init__(self, give_back: Callable[[], None], ended: Callable[[Outcome, int], None] = lambda *_: None):
-        """`ended` is told how, once."""
+    def __init__(
+        self, release_credential: Callable[[], None], on_end: Callable[[Outcome, int], None] = lambda *_: None
+    ):
+        """`on_end` is called once, with the outcome and the status."""
         self.losses: list[str] = []
-        self._give_back, self._ended = give_back, ended
+        self._release_credential, self._on_end = release_credential, on_end
 
-    def serve(self, plan, credential: Credential | None) -> None:
-        """No row tells it."""
+    def set_target(self, plan, credential: Credential | None) -> None:
+        """Does nothing: there is no usage row."""
 
-    def saw_first_byte(self, text_bytes: int = 0) -> None:
-        """Nothing is measured."""
+    def record_first_byte(self, text_bytes: int = 0) -> None:
+        """Does nothing: there is no usage row."""
 
-    def complete(self, status: int, usage: Usage | None, text_bytes: int) -> None:
-        """Nothing is booked."""
+    def settle_complete(self, status: int, usage: Usage | None, text_bytes: int) -> None:
+        """Stores nothing."""
         self._end(Outcome.COMPLETE, status)
 
-    def broke(self, status: int, usage: Usage | None, text_bytes: int) -> None:
-        """Nothing is booked."""
+    def settle_failed(self, status: int, usage: Usage | None, text_bytes: int) -> None:
+        """Stores nothing."""
         self._end(Outcome.FAILED, status)
 
-    def client_disconnected(self, usage: Usage | None, text_bytes: int, is_whole: bool = False) -> None:
-        """Nothing is booked."""
+    def settle_disconnected(self, usage: Usage | None, text_bytes: int, is_complete: bool = False) -> None:
+        """Stores nothing."""
         self._end(Outcome.PARTIAL, CLIENT_CLOSED_STATUS)
 
     def _end(self, outcome: Outcome, status: int) -> None:
-        self._give_back()
-        ended, self._ended = self._ended, lambda *_: None
-        ended(outcome, status)
+        self._release_credential()
+        on_end, self._on_end = self._on_end, lambda *_: None
+        on_end(outcome, status)

@@ -1,4 +1,4 @@
-"""A stream, or a whole reply, translated back for the client: the upstream speaks another protocol."""
+"""Streams of the translated lane: an upstream's stream or whole reply, written as a stream of the client's protocol."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -7,98 +7,109 @@ import orjson
 
 from gproxy.errors import BadRequest, ClientDisconnected, GatewayError, UpstreamError, UpstreamTimeout
 from gproxy.protocols import raw_json, sse
-from gproxy.protocols.hub import (
-    Ask,
-    Context,
-    End,
-    Failed,
-    unfold,
-)
+from gproxy.protocols.hub import Ask, Context, End, Failed, unfold
 from gproxy.protocols.losses import Losses
 from gproxy.protocols.verdict import Verdict
-from gproxy.relay.disconnect import DisconnectWatch, arriving
-from gproxy.relay.passthrough_stream import ARRAY_HEARTBEAT, HELD_S, NO_END, TAIL_S, Array, Events, drained, is_whole
+from gproxy.relay.disconnect import DisconnectWatch, read_chunks
+from gproxy.relay.passthrough_stream import (
+    ARRAY_HEARTBEAT,
+    LAST_EVENT_S,
+    NO_END,
+    TAIL_S,
+    ArrayFraming,
+    SseFraming,
+    drain,
+    is_complete_event,
+)
 from gproxy.relay.settlement import Settlement
 from gproxy.translation import reasoning_state
-from gproxy.translation.translate import Translation, read_reply, renamed, translatable, untranslatable
+from gproxy.translation.translate import (
+    Translation,
+    as_upstream_errors,
+    read_reply,
+    restore_tool_names,
+    untranslatable_error,
+)
 
 log = logging.getLogger(__name__)
 
-
-# An event that leaves at once: joined with others it would keep the worker busy for long.
-LARGE = 256 * 1024
+# A larger piece is sent at once: joining it with others would block the worker for long.
+LARGE_BYTES = 256 * 1024
 
 
 class TranslatedStream:
-    """One stream. `frames()` are the bytes for the client; `close()` is the net for every end that it did not see."""
+    """One stream. `frames()` yields the bytes for the client; `close()` settles any end that `frames()` did not see."""
 
     def __init__(
         self,
-        made: Translation,
-        asked: Ask,
+        translation: Translation,
+        head: Ask,
         context: Context,
         exchange,
         settlement: Settlement,
         watch: DisconnectWatch,
         as_array: bool,
-        gone: Callable[[], None],
+        on_disconnect: Callable[[], None],
         drain_s: float = 0.0,
     ):
-        self._client, self._upstream, self._puts, self._names = made.client, made.upstream, made.puts, made.names
+        self._client, self._upstream = translation.client, translation.upstream
+        self._put_state, self._tool_names = translation.put_state, translation.tool_names
         self._context, self._exchange, self._settlement = context, exchange, settlement
-        self._watch, self._gone, self._status = watch, gone, exchange.status
-        self._reader = made.upstream.Stream(None, asked)
-        self._frame = Array() if as_array else Events()
-        self._heartbeat = ARRAY_HEARTBEAT if as_array else made.client.HEARTBEAT
+        self._watch, self._on_disconnect, self._status = watch, on_disconnect, exchange.status
+        self._reader = translation.upstream.Stream(None, head)
+        self._framing = ArrayFraming() if as_array else SseFraming()
+        self._heartbeat = ARRAY_HEARTBEAT if as_array else translation.client.HEARTBEAT
         self._is_quiet = False
         self._splitter, self._drain_s = sse.Splitter(), drain_s
-        self.losses = Losses(made.upstream.NAMES)
+        self.losses = Losses(translation.upstream.NAMES)
 
     def frames(self) -> Iterator[bytes]:
-        """Each piece is all that came of what had arrived."""
+        """Yields one piece for all events that arrived together."""
         out: list[bytes] = []
         try:
             for piece in self._client.write_stream(self.events(), self._context, self.losses):
                 if piece:
-                    out.append(self._frame.made(piece))
+                    out.append(self._framing.own_event(piece))
                 elif self._is_quiet:
                     out.append(self._heartbeat)
                     self._is_quiet = False
-                if out and (not piece or len(piece) > LARGE):
+                if out and (not piece or len(piece) > LARGE_BYTES):
                     yield b"".join(out)
                     out = []
-            out.append(self._frame.end(b""))
+            out.append(self._framing.end(b""))
             yield b"".join(out)
         except ClientDisconnected:
-            self.close()  # no error: counted, and nobody is left to be told
-        except Exception as fault:  # noqa: BLE001 - what was read and cannot be written
-            told = self._broken(untranslatable(fault))
-            event = self._client.error_event(told.status, told.code, told.message, self._context.request_id)
-            yield b"".join(out) + self._frame.made(event) + self._frame.end(b"")
+            self.close()  # counted there; no error event, because there is no client
+        except Exception as error:  # noqa: BLE001 - events that were read and cannot be written
+            failed = self._end_with_error(untranslatable_error(error))
+            event = self._client.error_event(failed.status, failed.code, failed.message, self._context.request_id)
+            yield b"".join(out) + self._framing.own_event(event) + self._framing.end(b"")
 
     def events(self) -> Iterator:
-        """The stream's events, settled before the last one. What cannot be read ends it like any other fault."""
+        """Yields the stream's events, settled before the last one. Unreadable data ends it with a Failed event."""
         events = self._upstream.read_stream(self.payloads(), self._context, self.losses)
-        if self._names:
-            events = renamed(events, self._names)
+        if self._tool_names:
+            events = restore_tool_names(events, self._tool_names)
+        if self._put_state is not None:
+            events = reasoning_state.store_stream(events, self._put_state)
         try:
-            for event in reasoning_state.keeping(events, self._puts) if self._puts is not None else events:
+            for event in events:
                 if isinstance(event, End | Failed):
                     self._settle(isinstance(event, Failed))
                 yield event
-        except Exception as fault:  # noqa: BLE001 - whatever an upstream sends, its client is told an end
-            yield self._broken(untranslatable(fault))
+        except Exception as error:  # noqa: BLE001 - whatever the upstream sends, the client gets an end
+            yield self._end_with_error(untranslatable_error(error))
 
     def payloads(self) -> Iterator[dict | Failed | None]:
-        """The stream's documents as they arrive; None before each wait; a fault in the place of an end."""
+        """Yields the data of the events as they arrive, None before each wait, and Failed if the stream breaks off."""
         splitter = self._splitter
         try:
-            for chunk in arriving(self._exchange, self._watch):
+            for chunk in read_chunks(self._exchange, self._watch):
                 self._is_quiet = chunk is None
                 for event in splitter.feed(chunk or b""):
-                    verdict, payload = self._look(event)
+                    verdict, payload = self._read_event(event)
                     if verdict is Verdict.GOES_ON and self._reader.text_bytes > self._settlement.covered_bytes:
-                        self._stop_at_quota()
+                        self._check_quota()
                     if payload is not None:
                         yield payload
                     if verdict is Verdict.ENDS:
@@ -106,35 +117,35 @@ class TranslatedStream:
                     if verdict is Verdict.CUT:
                         raise UpstreamError(NO_END)
                 yield None
-            if is_whole(rest := splitter.rest().strip() + b"\n\n"):
-                _, payload = self._look(rest)
+            if is_complete_event(tail := splitter.rest().strip() + b"\n\n"):
+                _, payload = self._read_event(tail)
                 if payload is not None:
                     yield payload
             if not self._reader.is_terminal and not self._reader.has_failed:
                 raise UpstreamError(NO_END)
         except sse.TooLong:
-            yield self._broken(UpstreamError("the upstream sent an event without end"))
-        except GatewayError as fault:
-            # With its end told, the upstream only forgot to close.
-            if not (isinstance(fault, UpstreamTimeout) and self._reader.is_terminal):
-                yield self._broken(fault)
+            yield self._end_with_error(UpstreamError("the upstream sent an event larger than the maximum"))
+        except GatewayError as error:
+            # A timeout after the terminal event is no failure: the upstream only did not close the body.
+            if not (isinstance(error, UpstreamTimeout) and self._reader.is_terminal):
+                yield self._end_with_error(error)
 
-    def _look(self, event: bytes) -> tuple[Verdict, dict | None]:
-        """Reads the usage in passing."""
+    def _read_event(self, event: bytes) -> tuple[Verdict, dict | None]:
+        """Reads the usage of an event. Returns the verdict and the event's data."""
         data = sse.data_of(self._exchange.masked(event))
         if data is None:
             return Verdict.GOES_ON, None
         _, verdict = self._reader.see(data)
-        self._settlement.saw_first_byte(self._reader.text_bytes)
+        self._settlement.record_first_byte(self._reader.text_bytes)
         if verdict is Verdict.ENDS or self._reader.has_failed:
             self._exchange.hurry(TAIL_S)
         elif verdict is Verdict.MAY_END:
-            self._exchange.hurry(HELD_S)
+            self._exchange.hurry(LAST_EVENT_S)
         return verdict, _document(data)
 
-    def _stop_at_quota(self) -> None:
-        """Raises OverQuota where the stream costs more by now than its caller has left."""
-        if self._settlement.overruns(self._reader.usage, self._reader.text_bytes):
+    def _check_quota(self) -> None:
+        """Raises OverQuota if the stream costs more than the caller's quotas allow."""
+        if self._settlement.exceeds_quota(self._reader.usage, self._reader.text_bytes):
             raise self._settlement.reservation.exhausted()
 
     def _settle(self, has_failed: bool) -> None:
@@ -143,61 +154,63 @@ class TranslatedStream:
         reader = self._reader
         self._settlement.losses = list(self.losses.told())
         if has_failed:
-            self._settlement.broke(self._status, reader.usage, reader.text_bytes)
+            self._settlement.settle_failed(self._status, reader.usage, reader.text_bytes)
         else:
-            self._settlement.complete(self._status, reader.usage, reader.text_bytes)
+            self._settlement.settle_complete(self._status, reader.usage, reader.text_bytes)
 
-    def _broken(self, fault: GatewayError) -> Failed:
+    def _end_with_error(self, error: GatewayError) -> Failed:
+        """Settles, and returns the event that reports the error."""
         reader = self._reader
         self._settlement.losses = list(self.losses.told())
-        self._settlement.broke(fault.status, reader.usage, reader.text_bytes)
-        log.warning("request %s: the stream was cut: %s", self._context.request_id, fault.message)
-        return Failed(fault.status, fault.code, fault.message)
+        self._settlement.settle_failed(error.status, reader.usage, reader.text_bytes)
+        log.warning("request %s: the stream was cut: %s", self._context.request_id, error.message)
+        return Failed(error.status, error.code, error.message)
 
     def close(self) -> None:
-        """Lets go of the upstream and settles. Before the end that means that the client left."""
+        """Closes the upstream's response and settles: a call without an end counts as disconnected. Idempotent."""
         self._watch.close()
-        settlement, reader, is_whole = self._settlement, self._reader, False
+        settlement, reader, is_complete = self._settlement, self._reader, False
         try:
             if self._drain_s and not settlement.is_settled:
-                is_whole = drained(self._exchange, self._watch, reader, self._splitter, self._drain_s)
+                is_complete = drain(self._exchange, self._watch, reader, self._splitter, self._drain_s)
             self._exchange.close()
         finally:
             if not settlement.is_settled:
                 settlement.losses = list(self.losses.told())
-                settlement.client_disconnected(reader.usage, reader.text_bytes, is_whole)
-                self._gone()
+                settlement.settle_disconnected(reader.usage, reader.text_bytes, is_complete)
+                self._on_disconnect()
 
 
 def _document(data: bytes) -> dict | None:
-    """An event's document; `[DONE]`, keep-alives and what cannot be read are none."""
+    """Returns an event's JSON object; None for `[DONE]`, keep-alives and unreadable data."""
     try:
         found = orjson.loads(data)
     except orjson.JSONDecodeError:
         if data.startswith(b"[DONE]"):
             return None
         try:
-            found = raw_json.whole(data)  # with half an emoji in it
+            found = raw_json.whole(data)  # accepts half an emoji, which orjson rejects
         except BadRequest:
             return None
     return found if isinstance(found, dict) else None
 
 
-class Whole:
-    """A whole reply, already settled, as the stream that the client asked for: its upstream does not stream."""
+class WholeReplyStream:
+    """A whole reply as the stream that the client requested, for an upstream that does not stream."""
 
-    def __init__(self, made: Translation, body: bytes, context: Context, as_array: bool):
+    def __init__(self, translation: Translation, body: bytes, context: Context, as_array: bool):
         """Raises UpstreamError."""
-        losses = Losses(made.upstream.NAMES)
-        frame = Array() if as_array else Events()
-        with translatable():
-            reply = read_reply(made, body, context, losses)
-            written = made.client.write_stream(unfold(reply), context, losses)
-            self._pieces = [*(frame.made(piece) for piece in written), frame.end(b"")]
+        losses = Losses(translation.upstream.NAMES)
+        framing = ArrayFraming() if as_array else SseFraming()
+        with as_upstream_errors():
+            reply = read_reply(translation, body, context, losses)
+            written = translation.client.write_stream(unfold(reply), context, losses)
+            self._pieces = [*(framing.own_event(piece) for piece in written), framing.end(b"")]
             self.losses = losses.told()
 
     def frames(self) -> Iterator[bytes]:
+        """Returns the bytes for the client."""
         return iter(self._pieces)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Does nothing: the upstream's response was read to its end."""

@@ -1,1 +1,1 @@
-"""Where a request goes: the name a client sent to a provider, a model and a credential."""
+"""Routing: from the model name that a client sent to an ordered list of targets."""

@@ -1,1 +1,1 @@
-"""One call between two protocols: its request and its reply through the hub."""
+"""Translates requests, replies and streams between two protocols, through the hub."""

@@ -1,8 +1,8 @@
-"""What a vendor wants back with a tool call's result and its client could not carry, kept between two turns.
+"""Stores reasoning state (thought signatures, encrypted items) that a vendor requires with a tool call's result.
 
-A client of another protocol echoes an envelope where its own protocol has a field for one. Where it does not, the
-values are found again by the user and the id of the turn's first call. Some models repeat their ids in every
-conversation, so a digest of that call is kept beside them and must fit.
+A client of another protocol sends the state back, wrapped, if its protocol has a field for it. Otherwise the state is
+stored by the user and the id of the turn's first call, and restored into the next request. Some models reuse their
+call ids in every conversation, so a digest of that call is stored too and must match.
 """
 
 import hashlib
@@ -28,45 +28,46 @@ from gproxy.protocols.hub import (
     Turn,
 )
 
-Keep = Callable[[str, bytes], object]
+Put = Callable[[str, bytes], object]
 Find = Callable[[str], bytes | None]
 
 
-def whose_response(find: Find, provider: int, response_id: str) -> int | None:
-    """The credential under which the vendor keeps a response, where this machine has seen it made."""
+def find_response_credential(find: Find, provider: int, response_id: str) -> int | None:
+    """Returns the id of the credential under which the vendor stored a response, or None if it is not known."""
     found = find(f"response:{provider}:{response_id}")
     return None if found is None else int(found)
 
 
-def keep_response(put: Keep, provider: int, response_id: str, credential: int) -> None:
+def store_response_credential(put: Put, provider: int, response_id: str, credential: int) -> None:
+    """Stores the id of the credential under which the vendor stored a response."""
     put(f"response:{provider}:{response_id}", b"%d" % credential)
 
 
-def keep(reply: Reply, put: Keep) -> None:
-    """Keeps what belongs to a whole reply's calls."""
+def store_reply(reply: Reply, put: Put) -> None:
+    """Stores the reasoning state of a whole reply."""
     for answer in reply.answers:
-        _keep(answer.blocks, put)
+        _store_blocks(answer.blocks, put)
 
 
-def _keep(blocks: Iterable[Block], put: Keep) -> None:
+def _store_blocks(blocks: Iterable[Block], put: Put) -> None:
     blocks = tuple(blocks)
     calls = [block for block in blocks if isinstance(block, ToolCall)]
-    # Each with its place among the blocks: a vendor wants its thinking back where it stood.
-    thoughts = [
+    # Each with its position among the blocks, because a vendor requires its thinking at the same position.
+    thinking = [
         [at, block.text, block.signature.value]
         for at, block in enumerate(blocks)
         if isinstance(block, Thinking) and block.signature
     ]
-    signed = {call.id: call.signature.value for call in calls if call.signature}
-    if not calls or not (thoughts or signed):
+    signatures = {call.id: call.signature.value for call in calls if call.signature}
+    if not calls or not (thinking or signatures):
         return
     origin = next(block.signature.origin for block in blocks if getattr(block, "signature", None))
-    kept = {"o": origin, "d": _digest(calls[0]), "t": thoughts, "c": signed}
-    put(calls[0].id, orjson.dumps(kept))
+    state = {"o": origin, "d": _digest(calls[0]), "t": thinking, "c": signatures}
+    put(calls[0].id, orjson.dumps(state))
 
 
 def _digest(call: ToolCall) -> str:
-    """Of what was called, however its JSON is written by now."""
+    """Returns a digest of a call's name and arguments that does not depend on how their JSON is written."""
     try:
         arguments = orjson.dumps(orjson.loads(call.arguments), option=orjson.OPT_SORT_KEYS)
     except (orjson.JSONDecodeError, orjson.JSONEncodeError):
@@ -74,8 +75,8 @@ def _digest(call: ToolCall) -> str:
     return hashlib.blake2b(call.name.encode("utf-8", "replace") + b"\0" + arguments, digest_size=8).hexdigest()
 
 
-def keeping(events: Iterable[Event | None], put: Keep) -> Iterator[Event | None]:
-    """The same events; what belongs to their calls is kept before the choice that makes them is told as over."""
+def store_stream(events: Iterable[Event | None], put: Put) -> Iterator[Event | None]:
+    """Yields the same events, and stores the reasoning state of a choice before its Finish event is yielded."""
     choices: dict[int, int] = {}
     blocks: dict[int, Block] = {}
     texts: dict[int, Pieces] = {}
@@ -94,38 +95,40 @@ def keeping(events: Iterable[Event | None], put: Keep) -> Iterator[Event | None]
                 field = "text" if isinstance(blocks[index], Thinking) else "arguments"
                 blocks[index] = replace(blocks[index], **{field: text})
             case Finish(choice=choice):
-                _keep((block for index, block in sorted(blocks.items()) if choices[index] == choice), put)
+                _store_blocks((block for index, block in sorted(blocks.items()) if choices[index] == choice), put)
         yield event
 
 
-def recalled(request: Request, provider: str, find: Find) -> Request:
-    """The request with what its client did not bring back for this provider."""
-    turns = tuple(_recalled(turn, provider, find) for turn in request.turns)
+def restore(request: Request, provider: str, find: Find) -> Request:
+    """Returns the request with the stored reasoning state of this provider that its client did not send back."""
+    turns = tuple(_restore_turn(turn, provider, find) for turn in request.turns)
     return request if turns == request.turns else replace(request, turns=turns)
 
 
-def _recalled(turn: Turn, provider: str, find: Find) -> Turn:
+def _restore_turn(turn: Turn, provider: str, find: Find) -> Turn:
     calls = [block for block in turn.blocks if isinstance(block, ToolCall)]
-    if turn.role != "assistant" or not calls or any(_is_own(block, provider) for block in turn.blocks):
+    if turn.role != "assistant" or not calls or any(_has_own_signature(block, provider) for block in turn.blocks):
         return turn
     found = find(calls[0].id)
-    kept = orjson.loads(found) if found is not None else {}
-    if kept.get("o") != provider or kept.get("d") != _digest(calls[0]):
+    state = orjson.loads(found) if found is not None else {}
+    if state.get("o") != provider or state.get("d") != _digest(calls[0]):
         return turn
     blocks = [
-        _signed(block, provider, kept["c"]) for block in turn.blocks if not (kept["t"] and isinstance(block, Thinking))
+        _with_signature(block, provider, state["c"])
+        for block in turn.blocks
+        if not (state["t"] and isinstance(block, Thinking))
     ]
-    for at, text, value in kept["t"]:
+    for at, text, value in state["t"]:
         blocks.insert(at, Thinking(text, Signature(provider, value)))
     return Turn("assistant", tuple(blocks))
 
 
-def _signed(block: Block, provider: str, kept: dict[str, str]) -> Block:
-    if isinstance(block, ToolCall) and block.id in kept:
-        return replace(block, signature=Signature(provider, kept[block.id]))
+def _with_signature(block: Block, provider: str, signatures: dict[str, str]) -> Block:
+    if isinstance(block, ToolCall) and block.id in signatures:
+        return replace(block, signature=Signature(provider, signatures[block.id]))
     return block
 
 
-def _is_own(block: Block, provider: str) -> bool:
+def _has_own_signature(block: Block, provider: str) -> bool:
     signature = getattr(block, "signature", None)
     return signature is not None and signature.origin == provider

@@ -1,6 +1,6 @@
-"""A call between two protocols: its body through the hub, its reply back, whole or streamed.
+"""Translates a call between two protocols: the request to the upstream, whole replies and errors back to the client.
 
-Usage is read in passing from the upstream's own bytes, as in the same-dialect lane.
+Usage is read from the upstream's own bytes, as in the same-protocol lane, and not from the translated reply.
 """
 
 import html
@@ -18,7 +18,7 @@ from typing import Protocol
 import orjson
 
 from gproxy.channels.kind import STREAM, Kind
-from gproxy.channels.model_capabilities import facts
+from gproxy.channels.model_capabilities import capabilities
 from gproxy.errors import BadRequest, GatewayError, TooDeep, UpstreamError
 from gproxy.protocols import raw_json, repair, validate
 from gproxy.protocols.codec import Codec
@@ -43,61 +43,62 @@ from gproxy.translation import reasoning_state
 
 log = logging.getLogger(__name__)
 
-# Of a body that is no JSON, so much is told.
-MAX_TEXT = 500
-# Of files that are fetched for one request: how many, how large and how long all of them together.
+# The part of an error body without JSON that the error message repeats.
+MAX_ERROR_CHARS = 500
+# Of all files that are fetched for one request: their number, total size and total time.
 MAX_URLS, MAX_FETCHED_BYTES, MAX_FETCH_S = 20, 50 * 1024 * 1024, 30
 _TAGS = re.compile(r"<(script|style).*?</\1>|<[^>]*>", re.IGNORECASE | re.DOTALL)
 
 
-class Fetched(Protocol):
-    """A file that was fetched."""
+class FetchedFile(Protocol):
+    """A file that was fetched from a URL."""
 
     media_type: str
     data: bytes
 
 
 class Fetcher(Protocol):
-    """Fetches what a client names by address. Raises BadRequest, Overloaded, UpstreamError."""
+    """Fetches a file that a client named by URL. Raises BadRequest, Overloaded, UpstreamError."""
 
-    def fetch(self, url: str, watch: AbstractContextManager) -> Fetched: ...
+    def fetch(self, url: str, watch: AbstractContextManager) -> FetchedFile: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Translation:
-    """How a call crosses. `request` is its value in the hub; `urls` have to be fetched before it can be written."""
+    """A translated request. `body` is empty until all `urls` are fetched; `request` is its value in the hub."""
 
     client: ModuleType
     upstream: ModuleType
-    codec: Codec  # the client's
-    far: Codec  # the upstream's
+    client_codec: Codec
+    upstream_codec: Codec
     target: Target
     request: object
-    asked: Mapping
+    document: Mapping  # the client's body
     losses: tuple[str, ...]
     body: bytes
-    names: Mapping[str, str] = field(default_factory=dict)  # tools' names as sent -> as the client gave them
+    tool_names: Mapping[str, str] = field(default_factory=dict)  # tool name as sent -> as the client named it
     urls: tuple[str, ...] = ()
-    puts: Callable[[str, bytes], object] | None = None
+    put_state: Callable[[str, bytes], object] | None = None  # stores the reasoning state of a call id
 
     @property
     def label(self) -> str:
+        """The value of the header `x-gproxy-translated`."""
         return f"{self.client.NAME}->{self.upstream.NAME}"
 
     def context(self, name: str, request_id: str, wants_usage: bool) -> Context:
-        """What the reply needs of all this, and no more: a stream may stay open for long."""
+        """Returns only what the reply needs of the request, because a stream may stay open for long."""
         now, request = int(time.time()), self.request
         if isinstance(request, Request):
             request = Request(tools=tuple(tool for tool in request.functions if tool.is_custom))
-        echoed = {field: self.asked[field] for field in self.client.ECHOED if field in self.asked}
+        echoed = {field: self.document[field] for field in self.client.ECHOED if field in self.document}
         return Context(name, self.target.provider, request_id, now, request, wants_usage, echoed)
 
 
-def plan(
+def prepare(
     client: ModuleType,
     upstream: ModuleType,
     operation: str,
-    way: Dispatch,
+    dispatch: Dispatch,
     kind: Kind,
     provider: Provider,
     model: str,
@@ -105,53 +106,65 @@ def plan(
     ttl_store: TtlStore,
     user_id: int,
 ) -> Translation:
-    """The call's body for the upstream, and what it lost. Raises BadRequest."""
-    asked = raw_json.whole(body)
+    """Reads the client's body, and writes the upstream's unless files must be fetched first. Raises BadRequest."""
+    document = raw_json.whole(body)
     losses = Losses(client.NAMES)
-    codec, far = client.CODECS[operation], upstream.CODECS[way.operation]
-    with _naming_depth(asked):
-        request = codec.read_request(asked, losses)
-    target = _target(way, kind, provider, model)
-    puts, names = None, {}
+    client_codec, upstream_codec = client.CODECS[operation], upstream.CODECS[dispatch.operation]
+    with _naming_deep_field(document):
+        request = client_codec.read_request(document, losses)
+    target = _target(dispatch, kind, provider, model)
+    put_state, tool_names = None, {}
     if isinstance(request, Request):
-        request = reasoning_state.recalled(request, target.provider, partial(ttl_store.find, user_id))
-        puts = partial(_put, ttl_store, user_id, client)
-        request, names = repair.legal_names(request, *upstream.TOOL_NAME)
-    made = Translation(client, upstream, codec, far, target, request, asked, losses.told(), b"", names, puts=puts)
-    urls = _urls(request, upstream) if isinstance(request, Request) else ()
+        request = reasoning_state.restore(request, target.provider, partial(ttl_store.find, user_id))
+        put_state = partial(_put, ttl_store, user_id, client)
+        request, tool_names = repair.legal_names(request, *upstream.TOOL_NAME)
+    translation = Translation(
+        client,
+        upstream,
+        client_codec,
+        upstream_codec,
+        target,
+        request,
+        document,
+        losses.told(),
+        b"",
+        tool_names,
+        put_state=put_state,
+    )
+    urls = _urls_to_fetch(request, upstream) if isinstance(request, Request) else ()
     if len(urls) > MAX_URLS:
-        raise BadRequest(f"{client.NAMES.get('image', 'image')}: more than {MAX_URLS} addresses; send the data")
+        raise BadRequest(f"{client.NAMES.get('image', 'image')}: more than {MAX_URLS} URLs; send the data")
     if urls:
         if not provider.settings.fetch_images:
             field = client.NAMES.get(urls[0].kind, urls[0].kind)
             raise BadRequest(
-                f"{field}: provider {provider.name!r} takes no addresses of files; send the data, or let the "
-                "operator set fetch_images"
+                f"{field}: provider {provider.name!r} accepts no file URLs; send the data, or ask the "
+                "operator to set fetch_images"
             )
-        return replace(made, urls=tuple(dict.fromkeys(media.url for media in urls)))
-    return written(made, provider.settings.strict_translation)
+        return replace(translation, urls=tuple(dict.fromkeys(media.url for media in urls)))
+    return write_body(translation, provider.settings.strict_translation)
 
 
 @contextmanager
-def _naming_depth(asked: Mapping) -> Iterator[None]:
-    """Names the client's field that holds what is nested too deeply."""
+def _naming_deep_field(document: Mapping) -> Iterator[None]:
+    """Context manager: turns TooDeep into a BadRequest that names the client's field that is nested too deeply."""
     try:
         yield
     except TooDeep:
-        raise BadRequest(f"{raw_json.deep(asked) or 'the body'}: {raw_json.TOO_DEEP}") from None
+        raise BadRequest(f"{raw_json.deep(document) or 'the body'}: {raw_json.TOO_DEEP}") from None
 
 
 def _put(ttl_store: TtlStore, user_id: int, client: ModuleType, call_id: str, value: bytes) -> None:
-    """Under the id as this client sees it, by which it will be asked for."""
+    """Stores reasoning state under the call id as this client sees it, because the next request uses that id."""
     ttl_store.put(user_id, client.shown_id(call_id), value)
 
 
-def _target(way: Dispatch, kind: Kind, provider: Provider, model: str) -> Target:
-    known = facts(way.protocol, model)
+def _target(dispatch: Dispatch, kind: Kind, provider: Provider, model: str) -> Target:
+    known = capabilities(dispatch.protocol, model)
     return Target(
-        provider=f"{provider.name}/{way.protocol}",
+        provider=f"{provider.name}/{dispatch.protocol}",
         model=model,
-        is_stream=way.operation == STREAM,
+        is_stream=dispatch.operation == STREAM,
         max_output=known.max_output,
         traits=known.traits | kind.traits,
         refused=known.refused | kind.refused,
@@ -161,155 +174,166 @@ def _target(way: Dispatch, kind: Kind, provider: Provider, model: str) -> Target
     )
 
 
-def written(made: Translation, is_strict: bool) -> Translation:
-    """The translation with its body. Raises BadRequest, with `is_strict` also on any loss."""
-    losses = Losses(made.client.NAMES)
-    for name in made.losses:
+def write_body(translation: Translation, is_strict: bool) -> Translation:
+    """Returns the translation with its body. Raises BadRequest, with `is_strict` also on any loss."""
+    losses = Losses(translation.client.NAMES)
+    for name in translation.losses:
         losses.tell(name)
-    with _naming_depth(made.asked):
-        body = validate.dumps(made.far.write_request(made.request, made.target, losses)).encode()
-    told = losses.told()
-    if is_strict and told:
+    with _naming_deep_field(translation.document):
+        body = validate.dumps(
+            translation.upstream_codec.write_request(translation.request, translation.target, losses)
+        ).encode()
+    lost = losses.told()
+    if is_strict and lost:
         raise BadRequest(
-            f"{', '.join(told)}: cannot be said to {made.upstream.NAME} as it was meant, and this provider is set to "
-            "strict_translation"
+            f"{', '.join(lost)}: cannot be translated to {translation.upstream.NAME} without loss, and this provider "
+            "is set to strict_translation"
         )
-    return replace(made, losses=told, body=body)
+    return replace(translation, losses=lost, body=body)
 
 
-def _urls(request: Request, upstream: ModuleType) -> list[Media]:
-    """What stands behind an address that the upstream would not open."""
+def _urls_to_fetch(request: Request, upstream: ModuleType) -> list[Media]:
+    """Returns the media with a URL that the upstream cannot open itself."""
     return [
         media
         for turn in request.turns
         for block in turn.blocks
         for media in (block.blocks if isinstance(block, ToolResult) else (block,))
-        if isinstance(media, Media) and media.url and not _opens(upstream, media)
+        if isinstance(media, Media) and media.url and not _can_open(upstream, media)
     ]
 
 
-def _opens(upstream: ModuleType, media: Media) -> bool:
+def _can_open(upstream: ModuleType, media: Media) -> bool:
     own = upstream.OWN_URLS
     return media.kind in upstream.URL_KINDS or (own is not None and own.match(media.url) is not None)
 
 
-def _with_data(made: Translation, fetched: Mapping[str, Media]) -> Translation:
-    """The translation with the files that were fetched, by their addresses."""
+def _with_files(translation: Translation, fetched: Mapping[str, Media]) -> Translation:
+    """Returns the translation with the data of the files, which `fetched` has by URL, in place of their URLs."""
 
-    def filled(block):
+    def with_file(block):
         if isinstance(block, ToolResult):
-            return replace(block, blocks=tuple(map(filled, block.blocks)))
+            return replace(block, blocks=tuple(map(with_file, block.blocks)))
         if isinstance(block, Media) and block.url in fetched:
             found = fetched[block.url]
             return replace(block, kind=found.kind, media_type=found.media_type, data=found.data, url=None)
         return block
 
-    turns = tuple(replace(turn, blocks=tuple(map(filled, turn.blocks))) for turn in made.request.turns)
-    return replace(made, request=replace(made.request, turns=turns), urls=())
+    turns = tuple(replace(turn, blocks=tuple(map(with_file, turn.blocks))) for turn in translation.request.turns)
+    return replace(translation, request=replace(translation.request, turns=turns), urls=())
 
 
 # -- replies -------------------------------------------------------------------------------------------------------
 
 
-def error_body(made: Translation, status: int, body: bytes, request_id: str) -> bytes:
-    """The upstream's error in the client's shape; one that cannot be parsed stays readable."""
-    told = read_error(made.upstream, status, body)
-    code, message = told[1:] if told else ("upstream_error", readable(status, body))
-    return made.client.write_error(status, code, message, request_id)
+def error_body(translation: Translation, status: int, body: bytes, request_id: str) -> bytes:
+    """Returns the upstream's error body in the client's shape; the text of one without JSON becomes the message."""
+    error = read_error(translation.upstream, status, body)
+    code, message = error[1:] if error else ("upstream_error", readable_error(status, body))
+    return translation.client.write_error(status, code, message, request_id)
 
 
 def read_error(upstream: ModuleType, status: int, body: bytes) -> tuple[int, str, str] | None:
+    """Returns status, code and message of an upstream's error body, or None if it is not one of its protocol."""
     try:
         parsed = orjson.loads(body)
     except orjson.JSONDecodeError:
         return None
-    if isinstance(parsed, list) and parsed:  # Gemini's, where a stream was asked for as an array
+    if isinstance(parsed, list) and parsed:  # Gemini's, if a stream was requested as an array
         parsed = parsed[0]
     return upstream.read_error(status, parsed) if isinstance(parsed, dict) else None
 
 
-def readable(status: int, body: bytes) -> str:
-    text = html.unescape(_TAGS.sub(" ", body[: 16 * MAX_TEXT].decode("utf-8", "replace")))
-    text = " ".join(text.split())[:MAX_TEXT]
+def readable_error(status: int, body: bytes) -> str:
+    """Returns a message with the status and the beginning of the body's text, without HTML tags."""
+    text = html.unescape(_TAGS.sub(" ", body[: 16 * MAX_ERROR_CHARS].decode("utf-8", "replace")))
+    text = " ".join(text.split())[:MAX_ERROR_CHARS]
     return f"the upstream answered {status}: {text}" if text else f"the upstream answered {status}"
 
 
-def whole(made: Translation, body: bytes, context: Context) -> tuple[bytes, tuple[str, ...]]:
-    """The client's reply for the upstream's, and what it lost. Raises UpstreamError."""
-    losses = Losses(made.upstream.NAMES)
-    with translatable():
-        return _written(made, read_reply(made, body, context, losses), context, losses)
+def translate_reply(translation: Translation, body: bytes, context: Context) -> tuple[bytes, tuple[str, ...]]:
+    """Returns the client's reply for the upstream's reply body, and the losses. Raises UpstreamError."""
+    losses = Losses(translation.upstream.NAMES)
+    with as_upstream_errors():
+        return _write_reply(translation, read_reply(translation, body, context, losses), context, losses)
 
 
-def folded(made: Translation, events: Iterable, context: Context, losses: Losses) -> tuple[bytes, tuple[str, ...]]:
-    """The same for an upstream that streams its whole replies. Raises UpstreamError."""
-    with translatable():
-        return _written(made, fold(events), context, losses)
+def fold_stream(
+    translation: Translation, events: Iterable, context: Context, losses: Losses
+) -> tuple[bytes, tuple[str, ...]]:
+    """Returns the same for a reply that the upstream sent as a stream of `events`. Raises UpstreamError."""
+    with as_upstream_errors():
+        return _write_reply(translation, fold(events), context, losses)
 
 
 @contextmanager
-def translatable() -> Iterator[None]:
-    """Whatever an upstream sends, its client is told an upstream's error and not one of ours."""
+def as_upstream_errors() -> Iterator[None]:
+    """Context manager: turns any exception into an UpstreamError, since the upstream's data caused it."""
     try:
         yield
     except StreamFailed as fault:
-        raise Failure(fault.told) from None
+        raise UpstreamFailure(fault.told) from None
     except Exception as fault:
-        raise untranslatable(fault) from fault
+        raise untranslatable_error(fault) from fault
 
 
-class Failure(UpstreamError):
-    """The upstream's own failure, told in an answer that began well, where nothing was passed on yet."""
+class UpstreamFailure(UpstreamError):
+    """A failure that the upstream reported inside a response of status 200, before anything was forwarded."""
 
-    def __init__(self, told: Failed):
+    def __init__(self, failed: Failed):
         super().__init__()
-        self.status, self.code, self.message = told.status, told.code, told.message
+        self.status, self.code, self.message = failed.status, failed.code, failed.message
 
 
-def untranslatable(fault: Exception) -> UpstreamError:
+def untranslatable_error(fault: Exception) -> UpstreamError:
+    """Returns the error for a reply that could not be translated, and logs an unexpected exception."""
     if isinstance(fault, GatewayError):
         return UpstreamError(f"the upstream's reply cannot be translated: {fault.message}")
-    # The place and not the text, in which a piece of the reply may stand.
+    # The place and not the exception's text, because that may contain a part of the reply.
     place = traceback.extract_tb(fault.__traceback__)[-1]
     log.error("a reply cannot be translated: %s at %s:%d", type(fault).__name__, place.filename, place.lineno)
     return UpstreamError(f"the upstream's reply cannot be translated: {type(fault).__name__}")
 
 
-def read_reply(made: Translation, body: bytes, context: Context, losses: Losses):
-    """A whole reply's value; what belongs to its calls is kept."""
-    reply = made.far.read_reply(raw_json.whole(body), context, losses)
-    if isinstance(reply, Reply) and made.names:
-        reply = fold(renamed(unfold(reply), made.names))
-    if isinstance(reply, Reply) and made.puts is not None:
-        reasoning_state.keep(reply, made.puts)
+def read_reply(translation: Translation, body: bytes, context: Context, losses: Losses):
+    """Returns a whole reply as its value in the hub, and stores its reasoning state."""
+    reply = translation.upstream_codec.read_reply(raw_json.whole(body), context, losses)
+    if isinstance(reply, Reply) and translation.tool_names:
+        reply = fold(restore_tool_names(unfold(reply), translation.tool_names))
+    if isinstance(reply, Reply) and translation.put_state is not None:
+        reasoning_state.store_reply(reply, translation.put_state)
     return reply
 
 
-def renamed(events: Iterable, names: Mapping[str, str]) -> Iterator:
-    """Calls by the names that the client gave to its tools."""
+def restore_tool_names(events: Iterable, tool_names: Mapping[str, str]) -> Iterator:
+    """Yields the events with the tool names that the client gave."""
     for event in events:
-        if isinstance(event, Open) and isinstance(event.block, ToolCall) and event.block.name in names:
-            event = replace(event, block=replace(event.block, name=names[event.block.name]))
+        if isinstance(event, Open) and isinstance(event.block, ToolCall) and event.block.name in tool_names:
+            event = replace(event, block=replace(event.block, name=tool_names[event.block.name]))
         yield event
 
 
-def _written(made: Translation, reply, context: Context, losses: Losses) -> tuple[bytes, tuple[str, ...]]:
-    return orjson.dumps(made.codec.write_reply(reply, context, losses)), losses.told()
+def _write_reply(translation: Translation, reply, context: Context, losses: Losses) -> tuple[bytes, tuple[str, ...]]:
+    return orjson.dumps(translation.client_codec.write_reply(reply, context, losses)), losses.told()
 
 
-def fetch(made: Translation, images: Fetcher, watch: AbstractContextManager) -> Translation:
-    """The translation with its files. Raises BadRequest naming the field of one that cannot be had."""
-    found, size, until = {}, 0, time.monotonic() + MAX_FETCH_S
-    for url in made.urls:
-        if time.monotonic() > until:
-            raise BadRequest(f"{made.client.NAMES.get('image', 'image')}: the files took longer than {MAX_FETCH_S} s")
+def fetch_files(translation: Translation, fetcher: Fetcher, watch: AbstractContextManager) -> Translation:
+    """Returns the translation with all its files. Raises BadRequest, naming the field, if one cannot be fetched."""
+    found, size, deadline = {}, 0, time.monotonic() + MAX_FETCH_S
+    for url in translation.urls:
+        if time.monotonic() > deadline:
+            raise BadRequest(
+                f"{translation.client.NAMES.get('image', 'image')}: the files took longer than {MAX_FETCH_S} s"
+            )
         try:
-            got = images.fetch(url, watch)
+            file = fetcher.fetch(url, watch)
         except BadRequest as fault:
             why = fault.message.removeprefix(f"{fault.label}: ").removeprefix("image_url: ")
-            raise BadRequest(f"{made.client.NAMES.get('image', 'image')}: {why}") from None
-        size += len(got.data)
+            raise BadRequest(f"{translation.client.NAMES.get('image', 'image')}: {why}") from None
+        size += len(file.data)
         if size > MAX_FETCHED_BYTES:
-            raise BadRequest(f"{made.client.NAMES.get('image', 'image')}: more than {MAX_FETCHED_BYTES} bytes in all")
-        found[url] = validate.found(got.media_type, got.data)
-    return _with_data(made, found)
+            raise BadRequest(
+                f"{translation.client.NAMES.get('image', 'image')}: more than {MAX_FETCHED_BYTES} bytes in all"
+            )
+        found[url] = validate.found(file.media_type, file.data)
+    return _with_files(translation, found)

@@ -188,23 +188,23 @@ def relay(protocol: str, request_id: str, provider: str | None = None, **path) -
     environ, running = request.environ, runtime()
     caller, snapshot = admit()
     sock = environ.get("gunicorn.socket")
-    place, watch = running.relay.capacity.enter(), running.relay.attend(sock)
+    permit, watch = running.relay.capacity.acquire(), running.relay.open_watch(sock)
 
     def release() -> None:
-        running.relay.dismiss(watch)
-        place.leave()
+        running.relay.close_watch(watch)
+        permit.release()
 
     try:
         call = Call(
             protocol=protocol,
-            body=request_input.body(environ, running.settings.max_body, running.settings.body_timeout_s, place, watch),
+            body=request_input.body(environ, running.settings.max_body, running.settings.body_timeout_s, permit, watch),
             header=lambda name: environ.get(_environ_name(name)),
             query=request_input.query(environ),
             request_id=request_id,
             started=started,
             provider=provider,
             summary=environ[request_input.SUMMARY],
-            trace=environ.get(request_input.TRACE),
+            request_log_id=environ.get(request_input.TRACE),
             attempt_log=environ.get(request_input.ATTEMPT_LOG),
             **path,
         )

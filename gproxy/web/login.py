@@ -39,13 +39,13 @@ def login(document: dict) -> dict:
         log.info("a login from %s failed", throttle.client_address())
         raise Unauthorized(INVALID_LOGIN)
     token = sessions.new_token()
-    expires_at = time.time_ns() + sessions.LIVES_S * NS
+    expires_at = time.time_ns() + sessions.LIFETIME_S * NS
     if not running.change(None, users.open_session, user, sessions.digest(token), expires_at):
         raise Unauthorized(INVALID_LOGIN)
     return {
         "user_id": user.id,
         "session_token": token,
-        "expires_in_secs": sessions.LIVES_S,
+        "expires_in_secs": sessions.LIFETIME_S,
         "is_admin": user.is_admin,
     }
 

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 import gevent
 from gunicorn.http.errors import ParseException
 
-from gproxy.admission.capacity import Place
+from gproxy.admission.capacity import Permit
 from gproxy.errors import BadRequest, RequestTimeout, TooLarge
 
 log = logging.getLogger(__name__)
@@ -76,8 +76,8 @@ def query(environ: dict) -> tuple[tuple[str, str], ...]:
     return tuple(parse_qsl(text, keep_blank_values=True)) if text else ()
 
 
-def body(environ: dict, maximum: int, timeout_s: float, place: Place, watch: AbstractContextManager) -> bytes:
-    """Returns the whole body, of at most `maximum` bytes, which are reserved in `place`.
+def body(environ: dict, maximum: int, timeout_s: float, permit: Permit, watch: AbstractContextManager) -> bytes:
+    """Returns the whole body, of at most `maximum` bytes, which are reserved in `permit`.
 
     Raises TooLarge, Overloaded, RequestTimeout, BadRequest if the body was cut off or cannot be read, and what `watch`
     raises when the client disconnects.
@@ -89,14 +89,14 @@ def body(environ: dict, maximum: int, timeout_s: float, place: Place, watch: Abs
     if declared is not None:
         if declared > maximum:
             raise TooLarge(_too_large(maximum))
-        place.reserve(declared)
+        permit.reserve_bytes(declared)
     late = RequestTimeout(f"the body did not arrive within {timeout_s:g} s")
     with gevent.Timeout(timeout_s, late), watch:
         try:
             if declared is not None:
                 data = environ["wsgi.input"].read(declared)
             elif "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower():
-                data = _chunked(environ["wsgi.input"], maximum, place)
+                data = _chunked(environ["wsgi.input"], maximum, permit)
             else:
                 data = b""
         except OSError as fault:
@@ -124,13 +124,13 @@ def discard(environ: dict, maximum: int, timeout_s: float) -> None:
             log.debug("a refused client disconnected: %s", type(fault).__name__)
 
 
-def _chunked(stream, maximum: int, place: Place) -> bytes:
+def _chunked(stream, maximum: int, permit: Permit) -> bytes:
     pieces, size = [], 0
     while piece := stream.read(PIECE_BYTES):
         size += len(piece)
         if size > maximum:
             raise TooLarge(_too_large(maximum))
-        place.reserve(len(piece))
+        permit.reserve_bytes(len(piece))
         pieces.append(piece)
     return b"".join(pieces)
 

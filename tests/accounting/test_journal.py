@@ -247,16 +247,16 @@ HIGHEST_PRICE = FoundPrice(Price(None, (Tier(10**8, *[1000] * 6),)), "default")
 def test_a_settled_line_is_never_longer_than_its_reserved_space(journal, end, losses):
     settlement = Settlement(journal, 2**63 - 1, HIGHEST_PRICE, MAX_TOKENS, -1e9, losses=losses)
     settlement.attempts = [(2**31, 2**31, "upstream_timeout", 86_400_000)] * 20
-    settlement.by = (2**31, "vertexexpress", 2**31)
+    settlement.served_by = (2**31, "vertexexpress", 2**31)
     settlement.open(opened(2**63 - 1))
-    settlement.saw_first_byte()
+    settlement.record_first_byte()
     before = journal.end
     if end == "complete":
-        settlement.complete(599, MAX_USAGE, 2**42)
+        settlement.settle_complete(599, MAX_USAGE, 2**42)
     elif end == "broke":
-        settlement.broke(599, MAX_USAGE, 2**42)
+        settlement.settle_failed(599, MAX_USAGE, 2**42)
     else:
-        settlement.client_disconnected(MAX_USAGE, 2**42)
+        settlement.settle_disconnected(MAX_USAGE, 2**42)
     assert 100 < journal.end - before <= SETTLED_ROOM
     assert rows(journal.slot.folder) == [2**63 - 1]
 

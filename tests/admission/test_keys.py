@@ -1,4 +1,4 @@
-"""Whose key a key is."""
+"""API keys: digests, fingerprints, and the caller that a key authenticates."""
 
 import hashlib
 
@@ -13,7 +13,7 @@ CALLERS = {key: Caller(at, f"user-{at}", at, False, until, ()) for at, (key, unt
 SNAPSHOT = Snapshot({}, callers={digest(key): caller for key, caller in CALLERS.items()})
 
 
-def test_a_digest_is_what_exports_and_seeds_hold():
+def test_a_digest_is_the_sha256_of_the_prefixed_key():
     assert digest("sk-1") == hashlib.sha256(b"gproxy-api-key-v1:sk-1").hexdigest()
     assert fingerprint(digest("sk-1")) == f"sha256:{digest('sk-1')[:12]}"
     assert "sk-1" not in fingerprint(digest("sk-1"))
@@ -23,7 +23,7 @@ def test_a_digest_is_what_exports_and_seeds_hold():
     ("key", "now"),
     [("sk-forever", 0.0), ("sk-forever", 1e12), ("sk-until-1000", 0.0), ("sk-until-1000", 999.999), ("sk-ünïcödé", 0)],
 )
-def test_a_key_leads_to_its_user(key, now):
+def test_a_valid_key_authenticates_its_user(key, now):
     assert admit(SNAPSHOT, key, now) is CALLERS[key]
 
 
@@ -44,7 +44,7 @@ def test_a_key_leads_to_its_user(key, now):
     ],
     ids=lambda value: ascii(value)[:20],
 )
-def test_every_other_key_is_refused_in_one_and_the_same_text(key, now):
+def test_every_other_key_is_refused_with_the_same_text(key, now):
     with pytest.raises(Unauthorized) as caught:
         admit(SNAPSHOT, key, now)
     assert caught.value.message == f"unauthorized: {REFUSAL}"

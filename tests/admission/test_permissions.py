@@ -1,4 +1,4 @@
-"""What a caller may do: the union of their rows and nothing else."""
+"""Permissions: the union of the user's rows, restricted by the key's rows, and nothing else."""
 
 import pytest
 from hypothesis import given
@@ -41,7 +41,7 @@ ONE_GPT, ANY_CLAUDE = (1, "gpt-*"), (None, "claude-?")
         ([(1, "a*c*e")], 1, "abcdef", False),
     ],
 )
-def test_a_row_allows_the_names_that_it_matches_at_its_provider(grants, provider, name, may):
+def test_a_row_allows_the_matching_names_at_its_provider(grants, provider, name, may):
     assert rights(*grants).may_use(provider, name) is may
 
 
@@ -49,7 +49,7 @@ def test_a_row_allows_the_names_that_it_matches_at_its_provider(grants, provider
     ("grants", "name", "may"),
     [([], "x", False), ([ONE_GPT], "gpt-4", True), ([ONE_GPT], "claude-4", False), ([ANY_CLAUDE], "claude-4", True)],
 )
-def test_a_name_may_be_allowed_somewhere(grants, name, may):
+def test_a_name_is_allowed_if_any_provider_allows_it(grants, name, may):
     assert rights(*grants).may_use_somewhere(name) is may
 
 
@@ -63,16 +63,16 @@ def test_a_name_may_be_allowed_somewhere(grants, name, may):
         ([ONE_GPT, (2, "")], 2, True),
     ],
 )
-def test_a_provider_is_entered_by_any_row_about_it(grants, provider, may):
-    assert rights(*grants).may_enter(provider) is may
+def test_any_row_for_a_provider_gives_access_to_it(grants, provider, may):
+    assert rights(*grants).may_access_provider(provider) is may
 
 
-def test_an_administrator_without_rows_may_nothing():
+def test_an_administrator_without_rows_has_no_rights():
     admin = rights(is_admin=True)
     assert not admin.may_use(1, "gpt-4")
     assert not admin.may_use(None, "gpt-4")
     assert not admin.may_use_somewhere("gpt-4")
-    assert not admin.may_enter(1)
+    assert not admin.may_access_provider(1)
 
 
 # -- keys -----------------------------------------------------------------------------------------------------------
@@ -91,22 +91,24 @@ def narrowed(users: tuple[Grant, ...], keys: tuple[Grant, ...] | None) -> Rights
 
 
 @given(ROWS, ROWS, PROVIDERS, NAMES)
-def test_a_key_allows_exactly_what_both_allow(users, keys, provider, name):
+def test_a_key_allows_exactly_the_names_that_its_rows_and_the_users_rows_allow(users, keys, provider, name):
     both, user, key = narrowed(users, keys), narrowed(users, None), narrowed(keys, None)
     assert both.may_use(provider, name) is (user.may_use(provider, name) and key.may_use(provider, name))
     assert both.may_use_somewhere(name) is (user.may_use_somewhere(name) and key.may_use_somewhere(name))
     if provider is not None:
-        assert both.may_enter(provider) is (user.may_enter(provider) and key.may_enter(provider))
+        assert both.may_access_provider(provider) is (
+            user.may_access_provider(provider) and key.may_access_provider(provider)
+        )
 
 
 @given(ROWS, ROWS, ROWS, PROVIDERS, NAMES)
-def test_rows_of_a_key_never_give_more_and_rows_of_a_user_never_less(users, more, keys, provider, name):
+def test_key_rows_only_restrict_and_user_rows_only_extend(users, more, keys, provider, name):
     assert narrowed(users, None).may_use(provider, name) or not narrowed(users, keys).may_use(provider, name)
     if narrowed(users, keys).may_use(provider, name):
         assert narrowed(users + more, keys).may_use(provider, name)
 
 
-def test_a_key_with_no_rows_left_allows_nothing():
+def test_a_key_with_an_empty_list_of_rows_allows_nothing():
     assert not narrowed((Grant(None, glob("*").fullmatch),), ()).may_use(1, "a")
 
 
@@ -121,7 +123,7 @@ def test_a_key_with_no_rows_left_allows_nothing():
         ({1}, (Grant(2, glob("*").fullmatch),), 1, False),
     ],
 )
-def test_files_need_a_row_of_their_own_and_a_key_that_may_be_there(files, keys, provider, may):
+def test_files_need_a_file_permission_and_a_key_with_access_to_the_provider(files, keys, provider, may):
     one = Caller(
         1, "user", 1, False, None, (Grant(None, glob("*").fullmatch),), key_grants=keys, files=frozenset(files)
     )

@@ -44,7 +44,7 @@ def test_the_checks_of_a_call_cost_at_most_60_microseconds(tmp_path, record_prop
             number,
             upper_bound(*applying(caller, "gpt-4.1-mini"), requested, price, "", 30, 32_768, 4_096, False, False),
         )
-        headers.left(reservation.statuses, protocol, reservation.at / 1e9)
+        headers.rate_limits(reservation.statuses, protocol, reservation.at / 1e9)
         reservation.settle(68_800, 52)
 
     def batch(first: int) -> float:

@@ -1,4 +1,4 @@
-"""The channel that answers itself, judged by the vendors' own clients and by our own readers."""
+"""The demo channel, checked by the vendors' own client libraries and by gproxy's readers."""
 
 import json
 
@@ -18,7 +18,7 @@ from tests.sampled import asking, documents, payloads, read
 
 LOADED = protocols.load()
 EACH = pytest.mark.parametrize("name", LOADED)
-ASKED = {
+REQUESTS = {
     "openai_chat": {
         "messages": [
             {"role": "system", "content": "be brief"},
@@ -52,7 +52,7 @@ DELTAS = {
     "anthropic": lambda event: (event.get("delta") or {}).get("text", ""),
     "gemini": lambda event: event["candidates"][0]["content"]["parts"][0]["text"],
 }
-JUDGES = {
+CLIENT_TYPES = {
     "openai_chat": (TypeAdapter(ChatCompletion), TypeAdapter(ChatCompletionChunk)),
     "openai_responses": (TypeAdapter(Response), TypeAdapter(ResponseStreamEvent)),
     "anthropic": (TypeAdapter(Message), TypeAdapter(RawMessageStreamEvent)),
@@ -61,45 +61,45 @@ JUDGES = {
 
 
 def whole(name: str, body: dict) -> bytes:
-    return demo.KIND.answers.whole(name, demo.MODEL, json.dumps(body).encode())
+    return demo.KIND.responder.whole(name, demo.MODEL, json.dumps(body).encode())
 
 
 def stream(name: str, body: dict) -> bytes:
-    return b"".join(demo.KIND.answers.stream(name, demo.MODEL, json.dumps(body).encode()))
+    return b"".join(demo.KIND.responder.stream(name, demo.MODEL, json.dumps(body).encode()))
 
 
-def test_the_demo_speaks_every_protocol():
-    assert set(demo.WRITERS) == set(LOADED) == set(ASKED)
-
-
-@EACH
-def test_the_vendors_clients_read_its_replies_and_its_streams(name):
-    judge_whole, judge_event = JUDGES[name]
-    judge_whole.validate_json(whole(name, ASKED[name]))
-    for event in documents(stream(name, ASKED[name])):
-        judge_event.validate_python(event)
+def test_the_demo_supports_every_protocol():
+    assert set(demo.WRITERS) == set(LOADED) == set(REQUESTS)
 
 
 @EACH
-def test_it_says_what_it_was_told_whole_and_word_by_word(name):
-    assert TEXTS[name](json.loads(whole(name, ASKED[name]))) == REPLY
-    words = [word for event in documents(stream(name, ASKED[name])) if (word := DELTAS[name](event))]
+def test_the_vendors_clients_accept_its_replies_and_streams(name):
+    reply_type, event_type = CLIENT_TYPES[name]
+    reply_type.validate_json(whole(name, REQUESTS[name]))
+    for event in documents(stream(name, REQUESTS[name])):
+        event_type.validate_python(event)
+
+
+@EACH
+def test_it_quotes_the_last_user_text_whole_and_word_by_word(name):
+    assert TEXTS[name](json.loads(whole(name, REQUESTS[name]))) == REPLY
+    words = [word for event in documents(stream(name, REQUESTS[name])) if (word := DELTAS[name](event))]
     assert "".join(words) == REPLY
     assert len(words) == len(REPLY.split())
 
 
 @EACH
-def test_one_token_is_one_word_whole_and_streamed_alike(name):
+def test_a_word_is_one_token_in_replies_and_streams(name):
     expected = Usage(input_tokens=5, output_tokens=len(REPLY.split()))
-    usage, found = LOADED[name].read_whole(whole(name, ASKED[name]))
-    reading = read(LOADED[name], stream(name, ASKED[name]), demo.MODEL)
+    usage, found = LOADED[name].read_whole(whole(name, REQUESTS[name]))
+    reading = read(LOADED[name], stream(name, REQUESTS[name]), demo.MODEL)
     assert usage == reading.stream.usage == expected
     assert bytes(found[LOADED[name].MODEL_FIELD]) == b'"demo-1"'
 
 
 @EACH
-def test_its_streams_end_as_their_protocol_ends(name):
-    reading = read(LOADED[name], stream(name, ASKED[name]), demo.MODEL)
+def test_its_streams_have_the_terminal_event_of_their_protocol(name):
+    reading = read(LOADED[name], stream(name, REQUESTS[name]), demo.MODEL)
     assert reading.stream.is_terminal
     assert reading.verdicts[-1] in (Verdict.ENDS, Verdict.MAY_END)
     assert reading.stream.tail() == b""
@@ -107,19 +107,19 @@ def test_its_streams_end_as_their_protocol_ends(name):
 
 
 @EACH
-def test_no_end_is_told_while_words_are_still_to_come(name):
+def test_the_terminal_event_comes_after_the_last_word(name):
     reader = LOADED[name].Stream(b'"demo-1"', asking())
-    told = stream(name, ASKED[name])
-    whole_text = read(LOADED[name], told).stream.text_bytes
-    for data in payloads(told):
+    body = stream(name, REQUESTS[name])
+    whole_text = read(LOADED[name], body).stream.text_bytes
+    for data in payloads(body):
         reader.see(data)
         assert not reader.is_terminal or reader.text_bytes == whole_text
 
 
 @EACH
-def test_the_same_request_gives_the_same_bytes(name):
-    assert whole(name, ASKED[name]) == whole(name, ASKED[name])
-    assert stream(name, ASKED[name]) == stream(name, ASKED[name])
+def test_the_same_request_gets_the_same_bytes(name):
+    assert whole(name, REQUESTS[name]) == whole(name, REQUESTS[name])
+    assert stream(name, REQUESTS[name]) == stream(name, REQUESTS[name])
 
 
 @EACH
@@ -136,7 +136,7 @@ def test_the_same_request_gives_the_same_bytes(name):
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}]},
     ],
 )
-def test_a_strange_request_is_greeted_too(name, body):
+def test_a_malformed_request_gets_a_reply_too(name, body):
     assert TEXTS[name](json.loads(whole(name, body))).startswith("Hello from gproxy!")
     assert read(LOADED[name], stream(name, body)).stream.is_terminal
 
@@ -148,6 +148,6 @@ def test_only_the_start_of_a_long_text_is_quoted():
     )
 
 
-def test_its_model_is_what_the_vendors_client_reads():
-    (model,) = demo.KIND.answers.models()
+def test_the_vendors_client_accepts_its_model():
+    (model,) = demo.KIND.responder.models()
     assert Model.model_validate(model).id == demo.MODEL

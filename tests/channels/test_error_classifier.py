@@ -1,4 +1,4 @@
-"""What an answer says of the credential: by status, by code, and how long the upstream wants to be left alone."""
+"""Classification of error responses by status and code, and the wait that the upstream requests."""
 
 import json
 from datetime import UTC, datetime
@@ -9,12 +9,12 @@ import pytest
 from gproxy.channels.error_classifier import Fault, Verdict, classify, may_be_fault
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC).timestamp()
-DEAD, BROKE, FORBIDDEN, LIMITED, FAILED = (
-    Verdict.DEAD,
-    Verdict.BROKE,
+INVALID_KEY, NO_CREDIT, FORBIDDEN, RATE_LIMITED, UPSTREAM_FAILED = (
+    Verdict.INVALID_KEY,
+    Verdict.NO_CREDIT,
     Verdict.FORBIDDEN,
-    Verdict.LIMITED,
-    Verdict.FAILED,
+    Verdict.RATE_LIMITED,
+    Verdict.UPSTREAM_FAILED,
 )
 
 
@@ -29,22 +29,22 @@ def google(status: str, **detail) -> bytes:
 @pytest.mark.parametrize(
     ("status", "body", "verdict"),
     [
-        (401, error(code="invalid_api_key"), DEAD),
-        (401, b"<html>", DEAD),
-        (400, google("INVALID_ARGUMENT", reason="API_KEY_INVALID"), DEAD),
-        (400, b"[" + google("INVALID_ARGUMENT", reason="API_KEY_INVALID") + b"]", DEAD),
-        (403, google("PERMISSION_DENIED", reason="CONSUMER_SUSPENDED"), DEAD),
-        (402, b"", BROKE),
-        (429, error(code="insufficient_quota"), BROKE),
-        (429, error(type="insufficient_quota"), BROKE),
-        (400, error(type="billing_error"), BROKE),
+        (401, error(code="invalid_api_key"), INVALID_KEY),
+        (401, b"<html>", INVALID_KEY),
+        (400, google("INVALID_ARGUMENT", reason="API_KEY_INVALID"), INVALID_KEY),
+        (400, b"[" + google("INVALID_ARGUMENT", reason="API_KEY_INVALID") + b"]", INVALID_KEY),
+        (403, google("PERMISSION_DENIED", reason="CONSUMER_SUSPENDED"), INVALID_KEY),
+        (402, b"", NO_CREDIT),
+        (429, error(code="insufficient_quota"), NO_CREDIT),
+        (429, error(type="insufficient_quota"), NO_CREDIT),
+        (400, error(type="billing_error"), NO_CREDIT),
         (403, error(), FORBIDDEN),
         (403, google("PERMISSION_DENIED"), FORBIDDEN),
-        (429, error(type="rate_limit_error"), LIMITED),
-        (408, b"", FAILED),
-        (500, b"", FAILED),
-        (503, b"busy", FAILED),
-        (529, error(type="overloaded_error"), FAILED),
+        (429, error(type="rate_limit_error"), RATE_LIMITED),
+        (408, b"", UPSTREAM_FAILED),
+        (500, b"", UPSTREAM_FAILED),
+        (503, b"busy", UPSTREAM_FAILED),
+        (529, error(type="overloaded_error"), UPSTREAM_FAILED),
     ],
 )
 def test_a_fault_of_the_credential_or_the_upstream(status, body, verdict):
@@ -67,7 +67,7 @@ def test_a_fault_of_the_credential_or_the_upstream(status, body, verdict):
         (422, error()),
     ],
 )
-def test_what_is_about_the_request_is_no_fault(status, body):
+def test_an_error_about_the_request_is_not_a_fault_of_the_credential(status, body):
     assert classify(status, {}, body, NOW) is None
 
 
@@ -118,9 +118,9 @@ def test_what_is_about_the_request_is_no_fault(status, body):
         ({}, b"", None),
     ],
 )
-def test_how_long_a_limited_credential_is_left_alone(headers, body, wait_s):
-    assert classify(429, headers, body, NOW) == Fault(LIMITED, wait_s)
+def test_the_wait_of_a_rate_limited_credential(headers, body, wait_s):
+    assert classify(429, headers, body, NOW) == Fault(RATE_LIMITED, wait_s)
 
 
-def test_an_overloaded_upstream_may_tell_too():
-    assert classify(503, {"retry-after": "12"}, b"", NOW) == Fault(FAILED, 12)
+def test_an_overloaded_upstream_may_request_a_wait():
+    assert classify(503, {"retry-after": "12"}, b"", NOW) == Fault(UPSTREAM_FAILED, 12)

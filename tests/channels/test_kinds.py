@@ -1,4 +1,4 @@
-"""Every lane of every kind: where a call goes, and where its key stands."""
+"""Every lane of every kind: the URL that it calls and the header that carries its key."""
 
 import pytest
 
@@ -100,8 +100,8 @@ EVERY = [
 ]
 
 
-def test_the_table_below_knows_every_lane():
-    found = {(kind.name, *key) for kind in KINDS.values() if not kind.answers for key in kind.lanes}
+def test_the_table_above_has_every_lane():
+    found = {(kind.name, *key) for kind in KINDS.values() if not kind.responder for key in kind.lanes}
     assert found == set(LANES)
 
 
@@ -110,13 +110,13 @@ def test_a_lane_has_exactly_this_url_and_key_header(name, operation, protocol):
     url, auth = LANES[name, operation, protocol]
     kind = KINDS[name]
     lane = kind.lane(operation, protocol)
-    path = headers.placed(headers.path(lane.path, MODEL, ()), OF_A_PROJECT, "europe-west4")
-    assert (kind.host("europe-west4") or "") + path == url
+    path = headers.with_project(headers.path(lane.path, MODEL, ()), OF_A_PROJECT, "europe-west4")
+    assert (kind.base_url_at("europe-west4") or "") + path == url
     assert lane.auth(SECRET) == auth
 
 
 @pytest.mark.parametrize(
-    ("setting", "spoken"),
+    ("setting", "supported"),
     [
         (None, {"openai_chat", "openai_responses", "anthropic", "gemini"}),
         ("openai", {"openai_chat", "openai_responses"}),
@@ -126,10 +126,10 @@ def test_a_lane_has_exactly_this_url_and_key_header(name, operation, protocol):
         ("gemini", {"gemini"}),
     ],
 )
-def test_a_custom_upstream_speaks_what_its_setting_says(setting, spoken):
+def test_the_protocols_of_a_custom_upstream_by_its_setting(setting, supported):
     custom = KINDS["custom"]
     for operation in (GENERATE, STREAM):
-        assert {name for name in PROTOCOLS if custom.lane(operation, name, setting)} == spoken
+        assert {name for name in PROTOCOLS if custom.lane(operation, name, setting)} == supported
 
 
 @pytest.mark.parametrize(
@@ -141,14 +141,14 @@ def test_a_custom_upstream_speaks_what_its_setting_says(setting, spoken):
         ("gemini", "gemini", X_GOOG),
     ],
 )
-def test_a_custom_upstream_is_shown_its_key_as_its_vendor_wants_it(setting, protocol, auth):
+def test_a_custom_upstream_gets_its_key_in_the_header_of_its_protocol(setting, protocol, auth):
     custom = KINDS["custom"]
     assert custom.lane(GENERATE, protocol, setting).auth(SECRET) == auth
-    assert custom.lane(LIST_MODELS, custom.native(LIST_MODELS, setting), setting).auth(SECRET) == auth
+    assert custom.lane(LIST_MODELS, custom.native_protocol(LIST_MODELS, setting), setting).auth(SECRET) == auth
 
 
 @pytest.mark.parametrize(
-    ("name", "setting", "native"),
+    ("name", "setting", "native_protocol"),
     [
         ("openai", None, "openai_chat"),
         ("anthropic", None, "anthropic"),
@@ -162,9 +162,9 @@ def test_a_custom_upstream_is_shown_its_key_as_its_vendor_wants_it(setting, prot
         ("custom", "openai_responses", "openai_chat"),
     ],
 )
-def test_lists_are_asked_for_in_the_upstreams_own_protocol(name, setting, native):
-    assert KINDS[name].native(LIST_MODELS, setting) == native
-    assert KINDS[name].native(GET_MODEL, setting) == native
+def test_models_are_listed_in_the_upstreams_own_protocol(name, setting, native_protocol):
+    assert KINDS[name].native_protocol(LIST_MODELS, setting) == native_protocol
+    assert KINDS[name].native_protocol(GET_MODEL, setting) == native_protocol
 
 
 @pytest.mark.parametrize(("kind", "setting", "key", "lane"), EVERY)
@@ -173,7 +173,7 @@ def test_lanes_name_known_protocols_and_operations_and_never_a_key_in_the_url(ki
     assert protocol in PROTOCOLS
     assert operation in (GENERATE, STREAM, COUNT, EMBED, EMBED_BATCH, LIST_MODELS, GET_MODEL)
     assert "key" not in lane.path
-    if kind.answers is None:
+    if kind.responder is None:
         assert lane.path.startswith("/v1") or lane.path.startswith("/anthropic/v1")
         assert SECRET in "".join(lane.auth(SECRET).values())
     else:
@@ -191,7 +191,7 @@ def test_lanes_name_known_protocols_and_operations_and_never_a_key_in_the_url(ki
         ("gemini", {"gemini"}, {"gemini"}),
     ],
 )
-def test_a_custom_upstream_counts_and_embeds_in_what_its_setting_says(setting, counts, embeds):
+def test_counts_and_embeddings_of_a_custom_upstream_by_its_setting(setting, counts, embeds):
     custom = KINDS["custom"]
     assert {name for name in PROTOCOLS if custom.lane(COUNT, name, setting)} == counts
     assert {name for name in PROTOCOLS if custom.lane(EMBED, name, setting)} == embeds
@@ -216,7 +216,7 @@ def test_a_custom_upstream_counts_and_embeds_in_what_its_setting_says(setting, c
         ("groq", None, GENERATE, "openai_chat"),
         ("openrouter", None, GENERATE, "openai_responses"),
         ("nvidia", None, STREAM, "openai_chat"),
-        # passed through and never translated, until its setting says what it speaks
+        # passed through and never translated, unless its setting names a protocol
         ("custom", None, GENERATE, None),
         ("custom", "openai", GENERATE, "openai_chat"),
         ("custom", "openai_chat", STREAM, "openai_chat"),
@@ -232,7 +232,7 @@ def test_the_protocol_into_which_a_call_is_translated(name, setting, operation, 
     assert KINDS[name].destination(operation, setting) == protocol
 
 
-def test_what_is_translated_into_has_a_lane():
+def test_every_protocol_that_calls_are_translated_into_has_a_lane():
     for kind in KINDS.values():
         for setting in (None, *kind.protocol_lanes):
             for operation in (GENERATE, STREAM, COUNT, EMBED):
@@ -240,14 +240,14 @@ def test_what_is_translated_into_has_a_lane():
                 assert destination is None or kind.lane(operation, destination, setting), (kind.name, setting)
 
 
-def test_who_generates_also_streams():
+def test_every_kind_that_generates_also_streams():
     for kind, setting, (operation, protocol), _ in EVERY:
         if operation in (GENERATE, STREAM):
             assert kind.lane(GENERATE, protocol, setting), kind.name
             assert kind.lane(STREAM, protocol, setting), kind.name
 
 
-def test_what_an_upstream_does_not_speak_has_no_lane():
+def test_an_unsupported_protocol_has_no_lane():
     assert KINDS["openai"].lane(GENERATE, "anthropic") is None
     assert KINDS["anthropic"].lane(GENERATE, "openai_chat") is None
     assert KINDS["anthropic"].lane(EMBED, "openai_chat") is None

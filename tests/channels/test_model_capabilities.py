@@ -1,16 +1,25 @@
-"""What is known of models by their names."""
+"""Model capabilities by the model's name."""
 
 import re
 
 import pytest
 
 from gproxy import protocols
-from gproxy.channels.model_capabilities import ANTHROPIC, GEMINI, OPENAI, REASONING, SAMPLING, TABLES, UNKNOWN, facts
+from gproxy.channels.model_capabilities import (
+    ANTHROPIC,
+    GEMINI,
+    OPENAI,
+    REASONING,
+    SAMPLING,
+    TABLES,
+    UNKNOWN,
+    capabilities,
+)
 from gproxy.protocols.hub import Request
 from gproxy.protocols.reasoning import EFFORTS
 
 PENALTIES = {"frequency_penalty", "presence_penalty"}
-# model: most tokens, refused, whether it takes one of temperature and top_p, whether it thinks by budget
+# model: maximum output tokens, refused fields, accepts one of temperature and top_p only, thinks by budget
 CLAUDES = [
     ("claude-3-haiku-20240307", 4096, {"reasoning", "format"}, True, False),
     ("claude-3-opus-latest", 4096, {"reasoning", "format"}, True, False),
@@ -28,7 +37,7 @@ CLAUDES = [
     ("claude-opus-4-5", 64_000, set(), True, True),
     ("claude-sonnet-4-6", 64_000, set(), True, False),
     ("claude-opus-4-6", 128_000, set(), True, False),
-    # newer ones take no sampling, and think by effort only
+    # newer models accept no sampling parameters, and think by effort only
     ("claude-opus-4-7", 128_000, SAMPLING, False, False),
     ("claude-opus-5", 128_000, SAMPLING, False, False),
     ("claude-fable-1", 128_000, SAMPLING, False, False),
@@ -42,8 +51,8 @@ CLAUDES = [
 
 
 @pytest.mark.parametrize(("model", "maximum", "refused", "is_either", "budgets"), CLAUDES)
-def test_claudes(model, maximum, refused, is_either, budgets):
-    found = facts("anthropic", model)
+def test_models_of_anthropic(model, maximum, refused, is_either, budgets):
+    found = capabilities("anthropic", model)
     assert (found.max_output, found.refused, found.budgets) == (maximum, refused, budgets)
     assert ("one_of_temperature_and_top_p" in found.traits) is is_either
 
@@ -60,14 +69,14 @@ def test_claudes(model, maximum, refused, is_either, budgets):
         ("claude-mythos-preview", {"no_prefill", "always_thinks"}, ()),
     ],
 )
-def test_what_is_special_about_newer_claudes(model, traits, efforts):
-    found = facts("anthropic", model)
+def test_traits_and_efforts_of_newer_models_of_anthropic(model, traits, efforts):
+    found = capabilities("anthropic", model)
     assert found.traits - {"one_of_temperature_and_top_p"} == traits
     assert found.efforts == efforts
 
 
 THREE, HIGH = ("low", "medium", "high"), ("none", "low", "medium", "high", "xhigh")
-# model: most tokens, efforts, whether it thinks
+# model: maximum output tokens, efforts, whether it is a reasoning model
 OPENAIS = [
     ("gpt-4o-mini", 16_384, (), False),
     ("gpt-4.1", 32_768, (), False),
@@ -101,7 +110,7 @@ OPENAIS = [
 @pytest.mark.parametrize(("model", "maximum", "efforts", "thinks"), OPENAIS)
 def test_models_of_openai(model, maximum, efforts, thinks):
     for protocol in ("openai_chat", "openai_responses"):
-        found = facts(protocol, model)
+        found = capabilities(protocol, model)
         assert (found.max_output, found.efforts) == (maximum, efforts)
         assert ("reasoning" in found.refused) is not thinks
         assert ("temperature" in found.refused) is thinks
@@ -112,7 +121,7 @@ def test_models_of_openai(model, maximum, efforts, thinks):
 EITHER = {"no_json_with_functions"}
 
 
-# model: most tokens, refused, traits, budgets, efforts
+# model: maximum output tokens, refused fields, traits, budgets, efforts
 GEMINIS = [
     ("gemini-1.5-flash", 8192, REASONING, EITHER, None, ()),
     ("models/gemini-2.0-flash", 8192, REASONING, EITHER, None, ()),
@@ -124,22 +133,22 @@ GEMINIS = [
 
 
 @pytest.mark.parametrize(("model", "maximum", "refused", "traits", "budgets", "efforts"), GEMINIS)
-def test_geminis(model, maximum, refused, traits, budgets, efforts):
-    found = facts("gemini", model)
+def test_models_of_gemini(model, maximum, refused, traits, budgets, efforts):
+    found = capabilities("gemini", model)
     assert (found.max_output, found.refused, found.traits, found.efforts) == (maximum, refused, traits, efforts)
     assert (found.budgets, found.budget_range) == (budgets is not None, budgets)
 
 
 @pytest.mark.parametrize("protocol", TABLES)
 @pytest.mark.parametrize("model", ["", "llama-3.3-70b", "vendor/unheard-of:free", "gpt-oss-120b", "deepseek-chat", "/"])
-def test_of_an_unknown_model_nothing_is_known(protocol, model):
-    assert facts(protocol, model) is UNKNOWN
+def test_an_unknown_model_has_no_known_capabilities(protocol, model):
+    assert capabilities(protocol, model) is UNKNOWN
     assert (UNKNOWN.max_output, UNKNOWN.refused, UNKNOWN.traits, UNKNOWN.efforts) == (None, set(), set(), ())
 
 
-def test_a_model_that_is_spoken_to_in_anothers_protocol_is_not_guessed():
-    assert facts("openai_chat", "anthropic/claude-opus-4.7") is UNKNOWN
-    assert facts("anthropic", "gpt-5") is UNKNOWN
+def test_a_model_called_in_another_vendors_protocol_is_unknown():
+    assert capabilities("openai_chat", "anthropic/claude-opus-4.7") is UNKNOWN
+    assert capabilities("anthropic", "gpt-5") is UNKNOWN
 
 
 def test_every_protocol_has_its_table():
@@ -147,7 +156,7 @@ def test_every_protocol_has_its_table():
 
 
 @pytest.mark.parametrize(("pattern", "found"), [*ANTHROPIC, *OPENAI, *GEMINI])
-def test_a_row_says_what_a_request_has(pattern, found):
+def test_a_row_names_existing_fields_and_efforts(pattern, found):
     re.compile(pattern)
     assert found.refused <= set(Request.__slots__)
     assert set(found.efforts) <= set(EFFORTS)
@@ -155,7 +164,7 @@ def test_a_row_says_what_a_request_has(pattern, found):
 
 
 @pytest.mark.parametrize(("table", "models"), [(ANTHROPIC, CLAUDES), (OPENAI, OPENAIS), (GEMINI, GEMINIS)])
-def test_no_row_is_hidden_behind_one_before_it(table, models):
+def test_no_row_is_shadowed_by_an_earlier_one(table, models):
     """Each row decides for at least one of the models above."""
     named = [row[0].rpartition("/")[2].lower() for row in models]
     deciding = {next(pattern for pattern, _ in table if re.search(pattern, name)) for name in named}

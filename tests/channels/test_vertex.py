@@ -1,4 +1,4 @@
-"""Vertex AI: what is asked of the token endpoint, what it says, and names that are its own."""
+"""Vertex AI: the token request, the token endpoint's responses, and the field names that differ from Gemini's."""
 
 import json
 
@@ -16,10 +16,10 @@ ELLIPTIC = (
 )
 
 
-def test_the_assertion_is_what_google_wants():
-    head, told = claims(vertex.grant(EMAIL, PEM, "k1", "https://tokens/x", 1_800_000_000.9))
+def test_the_claims_of_the_assertion():
+    head, payload = claims(vertex.token_request(EMAIL, PEM, "k1", "https://tokens/x", 1_800_000_000.9))
     assert head == {"alg": "RS256", "typ": "JWT", "kid": "k1"}
-    assert told == {
+    assert payload == {
         "iss": EMAIL,
         "scope": "https://www.googleapis.com/auth/cloud-platform",
         "aud": "https://tokens/x",
@@ -28,19 +28,19 @@ def test_the_assertion_is_what_google_wants():
     }
 
 
-def test_a_key_whose_line_breaks_came_as_json_writes_them():
-    head, _ = claims(vertex.grant(EMAIL, PEM.replace("\n", "\\n"), None, "https://tokens/x", 1.0))
+def test_a_key_with_escaped_line_breaks_is_accepted():
+    head, _ = claims(vertex.token_request(EMAIL, PEM.replace("\n", "\\n"), None, "https://tokens/x", 1.0))
     assert "kid" not in head
 
 
 @pytest.mark.parametrize("pem", ["", "AIza", PEM[:200], ELLIPTIC, "-----BEGIN PRIVATE KEY-----\nü\n"])
-def test_what_is_no_rsa_key_is_refused_without_being_shown(pem):
+def test_a_text_that_is_not_an_rsa_key_is_refused_and_not_repeated(pem):
     with pytest.raises(ValueError, match=r"^not an RSA key in PEM$"):
-        vertex.grant(EMAIL, pem, None, "https://tokens/x", 1.0)
+        vertex.token_request(EMAIL, pem, None, "https://tokens/x", 1.0)
 
 
 @pytest.mark.parametrize(
-    ("status", "told", "token", "is_refusal"),
+    ("status", "body", "token", "is_refusal"),
     [
         (200, {"access_token": "ya29.x", "expires_in": 3599}, "ya29.x", False),
         (200, {"access_token": ""}, None, False),
@@ -55,25 +55,25 @@ def test_what_is_no_rsa_key_is_refused_without_being_shown(pem):
         (200, [], None, False),
     ],
 )
-def test_what_the_token_endpoint_says(status, told, token, is_refusal):
-    found = vertex.read_token(status, told.encode() if isinstance(told, str) else json.dumps(told).encode())
+def test_reading_the_token_endpoints_response(status, body, token, is_refusal):
+    found = vertex.read_token(status, body.encode() if isinstance(body, str) else json.dumps(body).encode())
     assert (found.token, found.is_refusal) == (token, is_refusal)
     assert token or str(status) in found.reason
 
 
-def test_a_reason_is_a_code_and_nothing_else():
+def test_a_reason_contains_a_code_and_no_account_data():
     found = vertex.read_token(400, json.dumps({"error": f"bad {EMAIL}"}).encode())
     assert EMAIL not in found.reason
 
 
-def test_names_of_its_own_become_those_of_the_gemini_api():
+def test_field_names_of_vertex_become_those_of_the_gemini_api():
     reply = {"candidates": [{"citationMetadata": {"citations": [{"uri": "u"}]}}, 7], "x": {"citations": 1}}
-    assert json.loads(vertex.mend(json.dumps(reply).encode())) == {
+    assert json.loads(vertex.normalize(json.dumps(reply).encode())) == {
         "candidates": [{"citationMetadata": {"citationSources": [{"uri": "u"}]}}, 7],
         "x": {"citations": 1},
     }
     blocked = b'{"promptFeedback":{"blockReason":"BLOCKED_REASON_UNSPECIFIED"}}'
-    assert vertex.mend(blocked) == b'{"promptFeedback":{"blockReason":"BLOCK_REASON_UNSPECIFIED"}}'
+    assert vertex.normalize(blocked) == b'{"promptFeedback":{"blockReason":"BLOCK_REASON_UNSPECIFIED"}}'
 
 
 @pytest.mark.parametrize(
@@ -86,17 +86,17 @@ def test_names_of_its_own_become_those_of_the_gemini_api():
         b'{"citations',
     ],
 )
-def test_everything_else_stays_as_it_is_to_the_byte(data):
-    assert vertex.mend(data) is data
+def test_all_other_data_stays_unchanged_to_the_byte(data):
+    assert vertex.normalize(data) is data
 
 
 @pytest.mark.parametrize(
-    ("location", "host"),
+    ("location", "base_url"),
     [
         ("us-central1", "https://us-central1-aiplatform.googleapis.com"),
         ("global", "https://aiplatform.googleapis.com"),
         ("eu", "https://aiplatform.eu.rep.googleapis.com"),
     ],
 )
-def test_each_location_has_its_host(location, host):
-    assert vertex.KINDS[0].host(location) == host
+def test_each_location_has_its_base_url(location, base_url):
+    assert vertex.KINDS[0].base_url_at(location) == base_url

@@ -13,7 +13,7 @@ from gproxy.snapshot import Credential, Provider, ProviderSettings
 from gproxy.state.mmap.state import MmapState
 from gproxy.state.shared_dict import SharedDict
 
-RATE_LIMITED, UPSTREAM_FAILED = Fault(Verdict.LIMITED, 30.0), Fault(Verdict.FAILED)
+RATE_LIMITED, UPSTREAM_FAILED = Fault(Verdict.RATE_LIMITED, 30.0), Fault(Verdict.UPSTREAM_FAILED)
 
 
 class Clock:
@@ -109,7 +109,7 @@ def test_a_success_that_began_before_the_fault_ends_no_cooldown(make, clock):
 
 def test_an_invalid_key_is_disabled_for_all_models_until_it_is_enabled_or_replaced(make, clock):
     pool, both = make(), provider()
-    pool.failed(both.credentials[0], "m", Fault(Verdict.DEAD))
+    pool.failed(both.credentials[0], "m", Fault(Verdict.INVALID_KEY))
     clock.now += 10**8
     assert order(pool, both, "other") == [2]
     assert pool.state(both.credentials[0]).status == "unavailable"
@@ -127,7 +127,7 @@ def test_the_state_of_a_credential(make, clock):
     pool.failed(first, "m", RATE_LIMITED)
     assert (pool.state(first).status, list(pool.state(first).cooldowns)) == ("cooldown", ["m"])
     assert pool.is_usable(first)
-    pool.failed(first, "m", Fault(Verdict.BROKE))
+    pool.failed(first, "m", Fault(Verdict.NO_CREDIT))
     assert not pool.is_usable(first)
     assert pool.is_usable(second)
     assert set(pool.state(first).cooldowns) == {"m", ""}
@@ -153,8 +153,8 @@ def test_statuses_equal_the_states_of_the_credentials(make, clock):
 
 def test_without_a_usable_credential_retry_after_is_the_shortest_wait(make, clock):
     pool, both = make(), provider()
-    pool.failed(both.credentials[0], "m", Fault(Verdict.LIMITED, 40.0))
-    pool.failed(both.credentials[1], "m", Fault(Verdict.LIMITED, 12.5))
+    pool.failed(both.credentials[0], "m", Fault(Verdict.RATE_LIMITED, 40.0))
+    pool.failed(both.credentials[1], "m", Fault(Verdict.RATE_LIMITED, 12.5))
     candidates = pool.candidates(both, "m", b"")
     assert candidates.next() is None
     assert candidates.last_resort() is None
@@ -202,9 +202,9 @@ def test_a_long_model_name_has_a_cooldown_of_its_own(make, clock):
 def test_the_first_usable_credential_is_used_for_model_lists(make, clock):
     pool, both = make(), provider()
     assert pool.first_usable(both).id == 1
-    pool.failed(both.credentials[0], "m", Fault(Verdict.DEAD))
+    pool.failed(both.credentials[0], "m", Fault(Verdict.INVALID_KEY))
     assert pool.first_usable(both).id == 2
-    pool.failed(both.credentials[1], "m", Fault(Verdict.DEAD))
+    pool.failed(both.credentials[1], "m", Fault(Verdict.INVALID_KEY))
     assert pool.first_usable(both).id == 1
     with pytest.raises(NoCredential):
         pool.first_usable(Provider(1, "p", "openai", ProviderSettings(), ()))

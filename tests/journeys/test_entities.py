@@ -147,7 +147,7 @@ CASES = [
         [
             ({"password": "x"}, "name: missing"),
             ({"name": "dev"}, "give its id to change it"),
-            ({"name": "x", "password": "$argon2id$v=19$x"}, "begins as an Argon2 hash and is none"),
+            ({"name": "x", "password": "$argon2id$v=19$x"}, "starts like an Argon2 hash and is not a valid one"),
             ({"id": 1, "enabled": False}, "no enabled administrator"),
         ],
     ),

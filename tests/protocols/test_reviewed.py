@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from gproxy import channels, protocols
-from gproxy.channels.model_capabilities import facts
+from gproxy.channels.model_capabilities import capabilities
 from gproxy.errors import BadRequest
 from gproxy.protocols import validate
 from gproxy.protocols.hub import (
@@ -390,7 +390,7 @@ def test_a_long_call_with_much_between_its_pieces_is_read_in_linear_time():
 
 @pytest.mark.parametrize("name", [CHAT, RESPONSES])
 def test_to_leave_out_what_is_meant_anyway_is_no_loss(name):
-    known = facts(name, "o3")
+    known = capabilities(name, "o3")
     thinker = Target(PROVIDER, "o3", refused=known.refused, efforts=known.efforts, traits=known.traits)
     for temperature, lost in ((1, set()), (1.0, set()), (0.5, {"temperature"}), (0, {"temperature"})):
         body, told = write(name, temperature=temperature, to=thinker)
@@ -449,7 +449,7 @@ def passed(protocol: str, body: dict) -> tuple[bytes, tuple[str, ...]]:
     data = json.dumps(body, indent=1).encode()  # not as we would write it
     call = Call(protocol, data, lambda name: None, (), "req_1", 0.0, model="m")
     plan = Plan(None, LOADED[protocol].ask(data), "m", "m", None, None, None, "", "m", "", protocol, data, None, "", 0)
-    sent, losses = PLANNER.passed(plan, call)
+    sent, losses = PLANNER.passthrough_body(plan, call)
     assert data == call.body
     return sent, losses
 

@@ -157,14 +157,14 @@ def test_a_settlement_extends_the_reservation_as_its_text_grows(state, tmp_path)
     settlement = Settlement(journal, 1, PRICE, 100, time.perf_counter(), "", reservation)
     settlement.open({})
     settlement.covered_bytes = 64
-    assert settlement.overruns(None, 68) is False
+    assert settlement.exceeds_quota(None, 68) is False
     assert reservation.money == 100_000 + (17 + STEP_TOKENS) * 2_000
     assert settlement.covered_bytes == 68 + STEP_TOKENS * 4
     size = 68
-    while not settlement.overruns(None, size):
+    while not settlement.exceeds_quota(None, size):
         size = int(settlement.covered_bytes) + 4
     assert 15_900 < size <= 16_100  # 4,000 tokens
-    settlement.broke(402, None, size)
+    settlement.settle_failed(402, None, size)
     (found,) = state.inspect((account,), ()).statuses
     assert (found.reserved, found.used) == (0, settlement.cost)
     journal.close()
@@ -176,9 +176,9 @@ def test_every_end_of_a_call_settles_its_reservation_once(state, tmp_path):
     reserver = Reserver(state, "0/000/x", loader(state)[1])
     limit = Limit("3", total_tokens=10_000)
     ends = (
-        lambda settlement: settlement.complete(200, Usage(10, 20), 0),
-        lambda settlement: settlement.broke(502, None, 0),
-        lambda settlement: settlement.client_disconnected(None, 40),
+        lambda settlement: settlement.settle_complete(200, Usage(10, 20), 0),
+        lambda settlement: settlement.settle_failed(502, None, 0),
+        lambda settlement: settlement.settle_disconnected(None, 40),
     )
     for number, end in enumerate(ends):
         reservation = reserver.take(number, UpperBound((USER,), (limit,), 100_000, 1_000))
@@ -226,7 +226,7 @@ def test_a_cost_above_the_column_maximum_is_stored_as_the_maximum(state, tmp_pat
     reservation = Reserver(state, "0/000/x", loader(state)[1]).take(1, UpperBound((USER,), (), 5, 5))
     settlement = Settlement(journal, 1, expensive, 100, time.perf_counter(), "", reservation)
     settlement.open({})
-    settlement.complete(200, Usage(10**12, 10**12), 0)
+    settlement.settle_complete(200, Usage(10**12, 10**12), 0)
     assert settlement.cost == 2**63 - 1
     assert state.reservations() == {}
     journal.close()

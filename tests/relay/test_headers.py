@@ -1,4 +1,4 @@
-"""What passes, either way. Everything else stays behind."""
+"""Headers, query parameters and paths: what is forwarded in each direction, and that nothing else is."""
 
 import time
 from types import SimpleNamespace
@@ -67,18 +67,18 @@ JSON = {"Content-Type": "application/json"}
         ("gemini", x_goog_api_key, {}),
     ],
 )
-def test_exactly_these_headers_go_to_the_upstream(protocol, auth, own):
+def test_exactly_these_headers_are_sent_to_the_upstream(protocol, auth, own):
     sent = headers.to_upstream(protocol, (), SENT.get, auth("sk-upstream"))
     assert sent == {**JSON, **ALWAYS, **own, **auth("sk-upstream")}
     assert CLIENT_KEY not in str(sent)
 
 
 @pytest.mark.parametrize("protocol", LOADED)
-def test_a_client_that_sends_nothing_adds_nothing(protocol):
+def test_a_client_without_headers_adds_none(protocol):
     assert headers.to_upstream(protocol, ("x-team",), {}.get, bearer("k")) == {**JSON, **bearer("k")}
 
 
-def test_what_an_operator_names_is_forwarded_too():
+def test_headers_that_the_operator_names_are_forwarded_too():
     sent = headers.to_upstream("openai_chat", ("x-team", "openai-organization"), SENT.get, bearer("k"))
     assert sent == {
         **JSON,
@@ -91,7 +91,7 @@ def test_what_an_operator_names_is_forwarded_too():
 
 
 @pytest.mark.parametrize("auth", [bearer, x_api_key, x_goog_api_key])
-def test_nothing_that_is_forwarded_replaces_the_credential_or_stands_beside_it(auth):
+def test_no_forwarded_header_replaces_or_duplicates_the_credential(auth):
     sent = headers.to_upstream("openai_chat", tuple(SENT), SENT.get, auth("sk-upstream"))
     for name, value in auth("sk-upstream").items():
         assert [found for key, found in sent.items() if key.lower() == name.lower()] == [value]
@@ -119,7 +119,7 @@ def test_the_path_of_a_call(template, model, query, path):
     assert headers.path(template, model, query) == path
 
 
-# Everything an upstream may answer.
+# Headers that an upstream may send.
 ANSWERED = {
     "content-type": "application/json",
     "content-length": "7",
@@ -150,9 +150,9 @@ ANSWERED = {
 }
 
 
-def test_exactly_these_headers_come_back():
-    told = headers.to_client(PROVIDER, SimpleNamespace(headers=ANSWERED))
-    assert dict(told) == {
+def test_exactly_these_headers_are_returned_to_the_client():
+    returned = headers.to_client(PROVIDER, SimpleNamespace(headers=ANSWERED))
+    assert dict(returned) == {
         "x-gproxy-provider": "main",
         "retry-after": "7",
         "retry-after-ms": "7000",
@@ -164,47 +164,47 @@ def test_exactly_these_headers_come_back():
         "anthropic-ratelimit-requests-reset": "2026-11-23T08:00:00Z",
         "x-upstream-request-id": "req_upstream",
     }
-    assert len(told) == len(dict(told))
+    assert len(returned) == len(dict(returned))
 
 
 @pytest.mark.parametrize("name", ["x-request-id", "request-id"])
-def test_an_upstreams_request_id_comes_back_under_its_own_name(name):
-    told = headers.to_client(PROVIDER, SimpleNamespace(headers={name: "req_9"}))
-    assert told == [("x-gproxy-provider", "main"), ("x-upstream-request-id", "req_9")]
+def test_an_upstreams_request_id_is_returned_under_another_name(name):
+    returned = headers.to_client(PROVIDER, SimpleNamespace(headers={name: "req_9"}))
+    assert returned == [("x-gproxy-provider", "main"), ("x-upstream-request-id", "req_9")]
 
 
 @pytest.mark.parametrize(
-    ("nano", "shown"),
+    ("nano", "text"),
     [(0, "0.000000000"), (1, "0.000000001"), (1_234_567_890, "1.234567890"), (10**18, "1000000000.000000000")],
 )
-def test_a_cost_is_shown_to_the_nano_dollar(nano, shown):
-    assert headers.cost(nano) == ("x-gproxy-cost-usd", shown)
+def test_a_cost_has_nine_decimals(nano, text):
+    assert headers.cost(nano) == ("x-gproxy-cost-usd", text)
 
 
 @pytest.mark.parametrize(
-    ("losses", "told"),
+    ("losses", "returned"),
     [
         ((), []),
         (("seed",), [("x-gproxy-lossy", "seed")]),
         (("tools[0].strict", "seed", "seed"), [("x-gproxy-lossy", "seed, tools[0].strict")]),
     ],
 )
-def test_what_a_translation_lost_is_told_once_and_in_order(losses, told):
-    assert headers.lossy(losses) == told
+def test_each_loss_is_listed_once_and_sorted(losses, returned):
+    assert headers.lossy(losses) == returned
 
 
-def test_overhead_is_the_time_that_was_not_waited():
+def test_overhead_excludes_the_wait_for_the_upstream():
     name, value = headers.overhead(time.perf_counter() - 2.0, 1.5)
     assert name == "x-gproxy-overhead-ms"
     assert 500 <= float(value) < 1500
     assert headers.overhead(time.perf_counter(), 60.0)[1] == "0.00"
 
 
-def test_an_error_behind_the_permission_names_the_provider():
-    with pytest.raises(UpstreamError) as caught, headers.Naming(PROVIDER):
+def test_an_error_after_the_permission_check_names_the_provider():
+    with pytest.raises(UpstreamError) as caught, headers.ProviderHeader(PROVIDER):
         raise UpstreamError("broke")
     assert caught.value.headers == {"x-gproxy-provider": "main"}
-    with pytest.raises(GatewayError) as caught, headers.Naming(PROVIDER):
+    with pytest.raises(GatewayError) as caught, headers.ProviderHeader(PROVIDER):
         raise GatewayError("x", headers={"x-gproxy-provider": "inner"})
     assert caught.value.headers == {"x-gproxy-provider": "inner"}
 
@@ -212,6 +212,6 @@ def test_an_error_behind_the_permission_names_the_provider():
 @pytest.mark.parametrize(
     "model", ["..", "../x", "a/../../v1beta/files", ".", "a/./b", "a//b", "/a", "a/", "models/../x"]
 )
-def test_a_model_leads_to_no_other_path_of_the_upstream(model):
+def test_a_model_cannot_change_the_path(model):
     with pytest.raises(BadRequest, match="model"):
         headers.path("/v1beta/models/{model}:generateContent", model, ())

@@ -1,4 +1,4 @@
-"""One call's books: opened once, settled once, whatever happened in between."""
+"""Settlement of one call: one `opened` entry and one `settled` entry, in every case."""
 
 import os
 import time
@@ -15,11 +15,11 @@ from gproxy.accounting.slots import Slot, take_slot
 from gproxy.errors import Unavailable
 from gproxy.metrics.call_summary import CallSummary
 from gproxy.protocols.hub import Usage
-from gproxy.relay.settlement import MAX_LOSSES_BYTES, MAX_TEXT, NoSettlement, Settlement, estimate, input_estimate
+from gproxy.relay.settlement import MAX_LOSSES_BYTES, MAX_TEXT_CHARS, NoSettlement, Settlement, estimate, input_estimate
 
 PRICE = FoundPrice(Price(Decimal("0.001"), (Tier(10**8, Decimal(1), Decimal(2), Decimal("0.1")),)), "model")
 ENTRY = {"rq": "req_1", "at": 1, "u": 1, "k": 2, "p": 3, "c": "demo", "r": None, "op": "o", "pr": "p", "m": "m"}
-SEEN = Usage(30, 5, 2, 60, 7, 8, 9)
+USAGE = Usage(30, 5, 2, 60, 7, 8, 9)
 
 
 @pytest.fixture
@@ -45,29 +45,31 @@ def test_an_estimate_is_rounded_up(size, tokens):
     assert estimate(size) == tokens
 
 
-# what happened, its arguments, and then: outcome, status, counts, estimated, cost
+# method, its arguments; expected outcome, status, token counts, whether they are estimated, cost
 ENDS = [
-    ("complete", (200, SEEN, 999), "complete", 200, [30, 5, 2, 60, 7, 8, 9], False, 1_070_000),
-    ("complete", (200, Usage(), 999), "complete", 200, [0, 0, 0, 0, 0, 0, 0], False, 1_000_000),
-    # where the vendor told no usage: the input estimate, and a token for every four bytes
-    ("complete", (200, None, 41), "complete", 200, [100, 11, 0, 0, 0, 0, 0], True, 1_122_000),
-    ("complete", (200, None, 0), "complete", 200, [100, 0, 0, 0, 0, 0, 0], True, 1_100_000),
-    # the upstream failed: nothing before the first output, after it what was delivered
-    ("broke", (502, None, 0), "failed", 502, [0, 0, 0, 0, 0, 0, 0], False, 0),
-    ("broke", (502, SEEN, 0), "failed", 502, [0, 0, 0, 0, 0, 0, 0], False, 0),
-    ("broke", (504, None, 41), "partial", 504, [100, 11, 0, 0, 0, 0, 0], True, 1_122_000),
-    ("broke", (200, SEEN, 41), "partial", 200, [30, 11, 2, 60, 7, 8, 9], True, 1_082_000),
-    # the client left: its input, and what was delivered
-    ("client_disconnected", (None, 0), "partial", 499, [100, 0, 0, 0, 0, 0, 0], True, 1_100_000),
-    ("client_disconnected", (None, 41), "partial", 499, [100, 11, 0, 0, 0, 0, 0], True, 1_122_000),
-    ("client_disconnected", (Usage(30, 1), 41), "partial", 499, [30, 11, 0, 0, 0, 0, 0], True, 1_052_000),
-    ("client_disconnected", (Usage(30, 50), 41), "partial", 499, [30, 50, 0, 0, 0, 0, 0], True, 1_130_000),
-    ("client_disconnected", (Usage(0, 0, 0, 90), 0), "partial", 499, [0, 0, 0, 90, 0, 0, 0], True, 1_009_000),
+    ("settle_complete", (200, USAGE, 999), "complete", 200, [30, 5, 2, 60, 7, 8, 9], False, 1_070_000),
+    ("settle_complete", (200, Usage(), 999), "complete", 200, [0, 0, 0, 0, 0, 0, 0], False, 1_000_000),
+    # without usage from the vendor: the input estimate, and a token for every four bytes
+    ("settle_complete", (200, None, 41), "complete", 200, [100, 11, 0, 0, 0, 0, 0], True, 1_122_000),
+    ("settle_complete", (200, None, 0), "complete", 200, [100, 0, 0, 0, 0, 0, 0], True, 1_100_000),
+    # the upstream failed: nothing before the first output, else what was delivered
+    ("settle_failed", (502, None, 0), "failed", 502, [0, 0, 0, 0, 0, 0, 0], False, 0),
+    ("settle_failed", (502, USAGE, 0), "failed", 502, [0, 0, 0, 0, 0, 0, 0], False, 0),
+    ("settle_failed", (504, None, 41), "partial", 504, [100, 11, 0, 0, 0, 0, 0], True, 1_122_000),
+    ("settle_failed", (200, USAGE, 41), "partial", 200, [30, 11, 2, 60, 7, 8, 9], True, 1_082_000),
+    # the client disconnected: the input and what was delivered
+    ("settle_disconnected", (None, 0), "partial", 499, [100, 0, 0, 0, 0, 0, 0], True, 1_100_000),
+    ("settle_disconnected", (None, 41), "partial", 499, [100, 11, 0, 0, 0, 0, 0], True, 1_122_000),
+    ("settle_disconnected", (Usage(30, 1), 41), "partial", 499, [30, 11, 0, 0, 0, 0, 0], True, 1_052_000),
+    ("settle_disconnected", (Usage(30, 50), 41), "partial", 499, [30, 50, 0, 0, 0, 0, 0], True, 1_130_000),
+    ("settle_disconnected", (Usage(0, 0, 0, 90), 0), "partial", 499, [0, 0, 0, 90, 0, 0, 0], True, 1_009_000),
 ]
 
 
 @pytest.mark.parametrize(("end", "arguments", "outcome", "status", "counts", "is_estimated", "nano"), ENDS)
-def test_how_a_call_is_settled(journal, end, arguments, outcome, status, counts, is_estimated, nano):
+def test_outcome_tokens_and_cost_of_a_settled_call(
+    journal, end, arguments, outcome, status, counts, is_estimated, nano
+):
     settlement = make(journal)
     getattr(settlement, end)(*arguments)
     settled = entries(journal)[1]
@@ -79,90 +81,90 @@ def test_how_a_call_is_settled(journal, end, arguments, outcome, status, counts,
 
 
 @pytest.mark.parametrize(("end", "arguments"), [(end[0], end[1]) for end in ENDS])
-def test_only_the_first_end_counts(journal, end, arguments):
+def test_only_the_first_settlement_counts(journal, end, arguments):
     settlement = make(journal)
     getattr(settlement, end)(*arguments)
     before, cost = entries(journal), settlement.cost
-    settlement.complete(200, Usage(9, 9), 9)
-    settlement.broke(500, Usage(9, 9), 9)
-    settlement.client_disconnected(Usage(9, 9), 9)
+    settlement.settle_complete(200, Usage(9, 9), 9)
+    settlement.settle_failed(500, Usage(9, 9), 9)
+    settlement.settle_disconnected(Usage(9, 9), 9)
     assert entries(journal) == before
     assert (settlement.cost, settlement.is_settled, journal.open_count) == (cost, True, 0)
 
 
-def test_an_unpriced_call_has_no_cost_rather_than_a_zero_one(journal):
+def test_a_call_without_a_price_has_no_cost(journal):
     settlement = make(journal, price=None)
-    settlement.complete(200, SEEN, 0)
+    settlement.settle_complete(200, USAGE, 0)
     settled = entries(journal)[1]
     assert settlement.cost is None
     assert settled["c"] == 0
     assert "ps" not in settled
 
 
-def test_the_open_line_is_on_the_disk_before_anything_is_sent(journal):
+def test_the_opened_entry_is_written_before_the_call_is_sent(journal):
     make(journal)
     assert entries(journal) == [{"o": 7, "e": 100, **ENTRY}]
     assert journal.open_count == 1
 
 
-def test_what_a_client_sends_into_the_row_is_bounded(journal):
+def test_texts_of_the_client_in_the_row_are_cut(journal):
     settlement = Settlement(journal, 7, None, 1, 0.0)
     settlement.open({**ENTRY, "eu": "ü" * 5000, "t": "x" * 5000})
     (entry,) = entries(journal)
-    assert (entry["eu"], entry["t"]) == ("ü" * MAX_TEXT, "x" * MAX_TEXT)
+    assert (entry["eu"], entry["t"]) == ("ü" * MAX_TEXT_CHARS, "x" * MAX_TEXT_CHARS)
 
 
 @pytest.mark.parametrize(("eu", "t"), [(None, None), ("", ""), ("short", "tag")])
-def test_short_and_missing_texts_stay(journal, eu, t):
+def test_short_and_missing_texts_are_unchanged(journal, eu, t):
     Settlement(journal, 7, None, 1, 0.0).open({**ENTRY, "eu": eu, "t": t})
     (entry,) = entries(journal)
     assert (entry["eu"], entry["t"]) == (eu, t)
 
 
-def test_the_first_byte_is_the_first_one(journal):
+def test_the_first_byte_is_recorded_once(journal):
     settlement = make(journal)
-    settlement.saw_first_byte()
+    settlement.record_first_byte()
     first = settlement.first_byte
-    settlement.saw_first_byte()
-    settlement.complete(200, SEEN, 0)
+    settlement.record_first_byte()
+    settlement.settle_complete(200, USAGE, 0)
     assert settlement.first_byte == first
     settled = entries(journal)[1]
     assert 500 <= settled["f"] <= settled["l"]
 
 
 def test_a_call_without_any_byte_has_no_first_byte_time(journal):
-    make(journal).broke(502, None, 0)
+    make(journal).settle_failed(502, None, 0)
     assert "f" not in entries(journal)[1]
 
 
-def test_attempts_and_losses_are_told(journal):
+def test_attempts_and_losses_are_in_the_settled_entry(journal):
     tries = [(1, 7, 500, 12), (1, 8, "upstream_error", 3), (2, 9, 200, 41)]
     settlement = make(journal, attempts=tries, losses=["seed", "logit_bias"])
-    settlement.by = (2, "anthropic", 9)
-    settlement.complete(200, SEEN, 0)
+    settlement.served_by = (2, "anthropic", 9)
+    settlement.settle_complete(200, USAGE, 0)
     settled = entries(journal)[1]
     assert (settled["a"], settled["lo"], settled["by"]) == (3, ["seed", "logit_bias"], [2, "anthropic", 9])
     assert settled["tr"] == [list(one) for one in tries]
 
 
-def test_one_attempt_is_told_by_the_open_line_alone(journal):
+def test_a_single_attempt_is_only_in_the_opened_entry(journal):
     settlement = make(journal, attempts=[(1, 7, 200, 12)])
-    settlement.by = (1, "openai", 7)
-    settlement.complete(200, SEEN, 0)
+    settlement.served_by = (1, "openai", 7)
+    settlement.settle_complete(200, USAGE, 0)
     settled = entries(journal)[1]
     assert (settled["a"], "tr" in settled, "by" in settled) == (1, False, False)
 
 
-def test_a_place_with_a_credential_is_given_back_at_the_end_and_once(journal):
-    given_back = []
-    settlement = make(journal, give_back=lambda: given_back.append(1))
-    settlement.complete(200, SEEN, 0)
-    settlement.client_disconnected(SEEN, 0)
-    assert given_back == [1]
+def test_the_credentials_reservation_is_released_once_at_the_end(journal):
+    released = []
+    settlement = make(journal, release_credential=lambda: released.append(1))
+    settlement.settle_complete(200, USAGE, 0)
+    settlement.settle_disconnected(USAGE, 0)
+    assert released == [1]
 
 
 @pytest.mark.parametrize(
-    ("losses", "told"),
+    ("losses", "recorded"),
     [
         ([], None),
         (["a" * 80] * 9, ["a" * 80] * 3),
@@ -172,66 +174,66 @@ def test_a_place_with_a_credential_is_given_back_at_the_end_and_once(journal):
         (["a" * 10] * 22 + ["b" * 12], ["a" * 10] * 22),
     ],
 )
-def test_so_many_losses_are_told_as_the_room_of_a_line_holds(journal, losses, told):
-    make(journal, losses=losses).complete(200, SEEN, 0)
-    assert entries(journal)[1].get("lo") == told
-    assert len(orjson.dumps(told or []).strip(b"[]")) < MAX_LOSSES_BYTES
+def test_losses_are_cut_to_the_size_of_an_entry(journal, losses, recorded):
+    make(journal, losses=losses).settle_complete(200, USAGE, 0)
+    assert entries(journal)[1].get("lo") == recorded
+    assert len(orjson.dumps(recorded or []).strip(b"[]")) < MAX_LOSSES_BYTES
 
 
-def test_a_record_is_told_the_end_once_and_after_the_journal(journal):
-    told = []
+def test_metrics_are_counted_once_and_after_the_journal(journal):
+    recorded = []
 
     def count_metrics(summary, status, seconds, attempts) -> None:
-        told.append((summary.outcome, summary.usage, summary.cost, status, attempts, len(entries(journal))))
+        recorded.append((summary.outcome, summary.usage, summary.cost, status, attempts, len(entries(journal))))
         assert seconds >= 0.5
 
     attempts = [(3, 4, 200, 9)]
     settlement = make(journal, attempts=attempts, summary=CallSummary("openai_chat"), count_metrics=count_metrics)
-    settlement.saw_first_byte()
-    assert settlement.first_token is None  # of headers
-    settlement.saw_first_byte(3)
+    settlement.record_first_byte()
+    assert settlement.first_token is None  # those were the headers
+    settlement.record_first_byte(3)
     first = settlement.first_token
-    settlement.saw_first_byte(9)
-    settlement.complete(200, SEEN, 0)
-    settlement.client_disconnected(None, 0)
-    assert told == [("complete", SEEN, 1_070_000, 200, attempts, 2)]
+    settlement.record_first_byte(9)
+    settlement.settle_complete(200, USAGE, 0)
+    settlement.settle_disconnected(None, 0)
+    assert recorded == [("complete", USAGE, 1_070_000, 200, attempts, 2)]
     assert settlement.summary.first_token_s == first - settlement.started >= 0.5
 
 
-def test_the_end_of_a_count_is_told_once():
-    told = []
-    unbooked = NoSettlement(lambda: None, lambda *end: told.append(end))
-    unbooked.broke(500, None, 0)
-    unbooked.complete(200, None, 0)
-    assert told == [("failed", 500)]
+def test_the_end_of_a_token_count_is_reported_once():
+    recorded = []
+    settlement = NoSettlement(lambda: None, lambda *end: recorded.append(end))
+    settlement.settle_failed(500, None, 0)
+    settlement.settle_complete(200, None, 0)
+    assert recorded == [("failed", 500)]
     for end, expected in (
-        (lambda one: one.complete(200, None, 0), "complete"),
-        (lambda one: one.client_disconnected(None, 0), "partial"),
+        (lambda one: one.settle_complete(200, None, 0), "complete"),
+        (lambda one: one.settle_disconnected(None, 0), "partial"),
     ):
-        end(NoSettlement(lambda: None, lambda outcome, status: told.append(outcome)))
-        assert told[-1] == expected
+        end(NoSettlement(lambda: None, lambda outcome, status: recorded.append(outcome)))
+        assert recorded[-1] == expected
 
 
-def test_a_count_of_tokens_is_not_booked():
-    given_back = []
-    unbooked = NoSettlement(lambda: given_back.append(1))
-    unbooked.saw_first_byte()
-    for end in (unbooked.complete, unbooked.broke):
-        end(200, SEEN, 9)
-    unbooked.client_disconnected(SEEN, 9)
-    unbooked.losses = ["seed"]
-    # Settled from the start: whoever asks has nothing left to do.
-    assert (unbooked.cost, unbooked.is_settled, NoSettlement(print).losses) == (None, True, [])
-    assert given_back  # the place with the credential, at the first end already
+def test_a_token_count_has_no_cost_and_no_entry():
+    released = []
+    settlement = NoSettlement(lambda: released.append(1))
+    settlement.record_first_byte()
+    for end in (settlement.settle_complete, settlement.settle_failed):
+        end(200, USAGE, 9)
+    settlement.settle_disconnected(USAGE, 9)
+    settlement.losses = ["seed"]
+    # Settled from the start: a stream's close has nothing to settle.
+    assert (settlement.cost, settlement.is_settled, NoSettlement(print).losses) == (None, True, [])
+    assert released  # at the first end already
 
 
-def test_without_a_journal_nothing_is_opened(tmp_path):
+def test_a_call_cannot_be_opened_without_a_journal(tmp_path):
     settlement = Settlement(Journal(Slot(0, tmp_path / "nowhere", -1, [])), 7, PRICE, 1, 0.0)
     with pytest.raises(Unavailable):
         settlement.open(dict(ENTRY))
 
 
-def test_an_encoded_image_does_not_count_as_text():
+def test_a_base64_image_does_not_count_as_text():
     image = b"A" * 3_000_000
     with_image = b'{"text": "hello", "url": "data:image/png;base64,%s"}' % image
     assert input_estimate(with_image) < 2_000
@@ -240,7 +242,7 @@ def test_an_encoded_image_does_not_count_as_text():
 
 
 @pytest.mark.parametrize("run", [4095, 76])
-def test_an_estimate_takes_no_time_whatever_the_body(run):
+def test_an_estimate_is_fast_for_any_body(run):
     body = (b"A" * run + b" ") * (4_000_000 // run)
     started = time.perf_counter()
     input_estimate(body)

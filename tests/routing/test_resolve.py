@@ -1,4 +1,4 @@
-"""A model name to its targets: every rule, and who wins where two apply."""
+"""Resolving a model name: every rule, and which rule wins where two apply."""
 
 import re
 
@@ -99,12 +99,12 @@ def rights(*grants: tuple[str | None, str]) -> Rights:
 ALL = rights((None, "*"))
 
 
-def told(way, *arguments) -> object:
-    """`provider model` of each target with the name and the alias, or the class of the refusal."""
+def resolved(resolve_name, *arguments) -> object:
+    """Returns the name, `provider model` of each target and the alias, or the class of the error."""
     try:
-        found = way(SNAPSHOT, *arguments)
-    except GatewayError as fault:
-        return type(fault)
+        found = resolve_name(SNAPSHOT, *arguments)
+    except GatewayError as error:
+        return type(error)
     return (
         found.name,
         [f"{target.provider.name} {target.model}" for target in found.targets],
@@ -164,8 +164,8 @@ def told(way, *arguments) -> object:
         ("first-is-off", ("first-is-off", ["anthropic claude"], "first-is-off")),
     ],
 )
-def test_an_aggregated_name(sent, expected):
-    assert told(resolve.aggregated, sent, ALL) == expected
+def test_resolving_an_aggregated_name(sent, expected):
+    assert resolved(resolve.aggregated, sent, ALL) == expected
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_an_aggregated_name(sent, expected):
         # among wildcards one to this provider comes first
         ("anthropic", "wild-x-7", ("wild-x-7", ["anthropic claude-x-7"], "wild-*")),
         ("openai", "wild-x-7", ("wild-x-7", ["openai x-7"], "wild-x-*")),
-        # no prefix is ever missing here
+        # a scoped path needs no prefix
         ("openai", "unheard-of", ("unheard-of", ["openai unheard-of"], None)),
         ("openai", "shared", ("shared", ["openai shared"], None)),
         # disabled and unknown
@@ -204,21 +204,21 @@ def test_an_aggregated_name(sent, expected):
         ("unknown", "gpt-4.1", NotFound),
     ],
 )
-def test_a_scoped_name(provider, sent, expected):
-    assert told(resolve.scoped, provider, sent, ALL) == expected
+def test_resolving_a_scoped_name(provider, sent, expected):
+    assert resolved(resolve.scoped, provider, sent, ALL) == expected
 
 
 @pytest.mark.parametrize(
     ("sent", "grants", "expected"),
     [
-        # the name that was sent counts, without the provider's prefix
+        # permissions apply to the name that was sent, without the provider's prefix
         ("openai/gpt-4.1", [("openai", "gpt-*")], ["openai gpt-4.1"]),
         ("openai/gpt-4.1", [(None, "gpt-4.1")], ["openai gpt-4.1"]),
         ("openai/gpt-4.1", [(None, "openai/gpt-4.1")], Forbidden),
         ("openai/gpt-4.1", [("anthropic", "*")], Forbidden),
         ("openai/gpt-4.1", [("openai", "claude")], Forbidden),
         ("openai/gpt-4.1", [], Forbidden),
-        # an alias does not inherit its target's permission, and needs none for it
+        # an alias does not inherit its target's permission and does not need it
         ("fast", [("openai", "gpt-4.1")], Forbidden),
         ("fast", [("openai", "fast")], ["openai gpt-4.1"]),
         ("fast", [(None, "fast")], ["openai gpt-4.1"]),
@@ -228,14 +228,14 @@ def test_a_scoped_name(provider, sent, expected):
         ("both", [(None, "both")], ["openai gpt-4.1", "anthropic claude"]),
         ("both", [("anthropic", "*")], ["anthropic claude"]),
         ("both", [("router", "*")], Forbidden),
-        # an alias with no enabled target is 404, but only for whom it is no 403
+        # an alias with no enabled target is 404 only for callers that may use it, else 403
         ("to-off", [(None, "to-off")], NotFound),
         ("to-off", [("off", "to-off")], NotFound),
         ("to-off", [(None, "other")], Forbidden),
         ("to-deleted", [(None, "*")], NotFound),
         ("to-deleted", [], Forbidden),
         ("first-is-off", [("off", "*")], Forbidden),
-        # a disabled model is 404, but only for whom it is no 403
+        # a disabled model is 404 only for callers that may use it, else 403
         ("retired", [("openai", "*")], NotFound),
         ("retired", [(None, "retired")], NotFound),
         ("retired", [("anthropic", "*")], Forbidden),
@@ -243,7 +243,7 @@ def test_a_scoped_name(provider, sent, expected):
         ("openai/retired", [("openai", "gpt-*")], Forbidden),
         ("meta/retired", [("router", "meta/*")], NotFound),
         ("meta/retired", [("openai", "*")], Forbidden),
-        # an unknown provider is 404 for who may use any, else 403
+        # an unknown provider is 404 for callers that may use any provider, else 403
         ("unknown/model", [(None, "model")], NotFound),
         ("unknown/model", [(None, "mod*")], NotFound),
         ("unknown/model", [(None, "other")], Forbidden),
@@ -252,7 +252,7 @@ def test_a_scoped_name(provider, sent, expected):
         # without prefix 400 comes before 403
         ("unheard-of", [], NoProviderPrefix),
         ("unheard-of", [("openai", "x")], NoProviderPrefix),
-        # a registered name counts for the providers that the user may use
+        # a registered name resolves among the providers that the user may use
         ("shared", [("openai", "*")], ["openai shared"]),
         ("shared", [("anthropic", "shared")], ["anthropic shared"]),
         ("shared", [("openai", "*"), ("anthropic", "x")], NoProviderPrefix),
@@ -265,8 +265,8 @@ def test_a_scoped_name(provider, sent, expected):
         ("wild-x-7", [("anthropic", "*")], Forbidden),
     ],
 )
-def test_what_an_aggregated_name_is_to_a_caller(sent, grants, expected):
-    found = told(resolve.aggregated, sent, rights(*grants))
+def test_permissions_of_an_aggregated_name(sent, grants, expected):
+    found = resolved(resolve.aggregated, sent, rights(*grants))
     assert (found[1] if isinstance(found, tuple) else found) == expected
 
 
@@ -287,8 +287,8 @@ def test_what_an_aggregated_name_is_to_a_caller(sent, grants, expected):
         ("router", "fast", [("openai", "fast")], ["openai gpt-4.1"]),
     ],
 )
-def test_what_a_scoped_name_is_to_a_caller(provider, sent, grants, expected):
-    found = told(resolve.scoped, provider, sent, rights(*grants))
+def test_permissions_of_a_scoped_name(provider, sent, grants, expected):
+    found = resolved(resolve.scoped, provider, sent, rights(*grants))
     assert (found[1] if isinstance(found, tuple) else found) == expected
 
 
@@ -303,7 +303,7 @@ def test_what_a_scoped_name_is_to_a_caller(provider, sent, grants, expected):
         ("blocked-7", [(None, "*")], ["not_found", "'blocked-*'"]),
     ],
 )
-def test_a_refusal_carries_its_label_and_names_what_was_asked_for(sent, grants, words):
+def test_an_error_has_its_label_and_names_the_requested_model(sent, grants, words):
     with pytest.raises(GatewayError) as caught:
         resolve.aggregated(SNAPSHOT, sent, rights(*grants))
     assert [word for word in words if word not in caught.value.message] == []

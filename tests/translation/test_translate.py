@@ -1,4 +1,4 @@
-"""A call between two protocols: what is sent, what it lost, and what its reply becomes."""
+"""Translation between two protocols: requests, losses, fetched files, errors, replies and streams."""
 
 import base64
 import json
@@ -23,7 +23,7 @@ from tests.sampled import asking, documents, payloads, sample
 KINDS = channels.load()
 PROTOCOLS = protocols.load()
 CHAT, RESPONSES, CLAUDE, GEMINI = "openai_chat", "openai_responses", "anthropic", "gemini"
-# A channel that speaks it, and a model there.
+# By protocol, a channel that serves it and a model there.
 HOMES = {
     CHAT: ("nvidia", "llama-3.3-70b"),
     RESPONSES: ("openai", "gpt-4.1"),
@@ -37,8 +37,8 @@ PNG = base64.b64encode(b"\x89PNG").decode()
 URL = "https://example.com/a.png"
 
 
-class Kept(dict):
-    """Keepsakes of one process."""
+class TtlStore(dict):
+    """A TTL store of one process, without expiry."""
 
     def put(self, user: int, call_id: str, value: bytes) -> bool:
         self[user, call_id] = value
@@ -50,26 +50,28 @@ class Kept(dict):
 
 def hello(client: str, **more) -> dict:
     return {
-        CHAT: {"model": "asked", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 99},
-        RESPONSES: {"model": "asked", "input": "Hi", "max_output_tokens": 99},
-        CLAUDE: {"model": "asked", "max_tokens": 99, "messages": [{"role": "user", "content": "Hi"}]},
+        CHAT: {"model": "requested", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 99},
+        RESPONSES: {"model": "requested", "input": "Hi", "max_output_tokens": 99},
+        CLAUDE: {"model": "requested", "max_tokens": 99, "messages": [{"role": "user", "content": "Hi"}]},
         GEMINI: {"contents": [{"parts": [{"text": "Hi"}]}], "generationConfig": {"maxOutputTokens": 99}},
     }[client] | more
 
 
-def plan(client: str, upstream: str, body, operation=GENERATE, far=None, kept=None, user=1, **settings):
+def prepare(
+    client: str, upstream: str, body, operation=GENERATE, upstream_operation=None, ttl_store=None, user=1, **settings
+):
     channel, model = HOMES[upstream]
     found = Provider(1, "main", channel, ProviderSettings(**settings), ())
-    way = Dispatch("transform", far or operation, upstream)
+    dispatch = Dispatch("transform", upstream_operation or operation, upstream)
     sent = body if isinstance(body, bytes) else json.dumps(body).encode()
-    kept = Kept() if kept is None else kept
-    return translate.plan(
-        PROTOCOLS[client], PROTOCOLS[upstream], operation, way, KINDS[channel], found, model, sent, kept, user
+    ttl_store = TtlStore() if ttl_store is None else ttl_store
+    return translate.prepare(
+        PROTOCOLS[client], PROTOCOLS[upstream], operation, dispatch, KINDS[channel], found, model, sent, ttl_store, user
     )
 
 
-def context(made):
-    return made.context("asked", "req_1", True)
+def context(translation):
+    return translation.context("requested", "req_1", True)
 
 
 # -- requests ------------------------------------------------------------------------------------------------------
@@ -77,16 +79,16 @@ def context(made):
 
 @PAIRS
 @pytest.mark.parametrize("operation", [GENERATE, STREAM])
-def test_a_plain_request_crosses_without_loss(client, upstream, operation):
+def test_a_plain_request_is_translated_without_loss(client, upstream, operation):
     body = hello(client)
-    made = plan(client, upstream, body, operation)
-    sent = json.loads(made.body)
-    assert made.losses == ()
-    assert made.urls == ()
-    assert made.label == f"{client}->{upstream}"
+    translation = prepare(client, upstream, body, operation)
+    sent = json.loads(translation.body)
+    assert translation.losses == ()
+    assert translation.urls == ()
+    assert translation.label == f"{client}->{upstream}"
     assert "Hi" in json.dumps(sent)
     assert "99" in json.dumps(sent)
-    if upstream == GEMINI:  # model and stream are told by the path
+    if upstream == GEMINI:  # the path has the model and the operation
         assert not {"model", "stream"} & sent.keys()
     else:
         assert sent["model"] == HOMES[upstream][1]
@@ -95,18 +97,18 @@ def test_a_plain_request_crosses_without_loss(client, upstream, operation):
 
 @PAIRS
 @pytest.mark.parametrize("body", [b"{", b"[]", b"null", b"", b'{"messages": 7, "input": 7, "contents": 7}'])
-def test_what_cannot_be_read_is_a_bad_request(client, upstream, body):
+def test_an_unreadable_body_is_a_bad_request(client, upstream, body):
     with pytest.raises(BadRequest):
-        plan(client, upstream, body)
+        prepare(client, upstream, body)
 
 
-def test_a_whole_reply_may_be_made_of_a_stream():
-    made = plan(CLAUDE, RESPONSES, hello(CLAUDE), GENERATE, far=STREAM)
-    assert json.loads(made.body)["stream"] is True
+def test_a_whole_reply_may_be_requested_as_a_stream():
+    translation = prepare(CLAUDE, RESPONSES, hello(CLAUDE), GENERATE, upstream_operation=STREAM)
+    assert json.loads(translation.body)["stream"] is True
 
 
 @pytest.mark.parametrize(
-    ("client", "upstream", "more", "told"),
+    ("client", "upstream", "more", "lost"),
     [
         (CHAT, CLAUDE, {"seed": 7, "x_novel": 1}, ("seed", "x_novel")),
         (RESPONSES, CLAUDE, {"truncation": "auto"}, ("truncation",)),
@@ -115,53 +117,55 @@ def test_a_whole_reply_may_be_made_of_a_stream():
         (GEMINI, CLAUDE, {"safetySettings": [{}]}, ("safetySettings",)),
     ],
 )
-def test_what_is_lost_is_told_by_its_name_or_refused_where_the_operator_says_so(client, upstream, more, told):
-    assert plan(client, upstream, hello(client, **more)).losses == told
+def test_losses_are_listed_by_field_or_refused_with_strict_translation(client, upstream, more, lost):
+    assert prepare(client, upstream, hello(client, **more)).losses == lost
     with pytest.raises(BadRequest) as refused:
-        plan(client, upstream, hello(client, **more), strict_translation=True)
-    assert f"{', '.join(told)}: cannot be said to {upstream} as it was meant" in refused.value.message
+        prepare(client, upstream, hello(client, **more), strict_translation=True)
+    assert f"{', '.join(lost)}: cannot be translated to {upstream} without loss" in refused.value.message
     assert "strict_translation" in refused.value.message
-    assert plan(client, upstream, hello(client), strict_translation=True).losses == ()
+    assert prepare(client, upstream, hello(client), strict_translation=True).losses == ()
 
 
-def test_a_count_and_embeddings_cross_too():
-    counted = plan(GEMINI, CLAUDE, hello(GEMINI), COUNT)
+def test_counts_and_embeddings_are_translated():
+    counted = prepare(GEMINI, CLAUDE, hello(GEMINI), COUNT)
     assert json.loads(counted.body).keys() == {"model", "messages"}
-    embedded = plan(CHAT, GEMINI, {"model": "asked", "input": ["a", "b"]}, EMBED, far=EMBED_BATCH)
+    embedded = prepare(CHAT, GEMINI, {"model": "requested", "input": ["a", "b"]}, EMBED, upstream_operation=EMBED_BATCH)
     assert len(json.loads(embedded.body)["requests"]) == 2
-    assert embedded.puts is None
-    body, losses = translate.whole(embedded, b'{"embeddings": [{"values": [0.5]}, {"values": [1]}]}', context(embedded))
+    assert embedded.put_state is None
+    body, losses = translate.translate_reply(
+        embedded, b'{"embeddings": [{"values": [0.5]}, {"values": [1]}]}', context(embedded)
+    )
     assert [row["embedding"] for row in json.loads(body)["data"]] == [[0.5], [1]]
     assert losses == ()
     with pytest.raises(BadRequest, match="token arrays"):
-        plan(CHAT, GEMINI, {"model": "asked", "input": [1, 2]}, EMBED, far=EMBED_BATCH)
+        prepare(CHAT, GEMINI, {"model": "requested", "input": [1, 2]}, EMBED, upstream_operation=EMBED_BATCH)
 
 
-def test_a_target_knows_its_model_and_its_channel():
-    made = plan(CHAT, CLAUDE, hello(CHAT), STREAM)
-    target = made.target
+def test_a_target_has_the_capabilities_of_its_model_and_channel():
+    translation = prepare(CHAT, CLAUDE, hello(CHAT), STREAM)
+    target = translation.target
     assert (target.provider, target.model, target.is_stream) == ("main/anthropic", "claude-sonnet-4-5", True)
     assert (target.max_output, target.budgets) == (64_000, True)
     assert "one_of_temperature_and_top_p" in target.traits
-    nvidia = plan(CLAUDE, CHAT, hello(CLAUDE)).target
+    nvidia = prepare(CLAUDE, CHAT, hello(CLAUDE)).target
     assert nvidia.traits == KINDS["nvidia"].traits
     assert nvidia.refused == KINDS["nvidia"].refused
     assert not nvidia.is_stream
 
 
-# -- files behind addresses ----------------------------------------------------------------------------------------
+# -- files by URL --------------------------------------------------------------------------------------------------
 
 
 def image(client: str, url: str) -> dict:
-    shown = {
+    part = {
         CHAT: {"type": "image_url", "image_url": {"url": url}},
         RESPONSES: {"type": "input_image", "image_url": url},
         CLAUDE: {"type": "image", "source": {"type": "url", "url": url}},
         GEMINI: {"fileData": {"fileUri": url, "mimeType": "image/png"}},
     }[client]
     if client == GEMINI:
-        return hello(client, contents=[{"parts": [shown]}])
-    turn = [{"role": "user", "content": [shown]}]
+        return hello(client, contents=[{"parts": [part]}])
+    turn = [{"role": "user", "content": [part]}]
     return hello(client, **{"input" if client == RESPONSES else "messages": turn})
 
 
@@ -175,7 +179,7 @@ def image(client: str, url: str) -> dict:
         (CHAT, GEMINI, URL, False),
         (CLAUDE, GEMINI, URL, False),
         (RESPONSES, GEMINI, URL, False),
-        # what Google can open itself
+        # URLs that Google can open itself
         (CHAT, GEMINI, "gs://bucket/a.png", True),
         (CHAT, GEMINI, "https://generativelanguage.googleapis.com/v1beta/files/a", True),
         (CHAT, GEMINI, "https://youtu.be/x", True),
@@ -183,35 +187,35 @@ def image(client: str, url: str) -> dict:
         (CHAT, GEMINI, f"data:image/png;base64,{PNG}", True),
     ],
 )
-def test_which_addresses_an_upstream_opens(client, upstream, url, opens):
+def test_which_urls_an_upstream_opens_itself(client, upstream, url, opens):
     if opens:
-        made = plan(client, upstream, image(client, url))
-        assert made.urls == ()
-        assert (PNG if url.startswith("data:") else url) in made.body.decode()
+        translation = prepare(client, upstream, image(client, url))
+        assert translation.urls == ()
+        assert (PNG if url.startswith("data:") else url) in translation.body.decode()
     else:
         with pytest.raises(BadRequest, match="fetch_images") as refused:
-            plan(client, upstream, image(client, url))
+            prepare(client, upstream, image(client, url))
         assert refused.value.message.startswith(f"invalid_request: {PROTOCOLS[client].NAMES['image']}: ")
         assert url not in refused.value.message
-        made = plan(client, upstream, image(client, url), fetch_images=True)
-        assert (made.urls, made.body) == ((url,), b"")
+        translation = prepare(client, upstream, image(client, url), fetch_images=True)
+        assert (translation.urls, translation.body) == ((url,), b"")
 
 
-def test_a_file_behind_an_address_is_no_image_of_chat():
+def test_the_url_of_a_document_is_not_an_image_of_chat():
     document = {"type": "document", "source": {"type": "url", "url": "https://example.com/a.pdf"}}
     body = hello(CLAUDE, messages=[{"role": "user", "content": [document]}])
-    assert plan(CLAUDE, CHAT, body, fetch_images=True).urls == ("https://example.com/a.pdf",)
-    assert plan(CLAUDE, RESPONSES, body, fetch_images=True).urls == ()
+    assert prepare(CLAUDE, CHAT, body, fetch_images=True).urls == ("https://example.com/a.pdf",)
+    assert prepare(CLAUDE, RESPONSES, body, fetch_images=True).urls == ()
 
 
 class Fetcher:
-    """Files by their addresses."""
+    """Returns files by the last segment of their URL."""
 
     def __init__(self, **found: Fetched):
-        self.found, self.asked = found, []
+        self.found, self.requested = found, []
 
     def fetch(self, url: str, watch) -> Fetched:
-        self.asked.append(url)
+        self.requested.append(url)
         with watch:
             name = url.rpartition("/")[2]
             if name not in self.found:
@@ -220,7 +224,7 @@ class Fetcher:
 
 
 def with_images(*urls: str) -> dict:
-    """In a user's turn, and one more in the result of a call."""
+    """Returns a request with these images in a user's turn, and the first one again in a tool result."""
     parts = [{"type": "image", "source": {"type": "url", "url": url}} for url in urls]
     result = {"type": "tool_result", "tool_use_id": "t", "content": parts[:1]}
     return hello(
@@ -233,16 +237,16 @@ def with_images(*urls: str) -> dict:
     )
 
 
-def test_each_address_is_fetched_once_and_its_data_sent():
-    made = plan(CLAUDE, GEMINI, with_images(f"{URL}/one", f"{URL}/two", f"{URL}/one"), fetch_images=True)
-    assert made.urls == (f"{URL}/one", f"{URL}/two")
+def test_each_url_is_fetched_once_and_its_data_sent():
+    translation = prepare(CLAUDE, GEMINI, with_images(f"{URL}/one", f"{URL}/two", f"{URL}/one"), fetch_images=True)
+    assert translation.urls == (f"{URL}/one", f"{URL}/two")
     one, two = Fetched("image/png", b"\x89PNG"), Fetched("application/pdf", b"%PDF")
     fetcher = Fetcher(one=one, two=two)
-    fetched = translate.fetch(made, fetcher, nullcontext())
-    assert fetcher.asked == [f"{URL}/one", f"{URL}/two"]
+    fetched = translate.fetch_files(translation, fetcher, nullcontext())
+    assert fetcher.requested == [f"{URL}/one", f"{URL}/two"]
     assert fetched.urls == ()
-    assert made.urls
-    sent = json.loads(translate.written(fetched, False).body)
+    assert translation.urls
+    sent = json.loads(translate.write_body(fetched, False).body)
     inline = [part["inlineData"] for turn in sent["contents"] for part in turn["parts"] if "inlineData" in part]
     png = {"mimeType": "image/png", "data": PNG}
     pdf = {"mimeType": "application/pdf", "data": base64.b64encode(b"%PDF").decode()}
@@ -251,50 +255,50 @@ def test_each_address_is_fetched_once_and_its_data_sent():
 
 
 @pytest.mark.parametrize("client", [CHAT, RESPONSES, CLAUDE])
-def test_a_file_that_cannot_be_had_is_named_by_the_clients_field(client):
-    made = plan(client, GEMINI, image(client, URL), fetch_images=True)
+def test_a_failed_fetch_names_the_clients_field(client):
+    translation = prepare(client, GEMINI, image(client, URL), fetch_images=True)
     with pytest.raises(BadRequest) as refused:
-        translate.fetch(made, Fetcher(), nullcontext())
+        translate.fetch_files(translation, Fetcher(), nullcontext())
     name = PROTOCOLS[client].NAMES["image"]
     assert refused.value.message == f"invalid_request: {name}: the host answered 404"
 
 
-def test_a_client_that_leaves_ends_the_fetching():
-    class Gone:
+def test_a_disconnect_ends_the_fetching():
+    class DisconnectedWatch:
         def __enter__(self):
             raise ClientDisconnected
 
         def __exit__(self, *_):
             pass
 
-    made = plan(CHAT, GEMINI, image(CHAT, URL), fetch_images=True)
+    translation = prepare(CHAT, GEMINI, image(CHAT, URL), fetch_images=True)
     with pytest.raises(ClientDisconnected):
-        translate.fetch(made, Fetcher(), Gone())
+        translate.fetch_files(translation, Fetcher(), DisconnectedWatch())
 
 
-def test_so_many_addresses_and_no_more_are_opened_for_one_request():
+def test_the_number_of_urls_to_fetch_is_limited():
     urls = [f"{URL}/{i}" for i in range(translate.MAX_URLS + 1)]
-    few = [urls[0], *urls[: translate.MAX_URLS - 2]]  # and one in the result of a call
-    assert len(plan(CLAUDE, GEMINI, with_images(*few), fetch_images=True).urls) == translate.MAX_URLS - 2
+    few = [urls[0], *urls[: translate.MAX_URLS - 2]]  # and one in the tool result
+    assert len(prepare(CLAUDE, GEMINI, with_images(*few), fetch_images=True).urls) == translate.MAX_URLS - 2
     for fetches in (True, False):
         with pytest.raises(BadRequest) as refused:
-            plan(CLAUDE, GEMINI, with_images(*urls), fetch_images=fetches)
-        assert refused.value.message.startswith("invalid_request: messages.content.image: more than 20 addresses")
-    # an upstream that opens them itself may be sent any number
-    assert plan(CLAUDE, CHAT, with_images(*urls)).urls == ()
+            prepare(CLAUDE, GEMINI, with_images(*urls), fetch_images=fetches)
+        assert refused.value.message.startswith("invalid_request: messages.content.image: more than 20 URLs")
+    # an upstream that opens URLs itself may get any number
+    assert prepare(CLAUDE, CHAT, with_images(*urls)).urls == ()
 
 
-def test_all_files_of_a_request_together_are_no_larger_than_that(monkeypatch):
+def test_the_total_size_of_the_files_of_a_request_is_limited(monkeypatch):
     assert translate.MAX_FETCHED_BYTES == 50 * 1024 * 1024
     monkeypatch.setattr(translate, "MAX_FETCHED_BYTES", 12)
-    made = plan(CLAUDE, GEMINI, with_images(f"{URL}/one", f"{URL}/two", f"{URL}/three"), fetch_images=True)
+    translation = prepare(CLAUDE, GEMINI, with_images(f"{URL}/one", f"{URL}/two", f"{URL}/three"), fetch_images=True)
     six, seven = Fetched("image/png", b"123456"), Fetched("image/png", b"1234567")
     fetcher = Fetcher(one=six, two=seven, three=six)
     with pytest.raises(BadRequest, match=r"messages\.content\.image: more than 12 bytes in all"):
-        translate.fetch(made, fetcher, nullcontext())
-    assert fetcher.asked == [f"{URL}/one", f"{URL}/two"]  # the third one is not even asked for
-    few = plan(CLAUDE, GEMINI, with_images(f"{URL}/one", f"{URL}/two"), fetch_images=True)
-    assert translate.fetch(few, Fetcher(one=six, two=six), nullcontext()).urls == ()
+        translate.fetch_files(translation, fetcher, nullcontext())
+    assert fetcher.requested == [f"{URL}/one", f"{URL}/two"]  # the third one is not requested
+    few = prepare(CLAUDE, GEMINI, with_images(f"{URL}/one", f"{URL}/two"), fetch_images=True)
+    assert translate.fetch_files(few, Fetcher(one=six, two=six), nullcontext()).urls == ()
 
 
 # -- errors --------------------------------------------------------------------------------------------------------
@@ -317,12 +321,12 @@ def test_all_files_of_a_request_together_are_no_larger_than_that(monkeypatch):
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_a_body_that_is_no_json_stays_readable(body, text):
-    told = translate.readable(502, body)
-    assert told.startswith("the upstream answered 502")
-    assert len(told) <= 600
+def test_an_error_body_without_json_stays_readable(body, text):
+    message = translate.readable_error(502, body)
+    assert message.startswith("the upstream answered 502")
+    assert len(message) <= 600
     if text is not None:
-        assert told == f"the upstream answered 502{text}"
+        assert message == f"the upstream answered 502{text}"
 
 
 ERRORS = {
@@ -334,15 +338,15 @@ ERRORS = {
 
 
 @PAIRS
-def test_an_upstreams_error_comes_in_the_clients_shape(client, upstream):
-    made = plan(client, upstream, hello(client))
-    told = json.loads(translate.error_body(made, 400, json.dumps(ERRORS[upstream]).encode(), "req_1"))
-    assert told["error"]["message"] == "too long"
-    kind = told["error"].get("type") or told["error"]["status"]
+def test_an_upstreams_error_gets_the_clients_shape(client, upstream):
+    translation = prepare(client, upstream, hello(client))
+    error = json.loads(translate.error_body(translation, 400, json.dumps(ERRORS[upstream]).encode(), "req_1"))
+    assert error["error"]["message"] == "too long"
+    kind = error["error"].get("type") or error["error"]["status"]
     assert kind in ("invalid_request_error", "INVALID_ARGUMENT")
-    assert "req_1" in json.dumps(told)
+    assert "req_1" in json.dumps(error)
     if client == GEMINI:
-        assert told["error"]["code"] == 400
+        assert error["error"]["code"] == 400
 
 
 @PAIRS
@@ -359,31 +363,31 @@ def test_an_upstreams_error_comes_in_the_clients_shape(client, upstream):
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_an_error_that_is_none_of_the_upstreams_is_told_as_text(client, upstream, body, word):
-    made = plan(client, upstream, hello(client))
-    told = json.loads(translate.error_body(made, 502, body, "req_1"))["error"]
-    assert told["message"].startswith(word)
-    assert "upstream_error" in json.dumps(told)
+def test_an_error_that_is_not_of_the_upstreams_protocol_becomes_text(client, upstream, body, word):
+    translation = prepare(client, upstream, hello(client))
+    error = json.loads(translate.error_body(translation, 502, body, "req_1"))["error"]
+    assert error["message"].startswith(word)
+    assert "upstream_error" in json.dumps(error)
 
 
 def test_an_error_of_gemini_may_be_an_array():
-    made = plan(CHAT, GEMINI, hello(CHAT))
+    translation = prepare(CHAT, GEMINI, hello(CHAT))
     body = json.dumps([ERRORS[GEMINI]]).encode()
-    assert json.loads(translate.error_body(made, 400, body, "req_1"))["error"]["message"] == "too long"
+    assert json.loads(translate.error_body(translation, 400, body, "req_1"))["error"]["message"] == "too long"
 
 
 # -- whole replies -------------------------------------------------------------------------------------------------
 
-# A whole reply as one, and as the stream that its client asked for.
-READS = (translate.whole, lambda *given: translated_stream.Whole(*given, False))
+# A whole reply translated to a whole reply, and to the stream that its client requested.
+TRANSLATORS = (translate.translate_reply, lambda *given: translated_stream.WholeReplyStream(*given, False))
 
 
 @PAIRS
-def test_a_whole_reply_under_the_clients_model_name(client, upstream):
-    made = plan(client, upstream, hello(client))
-    body, _ = translate.whole(made, sample(upstream, "reply.json"), context(made))
-    told = json.loads(body)
-    assert told[PROTOCOLS[client].MODEL_FIELD] == "asked"
+def test_a_whole_reply_has_the_clients_model_name(client, upstream):
+    translation = prepare(client, upstream, hello(client))
+    body, _ = translate.translate_reply(translation, sample(upstream, "reply.json"), context(translation))
+    reply = json.loads(body)
+    assert reply[PROTOCOLS[client].MODEL_FIELD] == "requested"
     usage, _ = PROTOCOLS[client].read_whole(body)
     before, _ = PROTOCOLS[upstream].read_whole(sample(upstream, "reply.json"))
     assert (usage.prompt_tokens, usage.output_tokens) == (before.prompt_tokens, before.output_tokens)
@@ -391,87 +395,89 @@ def test_a_whole_reply_under_the_clients_model_name(client, upstream):
 
 @PAIRS
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"null", b"7", b"[" * 100_000], ids=lambda body: body[:9])
-def test_a_reply_that_is_none_is_the_upstreams_fault(client, upstream, body):
-    made = plan(client, upstream, hello(client))
+def test_a_reply_that_is_not_a_json_object_is_an_upstream_error(client, upstream, body):
+    translation = prepare(client, upstream, hello(client))
     with pytest.raises(UpstreamError, match="cannot be translated"):
-        translate.whole(made, body, context(made))
+        translate.translate_reply(translation, body, context(translation))
     with pytest.raises(UpstreamError, match="cannot be translated"):
-        translated_stream.Whole(made, body, context(made), False)
+        translated_stream.WholeReplyStream(translation, body, context(translation), False)
 
 
 @PAIRS
 @pytest.mark.parametrize("body", [b"{}", b'{"choices": 7, "output": 7, "content": 7, "candidates": 7, "usage": 7}'])
-def test_a_reply_without_anything_in_it_is_still_one(client, upstream, body):
-    made = plan(client, upstream, hello(client))
-    if upstream == GEMINI:  # which says so when it has a reason to answer nothing
-        for read in READS:
+def test_an_empty_reply_is_still_a_reply(client, upstream, body):
+    translation = prepare(client, upstream, hello(client))
+    if upstream == GEMINI:  # which gives a reason when it answers nothing
+        for translator in TRANSLATORS:
             with pytest.raises(UpstreamError) as failed:
-                read(made, body, context(made))
+                translator(translation, body, context(translation))
             assert failed.value.message == "the upstream sent no answer"
         return
-    found, _ = translate.whole(made, body, context(made))
-    assert json.loads(found)[PROTOCOLS[client].MODEL_FIELD] == "asked"
+    found, _ = translate.translate_reply(translation, body, context(translation))
+    assert json.loads(found)[PROTOCOLS[client].MODEL_FIELD] == "requested"
 
 
 @PAIRS
-def test_a_reply_that_was_cut_inside_an_emoji_loses_no_more_than_that(client, upstream):
+def test_a_reply_cut_inside_an_emoji_loses_only_the_emoji(client, upstream):
     text = {
         CHAT: {"choices": [{"index": 0, "message": {"content": "so \ud83d"}, "finish_reason": "length"}]},
         RESPONSES: {"output": [{"type": "message", "content": [{"type": "output_text", "text": "so \ud83d"}]}]},
         CLAUDE: {"content": [{"type": "text", "text": "so \ud83d"}], "stop_reason": "max_tokens"},
         GEMINI: {"candidates": [{"content": {"parts": [{"text": "so \ud83d"}]}, "finishReason": "MAX_TOKENS"}]},
     }[upstream]
-    made = plan(client, upstream, hello(client))
-    assert b'"so ?"' in translate.whole(made, json.dumps(text).encode(), context(made))[0]
+    translation = prepare(client, upstream, hello(client))
+    assert b'"so ?"' in translate.translate_reply(translation, json.dumps(text).encode(), context(translation))[0]
 
 
-def test_what_a_vendor_sealed_with_a_call_is_kept_by_the_id_that_its_client_sees():
-    kept = Kept()
-    made = plan(CHAT, GEMINI, hello(CHAT), kept=kept, user=7)
+def test_a_signature_of_a_call_is_stored_under_the_id_that_the_client_sees():
+    ttl_store = TtlStore()
+    translation = prepare(CHAT, GEMINI, hello(CHAT), ttl_store=ttl_store, user=7)
     call = {"functionCall": {"id": "c.1", "name": "f", "args": {}}, "thoughtSignature": "S"}
     reply = {"candidates": [{"content": {"parts": [call]}, "finishReason": "STOP"}]}
-    body, _ = translate.whole(made, json.dumps(reply).encode(), context(made))
-    shown = json.loads(body)["choices"][0]["message"]["tool_calls"][0]
-    assert list(kept) == [(7, shown["id"])]
-    shown = {key: value for key, value in shown.items() if key != "extra_content"}  # most clients drop it
+    body, _ = translate.translate_reply(translation, json.dumps(reply).encode(), context(translation))
+    call_sent = json.loads(body)["choices"][0]["message"]["tool_calls"][0]
+    assert list(ttl_store) == [(7, call_sent["id"])]
+    call_sent = {key: value for key, value in call_sent.items() if key != "extra_content"}  # most clients drop it
     answered = hello(
         CHAT,
         messages=[
             {"role": "user", "content": "Hi"},
-            {"role": "assistant", "content": None, "tool_calls": [shown]},
-            {"role": "tool", "tool_call_id": shown["id"], "content": "42"},
+            {"role": "assistant", "content": None, "tool_calls": [call_sent]},
+            {"role": "tool", "tool_call_id": call_sent["id"], "content": "42"},
         ],
     )
-    assert '"thoughtSignature":"S"' in plan(CHAT, GEMINI, answered, kept=kept, user=7).body.decode()
-    # another user, or another vendor, is not sent it
-    assert '"thoughtSignature":"S"' not in plan(CHAT, GEMINI, answered, kept=kept, user=8).body.decode()
-    assert '"S"' not in plan(CHAT, CLAUDE, answered, kept=kept, user=7).body.decode()
+    assert '"thoughtSignature":"S"' in prepare(CHAT, GEMINI, answered, ttl_store=ttl_store, user=7).body.decode()
+    # neither another user's request nor another vendor gets it
+    assert '"thoughtSignature":"S"' not in prepare(CHAT, GEMINI, answered, ttl_store=ttl_store, user=8).body.decode()
+    assert '"S"' not in prepare(CHAT, CLAUDE, answered, ttl_store=ttl_store, user=7).body.decode()
 
 
-def test_an_id_that_a_client_sees_otherwise_is_kept_as_it_will_be_asked_for():
-    kept = Kept()
-    made = plan(CLAUDE, GEMINI, hello(CLAUDE), kept=kept)
+def test_a_signature_is_stored_under_a_rewritten_call_id():
+    ttl_store = TtlStore()
+    translation = prepare(CLAUDE, GEMINI, hello(CLAUDE), ttl_store=ttl_store)
     call = {"functionCall": {"id": "c.1", "name": "f", "args": {}}, "thoughtSignature": "S"}
     reply = {"candidates": [{"content": {"parts": [call]}, "finishReason": "STOP"}]}
-    content = json.loads(translate.whole(made, json.dumps(reply).encode(), context(made))[0])["content"]
-    (shown,) = [block for block in content if block["type"] == "tool_use"]
-    assert shown["id"] != "c.1"
-    assert list(kept) == [(1, shown["id"])]
+    content = json.loads(translate.translate_reply(translation, json.dumps(reply).encode(), context(translation))[0])[
+        "content"
+    ]
+    (call_sent,) = [block for block in content if block["type"] == "tool_use"]
+    assert call_sent["id"] != "c.1"
+    assert list(ttl_store) == [(1, call_sent["id"])]
 
 
-def test_an_envelope_that_a_client_brings_back_is_opened_for_its_own_provider_alone():
+def test_a_wrapped_signature_is_unwrapped_only_for_its_own_provider():
     blocks = [
         {"type": "thinking", "thinking": "hm", "signature": wrap(Signature("main/gemini", "S"))},
         {"type": "tool_use", "id": "t", "name": "f", "input": {}},
     ]
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": blocks}]
     turns.append({"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": "42"}]})
-    mine = plan(CLAUDE, GEMINI, hello(CLAUDE, messages=turns))
+    mine = prepare(CLAUDE, GEMINI, hello(CLAUDE, messages=turns))
     assert '"thoughtSignature":"S"' in mine.body.decode()
-    # neither another provider's, nor what this one gave over another lane
+    # neither another provider's signature, nor this provider's signature in another protocol
     for origin in ("second/gemini", "main/openai_chat", "main"):
         blocks[0]["signature"] = wrap(Signature(origin, "S"))
-        others = plan(CLAUDE, GEMINI, hello(CLAUDE, messages=turns))
+        others = prepare(CLAUDE, GEMINI, hello(CLAUDE, messages=turns))
         assert '"S"' not in others.body.decode()
         assert others.losses
 
@@ -480,7 +486,7 @@ def test_an_envelope_that_a_client_brings_back_is_opened_for_its_own_provider_al
 
 
 class Exchange:
-    """What an upstream sends, piece by piece, and how it ends."""
+    """An upstream's response in pieces, which ends normally or with an exception."""
 
     status, is_stream = 200, True
 
@@ -502,37 +508,37 @@ class Exchange:
         self.is_closed = True
 
 
-class UsageStore:
-    """How a call was settled; only the first end counts. `covers` is how much text may pass before more is asked for,
-    and `answers` are what is answered then."""
+class Settlement:
+    """Records how a call was settled. `covered_bytes`: the text that the reservation covers; `exceeds`: the results of
+    the checks beyond it."""
 
-    def __init__(self, covers: float = math.inf, answers: tuple[bool, ...] = ()):
-        self.covered_bytes, self._answers = covers, list(answers)
+    def __init__(self, covered_bytes: float = math.inf, exceeds: tuple[bool, ...] = ()):
+        self.covered_bytes, self._exceeds = covered_bytes, list(exceeds)
         self.reservation = self
         self.ends: list[tuple] = []
         self.losses: list[str] = []
-        self.saw_first = False
+        self.has_first_byte = False
 
     @property
     def is_settled(self) -> bool:
         return bool(self.ends)
 
-    def saw_first_byte(self, text_bytes: int = 0) -> None:
-        self.saw_first = True
+    def record_first_byte(self, text_bytes: int = 0) -> None:
+        self.has_first_byte = True
 
-    def complete(self, status, usage, text_bytes):
+    def settle_complete(self, status, usage, text_bytes):
         self.ends.append(("complete", status, usage, text_bytes))
 
-    def broke(self, status, usage, text_bytes):
-        self.ends.append(("broke", status, usage, text_bytes))
+    def settle_failed(self, status, usage, text_bytes):
+        self.ends.append(("failed", status, usage, text_bytes))
 
-    def client_disconnected(self, usage, text_bytes, is_whole=False):
-        self.ends.append(("left", usage, text_bytes))
+    def settle_disconnected(self, usage, text_bytes, is_complete=False):
+        self.ends.append(("disconnected", usage, text_bytes))
 
-    def overruns(self, usage, text_bytes) -> bool:
+    def exceeds_quota(self, usage, text_bytes) -> bool:
         assert text_bytes > self.covered_bytes
         self.covered_bytes = text_bytes
-        return self._answers.pop(0)
+        return self._exceeds.pop(0)
 
     def exhausted(self) -> OverQuota:
         return OverQuota("the quota is spent")
@@ -546,11 +552,20 @@ class Watch:
 
 
 class Stream:
-    def __init__(self, client: str, upstream: str, exchange: Exchange, as_array: bool = False, books=None):
-        self.books, self.exchange, self.gone, self.watch = books or UsageStore(), exchange, [], Watch()
-        made = plan(client, upstream, hello(client), STREAM)
+    def __init__(self, client: str, upstream: str, exchange: Exchange, as_array: bool = False, settlement=None):
+        self.settlement, self.exchange, self.disconnects, self.watch = settlement or Settlement(), exchange, [], Watch()
+        translation = prepare(client, upstream, hello(client), STREAM)
         self.stream = translated_stream.TranslatedStream(
-            *(made, asking(), context(made), exchange, self.books, self.watch, as_array, lambda: self.gone.append(1))
+            *(
+                translation,
+                asking(),
+                context(translation),
+                exchange,
+                self.settlement,
+                self.watch,
+                as_array,
+                lambda: self.disconnects.append(1),
+            )
         )
 
     def all(self) -> bytes:
@@ -558,46 +573,46 @@ class Stream:
 
 
 @PAIRS
-def test_a_stream_that_costs_more_than_is_left_ends_with_an_error(client, upstream):
-    """Its text passes so far as it was covered; the event that went beyond does not."""
+def test_a_stream_that_exceeds_the_quota_ends_with_an_error(client, upstream):
+    """The text that the reservation covers is forwarded; the event beyond it is not."""
     pieces = [event + b"\n\n" for event in sample(upstream, "text.sse").strip().split(b"\n\n")]
     whole = Stream(client, upstream, Exchange(*pieces)).all()
-    found = Stream(client, upstream, Exchange(*pieces), books=UsageStore(1, (False, True)))
-    told = found.all()
-    assert b"quota_exceeded" in told
-    assert len(told) < len(whole)
-    (how, status, _, size), *_ = found.books.ends
-    assert (how, status) == ("broke", 402)
+    found = Stream(client, upstream, Exchange(*pieces), settlement=Settlement(1, (False, True)))
+    sent = found.all()
+    assert b"quota_exceeded" in sent
+    assert len(sent) < len(whole)
+    (how, status, _, size), *_ = found.settlement.ends
+    assert (how, status) == ("failed", 402)
     assert size > 1
     ended = PROTOCOLS[client].Stream(None, asking())
-    for data in payloads(told):
+    for data in payloads(sent):
         ended.see(data)
     assert ended.has_failed or not ended.is_terminal
 
 
 @PAIRS
-def test_a_stream_is_settled_before_its_end_is_told(client, upstream):
+def test_a_stream_is_settled_before_its_terminal_event_is_sent(client, upstream):
     found = Stream(client, upstream, Exchange(sample(upstream, "text.sse")))
     for piece in found.stream.frames():
-        told = [data for data in payloads(piece) if data]
+        sent = [data for data in payloads(piece) if data]
         ended = PROTOCOLS[client].Stream(None, asking())
-        for data in told:
+        for data in sent:
             ended.see(data)
-        assert found.books.is_settled or not ended.is_terminal
-    ((how, status, usage, size),) = set(found.books.ends)
+        assert found.settlement.is_settled or not ended.is_terminal
+    ((how, status, usage, size),) = set(found.settlement.ends)
     assert (how, status) == ("complete", 200)
     assert usage.output_tokens > 0
     assert size >= 15
-    assert found.books.saw_first
+    assert found.settlement.has_first_byte
     found.stream.close()
     assert found.exchange.is_closed
     assert found.watch.is_closed
-    assert found.gone == []
+    assert found.disconnects == []
 
 
 @PAIRS
 @pytest.mark.parametrize("size", [1, 7, 1000])
-def test_a_stream_in_other_pieces_is_the_same_stream(client, upstream, size):
+def test_the_chunks_of_a_stream_do_not_change_the_result(client, upstream, size):
     body = sample(upstream, "text.sse")
     pieces = [body[at : at + size] for at in range(0, len(body), size)]
     whole, again = (Stream(client, upstream, exchange).all() for exchange in (Exchange(body), Exchange(*pieces)))
@@ -605,7 +620,7 @@ def test_a_stream_in_other_pieces_is_the_same_stream(client, upstream, size):
 
 
 def _timeless(document: dict) -> dict:
-    """Without the second in which it was written."""
+    """Returns the document without its creation time."""
     found = {key: value for key, value in document.items() if key not in ("created", "created_at")}
     return {key: _timeless(value) if isinstance(value, dict) else value for key, value in found.items()}
 
@@ -620,45 +635,45 @@ def _timeless(document: dict) -> dict:
         ("error.sse", None),
     ],
 )
-def test_a_stream_without_its_end_ends_in_an_error_and_is_billed_for_what_came(client, upstream, stream, end):
+def test_a_cut_stream_ends_with_an_error_and_is_billed_for_the_delivered_text(client, upstream, stream, end):
     found = Stream(client, upstream, Exchange(sample(upstream, stream), end=end))
     body = found.all()
     reader = PROTOCOLS[client].Stream(None, asking())
     for data in payloads(body):
         reader.see(data)
     assert reader.has_failed
-    how, *_, size = found.books.ends[0]
-    assert how == "broke"
+    how, *_, size = found.settlement.ends[0]
+    assert how == "failed"
     assert size > 0
 
 
 @PAIRS
-def test_a_client_that_leaves_is_counted_once_and_billed(client, upstream):
+def test_a_disconnect_is_counted_once_and_billed(client, upstream):
     found = Stream(client, upstream, Exchange(sample(upstream, "cut.sse"), end=ClientDisconnected()))
     found.all()
     found.stream.close()
-    assert [end[0] for end in found.books.ends] == ["left"]
-    assert found.books.ends[0][-1] > 0
-    assert found.gone == [1]
+    assert [end[0] for end in found.settlement.ends] == ["disconnected"]
+    assert found.settlement.ends[0][-1] > 0
+    assert found.disconnects == [1]
     assert found.exchange.is_closed
 
 
-def test_a_stream_that_nobody_began_to_read_is_settled_all_the_same():
+def test_a_stream_that_is_closed_unread_is_settled():
     found = Stream(CHAT, CLAUDE, Exchange(sample(CLAUDE, "text.sse")))
     found.stream.close()
-    assert [end[0] for end in found.books.ends] == ["left"]
-    assert found.gone == [1]
+    assert [end[0] for end in found.settlement.ends] == ["disconnected"]
+    assert found.disconnects == [1]
 
 
-def test_an_upstream_that_told_its_end_and_forgot_to_close_has_not_failed():
+def test_an_upstream_that_does_not_close_after_its_terminal_event_has_not_failed():
     found = Stream(CHAT, GEMINI, Exchange(sample(GEMINI, "text.sse"), end=UpstreamTimeout("silence")))
     body = found.all()
-    assert found.books.ends[0][0] == "complete"
+    assert found.settlement.ends[0][0] == "complete"
     assert body.endswith(b"data: [DONE]\n\n")
 
 
 @pytest.mark.parametrize("upstream", [CHAT, RESPONSES, CLAUDE])
-def test_a_stream_as_one_json_array(upstream):
+def test_a_stream_may_be_one_json_array(upstream):
     body = Stream(GEMINI, upstream, Exchange(sample(upstream, "text.sse")), as_array=True).all()
     chunks = json.loads(body)
     assert chunks[-1]["candidates"][0]["finishReason"] == "STOP"
@@ -667,24 +682,24 @@ def test_a_stream_as_one_json_array(upstream):
 
 
 @PAIRS
-def test_a_whole_reply_is_made_of_a_stream(client, upstream):
+def test_a_whole_reply_is_built_from_a_stream(client, upstream):
     found = Stream(client, upstream, Exchange(sample(upstream, "text.sse")))
-    made = plan(client, upstream, hello(client), GENERATE, far=STREAM)
-    body, _ = translate.folded(made, found.stream.events(), context(made), found.stream.losses)
-    usage, told = PROTOCOLS[client].read_whole(body)
-    assert bytes(told[PROTOCOLS[client].MODEL_FIELD]) == b'"asked"'
-    assert usage.output_tokens == found.books.ends[0][2].output_tokens
+    translation = prepare(client, upstream, hello(client), GENERATE, upstream_operation=STREAM)
+    body, _ = translate.fold_stream(translation, found.stream.events(), context(translation), found.stream.losses)
+    usage, fields = PROTOCOLS[client].read_whole(body)
+    assert bytes(fields[PROTOCOLS[client].MODEL_FIELD]) == b'"requested"'
+    assert usage.output_tokens == found.settlement.ends[0][2].output_tokens
     broken = Stream(client, upstream, Exchange(sample(upstream, "cut.sse")))
     with pytest.raises(UpstreamError) as failed:
-        translate.folded(made, broken.stream.events(), context(made), broken.stream.losses)
+        translate.fold_stream(translation, broken.stream.events(), context(translation), broken.stream.losses)
     assert failed.value.message.endswith(NO_END)
-    assert broken.books.ends[0][0] == "broke"
+    assert broken.settlement.ends[0][0] == "failed"
 
 
 @PAIRS
-def test_a_stream_is_made_of_a_whole_reply(client, upstream):
-    made = plan(client, upstream, hello(client), STREAM)
-    found = translated_stream.Whole(made, sample(upstream, "reply.json"), context(made), False)
+def test_a_stream_is_built_from_a_whole_reply(client, upstream):
+    translation = prepare(client, upstream, hello(client), STREAM)
+    found = translated_stream.WholeReplyStream(translation, sample(upstream, "reply.json"), context(translation), False)
     reader = PROTOCOLS[client].Stream(None, asking())
     for data in payloads(b"".join(found.frames())):
         reader.see(data)
@@ -692,17 +707,17 @@ def test_a_stream_is_made_of_a_whole_reply(client, upstream):
     assert not reader.has_failed
     found.close()
     with pytest.raises(UpstreamError, match="cannot be translated"):
-        translated_stream.Whole(made, b"<html>", context(made), False)
+        translated_stream.WholeReplyStream(translation, b"<html>", context(translation), False)
 
 
-# -- replies that are failures, and replies that nobody expects ----------------------------------------------------
+# -- replies that report failures, and unexpected replies ----------------------------------------------------------
 
 
 def sse_of(*events: dict) -> bytes:
     return b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
 
 
-def said_by_chat(**choice) -> dict:
+def chat_body(**choice) -> dict:
     return {"id": "c", "model": "m", "choices": [{"index": 0, **choice}]}
 
 
@@ -712,18 +727,18 @@ MALFORMED = {
     "finishReason": "MALFORMED_FUNCTION_CALL",
     "finishMessage": "Malformed function call: f(",
 }
-# the upstream, its whole reply, its stream, and what the client is told
+# the upstream, its whole reply, its stream, and the client's error
 FAILURES = {
     "chat says why": (
         CHAT,
-        said_by_chat(message={"content": "so"}, finish_reason="error", error=SLOW),
-        [said_by_chat(delta={"content": "so"}), said_by_chat(delta={}, finish_reason="error", error=SLOW)],
+        chat_body(message={"content": "so"}, finish_reason="error", error=SLOW),
+        [chat_body(delta={"content": "so"}), chat_body(delta={}, finish_reason="error", error=SLOW)],
         (429, "api_error", "slow down"),
     ),
     "chat does not say why": (
         CHAT,
-        said_by_chat(message={"content": "so"}, finish_reason="error"),
-        [said_by_chat(delta={"content": "so"}), said_by_chat(delta={}, finish_reason="error")],
+        chat_body(message={"content": "so"}, finish_reason="error"),
+        [chat_body(delta={"content": "so"}), chat_body(delta={}, finish_reason="error")],
         (502, "upstream_error", "the upstream says that it failed and not why"),
     ),
     "responses": (
@@ -764,75 +779,75 @@ FAILURES = {
         (502, "upstream_error", "the upstream sent no answer"),
     ),
 }
-# A stream in which nothing was said has no end either, and that is seen first.
-UNENDED = {"the upstream sent no answer": f"upstream_error: {NO_END}"}
-FAILED = pytest.mark.parametrize(
-    ("client", "upstream", "whole", "events", "told"),
+# A stream without content has no terminal event either, and that is detected first.
+WITHOUT_END = {"the upstream sent no answer": f"upstream_error: {NO_END}"}
+EACH_FAILURE = pytest.mark.parametrize(
+    ("client", "upstream", "whole", "events", "error"),
     [(client, *row) for row in FAILURES.values() for client in HOMES if client != row[0]],
 )
 
 
-def told_of(failed) -> tuple[int, str, str]:
+def error_of(failed) -> tuple[int, str, str]:
     return failed.value.status, failed.value.code, failed.value.message
 
 
-@FAILED
-def test_a_whole_reply_that_tells_a_failure_is_one(client, upstream, whole, events, told):
-    made = plan(client, upstream, hello(client))
-    for read in READS:
+@EACH_FAILURE
+def test_a_whole_reply_that_reports_a_failure_is_an_error(client, upstream, whole, events, error):
+    translation = prepare(client, upstream, hello(client))
+    for translator in TRANSLATORS:
         with pytest.raises(UpstreamError) as failed:
-            read(made, json.dumps(whole).encode(), context(made))
-        assert told_of(failed) == told
+            translator(translation, json.dumps(whole).encode(), context(translation))
+        assert error_of(failed) == error
 
 
-@FAILED
-def test_a_stream_that_tells_a_failure_ends_in_an_error(client, upstream, whole, events, told):
+@EACH_FAILURE
+def test_a_stream_that_reports_a_failure_ends_with_an_error(client, upstream, whole, events, error):
     for end in (b"", b"data: [DONE]\n\n"):
         found = Stream(client, upstream, Exchange(sse_of(*events) + (end if upstream == CHAT else b"")))
         body = found.all()
         found.stream.close()
-        assert {how for how, *_ in found.books.ends} == {"broke"}
-        assert found.gone == []
+        assert {how for how, *_ in found.settlement.ends} == {"failed"}
+        assert found.disconnects == []
         reader = PROTOCOLS[client].Stream(None, asking())
         for data in payloads(body):
             reader.see(data)
         assert reader.has_failed
-        assert json.dumps(UNENDED.get(told[2], told[2])).encode() in body
+        assert json.dumps(WITHOUT_END.get(error[2], error[2])).encode() in body
 
 
-@FAILED
-def test_a_failure_inside_a_stream_that_is_made_whole_keeps_its_own_words(client, upstream, whole, events, told):
+@EACH_FAILURE
+def test_a_failure_in_a_stream_read_as_a_whole_reply_keeps_its_message(client, upstream, whole, events, error):
     found = Stream(client, upstream, Exchange(sse_of(*events)))
-    made = plan(client, upstream, hello(client), GENERATE, far=STREAM)
+    translation = prepare(client, upstream, hello(client), GENERATE, upstream_operation=STREAM)
     with pytest.raises(UpstreamError) as failed:
-        translate.folded(made, found.stream.events(), context(made), found.stream.losses)
-    assert told_of(failed) == (*told[:2], UNENDED.get(told[2], told[2]))
-    assert {how for how, *_ in found.books.ends} == {"broke"}
+        translate.fold_stream(translation, found.stream.events(), context(translation), found.stream.losses)
+    assert error_of(failed) == (*error[:2], WITHOUT_END.get(error[2], error[2]))
+    assert {how for how, *_ in found.settlement.ends} == {"failed"}
 
 
 @PAIRS
-def test_an_error_event_inside_a_stream_that_is_made_whole_keeps_status_code_and_message(client, upstream):
+def test_an_error_event_in_a_stream_read_as_a_whole_reply_keeps_status_code_and_message(client, upstream):
     stream = sample(upstream, "error.sse")
     documents_ = [document.get("response", document) for document in documents(stream)]
-    (told,) = [found for document in documents_ if (found := PROTOCOLS[upstream].read_error(0, document))][:1]
+    (error,) = [found for document in documents_ if (found := PROTOCOLS[upstream].read_error(0, document))][:1]
     found = Stream(client, upstream, Exchange(stream))
-    made = plan(client, upstream, hello(client), GENERATE, far=STREAM)
+    translation = prepare(client, upstream, hello(client), GENERATE, upstream_operation=STREAM)
     with pytest.raises(UpstreamError) as failed:
-        translate.folded(made, found.stream.events(), context(made), found.stream.losses)
-    assert told_of(failed) == told
-    assert found.books.ends[0][0] == "broke"
+        translate.fold_stream(translation, found.stream.events(), context(translation), found.stream.losses)
+    assert error_of(failed) == error
+    assert found.settlement.ends[0][0] == "failed"
 
 
 @pytest.mark.parametrize("client", [CHAT, RESPONSES, CLAUDE])
-def test_what_a_filter_kept_back_for_another_reason_is_filtered(client):
+def test_a_reply_withheld_for_another_reason_counts_as_filtered(client):
     reply = {"candidates": [{"content": {"parts": [{"text": "so"}]}, "finishReason": "OTHER"}]}
-    made = plan(client, GEMINI, hello(client))
-    body, _ = translate.whole(made, json.dumps(reply).encode(), context(made))
+    translation = prepare(client, GEMINI, hello(client))
+    body, _ = translate.translate_reply(translation, json.dumps(reply).encode(), context(translation))
     word = {CHAT: '"finish_reason":"content_filter"', RESPONSES: '"reason":"content_filter"'}
     assert word.get(client, '"stop_reason":"refusal"') in body.decode()
     found = Stream(client, GEMINI, Exchange(sse_of(reply)))
     assert word.get(client, '"stop_reason":"refusal"') in found.all().decode()
-    assert found.books.ends[0][0] == "complete"
+    assert found.settlement.ends[0][0] == "complete"
 
 
 def deep(levels: int) -> dict:
@@ -842,13 +857,13 @@ def deep(levels: int) -> dict:
     return found
 
 
-# What can be read as JSON and not be written again.
+# JSON that can be read and is nested too deeply to be written.
 TOO_DEEP = {
     CHAT: (
-        said_by_chat(message={"tool_calls": [{"id": "a", "function": {"name": "f", "arguments": deep(600)}}]}),
+        chat_body(message={"tool_calls": [{"id": "a", "function": {"name": "f", "arguments": deep(600)}}]}),
         [
-            said_by_chat(delta={"content": "so"}),
-            said_by_chat(delta={"tool_calls": [{"id": "a", "function": {"name": "f", "arguments": deep(600)}}]}),
+            chat_body(delta={"content": "so"}),
+            chat_body(delta={"tool_calls": [{"id": "a", "function": {"name": "f", "arguments": deep(600)}}]}),
         ],
     ),
     CLAUDE: (
@@ -875,23 +890,23 @@ TOO_DEEP = {
 @pytest.mark.parametrize(
     ("client", "upstream"), [(client, upstream) for upstream in TOO_DEEP for client in HOMES if client != upstream]
 )
-def test_a_reply_that_cannot_be_written_is_the_upstreams_fault_and_never_a_client_that_left(client, upstream):
+def test_a_reply_that_cannot_be_written_is_an_upstream_error_and_not_a_disconnect(client, upstream):
     whole, events = TOO_DEEP[upstream]
-    made = plan(client, upstream, hello(client))
-    for read in READS:
+    translation = prepare(client, upstream, hello(client))
+    for translator in TRANSLATORS:
         with pytest.raises(UpstreamError) as failed:
-            read(made, json.dumps(whole).encode(), context(made))
+            translator(translation, json.dumps(whole).encode(), context(translation))
         assert "cannot be translated: " in failed.value.message
-        assert told_of(failed)[:2] == (502, "upstream_error")
+        assert error_of(failed)[:2] == (502, "upstream_error")
     check_broken(Stream(client, upstream, Exchange(sse_of(*events))), client)
 
 
 def check_broken(found: Stream, client: str) -> None:
-    """An error that the client's own SDK raises, and books that say the same."""
+    """Asserts that the stream ends with an error event and is settled as failed."""
     body = found.all()
     found.stream.close()
-    assert {how for how, *_ in found.books.ends} == {"broke"}
-    assert found.gone == []
+    assert {how for how, *_ in found.settlement.ends} == {"failed"}
+    assert found.disconnects == []
     reader = PROTOCOLS[client].Stream(None, asking())
     for data in payloads(body):
         reader.see(data)
@@ -899,16 +914,16 @@ def check_broken(found: Stream, client: str) -> None:
     assert b"cannot be translated: " in body
 
 
-class Odd:
-    """A protocol that stumbles where it is told to."""
+class FailingProtocol:
+    """Wraps a protocol so that its stream functions of these names raise `fault` after three events."""
 
     def __init__(self, module, *names: str, fault: Exception):
         self._module, self._names, self._fault = module, names, fault
 
     def __getattr__(self, name: str):
-        return self._stumble if name in self._names else getattr(self._module, name)
+        return self._fail_after_three if name in self._names else getattr(self._module, name)
 
-    def _stumble(self, events, *_):
+    def _fail_after_three(self, events, *_):
         for at, event in enumerate(events):
             if at == 3:
                 raise self._fault
@@ -921,22 +936,26 @@ FAULTS = pytest.mark.parametrize(
 
 
 @FAULTS
-def test_no_fault_in_reading_or_writing_a_whole_reply_escapes(fault):
-    def stumble(*_):
+def test_every_exception_in_translating_a_whole_reply_becomes_an_upstream_error(fault):
+    def fail(*_):
         raise fault
 
-    made = plan(CHAT, CLAUDE, hello(CHAT))
+    translation = prepare(CHAT, CLAUDE, hello(CHAT))
     body = sample(CLAUDE, "reply.json")
-    for odd in (
-        replace(made, far=made.far._replace(read_reply=stumble)),
-        replace(made, codec=made.codec._replace(write_reply=stumble)),
-        replace(made, puts=stumble, far=made.far._replace(read_reply=lambda *_: SEALED)),
+    for failing in (
+        replace(translation, upstream_codec=translation.upstream_codec._replace(read_reply=fail)),
+        replace(translation, client_codec=translation.client_codec._replace(write_reply=fail)),
+        replace(
+            translation,
+            put_state=fail,
+            upstream_codec=translation.upstream_codec._replace(read_reply=lambda *_: SEALED),
+        ),
     ):
         with pytest.raises(UpstreamError) as failed:
-            translate.whole(odd, body, context(odd))
+            translate.translate_reply(failing, body, context(failing))
         assert "cannot be translated: " in failed.value.message
         assert "secret" not in failed.value.message
-        assert told_of(failed)[:2] == (502, "upstream_error")
+        assert error_of(failed)[:2] == (502, "upstream_error")
 
 
 SEALED = Reply("r", "m", (Answer((ToolCall("a", "f", "{}", signature=Signature("main/anthropic", "S")),), "tools"),))
@@ -945,48 +964,48 @@ SEALED = Reply("r", "m", (Answer((ToolCall("a", "f", "{}", signature=Signature("
 @FAULTS
 @pytest.mark.parametrize("side", ["read_stream", "write_stream"])
 @pytest.mark.parametrize("client", [CHAT, RESPONSES, GEMINI])
-def test_no_fault_in_reading_or_writing_a_stream_escapes(client, side, fault):
-    exchange, books, gone = Exchange(sample(CLAUDE, "text.sse")), UsageStore(), []
-    made = plan(client, CLAUDE, hello(client), STREAM)
+def test_every_exception_in_translating_a_stream_becomes_an_error_event(client, side, fault):
+    exchange, settlement, disconnects = Exchange(sample(CLAUDE, "text.sse")), Settlement(), []
+    translation = prepare(client, CLAUDE, hello(client), STREAM)
     ends = {"read_stream": "upstream", "write_stream": "client"}
-    odd = replace(made, **{ends[side]: Odd(getattr(made, ends[side]), side, fault=fault)})
+    failing = replace(translation, **{ends[side]: FailingProtocol(getattr(translation, ends[side]), side, fault=fault)})
     stream = translated_stream.TranslatedStream(
-        odd, asking(), context(made), exchange, books, Watch(), False, lambda: gone.append(1)
+        failing, asking(), context(translation), exchange, settlement, Watch(), False, lambda: disconnects.append(1)
     )
     body = b"".join(stream.frames())
     stream.close()
     assert b"cannot be translated: " in body
     assert b"secret" not in body
-    assert gone == []
-    assert {how for how, *_ in books.ends} == {"broke"}
+    assert disconnects == []
+    assert {how for how, *_ in settlement.ends} == {"failed"}
 
 
 @FAULTS
-def test_nor_one_in_a_stream_that_is_made_whole(fault):
-    exchange, books = Exchange(sample(CLAUDE, "text.sse")), UsageStore()
-    made = plan(CHAT, CLAUDE, hello(CHAT), GENERATE, far=STREAM)
-    odd = replace(made, upstream=Odd(made.upstream, "read_stream", fault=fault))
+def test_every_exception_in_a_stream_read_as_a_whole_reply_becomes_an_upstream_error(fault):
+    exchange, settlement = Exchange(sample(CLAUDE, "text.sse")), Settlement()
+    translation = prepare(CHAT, CLAUDE, hello(CHAT), GENERATE, upstream_operation=STREAM)
+    failing = replace(translation, upstream=FailingProtocol(translation.upstream, "read_stream", fault=fault))
     stream = translated_stream.TranslatedStream(
-        odd, asking(), context(made), exchange, books, Watch(), False, lambda: None
+        failing, asking(), context(translation), exchange, settlement, Watch(), False, lambda: None
     )
     with pytest.raises(UpstreamError) as failed:
-        translate.folded(odd, stream.events(), context(made), stream.losses)
+        translate.fold_stream(failing, stream.events(), context(translation), stream.losses)
     assert "cannot be translated: " in failed.value.message
     assert "secret" not in failed.value.message
-    assert {how for how, *_ in books.ends} == {"broke"}
+    assert {how for how, *_ in settlement.ends} == {"failed"}
 
 
-def test_a_client_that_leaves_in_the_middle_is_still_one_that_left():
+def test_a_disconnect_in_the_middle_of_a_stream_is_not_an_error():
     found = Stream(CHAT, CLAUDE, Exchange(sample(CLAUDE, "cut.sse"), end=ClientDisconnected()))
     body = found.all()
     assert b"error" not in body
-    assert [end[0] for end in found.books.ends] == ["left"]
+    assert [end[0] for end in found.settlement.ends] == ["disconnected"]
 
 
-def test_the_context_of_a_reply_holds_no_more_than_it_needs():
-    made = plan(RESPONSES, CLAUDE, hello(RESPONSES, instructions="be brief", temperature=0.5))
-    found = context(made)
-    assert (found.name, found.provider, found.request_id) == ("asked", "main/anthropic", "req_1")
+def test_the_context_of_a_reply_contains_only_what_it_needs():
+    translation = prepare(RESPONSES, CLAUDE, hello(RESPONSES, instructions="be brief", temperature=0.5))
+    found = context(translation)
+    assert (found.name, found.provider, found.request_id) == ("requested", "main/anthropic", "req_1")
     assert found.wants_usage
     assert found.request.turns == ()
     assert "input" not in found.body
@@ -994,14 +1013,14 @@ def test_the_context_of_a_reply_holds_no_more_than_it_needs():
     assert found.created > 1_700_000_000
 
 
-@pytest.mark.parametrize(("depth", "is_carried"), [(200, True), (400, False), (900, False)])
-def test_what_is_nested_too_deeply_for_a_translation_is_refused_by_its_name(depth, is_carried):
+@pytest.mark.parametrize(("depth", "is_translated"), [(200, True), (400, False), (900, False)])
+def test_a_field_nested_too_deeply_is_refused_by_name(depth, is_translated):
     deep = json.loads('{"a":' * depth + "1" + "}" * depth)
     call = {"type": "tool_use", "id": "toolu_1", "name": "f", "input": deep}
-    said = [{"role": "user", "content": "q"}, {"role": "assistant", "content": [call]}]
-    body = json.dumps({"model": "m", "max_tokens": 5, "messages": said}).encode()
-    if is_carried:
-        assert body.count(b'{"a"') == plan(CLAUDE, GEMINI, body).body.count(b'{"a"')
+    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": [call]}]
+    body = json.dumps({"model": "m", "max_tokens": 5, "messages": messages}).encode()
+    if is_translated:
+        assert body.count(b'{"a"') == prepare(CLAUDE, GEMINI, body).body.count(b'{"a"')
     else:
         with pytest.raises(BadRequest, match="messages: nested too deeply"):
-            plan(CLAUDE, GEMINI, body)
+            prepare(CLAUDE, GEMINI, body)

@@ -29,11 +29,11 @@ def document(schema):
     Raises GatewayError; for an invalid document its message names each wrong field.
     """
     running = runtime()
-    place = running.relay.capacity.enter()
+    permit = running.relay.capacity.acquire()
     try:
-        body = request_input.body(request.environ, MAX_BODY, running.settings.body_timeout_s, place, nullcontext())
+        body = request_input.body(request.environ, MAX_BODY, running.settings.body_timeout_s, permit, nullcontext())
     finally:
-        place.leave()
+        permit.release()
     try:
         return loaded(schema, orjson.loads(body or b"{}"))
     except orjson.JSONDecodeError as fault:

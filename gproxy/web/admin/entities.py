@@ -132,7 +132,7 @@ def _providers_json(rows: list[dict], query: dict) -> list[dict]:
 def _channel_routing(channel: str, settings_json: str) -> dict:
     """Returns the routing of a provider without routing of its own."""
     relay, setting = runtime().relay, documents.as_object(settings_json).get("protocol")
-    return {"rules": dispatch.rules(relay.kinds[channel], setting, relay.protocols)}
+    return {"rules": dispatch.default_rules(relay.kinds[channel], setting, relay.protocols)}
 
 
 # Credentials
@@ -300,7 +300,7 @@ def _hash(password: str | None, before: str | None) -> dict:
     run = runtime().passwords.run
     if not password or (before is not None and run(passwords.verify, before, password)):
         return {}
-    return {"password": run(passwords.hashed, password)}
+    return {"password": run(passwords.hash_password, password)}
 
 
 def _users_json(rows: list[dict], query: dict) -> list[dict]:

@@ -5,7 +5,7 @@ import orjson
 from gproxy.config import entities as documents
 from gproxy.errors import BadRequest, GatewayError, NotFound
 from gproxy.quota import limits
-from gproxy.relay.explain import Candidate, Explanation, Stop, explain
+from gproxy.relay.explain import Candidate, Explanation, PlannedTarget, explain
 from gproxy.relay.planner import Call, Plan
 from gproxy.snapshot import Caller, glob
 from gproxy.store import access, snapshot_loader
@@ -39,7 +39,7 @@ def view(document: dict) -> dict:
         "limits": _limits(caller, explanation),
         "accounts": _accounts(explanation),
         "outcome": _outcome(why_not, explanation),
-        "targets": [_target(stop, call) for stop in explanation.stops],
+        "targets": [_target(target, call) for target in explanation.targets],
     }
 
 
@@ -87,7 +87,7 @@ def _limits(caller: Caller, explanation: Explanation) -> list[dict]:
     if explanation.name is None:
         return []
     applying = {one.key for one in limits.applying(caller, explanation.name)}
-    taken, views = explanation.statuses, []
+    taken, views = explanation.limits, []
     for row in (*caller.limits, *caller.key_limits):
         statuses = taken.statuses if taken is not None else ()
         fields = limit_views.limit(row, "key" if row in caller.key_limits else "user", statuses, _now_s(explanation))
@@ -96,9 +96,7 @@ def _limits(caller: Caller, explanation: Explanation) -> list[dict]:
 
 
 def _accounts(explanation: Explanation) -> list[dict]:
-    of_accounts = [
-        one for one in (explanation.statuses.statuses if explanation.statuses else ()) if one.counter is None
-    ]
+    of_accounts = [one for one in (explanation.limits.statuses if explanation.limits else ()) if one.counter is None]
     return [
         {"account": "quota" if one.key[0] == "u" else "budget", **limit_views.account(one, _now_s(explanation))}
         for one in of_accounts
@@ -106,17 +104,20 @@ def _accounts(explanation: Explanation) -> list[dict]:
 
 
 def _now_s(explanation: Explanation) -> float:
-    return explanation.statuses.at / NS if explanation.statuses else 0.0
+    return explanation.limits.at / NS if explanation.limits else 0.0
 
 
 def _outcome(why_not: str | None, explanation: Explanation) -> dict:
     if why_not is not None:
         return {"status": 401, "code": "unauthorized", "message": why_not}
-    if explanation.fault is not None:
-        return _error(explanation.fault)
-    if any(stop.plan is not None and (stop.plan.kind.answers or stop.plan.lane is None) for stop in explanation.stops):
+    if explanation.error is not None:
+        return _error(explanation.error)
+    if any(
+        target.plan is not None and (target.plan.kind.responder or target.plan.lane is None)
+        for target in explanation.targets
+    ):
         return {"status": 200, "code": None, "message": "it would be answered"}
-    if any(one.turn is not None for stop in explanation.stops for one in stop.candidates):
+    if any(one.position is not None for target in explanation.targets for one in target.candidates):
         return {"status": 200, "code": None, "message": "it would be sent"}
     return {"status": 503, "code": "no_credential", "message": "no credential can be used"}
 
@@ -125,13 +126,13 @@ def _error(error: GatewayError) -> dict:
     return {"status": error.status, "code": error.code, "message": error.message}
 
 
-def _target(stop: Stop, call: Call) -> dict:
-    target = {"provider": stop.provider, "model": stop.model, "tier": stop.tier}
-    if stop.plan is None:
-        return {**target, "is_possible": False, "why_not": _error(stop.fault)}
-    plan = stop.plan
+def _target(target: PlannedTarget, call: Call) -> dict:
+    view = {"provider": target.provider, "model": target.model, "tier": target.tier}
+    if target.plan is None:
+        return {**view, "is_possible": False, "why_not": _error(target.error)}
+    plan = target.plan
     return {
-        **target,
+        **view,
         "is_possible": True,
         "channel": plan.kind.name,
         "operation": plan.operation,
@@ -139,8 +140,8 @@ def _target(stop: Stop, call: Call) -> dict:
         "losses": list(plan.losses),
         "price": None if plan.price is None else plan.price.source,
         "bound": _upper_bound(plan),
-        "credentials": [_candidate(one, plan.model) for one in stop.candidates],
-        "upstream": _upstream(stop, call),
+        "credentials": [_candidate(one, plan.model) for one in target.candidates],
+        "upstream": _upstream(target, call),
     }
 
 
@@ -156,27 +157,27 @@ def _candidate(one: Candidate, model: str) -> dict:
     cooldowns = {name: cooldown for name, cooldown in one.state.cooldowns.items() if name in ("", model)}
     return {
         "id": one.credential.id,
-        "turn": one.turn,
-        "why": one.why,
+        "turn": one.position,
+        "why": one.reason,
         "weight": one.credential.weight,
         "status": one.state.status,
         "cooling": {name: cooldown.verdict for name, cooldown in cooldowns.items()},
     }
 
 
-def _upstream(stop: Stop, call: Call) -> dict | None:
+def _upstream(target: PlannedTarget, call: Call) -> dict | None:
     """Returns the request as it would be sent, without the credential; None if the gateway answers by itself."""
-    if stop.url is None:
+    if target.url is None:
         return None
-    body = stop.plan.body
+    body = target.plan.body
     try:
         parsed = orjson.loads(body)
     except orjson.JSONDecodeError:
         parsed = None
     return {
         "method": "POST",
-        "url": stop.url,
-        "headers": stop.sent_headers(call),
+        "url": target.url,
+        "headers": target.request_headers(call),
         "body": parsed,
         "body_text": body.decode("utf-8", "replace"),
     }

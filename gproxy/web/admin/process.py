@@ -97,7 +97,7 @@ def default_routing(document: dict) -> dict:
     channel, relay = document["channel"], runtime().relay
     if channel not in relay.kinds:
         raise BadRequest(f"channel: unknown channel {channel!r}; known: {', '.join(sorted(relay.kinds))}")
-    return {"rules": dispatch.rules(relay.kinds[channel], None, relay.protocols)}
+    return {"rules": dispatch.default_rules(relay.kinds[channel], None, relay.protocols)}
 
 
 @blueprint.post("/models/pull")
@@ -108,7 +108,7 @@ def pull(document: dict) -> dict:
     provider = runtime().snapshots().provider_by_id.get(provider_id)
     if provider is None:
         raise NotFound(f"there is no enabled provider {provider_id}")
-    return {"models": sorted({card.id for card in runtime().model_list.offered(provider)})}
+    return {"models": sorted({card.id for card in runtime().model_list.fetch_offers(provider)})}
 
 
 @blueprint.post("/audit/query")
