@@ -7,7 +7,7 @@ name for it goes before: https://platform.openai.com/docs/guides/prompt-caching.
 from hashlib import blake2b
 
 from gproxy.protocols import raw_json
-from gproxy.protocols.hub import Ask
+from gproxy.protocols.hub import RequestHead
 
 GIVEN = "prompt_cache_key"
 # Of any protocol; each has some of them.
@@ -17,7 +17,7 @@ TURNS = ("messages", "input", "contents")
 MAX_TURNS = 2
 
 
-def key(asked: Ask, model: str) -> bytes:
+def key(asked: RequestHead, model: str) -> bytes:
     body = asked.body or {}
     hashed = blake2b(model.encode(), digest_size=16)
     if GIVEN in body and bytes(body[GIVEN]) not in raw_json.NULLS:

@@ -86,7 +86,7 @@ def explain(relay: Relay, call: Call, caller: Caller, snapshot: Snapshot) -> Exp
 def _name(relay: Relay, call: Call, snapshot: Snapshot) -> str | None:
     """The name that a call is about whose plan failed, where that much can be told."""
     try:
-        sent = call.model or relay.protocols[call.protocol].ask(call.body).model
+        sent = call.model or relay.protocols[call.protocol].read_head(call.body).model
     except GatewayError:
         return None
     prefix, _, rest = (sent or "").partition("/")

@@ -9,7 +9,7 @@ import orjson
 
 from gproxy.errors import ClientDisconnected, GatewayError, UpstreamError
 from gproxy.protocols import raw_json, sse
-from gproxy.protocols.hub import Ask, text_bytes
+from gproxy.protocols.hub import RequestHead, text_bytes
 from gproxy.protocols.verdict import Verdict
 from gproxy.relay.disconnect import DisconnectWatch, arriving
 from gproxy.relay.settlement import Settlement
@@ -49,7 +49,7 @@ class PassthroughStream:
         self,
         protocol: ModuleType,
         name: bytes,
-        asked: Ask,
+        asked: RequestHead,
         exchange,
         settlement: Settlement,
         watch: DisconnectWatch,
@@ -100,15 +100,15 @@ class PassthroughStream:
                 continue
             if self.mend is not None and (mended := self.mend(data)) is not data:
                 event, data = sse.with_data(event, mended), mended
-            passed, verdict = reader.see(data)
+            passed, verdict = reader.observe(data)
             if self._held:
                 out.append(self._held)
                 self._held = b""
                 self._exchange.hurry(None)
-            if verdict is Verdict.CUT:
+            if verdict is Verdict.BROKEN:
                 self._fault = UpstreamError(NO_END)
                 break
-            is_beyond = verdict is Verdict.GOES_ON and reader.text_bytes > settlement.covered_bytes
+            is_beyond = verdict is Verdict.CONTINUES and reader.text_bytes > settlement.covered_bytes
             if is_beyond and settlement.overruns(reader.usage, reader.text_bytes):
                 self._fault = settlement.reservation.ended()
                 break
@@ -155,7 +155,7 @@ class PassthroughStream:
             return self._last()
         self._settlement.broke(fault.status, reader.usage, reader.text_bytes)
         log.warning("request %s: the stream was cut: %s", self._request_id, fault.message)
-        events = reader.break_off(fault.status, fault.code, fault.message, self._request_id)
+        events = reader.failure_events(fault.status, fault.code, fault.message, self._request_id)
         told = b"".join(self._frame.written(event, data, data) for event in events if (data := sse.data_of(event)))
         return told + self._frame.end(b"")
 
@@ -180,7 +180,7 @@ def drained(exchange, watch: DisconnectWatch, reader, splitter: sse.Splitter, ma
             for chunk in arriving(exchange, watch):
                 for event in splitter.feed(chunk or b""):
                     if (data := sse.data_of(event)) is not None:
-                        _, verdict = reader.see(data)
+                        _, verdict = reader.observe(data)
                         if verdict is Verdict.ENDS:
                             return not reader.has_failed
             return reader.is_terminal and not reader.has_failed

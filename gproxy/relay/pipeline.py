@@ -22,7 +22,7 @@ from gproxy.credentials.pool import Pool
 from gproxy.errors import ClientDisconnected, Forbidden, GatewayError, RateLimited, UpstreamError
 from gproxy.metrics.call_metrics import CallMetrics
 from gproxy.protocols import raw_json
-from gproxy.protocols.hub import Context, Count, Usage
+from gproxy.protocols.hub import Context, TokenCount, Usage
 from gproxy.protocols.losses import Losses
 from gproxy.quota.reservations import NoReservation, Reservation, Reserver, UpperBound
 from gproxy.relay import dispatch, first_event_probe, headers, local_exchange, passthrough_stream, translated_stream
@@ -187,7 +187,7 @@ class Relay:
     def _counted(self, plan: Plan, call: Call) -> Answer:
         """Tokens by the bytes of the body, where the upstream has no count; told as the estimate that it is."""
         protocol = self.protocols[call.protocol]
-        found = Count(input_estimate(call.body))
+        found = TokenCount(input_estimate(call.body))
         context = Context(plan.sent_model, plan.provider.name, call.request_id, 0)
         body = raw_json.dumps(protocol.CODECS[COUNT].write_reply(found, context, Losses()))
         told = [("x-gproxy-provider", plan.provider.name), headers.ESTIMATED, ("Content-Type", "application/json")]
@@ -350,7 +350,7 @@ class Relay:
             self._keeper(plan, settlement)(raw_json.text(found, "id"))
         quoted = raw_json.quoted(plan.sent_model)
         if protocol.MODEL_FIELD in found and bytes(found[protocol.MODEL_FIELD]) != quoted:
-            body = raw_json.join(raw_json.exchange(found, protocol.MODEL_FIELD, quoted))
+            body = raw_json.join(raw_json.with_value(found, protocol.MODEL_FIELD, quoted))
         return self._whole(exchange, call, settlement, told, plan.losses, body)
 
     def _keeper(self, plan: Plan, settlement: Settlement) -> Callable[[str | None], None]:

@@ -17,8 +17,8 @@ from gproxy.credentials import affinity, selection
 from gproxy.errors import BadRequest, Forbidden, GatewayError
 from gproxy.metrics.call_summary import CallSummary
 from gproxy.protocols import raw_json
-from gproxy.protocols.hub import Ask
-from gproxy.protocols.signatures import MARK
+from gproxy.protocols.hub import RequestHead
+from gproxy.protocols.signatures import WRAPPED_PREFIX
 from gproxy.quota import reservations
 from gproxy.quota.reservations import UpperBound
 from gproxy.relay import dispatch, headers
@@ -34,7 +34,7 @@ from gproxy.translation.translate import Translation
 
 # A name is matched against patterns and stands in rows and journal lines, so its length is bounded.
 MAX_MODEL = 512
-_MARK = MARK.encode()
+_MARK = WRAPPED_PREFIX.encode()
 _PREVIOUS = b'"previous_response_id"'
 # In every part of a request, of any protocol, that holds or names sound or a picture.
 _MEDIA = (b"audio", b"image", b"inlineData", b"inline_data", b"fileData", b"file_data")
@@ -64,7 +64,7 @@ class Plan:
     """Everything that is decided before anything happens. It is filled step by step, and then only read."""
 
     caller: Caller
-    asked: Ask
+    asked: RequestHead
     sent_model: str
     name: str  # without provider prefix
     provider: Provider
@@ -112,7 +112,7 @@ class Planner:
     def plan(self, call: Call, caller: Caller, snapshot: Snapshot) -> Plan:
         """Where the call goes and what is sent. Raises GatewayError; no effects."""
         protocol = self.protocols[call.protocol]
-        asked = protocol.ask(call.body)
+        asked = protocol.read_head(call.body)
         sent = call.model or asked.model
         if not sent:
             raise BadRequest("model: missing; name a model")
@@ -150,7 +150,15 @@ class Planner:
         raise passed_over[0][1]
 
     def _plan_for(
-        self, call: Call, caller: Caller, snapshot: Snapshot, asked: Ask, sent: str, operation: str, resolved, target
+        self,
+        call: Call,
+        caller: Caller,
+        snapshot: Snapshot,
+        asked: RequestHead,
+        sent: str,
+        operation: str,
+        resolved,
+        target,
     ) -> Plan:
         provider, kind = target.provider, self.kinds[target.provider.channel]
         with headers.Naming(provider):
@@ -241,16 +249,18 @@ class Planner:
         plan.path = headers.path(plan.lane.path, plan.model, ())
         plan.upstream_protocol = transport.protocol
         if made.body:
-            plan.mode = made.upstream.ask(made.body).mode
+            plan.mode = made.upstream.read_head(made.body).mode
         plan.translate(made)
 
     def passed(self, plan: Plan, call: Call) -> tuple[bytes, tuple[str, ...]]:
         """The client's own body under the upstream's model name, without what another provider sealed."""
         protocol = self.protocols[call.protocol]
         asked, body, losses = plan.asked, call.body, ()
-        if _MARK in body and (found := raw_json.whole(body)) != (unsealed := protocol.unsealed(found)):
+        if _MARK in body and (found := raw_json.read_object(body)) != (
+            unsealed := protocol.without_wrapped_signatures(found)
+        ):
             body = raw_json.dumps(unsealed)
-            asked, losses = protocol.ask(body), (protocol.NAMES["signature"],)
+            asked, losses = protocol.read_head(body), (protocol.NAMES["signature"],)
         return protocol.outgoing(asked, body, plan.model), losses
 
     def _resolve(self, snapshot: Snapshot, provider: str | None, sent: str, rights: Rights) -> resolve.Resolved:

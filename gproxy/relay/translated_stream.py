@@ -8,10 +8,10 @@ import orjson
 from gproxy.errors import BadRequest, ClientDisconnected, GatewayError, UpstreamError, UpstreamTimeout
 from gproxy.protocols import raw_json, sse
 from gproxy.protocols.hub import (
-    Ask,
     Context,
     End,
     Failed,
+    RequestHead,
     unfold,
 )
 from gproxy.protocols.losses import Losses
@@ -35,7 +35,7 @@ class TranslatedStream:
     def __init__(
         self,
         made: Translation,
-        asked: Ask,
+        asked: RequestHead,
         context: Context,
         exchange,
         settlement: Settlement,
@@ -97,13 +97,13 @@ class TranslatedStream:
                 self._is_quiet = chunk is None
                 for event in splitter.feed(chunk or b""):
                     verdict, payload = self._look(event)
-                    if verdict is Verdict.GOES_ON and self._reader.text_bytes > self._settlement.covered_bytes:
+                    if verdict is Verdict.CONTINUES and self._reader.text_bytes > self._settlement.covered_bytes:
                         self._stop_at_quota()
                     if payload is not None:
                         yield payload
                     if verdict is Verdict.ENDS:
                         return
-                    if verdict is Verdict.CUT:
+                    if verdict is Verdict.BROKEN:
                         raise UpstreamError(NO_END)
                 yield None
             if is_whole(rest := splitter.rest().strip() + b"\n\n"):
@@ -123,8 +123,8 @@ class TranslatedStream:
         """Reads the usage in passing."""
         data = sse.data_of(self._exchange.masked(event))
         if data is None:
-            return Verdict.GOES_ON, None
-        _, verdict = self._reader.see(data)
+            return Verdict.CONTINUES, None
+        _, verdict = self._reader.observe(data)
         self._settlement.saw_first_byte(self._reader.text_bytes)
         if verdict is Verdict.ENDS or self._reader.has_failed:
             self._exchange.hurry(TAIL_S)
@@ -141,7 +141,7 @@ class TranslatedStream:
         if self._settlement.is_settled:
             return
         reader = self._reader
-        self._settlement.losses = list(self.losses.told())
+        self._settlement.losses = list(self.losses.names())
         if has_failed:
             self._settlement.broke(self._status, reader.usage, reader.text_bytes)
         else:
@@ -149,7 +149,7 @@ class TranslatedStream:
 
     def _broken(self, fault: GatewayError) -> Failed:
         reader = self._reader
-        self._settlement.losses = list(self.losses.told())
+        self._settlement.losses = list(self.losses.names())
         self._settlement.broke(fault.status, reader.usage, reader.text_bytes)
         log.warning("request %s: the stream was cut: %s", self._context.request_id, fault.message)
         return Failed(fault.status, fault.code, fault.message)
@@ -164,7 +164,7 @@ class TranslatedStream:
             self._exchange.close()
         finally:
             if not settlement.is_settled:
-                settlement.losses = list(self.losses.told())
+                settlement.losses = list(self.losses.names())
                 settlement.client_disconnected(reader.usage, reader.text_bytes, is_whole)
                 self._gone()
 
@@ -177,7 +177,7 @@ def _document(data: bytes) -> dict | None:
         if data.startswith(b"[DONE]"):
             return None
         try:
-            found = raw_json.whole(data)  # with half an emoji in it
+            found = raw_json.read_object(data)  # with half an emoji in it
         except BadRequest:
             return None
     return found if isinstance(found, dict) else None
@@ -194,7 +194,7 @@ class Whole:
             reply = read_reply(made, body, context, losses)
             written = made.client.write_stream(unfold(reply), context, losses)
             self._pieces = [*(frame.made(piece) for piece in written), frame.end(b"")]
-            self.losses = losses.told()
+            self.losses = losses.names()
 
     def frames(self) -> Iterator[bytes]:
         return iter(self._pieces)

@@ -18,11 +18,11 @@ from gproxy.protocols.hub import (
     Event,
     Finish,
     Open,
-    Pieces,
     Reply,
     Request,
     Signature,
     Signed,
+    TextBuffer,
     Thinking,
     ToolCall,
     Turn,
@@ -78,7 +78,7 @@ def keeping(events: Iterable[Event | None], put: Keep) -> Iterator[Event | None]
     """The same events; what belongs to their calls is kept before the choice that makes them is told as over."""
     choices: dict[int, int] = {}
     blocks: dict[int, Block] = {}
-    texts: dict[int, Pieces] = {}
+    texts: dict[int, TextBuffer] = {}
     for event in events:
         match event:
             case Delta(index, text) if index in texts:
@@ -86,7 +86,7 @@ def keeping(events: Iterable[Event | None], put: Keep) -> Iterator[Event | None]
             case Open(index, block, choice):
                 choices[index], blocks[index] = choice, block
                 if isinstance(block, Thinking | ToolCall):
-                    texts[index] = Pieces()
+                    texts[index] = TextBuffer()
             case Signed(index, signature):
                 blocks[index] = replace(blocks[index], signature=signature)
             case Close(index) if index in texts:

@@ -106,7 +106,7 @@ def plan(
     user_id: int,
 ) -> Translation:
     """The call's body for the upstream, and what it lost. Raises BadRequest."""
-    asked = raw_json.whole(body)
+    asked = raw_json.read_object(body)
     losses = Losses(client.NAMES)
     codec, far = client.CODECS[operation], upstream.CODECS[way.operation]
     with _naming_depth(asked):
@@ -117,7 +117,7 @@ def plan(
         request = reasoning_state.recalled(request, target.provider, partial(ttl_store.find, user_id))
         puts = partial(_put, ttl_store, user_id, client)
         request, names = repair.legal_names(request, *upstream.TOOL_NAME)
-    made = Translation(client, upstream, codec, far, target, request, asked, losses.told(), b"", names, puts=puts)
+    made = Translation(client, upstream, codec, far, target, request, asked, losses.names(), b"", names, puts=puts)
     urls = _urls(request, upstream) if isinstance(request, Request) else ()
     if len(urls) > MAX_URLS:
         raise BadRequest(f"{client.NAMES.get('image', 'image')}: more than {MAX_URLS} addresses; send the data")
@@ -138,12 +138,12 @@ def _naming_depth(asked: Mapping) -> Iterator[None]:
     try:
         yield
     except TooDeep:
-        raise BadRequest(f"{raw_json.deep(asked) or 'the body'}: {raw_json.TOO_DEEP}") from None
+        raise BadRequest(f"{raw_json.first_too_deep(asked) or 'the body'}: {raw_json.TOO_DEEP}") from None
 
 
 def _put(ttl_store: TtlStore, user_id: int, client: ModuleType, call_id: str, value: bytes) -> None:
     """Under the id as this client sees it, by which it will be asked for."""
-    ttl_store.put(user_id, client.shown_id(call_id), value)
+    ttl_store.put(user_id, client.client_call_id(call_id), value)
 
 
 def _target(way: Dispatch, kind: Kind, provider: Provider, model: str) -> Target:
@@ -165,10 +165,10 @@ def written(made: Translation, is_strict: bool) -> Translation:
     """The translation with its body. Raises BadRequest, with `is_strict` also on any loss."""
     losses = Losses(made.client.NAMES)
     for name in made.losses:
-        losses.tell(name)
+        losses.report(name)
     with _naming_depth(made.asked):
         body = validate.dumps(made.far.write_request(made.request, made.target, losses)).encode()
-    told = losses.told()
+    told = losses.names()
     if is_strict and told:
         raise BadRequest(
             f"{', '.join(told)}: cannot be said to {made.upstream.NAME} as it was meant, and this provider is set to "
@@ -253,7 +253,7 @@ def translatable() -> Iterator[None]:
     try:
         yield
     except StreamFailed as fault:
-        raise Failure(fault.told) from None
+        raise Failure(fault.failed) from None
     except Exception as fault:
         raise untranslatable(fault) from fault
 
@@ -277,7 +277,7 @@ def untranslatable(fault: Exception) -> UpstreamError:
 
 def read_reply(made: Translation, body: bytes, context: Context, losses: Losses):
     """A whole reply's value; what belongs to its calls is kept."""
-    reply = made.far.read_reply(raw_json.whole(body), context, losses)
+    reply = made.far.read_reply(raw_json.read_object(body), context, losses)
     if isinstance(reply, Reply) and made.names:
         reply = fold(renamed(unfold(reply), made.names))
     if isinstance(reply, Reply) and made.puts is not None:
@@ -294,7 +294,7 @@ def renamed(events: Iterable, names: Mapping[str, str]) -> Iterator:
 
 
 def _written(made: Translation, reply, context: Context, losses: Losses) -> tuple[bytes, tuple[str, ...]]:
-    return orjson.dumps(made.codec.write_reply(reply, context, losses)), losses.told()
+    return orjson.dumps(made.codec.write_reply(reply, context, losses)), losses.names()
 
 
 def fetch(made: Translation, images: Fetcher, watch: AbstractContextManager) -> Translation:
@@ -311,5 +311,5 @@ def fetch(made: Translation, images: Fetcher, watch: AbstractContextManager) -> 
         size += len(got.data)
         if size > MAX_FETCHED_BYTES:
             raise BadRequest(f"{made.client.NAMES.get('image', 'image')}: more than {MAX_FETCHED_BYTES} bytes in all")
-        found[url] = validate.found(got.media_type, got.data)
+        found[url] = validate.media_of_bytes(got.media_type, got.data)
     return _with_data(made, found)

@@ -112,7 +112,7 @@ def test_no_end_is_told_while_words_are_still_to_come(name):
     told = stream(name, ASKED[name])
     whole_text = read(LOADED[name], told).stream.text_bytes
     for data in payloads(told):
-        reader.see(data)
+        reader.observe(data)
         assert not reader.is_terminal or reader.text_bytes == whole_text
 
 

@@ -571,7 +571,7 @@ def test_a_stream_that_costs_more_than_is_left_ends_with_an_error(client, upstre
     assert size > 1
     ended = PROTOCOLS[client].Stream(None, asking())
     for data in payloads(told):
-        ended.see(data)
+        ended.observe(data)
     assert ended.has_failed or not ended.is_terminal
 
 
@@ -582,7 +582,7 @@ def test_a_stream_is_settled_before_its_end_is_told(client, upstream):
         told = [data for data in payloads(piece) if data]
         ended = PROTOCOLS[client].Stream(None, asking())
         for data in told:
-            ended.see(data)
+            ended.observe(data)
         assert found.books.is_settled or not ended.is_terminal
     ((how, status, usage, size),) = set(found.books.ends)
     assert (how, status) == ("complete", 200)
@@ -625,7 +625,7 @@ def test_a_stream_without_its_end_ends_in_an_error_and_is_billed_for_what_came(c
     body = found.all()
     reader = PROTOCOLS[client].Stream(None, asking())
     for data in payloads(body):
-        reader.see(data)
+        reader.observe(data)
     assert reader.has_failed
     how, *_, size = found.books.ends[0]
     assert how == "broke"
@@ -687,7 +687,7 @@ def test_a_stream_is_made_of_a_whole_reply(client, upstream):
     found = translated_stream.Whole(made, sample(upstream, "reply.json"), context(made), False)
     reader = PROTOCOLS[client].Stream(None, asking())
     for data in payloads(b"".join(found.frames())):
-        reader.see(data)
+        reader.observe(data)
     assert reader.is_terminal
     assert not reader.has_failed
     found.close()
@@ -795,7 +795,7 @@ def test_a_stream_that_tells_a_failure_ends_in_an_error(client, upstream, whole,
         assert found.gone == []
         reader = PROTOCOLS[client].Stream(None, asking())
         for data in payloads(body):
-            reader.see(data)
+            reader.observe(data)
         assert reader.has_failed
         assert json.dumps(UNENDED.get(told[2], told[2])).encode() in body
 
@@ -894,7 +894,7 @@ def check_broken(found: Stream, client: str) -> None:
     assert found.gone == []
     reader = PROTOCOLS[client].Stream(None, asking())
     for data in payloads(body):
-        reader.see(data)
+        reader.observe(data)
     assert reader.has_failed
     assert b"cannot be translated: " in body
 

@@ -8,13 +8,13 @@ from gproxy.protocols.anthropic_messages.passthrough import (  # noqa: F401 - ve
     REQUEST_ID_HEADERS,
     WIRE_NAME,
     Stream,
-    ask,
     error_event,
     next_page,
     outgoing,
+    read_head,
     read_models,
     read_whole,
-    unsealed,
+    without_wrapped_signatures,
     write_error,
     write_model,
     write_models,
@@ -39,4 +39,4 @@ HEARTBEAT = b": heartbeat\n\n"
 # Operations that go by another wire name than generation does.
 WIRE_NAMES: dict[str, str] = {}
 # A call's id as clients of this protocol see it.
-shown_id = legal
+client_call_id = legal

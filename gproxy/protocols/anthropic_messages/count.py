@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from gproxy.protocols.anthropic_messages.request import write_request
-from gproxy.protocols.hub import Context, Count, Request, Target, count
+from gproxy.protocols.hub import Context, Request, Target, TokenCount, as_count
 from gproxy.protocols.losses import Losses
 
 KEPT = ("model", "messages", "system", "tools", "tool_choice", "output_config")
@@ -15,9 +15,9 @@ def write_count(request: Request, target: Target, losses: Losses) -> dict:
     return {name: body[name] for name in KEPT if name in body}
 
 
-def read_count_reply(body: dict, context: Context, losses: Losses) -> Count:
-    return Count(count(body.get("input_tokens")))
+def read_count_reply(body: dict, context: Context, losses: Losses) -> TokenCount:
+    return TokenCount(as_count(body.get("input_tokens")))
 
 
-def write_count_reply(found: Count, context: Context, losses: Losses) -> dict:
+def write_count_reply(found: TokenCount, context: Context, losses: Losses) -> dict:
     return {"input_tokens": found.tokens}

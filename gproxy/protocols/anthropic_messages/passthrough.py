@@ -8,7 +8,7 @@ from msgspec import Raw
 
 from gproxy.errors import NoThread
 from gproxy.protocols import raw_json, sse
-from gproxy.protocols.hub import MAX_CALLS, Ask, ModelCard, Usage, count, items, part
+from gproxy.protocols.hub import MAX_CALLS, ModelCard, RequestHead, Usage, as_count, as_list, as_object
 from gproxy.protocols.raw_json import ABSENT, outgoing  # noqa: F401 - a verb of this protocol
 from gproxy.protocols.signatures import is_wrapped
 from gproxy.protocols.verdict import Verdict
@@ -36,33 +36,33 @@ ERROR_TYPES = {
 UNKNOWN_DATE = "1970-01-01T00:00:00Z"
 
 
-def ask(body: bytes) -> Ask:
+def read_head(body: bytes) -> RequestHead:
     """What the body asks for. Raises BadRequest."""
     found = raw_json.split(body)
     end_user = None
     if "metadata" in found:
-        user_id = part(raw_json.value(found, "metadata")).get("user_id")
+        user_id = as_object(raw_json.value(found, "metadata")).get("user_id")
         end_user = user_id if isinstance(user_id, str) else None
-    return Ask(
+    return RequestHead(
         raw_json.model(found),
         raw_json.is_stream(found),
         True,
         end_user,
         found,
         mode="priority" if "speed" in found and raw_json.value(found, "speed") == "fast" else "",
-        max_output=raw_json.positive(found, "max_tokens"),
+        max_output=raw_json.positive_int(found, "max_tokens"),
     )
 
 
-def unsealed(body: dict) -> dict:
+def without_wrapped_signatures(body: dict) -> dict:
     """The body without envelopes of ours: what another provider sealed is nothing to this one."""
     if not isinstance(body.get("messages"), list):
         return body
     messages = []
     for message in body["messages"]:
-        content = part(message).get("content")
-        if isinstance(content, list) and any(_is_sealed(part(block)) for block in content):
-            message = {**message, "content": [block for block in content if not _is_sealed(part(block))]}
+        content = as_object(message).get("content")
+        if isinstance(content, list) and any(_is_sealed(as_object(block)) for block in content):
+            message = {**message, "content": [block for block in content if not _is_sealed(as_object(block))]}
             if not message["content"]:
                 continue
         messages.append(message)
@@ -76,7 +76,7 @@ def _is_sealed(block: dict) -> bool:
 def read_whole(body: bytes) -> tuple[Usage | None, raw_json.Fields | None]:
     """The usage of a whole reply, and its fields; no fields when it is not JSON."""
     found = raw_json.find(body)
-    usage = raw_json.inner(found.get("usage", ABSENT)) if found else None
+    usage = raw_json.inner_object(found.get("usage", ABSENT)) if found else None
     return (read_usage(usage) if usage else None), found
 
 
@@ -87,15 +87,15 @@ def read_usage(usage: dict, before: Usage | None = None) -> Usage:
     """
     before = before or Usage()
     iterations = usage.get("iterations")
-    first = part(iterations[0]) if isinstance(iterations, list) and iterations else {}
-    split = part(usage.get("cache_creation") or first.get("cache_creation"))
-    five = count(split.get("ephemeral_5m_input_tokens")) or before.cache_write_5m_tokens
-    hour = count(split.get("ephemeral_1h_input_tokens")) or before.cache_write_1h_tokens
+    first = as_object(iterations[0]) if isinstance(iterations, list) and iterations else {}
+    split = as_object(usage.get("cache_creation") or first.get("cache_creation"))
+    five = as_count(split.get("ephemeral_5m_input_tokens")) or before.cache_write_5m_tokens
+    hour = as_count(split.get("ephemeral_1h_input_tokens")) or before.cache_write_1h_tokens
     written = usage.get("cache_creation_input_tokens")
-    total = before.cache_creation_tokens if written is None else count(written)
-    output = count(usage.get("output_tokens")) or before.output_tokens
-    details = part(usage.get("output_tokens_details"))
-    thinking = count(details.get("thinking_tokens") or details.get("reasoning_tokens")) or before.reasoning_tokens
+    total = before.cache_creation_tokens if written is None else as_count(written)
+    output = as_count(usage.get("output_tokens")) or before.output_tokens
+    details = as_object(usage.get("output_tokens_details"))
+    thinking = as_count(details.get("thinking_tokens") or details.get("reasoning_tokens")) or before.reasoning_tokens
     return Usage(
         input_tokens=_latest(usage, "input_tokens", before.input_tokens),
         output_tokens=output,
@@ -104,7 +104,7 @@ def read_usage(usage: dict, before: Usage | None = None) -> Usage:
         cache_write_tokens=max(0, total - five - hour),
         cache_write_5m_tokens=five,
         cache_write_1h_tokens=hour,
-        tool_calls=_calls(part(usage.get("server_tool_use"))) or before.tool_calls,
+        tool_calls=_calls(as_object(usage.get("server_tool_use"))) or before.tool_calls,
         tier=_tier(usage) or before.tier,
     )
 
@@ -123,12 +123,12 @@ def _tier(usage: dict) -> str:
 
 def _calls(used: dict) -> tuple[tuple[str, int], ...]:
     """`web_search_requests` and the like, by the name of the tool."""
-    told = {name: count(number, MAX_CALLS) for name, number in used.items() if name.endswith(REQUESTS)}
+    told = {name: as_count(number, MAX_CALLS) for name, number in used.items() if name.endswith(REQUESTS)}
     return tuple(sorted((name.removesuffix(REQUESTS), number) for name, number in told.items() if number))
 
 
 def _latest(usage: dict, name: str, before: int) -> int:
-    return before if usage.get(name) is None else count(usage[name])
+    return before if usage.get(name) is None else as_count(usage[name])
 
 
 def _error(status: int, code: str, message: str, request_id: str) -> bytes:
@@ -170,30 +170,30 @@ class Stream:
     `name` is the model name that the client shall see, as JSON; None leaves it.
     """
 
-    def __init__(self, name: bytes | None, asked: Ask):
+    def __init__(self, name: bytes | None, asked: RequestHead):
         self._name = name
         self.usage: Usage | None = None
         self.text_bytes = 0
         self.is_terminal = self.has_failed = False
 
-    def see(self, data: bytes) -> tuple[bytes | None, Verdict]:
-        event = raw_json.seen(_decode, data)
+    def observe(self, data: bytes) -> tuple[bytes | None, Verdict]:
+        event = raw_json.try_decode(_decode, data)
         if event is None:
-            return data, Verdict.GOES_ON
+            return data, Verdict.CONTINUES
         if event.type == "content_block_delta":
-            if (delta := raw_json.seen(_decode_delta, bytes(event.delta))) is not None:
+            if (delta := raw_json.try_decode(_decode_delta, bytes(event.delta))) is not None:
                 self.text_bytes += sum(max(0, len(t) - 2) for t in (delta.text, delta.thinking, delta.partial_json))
-            return data, Verdict.GOES_ON
+            return data, Verdict.CONTINUES
         if event.type == "message_start":
-            return self._read_start(data, event), Verdict.GOES_ON
-        if event.type == "message_delta" and (usage := raw_json.inner(event.usage)):
+            return self._read_start(data, event), Verdict.CONTINUES
+        if event.type == "message_delta" and (usage := raw_json.inner_object(event.usage)):
             self.usage = read_usage(usage, self.usage)
         elif event.type == "error":
             self.has_failed = True
         elif event.type == "message_stop":
             self.is_terminal = True
             return data, Verdict.ENDS
-        return data, Verdict.GOES_ON
+        return data, Verdict.CONTINUES
 
     def _read_start(self, data: bytes, event: _Event) -> bytes:
         self.usage, inner = read_whole(bytes(event.message))
@@ -205,7 +205,7 @@ class Stream:
         outer["message"] = Raw(raw_json.join(inner))
         return raw_json.join(outer)
 
-    def break_off(self, status: int, code: str, message: str, request_id: str) -> list[bytes]:
+    def failure_events(self, status: int, code: str, message: str, request_id: str) -> list[bytes]:
         """The events that tell a client that this stream ends without its end."""
         return [error_event(status, code, message, request_id)]
 
@@ -215,7 +215,7 @@ class Stream:
 
 def read_models(body: dict) -> list[ModelCard]:
     cards = []
-    for item in items(body.get("data")):
+    for item in as_list(body.get("data")):
         if isinstance(item, dict) and isinstance(item.get("id"), str):
             title = item.get("display_name")
             cards.append(

@@ -10,7 +10,7 @@ import orjson
 from gproxy.protocols import signatures, sse, validate
 from gproxy.protocols.anthropic_messages.passthrough import ERROR_TYPES, error_event, read_usage
 from gproxy.protocols.anthropic_messages.request import legal, read_citation
-from gproxy.protocols.codec import telling_faults
+from gproxy.protocols.codec import bad_request_as_failed
 from gproxy.protocols.custom_tools import as_arguments, free_text, is_custom
 from gproxy.protocols.hub import (
     Answer,
@@ -24,22 +24,22 @@ from gproxy.protocols.hub import (
     Event,
     Failed,
     Finish,
-    Likely,
+    Logprobs,
     Media,
     Open,
-    Pieces,
     Refusal,
     Reply,
     Signature,
     Signed,
     Start,
     Text,
+    TextBuffer,
     Thinking,
     ToolCall,
     Usage,
     Used,
-    items,
-    part,
+    as_list,
+    as_object,
 )
 from gproxy.protocols.losses import Losses
 
@@ -62,7 +62,7 @@ STATUSES = {kind: status for status, kind in reversed(ERROR_TYPES.items())} | {"
 
 def read_error(status: int, error: dict) -> tuple[int, str, str] | None:
     """Status, code and message of an error body or event, None when it is none."""
-    inner = part(error.get("error"))
+    inner = as_object(error.get("error"))
     kind, message = inner.get("type"), inner.get("message")
     if not isinstance(message, str):
         return None
@@ -75,9 +75,9 @@ def read_error(status: int, error: dict) -> tuple[int, str, str] | None:
 
 def read_reply(body: dict, context: Context, losses: Losses) -> Reply:
     blocks: list[Block] = []
-    for item in items(body.get("content")):
-        blocks += _read_block(part(item), context, losses)
-    usage = part(body.get("usage"))
+    for item in as_list(body.get("content")):
+        blocks += _read_block(as_object(item), context, losses)
+    usage = as_object(body.get("usage"))
     answer = Answer(tuple(blocks), _stop(body.get("stop_reason")), _text(body.get("stop_sequence")))
     used = read_usage(usage) if usage else None
     return Reply(str(body.get("id") or ""), str(body.get("model") or ""), (answer,), used, _tier(usage))
@@ -98,16 +98,16 @@ def _tier(usage: dict) -> str | None:
 def _read_block(block: dict, context: Context, losses: Losses) -> Iterator[Block]:
     match block:
         case {"type": "text", "text": str(text)}:
-            yield Text(text, tuple(map(read_citation, items(block.get("citations")))))
+            yield Text(text, tuple(map(read_citation, as_list(block.get("citations")))))
         case {"type": "thinking", "thinking": str(text)}:
             signature = _text(block.get("signature"))
             yield Thinking(text, _signed(context, "thinking", signature) if signature else None)
         case {"type": "redacted_thinking", "data": str(data)}:
             yield Thinking("", _signed(context, "redacted", data))
         case {"type": "tool_use", "id": str(call_id), "name": str(name)}:
-            yield _call(call_id, name, validate.dumps(part(block.get("input"))), context)
+            yield _call(call_id, name, validate.dumps(as_object(block.get("input"))), context)
         case _:
-            losses.tell(f"content.{block.get('type')}")
+            losses.report(f"content.{block.get('type')}")
 
 
 def _signed(context: Context, kind: str, value: str) -> Signature:
@@ -121,7 +121,7 @@ def _call(call_id: str, name: str, arguments: str, context: Context) -> ToolCall
     return ToolCall(call_id, name, free_text(arguments), is_custom=True)
 
 
-@telling_faults
+@bad_request_as_failed
 def read_stream(payloads: Iterable[dict | Failed | None], context: Context, losses: Losses) -> Iterator[Event | None]:
     """Events of a stream's documents. None, in and out, says that nothing more has arrived yet.
 
@@ -130,7 +130,7 @@ def read_stream(payloads: Iterable[dict | Failed | None], context: Context, loss
     """
     places: dict[int, int] = {}  # their index -> ours
     kinds: dict[int, type] = {}
-    held: dict[int, Pieces] = {}  # input of custom tools, which has no partial form
+    held: dict[int, TextBuffer] = {}  # input of custom tools, which has no partial form
     count, usage, tier = 0, Usage(), None
     is_started, finish = False, None
 
@@ -142,8 +142,8 @@ def read_stream(payloads: Iterable[dict | Failed | None], context: Context, loss
     for payload in payloads:
         if isinstance(payload, dict) and not is_started and payload.get("type") in BEGUN:
             is_started = True
-            message = part(payload.get("message"))
-            told = part(message.get("usage"))
+            message = as_object(payload.get("message"))
+            told = as_object(message.get("usage"))
             usage, tier = read_usage(told), _tier(told)
             yield Start(str(message.get("id") or ""), str(message.get("model") or ""), usage)
         match payload:
@@ -164,14 +164,14 @@ def read_stream(payloads: Iterable[dict | Failed | None], context: Context, loss
                     places[at], kinds[at] = count, type(opened)
                     yield from _open(count, opened, block)
                     if isinstance(opened, ToolCall) and opened.is_custom:
-                        held[at] = Pieces()
-                        held[at].add(validate.dumps(block["input"]) if part(block.get("input")) else "")
+                        held[at] = TextBuffer()
+                        held[at].add(validate.dumps(block["input"]) if as_object(block.get("input")) else "")
                     count += 1
             case {"type": "content_block_stop", "index": int(at)}:
                 if at in places:
                     yield from close(at)
             case {"type": "message_delta", "delta": dict(delta)}:
-                told = part(payload.get("usage"))
+                told = as_object(payload.get("usage"))
                 usage = read_usage(told, usage)
                 if isinstance(reason := delta.get("stop_reason"), str):
                     finish = finish or Finish(_stop(reason), 0, _text(delta.get("stop_sequence")))
@@ -193,7 +193,7 @@ def _open(index: int, block: Block, raw: dict) -> Iterator[Event]:
     match block:
         case ToolCall():
             yield Open(index, ToolCall(block.id, block.name, "", block.is_custom))
-            if part(raw.get("input")) and not block.is_custom:
+            if as_object(raw.get("input")) and not block.is_custom:
                 yield Delta(index, validate.dumps(raw["input"]))
         case Text(text):
             yield Open(index, Text(""))
@@ -280,13 +280,13 @@ def _write_block(block: Block, context: Context, losses: Losses) -> Iterator[dic
         case Thinking("", Signature()):
             yield {"type": "redacted_thinking", "data": signatures.wrap(block.signature)}
         case Thinking(text, signature):
-            sealed = signatures.wrap(signature) if signature else signatures.mark(context.provider)
+            sealed = signatures.wrap(signature) if signature else signatures.wrap_empty(context.provider)
             yield {"type": "thinking", "thinking": text, "signature": sealed}
         case ToolCall():
             if block.signature:
                 yield {"type": "redacted_thinking", "data": signatures.wrap(block.signature)}
             written = as_arguments(block.arguments) if block.is_custom else block.arguments
-            arguments = validate.arguments(written, losses)
+            arguments = validate.arguments_object(written, losses)
             yield {"type": "tool_use", "id": legal(block.id), "name": block.name, "input": arguments}
         case Media(kind):
             losses.lose(kind)
@@ -315,7 +315,7 @@ def write_stream(events: Iterable[Event | None], context: Context, losses: Losse
     kinds: dict[int, type] = {}  # open blocks, by the hub's index
     late: set[int] = set()  # thinking blocks without anything in them so far
     unsigned: set[int] = set()  # others of them
-    held: dict[int, Pieces] = {}
+    held: dict[int, TextBuffer] = {}
     finish, used = Finish("stop"), Used(Usage())
 
     def start(block: dict) -> bytes:
@@ -356,7 +356,7 @@ def write_stream(events: Iterable[Event | None], context: Context, losses: Losse
                 at += 1
                 kinds[index] = ToolCall
                 if call.is_custom:
-                    held[index] = Pieces()
+                    held[index] = TextBuffer()
                 yield start({"type": "tool_use", "id": legal(call.id), "name": call.name, "input": {}})
             case Open(index, _):
                 at += 1
@@ -375,7 +375,7 @@ def write_stream(events: Iterable[Event | None], context: Context, losses: Losse
                 if written := _write_citation(citation, losses):
                     delta = {"type": "citations_delta", "citation": written}
                     yield _event("content_block_delta", index=at, delta=delta)
-            case Likely(index) if index in kinds:
+            case Logprobs(index) if index in kinds:
                 losses.lose("logprobs")
             case Close(index) if index in kinds:
                 if index in held:
@@ -383,7 +383,7 @@ def write_stream(events: Iterable[Event | None], context: Context, losses: Losse
                     yield _event("content_block_delta", index=at, delta=_delta(ToolCall, whole))
                 if index in unsigned:
                     unsigned.discard(index)
-                    delta = {"type": "signature_delta", "signature": signatures.mark(context.provider)}
+                    delta = {"type": "signature_delta", "signature": signatures.wrap_empty(context.provider)}
                     yield _event("content_block_delta", index=at, delta=delta)
                 del kinds[index]
                 if index in late:

@@ -10,7 +10,6 @@ from gproxy.protocols import prompts, reasoning, repair, schemas, validate
 from gproxy.protocols.custom_tools import FREE_INPUT, as_arguments
 from gproxy.protocols.hub import (
     Block,
-    Choice,
     Citation,
     CodeExecution,
     Format,
@@ -23,11 +22,12 @@ from gproxy.protocols.hub import (
     Thinking,
     Tool,
     ToolCall,
+    ToolChoice,
     ToolResult,
     Turn,
     WebFetch,
     WebSearch,
-    part,
+    as_object,
 )
 from gproxy.protocols.losses import Losses
 from gproxy.protocols.signatures import unwrap
@@ -94,7 +94,7 @@ def read_request(body: dict, losses: Losses) -> Request:
         raise NoThread("thread: the conversation is kept by the vendor; send it in `messages`")
     for name in body:
         if name not in READ and body[name] is not None:
-            losses.tell(name)
+            losses.report(name)
     output_config = validate.optional_obj(body, "output_config")
     thinking = validate.optional_obj(body, "thinking")
     mode, parallel = _read_choice(validate.optional_obj(body, "tool_choice"))
@@ -120,9 +120,9 @@ def _read_turns(body: dict, losses: Losses) -> tuple[Turn, ...]:
     turns = []
     for place, message in validate.objects(body.get("messages"), "messages"):
         role = validate.text(message.get("role"), f"{place}.role")
-        validate.known(role, dict.fromkeys(("user", "assistant", "system")), f"{place}.role")
+        validate.lookup(role, dict.fromkeys(("user", "assistant", "system")), f"{place}.role")
         turns.append(Turn(role, tuple(read_blocks(message.get("content"), f"{place}.content", losses))))
-    return repair.joined(turns)
+    return repair.merge_turns(turns)
 
 
 def _read_system(system, losses: Losses) -> tuple[str, ...]:
@@ -140,7 +140,7 @@ def _read_system(system, losses: Losses) -> tuple[str, ...]:
 def _tell_unread(item: dict, known: tuple[str, ...], prefix: str, losses: Losses) -> None:
     for name, value in item.items():
         if name not in known and value is not None:
-            losses.tell(name if name == "cache_control" else f"{prefix}.{name}")
+            losses.report(name if name == "cache_control" else f"{prefix}.{name}")
 
 
 def read_blocks(content, place: str, losses: Losses) -> Iterator[Block]:
@@ -158,9 +158,9 @@ def _read_inner(content, place: str, losses: Losses) -> Iterator[Block]:
         return
     for at, block in validate.objects(content, place):
         if block.get("type") not in INNER:
-            losses.tell(f"messages.content.{block.get('type')}")
-        elif block["type"] == "document" and part(block.get("source")).get("type") == "content":
-            losses.tell("messages.content.document")
+            losses.report(f"messages.content.{block.get('type')}")
+        elif block["type"] == "document" and as_object(block.get("source")).get("type") == "content":
+            losses.report("messages.content.document")
         else:
             yield from _read_block(block, at, losses)
 
@@ -200,7 +200,7 @@ def _read_block(block: dict, place: str, losses: Losses) -> Iterator[Block]:
             yield _read_result(block, place, losses)
         case "search_result":
             known += ("title", "source", "content")
-            losses.tell("messages.content.search_result")
+            losses.report("messages.content.search_result")
             texts = [
                 validate.text(item.get("text"), f"{at}.text")
                 for at, item in validate.objects(block.get("content"), f"{place}.content")
@@ -209,7 +209,7 @@ def _read_block(block: dict, place: str, losses: Losses) -> Iterator[Block]:
             yield Text("\n".join(filter(None, (*named, *texts))))
         case str():
             # Steps that a vendor's own tools took; what they led to stands in the texts.
-            losses.tell(f"messages.content.{kind}")
+            losses.report(f"messages.content.{kind}")
             return
         case _:
             raise BadRequest(f"{place}.type: missing; name the kind of block")
@@ -230,9 +230,9 @@ def _read_result(block: dict, place: str, losses: Losses) -> ToolResult:
 def _read_source(source: dict, kind: str, title: str | None, place: str) -> Media:
     match source.get("type"):
         case "base64":
-            data = validate.checked(validate.text(source.get("data"), f"{place}.data"), f"{place}.data")
+            data = validate.check_base64(validate.text(source.get("data"), f"{place}.data"), f"{place}.data")
             media_type = validate.text(source.get("media_type"), f"{place}.media_type")
-            return Media(validate.kind_of(media_type, kind), media_type, data, name=title)
+            return Media(validate.media_kind(media_type, kind), media_type, data, name=title)
         case "url":
             media_type = "application/pdf" if kind == "file" else None
             return Media(kind, media_type, url=validate.text(source.get("url"), f"{place}.url"), name=title)
@@ -274,7 +274,7 @@ def _read_tools(body: dict, losses: Losses) -> Iterator[Tool | WebSearch | CodeE
             continue
         built = next((made for prefix, made in SERVER_TOOLS if str(kind).startswith(prefix)), None)
         if built is None:
-            losses.tell(f"tools.{kind}")
+            losses.report(f"tools.{kind}")
         elif built is WebSearch:
             yield _read_search(tool, place)
         else:
@@ -291,28 +291,28 @@ def _read_search(tool: dict, place: str) -> WebSearch:
     )
 
 
-def _read_choice(choice: dict) -> tuple[Choice | None, bool | None]:
+def _read_choice(choice: dict) -> tuple[ToolChoice | None, bool | None]:
     if not choice:
         return None, None
     kind = validate.text(choice.get("type"), "tool_choice.type")
-    mode = validate.known(kind, MODES, "tool_choice.type")
+    mode = validate.lookup(kind, MODES, "tool_choice.type")
     names = (validate.text(choice.get("name"), "tool_choice.name"),) if kind == "tool" else ()
     is_single = validate.optional_flag(choice, "disable_parallel_tool_use", "tool_choice")
-    return Choice(mode, names), (None if is_single is None else not is_single)
+    return ToolChoice(mode, names), (None if is_single is None else not is_single)
 
 
 def _read_format(output_config: dict) -> Format | None:
     asked = validate.optional_obj(output_config, "format", "output_config")
     if not asked:
         return None
-    validate.known(asked.get("type"), {"json_schema": None}, "output_config.format.type")
+    validate.lookup(asked.get("type"), {"json_schema": None}, "output_config.format.type")
     return Format(validate.obj(asked.get("schema"), "output_config.format.schema"), strict=True)
 
 
 def _read_tier(body: dict) -> str | None:
-    speed = validate.known(validate.optional_text(body, "speed"), {"standard": None, "fast": "priority"}, "speed")
+    speed = validate.lookup(validate.optional_text(body, "speed"), {"standard": None, "fast": "priority"}, "speed")
     tiers = {"auto": "auto", "standard_only": "default"}
-    return speed or validate.known(validate.optional_text(body, "service_tier"), tiers, "service_tier")
+    return speed or validate.lookup(validate.optional_text(body, "service_tier"), tiers, "service_tier")
 
 
 # -- writing -------------------------------------------------------------------------------------------------------
@@ -320,10 +320,10 @@ def _read_tier(body: dict) -> str | None:
 
 def write_request(request: Request, target: Target, losses: Losses) -> dict:
     """Raises BadRequest on what cannot be said at all."""
-    turns = repair.paired(repair.without_system(request.turns, losses), losses)
-    turns = repair.opened(turns, bool(request.system), losses)
+    turns = repair.pair_results(repair.without_system(request.turns, losses), losses)
+    turns = repair.start_with_user(turns, bool(request.system), losses)
     if "no_prefill" in target.traits:
-        turns = repair.asked(turns, losses)
+        turns = repair.end_with_user(turns, losses)
     maximum = _max_tokens(request, target, losses)
     system = list(request.system)
     asked, told_effort = None, None
@@ -451,7 +451,7 @@ def _write_thinking(block: Thinking, target: Target, losses: Losses) -> Iterator
 
 def _write_call(block: ToolCall, losses: Losses) -> dict:
     written = as_arguments(block.arguments) if block.is_custom else block.arguments
-    arguments = validate.arguments(written, losses)
+    arguments = validate.arguments_object(written, losses)
     return {"type": "tool_use", "id": legal(block.id), "name": block.name, "input": arguments}
 
 
@@ -486,7 +486,7 @@ def _write_media(block: Media, losses: Losses) -> dict:
         named = {"title": block.name} if block.name else {}
         return {"type": "document", "source": source, **named}
     losses.lose(block.kind)
-    return {"type": "text", "text": validate.NOTE.format(block.name or block.media_type or block.kind)}
+    return {"type": "text", "text": validate.OMITTED_FILE.format(block.name or block.media_type or block.kind)}
 
 
 def _document_source(block: Media) -> dict | None:
@@ -495,7 +495,7 @@ def _document_source(block: Media) -> dict | None:
     if block.data and block.media_type == "application/pdf":
         return {"type": "base64", "media_type": block.media_type, "data": block.data}
     is_text = (block.media_type or "").startswith("text/") or block.media_type == "application/json"
-    if block.data and is_text and (text := validate.plain(block.data)) is not None:
+    if block.data and is_text and (text := validate.text_of_base64(block.data)) is not None:
         return {"type": "text", "media_type": "text/plain", "data": text}
     return None
 
@@ -529,7 +529,7 @@ def _write_function(tool: Tool, place: str, target: Target, losses: Losses) -> d
     """Strict where that is asked for, the schema allows it and the model can be held to one."""
     schema, lost = schemas.for_anthropic(tool.schema, place)
     for keyword in lost:
-        losses.tell(f"{losses.name('schema')}.{keyword}")
+        losses.report(f"{losses.wire_name('schema')}.{keyword}")
     is_strict = bool(tool.strict) and "format" not in target.refused and schemas.is_strict(schema, place)
     if tool.strict and not is_strict:
         losses.lose("strict")
@@ -598,14 +598,14 @@ def _write_config(request: Request, target: Target, told: str | None, system: li
     if request.format is None:
         return config
     if request.format.schema is not None and "format" not in target.refused:
-        schema, lost = schemas.strict(request.format.schema, losses.name("format_schema"))
+        schema, lost = schemas.strict(request.format.schema, losses.wire_name("format_schema"))
         if "$ref" not in lost:
             for keyword in lost:
-                losses.tell(f"{losses.name('format_schema')}.{keyword}")
+                losses.report(f"{losses.wire_name('format_schema')}.{keyword}")
             config["format"] = {"type": "json_schema", "schema": schema}
             return config
     losses.lose("format")
-    system.append(prompts.of_format(request.format))
+    system.append(prompts.format_prompt(request.format))
     return config
 
 

@@ -9,13 +9,13 @@ from gproxy.protocols.gemini_generate.passthrough import (  # noqa: F401 - verbs
     REQUEST_ID_HEADERS,
     WIRE_NAME,
     Stream,
-    ask,
     error_event,
     next_page,
     outgoing,
+    read_head,
     read_models,
     read_whole,
-    unsealed,
+    without_wrapped_signatures,
     write_error,
     write_model,
     write_models,
@@ -52,6 +52,6 @@ HEARTBEAT = b"\n"
 WIRE_NAMES: dict[str, str] = {}
 
 
-def shown_id(call_id: str) -> str:
+def client_call_id(call_id: str) -> str:
     """A call's id as clients of this protocol see it."""
     return call_id

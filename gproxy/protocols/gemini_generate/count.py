@@ -2,7 +2,7 @@
 
 from gproxy.protocols import validate
 from gproxy.protocols.gemini_generate.request import camel, read_request, write_request
-from gproxy.protocols.hub import Context, Count, Request, Target, count
+from gproxy.protocols.hub import Context, Request, Target, TokenCount, as_count
 from gproxy.protocols.losses import Losses
 
 
@@ -18,9 +18,9 @@ def write_count(request: Request, target: Target, losses: Losses) -> dict:
     return {"generateContentRequest": {"model": f"models/{target.model.removeprefix('models/')}", **inner}}
 
 
-def read_count_reply(body: dict, context: Context, losses: Losses) -> Count:
-    return Count(count(body.get("totalTokens")))
+def read_count_reply(body: dict, context: Context, losses: Losses) -> TokenCount:
+    return TokenCount(as_count(body.get("totalTokens")))
 
 
-def write_count_reply(found: Count, context: Context, losses: Losses) -> dict:
+def write_count_reply(found: TokenCount, context: Context, losses: Losses) -> dict:
     return {"totalTokens": found.tokens}

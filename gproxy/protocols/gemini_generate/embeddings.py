@@ -4,43 +4,43 @@ from gproxy.errors import BadRequest
 from gproxy.protocols import validate
 from gproxy.protocols.gemini_generate.passthrough import read_usage
 from gproxy.protocols.gemini_generate.request import camel
-from gproxy.protocols.hub import Context, Embed, Embeddings, Target, Usage, items, part
+from gproxy.protocols.hub import Context, EmbeddingRequest, Embeddings, Target, Usage, as_list, as_object
 from gproxy.protocols.losses import Losses
 
 READ = frozenset(("model", "content", "taskType", "title", "outputDimensionality", "embedContentConfig"))
 WAYS = ("outputDimensionality", "taskType", "title")
 
 
-def read_embed(body: dict, losses: Losses) -> Embed:
+def read_embed(body: dict, losses: Losses) -> EmbeddingRequest:
     return _read([camel(body)], losses)
 
 
-def read_batch(body: dict, losses: Losses) -> Embed:
+def read_batch(body: dict, losses: Losses) -> EmbeddingRequest:
     requests = [camel(item) for _, item in validate.objects(camel(body).get("requests"), "requests")]
     if not requests:
         raise BadRequest("requests: missing; give at least one")
     return _read(requests, losses)
 
 
-def _read(requests: list[dict], losses: Losses) -> Embed:
+def _read(requests: list[dict], losses: Losses) -> EmbeddingRequest:
     """Every one of a batch is embedded in the way of the first: the others have no way of saying otherwise."""
     ways = []
     texts = []
     for request in requests:
         for name, value in request.items():
             if name not in READ and value is not None:
-                losses.tell(name)
+                losses.report(name)
         config = camel(validate.optional_obj(request, "embedContentConfig"))
         for name, value in config.items():
             if name not in WAYS and value is not None:
-                losses.tell(f"embedContentConfig.{name}")
+                losses.report(f"embedContentConfig.{name}")
         found = {**config, **request}
         texts.append(_text(request))
         dimensions = validate.optional_count(found, "outputDimensionality", minimum=1)
         ways.append((dimensions, validate.optional_text(found, "taskType"), validate.optional_text(found, "title")))
     if len(set(ways)) > 1:
         raise BadRequest("requests: outputDimensionality, taskType and title must be the same in all of them")
-    return Embed(tuple(texts), *ways[0])
+    return EmbeddingRequest(tuple(texts), *ways[0])
 
 
 def _text(request: dict) -> str:
@@ -53,13 +53,13 @@ def _text(request: dict) -> str:
     return "\n".join(found)
 
 
-def write_embed(request: Embed, target: Target, losses: Losses) -> dict:
+def write_embed(request: EmbeddingRequest, target: Target, losses: Losses) -> dict:
     if len(request.inputs) != 1:
         raise BadRequest("one text at a time can be embedded here")
     return write_batch(request, target, losses)["requests"][0]
 
 
-def write_batch(request: Embed, target: Target, losses: Losses) -> dict:
+def write_batch(request: EmbeddingRequest, target: Target, losses: Losses) -> dict:
     if request.end_user:
         losses.lose("end_user")
     common = {"model": f"models/{target.model.removeprefix('models/')}"}
@@ -70,10 +70,11 @@ def write_batch(request: Embed, target: Target, losses: Losses) -> dict:
 
 def read_reply(body: dict, context: Context, losses: Losses) -> Embeddings:
     """Of one or of many."""
-    rows = items(body.get("embeddings")) or [body.get("embedding")]
-    usage = part(body.get("usageMetadata"))
+    rows = as_list(body.get("embeddings")) or [body.get("embedding")]
+    usage = as_object(body.get("usageMetadata"))
     vectors = tuple(
-        tuple(number for number in items(part(row).get("values")) if isinstance(number, int | float)) for row in rows
+        tuple(number for number in as_list(as_object(row).get("values")) if isinstance(number, int | float))
+        for row in rows
     )
     return Embeddings(vectors, read_usage(usage) if usage else None)
 

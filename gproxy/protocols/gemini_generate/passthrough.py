@@ -5,9 +5,9 @@ import orjson
 from msgspec import Raw
 
 from gproxy.protocols import raw_json, sse
-from gproxy.protocols.hub import Ask, ModelCard, Usage, count, items, part
+from gproxy.protocols.hub import ModelCard, RequestHead, Usage, as_count, as_list, as_object
 from gproxy.protocols.raw_json import ABSENT, NULLS
-from gproxy.protocols.signatures import SKIP, is_wrapped
+from gproxy.protocols.signatures import SKIP_VALIDATOR, is_wrapped
 from gproxy.protocols.verdict import Verdict
 
 NAME = "gemini"
@@ -36,19 +36,19 @@ STATUSES = {
 }
 
 
-def ask(body: bytes) -> Ask:
+def read_head(body: bytes) -> RequestHead:
     """What the body asks for; model and stream are told by the path. Raises BadRequest."""
     found = raw_json.split(body)
     config = _config(found)
-    return Ask(
+    return RequestHead(
         None,
         False,
         True,
         None,
         found,
         mode=_read_mode(found),
-        max_output=raw_json.positive(config, "maxOutputTokens", "max_output_tokens"),
-        choices=raw_json.choices(config, "candidateCount", "candidate_count"),
+        max_output=raw_json.positive_int(config, "maxOutputTokens", "max_output_tokens"),
+        choices=raw_json.choice_count(config, "candidateCount", "candidate_count"),
     )
 
 
@@ -77,7 +77,7 @@ def _read_mode(found: raw_json.Fields) -> str:
 NAMED = ("generateContentRequest", "generate_content_request")
 
 
-def outgoing(asked: Ask, body: bytes, model: str) -> bytes:
+def outgoing(asked: RequestHead, body: bytes, model: str) -> bytes:
     """The bytes as they are: the model goes into the URL. Where the body repeats it, it must be the same one."""
     if not asked.body.keys() & {"model", "requests", *NAMED}:
         return body
@@ -94,19 +94,19 @@ def outgoing(asked: Ask, body: bytes, model: str) -> bytes:
     return raw_json.join(found)
 
 
-def unsealed(body: dict) -> dict:
+def without_wrapped_signatures(body: dict) -> dict:
     """The body without envelopes of ours: what another provider sealed is nothing to this one.
 
     A content's first call gets the word that there is no signature, since newer models insist on something.
     """
     for name in NAMED:
         if isinstance(body.get(name), dict):
-            body = {**body, name: unsealed(body[name])}
+            body = {**body, name: without_wrapped_signatures(body[name])}
     if not isinstance(body.get("contents"), list):
         return body
     contents = []
     for content in body["contents"]:
-        parts = part(content).get("parts")
+        parts = as_object(content).get("parts")
         if isinstance(parts, list) and (kept := [_unsealed_part(one) for one in parts]) != parts:
             content = {**content, "parts": _excused([one for one in kept if one])}
             if not content["parts"]:
@@ -120,7 +120,7 @@ SIGNATURES, CALLS = ("thoughtSignature", "thought_signature"), ("functionCall", 
 
 def _unsealed_part(one: object) -> object:
     for name in SIGNATURES:
-        if is_wrapped(part(one).get(name)):
+        if is_wrapped(as_object(one).get(name)):
             rest = {key: value for key, value in one.items() if key != name}
             return rest if rest.get("text") or rest.keys() - {"text", "thought"} else {}
     return one
@@ -128,16 +128,16 @@ def _unsealed_part(one: object) -> object:
 
 def _excused(parts: list) -> list:
     """The parts with a word for the signature that their first call lacks."""
-    first = next((i for i, one in enumerate(parts) if any(part(one).get(name) for name in CALLS)), None)
+    first = next((i for i, one in enumerate(parts) if any(as_object(one).get(name) for name in CALLS)), None)
     if first is None or any(parts[first].get(name) for name in SIGNATURES):
         return parts
-    return [*parts[:first], {**parts[first], SIGNATURES[0]: SKIP}, *parts[first + 1 :]]
+    return [*parts[:first], {**parts[first], SIGNATURES[0]: SKIP_VALIDATOR}, *parts[first + 1 :]]
 
 
 def read_whole(body: bytes) -> tuple[Usage | None, raw_json.Fields | None]:
     """The usage of a whole reply, and its fields; no fields when it is not JSON."""
     found = raw_json.find(body)
-    usage = raw_json.inner(found.get("usageMetadata", ABSENT)) if found else None
+    usage = raw_json.inner_object(found.get("usageMetadata", ABSENT)) if found else None
     return (read_usage(usage, _calls(found.get("candidates", ABSENT))) if usage else None), found
 
 
@@ -148,8 +148,8 @@ REPLY = ("candidatesTokensDetails",)
 
 
 def _of_kind(modality: str, usage: dict, places: tuple[str, ...]) -> int:
-    told = [part(one) for place in places for one in items(usage.get(place))]
-    return sum(count(one.get("tokenCount")) for one in told if one.get("modality") == modality)
+    told = [as_object(one) for place in places for one in as_list(usage.get(place))]
+    return sum(as_count(one.get("tokenCount")) for one in told if one.get("modality") == modality)
 
 
 def read_usage(usage: dict, calls: tuple[tuple[str, int], ...] = ()) -> Usage:
@@ -157,10 +157,10 @@ def read_usage(usage: dict, calls: tuple[tuple[str, int], ...] = ()) -> Usage:
 
     Calls of the vendor's tools stand beside the block, not in it.
     """
-    prompt = count(usage.get("promptTokenCount")) + count(usage.get("toolUsePromptTokenCount"))
-    read = min(prompt, count(usage.get("cachedContentTokenCount")))
-    thoughts = count(usage.get("thoughtsTokenCount"))
-    fresh, output = prompt - read, count(usage.get("candidatesTokenCount")) + thoughts
+    prompt = as_count(usage.get("promptTokenCount")) + as_count(usage.get("toolUsePromptTokenCount"))
+    read = min(prompt, as_count(usage.get("cachedContentTokenCount")))
+    thoughts = as_count(usage.get("thoughtsTokenCount"))
+    fresh, output = prompt - read, as_count(usage.get("candidatesTokenCount")) + thoughts
     cached = min(read, _of_kind("AUDIO", usage, CACHED))
     audio = min(fresh, max(0, _of_kind("AUDIO", usage, PROMPT) - cached))
     images = max(0, _of_kind("IMAGE", usage, PROMPT) - _of_kind("IMAGE", usage, CACHED))
@@ -235,12 +235,12 @@ def _calls(candidates: Raw) -> tuple[tuple[str, int], ...]:
     """The calls of the vendor's own tools that a whole reply tells of."""
     if _QUERIES not in (written := bytes(candidates)):
         return ()
-    return SEARCHED if any(map(_is_searched, raw_json.seen(_decode_candidates, written) or ())) else ()
+    return SEARCHED if any(map(_is_searched, raw_json.try_decode(_decode_candidates, written) or ())) else ()
 
 
 def _is_searched(candidate: _Candidate) -> bool:
     told = candidate.groundingMetadata
-    return _QUERIES in bytes(told) and bool(items(raw_json.inner(told).get("webSearchQueries")))
+    return _QUERIES in bytes(told) and bool(as_list(raw_json.inner_object(told).get("webSearchQueries")))
 
 
 class Stream:
@@ -249,7 +249,7 @@ class Stream:
     `name` is the model name that the client shall see, as JSON; None leaves it.
     """
 
-    def __init__(self, name: bytes | None, asked: Ask):
+    def __init__(self, name: bytes | None, asked: RequestHead):
         self._name = name
         self._told = ABSENT  # the newest usage: every event tells it, and only the last one is read
         self.text_bytes = 0
@@ -259,7 +259,7 @@ class Stream:
 
     @property
     def usage(self) -> Usage | None:
-        told = raw_json.inner(self._told)
+        told = raw_json.inner_object(self._told)
         return read_usage(told, SEARCHED if self._is_searched else ()) if told else None
 
     @property
@@ -267,24 +267,24 @@ class Stream:
         """Every candidate that was seen has its finishReason, or the prompt was blocked."""
         return self._is_blocked or (bool(self._open) and not any(self._open.values()))
 
-    def see(self, data: bytes) -> tuple[bytes | None, Verdict]:
-        chunk = raw_json.seen(_decode, data)
+    def observe(self, data: bytes) -> tuple[bytes | None, Verdict]:
+        chunk = raw_json.try_decode(_decode, data)
         if chunk is None:
-            return data, Verdict.GOES_ON
+            return data, Verdict.CONTINUES
         if bytes(chunk.error) not in NULLS:
             self.has_failed = True
-            return data, Verdict.GOES_ON
+            return data, Verdict.CONTINUES
         for candidate in chunk.candidates or ():
             self._look(candidate)
         if chunk.promptFeedback:
-            self._is_blocked |= bool(raw_json.inner(chunk.promptFeedback).get("blockReason"))
+            self._is_blocked |= bool(raw_json.inner_object(chunk.promptFeedback).get("blockReason"))
         has_usage = bytes(chunk.usageMetadata) not in (*NULLS, b"{}")
         if has_usage:
             self._told = Raw(bytes(chunk.usageMetadata))  # a copy: the original holds the whole event
         passed = data
         if self._name is not None and chunk.modelVersion and bytes(chunk.modelVersion) != self._name:
-            passed = raw_json.renamed(data, "modelVersion", self._name)
-        return passed, Verdict.MAY_END if has_usage and self.is_terminal else Verdict.GOES_ON
+            passed = raw_json.with_model_name(data, "modelVersion", self._name)
+        return passed, Verdict.MAY_END if has_usage and self.is_terminal else Verdict.CONTINUES
 
     def _look(self, candidate: _Candidate) -> None:
         if bytes(candidate.finishReason) not in UNFINISHED:
@@ -295,7 +295,7 @@ class Stream:
         for piece in (candidate.content and candidate.content.parts) or ():
             self.text_bytes += max(0, len(piece.text) - 2) + len(piece.functionCall)
 
-    def break_off(self, status: int, code: str, message: str, request_id: str) -> list[bytes]:
+    def failure_events(self, status: int, code: str, message: str, request_id: str) -> list[bytes]:
         """The events that tell a client that this stream ends without its end."""
         return [error_event(status, code, message, request_id)]
 
@@ -306,7 +306,7 @@ class Stream:
 def read_models(body: dict) -> list[ModelCard]:
     cards = []
     # Vertex AI lists those of a publisher: cloud.google.com/vertex-ai/docs/reference/rest/v1beta1/publishers.models
-    for item in items(body.get("models")) or items(body.get("publisherModels")):
+    for item in as_list(body.get("models")) or as_list(body.get("publisherModels")):
         if isinstance(item, dict) and isinstance(item.get("name"), str):
             title = item.get("displayName")
             cards.append(

@@ -6,7 +6,7 @@ from dataclasses import replace
 import orjson
 
 from gproxy.protocols import signatures, sse, validate
-from gproxy.protocols.codec import telling_faults
+from gproxy.protocols.codec import bad_request_as_failed
 from gproxy.protocols.custom_tools import as_arguments, free_text, is_custom
 from gproxy.protocols.gemini_generate.passthrough import STATUSES, error_event, read_usage
 from gproxy.protocols.hub import (
@@ -21,24 +21,24 @@ from gproxy.protocols.hub import (
     Event,
     Failed,
     Finish,
-    Likely,
     Logprob,
+    Logprobs,
     Media,
     Open,
-    Pieces,
     Refusal,
     Reply,
     Signature,
     Signed,
     Start,
     Text,
+    TextBuffer,
     Thinking,
     ToolCall,
     Usage,
     Used,
+    as_list,
+    as_object,
     fold,
-    items,
-    part,
 )
 from gproxy.protocols.losses import Losses
 
@@ -64,7 +64,7 @@ RAW = "raw_arguments"
 
 def read_error(status: int, body: dict) -> tuple[int, str, str] | None:
     """Status, code and message of an error body or event, None when it is none."""
-    inner = part(body.get("error"))
+    inner = as_object(body.get("error"))
     message, name, told = inner.get("message"), inner.get("status"), inner.get("code")
     if not isinstance(message, str):
         return None
@@ -93,7 +93,7 @@ class _Candidate:
         self.why = ""
         self.grounding: dict = {}
         self.citations: list[Citation] = []
-        self._text = Pieces()  # of all blocks: sources count over all of them
+        self._text = TextBuffer()  # of all blocks: sources count over all of them
         self._start = 0  # of the open block, in characters
 
     def close(self) -> Iterator[Event]:
@@ -138,19 +138,19 @@ class _Candidate:
             case {"inlineData": dict(blob)}:
                 media_type = blob.get("mimeType")
                 media_type = media_type if isinstance(media_type, str) else None
-                media = Media(validate.kind_of(media_type, "file"), media_type, str(blob.get("data") or ""))
+                media = Media(validate.media_kind(media_type, "file"), media_type, str(blob.get("data") or ""))
                 yield from self.whole(media, "", indexes)
             case {"executableCode": dict(code)}:
-                losses.tell("candidates.content.parts.executableCode")
+                losses.report("candidates.content.parts.executableCode")
                 language = str(code.get("language") or "").lower()
-                yield from self.write(Text(""), validate.CODE.format(language, code.get("code") or ""), indexes)
+                yield from self.write(Text(""), validate.CODE_BLOCK.format(language, code.get("code") or ""), indexes)
             case {"codeExecutionResult": dict(result)}:
-                losses.tell("candidates.content.parts.codeExecutionResult")
-                yield from self.write(Text(""), validate.CODE.format("", result.get("output") or ""), indexes)
+                losses.report("candidates.content.parts.codeExecutionResult")
+                yield from self.write(Text(""), validate.CODE_BLOCK.format("", result.get("output") or ""), indexes)
             case _:
                 for name in item:
                     if name not in ("thoughtSignature", "thought", "text"):
-                        losses.tell(f"candidates.content.parts.{name}")
+                        losses.report(f"candidates.content.parts.{name}")
         if signature:
             yield from self.close()
             index = next(indexes)
@@ -168,7 +168,7 @@ class _Candidate:
             # Of its own for each reply: ids that repeat over the turns would pair the wrong ones.
             call_id = f"call_{self._reply_id}_{self._number}_{self._calls}"
         self._calls += 1
-        arguments = validate.dumps(part(call.get("args")))
+        arguments = validate.dumps(as_object(call.get("args")))
         custom = is_custom(name, self._context)
         text = free_text(arguments) if custom else arguments
         yield from self.whole(ToolCall(call_id, name, "", custom, signature), text, indexes)
@@ -180,9 +180,9 @@ class _Candidate:
 
     def likely(self, logprobs: tuple[Logprob, ...], losses: Losses) -> Iterator[Event]:
         if self._kind is Text:
-            yield Likely(self._index, logprobs)
+            yield Logprobs(self._index, logprobs)
         else:
-            losses.tell("candidates.logprobsResult")  # of no text
+            losses.report("candidates.logprobsResult")  # of no text
 
     def cite(self, losses: Losses) -> Iterator[Event]:
         """Sources, once all of the text is there: they come last, and count over all of it, in bytes."""
@@ -194,13 +194,13 @@ class _Candidate:
         for citation in (*self.citations, *_grounded(self.grounding)):
             end = None if citation.end is None else at(citation.end)
             if self._kind is not Text or (end is not None and end <= 0):
-                losses.tell("candidates.groundingMetadata")  # of a text that is over
+                losses.report("candidates.groundingMetadata")  # of a text that is over
                 continue
             yield Cited(self._index, replace(citation, start=max(0, at(citation.start or 0)), end=end))
         self.grounding, self.citations = {}, []
 
 
-@telling_faults
+@bad_request_as_failed
 def read_stream(payloads: Iterable[dict | Failed | None], context: Context, losses: Losses) -> Iterator[Event | None]:
     """Events of a stream's documents. None, in and out, says that nothing more has arrived yet.
 
@@ -225,14 +225,14 @@ def read_stream(payloads: Iterable[dict | Failed | None], context: Context, loss
             is_started = True
             reply_id = str(payload.get("responseId") or context.request_id)
             yield Start(reply_id, str(payload.get("modelVersion") or ""))
-        for candidate in map(part, items(payload.get("candidates"))):
+        for candidate in map(as_object, as_list(payload.get("candidates"))):
             number = candidate.get("index") if isinstance(candidate.get("index"), int) else 0
             if number not in candidates:
                 candidates[number] = _Candidate(number, context, reply_id)
             yield from _read_candidate(candidate, candidates[number], indexes, losses)
-        reason = part(payload.get("promptFeedback")).get("blockReason")
+        reason = as_object(payload.get("promptFeedback")).get("blockReason")
         blocked = blocked or (reason if isinstance(reason, str) else "")
-        told = part(payload.get("usageMetadata")) or told
+        told = as_object(payload.get("usageMetadata")) or told
     for candidate in candidates.values():
         if candidate.stop in FAILED:
             yield from candidate.close()
@@ -264,7 +264,7 @@ def _read_candidate(candidate: dict, at: _Candidate, indexes: Iterator[int], los
 def _parts(candidate: dict) -> tuple[list[dict], list[dict]]:
     """The parts up to the last text, to which the notes of this event belong, and those behind it."""
     found: list[dict] = []
-    for item in map(part, items(part(candidate.get("content")).get("parts"))):
+    for item in map(as_object, as_list(as_object(candidate.get("content")).get("parts"))):
         if item.get("text") and item.get("thought") is not True and item.get("thoughtSignature"):
             found += [{"text": item["text"]}, {"text": "", "thoughtSignature": item["thoughtSignature"]}]
         else:
@@ -276,9 +276,9 @@ def _parts(candidate: dict) -> tuple[list[dict], list[dict]]:
 
 def _notes(candidate: dict, at: _Candidate, losses: Losses) -> Iterator[Event]:
     """What is told about the text, while it is open."""
-    if "logprobsResult" in candidate and (logprobs := _logprobs(part(candidate["logprobsResult"]))):
+    if "logprobsResult" in candidate and (logprobs := _logprobs(as_object(candidate["logprobsResult"]))):
         yield from at.likely(logprobs, losses)
-    at.grounding |= part(candidate.get("groundingMetadata"))
+    at.grounding |= as_object(candidate.get("groundingMetadata"))
     at.citations += _citations(candidate)
     if isinstance(candidate.get("finishReason"), str):
         at.stop, at.why = candidate["finishReason"], _text(candidate.get("finishMessage")) or ""
@@ -286,18 +286,18 @@ def _notes(candidate: dict, at: _Candidate, losses: Losses) -> Iterator[Event]:
 
 
 def _citations(candidate: dict) -> Iterator[Citation]:
-    metadata = part(candidate.get("citationMetadata"))
-    for source in map(part, items(metadata.get("citationSources") or metadata.get("citations"))):
+    metadata = as_object(candidate.get("citationMetadata"))
+    for source in map(as_object, as_list(metadata.get("citationSources") or metadata.get("citations"))):
         if isinstance(source.get("uri"), str):
             start, end = source.get("startIndex"), source.get("endIndex")
             yield Citation(source["uri"], _text(source.get("title")), None, _int(start) or 0, _int(end))
 
 
 def _grounded(metadata: dict) -> Iterator[Citation]:
-    chunks = [part(part(chunk).get("web")) for chunk in items(metadata.get("groundingChunks"))]
-    for support in map(part, items(metadata.get("groundingSupports"))):
-        segment = part(support.get("segment"))
-        for at in items(support.get("groundingChunkIndices")):
+    chunks = [as_object(as_object(chunk).get("web")) for chunk in as_list(metadata.get("groundingChunks"))]
+    for support in map(as_object, as_list(metadata.get("groundingSupports"))):
+        segment = as_object(support.get("segment"))
+        for at in as_list(support.get("groundingChunkIndices")):
             if isinstance(at, int) and 0 <= at < len(chunks) and isinstance(chunks[at].get("uri"), str):
                 start, end = _int(segment.get("startIndex")) or 0, _int(segment.get("endIndex"))
                 title, quote = _text(chunks[at].get("title")), _text(segment.get("text"))
@@ -313,11 +313,11 @@ def _int(value) -> int | None:
 
 
 def _logprobs(result: dict) -> tuple[Logprob, ...]:
-    tops = [items(part(top).get("candidates")) for top in items(result.get("topCandidates"))]
-    chosen = items(result.get("chosenCandidates"))
+    tops = [as_list(as_object(top).get("candidates")) for top in as_list(result.get("topCandidates"))]
+    chosen = as_list(result.get("chosenCandidates"))
     return tuple(
         Logprob(one["token"], one["logProbability"], _alternatives(tops[i] if i < len(tops) else []))
-        for i, one in enumerate(map(part, chosen))
+        for i, one in enumerate(map(as_object, chosen))
         if _is_logprob(one)
     )
 
@@ -327,7 +327,7 @@ def _is_logprob(one: dict) -> bool:
 
 
 def _alternatives(candidates: list) -> tuple[Logprob, ...]:
-    return tuple(Logprob(one["token"], one["logProbability"]) for one in map(part, candidates) if _is_logprob(one))
+    return tuple(Logprob(one["token"], one["logProbability"]) for one in map(as_object, candidates) if _is_logprob(one))
 
 
 # -- writing -------------------------------------------------------------------------------------------------------
@@ -429,8 +429,8 @@ def _write_block(block: Block, context: Context, losses: Losses) -> Iterator[dic
 def _write_call(block: ToolCall, context: Context, losses: Losses) -> dict:
     """Without a signature of its own it has an empty envelope: a vendor that insists on one must know it as ours."""
     written = as_arguments(block.arguments) if block.is_custom else block.arguments or "{}"
-    arguments = validate.arguments(written, losses)
-    sealed = signatures.wrap(block.signature) if block.signature else signatures.mark(context.provider)
+    arguments = validate.arguments_object(written, losses)
+    sealed = signatures.wrap(block.signature) if block.signature else signatures.wrap_empty(context.provider)
     call = {"id": block.id, "name": block.name, "args": arguments}
     return {"functionCall": call, "thoughtSignature": sealed}
 
@@ -443,9 +443,9 @@ def write_stream(events: Iterable[Event | None], context: Context, losses: Losse
     """
     head = _head("", context)
     blocks: dict[int, tuple[Block, int]] = {}  # open ones, with their choice
-    held: dict[int, Pieces] = {}  # arguments of open calls
+    held: dict[int, TextBuffer] = {}  # arguments of open calls
     lengths: dict[int, int] = {}  # of each choice's text, in bytes
-    texts: dict[int, Pieces] = {}  # of open blocks
+    texts: dict[int, TextBuffer] = {}  # of open blocks
     starts: dict[int, int] = {}
     sources: dict[int, list[dict]] = {}
     finished: dict[int, Finish] = {}
@@ -477,9 +477,9 @@ def write_stream(events: Iterable[Event | None], context: Context, losses: Losse
                 blocks[index] = (block, choice)
                 starts[index] = lengths.get(choice, 0)
                 if isinstance(block, Text):
-                    texts[index] = Pieces()
+                    texts[index] = TextBuffer()
                 if isinstance(block, ToolCall):
-                    held[index] = Pieces()
+                    held[index] = TextBuffer()
                 elif isinstance(block, Media) and (parts := list(_write_block(block, context, losses))):
                     has_shown = True
                     yield chunk(choice, parts)
@@ -494,7 +494,7 @@ def write_stream(events: Iterable[Event | None], context: Context, losses: Losse
                 choice = blocks[index][1]
                 if source := _source(citation, starts[index], str(texts[index]), losses):
                     sources.setdefault(choice, []).append(source)
-            case Likely(index, logprobs):
+            case Logprobs(index, logprobs):
                 yield chunk(blocks[index][1], [], logprobs=logprobs)
             case Close(index):
                 block, choice = blocks.pop(index)

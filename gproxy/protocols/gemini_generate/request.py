@@ -12,7 +12,6 @@ from gproxy.protocols import prompts, reasoning, repair, schemas, validate
 from gproxy.protocols.custom_tools import FREE_INPUT, as_arguments
 from gproxy.protocols.hub import (
     Block,
-    Choice,
     CodeExecution,
     Format,
     Media,
@@ -24,14 +23,15 @@ from gproxy.protocols.hub import (
     Thinking,
     Tool,
     ToolCall,
+    ToolChoice,
     ToolResult,
     Turn,
     WebFetch,
     WebSearch,
-    part,
+    as_object,
 )
 from gproxy.protocols.losses import Losses
-from gproxy.protocols.signatures import SKIP, unwrap
+from gproxy.protocols.signatures import SKIP_VALIDATOR, unwrap
 
 # The hub's names on this wire.
 NAMES = {
@@ -124,13 +124,13 @@ def read_request(body: dict, losses: Losses) -> Request:
         raise BadRequest("cachedContent: the content is kept by the vendor; send it in `contents`")
     for name, value in body.items():
         if name not in READ and value not in (None, [], {}):
-            losses.tell(name)
+            losses.report(name)
     config = _camel_obj(body, "generationConfig")
     for name, value in config.items():
         if name not in CONFIG and value is not None:
-            losses.tell(f"generationConfig.{name}")
+            losses.report(f"generationConfig.{name}")
     if config.get("responseModalities") not in (None, [], ["TEXT"], ["text"]):
-        losses.tell("generationConfig.responseModalities")
+        losses.report("generationConfig.responseModalities")
     at = "generationConfig"
     logprobs = validate.optional_count(config, "logprobs", at)
     if validate.optional_flag(config, "responseLogprobs", at):
@@ -161,7 +161,7 @@ def read_request(body: dict, losses: Losses) -> Request:
 
 def _read_tier(body: dict) -> str | None:
     asked = validate.optional_text(body, "serviceTier")
-    return validate.known(asked.lower(), TIERS, "serviceTier") if asked else None
+    return validate.lookup(asked.lower(), TIERS, "serviceTier") if asked else None
 
 
 def _read_system(body: dict, losses: Losses) -> Iterator[Block]:
@@ -181,7 +181,7 @@ def _read_contents(body: dict, losses: Losses) -> tuple[Turn, ...]:
     contents = [contents] if isinstance(contents, dict) else contents
     turns = []
     for place, content in validate.objects(contents, "contents"):
-        role = validate.known(validate.optional_text(content, "role", place) or "user", ROLES, f"{place}.role")
+        role = validate.lookup(validate.optional_text(content, "role", place) or "user", ROLES, f"{place}.role")
         parts = content.get("parts")
         parts = [parts] if isinstance(parts, dict) else parts
         blocks = [
@@ -195,7 +195,7 @@ def _read_contents(body: dict, losses: Losses) -> tuple[Turn, ...]:
         turns.append(Turn(role, tuple(blocks)))
         if role == "assistant" and results:
             turns.append(Turn("user", results))
-    return _identified([Turn(turn.role, _grown(turn)) for turn in repair.joined(turns)])
+    return _identified([Turn(turn.role, _grown(turn)) for turn in repair.merge_turns(turns)])
 
 
 def _grown(turn: Turn) -> tuple[Block, ...]:
@@ -247,7 +247,7 @@ def _read_part(item: dict, place: str, losses: Losses) -> Iterator[Block]:
     signature = unwrap(validate.optional_text(item, "thoughtSignature", place))
     for name in ("videoMetadata", "mediaResolution"):
         if item.get(name) is not None:
-            losses.tell(f"contents.parts.{name}")
+            losses.report(f"contents.parts.{name}")
     match item:
         case {"functionCall": call} if call is not None:
             call = validate.obj(call, f"{place}.functionCall")
@@ -272,16 +272,16 @@ def _read_part(item: dict, place: str, losses: Losses) -> Iterator[Block]:
         case {"fileData": file} if file is not None:
             yield _read_file(camel(validate.obj(file, f"{place}.fileData")), f"{place}.fileData")
         case {"executableCode": code} if code is not None:
-            losses.tell("contents.parts.executableCode")
-            code = part(code)
-            yield Text(validate.CODE.format(str(code.get("language") or "").lower(), code.get("code") or ""))
+            losses.report("contents.parts.executableCode")
+            code = as_object(code)
+            yield Text(validate.CODE_BLOCK.format(str(code.get("language") or "").lower(), code.get("code") or ""))
         case {"codeExecutionResult": result} if result is not None:
-            losses.tell("contents.parts.codeExecutionResult")
-            yield Text(validate.CODE.format("", part(result).get("output") or ""))
+            losses.report("contents.parts.codeExecutionResult")
+            yield Text(validate.CODE_BLOCK.format("", as_object(result).get("output") or ""))
         case _ if signature is None:
             told = ("thought", "thoughtSignature", "videoMetadata", "mediaResolution")
             unknown = [name for name in item if name not in told]
-            losses.tell(f"contents.parts.{unknown[0]}" if unknown else "contents.parts")
+            losses.report(f"contents.parts.{unknown[0]}" if unknown else "contents.parts")
     if signature is not None:
         yield Thinking("", signature)
 
@@ -303,9 +303,9 @@ def _read_result(result: dict, place: str, losses: Losses) -> ToolResult:
 
 def _read_blob(blob: dict, place: str) -> Media:
     media_type = validate.optional_text(blob, "mimeType", place)
-    data = validate.checked(validate.text(blob.get("data"), f"{place}.data"), f"{place}.data")
+    data = validate.check_base64(validate.text(blob.get("data"), f"{place}.data"), f"{place}.data")
     name = validate.optional_text(blob, "displayName", place)
-    return Media(validate.kind_of(media_type, "file"), media_type, data.translate(_STANDARD), name=name)
+    return Media(validate.media_kind(media_type, "file"), media_type, data.translate(_STANDARD), name=name)
 
 
 # Google takes base64 with the alphabet for URLs too, and its SDK sends it.
@@ -316,7 +316,7 @@ def _read_file(file: dict, place: str) -> Media:
     media_type = validate.optional_text(file, "mimeType", place)
     url = validate.text(file.get("fileUri"), f"{place}.fileUri")
     return Media(
-        validate.kind_of(media_type, "file"), media_type, url=url, name=validate.optional_text(file, "displayName")
+        validate.media_kind(media_type, "file"), media_type, url=url, name=validate.optional_text(file, "displayName")
     )
 
 
@@ -335,14 +335,14 @@ def _read_tools(body: dict, losses: Losses) -> Iterator[Tool | WebSearch | CodeE
                 case "urlContext":
                     yield WebFetch()
                 case _ if value is not None:
-                    losses.tell(f"tools.{name}")
+                    losses.report(f"tools.{name}")
 
 
 def _read_tool(declared: dict, place: str, losses: Losses) -> Tool:
     name = validate.text(declared.get("name"), f"{place}.name")
     for unread in ("response", "responseJsonSchema", "behavior"):
         if declared.get(unread) is not None:
-            losses.tell(f"tools.functionDeclarations.{unread}")
+            losses.report(f"tools.functionDeclarations.{unread}")
     if declared.get("parametersJsonSchema") is not None:
         schema = validate.obj(declared["parametersJsonSchema"], f"{place}.parametersJsonSchema")
     else:
@@ -350,24 +350,24 @@ def _read_tool(declared: dict, place: str, losses: Losses) -> Tool:
     return Tool(name, validate.optional_text(declared, "description", place), schema)
 
 
-def _read_choice(config: dict, losses: Losses) -> Choice | None:
+def _read_choice(config: dict, losses: Losses) -> ToolChoice | None:
     for name in config:
         if name != "functionCallingConfig" and config[name] is not None:
-            losses.tell(f"toolConfig.{name}")
+            losses.report(f"toolConfig.{name}")
     calling = _camel_obj(config, "functionCallingConfig", "toolConfig")
     if not calling:
         return None
     place = "toolConfig.functionCallingConfig"
-    mode = validate.known((validate.optional_text(calling, "mode", place) or "AUTO").upper(), MODES, f"{place}.mode")
+    mode = validate.lookup((validate.optional_text(calling, "mode", place) or "AUTO").upper(), MODES, f"{place}.mode")
     names = validate.texts(calling.get("allowedFunctionNames"), f"{place}.allowedFunctionNames")
-    return Choice(mode, names)
+    return ToolChoice(mode, names)
 
 
 def _read_format(config: dict, losses: Losses) -> Format | None:
     at = "generationConfig"
     kind = validate.optional_text(config, "responseMimeType", at)
     if kind not in (None, "", "text/plain", "application/json"):  # of an enum's schema elsewhere: the value as JSON
-        losses.tell(f"{at}.responseMimeType")
+        losses.report(f"{at}.responseMimeType")
     for name in ("responseJsonSchema", "_responseJsonSchema"):
         if config.get(name) is not None:
             return Format(validate.obj(config[name], f"{at}.{name}"))
@@ -382,8 +382,8 @@ def _read_format(config: dict, losses: Losses) -> Format | None:
 
 def write_request(request: Request, target: Target, losses: Losses) -> dict:
     """Raises BadRequest on what cannot be said at all."""
-    turns = repair.paired(repair.without_system(request.turns, losses), losses)
-    turns = repair.opened(turns, bool(request.system), losses)
+    turns = repair.pair_results(repair.without_system(request.turns, losses), losses)
+    turns = repair.start_with_user(turns, bool(request.system), losses)
     names = {b.id: b.name for turn in turns for b in turn.blocks if isinstance(b, ToolCall)}
     contents = [content for turn in turns if (content := _write_turn(turn, names, target, losses))["parts"]]
     system = list(request.system)
@@ -468,7 +468,7 @@ def _write_model(turn: Turn, target: Target, losses: Losses) -> Iterator[dict]:
 
 def _write_call(block: ToolCall, signature: Signature | None, is_first: bool, target: Target, losses: Losses) -> dict:
     written = as_arguments(block.arguments) if block.is_custom else block.arguments
-    arguments = validate.arguments(written, losses)
+    arguments = validate.arguments_object(written, losses)
     call = {"functionCall": {"id": block.id, "name": block.name, "args": arguments}}
     if signature is not None and signature.origin == target.provider:
         return {**call, "thoughtSignature": signature.value}
@@ -476,14 +476,14 @@ def _write_call(block: ToolCall, signature: Signature | None, is_first: bool, ta
         losses.lose("signature")
     if is_first:
         losses.lose("signature")
-        return {**call, "thoughtSignature": SKIP}
+        return {**call, "thoughtSignature": SKIP_VALIDATOR}
     return call
 
 
 def _write_result(block: ToolResult, names: dict[str, str]) -> dict:
     text = "\n".join(item.text for item in block.blocks if isinstance(item, Text))
     response = {"error": text or "Error"} if block.is_error else _as_object(text)
-    name = names.get(block.call_id) or block.name or repair.PLACEHOLDER
+    name = names.get(block.call_id) or block.name or repair.PLACEHOLDER_TOOL
     return {"functionResponse": {"id": block.call_id, "name": name, "response": response}}
 
 
@@ -509,7 +509,7 @@ def _write_media(block: Media, losses: Losses) -> dict:
         kind = {"mimeType": block.media_type} if block.media_type else {}
         return {"fileData": {**kind, "fileUri": block.url}}
     losses.lose(block.kind)
-    return {"text": validate.NOTE.format(block.name or block.media_type or block.kind)}
+    return {"text": validate.OMITTED_FILE.format(block.name or block.media_type or block.kind)}
 
 
 def _write_tools(request: Request, losses: Losses) -> list[dict]:
@@ -547,7 +547,7 @@ def _write_tool(tool: Tool, number: int, losses: Losses) -> dict:
         return {"name": tool.name, **described}
     schema, lost = schemas.for_gemini(tool.schema, f"tools[{number}]: parameters")
     for keyword in lost:
-        losses.tell(f"{losses.name('schema')}.{keyword}")
+        losses.report(f"{losses.wire_name('schema')}.{keyword}")
     return {"name": tool.name, **described, "parametersJsonSchema": schema}
 
 
@@ -586,13 +586,13 @@ def _write_config(request: Request, target: Target, system: list[str], losses: L
             config |= dict.fromkeys(places)
     if request.format is not None and request.functions and "no_json_with_functions" in target.traits:
         losses.lose("format")
-        system.append(prompts.of_format(request.format))
+        system.append(prompts.format_prompt(request.format))
     elif request.format is not None:
         config["responseMimeType"] = "application/json"
         if request.format.schema is not None:
             schema, lost = schemas.for_gemini(request.format.schema, "schema")
             for keyword in lost:
-                losses.tell(f"{losses.name('format_schema')}.{keyword}")
+                losses.report(f"{losses.wire_name('format_schema')}.{keyword}")
             config["responseJsonSchema"] = schema
     if request.reasoning is not None:
         config["thinkingConfig"] = reasoning.write_gemini(request.reasoning, target, losses)

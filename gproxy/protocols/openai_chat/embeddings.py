@@ -5,18 +5,18 @@ import struct
 
 from gproxy.errors import BadRequest
 from gproxy.protocols import validate
-from gproxy.protocols.hub import Context, Embed, Embeddings, Target, Usage, items, part
+from gproxy.protocols.hub import Context, EmbeddingRequest, Embeddings, Target, Usage, as_list, as_object
 from gproxy.protocols.losses import Losses
 from gproxy.protocols.openai import read_usage
 
 READ = frozenset(("model", "input", "encoding_format", "dimensions", "user"))
 
 
-def read_embed(body: dict, losses: Losses) -> Embed:
+def read_embed(body: dict, losses: Losses) -> EmbeddingRequest:
     """Raises BadRequest on tokens: only the vendor whose they are can read them."""
     for name, value in body.items():
         if name not in READ and value is not None:
-            losses.tell(name)
+            losses.report(name)
     given = body.get("input")
     if isinstance(given, list) and given and not isinstance(given[0], str):
         raise BadRequest("input: token arrays can be read by their own vendor only; send text")
@@ -24,12 +24,12 @@ def read_embed(body: dict, losses: Losses) -> Embed:
     if not inputs:
         raise BadRequest("input: missing; give a text or a list of texts")
     form = validate.optional_text(body, "encoding_format") or "float"
-    is_packed = validate.known(form, {"float": False, "base64": True}, "encoding_format")
+    is_packed = validate.lookup(form, {"float": False, "base64": True}, "encoding_format")
     dimensions = validate.optional_count(body, "dimensions", minimum=1)
-    return Embed(inputs, dimensions, end_user=validate.optional_text(body, "user"), is_packed=is_packed)
+    return EmbeddingRequest(inputs, dimensions, end_user=validate.optional_text(body, "user"), is_packed=is_packed)
 
 
-def write_embed(request: Embed, target: Target, losses: Losses) -> dict:
+def write_embed(request: EmbeddingRequest, target: Target, losses: Losses) -> dict:
     for name in ("task", "title"):
         if getattr(request, name):
             losses.lose(name)
@@ -44,8 +44,8 @@ def write_embed(request: Embed, target: Target, losses: Losses) -> dict:
 
 
 def read_embed_reply(body: dict, context: Context, losses: Losses) -> Embeddings:
-    rows = sorted(map(part, items(body.get("data"))), key=lambda row: _place(row.get("index")))
-    usage = part(body.get("usage"))
+    rows = sorted(map(as_object, as_list(body.get("data"))), key=lambda row: _place(row.get("index")))
+    usage = as_object(body.get("usage"))
     return Embeddings(tuple(_vector(row.get("embedding")) for row in rows), read_usage(usage) if usage else None)
 
 
@@ -57,11 +57,11 @@ def _vector(value: object) -> tuple[float, ...]:
     if isinstance(value, str):  # a host that packs without being asked
         raw = base64.b64decode(value)
         return struct.unpack(f"<{len(raw) // 4}f", raw[: len(raw) // 4 * 4])
-    return tuple(number for number in items(value) if isinstance(number, int | float))
+    return tuple(number for number in as_list(value) if isinstance(number, int | float))
 
 
 def write_embed_reply(found: Embeddings, context: Context, losses: Losses) -> dict:
-    is_packed = isinstance(context.request, Embed) and context.request.is_packed
+    is_packed = isinstance(context.request, EmbeddingRequest) and context.request.is_packed
     data = [
         {"object": "embedding", "index": i, "embedding": _packed(vector) if is_packed else list(vector)}
         for i, vector in enumerate(found.vectors)

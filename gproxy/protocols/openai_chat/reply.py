@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import orjson
 
 from gproxy.protocols import signatures, sse, validate
-from gproxy.protocols.codec import telling_faults
+from gproxy.protocols.codec import bad_request_as_failed
 from gproxy.protocols.custom_tools import free_text, is_custom
 from gproxy.protocols.hub import (
     Answer,
@@ -23,10 +23,9 @@ from gproxy.protocols.hub import (
     Event,
     Failed,
     Finish,
-    Likely,
+    Logprobs,
     Media,
     Open,
-    Pieces,
     Refusal,
     Reply,
     Signature,
@@ -34,12 +33,13 @@ from gproxy.protocols.hub import (
     Start,
     StreamFailed,
     Text,
+    TextBuffer,
     Thinking,
     ToolCall,
     Usage,
     Used,
-    items,
-    part,
+    as_list,
+    as_object,
 )
 from gproxy.protocols.losses import Losses
 from gproxy.protocols.openai import (
@@ -70,42 +70,42 @@ THOUGHTS = ("reasoning_content", "reasoning")
 
 
 def read_reply(body: dict, context: Context, losses: Losses) -> Reply:
-    answers = tuple(_read_choice(part(choice), context, losses) for choice in items(body.get("choices")))
-    usage = part(body.get("usage"))
+    answers = tuple(_read_choice(as_object(choice), context, losses) for choice in as_list(body.get("choices")))
+    usage = as_object(body.get("usage"))
     used = read_usage(usage) if usage else None
     tier = read_tier(body)
     return Reply(str(body.get("id") or ""), str(body.get("model") or ""), answers, used, tier)
 
 
 def _read_choice(choice: dict, context: Context, losses: Losses) -> Answer:
-    message = part(choice.get("message"))
+    message = as_object(choice.get("message"))
     blocks: list[Block] = list(_read_thoughts(message, context))
     content = _read_text(message.get("content"))
-    citations = tuple(found for a in items(message.get("annotations")) if (found := read_citation(a)))
-    if len(citations) < len(items(message.get("annotations"))):
-        losses.tell("message.annotations")
+    citations = tuple(found for a in as_list(message.get("annotations")) if (found := read_citation(a)))
+    if len(citations) < len(as_list(message.get("annotations"))):
+        losses.report("message.annotations")
     if content:
         blocks.append(Text(content, citations))
     if isinstance(message.get("refusal"), str) and message["refusal"]:
         blocks.append(Refusal(message["refusal"]))
-    for image in items(message.get("images")):
-        blocks += _read_image(part(image))
+    for image in as_list(message.get("images")):
+        blocks += _read_image(as_object(image))
     if message.get("audio") is not None:
-        losses.tell("message.audio")
-    calls = items(message.get("tool_calls")) or _legacy(message)
-    blocks += [_read_call(part(call), n, context) for n, call in enumerate(calls)]
+        losses.report("message.audio")
+    calls = as_list(message.get("tool_calls")) or _legacy(message)
+    blocks += [_read_call(as_object(call), n, context) for n, call in enumerate(calls)]
     reason = choice.get("finish_reason")
     if reason == "error":
         raise StreamFailed(Failed(*_failure(choice)))
     stop = STOPS.get(reason, "stop") if isinstance(reason, str) else "stop"
     stop = "tools" if calls and stop == "stop" else stop
-    return Answer(tuple(blocks), stop, None, read_logprobs(part(choice.get("logprobs")).get("content")))
+    return Answer(tuple(blocks), stop, None, read_logprobs(as_object(choice.get("logprobs")).get("content")))
 
 
 def _read_text(content) -> str:
     """A text, also where a host sends parts."""
     if isinstance(content, list):
-        return "".join(_read_text(part(item).get("text")) for item in content)
+        return "".join(_read_text(as_object(item).get("text")) for item in content)
     return content if isinstance(content, str) else ""
 
 
@@ -116,7 +116,7 @@ def _legacy(message: dict) -> list[dict]:
 
 def _read_thoughts(message: dict, context: Context) -> Iterator[Block]:
     text = next((found for name in THOUGHTS if (found := _read_text(message.get(name)))), "")
-    details = items(message.get("reasoning_details"))
+    details = as_list(message.get("reasoning_details"))
     signature = _details(details, context)
     if text or signature:
         yield Thinking(text, signature)
@@ -124,23 +124,23 @@ def _read_thoughts(message: dict, context: Context) -> Iterator[Block]:
 
 def _details(details: list, context: Context) -> Signature | None:
     """What a compatible host wants back, as it sent it."""
-    is_opaque = any(part(detail).get("data") or part(detail).get("signature") for detail in details)
+    is_opaque = any(as_object(detail).get("data") or as_object(detail).get("signature") for detail in details)
     return Signature(context.provider, validate.dumps(details)) if is_opaque else None
 
 
 def _read_image(image: dict) -> list[Block]:
-    url = part(image.get("image_url")).get("url")
-    return [validate.media(url, "image", "images")] if isinstance(url, str) else []
+    url = as_object(image.get("image_url")).get("url")
+    return [validate.media_of_url(url, "image", "images")] if isinstance(url, str) else []
 
 
 def _read_call(call: dict, number: int, context: Context) -> ToolCall:
     call_id = call.get("id") if isinstance(call.get("id"), str) and call.get("id") else None
     call_id = call_id or f"call_{context.request_id}_{number}"
-    if custom := part(call.get("custom")):
+    if custom := as_object(call.get("custom")):
         return ToolCall(call_id, str(custom.get("name") or ""), _read_text(custom.get("input")), is_custom=True)
-    function = part(call.get("function"))
+    function = as_object(call.get("function"))
     name, arguments = str(function.get("name") or ""), function.get("arguments")
-    written = arguments if isinstance(arguments, str) else validate.dumps(part(arguments))
+    written = arguments if isinstance(arguments, str) else validate.dumps(as_object(arguments))
     signature = _call_signature(call, context)
     if is_custom(name, context):
         return ToolCall(call_id, name, free_text(written), True, signature)
@@ -148,7 +148,7 @@ def _read_call(call: dict, number: int, context: Context) -> ToolCall:
 
 
 def _call_signature(call: dict, context: Context) -> Signature | None:
-    found = part(part(call.get("extra_content")).get("google")).get("thought_signature")
+    found = as_object(as_object(call.get("extra_content")).get("google")).get("thought_signature")
     return Signature(context.provider, found) if isinstance(found, str) and found else None
 
 
@@ -207,7 +207,7 @@ class _Choice:
         if self._kind in kinds:
             yield make(self._index)
         else:
-            losses.tell(name)
+            losses.report(name)
 
     def think(self, details: list, indexes: Iterator[int]) -> Iterator[Event]:
         yield from self.write(Thinking(""), "", indexes)
@@ -223,7 +223,7 @@ class _Choice:
         """A piece of a tool call. Hosts interleave them, repeat ids, or give every call the same index."""
         at = delta.get("index") if isinstance(delta.get("index"), int) else 0
         given = delta.get("id") if isinstance(delta.get("id"), str) and delta.get("id") else None
-        body = part(delta.get("custom")) or part(delta.get("function"))
+        body = as_object(delta.get("custom")) or as_object(delta.get("function"))
         if at not in self._ids or (given and given != self._ids[at] and given not in self._seen):
             self._ids[at] = given or f"call_{self._context.request_id}_{self._number}_{len(self._seen)}"
             self._seen.add(self._ids[at])
@@ -292,7 +292,7 @@ class _Choice:
         return bool(self._seen)
 
 
-@telling_faults
+@bad_request_as_failed
 def read_stream(payloads: Iterable[dict | Failed | None], context: Context, losses: Losses) -> Iterator[Event | None]:
     """Events of a stream's documents. None, in and out, says that nothing more has arrived yet.
 
@@ -316,8 +316,8 @@ def read_stream(payloads: Iterable[dict | Failed | None], context: Context, loss
         if not is_started and (payload.get("id") or payload.get("choices")):  # Azure's first chunk has neither
             is_started = True
             yield Start(str(payload.get("id") or ""), str(payload.get("model") or ""))
-        for choice in items(payload.get("choices")):
-            choice = part(choice)
+        for choice in as_list(payload.get("choices")):
+            choice = as_object(choice)
             number = choice.get("index") if isinstance(choice.get("index"), int) else 0
             if number not in choices:
                 choices[number] = _Choice(number, context)
@@ -329,7 +329,7 @@ def read_stream(payloads: Iterable[dict | Failed | None], context: Context, loss
                     yield Failed(*_failure(choice))
                     return
                 stops.setdefault(number, STOPS.get(reason, "stop"))
-        if usage := part(payload.get("usage")):
+        if usage := as_object(payload.get("usage")):
             used = Used(read_usage(usage), read_tier(payload))
     for number, stop in stops.items():
         yield from choices[number].flush(indexes)
@@ -346,28 +346,28 @@ def _failure(choice: dict) -> tuple[int, str, str]:
 
 
 def _read_delta(choice: dict, at: _Choice, indexes: Iterator[int], losses: Losses) -> Iterator[Event]:
-    delta = part(choice.get("delta"))
+    delta = as_object(choice.get("delta"))
     for name in THOUGHTS:
         if text := _read_text(delta.get(name)):
             yield from at.write(Thinking(""), text, indexes)
             break
-    if details := items(delta.get("reasoning_details")):
+    if details := as_list(delta.get("reasoning_details")):
         yield from at.think(details, indexes)
     if text := _read_text(delta.get("content")):
         yield from at.write(Text(""), text, indexes)
     if text := _read_text(delta.get("refusal")):
         yield from at.write(Refusal(""), text, indexes)
-    if logprobs := read_logprobs(part(choice.get("logprobs")).get("content")):
-        yield from at.note((Text, Refusal), lambda index: Likely(index, logprobs), "logprobs", losses)
-    for citation in filter(None, map(read_citation, items(delta.get("annotations")))):
+    if logprobs := read_logprobs(as_object(choice.get("logprobs")).get("content")):
+        yield from at.note((Text, Refusal), lambda index: Logprobs(index, logprobs), "logprobs", losses)
+    for citation in filter(None, map(read_citation, as_list(delta.get("annotations")))):
         yield from at.note((Text,), lambda index, c=citation: Cited(index, c), "delta.annotations", losses)
-    for image in items(delta.get("images")):
-        for media in _read_image(part(image)):
+    for image in as_list(delta.get("images")):
+        for media in _read_image(as_object(image)):
             yield from at.show(media, indexes)
     if delta.get("audio") is not None:
-        losses.tell("delta.audio")
-    for call in items(delta.get("tool_calls")) or _legacy(delta):
-        yield from at.call(part(call), indexes)
+        losses.report("delta.audio")
+    for call in as_list(delta.get("tool_calls")) or _legacy(delta):
+        yield from at.call(as_object(call), indexes)
 
 
 # -- writing -------------------------------------------------------------------------------------------------------
@@ -498,7 +498,7 @@ def write_stream(events: Iterable[Event | None], context: Context, losses: Losse
     shown: dict[int, _Shown] = {}
     blocks: dict[int, tuple[Block, int]] = {}  # open ones, with their choice
     starts: dict[int, int] = {}
-    thoughts: dict[int, Pieces] = {}
+    thoughts: dict[int, TextBuffer] = {}
     has_arguments: set[int] = set()
     used = Used(Usage())
 
@@ -550,7 +550,7 @@ def write_stream(events: Iterable[Event | None], context: Context, losses: Losse
                             choice, starts[index], {"id": call_id, "type": kind, **body, **_extra(block.signature)}
                         )
                     case Thinking():
-                        thoughts[index] = Pieces()
+                        thoughts[index] = TextBuffer()
                     case Media():
                         if images := _write_image(block, state.images, losses):
                             state.images += 1
@@ -571,7 +571,7 @@ def write_stream(events: Iterable[Event | None], context: Context, losses: Losse
                     # By this number OpenAI's SDK joins what comes in several deltas.
                     yield chunk(choice, {"annotations": [{**found, "index": shown[choice].annotations}]})
                     shown[choice].annotations += 1
-            case Likely(index, logprobs):
+            case Logprobs(index, logprobs):
                 content = {"content": write_logprobs(logprobs), "refusal": None}
                 yield chunk(blocks[index][1], {}, None, content)
             case Close(index):

@@ -10,7 +10,6 @@ from gproxy.protocols import prompts, reasoning, repair, schemas, validate
 from gproxy.protocols.custom_tools import FREE_INPUT, as_arguments
 from gproxy.protocols.hub import (
     Block,
-    Choice,
     CodeExecution,
     Format,
     Media,
@@ -22,20 +21,21 @@ from gproxy.protocols.hub import (
     Thinking,
     Tool,
     ToolCall,
+    ToolChoice,
     ToolResult,
     Turn,
     WebSearch,
-    part,
+    as_object,
 )
 from gproxy.protocols.losses import Losses
 from gproxy.protocols.openai import (
     AUDIO,
     TIERS,
     TIERS_BACK,
-    lose_refused,
+    drop_refused,
     read_format,
     write_format,
-    write_limit,
+    write_max_tokens,
     write_parameters,
     write_user,
 )
@@ -101,7 +101,7 @@ def read_request(body: dict, losses: Losses) -> Request:
     """Raises BadRequest naming the field."""
     for name in body:
         if name not in READ and body[name] not in (None, ["text"] if name == "modalities" else None):
-            losses.tell(name)
+            losses.report(name)
     system, turns = _read_messages(body, losses)
     choice = _read_choice(body)
     max_tokens = validate.optional_count(body, "max_completion_tokens")
@@ -111,7 +111,7 @@ def read_request(body: dict, losses: Losses) -> Request:
     if validate.optional_flag(body, "logprobs"):
         logprobs = logprobs or 0
     return Request(
-        turns=repair.joined(turns),
+        turns=repair.merge_turns(turns),
         system=system,
         tools=tuple(_read_tools(body, losses)),
         choice=choice,
@@ -129,7 +129,7 @@ def read_request(body: dict, losses: Losses) -> Request:
         format=_read_format(body),
         reasoning=_read_reasoning(body, losses),
         verbosity=validate.optional_text(body, "verbosity"),
-        tier=validate.known(validate.optional_text(body, "service_tier"), TIERS, "service_tier"),
+        tier=validate.lookup(validate.optional_text(body, "service_tier"), TIERS, "service_tier"),
         end_user=validate.optional_text(body, "user") or validate.optional_text(body, "safety_identifier"),
         metadata=validate.optional_obj(body, "metadata"),
         store=validate.optional_flag(body, "store"),
@@ -144,9 +144,9 @@ def _read_messages(body: dict, losses: Losses) -> tuple[tuple[str, ...], list[Tu
     newest: dict[str, str] = {}  # a function's name -> the id of its newest call
     for place, message in validate.objects(body.get("messages"), "messages"):
         role = validate.text(message.get("role"), f"{place}.role")
-        validate.known(role, ROLES, f"{place}.role")
+        validate.lookup(role, ROLES, f"{place}.role")
         if message.get("name") is not None and role != "function":
-            losses.tell("messages.name")
+            losses.report("messages.name")
         match role:
             case "system" | "developer":
                 texts = [block.text for block in _read_content(message, place, losses) if isinstance(block, Text)]
@@ -191,9 +191,9 @@ def _read_content(message: dict, place: str, losses: Losses) -> Iterator[Block]:
 
 def _read_part(item: dict, place: str, losses: Losses) -> Iterator[Block]:
     if item.get("cache_control") is not None:
-        losses.tell("cache_control")
+        losses.report("cache_control")
     if item.get("prompt_cache_breakpoint") is not None:
-        losses.tell("messages.content.prompt_cache_breakpoint")
+        losses.report("messages.content.prompt_cache_breakpoint")
     match item.get("type"):
         case "text":
             yield Text(validate.text(item.get("text"), f"{place}.text"))
@@ -203,19 +203,19 @@ def _read_part(item: dict, place: str, losses: Losses) -> Iterator[Block]:
             image = item.get("image_url")
             image = {"url": image} if isinstance(image, str) else validate.obj(image, f"{place}.image_url")
             at = f"{place}.image_url.url"
-            yield validate.media(
+            yield validate.media_of_url(
                 validate.text(image.get("url"), at), "image", at, detail=validate.optional_text(image, "detail")
             )
         case "input_audio":
             audio = validate.obj(item.get("input_audio"), f"{place}.input_audio")
-            data = validate.checked(
+            data = validate.check_base64(
                 validate.text(audio.get("data"), f"{place}.input_audio.data"), f"{place}.input_audio.data"
             )
             yield Media("audio", f"audio/{validate.optional_text(audio, 'format') or 'wav'}", data)
         case "file":
             yield _read_file(validate.obj(item.get("file"), f"{place}.file"), f"{place}.file")
         case str() as kind:
-            losses.tell(f"messages.content.{kind}")
+            losses.report(f"messages.content.{kind}")
         case _:
             raise BadRequest(f"{place}.type: missing; name the kind of part")
 
@@ -225,14 +225,14 @@ def _read_file(file: dict, place: str) -> Media:
     data, url = validate.optional_text(file, "file_data", place), validate.optional_text(file, "file_url", place)
     if data is not None:
         if data.startswith("data:"):
-            return validate.media(data, "file", f"{place}.file_data", name)
-        media_type = validate.guessed(name)
-        checked = validate.checked(data, f"{place}.file_data")
-        return Media(validate.kind_of(media_type, "file"), media_type, checked, name=name)
+            return validate.media_of_url(data, "file", f"{place}.file_data", name)
+        media_type = validate.media_type_of(name)
+        checked = validate.check_base64(data, f"{place}.file_data")
+        return Media(validate.media_kind(media_type, "file"), media_type, checked, name=name)
     if url is not None:
-        return validate.media(url, "file", f"{place}.file_url", name)
+        return validate.media_of_url(url, "file", f"{place}.file_url", name)
     if (file_id := validate.optional_text(file, "file_id", place)) is not None:
-        return Media("file", validate.guessed(name), file_id=file_id, name=name)
+        return Media("file", validate.media_type_of(name), file_id=file_id, name=name)
     raise BadRequest(f"{place}: give file_data or file_id")
 
 
@@ -242,7 +242,7 @@ def _read_assistant(message: dict, place: str, losses: Losses) -> Iterator[Block
     if refusal := validate.optional_text(message, "refusal", place):
         yield Refusal(refusal)
     if message.get("audio") is not None:
-        losses.tell("messages.audio")
+        losses.report("messages.audio")
     for at, call in validate.objects(message.get("tool_calls"), f"{place}.tool_calls"):
         yield _read_call(call, at)
     if (legacy := message.get("function_call")) is not None:
@@ -255,7 +255,7 @@ def _read_thinking(message: dict, place: str, losses: Losses) -> Iterator[Block]
     """Thinking that came with an envelope of ours, else the plain text of it."""
     details = message.get("reasoning_details")
     wrapped = []
-    for detail in map(part, details if isinstance(details, list) else ()):
+    for detail in map(as_object, details if isinstance(details, list) else ()):
         opaque = detail.get("data") or detail.get("signature")
         if is_wrapped(opaque):
             text = detail.get("text")
@@ -278,7 +278,7 @@ def _read_call(call: dict, place: str) -> ToolCall:
     function = validate.obj(call.get("function"), f"{place}.function")
     name = validate.text(function.get("name"), f"{place}.function.name")
     written = validate.optional_text(function, "arguments", f"{place}.function") or ""
-    google = part(part(call.get("extra_content")).get("google"))
+    google = as_object(as_object(call.get("extra_content")).get("google"))
     opaque = google.get("thought_signature")
     return ToolCall(call_id, name, written, signature=unwrap(opaque) if isinstance(opaque, str) else None)
 
@@ -290,20 +290,20 @@ def _read_tools(body: dict, losses: Losses) -> Iterator[Tool | WebSearch]:
                 yield _read_tool(validate.obj(tool.get("function"), f"{place}.function"), f"{place}.function")
             case "custom":
                 custom = validate.obj(tool.get("custom"), f"{place}.custom")
-                if part(custom.get("format")).get("type") == "grammar":
-                    losses.tell("tools.custom.format")
+                if as_object(custom.get("format")).get("type") == "grammar":
+                    losses.report("tools.custom.format")
                 description = validate.optional_text(custom, "description", place)
                 yield Tool(validate.text(custom.get("name"), f"{place}.custom.name"), description)
             case str() as kind:
-                losses.tell(f"tools.{kind}")
+                losses.report(f"tools.{kind}")
             case _:
                 raise BadRequest(f"{place}.type: missing; name the kind of tool")
     for place, function in validate.objects(body.get("functions"), "functions"):
         yield _read_tool(function, place)
     if (options := body.get("web_search_options")) is not None:
-        if part(options).get("search_context_size") is not None:
-            losses.tell("web_search_options.search_context_size")
-        location = part(part(part(options).get("user_location")).get("approximate"))
+        if as_object(options).get("search_context_size") is not None:
+            losses.report("web_search_options.search_context_size")
+        location = as_object(as_object(as_object(options).get("user_location")).get("approximate"))
         yield WebSearch(place={key: value for key, value in location.items() if isinstance(value, str)})
 
 
@@ -314,25 +314,25 @@ def _read_tool(function: dict, place: str) -> Tool:
     return Tool(name, description, schema, validate.optional_flag(function, "strict", place))
 
 
-def _read_choice(body: dict) -> Choice | None:
+def _read_choice(body: dict) -> ToolChoice | None:
     asked = body.get("tool_choice")
     if asked is None and (legacy := body.get("function_call")) is not None:
         asked = {"type": "function", "function": legacy} if isinstance(legacy, dict) else legacy
     if asked is None:
         return None
     if isinstance(asked, str):
-        return Choice(validate.known(asked, MODES, "tool_choice"))
+        return ToolChoice(validate.lookup(asked, MODES, "tool_choice"))
     asked = validate.obj(asked, "tool_choice")
     kind = asked.get("type")
     if kind in ("function", "custom"):
         named = validate.obj(asked.get(kind), f"tool_choice.{kind}")
-        return Choice("any", (validate.text(named.get("name"), f"tool_choice.{kind}.name"),))
+        return ToolChoice("any", (validate.text(named.get("name"), f"tool_choice.{kind}.name"),))
     if kind == "allowed_tools":
         allowed = validate.obj(asked.get("allowed_tools"), "tool_choice.allowed_tools")
         tools = validate.objects(allowed.get("tools"), "tool_choice.allowed_tools.tools")
-        names = tuple(name for _, tool in tools if (name := part(tool.get(str(tool.get("type")))).get("name")))
-        mode = validate.known(allowed.get("mode") or "auto", MODES, "tool_choice.allowed_tools.mode")
-        return Choice(mode, tuple(map(str, names)))
+        names = tuple(name for _, tool in tools if (name := as_object(tool.get(str(tool.get("type")))).get("name")))
+        mode = validate.lookup(allowed.get("mode") or "auto", MODES, "tool_choice.allowed_tools.mode")
+        return ToolChoice(mode, tuple(map(str, names)))
     raise BadRequest("tool_choice.type: expected function, custom or allowed_tools")
 
 
@@ -348,8 +348,8 @@ def _read_reasoning(body: dict, losses: Losses) -> Reasoning | None:
         return reasoning.read_anthropic(thinking, {}, "thinking")
     for name in validate.optional_obj(body, "extra_body"):
         if name != "google":
-            losses.tell(f"extra_body.{name}")
-    google = part(part(validate.optional_obj(body, "extra_body").get("google")).get("thinking_config"))
+            losses.report(f"extra_body.{name}")
+    google = as_object(as_object(validate.optional_obj(body, "extra_body").get("google")).get("thinking_config"))
     if google:
         config = {
             "includeThoughts": google.get("include_thoughts"),
@@ -358,7 +358,7 @@ def _read_reasoning(body: dict, losses: Losses) -> Reasoning | None:
         }
         return reasoning.read_gemini(config, "extra_body.google.thinking_config")
     wanted = validate.optional_text(body, "reasoning_effort")
-    validate.known(wanted, dict.fromkeys(reasoning.EFFORTS), "reasoning_effort")
+    validate.lookup(wanted, dict.fromkeys(reasoning.EFFORTS), "reasoning_effort")
     return Reasoning(wanted) if wanted else None
 
 
@@ -368,10 +368,10 @@ def _read_reasoning(body: dict, losses: Losses) -> Reasoning | None:
 def write_request(request: Request, target: Target, losses: Losses) -> dict:
     """Raises BadRequest on what cannot be said at all."""
     traits = target.traits
-    turns = repair.paired(request.turns, losses)
+    turns = repair.pair_results(request.turns, losses)
     messages = [message for turn in turns for message in _write_turn(turn, target, losses)]
     if not messages and not request.system:
-        raise BadRequest(f"{losses.name('turns')}: at least one message is needed")
+        raise BadRequest(f"{losses.wire_name('turns')}: at least one message is needed")
     response_format, told = _write_format(request, target, losses)
     system = "\n".join((*request.system, *told))
     if system:
@@ -383,7 +383,7 @@ def write_request(request: Request, target: Target, losses: Losses) -> dict:
         "messages": messages,
         "tools": _write_tools(request, target, losses) or None,
         **_write_search(request, losses),
-        limit: write_limit(request.max_tokens, target, losses),
+        limit: write_max_tokens(request.max_tokens, target, losses),
         "temperature": request.temperature,
         "top_p": request.top_p,
         "top_k": request.top_k if "top_k" in traits else None,
@@ -411,7 +411,7 @@ def write_request(request: Request, target: Target, losses: Losses) -> dict:
         losses.lose("top_k")
     if request.metadata and not request.store:
         losses.lose("metadata")
-    lose_refused(body, REFUSED, target, losses)
+    drop_refused(body, REFUSED, target, losses)
     return {name: value for name, value in body.items() if value is not None}
 
 
@@ -544,16 +544,16 @@ def _write_media(block: Media, losses: Losses) -> dict:
     if block.kind == "audio" and block.data and block.media_type in AUDIO:
         return {"type": "input_audio", "input_audio": {"data": block.data, "format": AUDIO[block.media_type]}}
     is_text = (block.media_type or "").startswith("text/") or block.media_type == "application/json"
-    if block.kind == "file" and block.data and is_text and (text := validate.plain(block.data)) is not None:
+    if block.kind == "file" and block.data and is_text and (text := validate.text_of_base64(block.data)) is not None:
         return {"type": "text", "text": f"{block.name}:\n{text}" if block.name else text}
     if block.kind == "file" and block.data:
-        name = block.name or f"file.{validate.ending(block.media_type)}"
+        name = block.name or f"file.{validate.file_extension(block.media_type)}"
         return {
             "type": "file",
             "file": {"filename": name, "file_data": validate.data_url(block.media_type, block.data)},
         }
     losses.lose(block.kind)
-    return {"type": "text", "text": validate.NOTE.format(block.name or block.media_type or block.kind)}
+    return {"type": "text", "text": validate.OMITTED_FILE.format(block.name or block.media_type or block.kind)}
 
 
 def _write_tools(request: Request, target: Target, losses: Losses) -> list[dict]:
@@ -617,7 +617,7 @@ def _write_format(request: Request, target: Target, losses: Losses) -> tuple[dic
     schema = request.format.schema if request.format else None
     if schema is not None and "json_object_only" in target.traits and schemas.is_object(schema):
         losses.lose("format")
-        return {"type": "json_object"}, (prompts.of_format(request.format),)
+        return {"type": "json_object"}, (prompts.format_prompt(request.format),)
     found, told = write_format(request, losses)
     if found and "schema" in found:
         return {"type": "json_schema", "json_schema": {k: v for k, v in found.items() if k != "type"}}, told

@@ -1,6 +1,6 @@
 """`input_tokens` to and from the hub. https://platform.openai.com/docs/api-reference/responses/input-tokens"""
 
-from gproxy.protocols.hub import Context, Count, Request, Target, count
+from gproxy.protocols.hub import Context, Request, Target, TokenCount, as_count
 from gproxy.protocols.losses import Losses
 from gproxy.protocols.openai_responses.request import write_request
 
@@ -13,9 +13,9 @@ def write_count(request: Request, target: Target, losses: Losses) -> dict:
     return {name: body[name] for name in KEPT if name in body}
 
 
-def read_count_reply(body: dict, context: Context, losses: Losses) -> Count:
-    return Count(count(body.get("input_tokens")))
+def read_count_reply(body: dict, context: Context, losses: Losses) -> TokenCount:
+    return TokenCount(as_count(body.get("input_tokens")))
 
 
-def write_count_reply(found: Count, context: Context, losses: Losses) -> dict:
+def write_count_reply(found: TokenCount, context: Context, losses: Losses) -> dict:
     return {"object": "response.input_tokens", "input_tokens": found.tokens}

@@ -9,9 +9,9 @@ import orjson
 from msgspec import Raw
 
 from gproxy.protocols import raw_json, sse
-from gproxy.protocols.hub import MAX_CALLS, Ask, Usage, part
+from gproxy.protocols.hub import MAX_CALLS, RequestHead, Usage, as_object
 from gproxy.protocols.openai import (  # noqa: F401 - verbs of this protocol
-    TOLD,
+    TIER_OF_JSON,
     error,
     next_page,
     read_mode,
@@ -34,25 +34,28 @@ LIST_QUERY: dict[str, str] = {}
 TERMINAL = frozenset(("response.completed", "response.incomplete", "response.failed"))
 
 
-def ask(body: bytes) -> Ask:
+def read_head(body: bytes) -> RequestHead:
     """What the body asks for. Raises BadRequest."""
     found = raw_json.split(body)
-    return Ask(
+    return RequestHead(
         raw_json.model(found),
         raw_json.is_stream(found),
         True,
         raw_json.text(found, "user"),
         found,
         mode=read_mode(found),
-        max_output=raw_json.positive(found, "max_output_tokens"),
+        max_output=raw_json.positive_int(found, "max_output_tokens"),
     )
 
 
-def unsealed(body: dict) -> dict:
+def without_wrapped_signatures(body: dict) -> dict:
     """The body without envelopes of ours: what another provider sealed is nothing to this one."""
     if not isinstance(body.get("input"), list):
         return body
-    return {**body, "input": [item for item in body["input"] if not is_wrapped(part(item).get("encrypted_content"))]}
+    return {
+        **body,
+        "input": [item for item in body["input"] if not is_wrapped(as_object(item).get("encrypted_content"))],
+    }
 
 
 class _Item(msgspec.Struct):
@@ -74,10 +77,10 @@ OF_CLIENT = frozenset(("function_call", "custom_tool_call", "computer_call", "lo
 def read_whole(body: bytes) -> tuple[Usage | None, raw_json.Fields | None]:
     """The usage of a whole reply, and its fields; no fields when it is not JSON."""
     found = raw_json.find(body)
-    usage = raw_json.inner(found.get("usage", ABSENT)) if found else None
+    usage = raw_json.inner_object(found.get("usage", ABSENT)) if found else None
     if not usage:
         return None, found
-    tier = TOLD.get(bytes(found.get("service_tier", ABSENT)), "")
+    tier = TIER_OF_JSON.get(bytes(found.get("service_tier", ABSENT)), "")
     return read_usage(usage, tier, _calls(found.get("output", ABSENT))), found
 
 
@@ -85,7 +88,7 @@ def _calls(output: Raw) -> tuple[tuple[str, int], ...]:
     """The calls of the vendor's own tools among the items of an output."""
     if _CALL not in (written := bytes(output)):
         return ()
-    return _counted(filter(None, map(_tool, raw_json.seen(_decode_items, written) or ())))
+    return _counted(filter(None, map(_tool, raw_json.try_decode(_decode_items, written) or ())))
 
 
 def _counted(names: Iterable[str]) -> tuple[tuple[str, int], ...]:
@@ -98,7 +101,7 @@ def _tool(item: _Item) -> str | None:
         return None
     # Only the search itself is charged, not the opening of a page that it found:
     # https://developers.openai.com/api/docs/guides/tools-web-search
-    if item.type == "web_search_call" and raw_json.inner(item.action).get("type", "search") != "search":
+    if item.type == "web_search_call" and raw_json.inner_object(item.action).get("type", "search") != "search":
         return None
     return item.type.removesuffix(CALL)
 
@@ -127,7 +130,7 @@ class Stream:
     `name` is the model name that the client shall see, as JSON; None leaves it.
     """
 
-    def __init__(self, name: bytes | None, asked: Ask):
+    def __init__(self, name: bytes | None, asked: RequestHead):
         self._name = name
         self._usage: Usage | None = None
         self._tools: list[str] = []  # the vendor's, whose calls were seen to be done
@@ -148,10 +151,10 @@ class Stream:
     def response_id(self) -> str | None:
         return raw_json.text(self._response, "id") if self._response else None
 
-    def see(self, data: bytes) -> tuple[bytes | None, Verdict]:
-        event = raw_json.seen(_decode, data)
+    def observe(self, data: bytes) -> tuple[bytes | None, Verdict]:
+        event = raw_json.try_decode(_decode, data)
         if event is None:
-            return data, Verdict.GOES_ON
+            return data, Verdict.CONTINUES
         self._sequence = max(self._sequence, event.sequence_number + 1)
         if event.delta:
             self.text_bytes += max(0, len(event.delta) - 2)
@@ -160,16 +163,16 @@ class Stream:
         elif event.type == "response.output_item.done" and _CALL in bytes(event.item):
             self._look(event.item)
         if not event.response or bytes(event.response) in NULLS:
-            return data, Verdict.GOES_ON
+            return data, Verdict.CONTINUES
         passed = self._read_response(data, event)
         if event.type not in TERMINAL:
-            return passed, Verdict.GOES_ON
+            return passed, Verdict.CONTINUES
         self.is_terminal = True
         self.has_failed = event.type == "response.failed"
         return passed, Verdict.ENDS
 
     def _look(self, written: Raw) -> None:
-        item = raw_json.seen(_decode_item, bytes(written))
+        item = raw_json.try_decode(_decode_item, bytes(written))
         if item is not None and (tool := _tool(item)):
             self._tools.append(tool)
 
@@ -185,7 +188,7 @@ class Stream:
         outer["response"] = Raw(raw_json.join(inner))
         return raw_json.join(outer)
 
-    def break_off(self, status: int, code: str, message: str, request_id: str) -> list[bytes]:
+    def failure_events(self, status: int, code: str, message: str, request_id: str) -> list[bytes]:
         """The events that tell a client that this stream ends without its end: a failed response, then an error.
 
         Agents wait for the first and know no other; the SDKs raise on the second.

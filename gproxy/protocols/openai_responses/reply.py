@@ -22,11 +22,10 @@ from gproxy.protocols.hub import (
     Event,
     Failed,
     Finish,
-    Likely,
     Logprob,
+    Logprobs,
     Media,
     Open,
-    Pieces,
     Refusal,
     Reply,
     Signature,
@@ -34,12 +33,13 @@ from gproxy.protocols.hub import (
     Start,
     StreamFailed,
     Text,
+    TextBuffer,
     Thinking,
     ToolCall,
     Usage,
     Used,
-    items,
-    part,
+    as_list,
+    as_object,
 )
 from gproxy.protocols.losses import Losses
 from gproxy.protocols.openai import (
@@ -83,9 +83,9 @@ def read_reply(body: dict, context: Context, losses: Losses) -> Reply:
         raise StreamFailed(Failed(*_failure(body)))
     blocks: list[Block] = []
     logprobs: list[Logprob] = []
-    for item in items(body.get("output")):
-        blocks += _read_item(part(item), context, losses, logprobs)
-    usage = part(body.get("usage"))
+    for item in as_list(body.get("output")):
+        blocks += _read_item(as_object(item), context, losses, logprobs)
+    usage = as_object(body.get("usage"))
     used = read_usage(usage) if usage else None
     answer = Answer(tuple(blocks), _stop(body, blocks), None, tuple(logprobs))
     tier = read_tier(body)
@@ -97,7 +97,7 @@ def _failure(response: dict) -> tuple[int, str, str]:
 
 
 def _stop(response: dict, blocks: Iterable[Block]) -> str:
-    reason = part(response.get("incomplete_details")).get("reason")
+    reason = as_object(response.get("incomplete_details")).get("reason")
     if response.get("status") == "incomplete":
         return REASONS.get(str(reason), "length")
     return "tools" if any(isinstance(block, ToolCall) for block in blocks) else "stop"
@@ -106,11 +106,13 @@ def _stop(response: dict, blocks: Iterable[Block]) -> str:
 def _read_item(item: dict, context: Context, losses: Losses, logprobs: list[Logprob]) -> Iterator[Block]:
     match item.get("type"):
         case "message":
-            for piece in map(part, items(item.get("content"))):
+            for piece in map(as_object, as_list(item.get("content"))):
                 logprobs += read_logprobs(piece.get("logprobs"))
                 yield from _read_piece(piece, losses)
         case "reasoning":
-            texts = [part(piece).get("text") for piece in items(item.get("summary")) or items(item.get("content"))]
+            texts = [
+                as_object(piece).get("text") for piece in as_list(item.get("summary")) or as_list(item.get("content"))
+            ]
             text = "\n".join(text for text in texts if isinstance(text, str))
             signature = _sealed(item, context)
             if text or signature:
@@ -120,17 +122,17 @@ def _read_item(item: dict, context: Context, losses: Losses, logprobs: list[Logp
         case "image_generation_call":
             yield from _read_image(item)
         case kind:
-            losses.tell(f"output.{kind}")
+            losses.report(f"output.{kind}")
 
 
 def _read_piece(piece: dict, losses: Losses) -> Iterator[Block]:
     if piece.get("type") == "refusal":
         yield Refusal(str(piece.get("refusal") or ""))
     elif isinstance(piece.get("text"), str) and piece["text"]:
-        annotations = items(piece.get("annotations"))
+        annotations = as_list(piece.get("annotations"))
         citations = tuple(found for annotation in annotations if (found := read_citation(annotation)))
         if len(citations) < len(annotations):
-            losses.tell("output.content.annotations")
+            losses.report("output.content.annotations")
         yield Text(piece["text"], citations)
 
 
@@ -202,7 +204,7 @@ class _Item:
     told: set = field(default_factory=set)  # parts of which a delta came
     summaries: set = field(default_factory=set)
     call: ToolCall | None = None
-    pieces: Pieces = field(default_factory=Pieces)  # of a custom tool's input
+    pieces: TextBuffer = field(default_factory=TextBuffer)  # of a custom tool's input
     is_done: bool = False
 
 
@@ -241,7 +243,7 @@ class _Reader:
 
     def added(self, event: dict) -> Iterator[Event]:
         at, item = self.item(event)
-        raw = part(event.get("item"))
+        raw = as_object(event.get("item"))
         if raw.get("type") in ("function_call", "custom_tool_call"):
             call = _read_call({**raw, "arguments": "", "input": ""}, self._context)
             item.call = replace(call, arguments="")
@@ -266,7 +268,7 @@ class _Reader:
             item.told.add(piece)
             yield from self.write(at, item, piece, block, text)
         if isinstance(block, Text) and (found := read_logprobs(event.get("logprobs"))) and not is_whole:
-            yield from self.note(at, item, piece, lambda index: Likely(index, found))
+            yield from self.note(at, item, piece, lambda index: Logprobs(index, found))
 
     def thought(self, event: dict, text: object, is_whole: bool) -> Iterator[Event]:
         at, item = self.item(event)
@@ -289,13 +291,13 @@ class _Reader:
     def done(self, event: dict) -> Iterator[Event]:
         """The end of an item, with all that was not told before."""
         at, item = self.item(event)
-        raw = part(event.get("item"))
+        raw = as_object(event.get("item"))
         if item.is_done:
             return
         item.is_done = True
         match raw.get("type"):
             case "message":
-                for number, piece in enumerate(map(part, items(raw.get("content")))):
+                for number, piece in enumerate(map(as_object, as_list(raw.get("content")))):
                     yield from self._finish_piece(at, item, number, piece)
             case "reasoning":
                 yield from self._finish_thinking(at, item, raw)
@@ -334,14 +336,14 @@ class _Reader:
             yield from self.write(at, item, "call", item.call, call.arguments)
 
     def finished(self, response: dict) -> Iterator[Event]:
-        for at, raw in enumerate(items(response.get("output"))):
+        for at, raw in enumerate(as_list(response.get("output"))):
             yield from self.done({"output_index": at, "item": raw})
         for at, item in self._items.items():
             for piece in list(item.blocks):
                 yield from self.close(at, item, piece)
         stop = _stop(response, ())
         yield Finish("tools" if stop == "stop" and self._calls else stop)
-        usage = part(response.get("usage"))
+        usage = as_object(response.get("usage"))
         if usage:
             yield Used(read_usage(usage), read_tier(response))
         yield End()
@@ -360,7 +362,7 @@ def read_stream(payloads: Iterable[dict | Failed | None], context: Context, loss
             return
         if not is_started and str(payload.get("type")).startswith("response."):
             is_started = True
-            response = part(payload.get("response"))
+            response = as_object(payload.get("response"))
             yield Start(str(response.get("id") or ""), str(response.get("model") or ""))
         match payload.get("type"):
             case "response.output_text.delta":
@@ -388,10 +390,10 @@ def read_stream(payloads: Iterable[dict | Failed | None], context: Context, loss
             case "response.output_item.done":
                 yield from reader.done(payload)
             case "response.completed" | "response.incomplete":
-                yield from reader.finished(part(payload.get("response")))
+                yield from reader.finished(as_object(payload.get("response")))
                 return
             case "response.failed":
-                response = part(payload.get("response"))
+                response = as_object(payload.get("response"))
                 yield Failed(*_failure(response))
                 return
             case "error":
@@ -430,9 +432,9 @@ def write_usage(usage: Usage) -> dict:
 
 def _spaces(tools: object) -> Iterator[tuple[str, dict]]:
     """The client's own name and namespace of each tool that we know by one name."""
-    for space in map(part, items(tools)):
+    for space in map(as_object, as_list(tools)):
         if space.get("type") == "namespace":
-            for tool in map(part, items(space.get("tools"))):
+            for tool in map(as_object, as_list(space.get("tools"))):
                 name = str(tool.get("name"))
                 yield qualified(space.get("name"), name), {"name": name, "namespace": space.get("name")}
 
@@ -491,7 +493,7 @@ class _Writer:
     def reasoning(self, text: str, signature: Signature | None) -> dict:
         summary = [{"type": "summary_text", "text": text}] if text else []
         item = {"type": "reasoning", "id": self.name("rs"), "summary": summary}
-        sealed = signatures.wrap(signature) if signature else signatures.mark(self._context.provider)
+        sealed = signatures.wrap(signature) if signature else signatures.wrap_empty(self._context.provider)
         return {**item, "encrypted_content": sealed}
 
     def call(self, block: ToolCall, status: str) -> dict:
@@ -539,7 +541,7 @@ class _Events:
         self.writer = _Writer(reply_id, context, losses)
         self.number = 0
         self.block: Block | None = None  # what is open, with the text so far in `pieces`
-        self.pieces = Pieces()
+        self.pieces = TextBuffer()
         self.item: dict | None = None
         self.signature: Signature | None = None
         self.annotations: list[dict] = []
@@ -582,7 +584,7 @@ class _Events:
         return self._add(item) + self.end_item(item)
 
     def open(self, block: Block) -> bytes:
-        self.block, self.pieces, self.signature, self.annotations, self.logprobs = block, Pieces(), None, [], []
+        self.block, self.pieces, self.signature, self.annotations, self.logprobs = block, TextBuffer(), None, [], []
         if isinstance(block, Text | Refusal):
             told = b""
             if self.item is None:
@@ -720,7 +722,7 @@ def write_stream(events: Iterable[Event | None], context: Context, losses: Losse
                 out.signature = signature
             case Cited(index, citation) if index in shown:
                 yield out.cite(citation)
-            case Likely(index, logprobs) if index in shown and isinstance(out.block, Text):
+            case Logprobs(index, logprobs) if index in shown and isinstance(out.block, Text):
                 yield out.likely(logprobs)
             case Close(index) if index in shown:
                 yield out.close()

@@ -7,7 +7,6 @@ from gproxy.errors import BadRequest
 from gproxy.protocols import prompts, reasoning, repair, validate
 from gproxy.protocols.hub import (
     Block,
-    Choice,
     CodeExecution,
     Media,
     Reasoning,
@@ -18,23 +17,24 @@ from gproxy.protocols.hub import (
     Thinking,
     Tool,
     ToolCall,
+    ToolChoice,
     ToolResult,
     Turn,
     WebFetch,
     WebSearch,
-    items,
-    part,
+    as_list,
+    as_object,
 )
 from gproxy.protocols.losses import Losses
 from gproxy.protocols.openai import (
     AUDIO,
     TIERS,
     TIERS_BACK,
-    lose_refused,
+    drop_refused,
     read_citation,
     read_format,
     write_format,
-    write_limit,
+    write_max_tokens,
     write_parameters,
     write_user,
 )
@@ -112,12 +112,12 @@ def read_request(body: dict, losses: Losses) -> Request:
             raise BadRequest(f"{name}: {why}")
     for name in body:
         if name not in READ and body[name] is not None:
-            losses.tell(name)
+            losses.report(name)
     if body.get("truncation") not in (None, "disabled"):
-        losses.tell("truncation")
+        losses.report("truncation")
     included = validate.texts(body.get("include"), "include")
     if set(included) - INCLUDED:
-        losses.tell("include")
+        losses.report("include")
     text = validate.optional_obj(body, "text")
     form = validate.optional_obj(text, "format", "text")
     logprobs = validate.optional_count(body, "top_logprobs")
@@ -125,7 +125,7 @@ def read_request(body: dict, losses: Losses) -> Request:
         logprobs = 0
     system, turns = _read_input(body, losses)
     return Request(
-        turns=repair.joined(turns),
+        turns=repair.merge_turns(turns),
         system=system,
         tools=tuple(_read_tools(body, losses)),
         choice=_read_choice(body.get("tool_choice"), losses),
@@ -137,7 +137,7 @@ def read_request(body: dict, losses: Losses) -> Request:
         format=read_format(form, form, "text.format", "text.format"),
         reasoning=_read_reasoning(validate.optional_obj(body, "reasoning")),
         verbosity=validate.optional_text(text, "verbosity", "text"),
-        tier=validate.known(validate.optional_text(body, "service_tier"), TIERS, "service_tier"),
+        tier=validate.lookup(validate.optional_text(body, "service_tier"), TIERS, "service_tier"),
         end_user=validate.optional_text(body, "user") or validate.optional_text(body, "safety_identifier"),
         metadata=validate.optional_obj(body, "metadata"),
         store=validate.optional_flag(body, "store"),
@@ -147,7 +147,7 @@ def read_request(body: dict, losses: Losses) -> Request:
 
 def _read_reasoning(asked: dict) -> Reasoning | None:
     wanted = validate.optional_text(asked, "effort", "reasoning")
-    validate.known(wanted, dict.fromkeys(reasoning.EFFORTS), "reasoning.effort")
+    validate.lookup(wanted, dict.fromkeys(reasoning.EFFORTS), "reasoning.effort")
     summary = asked.get("summary") or asked.get("generate_summary")
     if not wanted and not summary:
         return None
@@ -176,7 +176,7 @@ def _read_item(item: dict, place: str, losses: Losses) -> Iterator[Turn]:
     match kind:
         case "message":
             role = validate.text(item.get("role"), f"{place}.role")
-            validate.known(role, ROLES, f"{place}.role")
+            validate.lookup(role, ROLES, f"{place}.role")
             role = "system" if role == "developer" else role
             yield Turn(role, tuple(_read_content(item.get("content"), f"{place}.content", losses)))
         case "function_call":
@@ -197,7 +197,7 @@ def _read_item(item: dict, place: str, losses: Losses) -> Iterator[Turn]:
             yield Turn("user", (ToolResult(call_id, blocks, is_custom=is_custom),))
         case "local_shell_call" | "shell_call" | "apply_patch_call":
             # The client ran these itself, and would go on doing so if it were not told what came of it.
-            losses.tell(f"input.{kind}")
+            losses.report(f"input.{kind}")
             action = item.get("action") or item.get("operation")
             call_id = validate.text(item.get("call_id") or item.get("id"), f"{place}.call_id")
             yield Turn(
@@ -216,13 +216,13 @@ def _read_item(item: dict, place: str, losses: Losses) -> Iterator[Turn]:
             yield Turn("assistant", (Media("image", f"image/{item.get('output_format') or 'png'}", item["result"]),))
         case str():
             # Steps that the vendor's own tools took; what they led to stands in the messages.
-            losses.tell(f"input.{kind}")
+            losses.report(f"input.{kind}")
         case _:
             raise BadRequest(f"{place}.type: missing; name the kind of item")
 
 
 def _read_thinking(item: dict) -> Thinking:
-    texts = [part(piece).get("text") for piece in items(item.get("summary")) or items(item.get("content"))]
+    texts = [as_object(piece).get("text") for piece in as_list(item.get("summary")) or as_list(item.get("content"))]
     opaque = item.get("encrypted_content")
     signature = unwrap(opaque) if isinstance(opaque, str) else None
     return Thinking("\n".join(text for text in texts if isinstance(text, str)), signature)
@@ -235,10 +235,10 @@ def _read_content(content, place: str, losses: Losses) -> Iterator[Block]:
         return
     for at, item in validate.objects(content, place):
         if item.get("prompt_cache_breakpoint") is not None:
-            losses.tell("input.content.prompt_cache_breakpoint")
+            losses.report("input.content.prompt_cache_breakpoint")
         match item.get("type"):
             case "input_text" | "output_text" | "text":
-                found = (read_citation(annotation) for annotation in items(item.get("annotations")))
+                found = (read_citation(annotation) for annotation in as_list(item.get("annotations")))
                 yield Text(validate.text(item.get("text"), f"{at}.text"), tuple(filter(None, found)))
             case "refusal":
                 yield Refusal(validate.text(item.get("refusal"), f"{at}.refusal"))
@@ -248,12 +248,12 @@ def _read_content(content, place: str, losses: Losses) -> Iterator[Block]:
                 yield _read_file(item, at)
             case "input_audio":
                 audio = validate.obj(item.get("input_audio"), f"{at}.input_audio")
-                data = validate.checked(
+                data = validate.check_base64(
                     validate.text(audio.get("data"), f"{at}.input_audio.data"), f"{at}.input_audio.data"
                 )
                 yield Media("audio", f"audio/{validate.optional_text(audio, 'format') or 'wav'}", data)
             case str() as kind:
-                losses.tell(f"input.content.{kind}")
+                losses.report(f"input.content.{kind}")
             case _:
                 raise BadRequest(f"{at}.type: missing; name the kind of content")
 
@@ -261,7 +261,7 @@ def _read_content(content, place: str, losses: Losses) -> Iterator[Block]:
 def _read_image(item: dict, place: str) -> Media:
     detail = validate.optional_text(item, "detail", place)
     if (url := validate.optional_text(item, "image_url", place)) is not None:
-        return validate.media(url, "image", f"{place}.image_url", detail=detail)
+        return validate.media_of_url(url, "image", f"{place}.image_url", detail=detail)
     return Media("image", file_id=validate.text(item.get("file_id"), f"{place}.image_url"), detail=detail)
 
 
@@ -269,13 +269,15 @@ def _read_file(item: dict, place: str) -> Media:
     name = validate.optional_text(item, "filename", place)
     if (data := validate.optional_text(item, "file_data", place)) is not None:
         if data.startswith("data:"):
-            return validate.media(data, "file", f"{place}.file_data", name)
-        kind = validate.guessed(name)
-        return Media(validate.kind_of(kind, "file"), kind, validate.checked(data, f"{place}.file_data"), name=name)
+            return validate.media_of_url(data, "file", f"{place}.file_data", name)
+        kind = validate.media_type_of(name)
+        return Media(
+            validate.media_kind(kind, "file"), kind, validate.check_base64(data, f"{place}.file_data"), name=name
+        )
     if (url := validate.optional_text(item, "file_url", place)) is not None:
-        return validate.media(url, "file", f"{place}.file_url", name)
+        return validate.media_of_url(url, "file", f"{place}.file_url", name)
     return Media(
-        "file", validate.guessed(name), file_id=validate.text(item.get("file_id"), f"{place}.file_id"), name=name
+        "file", validate.media_type_of(name), file_id=validate.text(item.get("file_id"), f"{place}.file_id"), name=name
     )
 
 
@@ -293,7 +295,7 @@ def _read_tools(body: dict, losses: Losses) -> Iterator[Tool | WebSearch | CodeE
             case "namespace":
                 name = validate.text(tool.get("name"), f"{place}.name")
                 if tool.get("description"):
-                    losses.tell("tools.namespace.description")
+                    losses.report("tools.namespace.description")
                 for at, inner in validate.objects(tool.get("tools"), f"{place}.tools"):
                     yield _read_tool(inner, name, at, losses)
             case "code_interpreter":
@@ -301,41 +303,41 @@ def _read_tools(body: dict, losses: Losses) -> Iterator[Tool | WebSearch | CodeE
             case _ if kind.startswith("web_search"):
                 for name in ("search_context_size", "external_web_access"):
                     if tool.get(name) is not None:
-                        losses.tell(f"tools.web_search.{name}")
+                        losses.report(f"tools.web_search.{name}")
                 allowed = validate.optional_obj(tool, "filters", place).get("allowed_domains")
                 location = validate.optional_obj(tool, "user_location", place)
                 place_of = {k: v for k, v in location.items() if k != "type" and isinstance(v, str)}
                 yield WebSearch(validate.texts(allowed, f"{place}.filters.allowed_domains"), place=place_of)
             case _:
-                losses.tell(f"tools.{kind}")
+                losses.report(f"tools.{kind}")
 
 
 def _read_tool(tool: dict, namespace: str | None, place: str, losses: Losses) -> Tool:
     name = qualified(namespace, validate.text(tool.get("name"), f"{place}.name"))
     description = validate.optional_text(tool, "description", place)
     if tool.get("type") == "custom":
-        if part(tool.get("format")).get("type") == "grammar":
-            losses.tell("tools.custom.format")
+        if as_object(tool.get("format")).get("type") == "grammar":
+            losses.report("tools.custom.format")
         return Tool(name, description)
     schema = validate.optional_obj(tool, "parameters", place)
     return Tool(name, description, schema, validate.optional_flag(tool, "strict", place))
 
 
-def _read_choice(asked, losses: Losses) -> Choice | None:
+def _read_choice(asked, losses: Losses) -> ToolChoice | None:
     if asked is None:
         return None
     if isinstance(asked, str):
-        return Choice(validate.known(asked, MODES, "tool_choice"))
+        return ToolChoice(validate.lookup(asked, MODES, "tool_choice"))
     asked = validate.obj(asked, "tool_choice")
     match asked.get("type"):
         case "function" | "custom":
-            return Choice("any", (validate.text(asked.get("name"), "tool_choice.name"),))
+            return ToolChoice("any", (validate.text(asked.get("name"), "tool_choice.name"),))
         case "allowed_tools":
             tools = [tool for _, tool in validate.objects(asked.get("tools"), "tool_choice.tools")]
             names = tuple(str(tool["name"]) for tool in tools if tool.get("name"))
-            return Choice(validate.known(asked.get("mode") or "auto", MODES, "tool_choice.mode"), names)
+            return ToolChoice(validate.lookup(asked.get("mode") or "auto", MODES, "tool_choice.mode"), names)
         case str():
-            losses.tell("tool_choice")
+            losses.report("tool_choice")
             return None
     raise BadRequest("tool_choice.type: missing")
 
@@ -345,16 +347,16 @@ def _read_choice(asked, losses: Losses) -> Choice | None:
 
 def write_request(request: Request, target: Target, losses: Losses) -> dict:
     """Raises BadRequest on what cannot be said at all."""
-    turns = repair.paired(request.turns, losses)
+    turns = repair.pair_results(request.turns, losses)
     written = [item for turn in turns for item in _write_turn(turn, target, losses)]
     if not written and not request.system:
-        raise BadRequest(f"{losses.name('turns')}: at least one message is needed")
+        raise BadRequest(f"{losses.wire_name('turns')}: at least one message is needed")
     text = {}
     form, told = write_format(request, losses)
     system = (*request.system, *told)
     if form is not None:
         text["format"] = form
-    if form == {"type": "json_object"} and not prompts.says_json(turns):
+    if form == {"type": "json_object"} and not prompts.mentions_json(turns):
         # The vendor looks for the word in the input, and not in the instructions.
         written = [*_write_turn(Turn("system", tuple(map(Text, system))), target, losses), *written]
         system = ()
@@ -371,7 +373,7 @@ def write_request(request: Request, target: Target, losses: Losses) -> dict:
         "tools": tools or None,
         "tool_choice": _write_choice(request) if tools else None,
         "parallel_tool_calls": request.parallel if tools else None,
-        "max_output_tokens": _write_limit(write_limit(request.max_tokens, target, losses), losses),
+        "max_output_tokens": _write_limit(write_max_tokens(request.max_tokens, target, losses), losses),
         "temperature": request.temperature,
         "top_p": request.top_p,
         "top_logprobs": request.logprobs or None,
@@ -394,7 +396,7 @@ def write_request(request: Request, target: Target, losses: Losses) -> dict:
         losses.lose("stop")
     if request.n not in (None, 1):
         losses.lose("n")
-    lose_refused(body, REFUSED, target, losses)
+    drop_refused(body, REFUSED, target, losses)
     return {name: value for name, value in body.items() if value is not None}
 
 
@@ -527,10 +529,10 @@ def _write_media(block: Media, losses: Losses) -> dict:
     if block.kind == "file" and block.url:
         return {"type": "input_file", "file_url": block.url}
     if block.kind == "file" and block.data:
-        name = block.name or f"file.{validate.ending(block.media_type)}"
+        name = block.name or f"file.{validate.file_extension(block.media_type)}"
         return {"type": "input_file", "filename": name, "file_data": validate.data_url(block.media_type, block.data)}
     losses.lose(block.kind)
-    return {"type": "input_text", "text": validate.NOTE.format(block.name or block.media_type or block.kind)}
+    return {"type": "input_text", "text": validate.OMITTED_FILE.format(block.name or block.media_type or block.kind)}
 
 
 def _write_tool(tool, number: int, losses: Losses) -> dict | None:

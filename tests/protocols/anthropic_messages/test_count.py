@@ -5,7 +5,7 @@ from anthropic.types import MessageTokensCount
 
 from gproxy.errors import BadRequest
 from gproxy.protocols import anthropic_messages
-from gproxy.protocols.hub import Context, Count, Format, Reasoning, Request, Target, Text, Tool, Turn
+from gproxy.protocols.hub import Context, Format, Reasoning, Request, Target, Text, TokenCount, Tool, Turn
 from gproxy.protocols.losses import Losses
 
 CODEC = anthropic_messages.CODECS["count_tokens"]
@@ -35,7 +35,7 @@ def test_what_is_written(request_, written, told):
     body = CODEC.write_request(request_, TARGET, losses)
     messages = [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]
     assert body == {"model": "claude-sonnet-4-5", "messages": messages, **written}
-    assert losses.told() == told
+    assert losses.names() == told
 
 
 def test_a_format_is_counted_too():
@@ -54,7 +54,7 @@ def test_what_is_read():
 @pytest.mark.parametrize(("body", "tokens"), [({"input_tokens": 12}, 12), ({}, 0), ({"input_tokens": "x"}, 0)])
 def test_a_reply(body, tokens):
     found = CODEC.read_reply(body, CONTEXT, Losses())
-    assert found == Count(tokens)
+    assert found == TokenCount(tokens)
     written = CODEC.write_reply(found, CONTEXT, Losses())
     assert written == {"input_tokens": tokens}
     MessageTokensCount.model_validate(written)

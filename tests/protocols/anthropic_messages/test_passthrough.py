@@ -43,7 +43,7 @@ def test_the_whole_reply_is_what_the_vendors_client_reads():
     ],
 )
 def test_what_a_request_asks_for(body, expected):
-    assert passthrough.ask(json.dumps(body).encode())[:4] == expected
+    assert passthrough.read_head(json.dumps(body).encode())[:4] == expected
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_what_a_request_asks_for(body, expected):
     ],
 )
 def test_how_much_and_how_fast_a_request_asks_for(body, expected):
-    asked = passthrough.ask(json.dumps(body).encode())
+    asked = passthrough.read_head(json.dumps(body).encode())
     assert (asked.mode, asked.max_output, asked.choices) == expected
 
 
@@ -191,11 +191,11 @@ def test_the_vendors_own_tools_are_counted_by_their_requests(used, calls):
 def test_the_last_number_of_requests_that_a_stream_tells_counts():
     reader = passthrough.Stream(None, asking())
     start = {"input_tokens": 5, "service_tier": "batch", "server_tool_use": {"web_search_requests": 0}}
-    reader.see(json.dumps({"type": "message_start", "message": {"usage": start}}).encode())
+    reader.observe(json.dumps({"type": "message_start", "message": {"usage": start}}).encode())
     for number in (1, 2):
         usage = {"output_tokens": number, "server_tool_use": {"web_search_requests": number}}
-        reader.see(json.dumps({"type": "message_delta", "usage": usage}).encode())
-    reader.see(json.dumps({"type": "message_delta", "usage": {"output_tokens": 9}}).encode())
+        reader.observe(json.dumps({"type": "message_delta", "usage": usage}).encode())
+    reader.observe(json.dumps({"type": "message_delta", "usage": {"output_tokens": 9}}).encode())
     assert reader.usage == Usage(input_tokens=5, output_tokens=9)
     assert (reader.usage.tool_calls, reader.usage.tier) == ((("web_search", 2),), "batch")
 
@@ -267,7 +267,7 @@ def test_the_usage_of_a_stream(name, expected):
 def test_the_text_of_a_delta_is_counted(delta, size):
     reader = passthrough.Stream(b'"a"', asking())
     data = json.dumps({"type": "content_block_delta", "index": 0, "delta": delta}).encode()
-    assert reader.see(data) == (data, Verdict.GOES_ON)
+    assert reader.observe(data) == (data, Verdict.CONTINUES)
     assert reader.text_bytes == size
 
 
@@ -393,10 +393,10 @@ SEALED = wrap(Signature("second", "S"))
 def test_what_another_provider_sealed_stays_behind(messages, expected):
     body = {"model": "a", "x_novel": SEALED, "messages": messages}
     before = copy.deepcopy(body)
-    assert passthrough.unsealed(body) == {"model": "a", "x_novel": SEALED, "messages": expected}
+    assert passthrough.without_wrapped_signatures(body) == {"model": "a", "x_novel": SEALED, "messages": expected}
     assert body == before
 
 
 @pytest.mark.parametrize("body", [{}, {"model": "a"}, {"messages": None}, {"messages": "text"}])
 def test_a_body_without_messages_stays_as_it_is(body):
-    assert passthrough.unsealed(body) == body
+    assert passthrough.without_wrapped_signatures(body) == body

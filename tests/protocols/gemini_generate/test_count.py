@@ -5,7 +5,7 @@ from google.genai.types import CountTokensResponse
 
 from gproxy.errors import BadRequest
 from gproxy.protocols import gemini_generate
-from gproxy.protocols.hub import Context, Count, Request, Target, Text, Turn
+from gproxy.protocols.hub import Context, Request, Target, Text, TokenCount, Turn
 from gproxy.protocols.losses import Losses
 
 CODEC = gemini_generate.CODECS["count_tokens"]
@@ -45,7 +45,7 @@ def test_what_is_written(model):
 @pytest.mark.parametrize(("body", "tokens"), [({"totalTokens": 12}, 12), ({}, 0), ({"totalTokens": -1}, 0)])
 def test_a_reply(body, tokens):
     found = CODEC.read_reply(body, CONTEXT, Losses())
-    assert found == Count(tokens)
+    assert found == TokenCount(tokens)
     written = CODEC.write_reply(found, CONTEXT, Losses())
     assert written == {"totalTokens": tokens}
     CountTokensResponse.model_validate(written)

@@ -7,12 +7,12 @@ from google.genai.types import EmbedContentResponse
 
 from gproxy.errors import BadRequest
 from gproxy.protocols import gemini_generate
-from gproxy.protocols.hub import Context, Embed, Embeddings, Target, Usage
+from gproxy.protocols.hub import Context, EmbeddingRequest, Embeddings, Target, Usage
 from gproxy.protocols.losses import Losses
 
 SINGLE, BATCH = gemini_generate.CODECS["embeddings"], gemini_generate.CODECS["batch_embeddings"]
 TARGET = Target("main", "gemini-embedding-001")
-CONTEXT = Context("asked", "main", "req_1", 0, Embed(("a",)))
+CONTEXT = Context("asked", "main", "req_1", 0, EmbeddingRequest(("a",)))
 
 
 def content(*texts: str) -> dict:
@@ -22,38 +22,42 @@ def content(*texts: str) -> dict:
 @pytest.mark.parametrize(
     ("body", "read", "told"),
     [
-        (content("a"), Embed(("a",)), ()),
-        (content("a", "b"), Embed(("a\nb",)), ()),  # the parts of one content are one text
-        ({"content": "a"}, Embed(("a",)), ()),
+        (content("a"), EmbeddingRequest(("a",)), ()),
+        (content("a", "b"), EmbeddingRequest(("a\nb",)), ()),  # the parts of one content are one text
+        ({"content": "a"}, EmbeddingRequest(("a",)), ()),
         (
             {**content("a"), "taskType": "RETRIEVAL_DOCUMENT", "title": "t", "outputDimensionality": 256},
-            Embed(("a",), 256, "RETRIEVAL_DOCUMENT", "t"),
+            EmbeddingRequest(("a",), 256, "RETRIEVAL_DOCUMENT", "t"),
             (),
         ),
-        ({**content("a"), "task_type": "CLUSTERING", "output_dimensionality": "9"}, Embed(("a",), 9, "CLUSTERING"), ()),
+        (
+            {**content("a"), "task_type": "CLUSTERING", "output_dimensionality": "9"},
+            EmbeddingRequest(("a",), 9, "CLUSTERING"),
+            (),
+        ),
         (
             {**content("a"), "embedContentConfig": {"outputDimensionality": 9, "autoTruncate": True, "x": None}},
-            *(Embed(("a",), 9), ("embedContentConfig.autoTruncate",)),
+            *(EmbeddingRequest(("a",), 9), ("embedContentConfig.autoTruncate",)),
         ),
-        ({**content("a"), "model": "models/asked", "novel": 1, "y": None}, Embed(("a",)), ("novel",)),
-        ({**content("a"), "config": {"outputDimensionality": 9}}, Embed(("a",)), ("config",)),
+        ({**content("a"), "model": "models/asked", "novel": 1, "y": None}, EmbeddingRequest(("a",)), ("novel",)),
+        ({**content("a"), "config": {"outputDimensionality": 9}}, EmbeddingRequest(("a",)), ("config",)),
     ],
 )
 def test_what_is_read_of_one(body, read, told):
     losses = Losses(gemini_generate.NAMES)
     before = copy.deepcopy(body)
     assert SINGLE.read_request(body, losses) == read
-    assert losses.told() == told
+    assert losses.names() == told
     assert body == before
     in_a_batch = Losses(gemini_generate.NAMES)
     assert BATCH.read_request({"requests": [body]}, in_a_batch) == read
-    assert in_a_batch.told() == told
+    assert in_a_batch.names() == told
 
 
 def test_what_is_read_of_many():
     way = {"taskType": "CLUSTERING", "outputDimensionality": 9}
     body = {"requests": [{**content("a"), **way}, {**content("b", "c"), **way}]}
-    assert BATCH.read_request(body, Losses()) == Embed(("a", "b\nc"), 9, "CLUSTERING")
+    assert BATCH.read_request(body, Losses()) == EmbeddingRequest(("a", "b\nc"), 9, "CLUSTERING")
 
 
 @pytest.mark.parametrize(
@@ -79,18 +83,18 @@ def test_what_is_refused(codec, body, word):
 
 def test_what_is_written():
     model = {"model": "models/gemini-embedding-001"}
-    assert BATCH.write_request(Embed(("a", "b")), TARGET, Losses()) == {
+    assert BATCH.write_request(EmbeddingRequest(("a", "b")), TARGET, Losses()) == {
         "requests": [{**model, **content("a")}, {**model, **content("b")}]
     }
     losses = Losses({"end_user": "user"})
-    asked = Embed(("a",), 9, "CLUSTERING", "t", end_user="u-1")
+    asked = EmbeddingRequest(("a",), 9, "CLUSTERING", "t", end_user="u-1")
     way = {"taskType": "CLUSTERING", "title": "t", "outputDimensionality": 9}
     assert SINGLE.write_request(asked, TARGET, losses) == {**model, **way, **content("a")}
-    assert losses.told() == ("user",)
+    assert losses.names() == ("user",)
     prefixed = Target("main", "models/gemini-embedding-001")
-    assert SINGLE.write_request(Embed(("a",)), prefixed, Losses()) == {**model, **content("a")}
+    assert SINGLE.write_request(EmbeddingRequest(("a",)), prefixed, Losses()) == {**model, **content("a")}
     with pytest.raises(BadRequest, match="one text at a time"):
-        SINGLE.write_request(Embed(("a", "b")), TARGET, Losses())
+        SINGLE.write_request(EmbeddingRequest(("a", "b")), TARGET, Losses())
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from google.genai.types import GenerateContentResponse
 
 from gproxy.protocols.gemini_generate import passthrough
 from gproxy.protocols.hub import ModelCard, Signature, Usage
-from gproxy.protocols.signatures import SKIP, wrap
+from gproxy.protocols.signatures import SKIP_VALIDATOR, wrap
 from gproxy.protocols.verdict import Verdict
 from tests.sampled import asking, documents, names, read, sample
 
@@ -29,7 +29,7 @@ def test_the_whole_reply_is_what_the_vendors_client_reads():
 
 @pytest.mark.parametrize("body", [b'{"contents": [ ]}', b'{"stream": true, "contents": [{"model": "m"}]}', b"{}"])
 def test_model_and_stream_are_told_by_the_path_and_the_body_passes_as_it_is(body):
-    asked = passthrough.ask(body)
+    asked = passthrough.read_head(body)
     assert asked[:4] == (None, False, True, None)
     assert passthrough.outgoing(asked, body, "other") is body
 
@@ -57,7 +57,7 @@ def test_model_and_stream_are_told_by_the_path_and_the_body_passes_as_it_is(body
     ],
 )
 def test_how_much_and_how_fast_a_request_asks_for(body, expected):
-    asked = passthrough.ask(json.dumps(body).encode())
+    asked = passthrough.read_head(json.dumps(body).encode())
     assert (asked.mode, asked.max_output, asked.choices) == expected
 
 
@@ -91,7 +91,7 @@ def test_how_much_and_how_fast_a_request_asks_for(body, expected):
     ],
 )
 def test_where_a_body_repeats_the_model_it_is_the_one_of_the_path(body, model, sent):
-    asked = passthrough.ask(json.dumps(body).encode())
+    asked = passthrough.read_head(json.dumps(body).encode())
     before = dict(asked.body)
     assert json.loads(passthrough.outgoing(asked, json.dumps(body).encode(), model)) == sent
     assert asked.body == before
@@ -106,8 +106,8 @@ def test_where_a_body_repeats_the_model_it_is_the_one_of_the_path(body, model, s
         ("two_candidates.sse", True, False, Verdict.MAY_END),
         ("blocked.sse", True, False, Verdict.MAY_END),
         ("crlf.sse", True, False, Verdict.MAY_END),
-        ("cut.sse", False, False, Verdict.GOES_ON),
-        ("error.sse", False, True, Verdict.GOES_ON),
+        ("cut.sse", False, False, Verdict.CONTINUES),
+        ("error.sse", False, True, Verdict.CONTINUES),
     ],
 )
 def test_how_a_stream_ends(name, is_terminal, has_failed, last):
@@ -122,7 +122,7 @@ def test_how_a_stream_ends(name, is_terminal, has_failed, last):
 @pytest.mark.parametrize("reason", [None, "", "FINISH_REASON_UNSPECIFIED"])
 def test_a_finish_reason_that_tells_nothing_is_no_end(reason):
     reader = passthrough.Stream(b'"a"', asking())
-    reader.see(
+    reader.observe(
         json.dumps({"candidates": [{"finishReason": reason}], "usageMetadata": {"promptTokenCount": 1}}).encode()
     )
     assert not reader.is_terminal
@@ -131,24 +131,24 @@ def test_a_finish_reason_that_tells_nothing_is_no_end(reason):
 @pytest.mark.parametrize("reason", ["STOP", "MAX_TOKENS", "SAFETY", "MALFORMED_FUNCTION_CALL", "SOMETHING_NEW"])
 def test_every_other_finish_reason_is_an_end(reason):
     reader = passthrough.Stream(b'"a"', asking())
-    reader.see(json.dumps({"candidates": [{"finishReason": reason}]}).encode())
+    reader.observe(json.dumps({"candidates": [{"finishReason": reason}]}).encode())
     assert reader.is_terminal
 
 
 def test_a_finished_candidate_stays_finished():
     reader = passthrough.Stream(b'"a"', asking())
-    reader.see(b'{"candidates": [{"finishReason": "STOP"}]}')
-    reader.see(b'{"candidates": [{"groundingMetadata": {}}]}')
+    reader.observe(b'{"candidates": [{"finishReason": "STOP"}]}')
+    reader.observe(b'{"candidates": [{"groundingMetadata": {}}]}')
     assert reader.is_terminal
 
 
 def test_prompt_feedback_without_a_block_reason_is_no_end_and_a_block_stays_one():
     reader = passthrough.Stream(b'"a"', asking())
-    reader.see(b'{"promptFeedback": {"safetyRatings": []}}')
+    reader.observe(b'{"promptFeedback": {"safetyRatings": []}}')
     assert not reader.is_terminal
-    reader.see(b'{"promptFeedback": {"blockReason": "SAFETY"}}')
+    reader.observe(b'{"promptFeedback": {"blockReason": "SAFETY"}}')
     assert reader.is_terminal
-    reader.see(b'{"promptFeedback": {"safetyRatings": []}}')
+    reader.observe(b'{"promptFeedback": {"safetyRatings": []}}')
     assert reader.is_terminal
 
 
@@ -318,7 +318,7 @@ def test_a_reply_that_was_searched_for_counts_one_search(candidates, calls):
     assert (usage, usage.tool_calls) == (Usage(input_tokens=3), calls)
     reader = passthrough.Stream(None, asking())
     for chunk in ({"candidates": candidates}, reply, {"usageMetadata": reply["usageMetadata"]}):
-        reader.see(json.dumps(chunk).encode())
+        reader.observe(json.dumps(chunk).encode())
     assert reader.usage.tool_calls == calls
 
 
@@ -344,7 +344,7 @@ def test_the_usage_of_a_whole_reply():
 )
 def test_texts_and_calls_are_counted(part, minimum):
     reader = passthrough.Stream(b'"a"', asking())
-    reader.see(json.dumps({"candidates": [{"content": {"parts": [part]}}]}).encode())
+    reader.observe(json.dumps({"candidates": [{"content": {"parts": [part]}}]}).encode())
     assert reader.text_bytes >= minimum
     assert (reader.text_bytes > 0) == (minimum > 0)
 
@@ -425,8 +425,8 @@ def test_what_another_provider_sealed_stays_behind(part, left):
     before = copy.deepcopy(body)
     kept = [{"text": "first"}, *([] if left is None else [left])]
     expected = {"x_novel": SEALED, "contents": [{"role": "model", "parts": kept}]}
-    assert passthrough.unsealed(body) == expected
-    counted = passthrough.unsealed({"generateContentRequest": body})
+    assert passthrough.without_wrapped_signatures(body) == expected
+    counted = passthrough.without_wrapped_signatures({"generateContentRequest": body})
     assert counted == {"generateContentRequest": expected}
     assert body == before
 
@@ -434,14 +434,14 @@ def test_what_another_provider_sealed_stays_behind(part, left):
 def test_only_the_first_call_of_a_content_is_excused():
     calls = [{"functionCall": {"name": "f"}, "thoughtSignature": SEALED}, {"functionCall": {"name": "g"}}]
     own = [{"functionCall": {"name": "f"}, "thoughtSignature": "own"}, calls[1]]
-    (found, kept) = passthrough.unsealed({"contents": [{"parts": calls}, {"parts": own}]})["contents"]
-    assert found["parts"] == [{"functionCall": {"name": "f"}, "thoughtSignature": SKIP}, calls[1]]
+    (found, kept) = passthrough.without_wrapped_signatures({"contents": [{"parts": calls}, {"parts": own}]})["contents"]
+    assert found["parts"] == [{"functionCall": {"name": "f"}, "thoughtSignature": SKIP_VALIDATOR}, calls[1]]
     assert kept["parts"] == own
 
 
 def test_a_content_that_was_nothing_else_is_none_any_more():
     contents = [{"role": "model", "parts": [{"thoughtSignature": SEALED}]}, {"role": "user", "parts": [{"text": "a"}]}]
-    assert passthrough.unsealed({"contents": contents}) == {"contents": contents[1:]}
+    assert passthrough.without_wrapped_signatures({"contents": contents}) == {"contents": contents[1:]}
 
 
 @pytest.mark.parametrize(
@@ -456,4 +456,4 @@ def test_a_content_that_was_nothing_else_is_none_any_more():
     ],
 )
 def test_a_body_without_such_parts_stays_as_it_is(body):
-    assert passthrough.unsealed(body) == body
+    assert passthrough.without_wrapped_signatures(body) == body

@@ -9,7 +9,7 @@ from openai.types import CreateEmbeddingResponse
 
 from gproxy.errors import BadRequest
 from gproxy.protocols import openai_chat
-from gproxy.protocols.hub import Context, Embed, Embeddings, Target, Usage
+from gproxy.protocols.hub import Context, EmbeddingRequest, Embeddings, Target, Usage
 from gproxy.protocols.losses import Losses
 
 CODEC = openai_chat.CODECS["embeddings"]
@@ -22,19 +22,19 @@ def packed(*vector: float) -> str:
 
 
 def context(**more) -> Context:
-    return Context("asked", "main", "req_1", 0, Embed(("a",), **more))
+    return Context("asked", "main", "req_1", 0, EmbeddingRequest(("a",), **more))
 
 
 @pytest.mark.parametrize(
     ("body", "read", "told"),
     [
-        ({"input": "a"}, Embed(("a",)), ()),
-        ({"input": ["a", "b"]}, Embed(("a", "b")), ()),
-        ({"input": "a", "encoding_format": "float"}, Embed(("a",)), ()),
-        ({"input": "a", "encoding_format": "base64"}, Embed(("a",), is_packed=True), ()),
-        ({"input": "a", "encoding_format": None, "dimensions": None, "user": None}, Embed(("a",)), ()),
-        ({"input": "a", "dimensions": 256, "user": "u-1"}, Embed(("a",), 256, end_user="u-1"), ()),
-        ({"input": "a", "input_type": "query", "x": None}, Embed(("a",)), ("input_type",)),
+        ({"input": "a"}, EmbeddingRequest(("a",)), ()),
+        ({"input": ["a", "b"]}, EmbeddingRequest(("a", "b")), ()),
+        ({"input": "a", "encoding_format": "float"}, EmbeddingRequest(("a",)), ()),
+        ({"input": "a", "encoding_format": "base64"}, EmbeddingRequest(("a",), is_packed=True), ()),
+        ({"input": "a", "encoding_format": None, "dimensions": None, "user": None}, EmbeddingRequest(("a",)), ()),
+        ({"input": "a", "dimensions": 256, "user": "u-1"}, EmbeddingRequest(("a",), 256, end_user="u-1"), ()),
+        ({"input": "a", "input_type": "query", "x": None}, EmbeddingRequest(("a",)), ("input_type",)),
     ],
 )
 def test_what_is_read(body, read, told):
@@ -42,7 +42,7 @@ def test_what_is_read(body, read, told):
     body = {"model": "asked", **body}
     before = copy.deepcopy(body)
     assert CODEC.read_request(body, losses) == read
-    assert losses.told() == told
+    assert losses.names() == told
     assert body == before
 
 
@@ -71,10 +71,14 @@ def test_what_is_refused(body, word):
 @pytest.mark.parametrize(
     ("request_", "written", "told"),
     [
-        (Embed(("a",)), {"input": "a"}, ()),
-        (Embed(("a", "b"), 256, end_user="u-1"), {"input": ["a", "b"], "dimensions": 256, "user": "u-1"}, ()),
-        (Embed(("a",), task="RETRIEVAL_QUERY", title="t"), {"input": "a"}, ("taskType", "title")),
-        (Embed(("a",), is_packed=True), {"input": "a"}, ()),
+        (EmbeddingRequest(("a",)), {"input": "a"}, ()),
+        (
+            EmbeddingRequest(("a", "b"), 256, end_user="u-1"),
+            {"input": ["a", "b"], "dimensions": 256, "user": "u-1"},
+            (),
+        ),
+        (EmbeddingRequest(("a",), task="RETRIEVAL_QUERY", title="t"), {"input": "a"}, ("taskType", "title")),
+        (EmbeddingRequest(("a",), is_packed=True), {"input": "a"}, ()),
     ],
 )
 def test_what_is_written(request_, written, told):
@@ -84,7 +88,7 @@ def test_what_is_written(request_, written, told):
         "encoding_format": "float",
         **written,
     }
-    assert losses.told() == told
+    assert losses.names() == told
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ REQUEST = httpx2.Request("POST", "http://127.0.0.1:9/v1/chat/completions")
 
 def sent(body: dict, model: str) -> tuple[bytes, bytes]:
     raw = json.dumps(body).encode()
-    return raw, passthrough.outgoing(passthrough.ask(raw), raw, model)
+    return raw, passthrough.outgoing(passthrough.read_head(raw), raw, model)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_the_whole_reply_is_what_the_vendors_client_reads():
     ],
 )
 def test_what_a_request_asks_for(body, model, is_stream, wants_usage, end_user):
-    asked = passthrough.ask(json.dumps(body).encode())
+    asked = passthrough.read_head(json.dumps(body).encode())
     assert asked[:4] == (model, is_stream, wants_usage, end_user)
 
 
@@ -73,12 +73,12 @@ def test_what_a_request_asks_for(body, model, is_stream, wants_usage, end_user):
     ],
 )
 def test_how_much_and_how_fast_a_request_asks_for(body, expected):
-    asked = passthrough.ask(json.dumps(body).encode())
+    asked = passthrough.read_head(json.dumps(body).encode())
     assert (asked.mode, asked.max_output, asked.choices) == expected
 
 
 def test_a_mode_is_read_however_its_text_is_escaped():
-    assert passthrough.ask(rb'{"service_tier": "pr\u0069ority"}').mode == "priority"
+    assert passthrough.read_head(rb'{"service_tier": "pr\u0069ority"}').mode == "priority"
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_usage_is_asked_for_where_a_stream_would_leave_it_out(options, after):
 @pytest.mark.parametrize("options", [5, "text", [1], True])
 def test_stream_options_that_are_no_object_are_refused(options):
     with pytest.raises(BadRequest, match="stream_options"):
-        passthrough.ask(json.dumps({"model": "a", "stream": True, "stream_options": options}).encode())
+        passthrough.read_head(json.dumps({"model": "a", "stream": True, "stream_options": options}).encode())
 
 
 @pytest.mark.parametrize(
@@ -171,13 +171,13 @@ def test_how_a_stream_ends(name, is_terminal, has_failed, ends, tail):
 @pytest.mark.parametrize("name", ["done_without_finish.sse", "one_choice_of_two_unfinished.sse"])
 def test_done_without_a_finish_reason_is_a_cut_and_is_not_passed(name):
     reading = read(passthrough, sample("openai_chat", name))
-    assert reading.verdicts[-1] is Verdict.CUT
+    assert reading.verdicts[-1] is Verdict.BROKEN
     assert b"[DONE]" not in reading.passed
 
 
 def test_after_an_error_done_is_not_passed_and_no_second_error_follows():
     reading = read(passthrough, sample("openai_chat", "error_then_done.sse"), "asked")
-    assert Verdict.CUT not in reading.verdicts
+    assert Verdict.BROKEN not in reading.verdicts
     assert b"[DONE]" not in reading.passed
     assert reading.documents[-1]["error"]["message"] == "Provider disconnected unexpectedly"
     assert reading.documents[-1]["model"] == "asked"
@@ -185,29 +185,29 @@ def test_after_an_error_done_is_not_passed_and_no_second_error_follows():
 
 def test_a_stream_without_any_choice_ends_at_done_only():
     reader = passthrough.Stream(b'"a"', asking())
-    reader.see(b'{"choices": [], "usage": {"prompt_tokens": 3}}')
+    reader.observe(b'{"choices": [], "usage": {"prompt_tokens": 3}}')
     assert not reader.is_terminal
-    assert reader.see(b"[DONE]") == (b"[DONE]", Verdict.ENDS)
+    assert reader.observe(b"[DONE]") == (b"[DONE]", Verdict.ENDS)
     assert reader.is_terminal
 
 
 def test_a_finished_choice_stays_finished():
     reader = passthrough.Stream(b'"a"', asking())
-    reader.see(b'{"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}')
-    reader.see(b'{"choices": [{"index": 0, "delta": {}, "finish_reason": null, "content_filter_offsets": {}}]}')
+    reader.observe(b'{"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}')
+    reader.observe(b'{"choices": [{"index": 0, "delta": {}, "finish_reason": null, "content_filter_offsets": {}}]}')
     assert reader.is_terminal
 
 
 def test_usage_is_no_end_while_a_choice_is_open():
     reader = passthrough.Stream(b'"a"', asking())
-    reader.see(b'{"choices": [{"index": 0, "delta": {"content": "x"}}]}')
-    _, verdict = reader.see(b'{"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}')
-    assert verdict is Verdict.GOES_ON
+    reader.observe(b'{"choices": [{"index": 0, "delta": {"content": "x"}}]}')
+    _, verdict = reader.observe(b'{"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}')
+    assert verdict is Verdict.CONTINUES
 
 
 def test_a_chunk_without_choices_that_tells_no_usage_is_passed_without_the_field():
     reader = passthrough.Stream(b'"a"', asking(wants_usage=False))
-    passed, _ = reader.see(b'{"choices":[],"usage":null,"prompt_filter_results":[{"prompt_index":0}]}')
+    passed, _ = reader.observe(b'{"choices":[],"usage":null,"prompt_filter_results":[{"prompt_index":0}]}')
     assert json.loads(passed) == {"choices": [], "prompt_filter_results": [{"prompt_index": 0}]}
 
 
@@ -226,14 +226,14 @@ def test_a_chunk_without_choices_that_tells_no_usage_is_passed_without_the_field
 )
 def test_the_text_of_a_delta_is_counted(delta, size):
     reader = passthrough.Stream(b'"a"', asking())
-    reader.see(json.dumps({"choices": [{"index": 0, "delta": delta}]}).encode())
+    reader.observe(json.dumps({"choices": [{"index": 0, "delta": delta}]}).encode())
     assert reader.text_bytes == size
 
 
 def test_arguments_of_a_tool_call_are_counted():
     reader = passthrough.Stream(b'"a"', asking())
     call = {"index": 0, "function": {"arguments": '{"city": "Paris"}'}}
-    reader.see(json.dumps({"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]}).encode())
+    reader.observe(json.dumps({"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]}).encode())
     assert reader.text_bytes >= len('{"city": "Paris"}')
 
 
@@ -420,15 +420,15 @@ def test_the_tier_that_served_a_reply(told, tier):
     reply = {"choices": [], "service_tier": told, "usage": USED}
     assert passthrough.read_whole(json.dumps(reply).encode())[0].tier == tier
     reader = passthrough.Stream(None, asking())
-    reader.see(json.dumps({"choices": [{"index": 0, "finish_reason": "stop"}], "service_tier": told}).encode())
-    reader.see(json.dumps({"choices": [], "usage": USED}).encode())
+    reader.observe(json.dumps({"choices": [{"index": 0, "finish_reason": "stop"}], "service_tier": told}).encode())
+    reader.observe(json.dumps({"choices": [], "usage": USED}).encode())
     assert reader.usage.tier == tier
 
 
 def test_the_last_tier_that_a_stream_tells_is_the_one_that_served_it():
     reader = passthrough.Stream(None, asking())
     for told in ("priority", "auto", "default"):
-        reader.see(json.dumps({"choices": [], "service_tier": told, "usage": USED}).encode())
+        reader.observe(json.dumps({"choices": [], "service_tier": told, "usage": USED}).encode())
     assert reader.usage.tier == "default"
 
 
@@ -466,9 +466,9 @@ def test_an_emoji_cut_in_two_frames_keeps_its_halves_and_its_name_is_exchanged()
     reader = passthrough.Stream(b'"asked"', asking())
     for half in (b"\\ud83d", b"\\ude00"):
         frame = b'{"model":"theirs","choices":[{"index":0,"delta":{"content":"%s"},"finish_reason":null}]}' % half
-        passed, verdict = reader.see(frame)
+        passed, verdict = reader.observe(frame)
         assert passed == frame.replace(b"theirs", b"asked")
-        assert verdict is Verdict.GOES_ON
+        assert verdict is Verdict.CONTINUES
     assert reader.text_bytes > 0
 
 
@@ -524,11 +524,11 @@ GOOGLE = {"google": {"thought_signature": SEALED}}
 def test_what_another_provider_sealed_stays_behind(message, expected):
     body = {"model": "a", "x_novel": SEALED, "messages": [message]}
     before = copy.deepcopy(body)
-    assert passthrough.unsealed(body) == {"model": "a", "x_novel": SEALED, "messages": [expected]}
+    assert passthrough.without_wrapped_signatures(body) == {"model": "a", "x_novel": SEALED, "messages": [expected]}
     assert body == before
 
 
 @pytest.mark.parametrize("body", [{}, {"model": "a", "input": SEALED}, {"messages": None}, {"messages": "text"}])
 def test_a_body_without_messages_stays_as_it_is(body):
     """Texts to be embedded, for one."""
-    assert passthrough.unsealed(body) == body
+    assert passthrough.without_wrapped_signatures(body) == body

@@ -5,7 +5,7 @@ from openai.types.responses import InputTokenCountResponse
 
 from gproxy.errors import BadRequest
 from gproxy.protocols import openai_responses
-from gproxy.protocols.hub import Context, Count, Request, Target, Text, Tool, Turn
+from gproxy.protocols.hub import Context, Request, Target, Text, TokenCount, Tool, Turn
 from gproxy.protocols.losses import Losses
 
 CODEC = openai_responses.CODECS["count_tokens"]
@@ -34,7 +34,7 @@ def test_what_is_read():
 @pytest.mark.parametrize(("body", "tokens"), [({"input_tokens": 12}, 12), ({}, 0), ({"input_tokens": True}, 0)])
 def test_a_reply(body, tokens):
     found = CODEC.read_reply(body, CONTEXT, Losses())
-    assert found == Count(tokens)
+    assert found == TokenCount(tokens)
     written = CODEC.write_reply(found, CONTEXT, Losses())
     assert written == {"object": "response.input_tokens", "input_tokens": tokens}
     InputTokenCountResponse.model_validate(written)

@@ -41,7 +41,7 @@ def test_the_whole_reply_is_what_the_vendors_client_reads():
     ],
 )
 def test_what_a_request_asks_for(body, expected):
-    assert passthrough.ask(json.dumps(body).encode())[:4] == expected
+    assert passthrough.read_head(json.dumps(body).encode())[:4] == expected
 
 
 @pytest.mark.parametrize(
@@ -55,14 +55,14 @@ def test_what_a_request_asks_for(body, expected):
     ],
 )
 def test_how_much_and_how_fast_a_request_asks_for(body, expected):
-    asked = passthrough.ask(json.dumps(body).encode())
+    asked = passthrough.read_head(json.dumps(body).encode())
     assert (asked.mode, asked.max_output, asked.choices) == expected
 
 
 @pytest.mark.parametrize("is_stream", [True, False])
 def test_a_stream_is_not_asked_for_usage_which_it_tells_anyway(is_stream):
     body = json.dumps({"model": "a", "stream": is_stream}).encode()
-    assert passthrough.outgoing(passthrough.ask(body), body, "a") is body
+    assert passthrough.outgoing(passthrough.read_head(body), body, "a") is body
 
 
 @pytest.mark.parametrize(
@@ -76,8 +76,8 @@ def test_a_stream_is_not_asked_for_usage_which_it_tells_anyway(is_stream):
         ("crlf.sse", "response.completed", False, Verdict.ENDS),
         ("incomplete.sse", "response.incomplete", False, Verdict.ENDS),
         ("failed.sse", "response.failed", True, Verdict.ENDS),
-        ("error.sse", "error", True, Verdict.GOES_ON),
-        ("cut.sse", "response.output_text.delta", False, Verdict.GOES_ON),
+        ("error.sse", "error", True, Verdict.CONTINUES),
+        ("cut.sse", "response.output_text.delta", False, Verdict.CONTINUES),
     ],
 )
 def test_how_a_stream_ends(name, last, has_failed, verdict):
@@ -106,9 +106,9 @@ def test_the_model_is_exchanged_in_the_response_and_not_in_its_tools():
 def test_the_number_of_the_next_event_is_known_even_after_a_keepalive():
     reader = passthrough.Stream(b'"a"', asking())
     for data in payloads(sample("openai_responses", "keepalive.sse")):
-        reader.see(data)
+        reader.observe(data)
     last = documents(sample("openai_responses", "keepalive.sse"))[-1]["sequence_number"]
-    told = [documents(event)[0] for event in reader.break_off(502, "upstream_error", "the text", "req_1")]
+    told = [documents(event)[0] for event in reader.failure_events(502, "upstream_error", "the text", "req_1")]
     assert [(event["type"], event["sequence_number"]) for event in told] == [
         ("response.failed", last + 1),
         ("error", last + 2),
@@ -118,8 +118,8 @@ def test_the_number_of_the_next_event_is_known_even_after_a_keepalive():
 def test_a_response_that_breaks_off_is_told_as_a_failed_one_under_the_clients_name():
     reader = passthrough.Stream(b'"asked"', asking())
     (first, *_) = payloads(sample("openai_responses", "cut.sse"))
-    reader.see(first)
-    failed, _ = (documents(event)[0] for event in reader.break_off(502, "upstream_error", "cut", "req_1"))
+    reader.observe(first)
+    failed, _ = (documents(event)[0] for event in reader.failure_events(502, "upstream_error", "cut", "req_1"))
     response = ResponseFailedEvent.construct(**failed).response
     assert (response.status, response.model, response.error.message) == ("failed", "asked", "cut")
     assert response.id == json.loads(first)["response"]["id"]
@@ -230,7 +230,7 @@ def test_the_vendors_own_tools_are_counted_by_their_calls(output, calls):
     usage, _ = passthrough.read_whole(json.dumps(reply).encode())
     assert (usage.tool_calls, usage.tier) == (calls, "flex")
     reader = passthrough.Stream(None, asking())
-    reader.see(json.dumps({"type": "response.completed", "response": reply}).encode())
+    reader.observe(json.dumps({"type": "response.completed", "response": reply}).encode())
     assert (reader.usage.tool_calls, reader.usage.tier) == (calls, "flex")
 
 
@@ -240,11 +240,13 @@ def test_calls_are_counted_as_they_are_done_where_the_end_does_not_list_them(out
     reader = passthrough.Stream(None, asking())
     for item in output:
         for kind in ("added", "done"):
-            reader.see(json.dumps({"type": f"response.output_item.{kind}", "item": item}).encode())
+            reader.observe(json.dumps({"type": f"response.output_item.{kind}", "item": item}).encode())
     # cut here, no more is known
     assert reader.usage == (Usage() if calls else None)
     assert calls == (reader.usage.tool_calls if reader.usage else ())
-    reader.see(json.dumps({"type": "response.completed", "response": {"output": at_the_end, "usage": TOLD}}).encode())
+    reader.observe(
+        json.dumps({"type": "response.completed", "response": {"output": at_the_end, "usage": TOLD}}).encode()
+    )
     assert reader.usage == Usage(input_tokens=9, output_tokens=2)
     assert reader.usage.tool_calls == calls
 
@@ -258,8 +260,8 @@ def test_calls_that_are_told_twice_are_counted_once():
 
 def test_a_response_that_ended_without_usage_has_none_whatever_tools_it_ran():
     reader = passthrough.Stream(None, asking())
-    reader.see(json.dumps({"type": "response.output_item.done", "item": SEARCH}).encode())
-    reader.see(b'{"type": "response.completed", "response": {"usage": null}}')
+    reader.observe(json.dumps({"type": "response.output_item.done", "item": SEARCH}).encode())
+    reader.observe(b'{"type": "response.completed", "response": {"usage": null}}')
     assert reader.usage is None
 
 
@@ -267,14 +269,14 @@ def test_the_tier_is_the_one_that_is_told_at_the_end():
     reader = passthrough.Stream(None, asking())
     for kind, tier in (("created", "auto"), ("in_progress", "auto"), ("completed", "priority")):
         response = {"service_tier": tier, "usage": TOLD if kind == "completed" else None}
-        reader.see(json.dumps({"type": f"response.{kind}", "response": response}).encode())
+        reader.observe(json.dumps({"type": f"response.{kind}", "response": response}).encode())
     assert reader.usage.tier == "priority"
 
 
 def test_a_response_without_usage_does_not_take_back_what_was_told():
     reader = passthrough.Stream(b'"a"', asking())
-    reader.see(b'{"type": "response.in_progress", "response": {"usage": {"input_tokens": 9, "output_tokens": 2}}}')
-    reader.see(b'{"type": "response.failed", "response": {"usage": null}}')
+    reader.observe(b'{"type": "response.in_progress", "response": {"usage": {"input_tokens": 9, "output_tokens": 2}}}')
+    reader.observe(b'{"type": "response.failed", "response": {"usage": null}}')
     assert reader.usage == Usage(input_tokens=9, output_tokens=2)
 
 
@@ -333,9 +335,9 @@ SEALED = wrap(Signature("second", "S"))
 def test_what_another_provider_sealed_stays_behind(given, expected):
     body = {"model": "a", "x_novel": SEALED, "input": given}
     before = copy.deepcopy(body)
-    assert passthrough.unsealed(body) == {"model": "a", "x_novel": SEALED, "input": expected}
+    assert passthrough.without_wrapped_signatures(body) == {"model": "a", "x_novel": SEALED, "input": expected}
     assert body == before
 
 
 def test_a_body_without_input_stays_as_it_is():
-    assert passthrough.unsealed({"model": "a"}) == {"model": "a"}
+    assert passthrough.without_wrapped_signatures({"model": "a"}) == {"model": "a"}
