@@ -493,7 +493,7 @@ def requests(modules: dict) -> dict[str, list[Rule]]:
             Rule(
                 lambda r: replace(r, turns=repair.merge_turns(list(map(_chat_turn, r.turns)))), "one field per kind"
             ),
-            legal_ids(chat.request.legal),
+            legal_ids(chat.request.legal_call_id),
             MEDIA_BEHIND, NO_ERRORS, JOINED_RESULTS, PLAIN_RESULTS, NAMELESS_RESULTS,
             Rule(media(_inline), "PDFs are files there, and texts are texts"),
             *no_media({
@@ -517,7 +517,7 @@ def requests(modules: dict) -> dict[str, list[Rule]]:
         ],
         "openai_responses": [
             PAIRED, ARRANGED, SAID_ARGUMENTS, NO_CITATIONS, *FOREIGN_THOUGHTS, NO_CALL_SIGNATURES, *NO_OWN_PICTURES,
-            legal_ids(responses.request.legal),
+            legal_ids(responses.request.legal_call_id),
             Rule(blocks(of(ToolResult, _failed_in_parts)), "a result is no error; its text says it", "tool_error"),
             JOINED_RESULTS, NAMELESS_RESULTS,
             *no_media({
@@ -555,7 +555,7 @@ def requests(modules: dict) -> dict[str, list[Rule]]:
         "anthropic": [
             NO_SYSTEM_TURN, PAIRED, ARRANGED, OPENED, NO_CITATIONS, REFUSAL_IS_TEXT, *FOREIGN_THOUGHTS,
             NO_CALL_SIGNATURES,
-            *NO_OWN_PICTURES, CUSTOM_CALLS, COMPACT, legal_ids(anthropic.request.legal),
+            *NO_OWN_PICTURES, CUSTOM_CALLS, COMPACT, legal_ids(anthropic.request.legal_call_id),
             PLAIN_RESULTS, NAMELESS_RESULTS, NO_EMPTY_ERRORS,
             *no_media({
                 "image": lambda m: bool(m.url or (m.data and m.media_type in IMAGES)),

@@ -468,10 +468,10 @@ def _write_result(block: ToolResult, parts: list[dict], losses: Losses) -> dict:
     if block.is_error:
         losses.lose("tool_error")
         texts = ["Error: " + "\n".join(texts)] if texts else ["Error"]
-    return {"role": "tool", "tool_call_id": legal(block.call_id), "content": "\n".join(texts)}
+    return {"role": "tool", "tool_call_id": legal_call_id(block.call_id), "content": "\n".join(texts)}
 
 
-def legal(call_id: str) -> str:
+def legal_call_id(call_id: str) -> str:
     return repair.legal_id(call_id, ID, MAX_ID)
 
 
@@ -521,7 +521,7 @@ def _details(value: str) -> list:
 
 
 def _write_call(block: ToolCall, target: Target, losses: Losses) -> dict:
-    call = {"id": legal(block.id), "type": "function"}
+    call = {"id": legal_call_id(block.id), "type": "function"}
     if block.is_custom:
         if "custom_tools" in target.traits:
             return {**call, "type": "custom", "custom": {"name": block.name, "input": block.arguments}}

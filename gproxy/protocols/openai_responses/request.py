@@ -472,7 +472,7 @@ def _write_assistant(turn: Turn, target: Target, losses: Losses) -> Iterator[dic
             case Thinking():
                 yield from _write_thinking(block, target, losses)
             case ToolCall(call_id, name, arguments):
-                call_id = legal(call_id)
+                call_id = legal_call_id(call_id)
                 if block.is_custom:
                     yield {"type": "custom_tool_call", "call_id": call_id, "name": name, "input": arguments}
                 else:
@@ -496,7 +496,7 @@ def _write_thinking(block: Thinking, target: Target, losses: Losses) -> Iterator
     yield {"type": "reasoning", "id": item_id, "summary": summary, "encrypted_content": sealed}
 
 
-def legal(call_id: str) -> str:
+def legal_call_id(call_id: str) -> str:
     return repair.legal_id(call_id, ID, MAX_ID)
 
 
@@ -515,7 +515,7 @@ def _write_result(block: ToolResult, losses: Losses) -> dict:
         ]
         if block.is_error:
             output.insert(0, {"type": "input_text", "text": "Error:"})
-    return {"type": kind, "call_id": legal(block.call_id), "output": output}
+    return {"type": kind, "call_id": legal_call_id(block.call_id), "output": output}
 
 
 def _write_media(block: Media, losses: Losses) -> dict:

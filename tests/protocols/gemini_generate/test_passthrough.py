@@ -327,9 +327,9 @@ def test_the_search_of_a_grounded_stream_is_counted():
 
 
 def test_the_usage_of_a_whole_reply():
-    usage, found = passthrough.read_whole(sample("gemini", "reply.json"))
+    usage, fields = passthrough.read_whole(sample("gemini", "reply.json"))
     assert usage == Usage(input_tokens=52, output_tokens=75, reasoning_tokens=25, cache_read_tokens=2048)
-    assert bytes(found["modelVersion"]) == b'"gemini-2.5-flash"'
+    assert bytes(fields["modelVersion"]) == b'"gemini-2.5-flash"'
 
 
 @pytest.mark.parametrize(

@@ -433,9 +433,9 @@ def test_the_last_tier_that_a_stream_tells_is_the_one_that_served_it():
 
 
 def test_the_usage_of_a_whole_reply():
-    usage, found = passthrough.read_whole(sample("openai_chat", "reply.json"))
+    usage, fields = passthrough.read_whole(sample("openai_chat", "reply.json"))
     assert usage == Usage(input_tokens=93, output_tokens=46, reasoning_tokens=12, cache_read_tokens=1024)
-    assert bytes(found["model"]) == b'"gpt-4.1-2025-04-14"'
+    assert bytes(fields["model"]) == b'"gpt-4.1-2025-04-14"'
 
 
 @pytest.mark.parametrize(

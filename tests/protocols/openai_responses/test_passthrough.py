@@ -293,9 +293,9 @@ def test_deltas_are_counted_once_and_the_done_events_not_again(name, size):
 
 
 def test_the_usage_of_a_whole_reply():
-    usage, found = passthrough.read_whole(sample("openai_responses", "reply.json"))
+    usage, fields = passthrough.read_whole(sample("openai_responses", "reply.json"))
     assert usage == Usage(input_tokens=72, output_tokens=52, reasoning_tokens=20, cache_read_tokens=256)
-    assert bytes(found["model"]) == b'"gpt-5.1-2025-11-13"'
+    assert bytes(fields["model"]) == b'"gpt-5.1-2025-11-13"'
 
 
 @pytest.mark.parametrize(
