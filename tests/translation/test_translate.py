@@ -724,7 +724,7 @@ FAILURES = {
         CHAT,
         said_by_chat(message={"content": "so"}, finish_reason="error"),
         [said_by_chat(delta={"content": "so"}), said_by_chat(delta={}, finish_reason="error")],
-        (502, "upstream_error", "the upstream says that it failed and not why"),
+        (502, "upstream_error", "the upstream reported a failure without a reason"),
     ),
     "responses": (
         RESPONSES,
