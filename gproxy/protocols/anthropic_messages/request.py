@@ -128,13 +128,13 @@ def _read_turns(body: dict, losses: Losses) -> tuple[Turn, ...]:
 def _read_system(system, losses: Losses) -> tuple[str, ...]:
     if system is None or isinstance(system, str):
         return (system,) if system and system.strip() else ()
-    found = []
+    texts = []
     for place, block in validate.objects(system, "system"):
         text = validate.text(block.get("text"), f"{place}.text")
         _report_unread(block, ("type", "text", "citations"), "system", losses)
         if text.strip():
-            found.append(text)
-    return tuple(found)
+            texts.append(text)
+    return tuple(texts)
 
 
 def _report_unread(item: dict, known: tuple[str, ...], prefix: str, losses: Losses) -> None:
@@ -147,8 +147,8 @@ def _read_blocks(content, place: str, losses: Losses) -> Iterator[Block]:
     if content is None or isinstance(content, str):
         yield Text(content or "")
         return
-    for at, block in validate.objects(content, place):
-        yield from _read_block(block, at, losses)
+    for block_place, block in validate.objects(content, place):
+        yield from _read_block(block, block_place, losses)
 
 
 def _read_inner(content, place: str, losses: Losses) -> Iterator[Block]:
@@ -156,13 +156,13 @@ def _read_inner(content, place: str, losses: Losses) -> Iterator[Block]:
     if content is None or isinstance(content, str):
         yield Text(content or "")
         return
-    for at, block in validate.objects(content, place):
+    for block_place, block in validate.objects(content, place):
         if block.get("type") not in INNER_TYPES:
             losses.report(f"messages.content.{block.get('type')}")
         elif block["type"] == "document" and as_object(block.get("source")).get("type") == "content":
             losses.report("messages.content.document")
         else:
-            yield from _read_block(block, at, losses)
+            yield from _read_block(block, block_place, losses)
 
 
 INNER_TYPES = ("text", "image", "document", "search_result")
@@ -202,8 +202,8 @@ def _read_block(block: dict, place: str, losses: Losses) -> Iterator[Block]:
             known += ("title", "source", "content")
             losses.report("messages.content.search_result")
             texts = [
-                validate.text(item.get("text"), f"{at}.text")
-                for at, item in validate.objects(block.get("content"), f"{place}.content")
+                validate.text(item.get("text"), f"{item_place}.text")
+                for item_place, item in validate.objects(block.get("content"), f"{place}.content")
             ]
             named = (validate.optional_text(block, name, place) for name in ("title", "source"))
             yield Text("\n".join(filter(None, (*named, *texts))))
@@ -250,10 +250,10 @@ def _read_document(source: dict, title: str | None, place: str, losses: Losses) 
 
 def read_citation(citation) -> Citation:
     """Returns a citation by URL, title and quote; positions inside a document of the request are dropped."""
-    found = citation if isinstance(citation, dict) else {}
-    url = found.get("url") or found.get("source")
-    title = found.get("title") or found.get("document_title")
-    quote = found.get("cited_text")
+    fields = as_object(citation)
+    url = fields.get("url") or fields.get("source")
+    title = fields.get("title") or fields.get("document_title")
+    quote = fields.get("cited_text")
     return Citation(*(value if isinstance(value, str) else None for value in (url, title, quote)))
 
 
@@ -268,7 +268,7 @@ def _read_tools(body: dict, losses: Losses) -> Iterator[Tool | WebSearch | CodeE
             description = validate.optional_text(tool, "description", place)
             yield Tool(name, description, schema, validate.optional_flag(tool, "strict", place))
             continue
-        server_tool = next((found for prefix, found in SERVER_TOOLS if str(kind).startswith(prefix)), None)
+        server_tool = next((made for prefix, made in SERVER_TOOLS if str(kind).startswith(prefix)), None)
         if server_tool is None:
             losses.report(f"tools.{kind}")
         elif server_tool is WebSearch:

@@ -149,8 +149,8 @@ def _read_call(call: dict, number: int, context: Context) -> ToolCall:
 
 
 def _call_signature(call: dict, context: Context) -> Signature | None:
-    found = as_object(as_object(call.get("extra_content")).get("google")).get("thought_signature")
-    return Signature(context.provider, found) if isinstance(found, str) and found else None
+    value = as_object(as_object(call.get("extra_content")).get("google")).get("thought_signature")
+    return Signature(context.provider, value) if isinstance(value, str) and value else None
 
 
 @dataclass(slots=True)

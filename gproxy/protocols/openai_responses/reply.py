@@ -630,11 +630,11 @@ class _EventWriter:
             case Refusal():
                 data = self.event("response.refusal.delta", **self.content_position, delta=text)
             case Thinking():
-                at = self.item_position
+                position = self.item_position
                 if not self.text.length:
                     blank = {"type": "summary_text", "text": ""}
-                    data = self.event("response.reasoning_summary_part.added", **at, summary_index=0, part=blank)
-                data += self.event("response.reasoning_summary_text.delta", **at, summary_index=0, delta=text)
+                    data = self.event("response.reasoning_summary_part.added", **position, summary_index=0, part=blank)
+                data += self.event("response.reasoning_summary_text.delta", **position, summary_index=0, delta=text)
             case ToolCall(is_custom=True):
                 data = self.event("response.custom_tool_call_input.delta", **self.item_position, delta=text)
             case ToolCall():
@@ -682,10 +682,10 @@ class _EventWriter:
     def _close_thinking(self, text: str) -> bytes:
         data = b""
         if text:
-            at = self.item_position
+            position = self.item_position
             done = {"type": "summary_text", "text": text}
-            data = self.event("response.reasoning_summary_text.done", **at, summary_index=0, text=text)
-            data += self.event("response.reasoning_summary_part.done", **at, summary_index=0, part=done)
+            data = self.event("response.reasoning_summary_text.done", **position, summary_index=0, text=text)
+            data += self.event("response.reasoning_summary_part.done", **position, summary_index=0, part=done)
         return data + self.end_item(self.writer.reasoning(text, self.signature))
 
     def _close_call(self, block: ToolCall, text: str) -> bytes:
