@@ -58,7 +58,7 @@ def read_head(body: bytes) -> RequestHead:
 
 
 def without_wrapped_signatures(body: dict) -> dict:
-    """Returns the body without signatures that gproxy wrapped: they were made by another provider."""
+    """Returns the body without blocks whose signature gproxy wrapped: another provider made them."""
     if not isinstance(body.get("messages"), list):
         return body
     messages = []
@@ -114,7 +114,7 @@ def read_usage(usage: dict, before: Usage | None = None) -> Usage:
 
 
 # https://docs.anthropic.com/en/api/service-tiers, https://platform.claude.com/docs/en/build-with-claude/fast-mode
-# A Priority Tier is paid for by a commitment of the account: its calls are charged at the standard price.
+# The Priority Tier is paid for by a commitment of the account: its calls are charged at the standard price.
 TIERS = {"standard": "default", "priority": "default", "batch": "batch"}
 SPEEDS = {"standard": "default", "fast": "priority"}
 REQUESTS = "_requests"

@@ -81,7 +81,7 @@ SERVER_TOOLS = (("web_search_", WebSearch), ("code_execution_", CodeExecution), 
 PERSONAL, MAX_USER = re.compile(r"@|^\+?[0-9 ().-]{7,}$"), 256
 # `max_tokens` for a model whose maximum output is unknown: every model can write that much.
 UNKNOWN_MAXIMUM = 8192
-# This vendor has no URLs of its own.
+# This vendor has no URLs that only it can open.
 OWN_URLS = None
 
 

@@ -101,7 +101,7 @@ def outgoing(head: RequestHead, body: bytes, model: str) -> bytes:
 
 
 def without_wrapped_signatures(body: dict) -> dict:
-    """Returns the body without signatures that gproxy wrapped: they were made by another provider.
+    """Returns the body without signatures that gproxy wrapped: another provider made them.
 
     The first call of such a content gets SKIP_VALIDATOR instead, since newer models require a signature there.
     """

@@ -65,7 +65,7 @@ def outgoing(head: RequestHead, body: bytes, model: str) -> bytes:
 
 
 def without_wrapped_signatures(body: dict) -> dict:
-    """Returns the body without signatures that gproxy wrapped: they were made by another provider."""
+    """Returns the body without signatures that gproxy wrapped: another provider made them."""
     if not isinstance(body.get("messages"), list):
         return body
     messages = []

@@ -261,7 +261,7 @@ class _ChoiceReader:
             yield Delta(self._index, text)
 
     def _is_complete(self) -> bool:
-        """True if the arguments of the open call are a whole JSON value, so that another block may follow."""
+        """True if another block may follow the open call: its arguments are whole JSON, or text of a custom tool."""
         if self._arguments and not self._is_native and not self._arguments[-1].rstrip().endswith("}"):
             return False  # cheaper than parsing all of it with every delta
         try:
@@ -282,7 +282,7 @@ class _ChoiceReader:
                 return
 
     def flush(self, indexes: Iterator[int]) -> Iterator[Event]:
-        """Closes the open block after all queued calls, and adds the deferred blocks."""
+        """Writes the queued calls, closes the open block and adds the deferred blocks."""
         while self._queued:
             yield from self._open_next(indexes)
         yield from self.close()

@@ -93,7 +93,7 @@ TOOL_NAME = (re.compile(r"[A-Za-z0-9_-]+"), 64)
 # Media that may be sent as a URL.
 URL_KINDS = frozenset(("image",))
 MAX_STOPS = 4
-# This vendor has no URLs of its own.
+# This vendor has no URLs that only it can open.
 OWN_URLS = None
 
 

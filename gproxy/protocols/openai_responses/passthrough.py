@@ -52,7 +52,7 @@ def read_head(body: bytes) -> RequestHead:
 
 
 def without_wrapped_signatures(body: dict) -> dict:
-    """Returns the body without reasoning that gproxy wrapped: it was made by another provider."""
+    """Returns the body without reasoning items that gproxy wrapped: another provider made them."""
     if not isinstance(body.get("input"), list):
         return body
     return {
@@ -144,9 +144,9 @@ class Stream:
 
     @property
     def usage(self) -> Usage | None:
-        """The usage of the newest response, None without any.
+        """The usage of the newest response that has one, else None.
 
-        Tool calls are counted from finished items where the response does not list them: some hosts end with an empty
+        Where that response lists no tool calls, they are counted from finished items: some hosts end with an empty
         output, and a broken stream has no end.
         """
         usage = self._usage

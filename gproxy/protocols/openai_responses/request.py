@@ -101,7 +101,7 @@ ID, MAX_ID = re.compile(r"[\x21-\x7e]+"), 64
 TOOL_NAME = (re.compile(r"[A-Za-z0-9_-]+"), 64)
 URL_KINDS = frozenset(("image", "file"))
 MIN_TOKENS = 16
-# This vendor has no URLs of its own.
+# This vendor has no URLs that only it can open.
 OWN_URLS = None
 
 

@@ -110,7 +110,7 @@ def test_a_model_that_the_body_repeats_is_replaced(body, model, expected):
         ("error.sse", False, True, Verdict.CONTINUES),
     ],
 )
-def test_how_a_stream_ends(name, is_terminal, has_failed, last):
+def test_the_end_of_a_stream_is_recognised(name, is_terminal, has_failed, last):
     reading = read(passthrough, sample("gemini", name))
     assert reading.stream.is_terminal is is_terminal
     assert reading.stream.has_failed is has_failed

@@ -96,7 +96,7 @@ def test_usage_is_requested_of_streams(options, expected):
 
 
 @pytest.mark.parametrize("options", [5, "text", [1], True])
-def test_stream_options_that_are_no_object_are_refused(options):
+def test_stream_options_that_are_not_an_object_are_refused(options):
     with pytest.raises(BadRequest, match="stream_options"):
         passthrough.read_head(json.dumps({"model": "a", "stream": True, "stream_options": options}).encode())
 
@@ -157,7 +157,7 @@ def test_usage_that_the_client_requested_is_forwarded(name):
         ("error_then_done.sse", False, True, ["done"], b""),
     ],
 )
-def test_how_a_stream_ends(name, is_terminal, has_failed, ends, tail):
+def test_the_end_of_a_stream_is_recognised(name, is_terminal, has_failed, ends, tail):
     body = sample("openai_chat", name)
     reading = read(passthrough, body)
     kinds = ["chunk"] * len(reading.verdicts)

@@ -80,7 +80,7 @@ def test_usage_is_not_requested_since_every_response_has_it(is_stream):
         ("cut.sse", "response.output_text.delta", False, Verdict.CONTINUES),
     ],
 )
-def test_how_a_stream_ends(name, last, has_failed, verdict):
+def test_the_end_of_a_stream_is_recognised(name, last, has_failed, verdict):
     reading = read(passthrough, sample("openai_responses", name))
     assert reading.documents[-1]["type"] == last
     assert reading.stream.has_failed is has_failed
