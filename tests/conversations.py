@@ -4,7 +4,6 @@ import base64
 
 from gproxy.protocols.hub import (
     Answer,
-    Choice,
     Citation,
     CodeExecution,
     Context,
@@ -21,6 +20,7 @@ from gproxy.protocols.hub import (
     Thinking,
     Tool,
     ToolCall,
+    ToolChoice,
     ToolResult,
     Turn,
     Usage,
@@ -156,17 +156,17 @@ REQUESTS = {
         answered(result("toolu_1", "total 0", is_custom=True)),
         tools=(SHELL, F),
     ),
-    "choice auto": said(Q, tools=(F, G), choice=Choice("auto")),
-    "choice none": said(Q, tools=(F, G), choice=Choice("none")),
-    "choice any": said(Q, tools=(F, G), choice=Choice("any")),
-    "forced tool": said(Q, tools=(F, G), choice=Choice("any", ("f",))),
-    "one of two tools": said(Q, tools=(F, G, SHELL), choice=Choice("any", ("f", "g"))),
-    "allowed tools": said(Q, tools=(F, G), choice=Choice("auto", ("f",))),
-    "one call at a time": said(Q, tools=(F,), choice=Choice("auto"), parallel=False),
+    "choice auto": said(Q, tools=(F, G), choice=ToolChoice("auto")),
+    "choice none": said(Q, tools=(F, G), choice=ToolChoice("none")),
+    "choice any": said(Q, tools=(F, G), choice=ToolChoice("any")),
+    "forced tool": said(Q, tools=(F, G), choice=ToolChoice("any", ("f",))),
+    "one of two tools": said(Q, tools=(F, G, SHELL), choice=ToolChoice("any", ("f", "g"))),
+    "allowed tools": said(Q, tools=(F, G), choice=ToolChoice("auto", ("f",))),
+    "one call at a time": said(Q, tools=(F,), choice=ToolChoice("auto"), parallel=False),
     "one call at a time and no choice": said(Q, tools=(F,), parallel=False),
-    "one call at a time of none": said(Q, tools=(F,), choice=Choice("none"), parallel=False),
+    "one call at a time of none": said(Q, tools=(F,), choice=ToolChoice("none"), parallel=False),
     "thinking hidden as it likes": said(Q, reasoning=Reasoning(is_shown=False)),
-    "search and a choice": said(Q, tools=(WebSearch(),), choice=Choice("auto"), parallel=False),
+    "search and a choice": said(Q, tools=(WebSearch(),), choice=ToolChoice("auto"), parallel=False),
     "many calls at a time": said(Q, tools=(F,), parallel=True),
     "search": said(Q, tools=(WebSearch(),)),
     "search in a place": said(Q, tools=(WebSearch(("a.com",), (), {"city": "Rome", "country": "IT"}, max_uses=3),)),
@@ -192,7 +192,7 @@ REQUESTS = {
     "blank stop": said(Q, stop=("\n\n", "X")),
     "n of two": said(Q, n=2),
     "n of one": said(Q, n=1, frequency_penalty=0, presence_penalty=0.0),
-    "choice of nothing": said(Q, choice=Choice("none"), parallel=False),
+    "choice of nothing": said(Q, choice=ToolChoice("none"), parallel=False),
     "logprobs": said(Q, logprobs=3),
     "small maximum": Request((Q,), max_tokens=8),
     "no thinking": said(Q, reasoning=Reasoning("none")),
@@ -204,7 +204,7 @@ REQUESTS = {
     "thinking budget": said(Q, reasoning=Reasoning(budget=6000)),
     "thinking as it likes": said(Q, reasoning=Reasoning(is_shown=True)),
     "thinking hot and forced": said(
-        Q, reasoning=Reasoning("high"), temperature=0.5, top_p=0.5, top_k=3, tools=(F,), choice=Choice("any")
+        Q, reasoning=Reasoning("high"), temperature=0.5, top_p=0.5, top_k=3, tools=(F,), choice=ToolChoice("any")
     ),
     "thought elsewhere": said(
         Q, Turn("assistant", (Thinking("hm", Signature("another", "thinking:sig")), Text("so"))), Q

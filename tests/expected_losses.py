@@ -17,7 +17,6 @@ from gproxy.protocols.custom_tools import FREE_INPUT
 from gproxy.protocols.hub import (
     Answer,
     Block,
-    Choice,
     Citation,
     CodeExecution,
     Format,
@@ -31,6 +30,7 @@ from gproxy.protocols.hub import (
     Thinking,
     Tool,
     ToolCall,
+    ToolChoice,
     ToolResult,
     Turn,
     Usage,
@@ -70,7 +70,7 @@ def blocks(change: Callable[[Block, Turn], Block | tuple[Block, ...]], inside: b
                 )
             yield from _several(change(block, turn))
 
-    return lambda r: replace(r, turns=repair.joined([Turn(turn.role, tuple(each(turn))) for turn in r.turns]))
+    return lambda r: replace(r, turns=repair.merge_turns([Turn(turn.role, tuple(each(turn))) for turn in r.turns]))
 
 
 def _several(found) -> tuple:
@@ -118,20 +118,20 @@ def of(kind: type, change: Callable):
 def _paired(r: Request) -> Request:
     """What tests/protocols/test_repair.py says, where that is more than to put results where they belong."""
     losses = Losses()
-    turns = repair.paired(r.turns, losses)
-    return replace(r, turns=turns) if losses.told() else r
+    turns = repair.pair_results(r.turns, losses)
+    return replace(r, turns=turns) if losses.names() else r
 
 
 PAIRED = Rule(_paired, "a result without its call, or a call without its result, is an error there", "tool_result")
 ARRANGED = Rule(
-    lambda r: replace(r, turns=repair.paired(r.turns, Losses())),
+    lambda r: replace(r, turns=repair.pair_results(r.turns, Losses())),
     "ids that are used again are told apart, and a result is of the kind of its call",
 )
 
 
 def _opened(r: Request) -> Request:
     is_open = r.turns and r.turns[0].role == "user"
-    return r if is_open else replace(r, turns=(Turn("user", (Text(repair.OPENING),)), *r.turns))
+    return r if is_open else replace(r, turns=(Turn("user", (Text(repair.FIRST_USER_TEXT),)), *r.turns))
 
 
 OPENED = Rule(_opened, "there the user speaks first, or it is an error", "turns")
@@ -415,9 +415,9 @@ def _anthropic_choice(r: Request) -> Request:
         return r
     is_thinking = r.reasoning is not None and _effort(r.reasoning) != "none"
     if r.choice.mode == "any" and is_thinking:
-        return replace(r, choice=Choice("auto"))
+        return replace(r, choice=ToolChoice("auto"))
     if r.choice.names and (r.choice.mode == "auto" or len(r.choice.names) > 1):
-        return replace(r, choice=Choice(r.choice.mode))
+        return replace(r, choice=ToolChoice(r.choice.mode))
     return r
 
 
@@ -453,9 +453,9 @@ def _failed_in_parts(block: ToolResult) -> ToolResult:
 
 def _anthropic_parallel(r: Request) -> Request:
     """Said inside the choice; beside `none` there is nothing to say."""
-    if r.choice == Choice("none"):
+    if r.choice == ToolChoice("none"):
         return replace(r, parallel=None)
-    return replace(r, choice=r.choice or Choice("auto")) if r.parallel is False else r
+    return replace(r, choice=r.choice or ToolChoice("auto")) if r.parallel is False else r
 
 
 JSON_IS_NAMED = Rule(_json_is_named, "the word must stand somewhere", "format")
@@ -490,8 +490,10 @@ def requests(modules: dict) -> dict[str, list[Rule]]:
     return {
         "openai_chat": [
             PAIRED, ARRANGED, SAID_ARGUMENTS, NO_CITATIONS, *FOREIGN_THOUGHTS, FOREIGN_CALLS, *NO_OWN_PICTURES,
-            Rule(lambda r: replace(r, turns=repair.joined(list(map(_chat_turn, r.turns)))), "one field for each kind"),
-            legal_ids(chat.request.legal),
+            Rule(
+                lambda r: replace(r, turns=repair.merge_turns(list(map(_chat_turn, r.turns)))), "one field per kind"
+            ),
+            legal_ids(chat.request.legal_call_id),
             MEDIA_BEHIND, NO_ERRORS, JOINED_RESULTS, PLAIN_RESULTS, NAMELESS_RESULTS,
             Rule(media(_inline), "PDFs are files there, and texts are texts"),
             *no_media({
@@ -515,7 +517,7 @@ def requests(modules: dict) -> dict[str, list[Rule]]:
         ],
         "openai_responses": [
             PAIRED, ARRANGED, SAID_ARGUMENTS, NO_CITATIONS, *FOREIGN_THOUGHTS, NO_CALL_SIGNATURES, *NO_OWN_PICTURES,
-            legal_ids(responses.request.legal),
+            legal_ids(responses.request.legal_call_id),
             Rule(blocks(of(ToolResult, _failed_in_parts)), "a result is no error; its text says it", "tool_error"),
             JOINED_RESULTS, NAMELESS_RESULTS,
             *no_media({
@@ -553,7 +555,7 @@ def requests(modules: dict) -> dict[str, list[Rule]]:
         "anthropic": [
             NO_SYSTEM_TURN, PAIRED, ARRANGED, OPENED, NO_CITATIONS, REFUSAL_IS_TEXT, *FOREIGN_THOUGHTS,
             NO_CALL_SIGNATURES,
-            *NO_OWN_PICTURES, CUSTOM_CALLS, COMPACT, legal_ids(anthropic.request.legal),
+            *NO_OWN_PICTURES, CUSTOM_CALLS, COMPACT, legal_ids(anthropic.request.legal_call_id),
             PLAIN_RESULTS, NAMELESS_RESULTS, NO_EMPTY_ERRORS,
             *no_media({
                 "image": lambda m: bool(m.url or (m.data and m.media_type in IMAGES)),
@@ -655,7 +657,7 @@ def requests(modules: dict) -> dict[str, list[Rule]]:
             search(allowed=(), blocked=(), place={}, max_uses=None),
             Rule(lambda r: r if r.functions else replace(r, choice=None, parallel=None), "only functions are chosen"),
             Rule(
-                lambda r: replace(r, choice=Choice(r.choice.mode))
+                lambda r: replace(r, choice=ToolChoice(r.choice.mode))
                 if r.choice and r.choice.names and r.choice.mode != "any" else r,
                 "only forced ones are named",
                 "choice",
@@ -690,7 +692,7 @@ def requests(modules: dict) -> dict[str, list[Rule]]:
 
 # -- replies -------------------------------------------------------------------------------------------------------
 
-SEAL = re.compile(re.escape(signatures.MARK) + "[A-Za-z0-9+/=]*")
+SEAL = re.compile(re.escape(signatures.WRAPPED_PREFIX) + "[A-Za-z0-9+/=]*")
 
 
 def peeled(signature: Signature | None) -> Signature | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 from gproxy.protocols import sse
-from gproxy.protocols.hub import Ask
+from gproxy.protocols.hub import RequestHead
 from gproxy.protocols.verdict import Verdict
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -35,8 +35,8 @@ def documents(stream: bytes) -> list[dict]:
     return [json.loads(data) for data in payloads(stream) if not data.startswith(b"[DONE]")]
 
 
-def asking(wants_usage: bool = True) -> Ask:
-    return Ask("asked", True, wants_usage, None, None)
+def asking(wants_usage: bool = True) -> RequestHead:
+    return RequestHead("asked", True, wants_usage, None, None)
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Reading:
 def read(protocol: ModuleType, stream: bytes, name: str = "asked", wants_usage: bool = True) -> Reading:
     reading = Reading(protocol.Stream(json.dumps(name).encode(), asking(wants_usage)))
     for data in payloads(stream):
-        passed, verdict = reading.stream.see(data)
+        passed, verdict = reading.stream.observe(data)
         reading.is_unchanged &= passed is data
         reading.verdicts.append(verdict)
         if passed is not None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from gproxy import protocols
 from gproxy.channels.model_capabilities import capabilities
 from gproxy.protocols.hub import (
-    Choice,
     Citation,
     CodeExecution,
     Format,
@@ -20,6 +19,7 @@ from gproxy.protocols.hub import (
     Thinking,
     Tool,
     ToolCall,
+    ToolChoice,
     ToolResult,
     Turn,
     WebFetch,
@@ -89,11 +89,11 @@ FEATURES: dict[str, Request] = {
     "tools": asked(tools=(TOOL,)),
     "tools, strict": asked(tools=(Tool("weather", None, SCHEMA, True),)),
     "custom tools (free text)": asked(tools=(Tool("patch", "Applies a patch."),)),
-    "tool choice: any": asked(tools=(TOOL,), choice=Choice("any")),
-    "tool choice: none": asked(tools=(TOOL,), choice=Choice("none")),
-    "tool choice: one": asked(tools=(TOOL,), choice=Choice("any", ("weather",))),
+    "tool choice: any": asked(tools=(TOOL,), choice=ToolChoice("any")),
+    "tool choice: none": asked(tools=(TOOL,), choice=ToolChoice("none")),
+    "tool choice: one": asked(tools=(TOOL,), choice=ToolChoice("any", ("weather",))),
     "tool choice: one of some": asked(
-        tools=(TOOL, Tool("time", None, SCHEMA)), choice=Choice("any", ("weather", "time"))
+        tools=(TOOL, Tool("time", None, SCHEMA)), choice=ToolChoice("any", ("weather", "time"))
     ),
     "one call at a time": asked(tools=(TOOL,), parallel=False),
     "call and result": tooled(CALL, ToolResult("call_1", (Text("Sun"),))),
@@ -161,14 +161,14 @@ def cell(client: str, upstream: str, feature: str) -> str | None:
     unsaid = Losses()
     wire = codec.write_request(FEATURES[feature], Target("client", "m", traits=frozenset(("custom_tools",))), unsaid)
     read = codec.read_request(wire, Losses())
-    if unsaid.told() or not _says(read, FEATURES[feature]):
+    if unsaid.names() or not _says(read, FEATURES[feature]):
         return None
     losses = Losses(LOADED[client].NAMES)
     urls = [b for turn in read.turns for b in turn.blocks if isinstance(b, Media) and b.url]
     if any(media.kind not in LOADED[upstream].URL_KINDS for media in urls):
         return "fetched or refused"
     LOADED[upstream].CODECS["generate_content"].write_request(read, target(upstream, feature), losses)
-    return ", ".join(f"`{name}`" for name in losses.told())
+    return ", ".join(f"`{name}`" for name in losses.names())
 
 
 def _says(read: Request, meant: Request) -> bool:

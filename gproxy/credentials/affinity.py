@@ -7,7 +7,7 @@ messages. OpenAI's own cache key has priority: https://platform.openai.com/docs/
 from hashlib import blake2b
 
 from gproxy.protocols import raw_json
-from gproxy.protocols.hub import Ask
+from gproxy.protocols.hub import RequestHead
 
 EXPLICIT_KEY = "prompt_cache_key"
 # Fields of all protocols; each protocol has some of them.
@@ -25,7 +25,7 @@ TURN_FIELDS = ("messages", "input", "contents")
 MAX_TURNS = 2
 
 
-def key(requested: Ask, model: str) -> bytes:
+def key(requested: RequestHead, model: str) -> bytes:
     """Returns the 16-byte key of the conversation that a request belongs to."""
     body = requested.body or {}
     hashed = blake2b(model.encode(), digest_size=16)

@@ -1,9 +1,9 @@
 """The wire protocols. Pure: bytes and values in, bytes and values out; no sockets, no clock.
 
-Every folder here is one protocol and has the verbs below; the modules beside them are plumbing. `passthrough.py` is the
-same-dialect lane: its stream reader has `see(data) -> (data to pass on or None, verdict)`, `usage`, `text_bytes`,
-`is_terminal`, `has_failed`, `break_off(…)` and `tail()`. `request.py` and `reply.py` read into the hub and write out
-of it; CODECS names them by operation.
+Each folder is one protocol and has the functions and constants listed below; the modules beside the folders are shared.
+`passthrough.py` is the same-protocol lane: its stream reader has `observe(data) -> (data to pass on or None, verdict)`,
+`usage`, `text_bytes`, `is_terminal`, `has_failed`, `failure_events(…)` and `tail()`. `request.py` and `reply.py` read
+into the hub and write out of it; CODECS names them by operation.
 """
 
 from importlib import import_module
@@ -15,9 +15,9 @@ PLUMBING = {
     "repair", "schemas", "signatures", "sse", "validate", "verdict",
 }  # fmt: skip
 VERBS = (
-    "ask",
+    "read_head",
     "outgoing",
-    "unsealed",
+    "without_wrapped_signatures",
     "read_whole",
     "Stream",
     "read_stream",
@@ -26,7 +26,7 @@ VERBS = (
     "write_error",
     "error_event",
     "limit_headers",
-    "shown_id",
+    "client_call_id",
     "read_models",
     "next_page",
     "write_model",

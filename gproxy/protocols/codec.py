@@ -18,7 +18,7 @@ class Codec(NamedTuple):
     write_reply: Callable[[object, Context, Losses], dict]
 
 
-def telling_faults(read_stream: Callable) -> Callable:
+def bad_request_as_failed(read_stream: Callable) -> Callable:
     """The same reader of a stream: what it cannot read is no bad request of the client's, but an end of the stream."""
 
     @wraps(read_stream)

@@ -45,7 +45,7 @@ class Usage:
         return self.cache_write_tokens + self.cache_write_5m_tokens + self.cache_write_1h_tokens
 
 
-class Ask(NamedTuple):
+class RequestHead(NamedTuple):
     """What a request body asks for, seen without reading the rest of it."""
 
     model: str | None
@@ -193,7 +193,7 @@ class WebFetch:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ToolChoice:
     """`any` of `names` when there are some, else of all tools."""
 
     mode: Literal["auto", "any", "none"]
@@ -226,7 +226,7 @@ class Request:
     turns: tuple[Turn, ...] = ()
     system: tuple[str, ...] = ()
     tools: tuple[Tool | WebSearch | CodeExecution | WebFetch, ...] = ()
-    choice: Choice | None = None
+    choice: ToolChoice | None = None
     parallel: bool | None = None
     max_tokens: int | None = None
     temperature: float | None = None
@@ -319,7 +319,7 @@ class Cited:
 
 
 @dataclass(frozen=True, slots=True)
-class Likely:
+class Logprobs:
     """Log-probabilities of tokens of an open block."""
 
     index: int
@@ -360,7 +360,7 @@ class Failed:
     message: str
 
 
-Event = Start | Open | Delta | Signed | Cited | Likely | Close | Finish | Used | End | Failed
+Event = Start | Open | Delta | Signed | Cited | Logprobs | Close | Finish | Used | End | Failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,14 +386,14 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Count:
+class TokenCount:
     """How many tokens a request is read as."""
 
     tokens: int
 
 
 @dataclass(frozen=True, slots=True)
-class Embed:
+class EmbeddingRequest:
     """Texts of which each shall become one vector. `is_packed`: the client takes vectors as base64 of their floats."""
 
     inputs: tuple[str, ...]
@@ -421,7 +421,7 @@ class Context:
     provider: str
     request_id: str
     created: int
-    request: Request | Embed = field(default_factory=Request)
+    request: Request | EmbeddingRequest = field(default_factory=Request)
     wants_usage: bool = True
     body: Mapping = field(default_factory=dict, repr=False)
 
@@ -429,12 +429,12 @@ class Context:
 class StreamFailed(ValueError):
     """A stream that was to be folded told a failure."""
 
-    def __init__(self, told: Failed):
-        self.told = told
-        super().__init__(told.message)
+    def __init__(self, failed: Failed):
+        self.failed = failed
+        super().__init__(failed.message)
 
 
-class Pieces:
+class TextBuffer:
     """A text that arrives in pieces. As bytes: a list would take ten times as much while the stream is open."""
 
     __slots__ = ("_held", "length")
@@ -454,7 +454,7 @@ def fold(events: Iterable[Event | None]) -> Reply:
     """A whole reply from its event stream; the one aggregator for all protocols. Raises StreamFailed."""
     start, used = Start("", ""), Used(Usage())
     blocks: dict[int, Block] = {}
-    pieces: dict[int, Pieces] = {}
+    pieces: dict[int, TextBuffer] = {}
     places: dict[int, int] = {}
     logprobs: dict[int, list[Logprob]] = {}
     finished: dict[int, Finish] = {}
@@ -463,14 +463,14 @@ def fold(events: Iterable[Event | None]) -> Reply:
             case Delta(index, text):
                 pieces[index].add(text)
             case Open(index, block, choice):
-                blocks[index], pieces[index], places[index] = block, Pieces(), choice
+                blocks[index], pieces[index], places[index] = block, TextBuffer(), choice
             case Close(index):
                 blocks[index] = _grown(blocks[index], str(pieces[index]))
             case Signed(index, signature):
                 blocks[index] = replace(blocks[index], signature=signature)
             case Cited(index, citation):
                 blocks[index] = replace(blocks[index], citations=(*blocks[index].citations, citation))
-            case Likely(index, found):
+            case Logprobs(index, found):
                 logprobs.setdefault(places[index], []).extend(found)
             case Finish(choice=choice):
                 finished[choice] = event
@@ -511,7 +511,7 @@ def unfold(reply: Reply) -> Iterator[Event]:
         for block in answer.blocks:
             yield from _opened(index, block, choice)
             if likely and isinstance(block, Text | Refusal):
-                yield Likely(index, likely)
+                yield Logprobs(index, likely)
                 likely = ()
             yield Close(index)
             index += 1
@@ -548,17 +548,17 @@ MAX_TOKENS = 10**12
 MAX_CALLS = 10**6  # of one tool that the vendor runs
 
 
-def count(value: object, maximum: int = MAX_TOKENS) -> int:
+def as_count(value: object, maximum: int = MAX_TOKENS) -> int:
     """A count off the wire: anything that is no positive whole number, or no possible count, counts as none."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= maximum else 0
 
 
-def items(value: object) -> list:
+def as_list(value: object) -> list:
     """A list off the wire, or an empty one in its place."""
     return value if isinstance(value, list) else []
 
 
-def part(value: object) -> dict:
+def as_object(value: object) -> dict:
     """An object off the wire, or an empty one in its place."""
     return value if isinstance(value, dict) else {}
 

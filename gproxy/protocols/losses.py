@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 # Names come from clients and travel in a header: what is no name, and what is one too many, is not repeated.
 _NAME = re.compile(r"[A-Za-z0-9_$.\[\]-]{1,80}")
-MAX = 40
+MAX_LOSSES = 40
 
 
 class Losses:
@@ -17,17 +17,17 @@ class Losses:
 
     def lose(self, field: str) -> None:
         """A field of the hub is dropped, changed, defaulted or repaired."""
-        self.tell(self.name(field))
+        self.report(self.wire_name(field))
 
-    def name(self, field: str) -> str:
+    def wire_name(self, field: str) -> str:
         """What the sender calls it."""
         return self._names.get(field, field)
 
-    def tell(self, name: str) -> None:
+    def report(self, name: str) -> None:
         """The same by its wire name."""
-        if len(self._found) < MAX:
+        if len(self._found) < MAX_LOSSES:
             self._found.add(name if _NAME.fullmatch(name) else "unnamed")
 
-    def told(self) -> tuple[str, ...]:
+    def names(self) -> tuple[str, ...]:
         """All of them, each once, in a fixed order."""
         return tuple(sorted(self._found))

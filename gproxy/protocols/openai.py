@@ -8,7 +8,19 @@ import hashlib
 import orjson
 
 from gproxy.protocols import prompts, raw_json, schemas, validate
-from gproxy.protocols.hub import Citation, Format, Logprob, ModelCard, Request, Target, Tool, Usage, count, items, part
+from gproxy.protocols.hub import (
+    Citation,
+    Format,
+    Logprob,
+    ModelCard,
+    Request,
+    Target,
+    Tool,
+    Usage,
+    as_count,
+    as_list,
+    as_object,
+)
 from gproxy.protocols.losses import Losses
 
 ERROR_TYPES = {
@@ -35,8 +47,8 @@ def write_error(status: int, code: str, message: str, request_id: str, retry_s: 
 
 
 # Where a usage block tells of what its counts consist: chat, Responses and images, transcriptions.
-INSIDE = ("prompt_tokens_details", "input_tokens_details", "input_token_details")
-OUTSIDE = ("completion_tokens_details", "output_tokens_details", "output_token_details")
+INPUT_DETAILS = ("prompt_tokens_details", "input_tokens_details", "input_token_details")
+OUTPUT_DETAILS = ("completion_tokens_details", "output_tokens_details", "output_token_details")
 
 
 def read_usage(usage: dict, tier: str = "", calls: tuple[tuple[str, int], ...] = ()) -> Usage:
@@ -44,26 +56,26 @@ def read_usage(usage: dict, tier: str = "", calls: tuple[tuple[str, int], ...] =
 
     Tier and calls of the vendor's tools stand beside the block, not in it.
     """
-    prompt = count(usage.get("prompt_tokens", usage.get("input_tokens")))
-    output = count(usage.get("completion_tokens", usage.get("output_tokens")))
-    inside, outside = _details(usage, INSIDE), _details(usage, OUTSIDE)
+    prompt = as_count(usage.get("prompt_tokens", usage.get("input_tokens")))
+    output = as_count(usage.get("completion_tokens", usage.get("output_tokens")))
+    inside, outside = _details(usage, INPUT_DETAILS), _details(usage, OUTPUT_DETAILS)
     beside = usage.get("prompt_cache_hit_tokens", usage.get("cached_tokens"))  # where imitators put it
-    read = min(prompt, count(inside.get("cached_tokens", beside)))
-    written = min(prompt - read, count(inside.get("cache_write_tokens")))
+    read = min(prompt, as_count(inside.get("cached_tokens", beside)))
+    written = min(prompt - read, as_count(inside.get("cache_write_tokens")))
     fresh = prompt - read - written
-    heard = count(inside.get("audio_tokens"))  # cached ones included
-    cached = min(heard, read, count(part(inside.get("cached_tokens_details")).get("audio_tokens")))
-    audio, spoken = min(fresh, heard - cached), min(output, count(outside.get("audio_tokens")))
+    heard = as_count(inside.get("audio_tokens"))  # cached ones included
+    cached = min(heard, read, as_count(as_object(inside.get("cached_tokens_details")).get("audio_tokens")))
+    audio, spoken = min(fresh, heard - cached), min(output, as_count(outside.get("audio_tokens")))
     return Usage(
         input_tokens=fresh,
         output_tokens=output,
-        reasoning_tokens=min(output, count(outside.get("reasoning_tokens"))),
+        reasoning_tokens=min(output, as_count(outside.get("reasoning_tokens"))),
         cache_read_tokens=read,
         cache_write_tokens=written,
         audio_input_tokens=audio,
-        image_input_tokens=min(fresh - audio, count(inside.get("image_tokens"))),
+        image_input_tokens=min(fresh - audio, as_count(inside.get("image_tokens"))),
         audio_output_tokens=spoken,
-        image_output_tokens=min(output - spoken, count(outside.get("image_tokens"))),
+        image_output_tokens=min(output - spoken, as_count(outside.get("image_tokens"))),
         audio_cache_read_tokens=cached,
         tool_calls=calls,
         tier=tier,
@@ -71,20 +83,20 @@ def read_usage(usage: dict, tier: str = "", calls: tuple[tuple[str, int], ...] =
 
 
 def _details(usage: dict, names: tuple[str, ...]) -> dict:
-    return next((part(usage[name]) for name in names if usage.get(name)), {})
+    return next((as_object(usage[name]) for name in names if usage.get(name)), {})
 
 
 def read_models(body: dict) -> list[ModelCard]:
     """A list as OpenAI and its imitators send it; some leave out everything but `id`."""
     cards = []
-    for item in items(body.get("data")):
+    for item in as_list(body.get("data")):
         if isinstance(item, dict) and isinstance(item.get("id"), str):
             name = item.get("name")
             cards.append(
                 ModelCard(
                     id=item["id"],
                     display_name=name if isinstance(name, str) else None,
-                    created=count(item.get("created")) or None,
+                    created=as_count(item.get("created")) or None,
                     owned_by=item.get("owned_by") if isinstance(item.get("owned_by"), str) else None,
                     raw=item,
                     protocol="openai",
@@ -130,7 +142,7 @@ def read_tier(reply: dict) -> str | None:
 # The tiers that are charged at prices of their own.
 MODES = frozenset(("flex", "scale", "priority"))
 # A tier that a reply tells, as the bytes of its value.
-TOLD = {f'"{name}"'.encode(): tier for name, tier in TIERS.items() if tier != "auto"} | {b'"batch"': "batch"}
+TIER_OF_JSON = {f'"{name}"'.encode(): tier for name, tier in TIERS.items() if tier != "auto"} | {b'"batch"': "batch"}
 
 
 def read_mode(asked: raw_json.Fields) -> str:
@@ -157,7 +169,7 @@ def read_format(asked: dict, inner: dict, place: str, inner_place: str) -> Forma
     if not asked:
         return None
     kind = validate.text(asked.get("type"), f"{place}.type")
-    validate.known(kind, dict.fromkeys(("text", "json_object", "json_schema")), f"{place}.type")
+    validate.lookup(kind, dict.fromkeys(("text", "json_object", "json_schema")), f"{place}.type")
     if kind == "text":
         return None
     if kind == "json_object":
@@ -172,17 +184,17 @@ def write_format(request: Request, losses: Losses) -> tuple[dict | None, tuple[s
     asked = request.format
     if asked is None:
         return None, ()
-    if asked.schema is None and prompts.says_json(request.turns, request.system):
+    if asked.schema is None and prompts.mentions_json(request.turns, request.system):
         return {"type": "json_object"}, ()
     if asked.schema is None:  # the vendor refuses it where the word stands nowhere
         losses.lose("format")
         return {"type": "json_object"}, (prompts.JSON_ONLY,)
     if not schemas.is_object(asked.schema):  # the only one that may stand at the top
         losses.lose("format")
-        return None, (prompts.of_format(asked),)
-    schema, lost = schemas.for_openai(asked.schema, losses.name("format_schema"))
+        return None, (prompts.format_prompt(asked),)
+    schema, lost = schemas.for_openai(asked.schema, losses.wire_name("format_schema"))
     for keyword in lost:
-        losses.tell(f"{losses.name('format_schema')}.{keyword}")
+        losses.report(f"{losses.wire_name('format_schema')}.{keyword}")
     written = {"type": "json_schema", "name": asked.name or "output", "schema": schema}
     if asked.description:
         written["description"] = asked.description
@@ -195,7 +207,7 @@ def write_parameters(tool: Tool, number: int, losses: Losses) -> tuple[dict, boo
     """A function's schema, and whether it is strict."""
     schema, lost = schemas.for_openai(tool.schema, f"tools[{number}]: parameters")
     for keyword in lost:
-        losses.tell(f"{losses.name('schema')}.{keyword}")
+        losses.report(f"{losses.wire_name('schema')}.{keyword}")
     return schema, _is_strict(schema, tool.strict, "strict", losses)
 
 
@@ -213,7 +225,7 @@ DEFAULTS = {"temperature": 1, "top_p": 1, "frequency_penalty": 0, "presence_pena
 MAX_USER = 64
 
 
-def write_limit(max_tokens: int | None, target: Target, losses: Losses) -> int | None:
+def write_max_tokens(max_tokens: int | None, target: Target, losses: Losses) -> int | None:
     """No more than the model can write: beyond it the vendor answers with an error."""
     if max_tokens is None or target.max_output is None or max_tokens <= target.max_output:
         return max_tokens
@@ -228,7 +240,7 @@ def write_user(end_user: str | None, losses: Losses) -> str | None:
     return f"user_{hashlib.blake2b(end_user.encode(), digest_size=16).hexdigest()}"
 
 
-def lose_refused(body: dict, table: dict[str, tuple[str, ...]], target: Target, losses: Losses) -> None:
+def drop_refused(body: dict, table: dict[str, tuple[str, ...]], target: Target, losses: Losses) -> None:
     """Takes what this model would answer with an error out of a body that we wrote."""
     for name, places in table.items():
         if name not in target.refused:
@@ -243,7 +255,7 @@ def read_error(status: int, body: dict) -> tuple[int, str, str] | None:
     inner = body.get("error")
     if isinstance(inner, str):
         return (status if status >= 400 else 500), "api_error", inner
-    inner = part(inner) or (body if body.get("type") == "error" else {})
+    inner = as_object(inner) or (body if body.get("type") == "error" else {})
     message = inner.get("message")
     if not isinstance(message, str):
         return None
@@ -267,7 +279,7 @@ def _logprob(one: Logprob) -> dict:
 def read_logprobs(value: object) -> tuple[Logprob, ...]:
     return tuple(
         Logprob(item["token"], item["logprob"], read_logprobs(item.get("top_logprobs")))
-        for item in map(part, items(value))
+        for item in map(as_object, as_list(value))
         if isinstance(item.get("token"), str) and isinstance(item.get("logprob"), int | float)
     )
 
@@ -282,10 +294,10 @@ def write_citation(citation: Citation) -> dict | None:
 
 def read_citation(annotation: object) -> Citation | None:
     """Of a `url_citation`, flat as in Responses or nested as in chat; others name files of the vendor's."""
-    found = part(annotation)
+    found = as_object(annotation)
     if found.get("type") != "url_citation":
         return None
-    found = part(found.get("url_citation")) or found
+    found = as_object(found.get("url_citation")) or found
     texts = (found.get(name) if isinstance(found.get(name), str) else None for name in ("url", "title"))
     return Citation(*texts, None, *(_offset(found.get(name)) for name in ("start_index", "end_index")))
 

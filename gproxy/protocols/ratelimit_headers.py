@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 
-class Allowance(Protocol):
+class RemainingLimit(Protocol):
     """Of requests, or of tokens. `reset_s` is when all of it is there again, in seconds from now on."""
 
     limit: int
@@ -17,7 +17,7 @@ class Allowance(Protocol):
     reset_s: float
 
 
-def openai(requests: Allowance | None, tokens: Allowance | None, now_s: float) -> list[tuple[str, str]]:
+def openai(requests: RemainingLimit | None, tokens: RemainingLimit | None, now_s: float) -> list[tuple[str, str]]:
     """`x-ratelimit-reset-requests` and its like are durations: `20ms`, `1s`, `6m0s`."""
     told = []
     for what, left in (("requests", requests), ("tokens", tokens)):
@@ -28,7 +28,7 @@ def openai(requests: Allowance | None, tokens: Allowance | None, now_s: float) -
     return told
 
 
-def anthropic(requests: Allowance | None, tokens: Allowance | None, now_s: float) -> list[tuple[str, str]]:
+def anthropic(requests: RemainingLimit | None, tokens: RemainingLimit | None, now_s: float) -> list[tuple[str, str]]:
     """`anthropic-ratelimit-requests-reset` and its like are moments in RFC 3339."""
     told = []
     for what, left in (("requests", requests), ("tokens", tokens)):
@@ -40,7 +40,7 @@ def anthropic(requests: Allowance | None, tokens: Allowance | None, now_s: float
     return told
 
 
-def google(requests: Allowance | None, tokens: Allowance | None, now_s: float) -> list[tuple[str, str]]:
+def google(requests: RemainingLimit | None, tokens: RemainingLimit | None, now_s: float) -> list[tuple[str, str]]:
     return []
 
 

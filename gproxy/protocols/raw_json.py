@@ -12,7 +12,7 @@ import orjson
 from msgspec import Raw
 
 from gproxy.errors import BadRequest, TooDeep
-from gproxy.protocols.hub import Ask, count, part
+from gproxy.protocols.hub import RequestHead, as_count, as_object
 
 _decode = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_list = msgspec.json.Decoder(list[Raw]).decode
@@ -56,7 +56,7 @@ def _refuse(constant: str):
     raise ValueError(constant)
 
 
-def seen(decode: Callable[[bytes], object], data: bytes):
+def try_decode(decode: Callable[[bytes], object], data: bytes):
     """What a decoder sees in an upstream's frame, None when that cannot be read."""
     try:
         return decode(data)
@@ -101,7 +101,7 @@ def find_list(body: bytes) -> list[Raw] | None:
         return None
 
 
-def whole(body: bytes) -> dict:
+def read_object(body: bytes) -> dict:
     """A request body as a dict. Raises BadRequest when it is not one readable JSON object.
 
     Half a surrogate pair, which no vendor's JSON could hold, becomes a question mark.
@@ -118,7 +118,7 @@ def whole(body: bytes) -> dict:
     return found
 
 
-def inner(raw: Raw) -> dict:
+def inner_object(raw: Raw) -> dict:
     """An object inside an upstream's object, empty when it is none or cannot be read.
 
     Splitting looks into neither texts nor numbers, so that a value may still turn out broken.
@@ -126,7 +126,7 @@ def inner(raw: Raw) -> dict:
     if bytes(raw) in NULLS:
         return {}
     try:
-        return part(_value(raw))
+        return as_object(_value(raw))
     except UNREADABLE:
         return {}
 
@@ -143,7 +143,7 @@ def dumps(found: dict) -> bytes:
         raise TooDeep(f"the body is {TOO_DEEP}") from None
 
 
-def deep(found: Mapping) -> str | None:
+def first_too_deep(found: Mapping) -> str | None:
     """The first field that `dumps` could not write, None where it could write them all."""
     for name, value in found.items():
         try:
@@ -188,20 +188,20 @@ def text(fields: Fields, name: str) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def positive(fields: Fields, *names: str) -> int | None:
+def positive_int(fields: Fields, *names: str) -> int | None:
     """The first of these fields that holds a positive whole number, None when none does."""
     for name in names:
-        if name in fields and (found := count(value(fields, name))):
+        if name in fields and (found := as_count(value(fields, name))):
             return found
     return None
 
 
-def choices(fields: Fields, *names: str) -> int:
+def choice_count(fields: Fields, *names: str) -> int:
     """How many answers are asked for, 1 where it is not told.
 
     `8.0` and `"8"` are eight: some upstreams read them so, and what a call may cost must cover that.
     """
-    return max((count(_whole(value(fields, name))) for name in names if name in fields), default=1) or 1
+    return max((as_count(_whole(value(fields, name))) for name in names if name in fields), default=1) or 1
 
 
 def _whole(found: object) -> object:
@@ -212,12 +212,12 @@ def _whole(found: object) -> object:
     return found
 
 
-def exchange(fields: Fields, name: str, raw: bytes) -> Fields:
+def with_value(fields: Fields, name: str, raw: bytes) -> Fields:
     """A copy with one value exchanged, in its old place."""
     return {**fields, name: Raw(raw)}
 
 
-def names_once(asked: Ask, body: bytes) -> bool:
+def names_model_once(asked: RequestHead, body: bytes) -> bool:
     """Whether the body names its model only once. Of two, an upstream might take the other one."""
     if body.count(b'"model"') < 2 and b"\\u00" not in body:
         return True
@@ -226,20 +226,20 @@ def names_once(asked: Ask, body: bytes) -> bool:
     return not _HALF.search(body) and len(body.translate(None, _SPACE)) == len(join(asked.body).translate(None, _SPACE))
 
 
-def outgoing(asked: Ask, body: bytes, model: str) -> bytes:
+def outgoing(asked: RequestHead, body: bytes, model: str) -> bytes:
     """The same request under the upstream's model name; the same bytes where nothing changes."""
-    if asked.model == model and names_once(asked, body):
+    if asked.model == model and names_model_once(asked, body):
         return body
-    return join(exchange(asked.body, "model", quoted(model)))
+    return join(with_value(asked.body, "model", quoted(model)))
 
 
 def quoted(text: str) -> bytes:
     return _encode(text)
 
 
-def renamed(body: bytes, name: str, quoted_model: bytes) -> bytes:
+def with_model_name(body: bytes, name: str, quoted_model: bytes) -> bytes:
     """The object with the model name in `name` exchanged; the same bytes when it stands there already."""
     fields = find(body)
     if fields is None or name not in fields or bytes(fields[name]) == quoted_model:
         return body
-    return join(exchange(fields, name, quoted_model))
+    return join(with_value(fields, name, quoted_model))

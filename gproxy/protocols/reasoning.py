@@ -56,7 +56,7 @@ def openai_effort(asked: Reasoning, target: Target, losses: Losses) -> str | Non
 def read_anthropic(thinking: dict, output_config: dict, place: str) -> Reasoning | None:
     kind = validate.optional_text(thinking, "type", place)
     wanted = validate.optional_text(output_config, "effort", "output_config")
-    validate.known(wanted, dict.fromkeys(ANTHROPIC_EFFORTS), "output_config.effort")
+    validate.lookup(wanted, dict.fromkeys(ANTHROPIC_EFFORTS), "output_config.effort")
     is_shown = {"summarized": True, "omitted": False}.get(validate.optional_text(thinking, "display", place))
     match kind:
         case "disabled":
@@ -68,7 +68,7 @@ def read_anthropic(thinking: dict, output_config: dict, place: str) -> Reasoning
             return Reasoning(wanted, None, is_shown)
         case None:
             return Reasoning(wanted) if wanted else None
-    validate.known(kind, dict.fromkeys(("enabled", "disabled", "adaptive", "between_tools")), f"{place}.type")
+    validate.lookup(kind, dict.fromkeys(("enabled", "disabled", "adaptive", "between_tools")), f"{place}.type")
     return None
 
 
@@ -125,7 +125,7 @@ def read_gemini(config: dict, place: str) -> Reasoning | None:
     level = validate.optional_text(config, "thinkingLevel", place)
     budget = config.get("thinkingBudget")
     if level is not None and level.upper() != "THINKING_LEVEL_UNSPECIFIED":
-        return Reasoning(validate.known(level.upper(), LEVELS_BACK, f"{place}.thinkingLevel"), None, is_shown)
+        return Reasoning(validate.lookup(level.upper(), LEVELS_BACK, f"{place}.thinkingLevel"), None, is_shown)
     if budget is not None:
         budget = validate.optional_count(config, "thinkingBudget", place, minimum=-1)
         if budget == 0:

@@ -9,12 +9,12 @@ from gproxy.errors import BadRequest
 from gproxy.protocols.hub import Block, Request, Text, Tool, ToolCall, ToolResult, Turn
 from gproxy.protocols.losses import Losses
 
-PLACEHOLDER = "tool_use_placeholder"
+PLACEHOLDER_TOOL = "tool_use_placeholder"
 NO_RESULT = "The result of this call is not available."
-OPENING, GOING_ON = ".", "Go on."
+FIRST_USER_TEXT, LAST_USER_TEXT = ".", "Go on."
 
 
-def joined(turns: list[Turn]) -> tuple[Turn, ...]:
+def merge_turns(turns: list[Turn]) -> tuple[Turn, ...]:
     """Neighbouring turns of one role as one, without empty texts and empty turns."""
     out: list[tuple[str, list[Block]]] = []
     for turn in turns:
@@ -28,7 +28,7 @@ def joined(turns: list[Turn]) -> tuple[Turn, ...]:
     return tuple(Turn(role, tuple(blocks)) for role, blocks in out)
 
 
-def paired(turns: tuple[Turn, ...], losses: Losses) -> tuple[Turn, ...]:
+def pair_results(turns: tuple[Turn, ...], losses: Losses) -> tuple[Turn, ...]:
     """Every result directly behind its call and before any text, every call with one result.
 
     A result without its call gets a placeholder for it, a call without its result a text that says so.
@@ -58,7 +58,7 @@ def paired(turns: tuple[Turn, ...], losses: Losses) -> tuple[Turn, ...]:
             out.append(turn)
     if waiting:
         out.append(Turn("user", _answers(waiting, (), losses)))
-    return joined([*out, *held])
+    return merge_turns([*out, *held])
 
 
 def _unique(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
@@ -105,7 +105,7 @@ def _with_calls(out: list[Turn], orphans: list[ToolResult], losses: Losses) -> N
     if not known:
         return
     losses.lose("tool_result")
-    calls: tuple[Block, ...] = tuple(ToolCall(call_id, PLACEHOLDER, "{}") for call_id in known)
+    calls: tuple[Block, ...] = tuple(ToolCall(call_id, PLACEHOLDER_TOOL, "{}") for call_id in known)
     if out and out[-1].role == "assistant":
         out[-1] = Turn("assistant", out[-1].blocks + calls)
     else:
@@ -133,22 +133,22 @@ def _of(result: ToolResult, waiting: dict[str, ToolCall]) -> ToolResult:
     return replace(result, is_custom=call.is_custom, name=result.name or call.name) if call else result
 
 
-def opened(turns: tuple[Turn, ...], has_system: bool, losses: Losses) -> tuple[Turn, ...]:
+def start_with_user(turns: tuple[Turn, ...], has_system: bool, losses: Losses) -> tuple[Turn, ...]:
     """A conversation that the user begins. Raises BadRequest when nothing at all is said."""
     if not turns and not has_system:
-        raise BadRequest(f"{losses.name('turns')}: at least one message is needed")
+        raise BadRequest(f"{losses.wire_name('turns')}: at least one message is needed")
     if turns and turns[0].role == "user":
         return turns
     losses.lose("turns")
-    return (Turn("user", (Text(OPENING),)), *turns)
+    return (Turn("user", (Text(FIRST_USER_TEXT),)), *turns)
 
 
-def asked(turns: tuple[Turn, ...], losses: Losses) -> tuple[Turn, ...]:
+def end_with_user(turns: tuple[Turn, ...], losses: Losses) -> tuple[Turn, ...]:
     """A conversation in which the user speaks last."""
     if turns[-1].role == "user":
         return turns
     losses.lose("turns")
-    return (*turns, Turn("user", (Text(GOING_ON),)))
+    return (*turns, Turn("user", (Text(LAST_USER_TEXT),)))
 
 
 def without_system(turns: tuple[Turn, ...], losses: Losses) -> tuple[Turn, ...]:
@@ -156,7 +156,7 @@ def without_system(turns: tuple[Turn, ...], losses: Losses) -> tuple[Turn, ...]:
     if not any(turn.role == "system" for turn in turns):
         return turns
     losses.lose("system_turn")
-    return joined([replace(turn, role="user") if turn.role == "system" else turn for turn in turns])
+    return merge_turns([replace(turn, role="user") if turn.role == "system" else turn for turn in turns])
 
 
 def legal_names(request: Request, legal: re.Pattern, maximum: int) -> tuple[Request, dict[str, str]]:

@@ -9,9 +9,9 @@ import base64
 from gproxy.protocols.hub import Signature
 
 _HEAD = b"gproxy-seal1"  # twelve bytes: as base64 it begins with the same sixteen letters whatever follows
-MARK = base64.b64encode(_HEAD).decode()
+WRAPPED_PREFIX = base64.b64encode(_HEAD).decode()
 # What Google documents for a call whose signature is gone: https://ai.google.dev/gemini-api/docs/thought-signatures
-SKIP = "skip_thought_signature_validator"
+SKIP_VALIDATOR = "skip_thought_signature_validator"
 
 
 def wrap(signature: Signature) -> str:
@@ -20,7 +20,7 @@ def wrap(signature: Signature) -> str:
     return base64.b64encode(_HEAD + inner).decode()
 
 
-def mark(origin: str) -> str:
+def wrap_empty(origin: str) -> str:
     """An envelope with nothing in it, for what no vendor signed: the next one must not be sent it as its own."""
     return wrap(Signature(origin, ""))
 
@@ -29,7 +29,7 @@ def unwrap(text: str | None) -> Signature | None:
     """What a client brought back; without our envelope it is a foreign one."""
     if not text:
         return None
-    if not text.startswith(MARK):
+    if not text.startswith(WRAPPED_PREFIX):
         return Signature(None, text)
     try:
         inner = base64.b64decode(text.translate(_STANDARD), validate=True)[len(_HEAD) :].decode()
@@ -42,7 +42,7 @@ def unwrap(text: str | None) -> Signature | None:
 
 
 def is_wrapped(text: object) -> bool:
-    return isinstance(text, str) and text.startswith(MARK)
+    return isinstance(text, str) and text.startswith(WRAPPED_PREFIX)
 
 
 # Some SDKs write bytes with the alphabet for URLs.

@@ -12,10 +12,10 @@ from gproxy.protocols import raw_json
 from gproxy.protocols.hub import Media
 from gproxy.protocols.losses import Losses
 
-NAMES = {dict: "an object", list: "a list", str: "a string", bool: "true or false", int: "a whole number"}
+TYPE_NAMES = {dict: "an object", list: "a list", str: "a string", bool: "true or false", int: "a whole number"}
 _DATA_URL = re.compile(r"data:([^;,]*)((?:;[^;,]*)*?)(;base64)?,", re.IGNORECASE)
 # What files are called where only their name or only their type is told.
-ENDINGS = {
+MEDIA_TYPES = {
     "pdf": "application/pdf",
     "txt": "text/plain",
     "md": "text/markdown",
@@ -33,13 +33,13 @@ ENDINGS = {
 
 
 def _wrong(value, expected: str, place: str) -> BadRequest:
-    found = "null" if value is None else NAMES.get(type(value), "a number")
+    found = "null" if value is None else TYPE_NAMES.get(type(value), "a number")
     return BadRequest(f"{place}: expected {expected}, got {found}")
 
 
 def _typed(value, kind: type, place: str):
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise _wrong(value, NAMES[kind], place)
+        raise _wrong(value, TYPE_NAMES[kind], place)
     return value
 
 
@@ -65,17 +65,17 @@ def objects(value, place: str) -> list[tuple[str, dict]]:
 def optional_obj(body: dict, name: str, place: str = "") -> dict:
     """An object or, in place of null, an empty one."""
     value = body.get(name)
-    return {} if value is None else obj(value, at(place, name))
+    return {} if value is None else obj(value, join_path(place, name))
 
 
 def optional_text(body: dict, name: str, place: str = "") -> str | None:
     value = body.get(name)
-    return None if value is None else text(value, at(place, name))
+    return None if value is None else text(value, join_path(place, name))
 
 
 def optional_flag(body: dict, name: str, place: str = "") -> bool | None:
     value = body.get(name)
-    return None if value is None else _typed(value, bool, at(place, name))
+    return None if value is None else _typed(value, bool, join_path(place, name))
 
 
 def optional_number(body: dict, name: str, place: str = "", minimum: float | None = None) -> float | None:
@@ -83,9 +83,9 @@ def optional_number(body: dict, name: str, place: str = "", minimum: float | Non
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _wrong(value, "a number", at(place, name))
+        raise _wrong(value, "a number", join_path(place, name))
     if minimum is not None and value < minimum:
-        raise BadRequest(f"{at(place, name)}: must be at least {minimum:g}")
+        raise BadRequest(f"{join_path(place, name)}: must be at least {minimum:g}")
     return value
 
 
@@ -98,8 +98,8 @@ def optional_count(body: dict, name: str, place: str = "", minimum: int = 0) -> 
         value = int(value)
     if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,18}", value):
         value = int(value)
-    if _typed(value, int, at(place, name)) < minimum:
-        raise BadRequest(f"{at(place, name)}: must be at least {minimum}")
+    if _typed(value, int, join_path(place, name)) < minimum:
+        raise BadRequest(f"{join_path(place, name)}: must be at least {minimum}")
     return value
 
 
@@ -112,29 +112,29 @@ def texts(value, place: str) -> tuple[str, ...]:
     return tuple(text(item, f"{place}[{i}]") for i, item in enumerate(arr(value, place)))
 
 
-def at(place: str, name: str) -> str:
+def join_path(place: str, name: str) -> str:
     return f"{place}.{name}" if place else name
 
 
-def known(value: str | None, table: dict, place: str):
+def lookup(value: str | None, table: dict, place: str):
     """What a table says for a spelling; nothing for nothing."""
     if value is None:
         return None
     if not isinstance(value, str):
-        raise _wrong(value, NAMES[str], place)
+        raise _wrong(value, TYPE_NAMES[str], place)
     if value not in table:
         raise BadRequest(f"{place}: {value[:64]!r} is unknown; known: {', '.join(map(str, table))}")
     return table[value]
 
 
 # What stands in the place of a file that a model cannot read, and how code that a vendor ran is shown.
-NOTE = "[{} omitted: this model cannot read it]"
-CODE = "```{}\n{}\n```"
+OMITTED_FILE = "[{} omitted: this model cannot read it]"
+CODE_BLOCK = "```{}\n{}\n```"
 # Under this key stand arguments that are no JSON object.
-RAW = "raw_arguments"
+RAW_ARGUMENTS = "raw_arguments"
 
 
-def arguments(written: str, losses: Losses) -> dict:
+def arguments_object(written: str, losses: Losses) -> dict:
     """A tool call's arguments as the object that some protocols want; what is none is kept as the text it is."""
     try:
         found = orjson.loads(written) if written.strip() else {}
@@ -143,7 +143,7 @@ def arguments(written: str, losses: Losses) -> dict:
     if isinstance(found, dict):
         return found
     losses.lose("arguments")
-    return {RAW: written}
+    return {RAW_ARGUMENTS: written}
 
 
 def dumps(value: dict) -> str:
@@ -155,27 +155,27 @@ def data_url(media_type: str | None, data: str) -> str:
     return f"data:{media_type or 'application/octet-stream'};base64,{data}"
 
 
-def media(url: str, kind: str, place: str, name: str | None = None, detail: str | None = None) -> Media:
+def media_of_url(url: str, kind: str, place: str, name: str | None = None, detail: str | None = None) -> Media:
     """A Media block of a URL, which may hold its data. Raises BadRequest on data that is none."""
     if not url.startswith("data:"):
-        return Media(kind, guessed(name), url=url, name=name, detail=detail)
+        return Media(kind, media_type_of(name), url=url, name=name, detail=detail)
     head = _DATA_URL.match(url)
     if head is None:
         raise BadRequest(f"{place}: not a readable data URL")
     data = url[head.end() :]
     if not head[3]:
         data = base64.b64encode(unquote_to_bytes(data)).decode()
-    checked(data, place)
-    found = (head[1] or guessed(name) or "").lower() or None
-    return Media(kind_of(found, kind), found, data, name=name, detail=detail)
+    check_base64(data, place)
+    found = (head[1] or media_type_of(name) or "").lower() or None
+    return Media(media_kind(found, kind), found, data, name=name, detail=detail)
 
 
-def found(media_type: str, data: bytes) -> Media:
+def media_of_bytes(media_type: str, data: bytes) -> Media:
     """A Media block of a file's bytes."""
-    return Media(kind_of(media_type, "file"), media_type, base64.b64encode(data).decode())
+    return Media(media_kind(media_type, "file"), media_type, base64.b64encode(data).decode())
 
 
-def checked(data: str, place: str) -> str:
+def check_base64(data: str, place: str) -> str:
     """The same base64. Raises BadRequest on what is clearly none; only the edges are looked at, for files are large."""
     edge = (data[:64] + data[-64:]) if len(data) > 128 else data
     if not re.fullmatch(r"[A-Za-z0-9+/_\-\s]*={0,2}\s*", edge):
@@ -183,7 +183,7 @@ def checked(data: str, place: str) -> str:
     return data
 
 
-def plain(data: str) -> str | None:
+def text_of_base64(data: str) -> str | None:
     """The text of base64 data, None when it is none."""
     try:
         return base64.b64decode(data, validate=False).decode()
@@ -191,7 +191,7 @@ def plain(data: str) -> str | None:
         return None
 
 
-def kind_of(media_type: str | None, otherwise: str) -> str:
+def media_kind(media_type: str | None, otherwise: str) -> str:
     """An image may be sent as a file, and a file as an image: the type decides."""
     family = (media_type or "").partition("/")[0]
     if family in ("image", "audio", "video"):
@@ -199,10 +199,10 @@ def kind_of(media_type: str | None, otherwise: str) -> str:
     return "file" if media_type else otherwise
 
 
-def guessed(name: str | None) -> str | None:
+def media_type_of(name: str | None) -> str | None:
     """A media type by a file's name."""
-    return ENDINGS.get((name or "").rpartition(".")[2].lower()) if name and "." in name else None
+    return MEDIA_TYPES.get((name or "").rpartition(".")[2].lower()) if name and "." in name else None
 
 
-def ending(media_type: str | None) -> str:
-    return next((ending for ending, known in ENDINGS.items() if known == media_type), "bin")
+def file_extension(media_type: str | None) -> str:
+    return next((ending for ending, known in MEDIA_TYPES.items() if known == media_type), "bin")

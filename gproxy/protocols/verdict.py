@@ -4,10 +4,10 @@ from enum import Enum, auto
 
 
 class Verdict(Enum):
-    GOES_ON = auto()
+    CONTINUES = auto()
     # The terminal event and its usage were read: settle, then pass it on.
     ENDS = auto()
     # The same, but some models say it in every event: hold this one until the next, or the end, shows which it was.
     MAY_END = auto()
     # The upstream claims an end that is none.
-    CUT = auto()
+    BROKEN = auto()

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from gproxy.accounting import cost
 from gproxy.accounting.prices import FoundPrice
 from gproxy.errors import OverQuota, Unavailable
-from gproxy.protocols.hub import Ask
+from gproxy.protocols.hub import RequestHead
 from gproxy.quota import budgets, limits
 from gproxy.snapshot import Caller
 from gproxy.state.interface import Account, Limit, LimitStatus, SharedState, Take, Taken
@@ -46,7 +46,7 @@ def applying(caller: Caller, name: str) -> tuple[tuple[Account, ...], tuple[Limi
 def upper_bound(
     accounts: tuple[Account, ...],
     rows: tuple[Limit, ...],
-    requested: Ask,
+    requested: RequestHead,
     price: FoundPrice | None,
     mode: str,
     input_tokens: int,

@@ -91,7 +91,7 @@ def explain(relay: Relay, call: Call, caller: Caller, snapshot: Snapshot) -> Exp
 def _name(relay: Relay, call: Call, snapshot: Snapshot) -> str | None:
     """Returns the model name of a call that cannot be planned, or None if it cannot be read."""
     try:
-        sent = call.model or relay.protocols[call.protocol].ask(call.body).model
+        sent = call.model or relay.protocols[call.protocol].read_head(call.body).model
     except GatewayError:
         return None
     prefix, _, tail = (sent or "").partition("/")

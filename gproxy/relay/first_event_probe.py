@@ -7,7 +7,7 @@ from gproxy.channels import error_classifier
 from gproxy.channels.error_classifier import Fault
 from gproxy.errors import UpstreamError
 from gproxy.protocols import sse
-from gproxy.protocols.hub import Ask
+from gproxy.protocols.hub import RequestHead
 from gproxy.protocols.verdict import Verdict
 from gproxy.relay.disconnect import DisconnectWatch
 from gproxy.relay.passthrough_stream import NO_END
@@ -16,7 +16,7 @@ from gproxy.relay.passthrough_stream import NO_END
 MAX_PROBE_S, MAX_PROBE_BYTES = 2.0, 64 * 1024
 
 
-def find_fault(exchange, protocol: ModuleType, head: Ask, watch: DisconnectWatch, now_s: float) -> Fault | None:
+def find_fault(exchange, protocol: ModuleType, head: RequestHead, watch: DisconnectWatch, now_s: float) -> Fault | None:
     """Returns the fault that the first events report, or None if output begins or the probe's maximum is reached.
 
     The bytes read stay in the exchange. Raises UpstreamError if the stream ends or breaks before, and what the watch
@@ -34,9 +34,9 @@ def find_fault(exchange, protocol: ModuleType, head: Ask, watch: DisconnectWatch
         for event in splitter.feed(piece):
             if (data := sse.data_of(event)) is None:
                 continue
-            _, verdict = reader.see(data)
+            _, verdict = reader.observe(data)
             if reader.has_failed:
                 return error_classifier.classify_event(data, exchange.headers, now_s)
-            if reader.text_bytes or reader.is_terminal or verdict is not Verdict.GOES_ON:
+            if reader.text_bytes or reader.is_terminal or verdict is not Verdict.CONTINUES:
                 return None
     return None

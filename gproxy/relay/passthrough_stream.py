@@ -9,7 +9,7 @@ import orjson
 
 from gproxy.errors import ClientDisconnected, GatewayError, UpstreamError
 from gproxy.protocols import raw_json, sse
-from gproxy.protocols.hub import Ask, text_bytes
+from gproxy.protocols.hub import RequestHead, text_bytes
 from gproxy.protocols.verdict import Verdict
 from gproxy.relay.disconnect import DisconnectWatch, read_chunks
 from gproxy.relay.settlement import Settlement
@@ -49,7 +49,7 @@ class PassthroughStream:
         self,
         protocol: ModuleType,
         name: bytes,
-        head: Ask,
+        head: RequestHead,
         exchange,
         settlement: Settlement,
         watch: DisconnectWatch,
@@ -101,15 +101,15 @@ class PassthroughStream:
                 continue
             if self.normalize is not None and (normalized := self.normalize(data)) is not data:
                 event, data = sse.with_data(event, normalized), normalized
-            forwarded, verdict = reader.see(data)
+            forwarded, verdict = reader.observe(data)
             if self._pending:
                 out.append(self._pending)
                 self._pending = b""
                 self._exchange.hurry(None)
-            if verdict is Verdict.CUT:
+            if verdict is Verdict.BROKEN:
                 self._error = UpstreamError(NO_END)
                 break
-            is_beyond = verdict is Verdict.GOES_ON and reader.text_bytes > settlement.covered_bytes
+            is_beyond = verdict is Verdict.CONTINUES and reader.text_bytes > settlement.covered_bytes
             if is_beyond and settlement.exceeds_quota(reader.usage, reader.text_bytes):
                 self._error = settlement.reservation.exhausted()
                 break
@@ -156,7 +156,7 @@ class PassthroughStream:
             return self._finish()
         self._settlement.settle_failed(error.status, reader.usage, reader.text_bytes)
         log.warning("request %s: the stream was cut: %s", self._request_id, error.message)
-        events = reader.break_off(error.status, error.code, error.message, self._request_id)
+        events = reader.failure_events(error.status, error.code, error.message, self._request_id)
         body = b"".join(
             self._framing.event_bytes(event, data, data) for event in events if (data := sse.data_of(event))
         )
@@ -186,7 +186,7 @@ def drain(exchange, watch: DisconnectWatch, reader, splitter: sse.Splitter, max_
             for chunk in read_chunks(exchange, watch):
                 for event in splitter.feed(chunk or b""):
                     if (data := sse.data_of(event)) is not None:
-                        _, verdict = reader.see(data)
+                        _, verdict = reader.observe(data)
                         if verdict is Verdict.ENDS:
                             return not reader.has_failed
             return reader.is_terminal and not reader.has_failed

@@ -22,7 +22,7 @@ from gproxy.credentials.pool import Pool
 from gproxy.errors import ClientDisconnected, Forbidden, GatewayError, RateLimited, UpstreamError
 from gproxy.metrics.call_metrics import CallMetrics
 from gproxy.protocols import raw_json
-from gproxy.protocols.hub import Context, Count, Usage
+from gproxy.protocols.hub import Context, TokenCount, Usage
 from gproxy.protocols.losses import Losses
 from gproxy.quota.reservations import NoReservation, Reservation, Reserver, UpperBound
 from gproxy.relay import dispatch, first_event_probe, headers, local_exchange, passthrough_stream, translated_stream
@@ -346,7 +346,7 @@ class Relay:
             self._pin_function(plan, settlement)(raw_json.text(fields, "id"))
         quoted = raw_json.quoted(plan.sent_model)
         if protocol.MODEL_FIELD in fields and bytes(fields[protocol.MODEL_FIELD]) != quoted:
-            body = raw_json.join(raw_json.exchange(fields, protocol.MODEL_FIELD, quoted))
+            body = raw_json.join(raw_json.with_value(fields, protocol.MODEL_FIELD, quoted))
         return self._respond_whole(exchange, call, settlement, returned, plan.losses, body)
 
     def _respond_translated(
@@ -424,7 +424,7 @@ class Relay:
     def _respond_count(self, plan: Plan, call: Call) -> Answer:
         """Answers a token count locally, estimated from the bytes of the body, for an upstream without counts."""
         protocol = self.protocols[call.protocol]
-        found = Count(input_estimate(call.body))
+        found = TokenCount(input_estimate(call.body))
         context = Context(plan.sent_model, plan.provider.name, call.request_id, 0)
         body = raw_json.dumps(protocol.CODECS[COUNT].write_reply(found, context, Losses()))
         returned = [("x-gproxy-provider", plan.provider.name), headers.ESTIMATED, ("Content-Type", "application/json")]

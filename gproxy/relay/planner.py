@@ -17,8 +17,8 @@ from gproxy.credentials import affinity, selection
 from gproxy.errors import BadRequest, Forbidden, GatewayError
 from gproxy.metrics.call_summary import CallSummary
 from gproxy.protocols import raw_json
-from gproxy.protocols.hub import Ask
-from gproxy.protocols.signatures import MARK
+from gproxy.protocols.hub import RequestHead
+from gproxy.protocols.signatures import WRAPPED_PREFIX
 from gproxy.quota import reservations
 from gproxy.quota.reservations import UpperBound
 from gproxy.relay import dispatch, headers
@@ -34,7 +34,7 @@ from gproxy.translation.translate import Translation
 
 # A model name is matched against patterns and written to usage rows and journal entries, so its length is limited.
 MAX_MODEL_CHARS = 512
-_WRAPPED_PREFIX = MARK.encode()
+_WRAPPED_PREFIX = WRAPPED_PREFIX.encode()
 _PREVIOUS_RESPONSE = b'"previous_response_id"'
 # One of these is in every audio or image part of a request, in any protocol.
 _MEDIA_FIELDS = (b"audio", b"image", b"inlineData", b"inline_data", b"fileData", b"file_data")
@@ -64,7 +64,7 @@ class Plan:
     """What will be done for a call at one target. The planner fills it step by step; afterwards it is only read."""
 
     caller: Caller
-    head: Ask
+    head: RequestHead
     sent_model: str
     name: str  # without provider prefix
     provider: Provider
@@ -111,7 +111,7 @@ class Planner:
     def plan(self, call: Call, caller: Caller, snapshot: Snapshot) -> Plan:
         """Returns the plan of the first target that can serve the call. Raises GatewayError. No effects."""
         protocol = self.protocols[call.protocol]
-        head = protocol.ask(call.body)
+        head = protocol.read_head(call.body)
         sent = call.model or head.model
         if not sent:
             raise BadRequest("model: missing; name a model")
@@ -150,7 +150,15 @@ class Planner:
         raise skipped[0][1]
 
     def _plan_target(
-        self, call: Call, caller: Caller, snapshot: Snapshot, head: Ask, sent: str, operation: str, resolved, target
+        self,
+        call: Call,
+        caller: Caller,
+        snapshot: Snapshot,
+        head: RequestHead,
+        sent: str,
+        operation: str,
+        resolved,
+        target,
     ) -> Plan:
         provider, kind = target.provider, self.kinds[target.provider.channel]
         with headers.ProviderHeader(provider):
@@ -239,16 +247,18 @@ class Planner:
         plan.path = headers.path(plan.lane.path, plan.model, ())
         plan.upstream_protocol = decision.protocol
         if translation.body:
-            plan.mode = translation.upstream.ask(translation.body).mode
+            plan.mode = translation.upstream.read_head(translation.body).mode
         plan.set_translation(translation)
 
     def passthrough_body(self, plan: Plan, call: Call) -> tuple[bytes, tuple[str, ...]]:
         """Returns the body with the upstream's model name and without other providers' signatures, and the losses."""
         protocol = self.protocols[call.protocol]
         head, body, losses = plan.head, call.body, ()
-        if _WRAPPED_PREFIX in body and (found := raw_json.whole(body)) != (unsealed := protocol.unsealed(found)):
+        if _WRAPPED_PREFIX in body and (found := raw_json.read_object(body)) != (
+            unsealed := protocol.without_wrapped_signatures(found)
+        ):
             body = raw_json.dumps(unsealed)
-            head, losses = protocol.ask(body), (protocol.NAMES["signature"],)
+            head, losses = protocol.read_head(body), (protocol.NAMES["signature"],)
         return protocol.outgoing(head, body, plan.model), losses
 
     def _resolve(self, snapshot: Snapshot, provider: str | None, sent: str, rights: Rights) -> resolve.Resolution:

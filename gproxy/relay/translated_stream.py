@@ -7,7 +7,7 @@ import orjson
 
 from gproxy.errors import BadRequest, ClientDisconnected, GatewayError, UpstreamError, UpstreamTimeout
 from gproxy.protocols import raw_json, sse
-from gproxy.protocols.hub import Ask, Context, End, Failed, unfold
+from gproxy.protocols.hub import Context, End, Failed, RequestHead, unfold
 from gproxy.protocols.losses import Losses
 from gproxy.protocols.verdict import Verdict
 from gproxy.relay.disconnect import DisconnectWatch, read_chunks
@@ -43,7 +43,7 @@ class TranslatedStream:
     def __init__(
         self,
         translation: Translation,
-        head: Ask,
+        head: RequestHead,
         context: Context,
         exchange,
         settlement: Settlement,
@@ -108,13 +108,13 @@ class TranslatedStream:
                 self._is_quiet = chunk is None
                 for event in splitter.feed(chunk or b""):
                     verdict, payload = self._read_event(event)
-                    if verdict is Verdict.GOES_ON and self._reader.text_bytes > self._settlement.covered_bytes:
+                    if verdict is Verdict.CONTINUES and self._reader.text_bytes > self._settlement.covered_bytes:
                         self._check_quota()
                     if payload is not None:
                         yield payload
                     if verdict is Verdict.ENDS:
                         return
-                    if verdict is Verdict.CUT:
+                    if verdict is Verdict.BROKEN:
                         raise UpstreamError(NO_END)
                 yield None
             if is_complete_event(tail := splitter.rest().strip() + b"\n\n"):
@@ -134,8 +134,8 @@ class TranslatedStream:
         """Reads the usage of an event. Returns the verdict and the event's data."""
         data = sse.data_of(self._exchange.masked(event))
         if data is None:
-            return Verdict.GOES_ON, None
-        _, verdict = self._reader.see(data)
+            return Verdict.CONTINUES, None
+        _, verdict = self._reader.observe(data)
         self._settlement.record_first_byte(self._reader.text_bytes)
         if verdict is Verdict.ENDS or self._reader.has_failed:
             self._exchange.hurry(TAIL_S)
@@ -152,7 +152,7 @@ class TranslatedStream:
         if self._settlement.is_settled:
             return
         reader = self._reader
-        self._settlement.losses = list(self.losses.told())
+        self._settlement.losses = list(self.losses.names())
         if has_failed:
             self._settlement.settle_failed(self._status, reader.usage, reader.text_bytes)
         else:
@@ -161,7 +161,7 @@ class TranslatedStream:
     def _end_with_error(self, error: GatewayError) -> Failed:
         """Settles, and returns the event that reports the error."""
         reader = self._reader
-        self._settlement.losses = list(self.losses.told())
+        self._settlement.losses = list(self.losses.names())
         self._settlement.settle_failed(error.status, reader.usage, reader.text_bytes)
         log.warning("request %s: the stream was cut: %s", self._context.request_id, error.message)
         return Failed(error.status, error.code, error.message)
@@ -176,7 +176,7 @@ class TranslatedStream:
             self._exchange.close()
         finally:
             if not settlement.is_settled:
-                settlement.losses = list(self.losses.told())
+                settlement.losses = list(self.losses.names())
                 settlement.settle_disconnected(reader.usage, reader.text_bytes, is_complete)
                 self._on_disconnect()
 
@@ -189,7 +189,7 @@ def _document(data: bytes) -> dict | None:
         if data.startswith(b"[DONE]"):
             return None
         try:
-            found = raw_json.whole(data)  # accepts half an emoji, which orjson rejects
+            found = raw_json.read_object(data)  # accepts half an emoji, which orjson rejects
         except BadRequest:
             return None
     return found if isinstance(found, dict) else None
@@ -206,7 +206,7 @@ class WholeReplyStream:
             reply = read_reply(translation, body, context, losses)
             written = translation.client.write_stream(unfold(reply), context, losses)
             self._pieces = [*(framing.own_event(piece) for piece in written), framing.end(b"")]
-            self.losses = losses.told()
+            self.losses = losses.names()
 
     def frames(self) -> Iterator[bytes]:
         """Returns the bytes for the client."""

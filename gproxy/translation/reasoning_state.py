@@ -18,11 +18,11 @@ from gproxy.protocols.hub import (
     Event,
     Finish,
     Open,
-    Pieces,
     Reply,
     Request,
     Signature,
     Signed,
+    TextBuffer,
     Thinking,
     ToolCall,
     Turn,
@@ -79,7 +79,7 @@ def store_stream(events: Iterable[Event | None], put: Put) -> Iterator[Event | N
     """Yields the same events, and stores the reasoning state of a choice before its Finish event is yielded."""
     choices: dict[int, int] = {}
     blocks: dict[int, Block] = {}
-    texts: dict[int, Pieces] = {}
+    texts: dict[int, TextBuffer] = {}
     for event in events:
         match event:
             case Delta(index, text) if index in texts:
@@ -87,7 +87,7 @@ def store_stream(events: Iterable[Event | None], put: Put) -> Iterator[Event | N
             case Open(index, block, choice):
                 choices[index], blocks[index] = choice, block
                 if isinstance(block, Thinking | ToolCall):
-                    texts[index] = Pieces()
+                    texts[index] = TextBuffer()
             case Signed(index, signature):
                 blocks[index] = replace(blocks[index], signature=signature)
             case Close(index) if index in texts:

@@ -107,7 +107,7 @@ def prepare(
     user_id: int,
 ) -> Translation:
     """Reads the client's body, and writes the upstream's unless files must be fetched first. Raises BadRequest."""
-    document = raw_json.whole(body)
+    document = raw_json.read_object(body)
     losses = Losses(client.NAMES)
     client_codec, upstream_codec = client.CODECS[operation], upstream.CODECS[dispatch.operation]
     with _naming_deep_field(document):
@@ -126,7 +126,7 @@ def prepare(
         target,
         request,
         document,
-        losses.told(),
+        losses.names(),
         b"",
         tool_names,
         put_state=put_state,
@@ -151,12 +151,12 @@ def _naming_deep_field(document: Mapping) -> Iterator[None]:
     try:
         yield
     except TooDeep:
-        raise BadRequest(f"{raw_json.deep(document) or 'the body'}: {raw_json.TOO_DEEP}") from None
+        raise BadRequest(f"{raw_json.first_too_deep(document) or 'the body'}: {raw_json.TOO_DEEP}") from None
 
 
 def _put(ttl_store: TtlStore, user_id: int, client: ModuleType, call_id: str, value: bytes) -> None:
     """Stores reasoning state under the call id as this client sees it, because the next request uses that id."""
-    ttl_store.put(user_id, client.shown_id(call_id), value)
+    ttl_store.put(user_id, client.client_call_id(call_id), value)
 
 
 def _target(dispatch: Dispatch, kind: Kind, provider: Provider, model: str) -> Target:
@@ -178,12 +178,12 @@ def write_body(translation: Translation, is_strict: bool) -> Translation:
     """Returns the translation with its body. Raises BadRequest, with `is_strict` also on any loss."""
     losses = Losses(translation.client.NAMES)
     for name in translation.losses:
-        losses.tell(name)
+        losses.report(name)
     with _naming_deep_field(translation.document):
         body = validate.dumps(
             translation.upstream_codec.write_request(translation.request, translation.target, losses)
         ).encode()
-    lost = losses.told()
+    lost = losses.names()
     if is_strict and lost:
         raise BadRequest(
             f"{', '.join(lost)}: cannot be translated to {translation.upstream.NAME} without loss, and this provider "
@@ -272,7 +272,7 @@ def as_upstream_errors() -> Iterator[None]:
     try:
         yield
     except StreamFailed as fault:
-        raise UpstreamFailure(fault.told) from None
+        raise UpstreamFailure(fault.failed) from None
     except Exception as fault:
         raise untranslatable_error(fault) from fault
 
@@ -297,7 +297,7 @@ def untranslatable_error(fault: Exception) -> UpstreamError:
 
 def read_reply(translation: Translation, body: bytes, context: Context, losses: Losses):
     """Returns a whole reply as its value in the hub, and stores its reasoning state."""
-    reply = translation.upstream_codec.read_reply(raw_json.whole(body), context, losses)
+    reply = translation.upstream_codec.read_reply(raw_json.read_object(body), context, losses)
     if isinstance(reply, Reply) and translation.tool_names:
         reply = fold(restore_tool_names(unfold(reply), translation.tool_names))
     if isinstance(reply, Reply) and translation.put_state is not None:
@@ -314,7 +314,7 @@ def restore_tool_names(events: Iterable, tool_names: Mapping[str, str]) -> Itera
 
 
 def _write_reply(translation: Translation, reply, context: Context, losses: Losses) -> tuple[bytes, tuple[str, ...]]:
-    return orjson.dumps(translation.client_codec.write_reply(reply, context, losses)), losses.told()
+    return orjson.dumps(translation.client_codec.write_reply(reply, context, losses)), losses.names()
 
 
 def fetch_files(translation: Translation, fetcher: Fetcher, watch: AbstractContextManager) -> Translation:
@@ -335,5 +335,5 @@ def fetch_files(translation: Translation, fetcher: Fetcher, watch: AbstractConte
             raise BadRequest(
                 f"{translation.client.NAMES.get('image', 'image')}: more than {MAX_FETCHED_BYTES} bytes in all"
             )
-        found[url] = validate.found(file.media_type, file.data)
+        found[url] = validate.media_of_bytes(file.media_type, file.data)
     return _with_files(translation, found)

@@ -7,7 +7,7 @@ import pytest
 
 from gproxy import protocols
 from gproxy.accounting.prices import FoundPrice, Price, Tier
-from gproxy.protocols.hub import Ask
+from gproxy.protocols.hub import RequestHead
 from gproxy.quota.reservations import Reserver, applying, upper_bound
 from gproxy.relay import headers
 from gproxy.snapshot import Caller, Quota, RateLimit, glob
@@ -31,7 +31,7 @@ def test_the_checks_of_a_call_cost_at_most_60_microseconds(tmp_path, record_prop
     price = FoundPrice(Price(None, (Tier(10**8, Decimal("0.4"), Decimal("1.6")),)), "model")
     row = RateLimit(7, "*", glob("*").fullmatch, rpm=10**6, rpd=10**7, total_tokens=10**12, concurrency=1_000)
     caller = Caller(1, "user", 2, False, None, (), limits=(row,), quota=Quota(10**15, "month"))
-    requested = Ask("gpt-4.1-mini", False, False, None, None, max_output=50)
+    requested = RequestHead("gpt-4.1-mini", False, False, None, None, max_output=50)
 
     def load(keys: tuple[str, ...]) -> None:
         state.load("u1", state.version("u1"), 0, 0, {}, {})

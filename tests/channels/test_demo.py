@@ -112,7 +112,7 @@ def test_the_terminal_event_comes_after_the_last_word(name):
     body = stream(name, REQUESTS[name])
     whole_text = read(LOADED[name], body).stream.text_bytes
     for data in payloads(body):
-        reader.see(data)
+        reader.observe(data)
         assert not reader.is_terminal or reader.text_bytes == whole_text
 
 

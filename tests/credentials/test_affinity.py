@@ -12,7 +12,7 @@ Q, A, MORE = ({"role": "user", "content": "q"}, {"role": "assistant", "content":
 
 
 def of(protocol: str, body: dict, model: str = "m") -> bytes:
-    return key(LOADED[protocol].ask(json.dumps(body).encode()), model)
+    return key(LOADED[protocol].read_head(json.dumps(body).encode()), model)
 
 
 def chat(*messages: dict, **more) -> dict:

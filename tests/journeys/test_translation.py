@@ -31,7 +31,7 @@ from tests.dialects import (
     streamed,
 )
 from tests.gateway import ADMIN, Gateway
-from tests.sdk_clients import CITY, SPEAKERS, TOOLS, ZONE
+from tests.sdk_clients import CITY, SDK_CLIENTS, TOOLS, ZONE
 from tests.vendor import PROMPT_TOKENS, STREAM_HEAD, answers, chunk, event, sends, vector
 
 
@@ -44,7 +44,7 @@ def gateway(vendor, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def speakers(gateway):
-    made = {speaker.name: speaker(gateway.url) for speaker in SPEAKERS}
+    made = {speaker.name: speaker(gateway.url) for speaker in SDK_CLIENTS}
     yield made
     for speaker in made.values():
         speaker.close()
@@ -73,7 +73,7 @@ def test_what_the_vendor_said_comes_out(vendor, speakers, client, upstream, is_s
     model = f"{scene}-{client}-{upstream}-{is_streamed}"
     vendor.scripts[model] = says(said)
     speaker, name = speakers[client], f"{PROVIDERS[upstream]}/{model}"
-    heard = speaker.ask(name, speaker.opening("How is it?"), TOOLS, is_streamed)
+    heard = speaker.send(name, speaker.first_turn("How is it?"), TOOLS, is_streamed)
     assert (heard.text, heard.thinking) == (said.text, said.thinking)
     assert heard.calls == [(call.name, call.arguments) for call in said.calls]
     if upstream != "gemini":
@@ -81,10 +81,10 @@ def test_what_the_vendor_said_comes_out(vendor, speakers, client, upstream, is_s
     assert len(set(heard.ids)) == len(said.calls)
     assert all(heard.ids)
     assert heard.stop == said.reason
-    assert (heard.prompt, heard.cached, heard.made) == (FRESH + CACHED, CACHED, MADE)
+    assert (heard.prompt_tokens, heard.cached_tokens, heard.output_tokens) == (FRESH + CACHED, CACHED, MADE)
     assert heard.model == name
-    assert speaker.told["x-gproxy-translated"] == f"{client}->{upstream}"
-    assert ("x-gproxy-cost-usd" in speaker.told) is (not is_streamed and upstream in PRICED)
+    assert speaker.headers["x-gproxy-translated"] == f"{client}->{upstream}"
+    assert ("x-gproxy-cost-usd" in speaker.headers) is (not is_streamed and upstream in PRICED)
     (seen,) = vendor.asked(model)
     assert problems(seen) == []
     got = asked(seen)
@@ -115,18 +115,18 @@ def looks(vendor, upstream: str, tag: str, said: Said = LOOKS) -> str:
     return model
 
 
-@pytest.mark.parametrize("way", ["echo", "bare"])
+@pytest.mark.parametrize("way", ["echo", "echo_without_reasoning"])
 @pytest.mark.parametrize("is_streamed", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize(("client", "upstream"), PAIRS)
 def test_a_tool_round_trip_brings_the_vendors_seal_back(vendor, speakers, client, upstream, is_streamed, way):
     """Also where the client sends nothing but the calls' ids back."""
     model = looks(vendor, upstream, f"trip-{client}-{is_streamed}-{way}")
     speaker, name = speakers[client], f"{PROVIDERS[upstream]}/{model}"
-    history = speaker.opening("How is it?")
-    heard = speaker.ask(name, history, TOOLS, is_streamed)
+    history = speaker.first_turn("How is it?")
+    heard = speaker.send(name, history, TOOLS, is_streamed)
     assert (heard.text, len(heard.calls)) == (LOOKS.text, 2)
     history += getattr(speaker, way)(heard, ["sunny", "noon"])
-    assert speaker.ask(name, history, TOOLS, is_streamed).text == ANSWERS.text
+    assert speaker.send(name, history, TOOLS, is_streamed).text == ANSWERS.text
     seen = vendor.asked(model)[1]
     assert problems(seen) == []
     got = asked(seen)
@@ -139,7 +139,7 @@ def test_a_tool_round_trip_brings_the_vendors_seal_back(vendor, speakers, client
     assert got.seals == [SEAL]
     if upstream in ("anthropic", "openai_responses"):
         assert got.thoughts == [LOOKS.thinking]
-    assert NAMED_SEAL[client] not in speaker.told.get("x-gproxy-lossy", "")
+    assert NAMED_SEAL[client] not in speaker.headers.get("x-gproxy-lossy", "")
 
 
 NAMED_SEAL = {
@@ -157,16 +157,16 @@ def test_what_one_vendor_sealed_is_never_sent_to_another(vendor, speakers, clien
     """Nor where the second provider speaks the client's own protocol."""
     name = f"moved-{client}-{first}-{then}"
     speaker, begun, gone_on = speakers[client], looks(vendor, first, name), looks(vendor, then, name)
-    history = speaker.opening("How is it?")
-    heard = speaker.ask(f"{PROVIDERS[first]}/{begun}", history, TOOLS)
+    history = speaker.first_turn("How is it?")
+    heard = speaker.send(f"{PROVIDERS[first]}/{begun}", history, TOOLS)
     history += speaker.echo(heard, ["sunny", "noon"])
-    answer = speaker.ask(f"{PROVIDERS[then]}/{gone_on}", history, TOOLS)
+    answer = speaker.send(f"{PROVIDERS[then]}/{gone_on}", history, TOOLS)
     assert answer.text == ANSWERS.text
     (seen,) = vendor.asked(gone_on)
     assert SEAL.encode() not in seen.body
     assert MARK not in seen.body
-    assert speaker.told["x-gproxy-lossy"]
-    assert ("x-gproxy-translated" in speaker.told) is (client != then)
+    assert speaker.headers["x-gproxy-lossy"]
+    assert ("x-gproxy-translated" in speaker.headers) is (client != then)
     got = asked(seen)
     assert [call[1:] for call in got.calls] == [(call.name, call.arguments) for call in LOOKS.calls]
     assert [text for _, text in got.results] == ["sunny", "noon"]
@@ -175,7 +175,7 @@ def test_what_one_vendor_sealed_is_never_sent_to_another(vendor, speakers, clien
         assert problems(seen) == []
     if then == "gemini":
         assert set(got.seals) == {"skip_thought_signature_validator"}
-        assert NAMED_SEAL[client] in speaker.told["x-gproxy-lossy"]
+        assert NAMED_SEAL[client] in speaker.headers["x-gproxy-lossy"]
     else:
         assert got.seals == []
 
@@ -187,12 +187,14 @@ def test_thinking_that_nobody_signed_does_not_go_to_the_clients_own_vendor(vendo
     name = f"unsigned-{client}-{first}"
     speaker, begun, gone_on = speakers[client], looks(vendor, first, name, unsigned), looks(vendor, client, name)
     for is_streamed in (False, True):
-        history = speaker.opening("How is it?")
-        heard = speaker.ask(f"{PROVIDERS[first]}/{begun}", history, TOOLS, is_streamed)
+        history = speaker.first_turn("How is it?")
+        heard = speaker.send(f"{PROVIDERS[first]}/{begun}", history, TOOLS, is_streamed)
         assert heard.thinking == unsigned.thinking
-        assert speaker.ask(f"{PROVIDERS[first]}/{begun}", history + speaker.echo(heard, ["sunny"])).text == ANSWERS.text
-        assert NAMED_SEAL[client] not in speaker.told.get("x-gproxy-lossy", "") or first == "gemini"
-        speaker.ask(f"{PROVIDERS[client]}/{gone_on}", history + speaker.echo(heard, ["sunny"]), TOOLS)
+        assert (
+            speaker.send(f"{PROVIDERS[first]}/{begun}", history + speaker.echo(heard, ["sunny"])).text == ANSWERS.text
+        )
+        assert NAMED_SEAL[client] not in speaker.headers.get("x-gproxy-lossy", "") or first == "gemini"
+        speaker.send(f"{PROVIDERS[client]}/{gone_on}", history + speaker.echo(heard, ["sunny"]), TOOLS)
         seen = vendor.asked(gone_on)[-1]
         assert MARK not in seen.body
         got = asked(seen)
@@ -220,14 +222,14 @@ def test_a_refusal_before_the_first_byte_is_the_sdks_own(gateway, vendor, speake
     vendor.scripts[model] = says_no(status, f"vendor says {status} 東京", {"retry-after": "7"})
     speaker, name = speakers[client], f"{PROVIDERS[upstream]}/{model}"
     for is_streamed in (False, True):
-        with pytest.raises(speaker.fault(status), match=f"vendor says {status} 東京") as told:
-            speaker.ask(name, speaker.opening("Hello"), (), is_streamed)
+        with pytest.raises(speaker.exception(status), match=f"vendor says {status} 東京") as told:
+            speaker.send(name, speaker.first_turn("Hello"), (), is_streamed)
         gateway.heal()
-        assert type(told.value) is speaker.fault(status)
+        assert type(told.value) is speaker.exception(status)
         assert code_of(told.value) == status
-        assert speaker.told["retry-after"] == "7"
-        assert speaker.told["x-gproxy-translated"] == f"{client}->{upstream}"
-        assert speaker.told["x-upstream-request-id"] == "req_up"
+        assert speaker.headers["retry-after"] == "7"
+        assert speaker.headers["x-gproxy-translated"] == f"{client}->{upstream}"
+        assert speaker.headers["x-upstream-request-id"] == "req_up"
         if status in KINDS["openai"] and status < 500:
             assert told_type(client, told.value) == KINDS.get(client, KINDS["openai"])[status]
 
@@ -238,11 +240,11 @@ def test_an_error_that_is_no_json_stays_readable(gateway, vendor, speakers, clie
     page = b"<html><head><style>b{}</style><title>502</title></head><body><h1>Bad &amp; gone</h1></body></html>"
     vendor.scripts["page"] = answers(500, page, {"Content-Type": "text/html"})
     speaker = speakers[client]
-    with pytest.raises(speaker.fault(500), match="502 Bad & gone") as told:
-        speaker.ask(f"{PROVIDERS[upstream]}/page", speaker.opening("Hello"), (), is_streamed)
+    with pytest.raises(speaker.exception(500), match="502 Bad & gone") as told:
+        speaker.send(f"{PROVIDERS[upstream]}/page", speaker.first_turn("Hello"), (), is_streamed)
     gateway.heal()
     assert "<" not in str(told.value).replace("<class", "")
-    assert speaker.told["content-type"].startswith("application/json")
+    assert speaker.headers["content-type"].startswith("application/json")
 
 
 SLOW_TALK = Said("One two three four five six seven")
@@ -258,7 +260,7 @@ def test_a_stream_that_breaks_raises_in_every_sdk(vendor, speakers, client, upst
     words: list[str] = []
     label = "vendor fell over" if end == "error" else "upstream_error"
     with pytest.raises(BROKEN[client], match=label):
-        for piece in speakers[client].texts(f"{PROVIDERS[upstream]}/{model}"):
+        for piece in speakers[client].stream_text(f"{PROVIDERS[upstream]}/{model}"):
             words.append(piece)
     assert "".join(words) == SLOW_TALK.pieces[0]
 
@@ -275,8 +277,8 @@ BROKEN = {
 def test_a_whole_reply_that_is_none_is_an_upstream_error(vendor, speakers, client, upstream):
     vendor.scripts["no-reply"] = answers(200, b"<html>All is well</html>")
     speaker = speakers[client]
-    with pytest.raises(speaker.fault(500), match="upstream_error") as told:
-        speaker.ask(f"{PROVIDERS[upstream]}/no-reply", speaker.opening("Hello"))
+    with pytest.raises(speaker.exception(500), match="upstream_error") as told:
+        speaker.send(f"{PROVIDERS[upstream]}/no-reply", speaker.first_turn("Hello"))
     assert code_of(told.value) == 502
 
 
@@ -542,15 +544,15 @@ def test_tokens_are_counted_by_the_vendor(vendor, gateway, speakers, client, ups
     assert (seen.operation, seen.protocol) == ("count", upstream)
     if client != upstream:
         assert problems(seen) == []
-    assert ("x-gproxy-translated" in speakers[client].told) is (client != upstream)
-    assert "x-gproxy-estimated" not in speakers[client].told
+    assert ("x-gproxy-translated" in speakers[client].headers) is (client != upstream)
+    assert "x-gproxy-estimated" not in speakers[client].headers
     assert gateway.usages(model=model) == []
 
 
 @pytest.mark.parametrize("client", ["openai_responses", "anthropic", "gemini"])
 def test_tokens_are_estimated_where_the_vendor_does_not_count(vendor, speakers, client):
     assert counted(speakers, client, "chat-main/count-here") > 1
-    assert speakers[client].told["x-gproxy-estimated"] == "true"
+    assert speakers[client].headers["x-gproxy-estimated"] == "true"
     assert vendor.asked("count-here") == []
 
 
@@ -607,7 +609,7 @@ def test_token_arrays_are_refused(speakers):
 def test_a_refusal_is_heard(vendor, speakers, client, upstream, is_streamed):
     name = new(vendor, upstream, f"refusal-{client}-{upstream}", Said(refusal="I will not."))
     speaker = speakers[client]
-    heard = speaker.ask(name, speaker.opening("Do it"), (), is_streamed)
+    heard = speaker.send(name, speaker.first_turn("Do it"), (), is_streamed)
     if client.startswith("openai"):
         assert (heard.refusal, heard.text) == ("I will not.", "")
     else:
@@ -620,13 +622,13 @@ def test_an_image_of_the_model_comes_out_or_is_told_as_lost(vendor, gateway, spe
     model = f"paints-{client}-{upstream}-{is_streamed}"
     name = new(vendor, upstream, model, Said("Here.", image=PIXEL))
     speaker = speakers[client]
-    heard = speaker.ask(name, speaker.opening("Paint"), (), is_streamed)
+    heard = speaker.send(name, speaker.first_turn("Paint"), (), is_streamed)
     assert heard.text == "Here."
     if client == "anthropic":
         assert heard.images == []
         assert len(gateway.wait_rows(1, model=model)[0]["losses"]) >= 1
         if not is_streamed:
-            assert speaker.told["x-gproxy-lossy"]
+            assert speaker.headers["x-gproxy-lossy"]
     else:
         assert heard.images == [f"data:image/png;base64,{PIXEL}"]
 
@@ -656,12 +658,12 @@ def test_an_image_of_the_user_goes_in(vendor, speakers, client, upstream):
         history = [genai_types.Content(role="user", parts=[genai_types.Part(text="See"), picture])]
     else:
         history = [{"role": "user", "content": PICTURE[client]}]
-    assert speaker.ask(name, history).text == "Nice."
+    assert speaker.send(name, history).text == "Nice."
     (seen,) = vendor.asked(model)
     assert problems(seen) == []
     got = asked(seen)
     assert (got.users, got.images) == (["See"], [f"data:image/png;base64,{PIXEL}"])
-    assert "image" not in speaker.told.get("x-gproxy-lossy", "")
+    assert "image" not in speaker.headers.get("x-gproxy-lossy", "")
 
 
 def test_citations_of_a_stream_accumulate(vendor, speakers):
@@ -674,8 +676,8 @@ def test_citations_of_a_stream_accumulate(vendor, speakers):
               "content_block_delta") for one in (first, second)
     ]  # fmt: skip
     vendor.scripts["cites"] = sends(STREAM_HEAD, *(chunk(one) for one in (*events[:4], *cited, *events[4:])), "close")
-    heard = speakers["openai_chat"].ask("anthropic-main/cites", speakers["openai_chat"].opening("Hi"), (), True)
+    heard = speakers["openai_chat"].send("anthropic-main/cites", speakers["openai_chat"].first_turn("Hi"), (), True)
     told = [one.url_citation if hasattr(one, "url_citation") else one for one in heard.raw.annotations]
     assert [one.url for one in told] == ["https://x.de/1", "https://x.de/2"]
-    heard = speakers["openai_responses"].ask("anthropic-main/cites", "Hi", (), True)
+    heard = speakers["openai_responses"].send("anthropic-main/cites", "Hi", (), True)
     assert [one.url for one in heard.raw.output[0].content[0].annotations] == ["https://x.de/1", "https://x.de/2"]

@@ -32,7 +32,7 @@ from tests.dialects import (
 )
 from tests.gateway import ADMIN, OTHER, UPSTREAM_KEYS, Gateway
 from tests.load import nano
-from tests.sdk_clients import SPEAKERS, TOOLS
+from tests.sdk_clients import SDK_CLIENTS, TOOLS
 from tests.vendor import answers, dumps, sends
 
 MORE = """
@@ -344,22 +344,22 @@ def looks(call_id: str) -> Said:
 def test_seals_are_kept_over_workers_and_restarts(own_gateway, vendor):
     """The calls' ids are all that these clients bring back."""
     gateway = own_gateway(seeded(vendor))
-    speakers = {speaker.name: speaker for speaker in SPEAKERS}
+    speakers = {speaker.name: speaker for speaker in SDK_CLIENTS}
     turns = []
     for client, upstream in PAIRS:
         model = THINKERS[upstream].format(f"kept-{client}")
         vendor.scripts[model] = says(looks(f"call_{client}_{upstream}"), (b"sunny", Said("Sunny.")))
         speaker = speakers[client](gateway.url)
-        history = speaker.opening("How is it?")
-        heard = speaker.ask(f"{PROVIDERS[upstream]}/{model}", history, TOOLS, is_streamed=client != "gemini")
-        turns.append((client, upstream, model, history + speaker.bare(heard, ["sunny"])))
+        history = speaker.first_turn("How is it?")
+        heard = speaker.send(f"{PROVIDERS[upstream]}/{model}", history, TOOLS, is_streamed=client != "gemini")
+        turns.append((client, upstream, model, history + speaker.echo_without_reasoning(heard, ["sunny"])))
         speaker.close()
 
     def check(times: int) -> None:
         for client, upstream, model, history in turns:
             for _ in range(times):
                 speaker = speakers[client](gateway.url)  # with a connection of its own
-                assert speaker.ask(f"{PROVIDERS[upstream]}/{model}", history, TOOLS).text == "Sunny."
+                assert speaker.send(f"{PROVIDERS[upstream]}/{model}", history, TOOLS).text == "Sunny."
                 speaker.close()
                 assert asked(vendor.asked(model)[-1]).seals == [SEAL], (client, upstream)
 
@@ -393,17 +393,17 @@ def test_a_seal_is_found_by_its_own_user_only(gateway, vendor):
 @pytest.mark.parametrize("client", ["openai_responses", "anthropic", "gemini"])
 def test_ids_that_repeat_do_not_mix_conversations_up(gateway, vendor, client):
     """Some models count their calls, and begin anew in each conversation."""
-    speaker = {one.name: one for one in SPEAKERS}[client](gateway.url)
+    speaker = {one.name: one for one in SDK_CLIENTS}[client](gateway.url)
     turns = []
     for city, seal in (("Bonn", SEAL), ("Rom", SEAL[:-4] + "LTI=")):
         model = f"kimi-{client}-{city}"
         call = Call("get_weather", {"city": city, "days": 2}, f"functions.{client}:0")
         vendor.scripts[model] = says(Said(thinking=city, seal=seal, calls=(call,)), (b"sunny", Said("Sunny.")))
-        history = speaker.opening("How is it?")
-        heard = speaker.ask(f"chat-main/{model}", history, TOOLS)
-        turns.append((model, history + speaker.bare(heard, ["sunny"]), seal))
+        history = speaker.first_turn("How is it?")
+        heard = speaker.send(f"chat-main/{model}", history, TOOLS)
+        turns.append((model, history + speaker.echo_without_reasoning(heard, ["sunny"]), seal))
     for (model, history, seal), is_known in zip(turns, (False, True), strict=True):  # the newest is kept
-        speaker.ask(f"chat-main/{model}", history, TOOLS)
+        speaker.send(f"chat-main/{model}", history, TOOLS)
         assert asked(vendor.asked(model)[-1]).seals == ([seal] if is_known else [])
     speaker.close()
 
@@ -842,10 +842,10 @@ def test_a_vendor_that_does_not_stream_is_streamed_all_the_same(gateway, vendor,
     model = f"whole-only-{client}-{upstream}"
     said = Said("Hello you", calls=(Call("f", {"a": 1}),))
     vendor.scripts[model] = answers(200, dumps(whole(upstream, "m", said)))
-    speaker = {one.name: one for one in SPEAKERS}[client](gateway.url)
-    heard = speaker.ask(f"{PROVIDERS[upstream]}/{model}", speaker.opening("Hi"), (), True)
+    speaker = {one.name: one for one in SDK_CLIENTS}[client](gateway.url)
+    heard = speaker.send(f"{PROVIDERS[upstream]}/{model}", speaker.first_turn("Hi"), (), True)
     speaker.close()
-    assert (heard.text, heard.calls, heard.stop, heard.made) == ("Hello you", [("f", {"a": 1})], "tools", MADE)
+    assert (heard.text, heard.calls, heard.stop, heard.output_tokens) == ("Hello you", [("f", {"a": 1})], "tools", MADE)
     row = gateway.wait_rows(1, model=model)[0]
     assert (row["outcome"], row["output_tokens"]) == ("complete", MADE)
 
@@ -866,8 +866,8 @@ def test_events_leave_as_they_come(gateway, vendor, client, upstream):
     model = f"paced-{client}-{upstream}"
     said = Said("Hello there, my friend")
     vendor.scripts[model] = breaks_off(said, None, "clean", pause_s=0.06)
-    speaker = {one.name: one for one in SPEAKERS}[client](gateway.url)
-    arrived = [(time.monotonic(), text) for text in speaker.texts(f"{PROVIDERS[upstream]}/{model}")]
+    speaker = {one.name: one for one in SDK_CLIENTS}[client](gateway.url)
+    arrived = [(time.monotonic(), text) for text in speaker.stream_text(f"{PROVIDERS[upstream]}/{model}")]
     speaker.close()
     assert [text for _, text in arrived] == said.pieces
     assert arrived[1][0] - arrived[0][0] > 0.03
@@ -920,15 +920,15 @@ def test_a_cut_array_for_gemini_is_still_json(gateway, vendor, upstream):
 
 
 def test_names_are_the_clients_over_aliases_and_scoped_paths(gateway, vendor):
-    claude, google = SPEAKERS[2](gateway.url), SPEAKERS[3](gateway.url)
+    claude, google = SDK_CLIENTS[2](gateway.url), SDK_CLIENTS[3](gateway.url)
     for is_streamed in (False, True):
-        assert claude.ask("chat-default", claude.opening("Hi"), (), is_streamed).model == "chat-default"
-        assert google.ask("fast-4.1-mini", google.opening("Hi"), (), is_streamed).model == "fast-4.1-mini"
+        assert claude.send("chat-default", claude.first_turn("Hi"), (), is_streamed).model == "chat-default"
+        assert google.send("fast-4.1-mini", google.first_turn("Hi"), (), is_streamed).model == "fast-4.1-mini"
     claude.close()
     google.close()
-    scoped = SPEAKERS[2](f"{gateway.url}/openai-main")
-    assert scoped.ask("gpt-4.1-mini", scoped.opening("Hi")).model == "gpt-4.1-mini"
-    assert scoped.told["x-gproxy-translated"] == "anthropic->openai_responses"
+    scoped = SDK_CLIENTS[2](f"{gateway.url}/openai-main")
+    assert scoped.send("gpt-4.1-mini", scoped.first_turn("Hi")).model == "gpt-4.1-mini"
+    assert scoped.headers["x-gproxy-translated"] == "anthropic->openai_responses"
     scoped.close()
     assert vendor.asked("gpt-4.1-mini")[-1].path == "/v1/responses"
 

@@ -90,7 +90,7 @@ def test_a_request_is_never_changed_and_only_its_model_differs(protocol, model):
             "contents": [{"parts": [{"text": '"model":"asked"'}]}],
         }
     ).encode()
-    asked = protocol.ask(body)
+    asked = protocol.read_head(body)
     before = dict(asked.body)
     sent = protocol.outgoing(asked, body, model)
     assert asked.body == before
@@ -104,14 +104,14 @@ def test_a_request_is_never_changed_and_only_its_model_differs(protocol, model):
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'"text"', b"\xff", b'{"\xff": 1}', b"[" * 100_000])
 def test_an_unreadable_request_is_a_bad_request(protocol, body):
     with pytest.raises(BadRequest):
-        protocol.ask(body)
+        protocol.read_head(body)
 
 
 @STREAMS
 def test_an_event_that_names_the_model_already_passes_as_the_very_same_bytes(name, stream):
     for data in payloads(sample(name, stream)):
         told = None if data.startswith(b"[DONE]") else _at(json.loads(data), PLACES[name])
-        passed, _ = LOADED[name].Stream(json.dumps(told or "asked").encode(), asking()).see(data)
+        passed, _ = LOADED[name].Stream(json.dumps(told or "asked").encode(), asking()).observe(data)
         assert told == "" or passed is data
 
 
@@ -134,7 +134,7 @@ def test_an_exchanged_event_is_still_one_event(name, stream):
         data = sse.data_of(event)
         if data is None or data.startswith(b"[DONE]"):
             continue
-        passed, _ = LOADED[name].Stream(b'"other"', asking()).see(data)
+        passed, _ = LOADED[name].Stream(b'"other"', asking()).observe(data)
         written = split(sse.with_data(event, passed))
         assert [json.loads(sse.data_of(one)) for one in written] == [json.loads(passed)]
 
@@ -144,7 +144,7 @@ def test_no_end_is_seen_while_text_is_still_to_come(name, stream):
     reader = LOADED[name].Stream(b'"asked"', asking())
     for data in payloads(sample(name, stream)):
         had_ended, before = reader.is_terminal, reader.text_bytes
-        reader.see(data)
+        reader.observe(data)
         assert not had_ended or reader.text_bytes == before
 
 
@@ -167,10 +167,10 @@ def test_no_prefix_of_the_events_that_stops_in_the_text_is_an_end(protocol):
     assert whole > 0
     reader = protocol.Stream(b'"asked"', asking())
     for data in events:
-        _, verdict = reader.see(data)
+        _, verdict = reader.observe(data)
         if reader.text_bytes < whole:
             assert not reader.is_terminal
-            assert verdict is Verdict.GOES_ON
+            assert verdict is Verdict.CONTINUES
 
 
 @EACH
@@ -211,9 +211,9 @@ def test_what_a_stream_delivers_is_counted(protocol, stream):
 )
 def test_a_frame_that_nobody_understands_passes_and_ends_nothing(protocol, data):
     reader = protocol.Stream(b'"asked"', asking())
-    passed, verdict = reader.see(data)
+    passed, verdict = reader.observe(data)
     assert passed is not None
-    assert verdict is Verdict.GOES_ON
+    assert verdict is Verdict.CONTINUES
     assert not reader.is_terminal
     assert not reader.has_failed
     assert reader.usage in (None, Usage())
@@ -272,7 +272,7 @@ def test_an_error_event_is_one_event_that_fails_the_stream(protocol):
 @EACH
 def test_a_stream_that_breaks_off_ends_in_an_error_event(protocol):
     reading = read(protocol, sample(protocol.NAME, "cut.sse"))
-    *_, last = reading.stream.break_off(502, "upstream_error", TRICKY, "req_1")
+    *_, last = reading.stream.failure_events(502, "upstream_error", TRICKY, "req_1")
     assert json.loads(payloads(last)[0])["error"]["message"] == TRICKY
 
 

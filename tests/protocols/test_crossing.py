@@ -61,7 +61,7 @@ def write(name: str, request, losses: Losses | None = None, **more) -> dict:
 def read(name: str, body: dict):
     losses = Losses()
     request = codec(name).read_request(body, losses)
-    assert losses.told() == (), "a reader loses nothing of what our own writer wrote"
+    assert losses.names() == (), "a reader loses nothing of what our own writer wrote"
     return request
 
 
@@ -96,7 +96,7 @@ def test_a_request_comes_back_as_it_was_written(name, case):
     expected, lost = apply(RULES[name], REQUESTS[case])
     losses = Losses()
     assert read(name, write(name, REQUESTS[case], losses)) == expected
-    assert set(losses.told()) == lost
+    assert set(losses.names()) == lost
 
 
 @PAIRS
@@ -107,7 +107,7 @@ def test_a_request_crosses(one, other, case):
     losses = Losses()
     crossed = read(other, write(other, read(one, write(one, REQUESTS[case])), losses))
     assert crossed == expected
-    assert set(losses.told()) == lost
+    assert set(losses.names()) == lost
 
 
 @EACH
@@ -163,7 +163,7 @@ def test_a_reply_comes_back_as_it_was_written(name, case):
     expected, lost = shown(REPLIES[case], WHOLE[name])
     losses = Losses()
     assert read_reply(name, write_reply(name, REPLIES[case], losses)) == expected
-    assert set(losses.told()) == lost
+    assert set(losses.names()) == lost
 
 
 @PAIRS
@@ -174,7 +174,7 @@ def test_a_reply_crosses(one, other, case):
     losses = Losses()
     vendors = codec(one).read_reply(write_reply(one, REPLIES[case]), context(ASKED), Losses())
     assert read_reply(other, write_reply(other, vendors, losses)) == expected
-    assert set(losses.told()) == lost
+    assert set(losses.names()) == lost
 
 
 @PAIRS
@@ -186,7 +186,7 @@ def test_a_stream_crosses(one, other, case):
     wire = write_stream(one, unfold(REPLIES[case]))
     crossed = write_stream(other, read_stream(one, wire), losses)
     assert unsealed(fold(read_stream(other, crossed))) == expected
-    assert set(losses.told()) == lost
+    assert set(losses.names()) == lost
 
 
 # Whole, they are an object; in pieces they pass as the model wrote them.
@@ -255,21 +255,21 @@ def test_what_a_vendor_signed_comes_back_to_it_and_to_no_other(one, other, signe
     request = read(one, echoed(one, write_reply(one, reply)))
     back = json.dumps(write(other, request))
     assert "U0lH" in back
-    assert signatures.MARK not in back
+    assert signatures.WRAPPED_PREFIX not in back
     losses = Losses()
     elsewhere = json.dumps(codec(other).write_request(request, replace(target(other), provider="else"), losses))
     assert "U0lH" not in elsewhere
-    assert signatures.MARK not in elsewhere
-    assert {"thinking", "signature"} & set(losses.told())
+    assert signatures.WRAPPED_PREFIX not in elsewhere
+    assert {"thinking", "signature"} & set(losses.names())
     for name in LOADED:
-        assert signatures.MARK not in json.dumps(codec(name).write_request(request, target(name), Losses()))
+        assert signatures.WRAPPED_PREFIX not in json.dumps(codec(name).write_request(request, target(name), Losses()))
 
 
 @EACH
 @CASES
 def test_a_placeholder_stands_only_where_a_result_has_lost_its_call(name, case):
     told = json.dumps(write(name, REQUESTS[case]), ensure_ascii=False)
-    assert (repair.PLACEHOLDER in told) is (case == "result without a call")
+    assert (repair.PLACEHOLDER_TOOL in told) is (case == "result without a call")
 
 
 @PAIRS
@@ -373,7 +373,7 @@ def test_a_vendors_stream_ends_in_every_protocol(name, stream):
     events = list(LOADED[name].read_stream(documents(sample(name, stream)), context(), losses))
     assert sum(isinstance(event, Finish) for event in events) == 1
     assert isinstance(events[-1], End)
-    assert losses.told() == ()
+    assert losses.names() == ()
     for other in LOADED:
         assert isinstance(list(read_stream(other, write_stream(other, events)))[-1], End)
 
@@ -484,8 +484,8 @@ def test_neighbours_of_one_role_and_empty_texts_become_one_message():
 
 def test_foreign_ids_are_made_legal_the_same_way_each_time_and_never_collide():
     ids = ["call:1", "call.1", "call 1", "call_1", "call-1", "x" * 200, "x" * 201, "", "🗼"]
-    made = [LOADED["anthropic"].shown_id(one) for one in ids]
-    assert made == [LOADED["anthropic"].shown_id(one) for one in ids]
+    made = [LOADED["anthropic"].client_call_id(one) for one in ids]
+    assert made == [LOADED["anthropic"].client_call_id(one) for one in ids]
     assert len(set(made)) == len(ids)
     assert all(re.fullmatch(r"[A-Za-z0-9_-]{1,64}", one) for one in made)
     assert made[3:5] == ids[3:5]
@@ -495,7 +495,7 @@ def test_gemini_gets_a_signature_or_the_word_for_none_with_the_first_call_of_eac
     body = write("openai_chat", REQUESTS["parallel tools"])
     contents = sent("openai_chat", body, "gemini", traits=frozenset(("signatures",)))["contents"]
     calls = [part for content in contents for part in content["parts"] if "functionCall" in part]
-    assert [part.get("thoughtSignature") for part in calls] == [signatures.SKIP, None, None]
+    assert [part.get("thoughtSignature") for part in calls] == [signatures.SKIP_VALIDATOR, None, None]
     results = [part for content in contents for part in content["parts"] if "functionResponse" in part]
     assert [part["functionResponse"]["name"] for part in results] == ["f", "g", "f"]
     assert [content["role"] for content in contents] == ["user", "model", "user"]

@@ -3,24 +3,24 @@
 import pytest
 
 from gproxy import protocols
-from gproxy.protocols.losses import MAX, Losses
+from gproxy.protocols.losses import MAX_LOSSES, Losses
 
 
 def test_a_field_of_the_hub_has_the_senders_name():
     losses = Losses({"stop": "stop_sequences", "n": "generationConfig.candidateCount"})
     for field in ("stop", "seed", "n", "stop"):
         losses.lose(field)
-    losses.tell("stop")
-    assert losses.told() == ("generationConfig.candidateCount", "seed", "stop", "stop_sequences")
-    assert losses.name("stop") == "stop_sequences"
-    assert losses.name("seed") == "seed"
+    losses.report("stop")
+    assert losses.names() == ("generationConfig.candidateCount", "seed", "stop", "stop_sequences")
+    assert losses.wire_name("stop") == "stop_sequences"
+    assert losses.wire_name("seed") == "seed"
 
 
 def test_without_names_the_hubs_own_are_told():
     losses = Losses()
     losses.lose("stop")
-    assert losses.told() == ("stop",)
-    assert Losses().told() == ()
+    assert losses.names() == ("stop",)
+    assert Losses().names() == ()
 
 
 @pytest.mark.parametrize(
@@ -28,8 +28,8 @@ def test_without_names_the_hubs_own_are_told():
 )
 def test_a_name_is_told(name):
     losses = Losses()
-    losses.tell(name)
-    assert losses.told() == (name,)
+    losses.report(name)
+    assert losses.names() == (name,)
 
 
 @pytest.mark.parametrize(
@@ -37,15 +37,15 @@ def test_a_name_is_told(name):
 )
 def test_what_a_client_named_otherwise_is_not_repeated(name):
     losses = Losses()
-    losses.tell(name)
-    assert losses.told() == ("unnamed",)
+    losses.report(name)
+    assert losses.names() == ("unnamed",)
 
 
 def test_there_are_only_so_many():
     losses = Losses()
-    for number in range(MAX * 3):
-        losses.tell(f"field{number:03}")
-    assert losses.told() == tuple(f"field{number:03}" for number in range(MAX))
+    for number in range(MAX_LOSSES * 3):
+        losses.report(f"field{number:03}")
+    assert losses.names() == tuple(f"field{number:03}" for number in range(MAX_LOSSES))
 
 
 @pytest.mark.parametrize("protocol", protocols.load().values(), ids=protocols.load())
@@ -53,5 +53,5 @@ def test_every_name_of_every_protocol_can_be_told(protocol):
     losses = Losses(protocol.NAMES)
     for field, name in protocol.NAMES.items():
         losses.lose(field)
-        assert name in losses.told() or len(losses.told()) == MAX
-    assert "unnamed" not in losses.told()
+        assert name in losses.names() or len(losses.names()) == MAX_LOSSES
+    assert "unnamed" not in losses.names()

@@ -31,7 +31,7 @@ def written(name: str, request: Request, *traits: str, **more) -> tuple[dict, tu
     target = Target("house", "m", traits=frozenset(traits), **more)
     body = LOADED[name].CODECS["generate_content"].write_request(request, target, losses)
     assert request == before
-    return body, losses.told()
+    return body, losses.names()
 
 
 def format_of(name: str, body: dict) -> dict | None:
@@ -139,14 +139,14 @@ def test_a_schema_that_every_vendor_takes_is_written_as_it_is(name):
 def test_openai_is_asked_in_words_for_what_is_no_object(name, schema):
     body, told = written(name, asked(format=Format(schema, strict=True)))
     assert format_of(name, body) is None
-    assert words_of(name, body) == prompts.of_format(Format(schema))
+    assert words_of(name, body) == prompts.format_prompt(Format(schema))
     assert told == ("format",)
 
 
 def test_a_host_that_knows_only_objects_is_asked_for_one_or_in_words_alone():
     body, told = written("openai_chat", asked(format=Format(CLOSED)), "json_object_only")
     assert (body["response_format"], told) == ({"type": "json_object"}, ("format",))
-    assert words_of("openai_chat", body) == prompts.of_format(Format(CLOSED))
+    assert words_of("openai_chat", body) == prompts.format_prompt(Format(CLOSED))
     body, told = written("openai_chat", asked(format=Format(LIST)), "json_object_only")
     assert ("response_format" not in body, told) == (True, ("format",))
 
@@ -204,7 +204,7 @@ def test_a_format_of_anthropic_tells_each_keyword():
 def test_anthropic_is_asked_in_words_for_a_schema_that_it_cannot_follow(schema):
     body, told = written("anthropic", asked(format=Format(schema)))
     assert format_of("anthropic", body) is None
-    assert words_of("anthropic", body) == prompts.of_format(Format(schema))
+    assert words_of("anthropic", body) == prompts.format_prompt(Format(schema))
     assert told == ("format",)
 
 
@@ -213,7 +213,7 @@ def test_a_gemini_that_takes_no_format_beside_functions_is_asked_in_words():
     for form in (Format(), Format(CLOSED)):
         body, told = written("gemini", asked(system=("Be brief.",), format=form, tools=tools), "no_json_with_functions")
         assert format_of("gemini", body) is None
-        assert words_of("gemini", body) == f"Be brief.\n{prompts.of_format(form)}"
+        assert words_of("gemini", body) == f"Be brief.\n{prompts.format_prompt(form)}"
         assert told == ("format",)
         assert format_of("gemini", written("gemini", asked(format=form), "no_json_with_functions")[0])
         assert format_of("gemini", written("gemini", asked(format=form, tools=tools))[0])
@@ -285,13 +285,13 @@ def test_a_kind_of_reply_that_is_not_known_is_told(config, expected, told):
     losses = Losses()
     body = {"contents": "Hi", "generationConfig": config}
     assert LOADED["gemini"].CODECS["generate_content"].read_request(body, losses).format == expected
-    assert losses.told() == told
+    assert losses.names() == told
 
 
 @pytest.mark.parametrize("client", LOADED)
 def test_each_client_is_told_by_its_own_name(client):
     losses = Losses(LOADED[client].NAMES)
     for field in ("format", "format_schema", "schema"):
-        assert losses.name(field) != field
+        assert losses.wire_name(field) != field
     if client != "gemini":  # whose clients cannot ask for it
-        assert all(losses.name(field) != field for field in ("strict", "format_strict"))
+        assert all(losses.wire_name(field) != field for field in ("strict", "format_strict"))

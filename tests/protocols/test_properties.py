@@ -17,7 +17,6 @@ from gproxy.errors import BadRequest
 from gproxy.protocols import sse, validate
 from gproxy.protocols.hub import (
     Answer,
-    Choice,
     Citation,
     Close,
     Delta,
@@ -37,6 +36,7 @@ from gproxy.protocols.hub import (
     Text,
     Thinking,
     ToolCall,
+    ToolChoice,
     ToolResult,
     Turn,
     Usage,
@@ -152,7 +152,8 @@ def wishes():
         tools=st.sets(st.sampled_from(list(TOOLS))).map(
             lambda found: tuple(tool for name, tool in TOOLS.items() if name in found)
         ),
-        choice=st.none() | st.sampled_from([Choice("auto"), Choice("any"), Choice("none"), Choice("any", ("f",))]),
+        choice=st.none()
+        | st.sampled_from([ToolChoice("auto"), ToolChoice("any"), ToolChoice("none"), ToolChoice("any", ("f",))]),
         parallel=st.none() | st.booleans(),
         max_tokens=st.none() | st.integers(1, 4096),
         temperature=st.none() | unit,
@@ -198,7 +199,7 @@ def test_any_request_comes_back_as_it_was_written(name, request):
     expected, lost = apply(RULES[name], request)
     losses = Losses()
     assert over(name, request, losses) == expected
-    assert set(losses.told()) == lost
+    assert set(losses.names()) == lost
 
 
 @PAIRS
@@ -209,7 +210,7 @@ def test_any_request_crosses(one, other, request):
     expected, lost = apply(RULES[other], left)
     losses = Losses()
     assert over(other, over(one, request, Losses()), losses) == expected
-    assert set(losses.told()) == lost
+    assert set(losses.names()) == lost
 
 
 TOKENS = st.integers(0, 10**6)
@@ -259,13 +260,13 @@ def test_any_reply_crosses_whole_and_streamed(one, other, reply):
     vendors = codec(one).read_reply(wired, context(ASKED), Losses())
     body = orjson.loads(orjson.dumps(codec(other).write_reply(vendors, context(ASKED), losses)))
     assert unsealed(codec(other).read_reply(body, context(ASKED), Losses())) == unsealed(expected)
-    assert set(losses.told()) == lost
+    assert set(losses.names()) == lost
     left, _ = apply(STREAMED[one], reply)
     expected, lost = apply(STREAMED[other], unsealed(left))
     losses = Losses()
     streamed = read(one, documents(write(one, unfold(reply))))
     assert unsealed(fold(read(other, documents(write(other, streamed, losses))))) == unsealed(expected)
-    assert set(losses.told()) == lost
+    assert set(losses.names()) == lost
 
 
 def read(name: str, payloads: list, losses: Losses | None = None) -> list:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gproxy.errors import BadRequest
 from gproxy.protocols import raw_json
-from gproxy.protocols.hub import Ask
+from gproxy.protocols.hub import RequestHead
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
 JSON = st.recursive(
@@ -44,7 +44,7 @@ def test_a_body_that_is_no_readable_object_is_a_bad_request(body, word):
 def test_exchanging_a_field_leaves_every_other_one_as_it_was(document, indent):
     body = json.dumps(document, indent=indent or None).encode(errors="replace")
     found = raw_json.split(body)
-    after = raw_json.exchange(found, "model", b'"other"')
+    after = raw_json.with_value(found, "model", b'"other"')
     expected = {**json.loads(body), "model": "other"}
     assert json.loads(raw_json.join(after)) == expected
     assert list(after) == list(expected)
@@ -53,7 +53,7 @@ def test_exchanging_a_field_leaves_every_other_one_as_it_was(document, indent):
 
 def test_values_keep_their_very_bytes():
     body = b'{"n": 1.10, "big": 123456789012345678901234567890, "e": 1E5, "s": "\\u00fc", "model": "a", "l": [ 1,2 ]}'
-    changed = raw_json.join(raw_json.exchange(raw_json.split(body), "model", b'"b"'))
+    changed = raw_json.join(raw_json.with_value(raw_json.split(body), "model", b'"b"'))
     assert changed == (b'{"n":1.10,"big":123456789012345678901234567890,"e":1E5,"s":"\\u00fc","model":"b","l":[ 1,2 ]}')
 
 
@@ -107,7 +107,7 @@ def test_only_the_boolean_true_asks_for_a_stream(raw, is_stream):
     ids=lambda value: str(value)[:20],
 )
 def test_an_object_inside_an_upstreams_object_may_be_anything(raw, found):
-    assert raw_json.inner(msgspec.Raw(raw)) == found
+    assert raw_json.inner_object(msgspec.Raw(raw)) == found
 
 
 @pytest.mark.parametrize(
@@ -120,12 +120,12 @@ def test_an_object_inside_an_upstreams_object_may_be_anything(raw, found):
     ],
 )
 def test_a_model_name_is_exchanged_only_at_its_place(body, after):
-    assert raw_json.renamed(body, "model", b'"b"') == after
+    assert raw_json.with_model_name(body, "model", b'"b"') == after
 
 
 def test_a_body_that_has_the_name_already_is_the_same_object():
     body = b'{"model": "b"}'
-    assert raw_json.renamed(body, "model", b'"b"') is body
+    assert raw_json.with_model_name(body, "model", b'"b"') is body
 
 
 def test_half_an_emoji_passes_as_it_was_written():
@@ -153,7 +153,7 @@ def test_half_an_emoji_excuses_nothing_else(body):
 )
 def test_of_two_models_only_the_one_that_was_checked_is_sent(body, sent):
     found = raw_json.split(body)
-    asked = Ask(raw_json.model(found), False, True, None, found)
+    asked = RequestHead(raw_json.model(found), False, True, None, found)
     assert raw_json.outgoing(asked, body, "a") == (sent or body)
 
 
@@ -182,14 +182,14 @@ def test_a_model_in_another_case_is_refused(body):
 )
 def test_a_body_that_cannot_be_translated_is_a_bad_request(body, word):
     with pytest.raises(BadRequest, match=word):
-        raw_json.whole(body)
+        raw_json.read_object(body)
 
 
 @given(st.dictionaries(st.text(), JSON, max_size=6))
 def test_a_whole_body_is_what_it_was(document):
     body = json.dumps(document)
     # Numbers past 64 bits are numbers with a point to the fast decoder.
-    assert raw_json.whole(body.encode()) == json.loads(body, parse_int=_number)
+    assert raw_json.read_object(body.encode()) == json.loads(body, parse_int=_number)
 
 
 def _number(digits: str) -> int | float:
@@ -207,8 +207,8 @@ def _number(digits: str) -> int | float:
     ],
 )
 def test_half_an_emoji_in_a_body_becomes_a_question_mark(body, read):
-    assert raw_json.whole(body) == {"a": read}
-    assert json.loads(raw_json.dumps(raw_json.whole(body))) == {"a": read}
+    assert raw_json.read_object(body) == {"a": read}
+    assert json.loads(raw_json.dumps(raw_json.read_object(body))) == {"a": read}
 
 
 @pytest.mark.parametrize(
@@ -264,4 +264,4 @@ def test_a_body_that_cannot_be_written_is_a_bad_request(document):
     ],
 )
 def test_a_number_that_an_upstream_may_read_as_whole_is_one(sent, read):
-    assert raw_json.choices(raw_json.split(b'{"n": ' + sent + b"}"), "n") == read
+    assert raw_json.choice_count(raw_json.split(b'{"n": ' + sent + b"}"), "n") == read

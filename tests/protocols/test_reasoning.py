@@ -87,7 +87,7 @@ TO_OPENAI = [
 def test_towards_openai(asked, target, written, is_lost):
     losses = Losses()
     assert reasoning.openai_effort(asked, target, losses) == written
-    assert losses.told() == (("reasoning",) if is_lost else ())
+    assert losses.names() == (("reasoning",) if is_lost else ())
 
 
 # effort: budget of a told maximum of 16,000, budget without one, effort of a model that takes no budget
@@ -110,10 +110,10 @@ def test_an_effort_towards_anthropic(effort, of_told, untold, newer):
     assert told == (disabled if of_told is None else (enabled(of_told), None))
     open_ended = reasoning.write_anthropic(Reasoning(effort), None, 64_000, BY_BUDGET, losses)
     assert open_ended == (disabled if untold is None else (enabled(untold), None))
-    assert losses.told() == ()
+    assert losses.names() == ()
     by_effort = reasoning.write_anthropic(Reasoning(effort), 16_000, 16_000, BY_EFFORT, losses)
     assert by_effort == (disabled if newer is None else (ADAPTIVE, newer))
-    assert losses.told() == (("reasoning",) if effort == "minimal" else ())
+    assert losses.names() == (("reasoning",) if effort == "minimal" else ())
 
 
 # what is asked for, the maximum that is told and that is sent; what is written, and whether something is lost
@@ -138,7 +138,7 @@ BUDGETS = [
 def test_a_budget_towards_anthropic_fits_into_the_maximum(asked, told, maximum, written, is_lost):
     losses = Losses()
     assert reasoning.write_anthropic(asked, told, maximum, BY_BUDGET, losses) == (written, None)
-    assert losses.told() == (("reasoning",) if is_lost else ())
+    assert losses.names() == (("reasoning",) if is_lost else ())
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_a_budget_towards_anthropic_fits_into_the_maximum(asked, told, maximum, 
 def test_models_of_anthropic_that_think_by_effort_or_not_at_all(asked, target, written, is_lost):
     losses = Losses()
     assert reasoning.write_anthropic(asked, 16_000, 16_000, target, losses) == written
-    assert losses.told() == (("reasoning",) if is_lost else ())
+    assert losses.names() == (("reasoning",) if is_lost else ())
 
 
 MAX = ("low", "medium", "high", "max")
@@ -182,7 +182,7 @@ MAX = ("low", "medium", "high", "max")
 def test_claudes_take_the_nearest_effort_and_some_always_think(asked, target, written, is_lost):
     losses = Losses()
     assert reasoning.write_anthropic(asked, 16_000, 16_000, target, losses) == written
-    assert losses.told() == (("reasoning",) if is_lost else ())
+    assert losses.names() == (("reasoning",) if is_lost else ())
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_an_effort_towards_gemini_is_a_level_or_a_budget(effort, level, budget, 
     ):
         losses = Losses()
         assert reasoning.write_gemini(Reasoning(effort), target, losses) == written
-        assert losses.told() == (("reasoning",) if is_lost else ())
+        assert losses.names() == (("reasoning",) if is_lost else ())
 
 
 @pytest.mark.parametrize(
@@ -315,4 +315,4 @@ def test_an_effort_towards_gemini_is_a_level_or_a_budget(effort, level, budget, 
 def test_towards_gemini(asked, target, written, is_lost):
     losses = Losses()
     assert reasoning.write_gemini(asked, target, losses) == written
-    assert losses.told() == (("reasoning",) if is_lost else ())
+    assert losses.names() == (("reasoning",) if is_lost else ())

@@ -12,7 +12,7 @@ from gproxy.errors import BadRequest
 from gproxy.protocols import repair
 from gproxy.protocols.hub import Media, Refusal, Text, Thinking, ToolCall, ToolResult, Turn
 from gproxy.protocols.losses import Losses
-from gproxy.protocols.repair import GOING_ON, NO_RESULT, OPENING, PLACEHOLDER
+from gproxy.protocols.repair import FIRST_USER_TEXT, LAST_USER_TEXT, NO_RESULT, PLACEHOLDER_TOOL
 from tests.stopwatch import seconds
 
 
@@ -42,7 +42,7 @@ def of(call_id: str, text: str = "42", name: str = "f", **more) -> ToolResult:
 
 
 def placed(call_id: str) -> ToolCall:
-    return ToolCall(call_id, PLACEHOLDER, "{}")
+    return ToolCall(call_id, PLACEHOLDER_TOOL, "{}")
 
 
 def missing(call_id: str, **more) -> ToolResult:
@@ -69,7 +69,7 @@ HI, OK, IMAGE = Text("hi"), Text("ok"), Media("image", "image/png", "AAAA")
 )
 def test_neighbours_of_one_role_are_joined(turns, expected):
     before = list(turns)
-    assert repair.joined(turns) == expected
+    assert repair.merge_turns(turns) == expected
     assert turns == before
 
 
@@ -208,18 +208,18 @@ PAIRS = [
 @pytest.mark.parametrize(("turns", "expected", "is_told"), PAIRS)
 def test_every_result_stands_behind_its_call_and_every_call_has_one(turns, expected, is_told):
     losses = Losses()
-    assert repair.paired(turns, losses) == expected
-    assert losses.told() == (("tool_result",) if is_told else ())
+    assert repair.pair_results(turns, losses) == expected
+    assert losses.names() == (("tool_result",) if is_told else ())
 
 
 @pytest.mark.parametrize(("turns", "expected"), [row[:2] for row in PAIRS])
 def test_what_is_repaired_needs_no_further_repair(turns, expected):
     losses = Losses()
-    again = repair.paired(expected, losses)
+    again = repair.pair_results(expected, losses)
     assert [(turn.role, list(map(_shown, turn.blocks))) for turn in again] == [
         (turn.role, list(map(_shown, turn.blocks))) for turn in expected
     ]
-    assert losses.told() == ()
+    assert losses.names() == ()
 
 
 def _shown(block):
@@ -239,7 +239,7 @@ TURNS = st.sampled_from(tuple(BLOCKS)).flatmap(
 
 @given(st.lists(TURNS, max_size=6))
 def test_whatever_came_calls_and_results_are_neighbours_afterwards(turns):
-    paired = repair.paired(repair.joined(turns), Losses())
+    paired = repair.pair_results(repair.merge_turns(turns), Losses())
     for i, turn in enumerate(paired):
         calls = {block.id for block in turn.blocks if isinstance(block, ToolCall)}
         after = paired[i + 1] if i + 1 < len(paired) else None
@@ -262,22 +262,22 @@ def test_whatever_came_calls_and_results_are_neighbours_afterwards(turns):
     ("turns", "expected", "told"),
     [
         ((user(HI),), (user(HI),), ()),
-        ((assistant(OK), user(HI)), (user(Text(OPENING)), assistant(OK), user(HI)), ("turns",)),
-        ((system("be brief"), user(HI)), (user(Text(OPENING)), system("be brief"), user(HI)), ("turns",)),
+        ((assistant(OK), user(HI)), (user(Text(FIRST_USER_TEXT)), assistant(OK), user(HI)), ("turns",)),
+        ((system("be brief"), user(HI)), (user(Text(FIRST_USER_TEXT)), system("be brief"), user(HI)), ("turns",)),
     ],
 )
 def test_the_user_begins(turns, expected, told, has_system):
     losses = Losses()
-    assert repair.opened(turns, has_system, losses) == expected
-    assert losses.told() == told
+    assert repair.start_with_user(turns, has_system, losses) == expected
+    assert losses.names() == told
 
 
 def test_instructions_alone_are_a_conversation_and_nothing_at_all_is_none():
     losses = Losses({"turns": "messages"})
-    assert repair.opened((), True, losses) == (user(Text(OPENING)),)
-    assert losses.told() == ("messages",)
+    assert repair.start_with_user((), True, losses) == (user(Text(FIRST_USER_TEXT)),)
+    assert losses.names() == ("messages",)
     with pytest.raises(BadRequest, match=r"^invalid_request: messages: at least one message is needed$"):
-        repair.opened((), False, losses)
+        repair.start_with_user((), False, losses)
 
 
 @pytest.mark.parametrize(
@@ -290,22 +290,22 @@ def test_instructions_alone_are_a_conversation_and_nothing_at_all_is_none():
 )
 def test_where_no_answer_may_be_begun_the_user_speaks_last(turns, is_told):
     losses = Losses()
-    assert repair.asked(turns, losses) == ((*turns, user(Text(GOING_ON))) if is_told else turns)
-    assert losses.told() == (("turns",) if is_told else ())
+    assert repair.end_with_user(turns, losses) == ((*turns, user(Text(LAST_USER_TEXT))) if is_told else turns)
+    assert losses.names() == (("turns",) if is_told else ())
 
 
 def test_a_long_conversation_is_repaired_in_linear_time():
     """What was once quadratic took a worker for minutes."""
     same = [user(HI)] * 20_000
-    assert seconds(lambda: repair.joined(same)) < 0.3
-    assert repair.joined(same) == (user(*(HI,) * 20_000),)
-    assert seconds(lambda: repair.joined([user(HI), assistant(OK)] * 10_000)) < 0.3
+    assert seconds(lambda: repair.merge_turns(same)) < 0.3
+    assert repair.merge_turns(same) == (user(*(HI,) * 20_000),)
+    assert seconds(lambda: repair.merge_turns([user(HI), assistant(OK)] * 10_000)) < 0.3
     again = (assistant(*(call("a") for _ in range(20_000))), user(*(result("a") for _ in range(20_000))))
-    assert seconds(lambda: repair.paired(again, Losses())) < 1
+    assert seconds(lambda: repair.pair_results(again, Losses())) < 1
     turns = tuple(turn for _ in range(5000) for turn in (assistant(call("a")), user(result("a"))))
-    assert seconds(lambda: repair.paired(turns, Losses())) < 1
+    assert seconds(lambda: repair.pair_results(turns, Losses())) < 1
     late = tuple(turn for _ in range(5000) for turn in (assistant(OK), user(result("a"))))
-    assert seconds(lambda: repair.paired(late, Losses())) < 1
+    assert seconds(lambda: repair.pair_results(late, Losses())) < 1
 
 
 @pytest.mark.parametrize(
@@ -323,7 +323,7 @@ def test_a_long_conversation_is_repaired_in_linear_time():
 def test_later_system_turns_are_the_users(turns, expected, told):
     losses = Losses()
     assert repair.without_system(turns, losses) == expected
-    assert losses.told() == told
+    assert losses.names() == told
 
 
 LEGAL = re.compile(r"[A-Za-z0-9_-]+")

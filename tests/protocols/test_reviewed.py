@@ -9,11 +9,10 @@ import orjson
 import pytest
 
 from gproxy import channels, protocols
-from gproxy.channels.model_capabilities import capabilities
+from gproxy.channels.model_capabilities import facts
 from gproxy.errors import BadRequest
 from gproxy.protocols import validate
 from gproxy.protocols.hub import (
-    Choice,
     Delta,
     End,
     Failed,
@@ -30,13 +29,14 @@ from gproxy.protocols.hub import (
     Thinking,
     Tool,
     ToolCall,
+    ToolChoice,
     ToolResult,
     Turn,
     fold,
 )
 from gproxy.protocols.losses import Losses
 from gproxy.protocols.repair import NO_RESULT
-from gproxy.protocols.signatures import MARK, SKIP, wrap
+from gproxy.protocols.signatures import SKIP_VALIDATOR, WRAPPED_PREFIX, wrap
 from gproxy.relay.planner import Call, Plan, Planner
 from tests.conversations import OWN, PDF, PNG, PROVIDER, context, target
 from tests.stopwatch import seconds
@@ -56,12 +56,12 @@ def write(name: str, *turns: Turn, to: Target | None = None, **more) -> tuple[di
     losses = Losses()
     request = Request(turns or (Q,), **{"max_tokens": 999, **more})
     body = codec(name).write_request(request, to or target(name), losses)
-    return orjson.loads(orjson.dumps(body)), set(losses.told())
+    return orjson.loads(orjson.dumps(body)), set(losses.names())
 
 
 def read(name: str, body: dict) -> tuple[Request, set[str]]:
     losses = Losses(LOADED[name].NAMES)
-    return codec(name).read_request(body, losses), set(losses.told())
+    return codec(name).read_request(body, losses), set(losses.names())
 
 
 def events(name: str, payloads: list, losses: Losses | None = None) -> list:
@@ -348,7 +348,7 @@ def test_nothing_cuts_the_arguments_of_a_streamed_call(case, at):
     assert answer.blocks[0] == ToolCall("a", "f", '{"x": "a} b{", "y": 1}')
     assert answer.blocks[1:] == said
     assert answer.stop == "tools"
-    assert set(losses.told()) == {
+    assert set(losses.names()) == {
         "logprobs": {"logprobs"},
         "annotations": {"delta.annotations"},
         "all": {"delta.annotations", "logprobs"},
@@ -360,7 +360,7 @@ def test_a_refusal_has_no_citations():
     stream = [chunk({"refusal": "no", "annotations": [ANNOTATION]}, **LIKELY), chunk({}, "stop")]
     (answer,) = fold(events(CHAT, stream, losses)).answers
     assert (answer.blocks, len(answer.logprobs)) == ((Refusal("no"),), 1)
-    assert losses.told() == ("delta.annotations",)
+    assert losses.names() == ("delta.annotations",)
 
 
 @pytest.mark.parametrize("case", BETWEEN)
@@ -390,7 +390,7 @@ def test_a_long_call_with_much_between_its_pieces_is_read_in_linear_time():
 
 @pytest.mark.parametrize("name", [CHAT, RESPONSES])
 def test_to_leave_out_what_is_meant_anyway_is_no_loss(name):
-    known = capabilities(name, "o3")
+    known = facts(name, "o3")
     thinker = Target(PROVIDER, "o3", refused=known.refused, efforts=known.efforts, traits=known.traits)
     for temperature, lost in ((1, set()), (1.0, set()), (0.5, {"temperature"}), (0, {"temperature"})):
         body, told = write(name, temperature=temperature, to=thinker)
@@ -448,8 +448,10 @@ SEALED = wrap(Signature("other/gemini", "S"))
 def passed(protocol: str, body: dict) -> tuple[bytes, tuple[str, ...]]:
     data = json.dumps(body, indent=1).encode()  # not as we would write it
     call = Call(protocol, data, lambda name: None, (), "req_1", 0.0, model="m")
-    plan = Plan(None, LOADED[protocol].ask(data), "m", "m", None, None, None, "", "m", "", protocol, data, None, "", 0)
-    sent, losses = PLANNER.passthrough_body(plan, call)
+    plan = Plan(
+        None, LOADED[protocol].read_head(data), "m", "m", None, None, None, "", "m", "", protocol, data, None, "", 0
+    )
+    sent, losses = PLANNER.passed(plan, call)
     assert data == call.body
     return sent, losses
 
@@ -459,8 +461,8 @@ MENTIONS = {
     CHAT: {
         "model": "m",
         "messages": [
-            {"role": "user", "content": f"what is {MARK}?"},
-            {"role": "assistant", "content": MARK, "tool_calls": [], "reasoning_details": []},
+            {"role": "user", "content": f"what is {WRAPPED_PREFIX}?"},
+            {"role": "assistant", "content": WRAPPED_PREFIX, "tool_calls": [], "reasoning_details": []},
             {"role": "assistant", "content": "x", "tool_calls": None},
             {"role": "user", "content": [{"type": "text", "text": SEALED}]},
         ],
@@ -478,13 +480,13 @@ MENTIONS = {
         "messages": [
             {"role": "user", "content": [{"type": "text", "text": SEALED}]},
             {"role": "assistant", "content": []},
-            {"role": "assistant", "content": [{"type": "thinking", "thinking": MARK, "signature": "own"}]},
+            {"role": "assistant", "content": [{"type": "thinking", "thinking": WRAPPED_PREFIX, "signature": "own"}]},
         ],
     },
     GEMINI: {
         "contents": [
             {"role": "user", "parts": [{"text": SEALED}]},
-            {"role": "model", "parts": [{"functionCall": {"name": "f", "args": {"x": MARK}}}]},
+            {"role": "model", "parts": [{"functionCall": {"name": "f", "args": {"x": WRAPPED_PREFIX}}}]},
             {"role": "user", "parts": []},
         ]
     },
@@ -513,7 +515,7 @@ SEALS = {
     ),
     GEMINI: (
         {"role": "model", "parts": [{"functionCall": {"name": "f", "args": {}}, "thoughtSignature": SEALED}]},
-        {"role": "model", "parts": [{"functionCall": {"name": "f", "args": {}}, "thoughtSignature": SKIP}]},
+        {"role": "model", "parts": [{"functionCall": {"name": "f", "args": {}}, "thoughtSignature": SKIP_VALIDATOR}]},
     ),
 }
 
@@ -538,7 +540,7 @@ EVERYTHING = Request(
     ),
     system=("Be brief.",),
     tools=(TOOL,),
-    choice=Choice("any", ("f",)),
+    choice=ToolChoice("any", ("f",)),
     parallel=False,
     max_tokens=999,
     temperature=0.5,
@@ -816,4 +818,4 @@ def test_wrong_types_anywhere_in_a_stream_break_nothing(name):
         try:
             fold(found)
         except StreamFailed as fault:
-            assert isinstance(fault.told, Failed)
+            assert isinstance(fault.failed, Failed)

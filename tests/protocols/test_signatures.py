@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gproxy.protocols.hub import Signature
-from gproxy.protocols.signatures import MARK, is_wrapped, mark, unwrap, wrap
+from gproxy.protocols.signatures import WRAPPED_PREFIX, is_wrapped, unwrap, wrap, wrap_empty
 
 NAMES = st.text(string.ascii_letters + string.digits + "-_.", min_size=1, max_size=40)
 
@@ -34,8 +34,8 @@ def test_any_value_fits(value):
 
 
 def test_an_empty_envelope_is_ours_and_holds_no_signature():
-    assert is_wrapped(mark("main"))
-    assert unwrap(mark("main")) is None
+    assert is_wrapped(wrap_empty("main"))
+    assert unwrap(wrap_empty("main")) is None
 
 
 @pytest.mark.parametrize("nothing", [None, ""])
@@ -49,21 +49,21 @@ def test_nothing_is_no_signature(nothing):
         "EqQBCgIYAhIM",  # a vendor's own
         "skip_thought_signature_validator",
         "gproxy-seal1main",  # our word, and not our envelope
-        MARK,  # an empty envelope
-        MARK + "!",
-        MARK + "AAA",  # cut
-        MARK + base64.b64encode(b"no separator").decode(),
-        MARK + base64.b64encode(b"main\0\xff\xfe").decode(),
+        WRAPPED_PREFIX,  # an empty envelope
+        WRAPPED_PREFIX + "!",
+        WRAPPED_PREFIX + "AAA",  # cut
+        WRAPPED_PREFIX + base64.b64encode(b"no separator").decode(),
+        WRAPPED_PREFIX + base64.b64encode(b"main\0\xff\xfe").decode(),
         # forged: what is no base64, whatever a decoder may make of it
-        MARK + "ü",
-        MARK + "🗼AA",
-        MARK + "AAAA\nAAAA",
-        MARK + " AAAA",
-        MARK + "AA==AAAA",
-        MARK + "=",
-        MARK + "AAAAA",
-        MARK + "\0\0\0\0",
-        MARK[:-1] + "y" + base64.b64encode(b"main\0value").decode(),
+        WRAPPED_PREFIX + "ü",
+        WRAPPED_PREFIX + "🗼AA",
+        WRAPPED_PREFIX + "AAAA\nAAAA",
+        WRAPPED_PREFIX + " AAAA",
+        WRAPPED_PREFIX + "AA==AAAA",
+        WRAPPED_PREFIX + "=",
+        WRAPPED_PREFIX + "AAAAA",
+        WRAPPED_PREFIX + "\0\0\0\0",
+        WRAPPED_PREFIX[:-1] + "y" + base64.b64encode(b"main\0value").decode(),
     ],
 )
 def test_what_is_no_envelope_of_ours_is_a_foreign_signature(text):
@@ -74,13 +74,13 @@ def test_what_is_no_envelope_of_ours_is_a_foreign_signature(text):
     ("text", "expected"),
     [
         (wrap(Signature("main", "v")), True),
-        (MARK + "!", True),  # garbled, and still nothing that a vendor could read
+        (WRAPPED_PREFIX + "!", True),  # garbled, and still nothing that a vendor could read
         ("EqQBCgIYAhIM", False),
-        ("x" + MARK, False),
+        ("x" + WRAPPED_PREFIX, False),
         ("", False),
         (None, False),
         (7, False),
-        (MARK.encode(), False),
+        (WRAPPED_PREFIX.encode(), False),
     ],
 )
 def test_whose_envelope_it_is_shows_at_its_beginning(text, expected):
@@ -89,7 +89,7 @@ def test_whose_envelope_it_is_shows_at_its_beginning(text, expected):
 
 @given(st.text())
 def test_whatever_stands_behind_the_mark_raises_nothing(text):
-    found = unwrap(MARK + text)
+    found = unwrap(WRAPPED_PREFIX + text)
     assert found is None or isinstance(found, Signature)
 
 

@@ -16,8 +16,8 @@ from gproxy.protocols.hub import (
     End,
     Failed,
     Finish,
-    Likely,
     Logprob,
+    Logprobs,
     Media,
     Open,
     Refusal,
@@ -199,7 +199,9 @@ def expected(client: str, reply: Reply) -> Heard:
             case Thinking(text):
                 heard.thinking += text
             case ToolCall(is_custom=False):
-                heard.calls.append((LOADED[client].shown_id(block.id), block.name, json.loads(block.arguments or "{}")))
+                heard.calls.append(
+                    (LOADED[client].client_call_id(block.id), block.name, json.loads(block.arguments or "{}"))
+                )
             case ToolCall():
                 text = block.arguments if client in ("openai_chat", "openai_responses") else {"input": block.arguments}
                 heard.calls.append((block.id, block.name, text))
@@ -219,7 +221,7 @@ def test_what_a_vendors_stream_says(name, stream):
     losses = Losses()
     reply = fold(events_of(name, stream, losses))
     assert reply.answers == (SAYS[name][stream],)
-    assert set(losses.told()) == LOST.get((name, stream), set())
+    assert set(losses.names()) == LOST.get((name, stream), set())
     assert reply.id
     assert reply.model
 
@@ -313,7 +315,7 @@ def check_order(events: list) -> None:
             case Signed(index):
                 assert index in opened
                 assert kinds[index] in (Thinking, ToolCall)
-            case Cited(index) | Likely(index):
+            case Cited(index) | Logprobs(index):
                 assert index in opened
                 assert kinds[index] in (Text, Refusal)
             case Close(index):
@@ -644,7 +646,7 @@ def test_gemini_to_a_chat_client():
     assert "U0lH" not in told, "it travels in an envelope"
     opening = found[3]["tool_calls"][0]
     call_id = opening["id"]
-    assert opening.pop("extra_content")["google"]["thought_signature"].startswith(signatures.MARK)
+    assert opening.pop("extra_content")["google"]["thought_signature"].startswith(signatures.WRAPPED_PREFIX)
     assert found == [
         {"role": "assistant", "content": ""},
         {"reasoning_content": "think"},

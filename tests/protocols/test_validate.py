@@ -125,19 +125,19 @@ def test_a_text_or_a_list_of_texts():
 
 
 def test_a_spelling_that_no_table_knows_is_refused_with_those_that_it_does():
-    assert validate.known("a", {"a": 1, "b": 2}, "x") == 1
-    assert validate.known(None, {"a": 1}, "x") is None
+    assert validate.lookup("a", {"a": 1, "b": 2}, "x") == 1
+    assert validate.lookup(None, {"a": 1}, "x") is None
     with pytest.raises(BadRequest, match="x: 'c' is unknown; known: a, b"):
-        validate.known("c", {"a": 1, "b": 2}, "x")
+        validate.lookup("c", {"a": 1, "b": 2}, "x")
     with pytest.raises(BadRequest) as refused:
-        validate.known("y" * 10_000, {"a": 1}, "x")
+        validate.lookup("y" * 10_000, {"a": 1}, "x")
     assert len(refused.value.message) < 200
 
 
 @pytest.mark.parametrize("value", [0, 7, 1.5, True, [], ["a"], {}, {"a": 1}])
 def test_a_spelling_that_is_no_text_is_refused_and_no_fault_of_ours(value):
     with pytest.raises(BadRequest, match=r"^invalid_request: x: expected a string, got "):
-        validate.known(value, {"a": 1, 7: 2}, "x")
+        validate.lookup(value, {"a": 1, 7: 2}, "x")
 
 
 @pytest.mark.parametrize(
@@ -161,8 +161,8 @@ def test_a_spelling_that_is_no_text_is_refused_and_no_fault_of_ours(value):
 )
 def test_the_arguments_of_a_call_as_an_object(written, found):
     losses = Losses({"arguments": "messages.tool_calls"})
-    assert validate.arguments(written, losses) == ({"raw_arguments": written} if found is None else found)
-    assert losses.told() == (("messages.tool_calls",) if found is None else ())
+    assert validate.arguments_object(written, losses) == ({"raw_arguments": written} if found is None else found)
+    assert losses.names() == (("messages.tool_calls",) if found is None else ())
 
 
 def test_json_text_is_compact_and_a_deep_value_is_refused():
@@ -203,7 +203,7 @@ AAAA = base64.b64encode(b"\0\0\0").decode()
     ],
 )
 def test_a_url_may_hold_its_data(url, kind, name, found):
-    assert validate.media(url, kind, "place", name) == found
+    assert validate.media_of_url(url, kind, "place", name) == found
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_a_url_may_hold_its_data(url, kind, name, found):
 )
 def test_a_data_url_that_holds_none_is_refused(url):
     with pytest.raises(BadRequest, match="place: not"):
-        validate.media(url, "image", "place")
+        validate.media_of_url(url, "image", "place")
 
 
 @pytest.mark.parametrize(
@@ -233,25 +233,27 @@ def test_a_data_url_that_holds_none_is_refused(url):
 )
 def test_what_is_clearly_no_base64_is_refused(data, ok):
     if ok:
-        assert validate.checked(data, "place") is data
+        assert validate.check_base64(data, "place") is data
     else:
         with pytest.raises(BadRequest, match="place: not base64"):
-            validate.checked(data, "place")
+            validate.check_base64(data, "place")
 
 
 def test_the_bytes_of_a_file_as_media():
-    assert validate.found("image/png", b"\0\0\0") == Media("image", "image/png", AAAA)
-    assert validate.found("application/pdf", b"\0\0\0") == Media("file", "application/pdf", AAAA)
+    assert validate.media_of_bytes("image/png", b"\0\0\0") == Media("image", "image/png", AAAA)
+    assert validate.media_of_bytes("application/pdf", b"\0\0\0") == Media("file", "application/pdf", AAAA)
     assert validate.data_url("image/png", AAAA) == f"data:image/png;base64,{AAAA}"
     assert validate.data_url(None, AAAA) == f"data:application/octet-stream;base64,{AAAA}"
-    assert validate.media(validate.data_url("image/png", AAAA), "image", "place") == Media("image", "image/png", AAAA)
+    assert validate.media_of_url(validate.data_url("image/png", AAAA), "image", "place") == Media(
+        "image", "image/png", AAAA
+    )
 
 
 @pytest.mark.parametrize(
     ("data", "text"), [(base64.b64encode("bü".encode()).decode(), "bü"), ("", ""), ("//79", None), ("A", None)]
 )
 def test_the_text_of_a_file(data, text):
-    assert validate.plain(data) == text
+    assert validate.text_of_base64(data) == text
 
 
 @pytest.mark.parametrize(
@@ -265,13 +267,13 @@ def test_the_text_of_a_file(data, text):
     ],
 )
 def test_a_type_by_a_name(name, media_type):
-    assert validate.guessed(name) == media_type
-    assert validate.guessed(None) is None
-    assert validate.guessed("") is None
+    assert validate.media_type_of(name) == media_type
+    assert validate.media_type_of(None) is None
+    assert validate.media_type_of("") is None
 
 
 @pytest.mark.parametrize(
     ("media_type", "ending"), [("image/jpeg", "jpg"), ("text/plain", "txt"), ("x/y", "bin"), (None, "bin")]
 )
 def test_a_name_by_a_type(media_type, ending):
-    assert validate.ending(media_type) == ending
+    assert validate.file_extension(media_type) == ending

@@ -9,7 +9,7 @@ from gproxy.accounting.journal import Journal
 from gproxy.accounting.prices import FoundPrice, Price, Tier
 from gproxy.accounting.slots import take_slot
 from gproxy.errors import OverQuota, RateLimited, Unavailable
-from gproxy.protocols.hub import Ask, Usage
+from gproxy.protocols.hub import RequestHead, Usage
 from gproxy.quota.reservations import STEP_TOKENS, NoReservation, Reserver, UpperBound, applying, upper_bound
 from gproxy.relay.settlement import Settlement
 from gproxy.snapshot import Caller, Quota, RateLimit, glob
@@ -22,8 +22,8 @@ ROW = RateLimit(3, "*", glob("*").fullmatch, rpm=9)
 CAPPED = Caller(1, "user", 2, False, None, (), quota=Quota(10**9, None), limits=(ROW,))
 
 
-def asking(max_output: int | None = None, choices: int = 1) -> Ask:
-    return Ask("m", False, False, None, None, max_output=max_output, choices=choices)
+def asking(max_output: int | None = None, choices: int = 1) -> RequestHead:
+    return RequestHead("m", False, False, None, None, max_output=max_output, choices=choices)
 
 
 @pytest.mark.parametrize(

@@ -586,7 +586,7 @@ def test_a_stream_that_exceeds_the_quota_ends_with_an_error(client, upstream):
     assert size > 1
     ended = PROTOCOLS[client].Stream(None, asking())
     for data in payloads(sent):
-        ended.see(data)
+        ended.observe(data)
     assert ended.has_failed or not ended.is_terminal
 
 
@@ -597,7 +597,7 @@ def test_a_stream_is_settled_before_its_terminal_event_is_sent(client, upstream)
         sent = [data for data in payloads(piece) if data]
         ended = PROTOCOLS[client].Stream(None, asking())
         for data in sent:
-            ended.see(data)
+            ended.observe(data)
         assert found.settlement.is_settled or not ended.is_terminal
     ((how, status, usage, size),) = set(found.settlement.ends)
     assert (how, status) == ("complete", 200)
@@ -640,7 +640,7 @@ def test_a_cut_stream_ends_with_an_error_and_is_billed_for_the_delivered_text(cl
     body = found.all()
     reader = PROTOCOLS[client].Stream(None, asking())
     for data in payloads(body):
-        reader.see(data)
+        reader.observe(data)
     assert reader.has_failed
     how, *_, size = found.settlement.ends[0]
     assert how == "failed"
@@ -702,7 +702,7 @@ def test_a_stream_is_built_from_a_whole_reply(client, upstream):
     found = translated_stream.WholeReplyStream(translation, sample(upstream, "reply.json"), context(translation), False)
     reader = PROTOCOLS[client].Stream(None, asking())
     for data in payloads(b"".join(found.frames())):
-        reader.see(data)
+        reader.observe(data)
     assert reader.is_terminal
     assert not reader.has_failed
     found.close()
@@ -810,7 +810,7 @@ def test_a_stream_that_reports_a_failure_ends_with_an_error(client, upstream, wh
         assert found.disconnects == []
         reader = PROTOCOLS[client].Stream(None, asking())
         for data in payloads(body):
-            reader.see(data)
+            reader.observe(data)
         assert reader.has_failed
         assert json.dumps(WITHOUT_END.get(error[2], error[2])).encode() in body
 
@@ -909,7 +909,7 @@ def check_broken(found: Stream, client: str) -> None:
     assert found.disconnects == []
     reader = PROTOCOLS[client].Stream(None, asking())
     for data in payloads(body):
-        reader.see(data)
+        reader.observe(data)
     assert reader.has_failed
     assert b"cannot be translated: " in body
 

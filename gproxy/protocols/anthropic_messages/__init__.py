@@ -1,28 +1,31 @@
-"""Anthropic Messages. https://docs.anthropic.com/en/api/messages"""
+"""Anthropic Messages as the registry loads it: names, tables and the functions of the modules beside it.
+
+https://docs.anthropic.com/en/api/messages
+"""
 
 from gproxy.protocols.anthropic_messages import count, reply, request
-from gproxy.protocols.anthropic_messages.passthrough import (  # noqa: F401 - verbs of this protocol
+from gproxy.protocols.anthropic_messages.passthrough import (  # noqa: F401 - the interface of this protocol
     LIST_QUERY,
     MODEL_FIELD,
     NAME,
     REQUEST_ID_HEADERS,
     WIRE_NAME,
     Stream,
-    ask,
     error_event,
     next_page,
     outgoing,
+    read_head,
     read_models,
     read_whole,
-    unsealed,
+    without_wrapped_signatures,
     write_error,
     write_model,
     write_models,
 )  # fmt: skip
 from gproxy.protocols.anthropic_messages.reply import read_error, read_stream, write_stream  # noqa: F401
-from gproxy.protocols.anthropic_messages.request import NAMES, OWN_URLS, TOOL_NAME, URL_KINDS, legal  # noqa: F401
+from gproxy.protocols.anthropic_messages.request import NAMES, OWN_URLS, TOOL_NAME, URL_KINDS, legal_call_id  # noqa: F401
 from gproxy.protocols.codec import Codec
-from gproxy.protocols.ratelimit_headers import anthropic as limit_headers  # noqa: F401 - a verb of this protocol
+from gproxy.protocols.ratelimit_headers import anthropic as limit_headers  # noqa: F401 - as above
 
 GENERATE = Codec(request.read_request, request.write_request, reply.read_reply, reply.write_reply)
 COUNT = Codec(request.read_request, count.write_count, count.read_count_reply, count.write_count_reply)
@@ -34,9 +37,9 @@ ROUTES = {
 }
 # Fields of a request that its reply repeats.
 ECHOED: tuple[str, ...] = ()
-# What keeps a silent stream alive and says nothing.
+# A comment, which clients ignore; sent while the upstream is silent.
 HEARTBEAT = b": heartbeat\n\n"
-# Operations that go by another wire name than generation does.
+# Operations whose wire name is not WIRE_NAME.
 WIRE_NAMES: dict[str, str] = {}
-# A call's id as clients of this protocol see it.
-shown_id = legal
+# Returns a tool call's id as clients of this protocol receive it.
+client_call_id = legal_call_id

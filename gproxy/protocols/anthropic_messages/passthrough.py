@@ -1,4 +1,7 @@
-"""Anthropic Messages. https://docs.anthropic.com/en/api/messages"""
+"""Anthropic Messages for the same-protocol lane: request heads, usage, streams, errors, model lists; no translation.
+
+https://docs.anthropic.com/en/api/messages
+"""
 
 from datetime import UTC, datetime
 
@@ -8,8 +11,8 @@ from msgspec import Raw
 
 from gproxy.errors import NoThread
 from gproxy.protocols import raw_json, sse
-from gproxy.protocols.hub import MAX_CALLS, Ask, ModelCard, Usage, count, items, part
-from gproxy.protocols.raw_json import ABSENT, outgoing  # noqa: F401 - a verb of this protocol
+from gproxy.protocols.hub import MAX_CALLS, ModelCard, RequestHead, Usage, as_count, as_list, as_object
+from gproxy.protocols.raw_json import ABSENT, outgoing  # noqa: F401 - the interface of this protocol
 from gproxy.protocols.signatures import is_wrapped
 from gproxy.protocols.verdict import Verdict
 
@@ -36,99 +39,100 @@ ERROR_TYPES = {
 UNKNOWN_DATE = "1970-01-01T00:00:00Z"
 
 
-def ask(body: bytes) -> Ask:
-    """What the body asks for. Raises BadRequest."""
-    found = raw_json.split(body)
+def read_head(body: bytes) -> RequestHead:
+    """Returns the fields of a request body that routing and accounting need. Raises BadRequest."""
+    fields = raw_json.split(body)
     end_user = None
-    if "metadata" in found:
-        user_id = part(raw_json.value(found, "metadata")).get("user_id")
+    if "metadata" in fields:
+        user_id = as_object(raw_json.value(fields, "metadata")).get("user_id")
         end_user = user_id if isinstance(user_id, str) else None
-    return Ask(
-        raw_json.model(found),
-        raw_json.is_stream(found),
+    return RequestHead(
+        raw_json.model(fields),
+        raw_json.is_stream(fields),
         True,
         end_user,
-        found,
-        mode="priority" if "speed" in found and raw_json.value(found, "speed") == "fast" else "",
-        max_output=raw_json.positive(found, "max_tokens"),
+        fields,
+        mode="priority" if "speed" in fields and raw_json.value(fields, "speed") == "fast" else "",
+        max_output=raw_json.positive_int(fields, "max_tokens"),
     )
 
 
-def unsealed(body: dict) -> dict:
-    """The body without envelopes of ours: what another provider sealed is nothing to this one."""
+def without_wrapped_signatures(body: dict) -> dict:
+    """Returns the body without blocks whose signature gproxy wrapped: another provider made them."""
     if not isinstance(body.get("messages"), list):
         return body
     messages = []
     for message in body["messages"]:
-        content = part(message).get("content")
-        if isinstance(content, list) and any(_is_sealed(part(block)) for block in content):
-            message = {**message, "content": [block for block in content if not _is_sealed(part(block))]}
+        content = as_object(message).get("content")
+        if isinstance(content, list) and any(_is_wrapped_block(as_object(block)) for block in content):
+            message = {**message, "content": [block for block in content if not _is_wrapped_block(as_object(block))]}
             if not message["content"]:
                 continue
         messages.append(message)
     return {**body, "messages": messages}
 
 
-def _is_sealed(block: dict) -> bool:
+def _is_wrapped_block(block: dict) -> bool:
     return is_wrapped(block.get("signature")) or is_wrapped(block.get("data"))
 
 
 def read_whole(body: bytes) -> tuple[Usage | None, raw_json.Fields | None]:
-    """The usage of a whole reply, and its fields; no fields when it is not JSON."""
-    found = raw_json.find(body)
-    usage = raw_json.inner(found.get("usage", ABSENT)) if found else None
-    return (read_usage(usage) if usage else None), found
+    """Returns the usage and the fields of a whole reply; the fields are None when it is not JSON."""
+    fields = raw_json.find(body)
+    usage = raw_json.inner_object(fields.get("usage", ABSENT)) if fields else None
+    return (read_usage(usage) if usage else None), fields
 
 
 def read_usage(usage: dict, before: Usage | None = None) -> Usage:
-    """Input counts exclude cached tokens here; a later block keeps what it does not tell.
+    """Returns the token counts of a usage block; counts that it lacks are taken from `before`, the earlier block.
 
-    The 5m/1h split stands under `cache_creation`, in `message_delta` under `iterations[0]`.
+    `input_tokens` excludes cached tokens in this protocol. The 5m/1h split of cache writes is under `cache_creation`,
+    in `message_delta` under `iterations[0]`.
     """
     before = before or Usage()
     iterations = usage.get("iterations")
-    first = part(iterations[0]) if isinstance(iterations, list) and iterations else {}
-    split = part(usage.get("cache_creation") or first.get("cache_creation"))
-    five = count(split.get("ephemeral_5m_input_tokens")) or before.cache_write_5m_tokens
-    hour = count(split.get("ephemeral_1h_input_tokens")) or before.cache_write_1h_tokens
+    first = as_object(iterations[0]) if isinstance(iterations, list) and iterations else {}
+    split = as_object(usage.get("cache_creation") or first.get("cache_creation"))
+    written_5m = as_count(split.get("ephemeral_5m_input_tokens")) or before.cache_write_5m_tokens
+    written_1h = as_count(split.get("ephemeral_1h_input_tokens")) or before.cache_write_1h_tokens
     written = usage.get("cache_creation_input_tokens")
-    total = before.cache_creation_tokens if written is None else count(written)
-    output = count(usage.get("output_tokens")) or before.output_tokens
-    details = part(usage.get("output_tokens_details"))
-    thinking = count(details.get("thinking_tokens") or details.get("reasoning_tokens")) or before.reasoning_tokens
+    total = before.cache_creation_tokens if written is None else as_count(written)
+    output = as_count(usage.get("output_tokens")) or before.output_tokens
+    details = as_object(usage.get("output_tokens_details"))
+    thinking = as_count(details.get("thinking_tokens") or details.get("reasoning_tokens")) or before.reasoning_tokens
     return Usage(
-        input_tokens=_latest(usage, "input_tokens", before.input_tokens),
+        input_tokens=_count_or(usage, "input_tokens", before.input_tokens),
         output_tokens=output,
         reasoning_tokens=min(output, thinking),
-        cache_read_tokens=_latest(usage, "cache_read_input_tokens", before.cache_read_tokens),
-        cache_write_tokens=max(0, total - five - hour),
-        cache_write_5m_tokens=five,
-        cache_write_1h_tokens=hour,
-        tool_calls=_calls(part(usage.get("server_tool_use"))) or before.tool_calls,
+        cache_read_tokens=_count_or(usage, "cache_read_input_tokens", before.cache_read_tokens),
+        cache_write_tokens=max(0, total - written_5m - written_1h),
+        cache_write_5m_tokens=written_5m,
+        cache_write_1h_tokens=written_1h,
+        tool_calls=_calls(as_object(usage.get("server_tool_use"))) or before.tool_calls,
         tier=_tier(usage) or before.tier,
     )
 
 
 # https://docs.anthropic.com/en/api/service-tiers, https://platform.claude.com/docs/en/build-with-claude/fast-mode
-# Its Priority Tier is a commitment of the account, paid for otherwise: by the call it is charged as any other.
+# The Priority Tier is paid for by a commitment of the account: its calls are charged at the standard price.
 TIERS = {"standard": "default", "priority": "default", "batch": "batch"}
 SPEEDS = {"standard": "default", "fast": "priority"}
 REQUESTS = "_requests"
 
 
 def _tier(usage: dict) -> str:
-    """The speed decides where it is told: a fast reply is of the standard service tier all the same."""
+    """Returns the tier for pricing. `speed` takes precedence: a fast reply still reports the standard service tier."""
     return SPEEDS.get(str(usage.get("speed"))) or TIERS.get(str(usage.get("service_tier")), "")
 
 
-def _calls(used: dict) -> tuple[tuple[str, int], ...]:
-    """`web_search_requests` and the like, by the name of the tool."""
-    told = {name: count(number, MAX_CALLS) for name, number in used.items() if name.endswith(REQUESTS)}
-    return tuple(sorted((name.removesuffix(REQUESTS), number) for name, number in told.items() if number))
+def _calls(server_tool_use: dict) -> tuple[tuple[str, int], ...]:
+    """Returns (tool, number of calls) of each `<tool>_requests`, sorted, without zeros."""
+    counts = {name: as_count(number, MAX_CALLS) for name, number in server_tool_use.items() if name.endswith(REQUESTS)}
+    return tuple(sorted((name.removesuffix(REQUESTS), number) for name, number in counts.items() if number))
 
 
-def _latest(usage: dict, name: str, before: int) -> int:
-    return before if usage.get(name) is None else count(usage[name])
+def _count_or(usage: dict, name: str, before: int) -> int:
+    return before if usage.get(name) is None else as_count(usage[name])
 
 
 def _error(status: int, code: str, message: str, request_id: str) -> bytes:
@@ -165,35 +169,36 @@ _decode_delta = msgspec.json.Decoder(_Delta).decode
 
 
 class Stream:
-    """Reads one Messages stream as it passes.
+    """Reads the events of one Messages stream on their way to the client and replaces the model name.
 
-    `name` is the model name that the client shall see, as JSON; None leaves it.
+    `name` is the model name for the client, as JSON; None keeps the upstream's.
     """
 
-    def __init__(self, name: bytes | None, asked: Ask):
+    def __init__(self, name: bytes | None, head: RequestHead):
         self._name = name
         self.usage: Usage | None = None
         self.text_bytes = 0
         self.is_terminal = self.has_failed = False
 
-    def see(self, data: bytes) -> tuple[bytes | None, Verdict]:
-        event = raw_json.seen(_decode, data)
+    def observe(self, data: bytes) -> tuple[bytes | None, Verdict]:
+        """Returns the data for the client, None to drop the event, and the verdict on the stream."""
+        event = raw_json.try_decode(_decode, data)
         if event is None:
-            return data, Verdict.GOES_ON
+            return data, Verdict.CONTINUES
         if event.type == "content_block_delta":
-            if (delta := raw_json.seen(_decode_delta, bytes(event.delta))) is not None:
+            if (delta := raw_json.try_decode(_decode_delta, bytes(event.delta))) is not None:
                 self.text_bytes += sum(max(0, len(t) - 2) for t in (delta.text, delta.thinking, delta.partial_json))
-            return data, Verdict.GOES_ON
+            return data, Verdict.CONTINUES
         if event.type == "message_start":
-            return self._read_start(data, event), Verdict.GOES_ON
-        if event.type == "message_delta" and (usage := raw_json.inner(event.usage)):
+            return self._read_start(data, event), Verdict.CONTINUES
+        if event.type == "message_delta" and (usage := raw_json.inner_object(event.usage)):
             self.usage = read_usage(usage, self.usage)
         elif event.type == "error":
             self.has_failed = True
         elif event.type == "message_stop":
             self.is_terminal = True
             return data, Verdict.ENDS
-        return data, Verdict.GOES_ON
+        return data, Verdict.CONTINUES
 
     def _read_start(self, data: bytes, event: _Event) -> bytes:
         self.usage, inner = read_whole(bytes(event.message))
@@ -205,17 +210,18 @@ class Stream:
         outer["message"] = Raw(raw_json.join(inner))
         return raw_json.join(outer)
 
-    def break_off(self, status: int, code: str, message: str, request_id: str) -> list[bytes]:
-        """The events that tell a client that this stream ends without its end."""
+    def failure_events(self, status: int, code: str, message: str, request_id: str) -> list[bytes]:
+        """Returns the events that report to the client that the stream broke off."""
         return [error_event(status, code, message, request_id)]
 
     def tail(self) -> bytes:
+        """Returns what completes a clean end: nothing in this protocol."""
         return b""
 
 
 def read_models(body: dict) -> list[ModelCard]:
     cards = []
-    for item in items(body.get("data")):
+    for item in as_list(body.get("data")):
         if isinstance(item, dict) and isinstance(item.get("id"), str):
             title = item.get("display_name")
             cards.append(
@@ -239,7 +245,7 @@ def _seconds(text: object) -> int | None:
 
 
 def next_page(body: dict) -> dict[str, str] | None:
-    """The query of the next page, None on the last."""
+    """Returns the query of the next page, None after the last page."""
     if body.get("has_more") is True and isinstance(body.get("last_id"), str):
         return {**LIST_QUERY, "after_id": body["last_id"]}
     return None
@@ -252,7 +258,7 @@ def write_model(card: ModelCard, name: str) -> dict:
 
 
 def _date(seconds: int | None) -> str:
-    """Some imitators of OpenAI count in milliseconds, which is past the last year there is."""
+    """Returns RFC 3339; UNKNOWN_DATE where the year is out of range, as some compatible hosts send milliseconds."""
     try:
         return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if seconds else UNKNOWN_DATE
     except (ValueError, OverflowError, OSError):
@@ -260,7 +266,7 @@ def _date(seconds: int | None) -> str:
 
 
 def write_models(cards: list[tuple[ModelCard, str]]) -> dict:
-    """All on one page."""
+    """Returns a list of one page."""
     data = [write_model(card, name) for card, name in cards]
     first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
     return {"data": data, "first_id": first, "last_id": last, "has_more": False}

@@ -1,4 +1,4 @@
-"""Messages replies, whole and streamed, to and from the hub.
+"""Translates Messages replies, whole and streamed, to and from the hub.
 
 https://docs.anthropic.com/en/docs/build-with-claude/streaming
 """
@@ -9,8 +9,8 @@ import orjson
 
 from gproxy.protocols import signatures, sse, validate
 from gproxy.protocols.anthropic_messages.passthrough import ERROR_TYPES, error_event, read_usage
-from gproxy.protocols.anthropic_messages.request import legal, read_citation
-from gproxy.protocols.codec import telling_faults
+from gproxy.protocols.anthropic_messages.request import legal_call_id, read_citation
+from gproxy.protocols.codec import bad_request_as_failed
 from gproxy.protocols.custom_tools import as_arguments, free_text, is_custom
 from gproxy.protocols.hub import (
     Answer,
@@ -24,22 +24,22 @@ from gproxy.protocols.hub import (
     Event,
     Failed,
     Finish,
-    Likely,
+    Logprobs,
     Media,
     Open,
-    Pieces,
     Refusal,
     Reply,
     Signature,
     Signed,
     Start,
     Text,
+    TextBuffer,
     Thinking,
     ToolCall,
     Usage,
     Used,
-    items,
-    part,
+    as_list,
+    as_object,
 )
 from gproxy.protocols.losses import Losses
 
@@ -55,14 +55,14 @@ STOPS = {
 STOPS_BACK = {"stop": "end_turn", "length": "max_tokens", "tools": "tool_use", "filtered": "refusal"}
 TIERS = {"standard": "default", "priority": "priority", "batch": "flex"}
 TIERS_BACK = {"default": "standard", "priority": "priority", "flex": "standard", "scale": "standard"}
-# Events that belong to a message, whether or not a host told of its start.
-BEGUN = ("message_start", "content_block_start", "message_delta", "message_stop")
+# Events that start a message; some hosts omit `message_start`.
+START_EVENTS = ("message_start", "content_block_start", "message_delta", "message_stop")
 STATUSES = {kind: status for status, kind in reversed(ERROR_TYPES.items())} | {"overloaded_error": 529}
 
 
 def read_error(status: int, error: dict) -> tuple[int, str, str] | None:
-    """Status, code and message of an error body or event, None when it is none."""
-    inner = part(error.get("error"))
+    """Returns status, code and message of an error body or event, None when `error` has another shape."""
+    inner = as_object(error.get("error"))
     kind, message = inner.get("type"), inner.get("message")
     if not isinstance(message, str):
         return None
@@ -74,10 +74,11 @@ def read_error(status: int, error: dict) -> tuple[int, str, str] | None:
 
 
 def read_reply(body: dict, context: Context, losses: Losses) -> Reply:
+    """Returns the reply in the hub's types; an unknown block is a loss."""
     blocks: list[Block] = []
-    for item in items(body.get("content")):
-        blocks += _read_block(part(item), context, losses)
-    usage = part(body.get("usage"))
+    for item in as_list(body.get("content")):
+        blocks += _read_block(as_object(item), context, losses)
+    usage = as_object(body.get("usage"))
     answer = Answer(tuple(blocks), _stop(body.get("stop_reason")), _text(body.get("stop_sequence")))
     used = read_usage(usage) if usage else None
     return Reply(str(body.get("id") or ""), str(body.get("model") or ""), (answer,), used, _tier(usage))
@@ -98,16 +99,16 @@ def _tier(usage: dict) -> str | None:
 def _read_block(block: dict, context: Context, losses: Losses) -> Iterator[Block]:
     match block:
         case {"type": "text", "text": str(text)}:
-            yield Text(text, tuple(map(read_citation, items(block.get("citations")))))
+            yield Text(text, tuple(map(read_citation, as_list(block.get("citations")))))
         case {"type": "thinking", "thinking": str(text)}:
             signature = _text(block.get("signature"))
             yield Thinking(text, _signed(context, "thinking", signature) if signature else None)
         case {"type": "redacted_thinking", "data": str(data)}:
             yield Thinking("", _signed(context, "redacted", data))
         case {"type": "tool_use", "id": str(call_id), "name": str(name)}:
-            yield _call(call_id, name, validate.dumps(part(block.get("input"))), context)
+            yield _call(call_id, name, validate.dumps(as_object(block.get("input"))), context)
         case _:
-            losses.tell(f"content.{block.get('type')}")
+            losses.report(f"content.{block.get('type')}")
 
 
 def _signed(context: Context, kind: str, value: str) -> Signature:
@@ -115,70 +116,71 @@ def _signed(context: Context, kind: str, value: str) -> Signature:
 
 
 def _call(call_id: str, name: str, arguments: str, context: Context) -> ToolCall:
-    """A call of a custom tool has its free text in one field, as we declared it."""
+    """Returns a tool call; the input of a custom tool is unpacked from the one field that gproxy declared for it."""
     if not is_custom(name, context):
         return ToolCall(call_id, name, arguments)
     return ToolCall(call_id, name, free_text(arguments), is_custom=True)
 
 
-@telling_faults
+@bad_request_as_failed
 def read_stream(payloads: Iterable[dict | Failed | None], context: Context, losses: Losses) -> Iterator[Event | None]:
-    """Events of a stream's documents. None, in and out, says that nothing more has arrived yet.
+    """Yields the hub's events of a stream. None, in and out, means that no data is available yet.
 
-    Blocks come one after another: what a host forgot to stop is closed before the next one. It is told once, at the
-    end, that the answer is over.
+    A block that a host left open is closed before the next one starts. Finish is yielded once, at the end.
     """
-    places: dict[int, int] = {}  # their index -> ours
+    indexes: dict[int, int] = {}  # open blocks: the stream's index -> the hub's
     kinds: dict[int, type] = {}
-    held: dict[int, Pieces] = {}  # input of custom tools, which has no partial form
+    inputs: dict[int, TextBuffer] = {}  # of open calls of custom tools, which are written when they are whole
     count, usage, tier = 0, Usage(), None
     is_started, finish = False, None
 
-    def close(at: int) -> Iterator[Event]:
-        if at in held:
-            yield Delta(places[at], free_text(str(held.pop(at))))
-        yield Close(places.pop(at))
+    def close(wire_index: int) -> Iterator[Event]:
+        if wire_index in inputs:
+            yield Delta(indexes[wire_index], free_text(str(inputs.pop(wire_index))))
+        yield Close(indexes.pop(wire_index))
 
     for payload in payloads:
-        if isinstance(payload, dict) and not is_started and payload.get("type") in BEGUN:
+        if isinstance(payload, dict) and not is_started and payload.get("type") in START_EVENTS:
             is_started = True
-            message = part(payload.get("message"))
-            told = part(message.get("usage"))
-            usage, tier = read_usage(told), _tier(told)
+            message = as_object(payload.get("message"))
+            counts = as_object(message.get("usage"))
+            usage, tier = read_usage(counts), _tier(counts)
             yield Start(str(message.get("id") or ""), str(message.get("model") or ""), usage)
         match payload:
-            case {"type": "content_block_delta", "index": int(at), "delta": dict(delta)}:
-                if at in held:
-                    held[at].add(_text(delta.get("partial_json")) or "")
-                elif at in places and (event := _read_delta(places[at], kinds[at], delta, context)):
+            case {"type": "content_block_delta", "index": int(wire_index), "delta": dict(delta)}:
+                if wire_index in inputs:
+                    inputs[wire_index].add(_text(delta.get("partial_json")) or "")
+                elif wire_index in indexes and (
+                    event := _read_delta(indexes[wire_index], kinds[wire_index], delta, context)
+                ):
                     yield event
             case None | Failed():
                 yield payload
                 if payload is not None:
                     return
-            case {"type": "content_block_start", "index": int(at), "content_block": dict(block)}:
-                found = list(_read_block(block | ({"input": {}} if "input" in block else {}), context, losses))
-                for opened in found:
-                    for before in list(places):
-                        yield from close(before)
-                    places[at], kinds[at] = count, type(opened)
+            case {"type": "content_block_start", "index": int(wire_index), "content_block": dict(block)}:
+                without_input = block | ({"input": {}} if "input" in block else {})
+                for opened in list(_read_block(without_input, context, losses)):
+                    for earlier in list(indexes):
+                        yield from close(earlier)
+                    indexes[wire_index], kinds[wire_index] = count, type(opened)
                     yield from _open(count, opened, block)
                     if isinstance(opened, ToolCall) and opened.is_custom:
-                        held[at] = Pieces()
-                        held[at].add(validate.dumps(block["input"]) if part(block.get("input")) else "")
+                        inputs[wire_index] = TextBuffer()
+                        inputs[wire_index].add(validate.dumps(block["input"]) if as_object(block.get("input")) else "")
                     count += 1
-            case {"type": "content_block_stop", "index": int(at)}:
-                if at in places:
-                    yield from close(at)
+            case {"type": "content_block_stop", "index": int(wire_index)}:
+                if wire_index in indexes:
+                    yield from close(wire_index)
             case {"type": "message_delta", "delta": dict(delta)}:
-                told = part(payload.get("usage"))
-                usage = read_usage(told, usage)
+                counts = as_object(payload.get("usage"))
+                usage = read_usage(counts, usage)
                 if isinstance(reason := delta.get("stop_reason"), str):
                     finish = finish or Finish(_stop(reason), 0, _text(delta.get("stop_sequence")))
-                yield Used(usage, _tier(told) or tier)
+                yield Used(usage, _tier(counts) or tier)
             case {"type": "message_stop"}:
-                for before in list(places):
-                    yield from close(before)
+                for earlier in list(indexes):
+                    yield from close(earlier)
                 yield finish or Finish("stop")
                 yield End()
                 return
@@ -189,11 +191,11 @@ def read_stream(payloads: Iterable[dict | Failed | None], context: Context, loss
 
 
 def _open(index: int, block: Block, raw: dict) -> Iterator[Event]:
-    """A block as it begins. Some hosts send the whole input, or the first text, with the start."""
+    """Yields the start of a block, with the input or text that some hosts send along with it."""
     match block:
         case ToolCall():
             yield Open(index, ToolCall(block.id, block.name, "", block.is_custom))
-            if part(raw.get("input")) and not block.is_custom:
+            if as_object(raw.get("input")) and not block.is_custom:
                 yield Delta(index, validate.dumps(raw["input"]))
         case Text(text):
             yield Open(index, Text(""))
@@ -273,21 +275,21 @@ def write_usage(usage: Usage, tier: str | None = None) -> dict:
 def _write_block(block: Block, context: Context, losses: Losses) -> Iterator[dict]:
     match block:
         case Text(text, citations):
-            told = [written for citation in citations if (written := _write_citation(citation, losses))]
-            yield {"type": "text", "text": text, **({"citations": told} if told else {})}
+            written = [found for citation in citations if (found := _write_citation(citation, losses))]
+            yield {"type": "text", "text": text, **({"citations": written} if written else {})}
         case Refusal(text):
             yield {"type": "text", "text": text}
         case Thinking("", Signature()):
             yield {"type": "redacted_thinking", "data": signatures.wrap(block.signature)}
         case Thinking(text, signature):
-            sealed = signatures.wrap(signature) if signature else signatures.mark(context.provider)
-            yield {"type": "thinking", "thinking": text, "signature": sealed}
+            wrapped = signatures.wrap(signature) if signature else signatures.wrap_empty(context.provider)
+            yield {"type": "thinking", "thinking": text, "signature": wrapped}
         case ToolCall():
             if block.signature:
                 yield {"type": "redacted_thinking", "data": signatures.wrap(block.signature)}
             written = as_arguments(block.arguments) if block.is_custom else block.arguments
-            arguments = validate.arguments(written, losses)
-            yield {"type": "tool_use", "id": legal(block.id), "name": block.name, "input": arguments}
+            arguments = validate.arguments_object(written, losses)
+            yield {"type": "tool_use", "id": legal_call_id(block.id), "name": block.name, "input": arguments}
         case Media(kind):
             losses.lose(kind)
 
@@ -310,32 +312,32 @@ def _event(kind: str, **fields) -> bytes:
 
 
 def write_stream(events: Iterable[Event | None], context: Context, losses: Losses) -> Iterator[bytes]:
-    """The stream's events as bytes; empty ones where nothing more has arrived yet."""
-    at = -1  # the index of the newest block
+    """Yields the stream's events as bytes, b"" where no data is available yet."""
+    wire_index = -1  # the index of the newest block
     kinds: dict[int, type] = {}  # open blocks, by the hub's index
-    late: set[int] = set()  # thinking blocks without anything in them so far
-    unsigned: set[int] = set()  # others of them
-    held: dict[int, Pieces] = {}
+    empty: set[int] = set()  # open thinking blocks without text, not yet started on the wire
+    unsigned: set[int] = set()  # open thinking blocks with text, without a signature so far
+    inputs: dict[int, TextBuffer] = {}  # of open calls of custom tools, which are written when they are whole
     finish, used = Finish("stop"), Used(Usage())
 
     def start(block: dict) -> bytes:
-        return _event("content_block_start", index=at, content_block=block)
+        return _event("content_block_start", index=wire_index, content_block=block)
 
-    def alone(block: dict) -> bytes:
-        return start(block) + _event("content_block_stop", index=at)
+    def whole_block(block: dict) -> bytes:
+        return start(block) + _event("content_block_stop", index=wire_index)
 
     for event in events:
         match event:
             case Delta(index, text):
-                if index in held:
-                    held[index].add(text)
+                if index in inputs:
+                    inputs[index].add(text)
                 elif index in kinds:
-                    if index in late:
-                        late.discard(index)
+                    if index in empty:
+                        empty.discard(index)
                         unsigned.add(index)
-                        at += 1
+                        wire_index += 1
                         yield start({"type": "thinking", "thinking": "", "signature": ""})
-                    yield _event("content_block_delta", index=at, delta=_delta(kinds[index], text))
+                    yield _event("content_block_delta", index=wire_index, delta=_delta(kinds[index], text))
             case None:
                 yield b""
             case Start(message_id, _, usage):
@@ -348,48 +350,48 @@ def write_stream(events: Iterable[Event | None], context: Context, losses: Losse
                 losses.lose(kind)
             case Open(index, Thinking()):
                 kinds[index] = Thinking
-                late.add(index)
+                empty.add(index)
             case Open(index, ToolCall() as call):
                 if call.signature:
-                    at += 1
-                    yield alone({"type": "redacted_thinking", "data": signatures.wrap(call.signature)})
-                at += 1
+                    wire_index += 1
+                    yield whole_block({"type": "redacted_thinking", "data": signatures.wrap(call.signature)})
+                wire_index += 1
                 kinds[index] = ToolCall
                 if call.is_custom:
-                    held[index] = Pieces()
-                yield start({"type": "tool_use", "id": legal(call.id), "name": call.name, "input": {}})
+                    inputs[index] = TextBuffer()
+                yield start({"type": "tool_use", "id": legal_call_id(call.id), "name": call.name, "input": {}})
             case Open(index, _):
-                at += 1
+                wire_index += 1
                 kinds[index] = Text
                 yield start({"type": "text", "text": ""})
-            case Signed(index, signature) if index in late:
-                late.discard(index)
+            case Signed(index, signature) if index in empty:
+                empty.discard(index)
                 del kinds[index]
-                at += 1
-                yield alone({"type": "redacted_thinking", "data": signatures.wrap(signature)})
+                wire_index += 1
+                yield whole_block({"type": "redacted_thinking", "data": signatures.wrap(signature)})
             case Signed(index, signature) if kinds.get(index) is Thinking:
                 unsigned.discard(index)
                 delta = {"type": "signature_delta", "signature": signatures.wrap(signature)}
-                yield _event("content_block_delta", index=at, delta=delta)
+                yield _event("content_block_delta", index=wire_index, delta=delta)
             case Cited(index, citation) if index in kinds:
                 if written := _write_citation(citation, losses):
                     delta = {"type": "citations_delta", "citation": written}
-                    yield _event("content_block_delta", index=at, delta=delta)
-            case Likely(index) if index in kinds:
+                    yield _event("content_block_delta", index=wire_index, delta=delta)
+            case Logprobs(index) if index in kinds:
                 losses.lose("logprobs")
             case Close(index) if index in kinds:
-                if index in held:
-                    whole = as_arguments(str(held.pop(index)))
-                    yield _event("content_block_delta", index=at, delta=_delta(ToolCall, whole))
+                if index in inputs:
+                    arguments = as_arguments(str(inputs.pop(index)))
+                    yield _event("content_block_delta", index=wire_index, delta=_delta(ToolCall, arguments))
                 if index in unsigned:
                     unsigned.discard(index)
-                    delta = {"type": "signature_delta", "signature": signatures.mark(context.provider)}
-                    yield _event("content_block_delta", index=at, delta=delta)
+                    delta = {"type": "signature_delta", "signature": signatures.wrap_empty(context.provider)}
+                    yield _event("content_block_delta", index=wire_index, delta=delta)
                 del kinds[index]
-                if index in late:
-                    late.discard(index)
+                if index in empty:
+                    empty.discard(index)
                 else:
-                    yield _event("content_block_stop", index=at)
+                    yield _event("content_block_stop", index=wire_index)
             case Finish(choice=0):
                 finish = event
             case Used():

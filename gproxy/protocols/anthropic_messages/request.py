@@ -1,4 +1,4 @@
-"""Messages requests to and from the hub. https://docs.anthropic.com/en/api/messages"""
+"""Translates Messages requests to and from the hub. https://docs.anthropic.com/en/api/messages"""
 
 import base64
 import hashlib
@@ -10,7 +10,6 @@ from gproxy.protocols import prompts, reasoning, repair, schemas, validate
 from gproxy.protocols.custom_tools import FREE_INPUT, as_arguments
 from gproxy.protocols.hub import (
     Block,
-    Choice,
     Citation,
     CodeExecution,
     Format,
@@ -23,16 +22,17 @@ from gproxy.protocols.hub import (
     Thinking,
     Tool,
     ToolCall,
+    ToolChoice,
     ToolResult,
     Turn,
     WebFetch,
     WebSearch,
-    part,
+    as_object,
 )
 from gproxy.protocols.losses import Losses
 from gproxy.protocols.signatures import unwrap
 
-# The hub's names on this wire.
+# Hub field -> the client's field, as losses report it.
 NAMES = {
     "turns": "messages",
     "system_turn": "messages.role",
@@ -62,7 +62,7 @@ NAMES = {
     "code_execution": "tools.code_execution",
     "web_fetch": "tools.web_fetch",
 }
-READ = frozenset(
+KNOWN_FIELDS = frozenset(
     (
         "model", "messages", "system", "tools", "tool_choice", "max_tokens", "temperature", "top_p", "top_k",
         "stop_sequences", "stream", "thinking", "output_config", "metadata", "service_tier", "speed",
@@ -73,15 +73,15 @@ IMAGES = frozenset(("image/jpeg", "image/png", "image/gif", "image/webp"))
 ID, MAX_ID = re.compile(r"[A-Za-z0-9_-]+"), 64
 # https://docs.anthropic.com/en/docs/agents-and-tools/tool-use/implement-tool-use
 TOOL_NAME = (re.compile(r"[A-Za-z0-9_-]+"), 128)
-# What a URL may stand for: https://docs.anthropic.com/en/docs/build-with-claude/vision
+# Media that may be sent as a URL: https://docs.anthropic.com/en/docs/build-with-claude/vision
 URL_KINDS = frozenset(("image", "file"))
 TIERS_BACK = {"auto": "auto", "priority": "auto"} | dict.fromkeys(("default", "flex", "scale"), "standard_only")
 SERVER_TOOLS = (("web_search_", WebSearch), ("code_execution_", CodeExecution), ("web_fetch_", WebFetch))
-# The vendor refuses what looks like an address or a telephone number.
+# The vendor rejects a user id that looks like an e-mail address or a telephone number.
 PERSONAL, MAX_USER = re.compile(r"@|^\+?[0-9 ().-]{7,}$"), 256
-# The least that a model which nothing is known of can write.
+# `max_tokens` for a model whose maximum output is unknown: every model can write that much.
 UNKNOWN_MAXIMUM = 8192
-# No addresses that only this vendor knows.
+# This vendor has no URLs that only it can open.
 OWN_URLS = None
 
 
@@ -89,20 +89,20 @@ OWN_URLS = None
 
 
 def read_request(body: dict, losses: Losses) -> Request:
-    """Raises BadRequest naming the field."""
+    """Returns the request in the hub's types. Raises BadRequest, which names the field."""
     if body.get("thread"):
         raise NoThread("thread: the conversation is kept by the vendor; send it in `messages`")
     for name in body:
-        if name not in READ and body[name] is not None:
-            losses.tell(name)
+        if name not in KNOWN_FIELDS and body[name] is not None:
+            losses.report(name)
     output_config = validate.optional_obj(body, "output_config")
     thinking = validate.optional_obj(body, "thinking")
-    mode, parallel = _read_choice(validate.optional_obj(body, "tool_choice"))
+    choice, parallel = _read_choice(validate.optional_obj(body, "tool_choice"))
     return Request(
         turns=_read_turns(body, losses),
         system=_read_system(body.get("system"), losses),
         tools=tuple(_read_tools(body, losses)),
-        choice=mode,
+        choice=choice,
         parallel=parallel,
         max_tokens=validate.optional_count(body, "max_tokens", minimum=0),
         temperature=validate.optional_number(body, "temperature"),
@@ -120,52 +120,52 @@ def _read_turns(body: dict, losses: Losses) -> tuple[Turn, ...]:
     turns = []
     for place, message in validate.objects(body.get("messages"), "messages"):
         role = validate.text(message.get("role"), f"{place}.role")
-        validate.known(role, dict.fromkeys(("user", "assistant", "system")), f"{place}.role")
-        turns.append(Turn(role, tuple(read_blocks(message.get("content"), f"{place}.content", losses))))
-    return repair.joined(turns)
+        validate.lookup(role, dict.fromkeys(("user", "assistant", "system")), f"{place}.role")
+        turns.append(Turn(role, tuple(_read_blocks(message.get("content"), f"{place}.content", losses))))
+    return repair.merge_turns(turns)
 
 
 def _read_system(system, losses: Losses) -> tuple[str, ...]:
     if system is None or isinstance(system, str):
         return (system,) if system and system.strip() else ()
-    found = []
+    texts = []
     for place, block in validate.objects(system, "system"):
         text = validate.text(block.get("text"), f"{place}.text")
-        _tell_unread(block, ("type", "text", "citations"), "system", losses)
+        _report_unread(block, ("type", "text", "citations"), "system", losses)
         if text.strip():
-            found.append(text)
-    return tuple(found)
+            texts.append(text)
+    return tuple(texts)
 
 
-def _tell_unread(item: dict, known: tuple[str, ...], prefix: str, losses: Losses) -> None:
+def _report_unread(item: dict, known: tuple[str, ...], prefix: str, losses: Losses) -> None:
     for name, value in item.items():
         if name not in known and value is not None:
-            losses.tell(name if name == "cache_control" else f"{prefix}.{name}")
+            losses.report(name if name == "cache_control" else f"{prefix}.{name}")
 
 
-def read_blocks(content, place: str, losses: Losses) -> Iterator[Block]:
+def _read_blocks(content, place: str, losses: Losses) -> Iterator[Block]:
     if content is None or isinstance(content, str):
         yield Text(content or "")
         return
-    for at, block in validate.objects(content, place):
-        yield from _read_block(block, at, losses)
+    for block_place, block in validate.objects(content, place):
+        yield from _read_block(block, block_place, losses)
 
 
 def _read_inner(content, place: str, losses: Losses) -> Iterator[Block]:
-    """What stands inside a result or a document: texts and files, and nothing that again holds others."""
+    """Yields the blocks inside a tool result or a document: texts and media, no nested containers."""
     if content is None or isinstance(content, str):
         yield Text(content or "")
         return
-    for at, block in validate.objects(content, place):
-        if block.get("type") not in INNER:
-            losses.tell(f"messages.content.{block.get('type')}")
-        elif block["type"] == "document" and part(block.get("source")).get("type") == "content":
-            losses.tell("messages.content.document")
+    for block_place, block in validate.objects(content, place):
+        if block.get("type") not in INNER_TYPES:
+            losses.report(f"messages.content.{block.get('type')}")
+        elif block["type"] == "document" and as_object(block.get("source")).get("type") == "content":
+            losses.report("messages.content.document")
         else:
-            yield from _read_block(block, at, losses)
+            yield from _read_block(block, block_place, losses)
 
 
-INNER = ("text", "image", "document", "search_result")
+INNER_TYPES = ("text", "image", "document", "search_result")
 
 
 def _read_block(block: dict, place: str, losses: Losses) -> Iterator[Block]:
@@ -200,29 +200,25 @@ def _read_block(block: dict, place: str, losses: Losses) -> Iterator[Block]:
             yield _read_result(block, place, losses)
         case "search_result":
             known += ("title", "source", "content")
-            losses.tell("messages.content.search_result")
+            losses.report("messages.content.search_result")
             texts = [
-                validate.text(item.get("text"), f"{at}.text")
-                for at, item in validate.objects(block.get("content"), f"{place}.content")
+                validate.text(item.get("text"), f"{item_place}.text")
+                for item_place, item in validate.objects(block.get("content"), f"{place}.content")
             ]
             named = (validate.optional_text(block, name, place) for name in ("title", "source"))
             yield Text("\n".join(filter(None, (*named, *texts))))
         case str():
-            # Steps that a vendor's own tools took; what they led to stands in the texts.
-            losses.tell(f"messages.content.{kind}")
+            # Steps of a vendor's own tools; their outcome is in the text blocks.
+            losses.report(f"messages.content.{kind}")
             return
         case _:
             raise BadRequest(f"{place}.type: missing; name the kind of block")
-    _tell_unread(block, known, "messages.content", losses)
-
-
-def is_text(block) -> bool:
-    return isinstance(block, Text)
+    _report_unread(block, known, "messages.content", losses)
 
 
 def _read_result(block: dict, place: str, losses: Losses) -> ToolResult:
     inner = _read_inner(block.get("content"), f"{place}.content", losses)
-    blocks = tuple(b for b in inner if isinstance(b, Media) or (is_text(b) and b.text))
+    blocks = tuple(b for b in inner if isinstance(b, Media) or (isinstance(b, Text) and b.text))
     is_error = bool(validate.optional_flag(block, "is_error", place))
     return ToolResult(validate.text(block.get("tool_use_id"), f"{place}.tool_use_id"), blocks, is_error)
 
@@ -230,9 +226,9 @@ def _read_result(block: dict, place: str, losses: Losses) -> ToolResult:
 def _read_source(source: dict, kind: str, title: str | None, place: str) -> Media:
     match source.get("type"):
         case "base64":
-            data = validate.checked(validate.text(source.get("data"), f"{place}.data"), f"{place}.data")
+            data = validate.check_base64(validate.text(source.get("data"), f"{place}.data"), f"{place}.data")
             media_type = validate.text(source.get("media_type"), f"{place}.media_type")
-            return Media(validate.kind_of(media_type, kind), media_type, data, name=title)
+            return Media(validate.media_kind(media_type, kind), media_type, data, name=title)
         case "url":
             media_type = "application/pdf" if kind == "file" else None
             return Media(kind, media_type, url=validate.text(source.get("url"), f"{place}.url"), name=title)
@@ -253,11 +249,11 @@ def _read_document(source: dict, title: str | None, place: str, losses: Losses) 
 
 
 def read_citation(citation) -> Citation:
-    """Where a text comes from; a place inside a document of the request becomes its title and quote."""
-    found = citation if isinstance(citation, dict) else {}
-    url = found.get("url") or found.get("source")
-    title = found.get("title") or found.get("document_title")
-    quote = found.get("cited_text")
+    """Returns a citation by URL, title and quote; positions inside a document of the request are dropped."""
+    fields = as_object(citation)
+    url = fields.get("url") or fields.get("source")
+    title = fields.get("title") or fields.get("document_title")
+    quote = fields.get("cited_text")
     return Citation(*(value if isinstance(value, str) else None for value in (url, title, quote)))
 
 
@@ -268,17 +264,17 @@ def _read_tools(body: dict, losses: Losses) -> Iterator[Tool | WebSearch | CodeE
             name = validate.text(tool.get("name"), f"{place}.name")
             schema = validate.optional_obj(tool, "input_schema", place)
             known = ("type", "name", "description", "input_schema", "strict")
-            _tell_unread(tool, known, "tools", losses)
+            _report_unread(tool, known, "tools", losses)
             description = validate.optional_text(tool, "description", place)
             yield Tool(name, description, schema, validate.optional_flag(tool, "strict", place))
             continue
-        built = next((made for prefix, made in SERVER_TOOLS if str(kind).startswith(prefix)), None)
-        if built is None:
-            losses.tell(f"tools.{kind}")
-        elif built is WebSearch:
+        server_tool = next((made for prefix, made in SERVER_TOOLS if str(kind).startswith(prefix)), None)
+        if server_tool is None:
+            losses.report(f"tools.{kind}")
+        elif server_tool is WebSearch:
             yield _read_search(tool, place)
         else:
-            yield built()
+            yield server_tool()
 
 
 def _read_search(tool: dict, place: str) -> WebSearch:
@@ -291,49 +287,49 @@ def _read_search(tool: dict, place: str) -> WebSearch:
     )
 
 
-def _read_choice(choice: dict) -> tuple[Choice | None, bool | None]:
+def _read_choice(choice: dict) -> tuple[ToolChoice | None, bool | None]:
     if not choice:
         return None, None
     kind = validate.text(choice.get("type"), "tool_choice.type")
-    mode = validate.known(kind, MODES, "tool_choice.type")
+    mode = validate.lookup(kind, MODES, "tool_choice.type")
     names = (validate.text(choice.get("name"), "tool_choice.name"),) if kind == "tool" else ()
     is_single = validate.optional_flag(choice, "disable_parallel_tool_use", "tool_choice")
-    return Choice(mode, names), (None if is_single is None else not is_single)
+    return ToolChoice(mode, names), (None if is_single is None else not is_single)
 
 
 def _read_format(output_config: dict) -> Format | None:
-    asked = validate.optional_obj(output_config, "format", "output_config")
-    if not asked:
+    output_format = validate.optional_obj(output_config, "format", "output_config")
+    if not output_format:
         return None
-    validate.known(asked.get("type"), {"json_schema": None}, "output_config.format.type")
-    return Format(validate.obj(asked.get("schema"), "output_config.format.schema"), strict=True)
+    validate.lookup(output_format.get("type"), {"json_schema": None}, "output_config.format.type")
+    return Format(validate.obj(output_format.get("schema"), "output_config.format.schema"), strict=True)
 
 
 def _read_tier(body: dict) -> str | None:
-    speed = validate.known(validate.optional_text(body, "speed"), {"standard": None, "fast": "priority"}, "speed")
+    speed = validate.lookup(validate.optional_text(body, "speed"), {"standard": None, "fast": "priority"}, "speed")
     tiers = {"auto": "auto", "standard_only": "default"}
-    return speed or validate.known(validate.optional_text(body, "service_tier"), tiers, "service_tier")
+    return speed or validate.lookup(validate.optional_text(body, "service_tier"), tiers, "service_tier")
 
 
 # -- writing -------------------------------------------------------------------------------------------------------
 
 
 def write_request(request: Request, target: Target, losses: Losses) -> dict:
-    """Raises BadRequest on what cannot be said at all."""
-    turns = repair.paired(repair.without_system(request.turns, losses), losses)
-    turns = repair.opened(turns, bool(request.system), losses)
+    """Returns the body for the vendor. Raises BadRequest where no valid body can be written."""
+    turns = repair.pair_results(repair.without_system(request.turns, losses), losses)
+    turns = repair.start_with_user(turns, bool(request.system), losses)
     if "no_prefill" in target.traits:
-        turns = repair.asked(turns, losses)
+        turns = repair.end_with_user(turns, losses)
     maximum = _max_tokens(request, target, losses)
     system = list(request.system)
-    asked, told_effort = None, None
+    thinking, effort = None, None
     if request.reasoning is not None:
-        asked, told_effort = reasoning.write_anthropic(request.reasoning, request.max_tokens, maximum, target, losses)
-    if asked and asked["type"] == "enabled" and not _may_think(turns, target):
+        thinking, effort = reasoning.write_anthropic(request.reasoning, request.max_tokens, maximum, target, losses)
+    if thinking and thinking["type"] == "enabled" and not _may_think(turns, target):
         losses.lose("signature")
-        asked = {"type": "disabled"}
-    is_thinking = bool(asked) and asked["type"] != "disabled"
-    config = _write_config(request, target, told_effort, system, losses)
+        thinking = {"type": "disabled"}
+    is_thinking = bool(thinking) and thinking["type"] != "disabled"
+    config = _write_config(request, target, effort, system, losses)
     body = {
         "model": target.model,
         "max_tokens": maximum,
@@ -345,27 +341,27 @@ def write_request(request: Request, target: Target, losses: Losses) -> dict:
         "tool_choice": _write_choice(request, is_thinking, losses),
         **_write_sampling(request, target, is_thinking, losses),
         "stop_sequences": _write_stop(request, losses),
-        "thinking": asked,
+        "thinking": thinking,
         "output_config": config or None,
-        "metadata": _write_user(request, losses),
+        "metadata": _write_metadata(request, losses),
         **_write_tier(request, target, losses),
         "stream": True if target.is_stream else None,
     }
     for name in ("seed", "frequency_penalty", "presence_penalty", "logprobs", "store", "cache_key"):
-        nothing = (None,) if name in ("seed", "logprobs") else (None, 0, False)
-        if getattr(request, name) not in nothing:
+        unset = (None,) if name in ("seed", "logprobs") else (None, 0, False)
+        if getattr(request, name) not in unset:
             losses.lose(name)
     if request.n not in (None, 1):
         losses.lose("n")
     if set(request.metadata) - {"user_id"}:
         losses.lose("metadata")
-    body["messages"] = [_trimmed(message, i == len(turns) - 1) for i, message in enumerate(body["messages"])]
+    body["messages"] = [_trim_prefill(message, i == len(turns) - 1) for i, message in enumerate(body["messages"])]
     body["messages"] = [message for message in body["messages"] if message["content"]]
     return {name: value for name, value in body.items() if value is not None}
 
 
-def _write_user(request: Request, losses: Losses) -> dict | None:
-    """All that metadata may hold here; clients of chat put it into theirs too. Nothing that names a person passes."""
+def _write_metadata(request: Request, losses: Losses) -> dict | None:
+    """Returns `metadata`, which may hold a user id only; an id that may identify a person is replaced by a digest."""
     user_id = request.end_user or request.metadata.get("user_id")
     if not isinstance(user_id, str) or not user_id:
         return None
@@ -383,9 +379,12 @@ def _max_tokens(request: Request, target: Target, losses: Losses) -> int:
 
 
 def _may_think(turns: tuple[Turn, ...], target: Target) -> bool:
-    """With a budget the vendor wants the thinking back that led to the calls now answered, and it before all else."""
+    """True if the vendor accepts a thinking budget with these turns.
+
+    Results of tool calls need the signed thinking that led to the calls, as the first block of the turn before.
+    """
     if turns[-1].role == "assistant":
-        return False  # it does not go on with words that it did not think of
+        return False  # a prefill is refused with thinking
     if len(turns) < 2 or not any(isinstance(block, ToolResult) for block in turns[-1].blocks):
         return True
     first = turns[-2].blocks[0]
@@ -402,7 +401,7 @@ def _write_system(system: list[str]):
     return system[0] if len(system) == 1 else [{"type": "text", "text": text} for text in system]
 
 
-def _trimmed(message: dict, is_last: bool) -> dict:
+def _trim_prefill(message: dict, is_last: bool) -> dict:
     """A prefill must not end in white space."""
     content = message["content"]
     if is_last and message["role"] == "assistant" and content and content[-1]["type"] == "text":
@@ -438,7 +437,7 @@ def _write_blocks(turn: Turn, target: Target, is_thinking: bool, losses: Losses)
 
 
 def _write_thinking(block: Thinking, target: Target, losses: Losses) -> Iterator[dict]:
-    """Only what this provider signed, and over this protocol; anything else it would answer with an error."""
+    """Yields thinking that this provider signed in this protocol; the vendor rejects any other."""
     kind, _, value = block.signature.value.partition(":") if _is_own(block.signature, target) else ("", "", "")
     if kind not in ("thinking", "redacted"):
         losses.lose("signature" if block.signature and not block.text else "thinking")
@@ -451,11 +450,11 @@ def _write_thinking(block: Thinking, target: Target, losses: Losses) -> Iterator
 
 def _write_call(block: ToolCall, losses: Losses) -> dict:
     written = as_arguments(block.arguments) if block.is_custom else block.arguments
-    arguments = validate.arguments(written, losses)
-    return {"type": "tool_use", "id": legal(block.id), "name": block.name, "input": arguments}
+    arguments = validate.arguments_object(written, losses)
+    return {"type": "tool_use", "id": legal_call_id(block.id), "name": block.name, "input": arguments}
 
 
-def legal(call_id: str) -> str:
+def legal_call_id(call_id: str) -> str:
     return repair.legal_id(call_id, ID, MAX_ID)
 
 
@@ -466,7 +465,7 @@ def _write_result(block: ToolResult, losses: Losses) -> dict:
         if isinstance(part, Media) or part.text.strip()
     ]
     content = parts[0]["text"] if len(parts) == 1 and parts[0]["type"] == "text" else parts
-    result = {"type": "tool_result", "tool_use_id": legal(block.call_id)}
+    result = {"type": "tool_result", "tool_use_id": legal_call_id(block.call_id)}
     if block.is_error:
         return {**result, "content": content or "Error", "is_error": True}
     return {**result, "content": content} if content else result
@@ -486,7 +485,7 @@ def _write_media(block: Media, losses: Losses) -> dict:
         named = {"title": block.name} if block.name else {}
         return {"type": "document", "source": source, **named}
     losses.lose(block.kind)
-    return {"type": "text", "text": validate.NOTE.format(block.name or block.media_type or block.kind)}
+    return {"type": "text", "text": validate.OMITTED_FILE.format(block.name or block.media_type or block.kind)}
 
 
 def _document_source(block: Media) -> dict | None:
@@ -495,7 +494,7 @@ def _document_source(block: Media) -> dict | None:
     if block.data and block.media_type == "application/pdf":
         return {"type": "base64", "media_type": block.media_type, "data": block.data}
     is_text = (block.media_type or "").startswith("text/") or block.media_type == "application/json"
-    if block.data and is_text and (text := validate.plain(block.data)) is not None:
+    if block.data and is_text and (text := validate.text_of_base64(block.data)) is not None:
         return {"type": "text", "media_type": "text/plain", "data": text}
     return None
 
@@ -505,7 +504,7 @@ def _write_tools(request: Request, target: Target, losses: Losses) -> Iterator[d
         match tool:
             case Tool(schema=None):
                 losses.lose("custom")
-                yield _named(tool, FREE_INPUT)
+                yield _tool_body(tool, FREE_INPUT)
             case Tool():
                 yield _write_function(tool, f"tools[{i}]: input_schema", target, losses)
             case WebSearch():
@@ -526,23 +525,23 @@ def _write_tools(request: Request, target: Target, losses: Losses) -> Iterator[d
 
 
 def _write_function(tool: Tool, place: str, target: Target, losses: Losses) -> dict:
-    """Strict where that is asked for, the schema allows it and the model can be held to one."""
+    """`strict` is set only if it was requested and both the schema and the model support it."""
     schema, lost = schemas.for_anthropic(tool.schema, place)
     for keyword in lost:
-        losses.tell(f"{losses.name('schema')}.{keyword}")
+        losses.report(f"{losses.wire_name('schema')}.{keyword}")
     is_strict = bool(tool.strict) and "format" not in target.refused and schemas.is_strict(schema, place)
     if tool.strict and not is_strict:
         losses.lose("strict")
-    return {**_named(tool, schema), **({"strict": True} if is_strict else {})}
+    return {**_tool_body(tool, schema), **({"strict": True} if is_strict else {})}
 
 
-def _named(tool: Tool, schema: dict) -> dict:
+def _tool_body(tool: Tool, schema: dict) -> dict:
     described = {"description": tool.description} if tool.description else {}
     return {"name": tool.name, **described, "input_schema": schema}
 
 
 def _write_choice(request: Request, is_thinking: bool, losses: Losses) -> dict | None:
-    """With thinking on, the vendor lets a model choose freely only."""
+    """With thinking enabled the vendor accepts only a free choice of tools."""
     if not request.tools:
         return None
     single = {"disable_parallel_tool_use": True} if request.parallel is False else {}
@@ -563,14 +562,14 @@ def _write_choice(request: Request, is_thinking: bool, losses: Losses) -> dict |
 
 
 def _write_sampling(request: Request, target: Target, is_thinking: bool, losses: Losses) -> dict:
-    """What this model takes of it: temperatures up to 1, and none of it beside thinking."""
+    """Returns the sampling fields that this model accepts: temperatures up to 1, and almost no field with thinking."""
     sampling = {"temperature": request.temperature, "top_p": request.top_p, "top_k": request.top_k}
     sampling = {name: value for name, value in sampling.items() if value is not None}
     for name in list(sampling):
-        is_odd = is_thinking and not (name == "temperature" and sampling[name] == 1)
-        is_odd = is_odd and not (name == "top_p" and 0.95 <= sampling[name] <= 1)
+        is_default = name == "temperature" and sampling[name] == 1
+        is_default = is_default or (name == "top_p" and 0.95 <= sampling[name] <= 1)
         is_second = name == "top_p" and "temperature" in sampling and "one_of_temperature_and_top_p" in target.traits
-        if name in target.refused or is_odd or is_second:
+        if name in target.refused or (is_thinking and not is_default) or is_second:
             losses.lose(name)
             del sampling[name]
     if sampling.get("temperature", 0) > 1:
@@ -586,26 +585,24 @@ def _write_stop(request: Request, losses: Losses) -> list[str] | None:
     return kept or None
 
 
-def _write_config(request: Request, target: Target, told: str | None, system: list[str], losses: Losses) -> dict:
-    """`output_config`; where the model has no format of its own, it is asked for in words, in `system`."""
+def _write_config(request: Request, target: Target, effort: str | None, system: list[str], losses: Losses) -> dict:
+    """Returns `output_config`; a format that the model does not support is requested in words, appended to `system`."""
     config = {}
-    if told:
-        config["effort"] = told
-    elif request.verbosity:
-        losses.lose("verbosity")
-    if told and request.verbosity:
+    if effort:
+        config["effort"] = effort
+    if request.verbosity:
         losses.lose("verbosity")
     if request.format is None:
         return config
     if request.format.schema is not None and "format" not in target.refused:
-        schema, lost = schemas.strict(request.format.schema, losses.name("format_schema"))
+        schema, lost = schemas.strict(request.format.schema, losses.wire_name("format_schema"))
         if "$ref" not in lost:
             for keyword in lost:
-                losses.tell(f"{losses.name('format_schema')}.{keyword}")
+                losses.report(f"{losses.wire_name('format_schema')}.{keyword}")
             config["format"] = {"type": "json_schema", "schema": schema}
             return config
     losses.lose("format")
-    system.append(prompts.of_format(request.format))
+    system.append(prompts.format_prompt(request.format))
     return config
 
 

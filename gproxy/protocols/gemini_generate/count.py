@@ -1,14 +1,14 @@
-"""countTokens to and from the hub. https://ai.google.dev/api/tokens"""
+"""Translates countTokens bodies to and from the hub. https://ai.google.dev/api/tokens"""
 
 from gproxy.protocols import validate
-from gproxy.protocols.gemini_generate.request import camel, read_request, write_request
-from gproxy.protocols.hub import Context, Count, Request, Target, count
+from gproxy.protocols.gemini_generate.request import camel_case_keys, read_request, write_request
+from gproxy.protocols.hub import Context, Request, Target, TokenCount, as_count
 from gproxy.protocols.losses import Losses
 
 
 def read_count(body: dict, losses: Losses) -> Request:
-    """Of `contents` alone, or of a whole `generateContentRequest`."""
-    body = camel(body)
+    """Returns the request of a body with `contents` alone or with a whole `generateContentRequest`."""
+    body = camel_case_keys(body)
     inner = validate.optional_obj(body, "generateContentRequest")
     return read_request(inner or body, losses)
 
@@ -18,9 +18,9 @@ def write_count(request: Request, target: Target, losses: Losses) -> dict:
     return {"generateContentRequest": {"model": f"models/{target.model.removeprefix('models/')}", **inner}}
 
 
-def read_count_reply(body: dict, context: Context, losses: Losses) -> Count:
-    return Count(count(body.get("totalTokens")))
+def read_count_reply(body: dict, context: Context, losses: Losses) -> TokenCount:
+    return TokenCount(as_count(body.get("totalTokens")))
 
 
-def write_count_reply(found: Count, context: Context, losses: Losses) -> dict:
-    return {"totalTokens": found.tokens}
+def write_count_reply(reply: TokenCount, context: Context, losses: Losses) -> dict:
+    return {"totalTokens": reply.tokens}

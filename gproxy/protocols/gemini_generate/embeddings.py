@@ -1,91 +1,96 @@
-"""embedContent and batchEmbedContents to and from the hub. https://ai.google.dev/api/embeddings"""
+"""Translates embedContent and batchEmbedContents to and from the hub. https://ai.google.dev/api/embeddings"""
 
 from gproxy.errors import BadRequest
 from gproxy.protocols import validate
 from gproxy.protocols.gemini_generate.passthrough import read_usage
-from gproxy.protocols.gemini_generate.request import camel
-from gproxy.protocols.hub import Context, Embed, Embeddings, Target, Usage, items, part
+from gproxy.protocols.gemini_generate.request import camel_case_keys
+from gproxy.protocols.hub import Context, EmbeddingRequest, Embeddings, Target, Usage, as_list, as_object
 from gproxy.protocols.losses import Losses
 
-READ = frozenset(("model", "content", "taskType", "title", "outputDimensionality", "embedContentConfig"))
-WAYS = ("outputDimensionality", "taskType", "title")
+KNOWN_FIELDS = frozenset(("model", "content", "taskType", "title", "outputDimensionality", "embedContentConfig"))
+OPTIONS = ("outputDimensionality", "taskType", "title")
 
 
-def read_embed(body: dict, losses: Losses) -> Embed:
-    return _read([camel(body)], losses)
+def read_embed(body: dict, losses: Losses) -> EmbeddingRequest:
+    return _read([camel_case_keys(body)], losses)
 
 
-def read_batch(body: dict, losses: Losses) -> Embed:
-    requests = [camel(item) for _, item in validate.objects(camel(body).get("requests"), "requests")]
+def read_batch(body: dict, losses: Losses) -> EmbeddingRequest:
+    requests = [
+        camel_case_keys(item) for _, item in validate.objects(camel_case_keys(body).get("requests"), "requests")
+    ]
     if not requests:
         raise BadRequest("requests: missing; give at least one")
     return _read(requests, losses)
 
 
-def _read(requests: list[dict], losses: Losses) -> Embed:
-    """Every one of a batch is embedded in the way of the first: the others have no way of saying otherwise."""
-    ways = []
+def _read(requests: list[dict], losses: Losses) -> EmbeddingRequest:
+    """Returns one request for a batch. Raises BadRequest where its options differ: the hub has one set of options."""
+    options = []
     texts = []
     for request in requests:
         for name, value in request.items():
-            if name not in READ and value is not None:
-                losses.tell(name)
-        config = camel(validate.optional_obj(request, "embedContentConfig"))
+            if name not in KNOWN_FIELDS and value is not None:
+                losses.report(name)
+        config = camel_case_keys(validate.optional_obj(request, "embedContentConfig"))
         for name, value in config.items():
-            if name not in WAYS and value is not None:
-                losses.tell(f"embedContentConfig.{name}")
-        found = {**config, **request}
+            if name not in OPTIONS and value is not None:
+                losses.report(f"embedContentConfig.{name}")
+        fields = {**config, **request}
         texts.append(_text(request))
-        dimensions = validate.optional_count(found, "outputDimensionality", minimum=1)
-        ways.append((dimensions, validate.optional_text(found, "taskType"), validate.optional_text(found, "title")))
-    if len(set(ways)) > 1:
+        dimensions = validate.optional_count(fields, "outputDimensionality", minimum=1)
+        options.append(
+            (dimensions, validate.optional_text(fields, "taskType"), validate.optional_text(fields, "title"))
+        )
+    if len(set(options)) > 1:
         raise BadRequest("requests: outputDimensionality, taskType and title must be the same in all of them")
-    return Embed(tuple(texts), *ways[0])
+    return EmbeddingRequest(tuple(texts), *options[0])
 
 
 def _text(request: dict) -> str:
     content = request.get("content")
     if isinstance(content, str):
         return content
-    found = []
+    texts = []
     for place, item in validate.objects(validate.obj(content, "content").get("parts"), "content.parts"):
-        found.append(validate.text(item.get("text"), f"{place}.text"))
-    return "\n".join(found)
+        texts.append(validate.text(item.get("text"), f"{place}.text"))
+    return "\n".join(texts)
 
 
-def write_embed(request: Embed, target: Target, losses: Losses) -> dict:
+def write_embed(request: EmbeddingRequest, target: Target, losses: Losses) -> dict:
     if len(request.inputs) != 1:
         raise BadRequest("one text at a time can be embedded here")
     return write_batch(request, target, losses)["requests"][0]
 
 
-def write_batch(request: Embed, target: Target, losses: Losses) -> dict:
+def write_batch(request: EmbeddingRequest, target: Target, losses: Losses) -> dict:
     if request.end_user:
         losses.lose("end_user")
     common = {"model": f"models/{target.model.removeprefix('models/')}"}
-    way = {"taskType": request.task, "title": request.title, "outputDimensionality": request.dimensions}
-    common |= {name: value for name, value in way.items() if value is not None}
+    options = {"taskType": request.task, "title": request.title, "outputDimensionality": request.dimensions}
+    common |= {name: value for name, value in options.items() if value is not None}
     return {"requests": [{**common, "content": {"parts": [{"text": text}]}} for text in request.inputs]}
 
 
 def read_reply(body: dict, context: Context, losses: Losses) -> Embeddings:
-    """Of one or of many."""
-    rows = items(body.get("embeddings")) or [body.get("embedding")]
-    usage = part(body.get("usageMetadata"))
+    """Returns the vectors of `embedding` or `embeddings`."""
+    rows = as_list(body.get("embeddings")) or [body.get("embedding")]
+    usage = as_object(body.get("usageMetadata"))
     vectors = tuple(
-        tuple(number for number in items(part(row).get("values")) if isinstance(number, int | float)) for row in rows
+        tuple(number for number in as_list(as_object(row).get("values")) if isinstance(number, int | float))
+        for row in rows
     )
     return Embeddings(vectors, read_usage(usage) if usage else None)
 
 
-def _counted(usage: Usage | None) -> dict:
+def _usage(usage: Usage | None) -> dict:
     return {"usageMetadata": {"promptTokenCount": usage.prompt_tokens}} if usage else {}
 
 
-def write_embed_reply(found: Embeddings, context: Context, losses: Losses) -> dict:
-    vector = found.vectors[0] if found.vectors else ()
-    return {"embedding": {"values": list(vector)}, **_counted(found.usage)}
+def write_embed_reply(reply: Embeddings, context: Context, losses: Losses) -> dict:
+    vector = reply.vectors[0] if reply.vectors else ()
+    return {"embedding": {"values": list(vector)}, **_usage(reply.usage)}
 
 
-def write_batch_reply(found: Embeddings, context: Context, losses: Losses) -> dict:
-    return {"embeddings": [{"values": list(vector)} for vector in found.vectors], **_counted(found.usage)}
+def write_batch_reply(reply: Embeddings, context: Context, losses: Losses) -> dict:
+    return {"embeddings": [{"values": list(vector)} for vector in reply.vectors], **_usage(reply.usage)}

@@ -1,13 +1,16 @@
-"""Gemini generateContent. https://ai.google.dev/api/generate-content"""
+"""Gemini generateContent for the same-protocol lane: request heads, usage, streams, errors and model lists.
+
+https://ai.google.dev/api/generate-content
+"""
 
 import msgspec
 import orjson
 from msgspec import Raw
 
 from gproxy.protocols import raw_json, sse
-from gproxy.protocols.hub import Ask, ModelCard, Usage, count, items, part
+from gproxy.protocols.hub import ModelCard, RequestHead, Usage, as_count, as_list, as_object
 from gproxy.protocols.raw_json import ABSENT, NULLS
-from gproxy.protocols.signatures import SKIP, is_wrapped
+from gproxy.protocols.signatures import SKIP_VALIDATOR, is_wrapped
 from gproxy.protocols.verdict import Verdict
 
 NAME = "gemini"
@@ -36,79 +39,82 @@ STATUSES = {
 }
 
 
-def ask(body: bytes) -> Ask:
-    """What the body asks for; model and stream are told by the path. Raises BadRequest."""
-    found = raw_json.split(body)
-    config = _config(found)
-    return Ask(
+def read_head(body: bytes) -> RequestHead:
+    """Returns the fields of a request body that routing and accounting need; the path has model and stream.
+
+    Raises BadRequest.
+    """
+    fields = raw_json.split(body)
+    config = _config(fields)
+    return RequestHead(
         None,
         False,
         True,
         None,
-        found,
-        mode=_read_mode(found),
-        max_output=raw_json.positive(config, "maxOutputTokens", "max_output_tokens"),
-        choices=raw_json.choices(config, "candidateCount", "candidate_count"),
+        fields,
+        mode=_read_mode(fields),
+        max_output=raw_json.positive_int(config, "maxOutputTokens", "max_output_tokens"),
+        choices=raw_json.choice_count(config, "candidateCount", "candidate_count"),
     )
 
 
-def _config(found: raw_json.Fields) -> raw_json.Fields:
-    named = next((found[name] for name in ("generationConfig", "generation_config") if name in found), None)
-    return (raw_json.find(bytes(named)) or {}) if named is not None else {}
+def _config(fields: raw_json.Fields) -> raw_json.Fields:
+    config = next((fields[name] for name in ("generationConfig", "generation_config") if name in fields), None)
+    return (raw_json.find(bytes(config)) or {}) if config is not None else {}
 
 
 # https://ai.google.dev/gemini-api/docs/priority-inference
 TIERS = {"standard": "default", "flex": "flex", "priority": "priority", "batch": "batch"}
 
 
-def _tier(told: object) -> str:
-    """In any case, with or without the name of its kind in front."""
-    return TIERS.get(told.lower().removeprefix("service_tier_"), "") if isinstance(told, str) else ""
+def _tier(value: object) -> str:
+    """Returns the tier of a value in any case, with or without the prefix of its enum; "" for any other value."""
+    return TIERS.get(value.lower().removeprefix("service_tier_"), "") if isinstance(value, str) else ""
 
 
-def _read_mode(found: raw_json.Fields) -> str:
+def _read_mode(fields: raw_json.Fields) -> str:
     for name in ("serviceTier", "service_tier"):
-        if (tier := _tier(raw_json.value(found, name) if name in found else None)) not in ("", "default"):
+        if (tier := _tier(raw_json.value(fields, name) if name in fields else None)) not in ("", "default"):
             return tier
     return ""
 
 
-# Where bodies of counts and embeddings repeat the model of their path.
-NAMED = ("generateContentRequest", "generate_content_request")
+# Fields in which bodies of token counts repeat the model of their path.
+INNER_REQUESTS = ("generateContentRequest", "generate_content_request")
 
 
-def outgoing(asked: Ask, body: bytes, model: str) -> bytes:
-    """The bytes as they are: the model goes into the URL. Where the body repeats it, it must be the same one."""
-    if not asked.body.keys() & {"model", "requests", *NAMED}:
+def outgoing(head: RequestHead, body: bytes, model: str) -> bytes:
+    """Returns the body unchanged, since the URL has the model; a model that the body repeats is replaced."""
+    if not head.body.keys() & {"model", "requests", *INNER_REQUESTS}:
         return body
     name = Raw(raw_json.quoted(f"models/{model.removeprefix('models/')}"))
-    found = dict(asked.body)
-    for field in NAMED:
-        if inner := raw_json.find(bytes(found.get(field, ABSENT))):
-            found[field] = Raw(raw_json.join({**inner, "model": name}))
-    if (requests := raw_json.find_list(bytes(found.get("requests", ABSENT)))) is not None:
-        named = [Raw(raw_json.join({**(raw_json.find(bytes(one)) or {}), "model": name})) for one in requests]
-        found["requests"] = Raw(raw_json.join(named))
-    if "model" in found:
-        found["model"] = name
-    return raw_json.join(found)
+    fields = dict(head.body)
+    for field in INNER_REQUESTS:
+        if inner := raw_json.find(bytes(fields.get(field, ABSENT))):
+            fields[field] = Raw(raw_json.join({**inner, "model": name}))
+    if (requests := raw_json.find_list(bytes(fields.get("requests", ABSENT)))) is not None:
+        renamed = [Raw(raw_json.join({**(raw_json.find(bytes(one)) or {}), "model": name})) for one in requests]
+        fields["requests"] = Raw(raw_json.join(renamed))
+    if "model" in fields:
+        fields["model"] = name
+    return raw_json.join(fields)
 
 
-def unsealed(body: dict) -> dict:
-    """The body without envelopes of ours: what another provider sealed is nothing to this one.
+def without_wrapped_signatures(body: dict) -> dict:
+    """Returns the body without signatures that gproxy wrapped: another provider made them.
 
-    A content's first call gets the word that there is no signature, since newer models insist on something.
+    The first call of such a content gets SKIP_VALIDATOR instead, since newer models require a signature there.
     """
-    for name in NAMED:
+    for name in INNER_REQUESTS:
         if isinstance(body.get(name), dict):
-            body = {**body, name: unsealed(body[name])}
+            body = {**body, name: without_wrapped_signatures(body[name])}
     if not isinstance(body.get("contents"), list):
         return body
     contents = []
     for content in body["contents"]:
-        parts = part(content).get("parts")
-        if isinstance(parts, list) and (kept := [_unsealed_part(one) for one in parts]) != parts:
-            content = {**content, "parts": _excused([one for one in kept if one])}
+        parts = as_object(content).get("parts")
+        if isinstance(parts, list) and (stripped := [_without_wrapped_signature(part) for part in parts]) != parts:
+            content = {**content, "parts": _skip_validator([part for part in stripped if part])}
             if not content["parts"]:
                 continue
         contents.append(content)
@@ -118,53 +124,54 @@ def unsealed(body: dict) -> dict:
 SIGNATURES, CALLS = ("thoughtSignature", "thought_signature"), ("functionCall", "function_call")
 
 
-def _unsealed_part(one: object) -> object:
+def _without_wrapped_signature(part: object) -> object:
+    """Returns the part without a wrapped signature, {} if nothing else is in it."""
     for name in SIGNATURES:
-        if is_wrapped(part(one).get(name)):
-            rest = {key: value for key, value in one.items() if key != name}
-            return rest if rest.get("text") or rest.keys() - {"text", "thought"} else {}
-    return one
+        if is_wrapped(as_object(part).get(name)):
+            remaining = {key: value for key, value in part.items() if key != name}
+            return remaining if remaining.get("text") or remaining.keys() - {"text", "thought"} else {}
+    return part
 
 
-def _excused(parts: list) -> list:
-    """The parts with a word for the signature that their first call lacks."""
-    first = next((i for i, one in enumerate(parts) if any(part(one).get(name) for name in CALLS)), None)
+def _skip_validator(parts: list) -> list:
+    """Returns the parts with SKIP_VALIDATOR in the first call if that has no signature."""
+    first = next((i for i, part in enumerate(parts) if any(as_object(part).get(name) for name in CALLS)), None)
     if first is None or any(parts[first].get(name) for name in SIGNATURES):
         return parts
-    return [*parts[:first], {**parts[first], SIGNATURES[0]: SKIP}, *parts[first + 1 :]]
+    return [*parts[:first], {**parts[first], SIGNATURES[0]: SKIP_VALIDATOR}, *parts[first + 1 :]]
 
 
 def read_whole(body: bytes) -> tuple[Usage | None, raw_json.Fields | None]:
-    """The usage of a whole reply, and its fields; no fields when it is not JSON."""
-    found = raw_json.find(body)
-    usage = raw_json.inner(found.get("usageMetadata", ABSENT)) if found else None
-    return (read_usage(usage, _calls(found.get("candidates", ABSENT))) if usage else None), found
+    """Returns the usage and the fields of a whole reply; the fields are None when it is not JSON."""
+    fields = raw_json.find(body)
+    usage = raw_json.inner_object(fields.get("usageMetadata", ABSENT)) if fields else None
+    return (read_usage(usage, _calls(fields.get("candidates", ABSENT))) if usage else None), fields
 
 
-# Where the tokens are told by modality: the prompt's with the cached ones.
-PROMPT = ("promptTokensDetails", "toolUsePromptTokensDetails")
-CACHED = ("cacheTokensDetails",)
-REPLY = ("candidatesTokensDetails",)
+# Lists of token counts by modality; those of the prompt include cached tokens.
+PROMPT_DETAILS = ("promptTokensDetails", "toolUsePromptTokensDetails")
+CACHED_DETAILS = ("cacheTokensDetails",)
+REPLY_DETAILS = ("candidatesTokensDetails",)
 
 
-def _of_kind(modality: str, usage: dict, places: tuple[str, ...]) -> int:
-    told = [part(one) for place in places for one in items(usage.get(place))]
-    return sum(count(one.get("tokenCount")) for one in told if one.get("modality") == modality)
+def _tokens_of(modality: str, usage: dict, names: tuple[str, ...]) -> int:
+    details = [as_object(detail) for name in names for detail in as_list(usage.get(name))]
+    return sum(as_count(detail.get("tokenCount")) for detail in details if detail.get("modality") == modality)
 
 
 def read_usage(usage: dict, calls: tuple[tuple[str, int], ...] = ()) -> Usage:
-    """Prompt counts include cached tokens; thoughts and tool-use prompts are counted beside and billed as well.
+    """Returns the token counts of a usage block; `calls` of the vendor's tools are not in the block.
 
-    Calls of the vendor's tools stand beside the block, not in it.
+    Prompt counts include cached tokens; tokens of thoughts and of tool-use prompts are counted apart, and billed.
     """
-    prompt = count(usage.get("promptTokenCount")) + count(usage.get("toolUsePromptTokenCount"))
-    read = min(prompt, count(usage.get("cachedContentTokenCount")))
-    thoughts = count(usage.get("thoughtsTokenCount"))
-    fresh, output = prompt - read, count(usage.get("candidatesTokenCount")) + thoughts
-    cached = min(read, _of_kind("AUDIO", usage, CACHED))
-    audio = min(fresh, max(0, _of_kind("AUDIO", usage, PROMPT) - cached))
-    images = max(0, _of_kind("IMAGE", usage, PROMPT) - _of_kind("IMAGE", usage, CACHED))
-    spoken = min(output, _of_kind("AUDIO", usage, REPLY))
+    prompt = as_count(usage.get("promptTokenCount")) + as_count(usage.get("toolUsePromptTokenCount"))
+    read = min(prompt, as_count(usage.get("cachedContentTokenCount")))
+    thoughts = as_count(usage.get("thoughtsTokenCount"))
+    fresh, output = prompt - read, as_count(usage.get("candidatesTokenCount")) + thoughts
+    cached_audio = min(read, _tokens_of("AUDIO", usage, CACHED_DETAILS))
+    audio = min(fresh, max(0, _tokens_of("AUDIO", usage, PROMPT_DETAILS) - cached_audio))
+    images = max(0, _tokens_of("IMAGE", usage, PROMPT_DETAILS) - _tokens_of("IMAGE", usage, CACHED_DETAILS))
+    audio_output = min(output, _tokens_of("AUDIO", usage, REPLY_DETAILS))
     return Usage(
         input_tokens=fresh,
         output_tokens=output,
@@ -172,9 +179,9 @@ def read_usage(usage: dict, calls: tuple[tuple[str, int], ...] = ()) -> Usage:
         cache_read_tokens=read,
         audio_input_tokens=audio,
         image_input_tokens=min(fresh - audio, images),
-        audio_output_tokens=spoken,
-        image_output_tokens=min(output - spoken, _of_kind("IMAGE", usage, REPLY)),
-        audio_cache_read_tokens=cached,
+        audio_output_tokens=audio_output,
+        image_output_tokens=min(output - audio_output, _tokens_of("IMAGE", usage, REPLY_DETAILS)),
+        audio_cache_read_tokens=cached_audio,
         tool_calls=calls,
         tier=_tier(usage.get("serviceTier")),
     )
@@ -192,7 +199,7 @@ def _error(status: int, code: str, message: str, request_id: str, retry_s: float
 
 
 def write_error(status: int, code: str, message: str, request_id: str, retry_s: float | None = None) -> bytes:
-    """`retry_s`: how long to wait, for which this protocol has a place in the body and no header."""
+    """Returns an error body. `retry_s` is the delay before a retry, which this protocol reports in the body."""
     return _error(status, code, message, request_id, retry_s)
 
 
@@ -226,87 +233,88 @@ class _Chunk(msgspec.Struct):
 
 _decode = msgspec.json.Decoder(_Chunk).decode
 _decode_candidates = msgspec.json.Decoder(list[_Candidate]).decode
-# However often a reply was searched for, it is one call: https://ai.google.dev/gemini-api/docs/google-search
+# A reply counts as one search, whatever its number of queries: https://ai.google.dev/gemini-api/docs/google-search
 SEARCHED = (("google_search", 1),)
 _QUERIES = b'"webSearchQueries"'
 
 
 def _calls(candidates: Raw) -> tuple[tuple[str, int], ...]:
-    """The calls of the vendor's own tools that a whole reply tells of."""
-    if _QUERIES not in (written := bytes(candidates)):
+    """Returns (tool, number of calls) of the vendor's own tools in a whole reply."""
+    if _QUERIES not in (data := bytes(candidates)):
         return ()
-    return SEARCHED if any(map(_is_searched, raw_json.seen(_decode_candidates, written) or ())) else ()
+    return SEARCHED if any(map(_is_searched, raw_json.try_decode(_decode_candidates, data) or ())) else ()
 
 
 def _is_searched(candidate: _Candidate) -> bool:
-    told = candidate.groundingMetadata
-    return _QUERIES in bytes(told) and bool(items(raw_json.inner(told).get("webSearchQueries")))
+    grounding = candidate.groundingMetadata
+    return _QUERIES in bytes(grounding) and bool(as_list(raw_json.inner_object(grounding).get("webSearchQueries")))
 
 
 class Stream:
-    """Reads one Gemini stream as it passes.
+    """Reads the events of one Gemini stream on their way to the client and replaces the model name.
 
-    `name` is the model name that the client shall see, as JSON; None leaves it.
+    `name` is the model name for the client, as JSON; None keeps the upstream's.
     """
 
-    def __init__(self, name: bytes | None, asked: Ask):
+    def __init__(self, name: bytes | None, head: RequestHead):
         self._name = name
-        self._told = ABSENT  # the newest usage: every event tells it, and only the last one is read
+        self._usage = ABSENT  # of the newest event that has it; every event has it, so only the last one is decoded
         self.text_bytes = 0
         self.has_failed = False
         self._is_blocked = self._is_searched = False
-        self._open: dict[int, bool] = {}
+        self._open: dict[int, bool] = {}  # candidate -> True until its finishReason came
 
     @property
     def usage(self) -> Usage | None:
-        told = raw_json.inner(self._told)
-        return read_usage(told, SEARCHED if self._is_searched else ()) if told else None
+        usage = raw_json.inner_object(self._usage)
+        return read_usage(usage, SEARCHED if self._is_searched else ()) if usage else None
 
     @property
     def is_terminal(self) -> bool:
-        """Every candidate that was seen has its finishReason, or the prompt was blocked."""
+        """True when every candidate has its finishReason, or the prompt was blocked."""
         return self._is_blocked or (bool(self._open) and not any(self._open.values()))
 
-    def see(self, data: bytes) -> tuple[bytes | None, Verdict]:
-        chunk = raw_json.seen(_decode, data)
+    def observe(self, data: bytes) -> tuple[bytes | None, Verdict]:
+        """Returns the data for the client, None to drop the event, and the verdict on the stream."""
+        chunk = raw_json.try_decode(_decode, data)
         if chunk is None:
-            return data, Verdict.GOES_ON
+            return data, Verdict.CONTINUES
         if bytes(chunk.error) not in NULLS:
             self.has_failed = True
-            return data, Verdict.GOES_ON
+            return data, Verdict.CONTINUES
         for candidate in chunk.candidates or ():
-            self._look(candidate)
+            self._read_candidate(candidate)
         if chunk.promptFeedback:
-            self._is_blocked |= bool(raw_json.inner(chunk.promptFeedback).get("blockReason"))
+            self._is_blocked |= bool(raw_json.inner_object(chunk.promptFeedback).get("blockReason"))
         has_usage = bytes(chunk.usageMetadata) not in (*NULLS, b"{}")
         if has_usage:
-            self._told = Raw(bytes(chunk.usageMetadata))  # a copy: the original holds the whole event
-        passed = data
+            self._usage = Raw(bytes(chunk.usageMetadata))  # a copy: a slice would keep the whole event in memory
         if self._name is not None and chunk.modelVersion and bytes(chunk.modelVersion) != self._name:
-            passed = raw_json.renamed(data, "modelVersion", self._name)
-        return passed, Verdict.MAY_END if has_usage and self.is_terminal else Verdict.GOES_ON
+            data = raw_json.with_model_name(data, "modelVersion", self._name)
+        return data, Verdict.MAY_END if has_usage and self.is_terminal else Verdict.CONTINUES
 
-    def _look(self, candidate: _Candidate) -> None:
+    def _read_candidate(self, candidate: _Candidate) -> None:
         if bytes(candidate.finishReason) not in UNFINISHED:
             self._open[candidate.index] = False
         elif candidate.index not in self._open:
             self._open[candidate.index] = True
         self._is_searched |= _is_searched(candidate)
-        for piece in (candidate.content and candidate.content.parts) or ():
-            self.text_bytes += max(0, len(piece.text) - 2) + len(piece.functionCall)
+        for part in (candidate.content and candidate.content.parts) or ():
+            self.text_bytes += max(0, len(part.text) - 2) + len(part.functionCall)
 
-    def break_off(self, status: int, code: str, message: str, request_id: str) -> list[bytes]:
-        """The events that tell a client that this stream ends without its end."""
+    def failure_events(self, status: int, code: str, message: str, request_id: str) -> list[bytes]:
+        """Returns the events that report to the client that the stream broke off."""
         return [error_event(status, code, message, request_id)]
 
     def tail(self) -> bytes:
+        """Returns what completes a clean end: nothing in this protocol."""
         return b""
 
 
 def read_models(body: dict) -> list[ModelCard]:
     cards = []
-    # Vertex AI lists those of a publisher: cloud.google.com/vertex-ai/docs/reference/rest/v1beta1/publishers.models
-    for item in items(body.get("models")) or items(body.get("publisherModels")):
+    # Vertex AI lists models of a publisher: cloud.google.com/vertex-ai/docs/reference/rest/v1beta1/publishers.models
+    for item in as_list(body.get("models")) or as_list(body.get("publisherModels")):
         if isinstance(item, dict) and isinstance(item.get("name"), str):
             title = item.get("displayName")
             cards.append(
@@ -322,15 +330,15 @@ def read_models(body: dict) -> list[ModelCard]:
 
 
 def next_page(body: dict) -> dict[str, str] | None:
-    """The query of the next page, None on the last."""
+    """Returns the query of the next page, None after the last page."""
     token = body.get("nextPageToken")
     return {**LIST_QUERY, "pageToken": token} if isinstance(token, str) and token else None
 
 
 def write_model(card: ModelCard, name: str) -> dict:
     raw = card.raw if card.protocol == NAME and card.raw else {}
-    known = {"displayName": card.display_name or name, "supportedGenerationMethods": ["generateContent"]}
-    return {**known, **raw, "name": f"models/{name}", "baseModelId": name}
+    defaults = {"displayName": card.display_name or name, "supportedGenerationMethods": ["generateContent"]}
+    return {**defaults, **raw, "name": f"models/{name}", "baseModelId": name}
 
 
 def write_models(cards: list[tuple[ModelCard, str]]) -> dict:

@@ -1,4 +1,7 @@
-"""generateContent replies, whole and streamed, to and from the hub. https://ai.google.dev/api/generate-content"""
+"""Translates generateContent replies, whole and streamed, to and from the hub.
+
+https://ai.google.dev/api/generate-content
+"""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -6,7 +9,7 @@ from dataclasses import replace
 import orjson
 
 from gproxy.protocols import signatures, sse, validate
-from gproxy.protocols.codec import telling_faults
+from gproxy.protocols.codec import bad_request_as_failed
 from gproxy.protocols.custom_tools import as_arguments, free_text, is_custom
 from gproxy.protocols.gemini_generate.passthrough import STATUSES, error_event, read_usage
 from gproxy.protocols.hub import (
@@ -21,24 +24,24 @@ from gproxy.protocols.hub import (
     Event,
     Failed,
     Finish,
-    Likely,
     Logprob,
+    Logprobs,
     Media,
     Open,
-    Pieces,
     Refusal,
     Reply,
     Signature,
     Signed,
     Start,
     Text,
+    TextBuffer,
     Thinking,
     ToolCall,
     Usage,
     Used,
+    as_list,
+    as_object,
     fold,
-    items,
-    part,
 )
 from gproxy.protocols.losses import Losses
 
@@ -50,7 +53,7 @@ FILTERED = frozenset(
     )
 )  # fmt: skip
 STOPS_BACK = {"stop": "STOP", "length": "MAX_TOKENS", "tools": "STOP", "filtered": "SAFETY"}
-# Ends at which there is no answer to be used.
+# Finish reasons of an unusable answer.
 FAILED = frozenset(
     (
         "MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS", "MISSING_THOUGHT_SIGNATURE",
@@ -58,19 +61,17 @@ FAILED = frozenset(
     )
 )  # fmt: skip
 HTTP_STATUSES = {name: status for status, name in reversed(STATUSES.items())} | {"INTERNAL": 500, "ABORTED": 500}
-# Under this key stand arguments that are no JSON object.
-RAW = "raw_arguments"
 
 
 def read_error(status: int, body: dict) -> tuple[int, str, str] | None:
-    """Status, code and message of an error body or event, None when it is none."""
-    inner = part(body.get("error"))
-    message, name, told = inner.get("message"), inner.get("status"), inner.get("code")
+    """Returns status, code and message of an error body or event, None when `body` has another shape."""
+    inner = as_object(body.get("error"))
+    message, name, code = inner.get("message"), inner.get("status"), inner.get("code")
     if not isinstance(message, str):
         return None
     name = name if isinstance(name, str) and name else "INTERNAL"
     if status < 400:
-        status = told if isinstance(told, int) and 400 <= told < 600 else HTTP_STATUSES.get(name, 500)
+        status = code if isinstance(code, int) and 400 <= code < 600 else HTTP_STATUSES.get(name, 500)
     return status, name, message
 
 
@@ -78,11 +79,12 @@ def read_error(status: int, body: dict) -> tuple[int, str, str] | None:
 
 
 def read_reply(body: dict, context: Context, losses: Losses) -> Reply:
+    """Returns the reply in the hub's types. Raises StreamFailed where the reply has an error or no usable answer."""
     return fold(read_stream([body], context, losses))
 
 
-class _Candidate:
-    """Where one candidate is. Pieces of a text come as parts of their own; calls come whole."""
+class _CandidateReader:
+    """Reads one candidate into events. A text arrives as several parts, a call as one."""
 
     def __init__(self, number: int, context: Context, reply_id: str):
         self._number, self._context, self._reply_id = number, context, reply_id
@@ -90,10 +92,10 @@ class _Candidate:
         self._index = -1
         self._calls = 0
         self.stop: str | None = None
-        self.why = ""
+        self.message = ""  # the finish message
         self.grounding: dict = {}
         self.citations: list[Citation] = []
-        self._text = Pieces()  # of all blocks: sources count over all of them
+        self._text = TextBuffer()  # of all blocks: offsets of sources count over all of them
         self._start = 0  # of the open block, in characters
 
     def close(self) -> Iterator[Event]:
@@ -101,7 +103,7 @@ class _Candidate:
             yield Close(self._index)
             self._kind = None
 
-    def write(self, block: Block, text: str, indexes: Iterator[int]) -> Iterator[Event]:
+    def add_text(self, block: Block, text: str, indexes: Iterator[int]) -> Iterator[Event]:
         if type(block) is not self._kind:
             yield from self.close()
             self._kind, self._index, self._start = type(block), next(indexes), self._text.length
@@ -111,8 +113,8 @@ class _Candidate:
         if text:
             yield Delta(self._index, text)
 
-    def whole(self, block: Block, text: str, indexes: Iterator[int]) -> Iterator[Event]:
-        """A block that comes in one piece."""
+    def add_block(self, block: Block, text: str, indexes: Iterator[int]) -> Iterator[Event]:
+        """Adds a block that arrives whole."""
         yield from self.close()
         index = next(indexes)
         yield Open(index, block, self._number)
@@ -127,30 +129,32 @@ class _Candidate:
                 yield from self._call(call, signature, indexes)
                 return
             case {"text": str(text), "thought": True}:
-                yield from self.write(Thinking(""), text, indexes)
+                yield from self.add_text(Thinking(""), text, indexes)
                 if signature:
                     yield Signed(self._index, signature)
                     yield from self.close()
                 return
             case {"text": str(text)}:
                 if text:
-                    yield from self.write(Text(""), text, indexes)
+                    yield from self.add_text(Text(""), text, indexes)
             case {"inlineData": dict(blob)}:
                 media_type = blob.get("mimeType")
                 media_type = media_type if isinstance(media_type, str) else None
-                media = Media(validate.kind_of(media_type, "file"), media_type, str(blob.get("data") or ""))
-                yield from self.whole(media, "", indexes)
+                media = Media(validate.media_kind(media_type, "file"), media_type, str(blob.get("data") or ""))
+                yield from self.add_block(media, "", indexes)
             case {"executableCode": dict(code)}:
-                losses.tell("candidates.content.parts.executableCode")
+                losses.report("candidates.content.parts.executableCode")
                 language = str(code.get("language") or "").lower()
-                yield from self.write(Text(""), validate.CODE.format(language, code.get("code") or ""), indexes)
+                yield from self.add_text(
+                    Text(""), validate.CODE_BLOCK.format(language, code.get("code") or ""), indexes
+                )
             case {"codeExecutionResult": dict(result)}:
-                losses.tell("candidates.content.parts.codeExecutionResult")
-                yield from self.write(Text(""), validate.CODE.format("", result.get("output") or ""), indexes)
+                losses.report("candidates.content.parts.codeExecutionResult")
+                yield from self.add_text(Text(""), validate.CODE_BLOCK.format("", result.get("output") or ""), indexes)
             case _:
                 for name in item:
                     if name not in ("thoughtSignature", "thought", "text"):
-                        losses.tell(f"candidates.content.parts.{name}")
+                        losses.report(f"candidates.content.parts.{name}")
         if signature:
             yield from self.close()
             index = next(indexes)
@@ -159,56 +163,56 @@ class _Candidate:
             yield Close(index)
 
     def _signature(self, item: dict) -> Signature | None:
-        found = item.get("thoughtSignature")
-        return Signature(self._context.provider, found) if isinstance(found, str) and found else None
+        value = item.get("thoughtSignature")
+        return Signature(self._context.provider, value) if isinstance(value, str) and value else None
 
     def _call(self, call: dict, signature: Signature | None, indexes: Iterator[int]) -> Iterator[Event]:
         name, call_id = str(call.get("name") or ""), call.get("id")
         if not isinstance(call_id, str) or not call_id:
-            # Of its own for each reply: ids that repeat over the turns would pair the wrong ones.
+            # Unique in a conversation: ids that repeat in later turns would pair results with the wrong calls.
             call_id = f"call_{self._reply_id}_{self._number}_{self._calls}"
         self._calls += 1
-        arguments = validate.dumps(part(call.get("args")))
-        custom = is_custom(name, self._context)
-        text = free_text(arguments) if custom else arguments
-        yield from self.whole(ToolCall(call_id, name, "", custom, signature), text, indexes)
+        arguments = validate.dumps(as_object(call.get("args")))
+        is_custom_tool = is_custom(name, self._context)
+        text = free_text(arguments) if is_custom_tool else arguments
+        yield from self.add_block(ToolCall(call_id, name, "", is_custom_tool, signature), text, indexes)
 
     def finish(self) -> Iterator[Event]:
         yield from self.close()
         stop = "filtered" if self.stop in FILTERED else STOPS.get(self.stop, "stop")
         yield Finish("tools" if self._calls and stop == "stop" else stop, self._number)
 
-    def likely(self, logprobs: tuple[Logprob, ...], losses: Losses) -> Iterator[Event]:
+    def add_logprobs(self, logprobs: tuple[Logprob, ...], losses: Losses) -> Iterator[Event]:
         if self._kind is Text:
-            yield Likely(self._index, logprobs)
+            yield Logprobs(self._index, logprobs)
         else:
-            losses.tell("candidates.logprobsResult")  # of no text
+            losses.report("candidates.logprobsResult")  # no text is open
 
-    def cite(self, losses: Losses) -> Iterator[Event]:
-        """Sources, once all of the text is there: they come last, and count over all of it, in bytes."""
+    def add_sources(self, losses: Losses) -> Iterator[Event]:
+        """Yields the sources when the text is complete: they come last, with byte offsets in all of the text."""
         encoded = str(self._text).encode()
 
-        def at(offset: int) -> int:
+        def in_block(offset: int) -> int:
             return len(encoded[:offset].decode("utf-8", "ignore")) - self._start
 
         for citation in (*self.citations, *_grounded(self.grounding)):
-            end = None if citation.end is None else at(citation.end)
+            end = None if citation.end is None else in_block(citation.end)
             if self._kind is not Text or (end is not None and end <= 0):
-                losses.tell("candidates.groundingMetadata")  # of a text that is over
+                losses.report("candidates.groundingMetadata")  # its block is closed
                 continue
-            yield Cited(self._index, replace(citation, start=max(0, at(citation.start or 0)), end=end))
+            yield Cited(self._index, replace(citation, start=max(0, in_block(citation.start or 0)), end=end))
         self.grounding, self.citations = {}, []
 
 
-@telling_faults
+@bad_request_as_failed
 def read_stream(payloads: Iterable[dict | Failed | None], context: Context, losses: Losses) -> Iterator[Event | None]:
-    """Events of a stream's documents. None, in and out, says that nothing more has arrived yet.
+    """Yields the hub's events of a stream. None, in and out, means that no data is available yet.
 
-    A finish reason is told once, at the end: some models say STOP in every event.
+    Finish is yielded once per candidate, at the end: some models send STOP in every event.
     """
-    candidates: dict[int, _Candidate] = {}
+    candidates: dict[int, _CandidateReader] = {}
     indexes = iter(range(2**31))
-    told: dict = {}  # each event tells the usage so far: the last one counts
+    usage: dict = {}  # each event has the usage so far: the last one counts
     reply_id, blocked = "", ""
     is_started = False
     for payload in payloads:
@@ -225,18 +229,18 @@ def read_stream(payloads: Iterable[dict | Failed | None], context: Context, loss
             is_started = True
             reply_id = str(payload.get("responseId") or context.request_id)
             yield Start(reply_id, str(payload.get("modelVersion") or ""))
-        for candidate in map(part, items(payload.get("candidates"))):
+        for candidate in map(as_object, as_list(payload.get("candidates"))):
             number = candidate.get("index") if isinstance(candidate.get("index"), int) else 0
             if number not in candidates:
-                candidates[number] = _Candidate(number, context, reply_id)
+                candidates[number] = _CandidateReader(number, context, reply_id)
             yield from _read_candidate(candidate, candidates[number], indexes, losses)
-        reason = part(payload.get("promptFeedback")).get("blockReason")
+        reason = as_object(payload.get("promptFeedback")).get("blockReason")
         blocked = blocked or (reason if isinstance(reason, str) else "")
-        told = part(payload.get("usageMetadata")) or told
+        usage = as_object(payload.get("usageMetadata")) or usage
     for candidate in candidates.values():
         if candidate.stop in FAILED:
             yield from candidate.close()
-            yield Failed(502, candidate.stop, candidate.why or f"the model's answer is unusable: {candidate.stop}")
+            yield Failed(502, candidate.stop, candidate.message or f"the model's answer is unusable: {candidate.stop}")
             return
         yield from candidate.finish()
     if blocked and not candidates:
@@ -247,61 +251,63 @@ def read_stream(payloads: Iterable[dict | Failed | None], context: Context, loss
     elif not candidates:
         yield Failed(502, "upstream_error", "the upstream sent no answer")
         return
-    if told:
-        yield Used(read_usage(told))
+    if usage:
+        yield Used(read_usage(usage))
     yield End()
 
 
-def _read_candidate(candidate: dict, at: _Candidate, indexes: Iterator[int], losses: Losses) -> Iterator[Event]:
+def _read_candidate(
+    candidate: dict, reader: _CandidateReader, indexes: Iterator[int], losses: Losses
+) -> Iterator[Event]:
     before, after = _parts(candidate)
     for item in before:
-        yield from at.read(item, indexes, losses)
-    yield from _notes(candidate, at, losses)
+        yield from reader.read(item, indexes, losses)
+    yield from _read_annotations(candidate, reader, losses)
     for item in after:
-        yield from at.read(item, indexes, losses)
+        yield from reader.read(item, indexes, losses)
 
 
 def _parts(candidate: dict) -> tuple[list[dict], list[dict]]:
-    """The parts up to the last text, to which the notes of this event belong, and those behind it."""
-    found: list[dict] = []
-    for item in map(part, items(part(candidate.get("content")).get("parts"))):
+    """Returns the parts up to the last text, to which the annotations of this event belong, and the parts after it."""
+    parts: list[dict] = []
+    for item in map(as_object, as_list(as_object(candidate.get("content")).get("parts"))):
         if item.get("text") and item.get("thought") is not True and item.get("thoughtSignature"):
-            found += [{"text": item["text"]}, {"text": "", "thoughtSignature": item["thoughtSignature"]}]
+            parts += [{"text": item["text"]}, {"text": "", "thoughtSignature": item["thoughtSignature"]}]
         else:
-            found.append(item)
-    texts = [i for i, item in enumerate(found) if item.get("text") and item.get("thought") is not True]
-    last = texts[-1] + 1 if texts else len(found)
-    return found[:last], found[last:]
+            parts.append(item)
+    texts = [i for i, item in enumerate(parts) if item.get("text") and item.get("thought") is not True]
+    end = texts[-1] + 1 if texts else len(parts)
+    return parts[:end], parts[end:]
 
 
-def _notes(candidate: dict, at: _Candidate, losses: Losses) -> Iterator[Event]:
-    """What is told about the text, while it is open."""
-    if "logprobsResult" in candidate and (logprobs := _logprobs(part(candidate["logprobsResult"]))):
-        yield from at.likely(logprobs, losses)
-    at.grounding |= part(candidate.get("groundingMetadata"))
-    at.citations += _citations(candidate)
+def _read_annotations(candidate: dict, reader: _CandidateReader, losses: Losses) -> Iterator[Event]:
+    """Yields log-probabilities and sources of the text while it is open."""
+    if "logprobsResult" in candidate and (logprobs := _logprobs(as_object(candidate["logprobsResult"]))):
+        yield from reader.add_logprobs(logprobs, losses)
+    reader.grounding |= as_object(candidate.get("groundingMetadata"))
+    reader.citations += _citations(candidate)
     if isinstance(candidate.get("finishReason"), str):
-        at.stop, at.why = candidate["finishReason"], _text(candidate.get("finishMessage")) or ""
-        yield from at.cite(losses)
+        reader.stop, reader.message = candidate["finishReason"], _text(candidate.get("finishMessage")) or ""
+        yield from reader.add_sources(losses)
 
 
 def _citations(candidate: dict) -> Iterator[Citation]:
-    metadata = part(candidate.get("citationMetadata"))
-    for source in map(part, items(metadata.get("citationSources") or metadata.get("citations"))):
+    metadata = as_object(candidate.get("citationMetadata"))
+    for source in map(as_object, as_list(metadata.get("citationSources") or metadata.get("citations"))):
         if isinstance(source.get("uri"), str):
             start, end = source.get("startIndex"), source.get("endIndex")
             yield Citation(source["uri"], _text(source.get("title")), None, _int(start) or 0, _int(end))
 
 
 def _grounded(metadata: dict) -> Iterator[Citation]:
-    chunks = [part(part(chunk).get("web")) for chunk in items(metadata.get("groundingChunks"))]
-    for support in map(part, items(metadata.get("groundingSupports"))):
-        segment = part(support.get("segment"))
-        for at in items(support.get("groundingChunkIndices")):
-            if isinstance(at, int) and 0 <= at < len(chunks) and isinstance(chunks[at].get("uri"), str):
+    chunks = [as_object(as_object(chunk).get("web")) for chunk in as_list(metadata.get("groundingChunks"))]
+    for support in map(as_object, as_list(metadata.get("groundingSupports"))):
+        segment = as_object(support.get("segment"))
+        for i in as_list(support.get("groundingChunkIndices")):
+            if isinstance(i, int) and 0 <= i < len(chunks) and isinstance(chunks[i].get("uri"), str):
                 start, end = _int(segment.get("startIndex")) or 0, _int(segment.get("endIndex"))
-                title, quote = _text(chunks[at].get("title")), _text(segment.get("text"))
-                yield Citation(chunks[at]["uri"], title, quote, start, end)
+                title, quote = _text(chunks[i].get("title")), _text(segment.get("text"))
+                yield Citation(chunks[i]["uri"], title, quote, start, end)
 
 
 def _text(value) -> str | None:
@@ -313,11 +319,11 @@ def _int(value) -> int | None:
 
 
 def _logprobs(result: dict) -> tuple[Logprob, ...]:
-    tops = [items(part(top).get("candidates")) for top in items(result.get("topCandidates"))]
-    chosen = items(result.get("chosenCandidates"))
+    tops = [as_list(as_object(top).get("candidates")) for top in as_list(result.get("topCandidates"))]
+    chosen = as_list(result.get("chosenCandidates"))
     return tuple(
         Logprob(one["token"], one["logProbability"], _alternatives(tops[i] if i < len(tops) else []))
-        for i, one in enumerate(map(part, chosen))
+        for i, one in enumerate(map(as_object, chosen))
         if _is_logprob(one)
     )
 
@@ -327,7 +333,7 @@ def _is_logprob(one: dict) -> bool:
 
 
 def _alternatives(candidates: list) -> tuple[Logprob, ...]:
-    return tuple(Logprob(one["token"], one["logProbability"]) for one in map(part, candidates) if _is_logprob(one))
+    return tuple(Logprob(one["token"], one["logProbability"]) for one in map(as_object, candidates) if _is_logprob(one))
 
 
 # -- writing -------------------------------------------------------------------------------------------------------
@@ -356,7 +362,7 @@ def write_reply(reply: Reply, context: Context, losses: Losses) -> dict:
 
 
 def _blocked(answers: tuple[Answer, ...]) -> bool:
-    """Nothing but a filter's word: this protocol tells that of the prompt."""
+    """True for a filtered answer without any block, which this protocol reports as a blocked prompt."""
     return len(answers) == 1 and answers[0].stop == "filtered" and not answers[0].blocks
 
 
@@ -381,7 +387,7 @@ def write_usage(usage: Usage) -> dict:
 def _candidate(
     number: int, parts: list[dict], stop: str | None, sources: list[dict] = (), logprobs: tuple[Logprob, ...] = ()
 ) -> dict:
-    # Without any part Google's SDK takes a chat's turn for a failed one, and forgets it.
+    # Google's SDK treats a chat turn without parts as failed, and drops it.
     candidate: dict = {"content": {"role": "model", "parts": parts or [{"text": ""}]}, "index": number}
     if stop is not None:
         candidate["finishReason"] = STOPS_BACK[stop]
@@ -400,11 +406,11 @@ def _logprob(one: Logprob) -> dict:
 
 
 def _source(citation: Citation, start: int, text: str, losses: Losses) -> dict | None:
-    """Offsets count over the whole candidate, in bytes; a citation without any holds for its whole block."""
+    """Returns a source with byte offsets in the whole candidate; a citation without offsets covers its block."""
     if citation.url is None:
         losses.lose("citations")
         return None
-    first, last = (len(text[:at].encode()) for at in (citation.start or 0, citation.end))
+    first, last = (len(text[:offset].encode()) for offset in (citation.start or 0, citation.end))
     source = {"startIndex": start + first, "endIndex": start + last, "uri": citation.url}
     return {**source, "title": citation.title} if citation.title else source
 
@@ -415,9 +421,9 @@ def _write_block(block: Block, context: Context, losses: Losses) -> Iterator[dic
             if text:
                 yield {"text": text}
         case Thinking(text, signature):
-            signed = {"thoughtSignature": signatures.wrap(signature)} if signature else {}
-            if text or signed:
-                yield {"text": text, "thought": True, **signed}
+            wrapped = {"thoughtSignature": signatures.wrap(signature)} if signature else {}
+            if text or wrapped:
+                yield {"text": text, "thought": True, **wrapped}
         case ToolCall():
             yield _write_call(block, context, losses)
         case Media() if block.data:
@@ -427,30 +433,29 @@ def _write_block(block: Block, context: Context, losses: Losses) -> Iterator[dic
 
 
 def _write_call(block: ToolCall, context: Context, losses: Losses) -> dict:
-    """Without a signature of its own it has an empty envelope: a vendor that insists on one must know it as ours."""
-    written = as_arguments(block.arguments) if block.is_custom else block.arguments or "{}"
-    arguments = validate.arguments(written, losses)
-    sealed = signatures.wrap(block.signature) if block.signature else signatures.mark(context.provider)
+    """Returns a part with the call and its signature, or an empty wrapping, which gproxy recognises in later turns."""
+    text = as_arguments(block.arguments) if block.is_custom else block.arguments or "{}"
+    arguments = validate.arguments_object(text, losses)
+    wrapped = signatures.wrap(block.signature) if block.signature else signatures.wrap_empty(context.provider)
     call = {"id": block.id, "name": block.name, "args": arguments}
-    return {"functionCall": call, "thoughtSignature": sealed}
+    return {"functionCall": call, "thoughtSignature": wrapped}
 
 
 def write_stream(events: Iterable[Event | None], context: Context, losses: Losses) -> Iterator[bytes]:
-    """The stream's events as bytes; empty ones where nothing more has arrived yet.
+    """Yields the stream's events as bytes, b"" where no data is available yet.
 
-    There are no pieces of a call here: one leaves when it is whole. Nor is there an end of its own: the last event
-    tells the finish reasons and the usage.
+    A call is written when it is whole. The protocol has no end event: the last event has finish reasons and usage.
     """
     head = _head("", context)
-    blocks: dict[int, tuple[Block, int]] = {}  # open ones, with their choice
-    held: dict[int, Pieces] = {}  # arguments of open calls
+    blocks: dict[int, tuple[Block, int]] = {}  # open blocks with their choice
+    arguments: dict[int, TextBuffer] = {}  # of open calls
     lengths: dict[int, int] = {}  # of each choice's text, in bytes
-    texts: dict[int, Pieces] = {}  # of open blocks
-    starts: dict[int, int] = {}
+    texts: dict[int, TextBuffer] = {}  # of open blocks
+    starts: dict[int, int] = {}  # offset of a block's start in the text of its choice, in bytes
     sources: dict[int, list[dict]] = {}
     finished: dict[int, Finish] = {}
     used = Used(Usage())
-    has_shown = False
+    has_content = False
 
     def chunk(choice: int, parts: list[dict], **more) -> bytes:
         return sse.event(orjson.dumps({"candidates": [_candidate(choice, parts, None, **more)], **head}))
@@ -459,15 +464,15 @@ def write_stream(events: Iterable[Event | None], context: Context, losses: Losse
         match event:
             case Delta(index, text):
                 block, choice = blocks[index]
-                if index in held:
-                    held[index].add(text)
+                if index in arguments:
+                    arguments[index].add(text)
                     continue
                 thought = {"thought": True} if isinstance(block, Thinking) else {}
                 if isinstance(block, Text):
                     texts[index].add(text)
                 if not thought:
                     lengths[choice] = lengths.get(choice, 0) + len(text.encode())
-                has_shown = True
+                has_content = True
                 yield chunk(choice, [{"text": text, **thought}])
             case None:
                 yield b""
@@ -477,44 +482,44 @@ def write_stream(events: Iterable[Event | None], context: Context, losses: Losse
                 blocks[index] = (block, choice)
                 starts[index] = lengths.get(choice, 0)
                 if isinstance(block, Text):
-                    texts[index] = Pieces()
+                    texts[index] = TextBuffer()
                 if isinstance(block, ToolCall):
-                    held[index] = Pieces()
+                    arguments[index] = TextBuffer()
                 elif isinstance(block, Media) and (parts := list(_write_block(block, context, losses))):
-                    has_shown = True
+                    has_content = True
                     yield chunk(choice, parts)
             case Signed(index, signature):
                 block, choice = blocks[index]
                 if isinstance(block, ToolCall):
                     blocks[index] = (replace(block, signature=signature), choice)
                 else:
-                    part_of = {"text": "", "thought": True, "thoughtSignature": signatures.wrap(signature)}
-                    yield chunk(choice, [part_of])
+                    part = {"text": "", "thought": True, "thoughtSignature": signatures.wrap(signature)}
+                    yield chunk(choice, [part])
             case Cited(index, citation):
                 choice = blocks[index][1]
                 if source := _source(citation, starts[index], str(texts[index]), losses):
                     sources.setdefault(choice, []).append(source)
-            case Likely(index, logprobs):
+            case Logprobs(index, logprobs):
                 yield chunk(blocks[index][1], [], logprobs=logprobs)
             case Close(index):
                 block, choice = blocks.pop(index)
                 texts.pop(index, None)
-                if index in held:
-                    call = replace(block, arguments=str(held.pop(index)))
-                    has_shown = True
+                if index in arguments:
+                    call = replace(block, arguments=str(arguments.pop(index)))
+                    has_content = True
                     yield chunk(choice, [_write_call(call, context, losses)])
             case Finish(choice=choice):
                 finished[choice] = event
             case Used():
                 used = event
             case End():
-                yield _last(finished, sources, has_shown, head, used.usage)
+                yield _last_event(finished, sources, has_content, head, used.usage)
             case Failed(status, code, message):
                 yield error_event(status, code, message, context.request_id)
 
 
-def _last(finished: dict[int, Finish], sources: dict, has_shown: bool, head: dict, usage: Usage) -> bytes:
-    is_blocked = not has_shown and len(finished) == 1 and finished[min(finished)].stop == "filtered"
+def _last_event(finished: dict[int, Finish], sources: dict, has_content: bool, head: dict, usage: Usage) -> bytes:
+    is_blocked = not has_content and len(finished) == 1 and finished[min(finished)].stop == "filtered"
     body: dict = {"promptFeedback": {"blockReason": "OTHER"}} if is_blocked else {}
     if not is_blocked:
         body["candidates"] = [_candidate(n, [], finished[n].stop, sources.get(n, ())) for n in sorted(finished)]

@@ -1,4 +1,4 @@
-"""generateContent requests to and from the hub. https://ai.google.dev/api/generate-content"""
+"""Translates generateContent requests to and from the hub. https://ai.google.dev/api/generate-content"""
 
 import re
 from collections import deque
@@ -12,7 +12,6 @@ from gproxy.protocols import prompts, reasoning, repair, schemas, validate
 from gproxy.protocols.custom_tools import FREE_INPUT, as_arguments
 from gproxy.protocols.hub import (
     Block,
-    Choice,
     CodeExecution,
     Format,
     Media,
@@ -24,16 +23,17 @@ from gproxy.protocols.hub import (
     Thinking,
     Tool,
     ToolCall,
+    ToolChoice,
     ToolResult,
     Turn,
     WebFetch,
     WebSearch,
-    part,
+    as_object,
 )
 from gproxy.protocols.losses import Losses
-from gproxy.protocols.signatures import SKIP, unwrap
+from gproxy.protocols.signatures import SKIP_VALIDATOR, unwrap
 
-# The hub's names on this wire.
+# Hub field -> the client's field, as losses report it.
 NAMES = {
     "turns": "contents",
     "system": "systemInstruction",
@@ -71,13 +71,13 @@ NAMES = {
     "code_execution": "tools.codeExecution",
     "web_fetch": "tools.urlContext",
 }
-READ = frozenset(
+KNOWN_FIELDS = frozenset(
     (
         "contents", "systemInstruction", "tools", "toolConfig", "generationConfig", "model", "serviceTier", "labels",
         "store", "cachedContent",
     )
 )  # fmt: skip
-CONFIG = frozenset(
+KNOWN_CONFIG = frozenset(
     (
         "temperature", "topP", "topK", "candidateCount", "maxOutputTokens", "stopSequences", "responseMimeType",
         "responseSchema", "responseJsonSchema", "_responseJsonSchema", "presencePenalty", "frequencyPenalty", "seed",
@@ -94,7 +94,7 @@ TOOL_NAME = (re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]*"), 64)
 MAX_STOPS = 5
 # https://ai.google.dev/gemini-api/docs/image-understanding#supported-formats
 IMAGES = frozenset(("image/png", "image/jpeg", "image/webp", "image/heic", "image/heif"))
-# Files that Google can open itself; any other address has to be fetched.
+# Google opens its own URLs only; media at other URLs have to be fetched first.
 URL_KINDS: frozenset[str] = frozenset()
 OWN_URLS = re.compile(
     r"gs://|https://generativelanguage\.googleapis\.com/|https://(www\.)?youtube\.com/|https://youtu\.be/",
@@ -106,34 +106,34 @@ _SNAKE = re.compile(r"(?<=[a-z0-9])_([a-z0-9])")
 # -- reading -------------------------------------------------------------------------------------------------------
 
 
-def camel(found: dict) -> dict:
-    """Keys as Google documents them; clients may write them in snake case too."""
-    if not any("_" in name[1:] for name in found):
-        return found
-    return {_SNAKE.sub(lambda match: match[1].upper(), name): value for name, value in found.items()}
+def camel_case_keys(fields: dict) -> dict:
+    """Returns the fields under the names that Google documents; clients may send snake case too."""
+    if not any("_" in name[1:] for name in fields):
+        return fields
+    return {_SNAKE.sub(lambda match: match[1].upper(), name): value for name, value in fields.items()}
 
 
 def _camel_obj(body: dict, name: str, place: str = "") -> dict:
-    return camel(validate.optional_obj(body, name, place))
+    return camel_case_keys(validate.optional_obj(body, name, place))
 
 
 def read_request(body: dict, losses: Losses) -> Request:
-    """Raises BadRequest naming the field."""
-    body = camel(body)
+    """Returns the request in the hub's types. Raises BadRequest, which names the field."""
+    body = camel_case_keys(body)
     if body.get("cachedContent"):
         raise BadRequest("cachedContent: the content is kept by the vendor; send it in `contents`")
     for name, value in body.items():
-        if name not in READ and value not in (None, [], {}):
-            losses.tell(name)
+        if name not in KNOWN_FIELDS and value not in (None, [], {}):
+            losses.report(name)
     config = _camel_obj(body, "generationConfig")
     for name, value in config.items():
-        if name not in CONFIG and value is not None:
-            losses.tell(f"generationConfig.{name}")
+        if name not in KNOWN_CONFIG and value is not None:
+            losses.report(f"generationConfig.{name}")
     if config.get("responseModalities") not in (None, [], ["TEXT"], ["text"]):
-        losses.tell("generationConfig.responseModalities")
-    at = "generationConfig"
-    logprobs = validate.optional_count(config, "logprobs", at)
-    if validate.optional_flag(config, "responseLogprobs", at):
+        losses.report("generationConfig.responseModalities")
+    place = "generationConfig"
+    logprobs = validate.optional_count(config, "logprobs", place)
+    if validate.optional_flag(config, "responseLogprobs", place):
         logprobs = logprobs or 0
     system = [block.text for block in _read_system(body, losses) if isinstance(block, Text) and block.text.strip()]
     return Request(
@@ -141,18 +141,18 @@ def read_request(body: dict, losses: Losses) -> Request:
         system=tuple(system),
         tools=tuple(_read_tools(body, losses)),
         choice=_read_choice(_camel_obj(body, "toolConfig"), losses),
-        max_tokens=validate.optional_count(config, "maxOutputTokens", at),
-        temperature=validate.optional_number(config, "temperature", at),
-        top_p=validate.optional_number(config, "topP", at),
-        top_k=validate.optional_count(config, "topK", at),
-        stop=validate.texts(config.get("stopSequences"), f"{at}.stopSequences"),
-        seed=validate.optional_count(config, "seed", at, minimum=-(2**63)),
-        frequency_penalty=validate.optional_number(config, "frequencyPenalty", at),
-        presence_penalty=validate.optional_number(config, "presencePenalty", at),
-        n=validate.optional_count(config, "candidateCount", at, minimum=1),
+        max_tokens=validate.optional_count(config, "maxOutputTokens", place),
+        temperature=validate.optional_number(config, "temperature", place),
+        top_p=validate.optional_number(config, "topP", place),
+        top_k=validate.optional_count(config, "topK", place),
+        stop=validate.texts(config.get("stopSequences"), f"{place}.stopSequences"),
+        seed=validate.optional_count(config, "seed", place, minimum=-(2**63)),
+        frequency_penalty=validate.optional_number(config, "frequencyPenalty", place),
+        presence_penalty=validate.optional_number(config, "presencePenalty", place),
+        n=validate.optional_count(config, "candidateCount", place, minimum=1),
         logprobs=logprobs,
         format=_read_format(config, losses),
-        reasoning=reasoning.read_gemini(_camel_obj(config, "thinkingConfig", at), f"{at}.thinkingConfig"),
+        reasoning=reasoning.read_gemini(_camel_obj(config, "thinkingConfig", place), f"{place}.thinkingConfig"),
         tier=_read_tier(body),
         metadata=validate.optional_obj(body, "labels"),
         store=validate.optional_flag(body, "store"),
@@ -160,18 +160,18 @@ def read_request(body: dict, losses: Losses) -> Request:
 
 
 def _read_tier(body: dict) -> str | None:
-    asked = validate.optional_text(body, "serviceTier")
-    return validate.known(asked.lower(), TIERS, "serviceTier") if asked else None
+    tier = validate.optional_text(body, "serviceTier")
+    return validate.lookup(tier.lower(), TIERS, "serviceTier") if tier else None
 
 
 def _read_system(body: dict, losses: Losses) -> Iterator[Block]:
-    given = body.get("systemInstruction")
-    if isinstance(given, str):
-        yield Text(given)
-    elif given is not None:
-        content = validate.obj(given, "systemInstruction")
+    instruction = body.get("systemInstruction")
+    if isinstance(instruction, str):
+        yield Text(instruction)
+    elif instruction is not None:
+        content = validate.obj(instruction, "systemInstruction")
         for place, item in validate.objects(content.get("parts"), "systemInstruction.parts"):
-            yield from _read_part(camel(item), place, losses)
+            yield from _read_part(camel_case_keys(item), place, losses)
 
 
 def _read_contents(body: dict, losses: Losses) -> tuple[Turn, ...]:
@@ -181,25 +181,25 @@ def _read_contents(body: dict, losses: Losses) -> tuple[Turn, ...]:
     contents = [contents] if isinstance(contents, dict) else contents
     turns = []
     for place, content in validate.objects(contents, "contents"):
-        role = validate.known(validate.optional_text(content, "role", place) or "user", ROLES, f"{place}.role")
+        role = validate.lookup(validate.optional_text(content, "role", place) or "user", ROLES, f"{place}.role")
         parts = content.get("parts")
         parts = [parts] if isinstance(parts, dict) else parts
         blocks = [
             block
-            for at, item in validate.objects(parts, f"{place}.parts")
-            for block in _read_part(camel(item), at, losses)
+            for part_place, item in validate.objects(parts, f"{place}.parts")
+            for block in _read_part(camel_case_keys(item), part_place, losses)
         ]
         results = tuple(block for block in blocks if isinstance(block, ToolResult))
-        if role == "assistant" and results:  # some clients answer in the model's name
+        if role == "assistant" and results:  # some clients send results in the model's turn
             blocks = [block for block in blocks if not isinstance(block, ToolResult)]
         turns.append(Turn(role, tuple(blocks)))
         if role == "assistant" and results:
             turns.append(Turn("user", results))
-    return _identified([Turn(turn.role, _grown(turn)) for turn in repair.joined(turns)])
+    return _with_call_ids([Turn(turn.role, _merge_pieces(turn)) for turn in repair.merge_turns(turns)])
 
 
-def _grown(turn: Turn) -> tuple[Block, ...]:
-    """A model's turn as whole blocks: a client that streamed it sends it back piece by piece."""
+def _merge_pieces(turn: Turn) -> tuple[Block, ...]:
+    """Returns whole blocks of a model's turn: a client that streamed it sends it back in pieces."""
     if turn.role != "assistant":
         return turn.blocks
     runs: list[list[Block]] = []
@@ -210,18 +210,18 @@ def _grown(turn: Turn) -> tuple[Block, ...]:
                 runs[-1].append(block)
             case _:
                 runs.append([block])
-    return tuple(run[0] if len(run) == 1 else _one(run) for run in runs)
+    return tuple(run[0] if len(run) == 1 else _merge(run) for run in runs)
 
 
-def _one(run: list[Block]) -> Block:
+def _merge(run: list[Block]) -> Block:
     text = "".join(block.text for block in run)
     return Text(text) if isinstance(run[0], Text) else Thinking(text, run[-1].signature)
 
 
-def _identified(turns: list[Turn]) -> tuple[Turn, ...]:
-    """Calls and results with ids. Clients of this protocol mostly send none: they pair by name and order."""
+def _with_call_ids(turns: list[Turn]) -> tuple[Turn, ...]:
+    """Returns the turns with an id in each call and result. Most clients send no ids: they pair by name and order."""
     out, count = [], 0
-    waiting: dict[str | None, deque[str]] = {}  # ids of unanswered calls, by name
+    unanswered: dict[str | None, deque[str]] = {}  # ids of calls by name
     answered: set[str] = set()
     for turn in turns:
         blocks: list[Block] = []
@@ -229,10 +229,10 @@ def _identified(turns: list[Turn]) -> tuple[Turn, ...]:
             if isinstance(block, ToolCall):
                 block = block if block.id else replace(block, id=f"call_{count}")
                 count += 1
-                waiting.setdefault(block.name, deque()).append(block.id)
+                unanswered.setdefault(block.name, deque()).append(block.id)
             elif isinstance(block, ToolResult):
                 if not block.call_id:
-                    queue = waiting.get(block.name, deque())
+                    queue = unanswered.get(block.name, deque())
                     while queue and queue[0] in answered:
                         queue.popleft()
                     block = replace(block, call_id=queue.popleft() if queue else f"call_{count}_{block.name}")
@@ -247,7 +247,7 @@ def _read_part(item: dict, place: str, losses: Losses) -> Iterator[Block]:
     signature = unwrap(validate.optional_text(item, "thoughtSignature", place))
     for name in ("videoMetadata", "mediaResolution"):
         if item.get(name) is not None:
-            losses.tell(f"contents.parts.{name}")
+            losses.report(f"contents.parts.{name}")
     match item:
         case {"functionCall": call} if call is not None:
             call = validate.obj(call, f"{place}.functionCall")
@@ -258,7 +258,7 @@ def _read_part(item: dict, place: str, losses: Losses) -> Iterator[Block]:
             return
         case {"functionResponse": result} if result is not None:
             yield _read_result(
-                camel(validate.obj(result, f"{place}.functionResponse")), f"{place}.functionResponse", losses
+                camel_case_keys(validate.obj(result, f"{place}.functionResponse")), f"{place}.functionResponse", losses
             )
         case {"text": text} if text is not None:
             text = validate.text(text, f"{place}.text")
@@ -268,26 +268,26 @@ def _read_part(item: dict, place: str, losses: Losses) -> Iterator[Block]:
             if text:
                 yield Text(text)
         case {"inlineData": blob} if blob is not None:
-            yield _read_blob(camel(validate.obj(blob, f"{place}.inlineData")), f"{place}.inlineData")
+            yield _read_blob(camel_case_keys(validate.obj(blob, f"{place}.inlineData")), f"{place}.inlineData")
         case {"fileData": file} if file is not None:
-            yield _read_file(camel(validate.obj(file, f"{place}.fileData")), f"{place}.fileData")
+            yield _read_file(camel_case_keys(validate.obj(file, f"{place}.fileData")), f"{place}.fileData")
         case {"executableCode": code} if code is not None:
-            losses.tell("contents.parts.executableCode")
-            code = part(code)
-            yield Text(validate.CODE.format(str(code.get("language") or "").lower(), code.get("code") or ""))
+            losses.report("contents.parts.executableCode")
+            code = as_object(code)
+            yield Text(validate.CODE_BLOCK.format(str(code.get("language") or "").lower(), code.get("code") or ""))
         case {"codeExecutionResult": result} if result is not None:
-            losses.tell("contents.parts.codeExecutionResult")
-            yield Text(validate.CODE.format("", part(result).get("output") or ""))
+            losses.report("contents.parts.codeExecutionResult")
+            yield Text(validate.CODE_BLOCK.format("", as_object(result).get("output") or ""))
         case _ if signature is None:
-            told = ("thought", "thoughtSignature", "videoMetadata", "mediaResolution")
-            unknown = [name for name in item if name not in told]
-            losses.tell(f"contents.parts.{unknown[0]}" if unknown else "contents.parts")
+            known = ("thought", "thoughtSignature", "videoMetadata", "mediaResolution")
+            unknown = [name for name in item if name not in known]
+            losses.report(f"contents.parts.{unknown[0]}" if unknown else "contents.parts")
     if signature is not None:
         yield Thinking("", signature)
 
 
 def _read_result(result: dict, place: str, losses: Losses) -> ToolResult:
-    """`output` or `result` hold what a function returned, `error` what went wrong; else the whole object is it."""
+    """Returns a tool result: `output`, `result` or `error` if it is the only field, else the whole response."""
     name = validate.text(result.get("name"), f"{place}.name")
     response = validate.optional_obj(result, "response", place)
     is_error = set(response) == {"error"}
@@ -296,19 +296,19 @@ def _read_result(result: dict, place: str, losses: Losses) -> ToolResult:
         value = next((response[key] for key in ("output", "result", "error") if key in response), response)
     text = value if isinstance(value, str) else validate.dumps(value)
     blocks: list[Text | Media] = [Text(text)] if text else []
-    for at, item in validate.objects(result.get("parts"), f"{place}.parts"):
-        blocks += [block for block in _read_part(camel(item), at, losses) if isinstance(block, Media)]
+    for part_place, item in validate.objects(result.get("parts"), f"{place}.parts"):
+        blocks += [b for b in _read_part(camel_case_keys(item), part_place, losses) if isinstance(b, Media)]
     return ToolResult(validate.optional_text(result, "id", place) or "", tuple(blocks), is_error, name=name)
 
 
 def _read_blob(blob: dict, place: str) -> Media:
     media_type = validate.optional_text(blob, "mimeType", place)
-    data = validate.checked(validate.text(blob.get("data"), f"{place}.data"), f"{place}.data")
+    data = validate.check_base64(validate.text(blob.get("data"), f"{place}.data"), f"{place}.data")
     name = validate.optional_text(blob, "displayName", place)
-    return Media(validate.kind_of(media_type, "file"), media_type, data.translate(_STANDARD), name=name)
+    return Media(validate.media_kind(media_type, "file"), media_type, data.translate(_STANDARD), name=name)
 
 
-# Google takes base64 with the alphabet for URLs too, and its SDK sends it.
+# Google accepts URL-safe base64 too, and its SDK sends it.
 _STANDARD = str.maketrans("-_", "+/")
 
 
@@ -316,18 +316,18 @@ def _read_file(file: dict, place: str) -> Media:
     media_type = validate.optional_text(file, "mimeType", place)
     url = validate.text(file.get("fileUri"), f"{place}.fileUri")
     return Media(
-        validate.kind_of(media_type, "file"), media_type, url=url, name=validate.optional_text(file, "displayName")
+        validate.media_kind(media_type, "file"), media_type, url=url, name=validate.optional_text(file, "displayName")
     )
 
 
 def _read_tools(body: dict, losses: Losses) -> Iterator[Tool | WebSearch | CodeExecution | WebFetch]:
     tools = body.get("tools")
     for place, tool in validate.objects([tools] if isinstance(tools, dict) else tools, "tools"):
-        for name, value in camel(tool).items():
+        for name, value in camel_case_keys(tool).items():
             match name:
                 case "functionDeclarations":
-                    for at, declared in validate.objects(value, f"{place}.functionDeclarations"):
-                        yield _read_tool(camel(declared), at, losses)
+                    for tool_place, declared in validate.objects(value, f"{place}.functionDeclarations"):
+                        yield _read_tool(camel_case_keys(declared), tool_place, losses)
                 case "googleSearch" | "googleSearchRetrieval":
                     yield WebSearch()
                 case "codeExecution":
@@ -335,14 +335,14 @@ def _read_tools(body: dict, losses: Losses) -> Iterator[Tool | WebSearch | CodeE
                 case "urlContext":
                     yield WebFetch()
                 case _ if value is not None:
-                    losses.tell(f"tools.{name}")
+                    losses.report(f"tools.{name}")
 
 
 def _read_tool(declared: dict, place: str, losses: Losses) -> Tool:
     name = validate.text(declared.get("name"), f"{place}.name")
     for unread in ("response", "responseJsonSchema", "behavior"):
         if declared.get(unread) is not None:
-            losses.tell(f"tools.functionDeclarations.{unread}")
+            losses.report(f"tools.functionDeclarations.{unread}")
     if declared.get("parametersJsonSchema") is not None:
         schema = validate.obj(declared["parametersJsonSchema"], f"{place}.parametersJsonSchema")
     else:
@@ -350,30 +350,30 @@ def _read_tool(declared: dict, place: str, losses: Losses) -> Tool:
     return Tool(name, validate.optional_text(declared, "description", place), schema)
 
 
-def _read_choice(config: dict, losses: Losses) -> Choice | None:
+def _read_choice(config: dict, losses: Losses) -> ToolChoice | None:
     for name in config:
         if name != "functionCallingConfig" and config[name] is not None:
-            losses.tell(f"toolConfig.{name}")
+            losses.report(f"toolConfig.{name}")
     calling = _camel_obj(config, "functionCallingConfig", "toolConfig")
     if not calling:
         return None
     place = "toolConfig.functionCallingConfig"
-    mode = validate.known((validate.optional_text(calling, "mode", place) or "AUTO").upper(), MODES, f"{place}.mode")
+    mode = validate.lookup((validate.optional_text(calling, "mode", place) or "AUTO").upper(), MODES, f"{place}.mode")
     names = validate.texts(calling.get("allowedFunctionNames"), f"{place}.allowedFunctionNames")
-    return Choice(mode, names)
+    return ToolChoice(mode, names)
 
 
 def _read_format(config: dict, losses: Losses) -> Format | None:
-    at = "generationConfig"
-    kind = validate.optional_text(config, "responseMimeType", at)
-    if kind not in (None, "", "text/plain", "application/json"):  # of an enum's schema elsewhere: the value as JSON
-        losses.tell(f"{at}.responseMimeType")
+    place = "generationConfig"
+    kind = validate.optional_text(config, "responseMimeType", place)
+    if kind not in (None, "", "text/plain", "application/json"):  # such as text/x.enum: other vendors return JSON
+        losses.report(f"{place}.responseMimeType")
     for name in ("responseJsonSchema", "_responseJsonSchema"):
         if config.get(name) is not None:
-            return Format(validate.obj(config[name], f"{at}.{name}"))
+            return Format(validate.obj(config[name], f"{place}.{name}"))
     if config.get("responseSchema") is not None:
-        schema = validate.obj(config["responseSchema"], f"{at}.responseSchema")
-        return Format(schemas.from_openapi(schema, f"{at}.responseSchema"))
+        schema = validate.obj(config["responseSchema"], f"{place}.responseSchema")
+        return Format(schemas.from_openapi(schema, f"{place}.responseSchema"))
     return Format() if kind == "application/json" else None
 
 
@@ -381,9 +381,9 @@ def _read_format(config: dict, losses: Losses) -> Format | None:
 
 
 def write_request(request: Request, target: Target, losses: Losses) -> dict:
-    """Raises BadRequest on what cannot be said at all."""
-    turns = repair.paired(repair.without_system(request.turns, losses), losses)
-    turns = repair.opened(turns, bool(request.system), losses)
+    """Returns the body for the vendor. Raises BadRequest where no valid body can be written."""
+    turns = repair.pair_results(repair.without_system(request.turns, losses), losses)
+    turns = repair.start_with_user(turns, bool(request.system), losses)
     names = {b.id: b.name for turn in turns for b in turn.blocks if isinstance(b, ToolCall)}
     contents = [content for turn in turns if (content := _write_turn(turn, names, target, losses))["parts"]]
     system = list(request.system)
@@ -412,7 +412,7 @@ def _write_turn(turn: Turn, names: dict[str, str], target: Target, losses: Losse
     if turn.role == "assistant":
         return {"role": "model", "parts": list(_write_model(turn, target, losses))}
     parts: list[dict] = []
-    # The vendor counts the responses to parallel calls, and nothing may stand between them.
+    # The vendor counts the responses to parallel calls; no other part may be between them.
     results = [block for block in turn.blocks if isinstance(block, ToolResult)]
     parts += [_write_result(block, names) for block in results]
     for item in (item for block in results for item in block.blocks if isinstance(item, Media)):
@@ -428,7 +428,7 @@ def _write_turn(turn: Turn, names: dict[str, str], target: Target, losses: Losse
 
 
 def _write_model(turn: Turn, target: Target, losses: Losses) -> Iterator[dict]:
-    """The first call of a turn must carry a signature, or say that there is none any more."""
+    """Yields the parts of a model's turn. Models with signatures require one, or SKIP_VALIDATOR, in the first call."""
     is_first = "signatures" in target.traits
     carried: Signature | None = None
     for block in turn.blocks:
@@ -467,8 +467,8 @@ def _write_model(turn: Turn, target: Target, losses: Losses) -> Iterator[dict]:
 
 
 def _write_call(block: ToolCall, signature: Signature | None, is_first: bool, target: Target, losses: Losses) -> dict:
-    written = as_arguments(block.arguments) if block.is_custom else block.arguments
-    arguments = validate.arguments(written, losses)
+    text = as_arguments(block.arguments) if block.is_custom else block.arguments
+    arguments = validate.arguments_object(text, losses)
     call = {"functionCall": {"id": block.id, "name": block.name, "args": arguments}}
     if signature is not None and signature.origin == target.provider:
         return {**call, "thoughtSignature": signature.value}
@@ -476,25 +476,25 @@ def _write_call(block: ToolCall, signature: Signature | None, is_first: bool, ta
         losses.lose("signature")
     if is_first:
         losses.lose("signature")
-        return {**call, "thoughtSignature": SKIP}
+        return {**call, "thoughtSignature": SKIP_VALIDATOR}
     return call
 
 
 def _write_result(block: ToolResult, names: dict[str, str]) -> dict:
     text = "\n".join(item.text for item in block.blocks if isinstance(item, Text))
     response = {"error": text or "Error"} if block.is_error else _as_object(text)
-    name = names.get(block.call_id) or block.name or repair.PLACEHOLDER
+    name = names.get(block.call_id) or block.name or repair.PLACEHOLDER_TOOL
     return {"functionResponse": {"id": block.call_id, "name": name, "response": response}}
 
 
 def _as_object(text: str) -> dict:
     if text.lstrip().startswith("{"):
         try:
-            found = orjson.loads(text)
+            parsed = orjson.loads(text)
         except orjson.JSONDecodeError:
-            found = None
-        if isinstance(found, dict):
-            return found
+            parsed = None
+        if isinstance(parsed, dict):
+            return parsed
     return {"output": text}
 
 
@@ -509,7 +509,7 @@ def _write_media(block: Media, losses: Losses) -> dict:
         kind = {"mimeType": block.media_type} if block.media_type else {}
         return {"fileData": {**kind, "fileUri": block.url}}
     losses.lose(block.kind)
-    return {"text": validate.NOTE.format(block.name or block.media_type or block.kind)}
+    return {"text": validate.OMITTED_FILE.format(block.name or block.media_type or block.kind)}
 
 
 def _write_tools(request: Request, losses: Losses) -> list[dict]:
@@ -518,8 +518,8 @@ def _write_tools(request: Request, losses: Losses) -> list[dict]:
     for tool in request.tools:
         if isinstance(tool, Tool):
             continue
-        if declared:  # the vendor takes either functions or its own tools
-            losses.lose(KINDS[type(tool)])
+        if declared:  # the vendor accepts either functions or its own tools
+            losses.lose(VENDOR_TOOLS[type(tool)])
             continue
         match tool:
             case WebSearch():
@@ -533,7 +533,7 @@ def _write_tools(request: Request, losses: Losses) -> list[dict]:
     return tools
 
 
-KINDS = {WebSearch: "web_search", CodeExecution: "code_execution", WebFetch: "web_fetch"}
+VENDOR_TOOLS = {WebSearch: "web_search", CodeExecution: "code_execution", WebFetch: "web_fetch"}
 
 
 def _write_tool(tool: Tool, number: int, losses: Losses) -> dict:
@@ -547,7 +547,7 @@ def _write_tool(tool: Tool, number: int, losses: Losses) -> dict:
         return {"name": tool.name, **described}
     schema, lost = schemas.for_gemini(tool.schema, f"tools[{number}]: parameters")
     for keyword in lost:
-        losses.tell(f"{losses.name('schema')}.{keyword}")
+        losses.report(f"{losses.wire_name('schema')}.{keyword}")
     return {"name": tool.name, **described, "parametersJsonSchema": schema}
 
 
@@ -564,7 +564,7 @@ def _write_choice(request: Request, losses: Losses) -> dict | None:
 
 
 def _write_config(request: Request, target: Target, system: list[str], losses: Losses) -> dict:
-    """Where the model takes no format beside functions, it is asked for in words, in `system`."""
+    """Returns `generationConfig`; a format that the model rejects with functions becomes a prompt in `system`."""
     config: dict = {
         "maxOutputTokens": request.max_tokens,
         "temperature": request.temperature,
@@ -586,19 +586,20 @@ def _write_config(request: Request, target: Target, system: list[str], losses: L
             config |= dict.fromkeys(places)
     if request.format is not None and request.functions and "no_json_with_functions" in target.traits:
         losses.lose("format")
-        system.append(prompts.of_format(request.format))
+        system.append(prompts.format_prompt(request.format))
     elif request.format is not None:
         config["responseMimeType"] = "application/json"
         if request.format.schema is not None:
             schema, lost = schemas.for_gemini(request.format.schema, "schema")
             for keyword in lost:
-                losses.tell(f"{losses.name('format_schema')}.{keyword}")
+                losses.report(f"{losses.wire_name('format_schema')}.{keyword}")
             config["responseJsonSchema"] = schema
     if request.reasoning is not None:
         config["thinkingConfig"] = reasoning.write_gemini(request.reasoning, target, losses)
     return {name: value for name, value in config.items() if value is not None}
 
 
+# Hub fields that a model may reject -> the fields of `generationConfig`.
 REFUSED = {
     "frequency_penalty": ("frequencyPenalty",),
     "presence_penalty": ("presencePenalty",),

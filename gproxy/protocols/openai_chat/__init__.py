@@ -1,28 +1,31 @@
-"""OpenAI Chat Completions, and embeddings beside them. https://platform.openai.com/docs/api-reference/chat"""
+"""OpenAI Chat Completions and embeddings as the registry loads them: names, tables and the functions of the modules.
+
+https://platform.openai.com/docs/api-reference/chat
+"""
 
 from gproxy.protocols.codec import Codec
 from gproxy.protocols.openai_chat import embeddings, reply, request
-from gproxy.protocols.openai_chat.passthrough import (  # noqa: F401 - verbs of this protocol
+from gproxy.protocols.openai_chat.passthrough import (  # noqa: F401 - the interface of this protocol
     LIST_QUERY,
     MODEL_FIELD,
     NAME,
     REQUEST_ID_HEADERS,
     WIRE_NAME,
     Stream,
-    ask,
     error_event,
     next_page,
     outgoing,
+    read_head,
     read_models,
     read_whole,
-    unsealed,
+    without_wrapped_signatures,
     write_error,
     write_model,
     write_models,
 )  # fmt: skip
 from gproxy.protocols.openai_chat.reply import read_error, read_stream, write_stream  # noqa: F401
 from gproxy.protocols.openai_chat.request import NAMES, OWN_URLS, TOOL_NAME, URL_KINDS  # noqa: F401
-from gproxy.protocols.ratelimit_headers import openai as limit_headers  # noqa: F401 - a verb of this protocol
+from gproxy.protocols.ratelimit_headers import openai as limit_headers  # noqa: F401 - as above
 
 GENERATE = Codec(request.read_request, request.write_request, reply.read_reply, reply.write_reply)
 EMBED = Codec(embeddings.read_embed, embeddings.write_embed, embeddings.read_embed_reply, embeddings.write_embed_reply)
@@ -30,12 +33,12 @@ CODECS = {"generate_content": GENERATE, "stream_generate_content": GENERATE, "em
 ROUTES = {"chat/completions": "generate_content", "embeddings": "embeddings"}
 # Fields of a request that its reply repeats.
 ECHOED: tuple[str, ...] = ()
-# What keeps a silent stream alive and says nothing.
+# A comment, which clients ignore; sent while the upstream is silent.
 HEARTBEAT = b": heartbeat\n\n"
-# Operations that go by another wire name than generation does.
+# Operations whose wire name is not WIRE_NAME.
 WIRE_NAMES = {"embeddings": "openai", "model_list": "openai", "model_get": "openai"}
 
 
-def shown_id(call_id: str) -> str:
-    """A call's id as clients of this protocol see it."""
+def client_call_id(call_id: str) -> str:
+    """Returns a tool call's id as clients of this protocol receive it."""
     return call_id

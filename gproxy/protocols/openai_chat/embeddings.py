@@ -1,35 +1,35 @@
-"""Embeddings to and from the hub. https://platform.openai.com/docs/api-reference/embeddings"""
+"""Translates embeddings to and from the hub. https://platform.openai.com/docs/api-reference/embeddings"""
 
 import base64
 import struct
 
 from gproxy.errors import BadRequest
 from gproxy.protocols import validate
-from gproxy.protocols.hub import Context, Embed, Embeddings, Target, Usage, items, part
+from gproxy.protocols.hub import Context, EmbeddingRequest, Embeddings, Target, Usage, as_list, as_object
 from gproxy.protocols.losses import Losses
 from gproxy.protocols.openai import read_usage
 
-READ = frozenset(("model", "input", "encoding_format", "dimensions", "user"))
+KNOWN_FIELDS = frozenset(("model", "input", "encoding_format", "dimensions", "user"))
 
 
-def read_embed(body: dict, losses: Losses) -> Embed:
-    """Raises BadRequest on tokens: only the vendor whose they are can read them."""
-    for name, value in body.items():
-        if name not in READ and value is not None:
-            losses.tell(name)
-    given = body.get("input")
-    if isinstance(given, list) and given and not isinstance(given[0], str):
+def read_embed(body: dict, losses: Losses) -> EmbeddingRequest:
+    """Returns the request in the hub's types. Raises BadRequest, on token arrays too: no other vendor can read them."""
+    for name in body:
+        if name not in KNOWN_FIELDS and body[name] is not None:
+            losses.report(name)
+    value = body.get("input")
+    if isinstance(value, list) and value and not isinstance(value[0], str):
         raise BadRequest("input: token arrays can be read by their own vendor only; send text")
-    inputs = validate.texts(given, "input")
+    inputs = validate.texts(value, "input")
     if not inputs:
         raise BadRequest("input: missing; give a text or a list of texts")
-    form = validate.optional_text(body, "encoding_format") or "float"
-    is_packed = validate.known(form, {"float": False, "base64": True}, "encoding_format")
+    encoding = validate.optional_text(body, "encoding_format") or "float"
+    is_packed = validate.lookup(encoding, {"float": False, "base64": True}, "encoding_format")
     dimensions = validate.optional_count(body, "dimensions", minimum=1)
-    return Embed(inputs, dimensions, end_user=validate.optional_text(body, "user"), is_packed=is_packed)
+    return EmbeddingRequest(inputs, dimensions, end_user=validate.optional_text(body, "user"), is_packed=is_packed)
 
 
-def write_embed(request: Embed, target: Target, losses: Losses) -> dict:
+def write_embed(request: EmbeddingRequest, target: Target, losses: Losses) -> dict:
     for name in ("task", "title"):
         if getattr(request, name):
             losses.lose(name)
@@ -44,29 +44,29 @@ def write_embed(request: Embed, target: Target, losses: Losses) -> dict:
 
 
 def read_embed_reply(body: dict, context: Context, losses: Losses) -> Embeddings:
-    rows = sorted(map(part, items(body.get("data"))), key=lambda row: _place(row.get("index")))
-    usage = part(body.get("usage"))
+    rows = sorted(map(as_object, as_list(body.get("data"))), key=lambda row: _index_or_0(row.get("index")))
+    usage = as_object(body.get("usage"))
     return Embeddings(tuple(_vector(row.get("embedding")) for row in rows), read_usage(usage) if usage else None)
 
 
-def _place(index: object) -> int:
+def _index_or_0(index: object) -> int:
     return index if isinstance(index, int) else 0
 
 
 def _vector(value: object) -> tuple[float, ...]:
-    if isinstance(value, str):  # a host that packs without being asked
-        raw = base64.b64decode(value)
-        return struct.unpack(f"<{len(raw) // 4}f", raw[: len(raw) // 4 * 4])
-    return tuple(number for number in items(value) if isinstance(number, int | float))
+    if isinstance(value, str):  # some hosts send base64 although floats were requested
+        packed = base64.b64decode(value)
+        return struct.unpack(f"<{len(packed) // 4}f", packed[: len(packed) // 4 * 4])
+    return tuple(number for number in as_list(value) if isinstance(number, int | float))
 
 
-def write_embed_reply(found: Embeddings, context: Context, losses: Losses) -> dict:
-    is_packed = isinstance(context.request, Embed) and context.request.is_packed
+def write_embed_reply(reply: Embeddings, context: Context, losses: Losses) -> dict:
+    is_packed = isinstance(context.request, EmbeddingRequest) and context.request.is_packed
     data = [
         {"object": "embedding", "index": i, "embedding": _packed(vector) if is_packed else list(vector)}
-        for i, vector in enumerate(found.vectors)
+        for i, vector in enumerate(reply.vectors)
     ]
-    prompt = (found.usage or Usage()).prompt_tokens
+    prompt = (reply.usage or Usage()).prompt_tokens
     usage = {"prompt_tokens": prompt, "total_tokens": prompt}
     return {"object": "list", "data": data, "model": context.name, "usage": usage}
 

@@ -1,4 +1,7 @@
-"""OpenAI Chat Completions. https://platform.openai.com/docs/api-reference/chat"""
+"""OpenAI Chat Completions for the same-protocol lane: request heads, usage, streams, error events; no translation.
+
+https://platform.openai.com/docs/api-reference/chat
+"""
 
 import msgspec
 import orjson
@@ -6,9 +9,9 @@ from msgspec import Raw
 
 from gproxy.errors import BadRequest
 from gproxy.protocols import raw_json, sse
-from gproxy.protocols.hub import Ask, Usage, items, part
-from gproxy.protocols.openai import (  # noqa: F401 - verbs of this protocol
-    TOLD,
+from gproxy.protocols.hub import RequestHead, Usage, as_list, as_object
+from gproxy.protocols.openai import (  # noqa: F401 - the interface of this protocol
+    TIER_OF_JSON,
     error,
     next_page,
     read_mode,
@@ -31,70 +34,72 @@ LIST_QUERY: dict[str, str] = {}
 UNFINISHED = (b"", b"null", b'""')
 
 
-def ask(body: bytes) -> Ask:
-    """What the body asks for. Raises BadRequest."""
-    found = raw_json.split(body)
-    options = raw_json.value(found, "stream_options") if "stream_options" in found else None
+def read_head(body: bytes) -> RequestHead:
+    """Returns the fields of a request body that routing and accounting need. Raises BadRequest."""
+    fields = raw_json.split(body)
+    options = raw_json.value(fields, "stream_options") if "stream_options" in fields else None
     if options is not None and not isinstance(options, dict):
         raise BadRequest("stream_options: expected an object")
-    return Ask(
-        raw_json.model(found),
-        raw_json.is_stream(found),
-        part(options).get("include_usage") is True,
-        raw_json.text(found, "user"),
-        found,
-        mode=read_mode(found),
-        max_output=raw_json.positive(found, "max_completion_tokens", "max_tokens"),
-        choices=raw_json.choices(found, "n"),
+    return RequestHead(
+        raw_json.model(fields),
+        raw_json.is_stream(fields),
+        as_object(options).get("include_usage") is True,
+        raw_json.text(fields, "user"),
+        fields,
+        mode=read_mode(fields),
+        max_output=raw_json.positive_int(fields, "max_completion_tokens", "max_tokens"),
+        choices=raw_json.choice_count(fields, "n"),
     )
 
 
-def outgoing(asked: Ask, body: bytes, model: str) -> bytes:
-    """The same request for the upstream: its model name, and usage asked for where a stream would leave it out."""
-    found = asked.body
-    if asked.model != model or not raw_json.names_once(asked, body):
-        found = raw_json.exchange(found, "model", raw_json.quoted(model))
-    if asked.is_stream and not asked.wants_usage:
-        options = raw_json.find(bytes(found.get("stream_options", ABSENT))) or {}
-        options = raw_json.exchange(options, "include_usage", b"true")
-        found = raw_json.exchange(found, "stream_options", raw_json.join(options))
-    return body if found is asked.body else raw_json.join(found)
+def outgoing(head: RequestHead, body: bytes, model: str) -> bytes:
+    """Returns the body under the upstream's model name, with usage requested of a stream; unchanged where possible."""
+    fields = head.body
+    if head.model != model or not raw_json.names_model_once(head, body):
+        fields = raw_json.with_value(fields, "model", raw_json.quoted(model))
+    if head.is_stream and not head.wants_usage:
+        options = raw_json.find(bytes(fields.get("stream_options", ABSENT))) or {}
+        options = raw_json.with_value(options, "include_usage", b"true")
+        fields = raw_json.with_value(fields, "stream_options", raw_json.join(options))
+    return body if fields is head.body else raw_json.join(fields)
 
 
-def unsealed(body: dict) -> dict:
-    """The body without envelopes of ours: what another provider sealed is nothing to this one."""
+def without_wrapped_signatures(body: dict) -> dict:
+    """Returns the body without signatures that gproxy wrapped: another provider made them."""
     if not isinstance(body.get("messages"), list):
         return body
     messages = []
     for message in body["messages"]:
         if isinstance(message, dict):
-            given, calls = items(message.get("reasoning_details")), items(message.get("tool_calls"))
-            details = [detail for detail in given if not _is_sealed(detail)]
-            if details != given:
-                message = {**message, "reasoning_details": details}
+            details, calls = as_list(message.get("reasoning_details")), as_list(message.get("tool_calls"))
+            kept_details = [detail for detail in details if not _is_wrapped_detail(detail)]
+            if kept_details != details:
+                message = {**message, "reasoning_details": kept_details}
                 message = {name: value for name, value in message.items() if value or name != "reasoning_details"}
-            if (kept := [_unsealed_call(call) for call in calls]) != calls:
-                message = {**message, "tool_calls": kept}
+            if (kept_calls := [_without_wrapped_signature(call) for call in calls]) != calls:
+                message = {**message, "tool_calls": kept_calls}
         messages.append(message)
     return {**body, "messages": messages}
 
 
-def _is_sealed(detail: object) -> bool:
-    return is_wrapped(part(detail).get("data")) or is_wrapped(part(detail).get("signature"))
+def _is_wrapped_detail(detail: object) -> bool:
+    return is_wrapped(as_object(detail).get("data")) or is_wrapped(as_object(detail).get("signature"))
 
 
-def _unsealed_call(call: object) -> object:
-    google = part(part(part(call).get("extra_content")).get("google"))
+def _without_wrapped_signature(call: object) -> object:
+    google = as_object(as_object(as_object(call).get("extra_content")).get("google"))
     if not is_wrapped(google.get("thought_signature")):
         return call
     return {name: value for name, value in call.items() if name != "extra_content"}
 
 
 def read_whole(body: bytes) -> tuple[Usage | None, raw_json.Fields | None]:
-    """The usage of a whole reply, and its fields; no fields when it is not JSON."""
-    found = raw_json.find(body)
-    usage = raw_json.inner(found.get("usage", ABSENT)) if found else None
-    return (read_usage(usage, TOLD.get(bytes(found.get("service_tier", ABSENT)), "")) if usage else None), found
+    """Returns the usage and the fields of a whole reply; the fields are None when it is not JSON."""
+    fields = raw_json.find(body)
+    usage = raw_json.inner_object(fields.get("usage", ABSENT)) if fields else None
+    if not usage:
+        return None, fields
+    return read_usage(usage, TIER_OF_JSON.get(bytes(fields.get("service_tier", ABSENT)), "")), fields
 
 
 def error_event(status: int, code: str, message: str, request_id: str) -> bytes:
@@ -127,48 +132,48 @@ _decode = msgspec.json.Decoder(_Chunk).decode
 
 
 class Stream:
-    """Reads one chat stream as it passes.
+    """Reads the events of one chat stream on their way to the client; replaces the model name and hides extra usage.
 
-    `name` is the model name that the client shall see, as JSON; None leaves it.
+    `name` is the model name for the client, as JSON; None keeps the upstream's.
     """
 
-    def __init__(self, name: bytes | None, asked: Ask):
-        self._name, self._wants_usage = name, asked.wants_usage
+    def __init__(self, name: bytes | None, head: RequestHead):
+        self._name, self._wants_usage = name, head.wants_usage
         self.usage: Usage | None = None
         self.text_bytes = 0
         self.has_failed = False
-        self._open: dict[int, bool] = {}  # choice -> still without a finish_reason
+        self._open: dict[int, bool] = {}  # choice -> True until its finish_reason came
         self._is_done = False
         self._tier = ""
 
     @property
     def is_terminal(self) -> bool:
-        """Every choice that was seen has its finish_reason; with no choice at all only `[DONE]` is an end."""
+        """True when every choice has its finish_reason, or after `[DONE]` in a stream without choices."""
         return not any(self._open.values()) if self._open else self._is_done
 
-    def see(self, data: bytes) -> tuple[bytes | None, Verdict]:
+    def observe(self, data: bytes) -> tuple[bytes | None, Verdict]:
+        """Returns the data for the client, None to drop the event, and the verdict on the stream."""
         if data.startswith(b"[DONE]"):
             self._is_done = True
             if self.has_failed:
-                return None, Verdict.ENDS  # the error was passed, and nothing like a clean end follows it
-            return (data, Verdict.ENDS) if self.is_terminal else (None, Verdict.CUT)
-        chunk = raw_json.seen(_decode, data)
+                return None, Verdict.ENDS  # no clean end may follow the error that was forwarded
+            return (data, Verdict.ENDS) if self.is_terminal else (None, Verdict.BROKEN)
+        chunk = raw_json.try_decode(_decode, data)
         if chunk is None:
-            return data, Verdict.GOES_ON  # not ours to judge: unknown frames pass
+            return data, Verdict.CONTINUES  # unknown frames are forwarded
         if chunk.error and bytes(chunk.error) not in NULLS:
             self.has_failed = True
-            return self._for_client(data, chunk, has_usage=False), Verdict.GOES_ON
+            return self._for_client(data, chunk, has_usage=False), Verdict.CONTINUES
         for choice in chunk.choices or ():
-            self._look(choice)
-        self._tier = TOLD.get(bytes(chunk.service_tier), self._tier)
-        usage = raw_json.inner(chunk.usage)
+            self._read_choice(choice)
+        self._tier = TIER_OF_JSON.get(bytes(chunk.service_tier), self._tier)
+        usage = raw_json.inner_object(chunk.usage)
         if usage:
             self.usage = read_usage(usage, self._tier)
-        passed = self._for_client(data, chunk, bool(usage))
-        ends = usage and not chunk.choices and bool(self._open) and self.is_terminal
-        return passed, Verdict.ENDS if ends else Verdict.GOES_ON
+        is_last = usage and not chunk.choices and bool(self._open) and self.is_terminal
+        return self._for_client(data, chunk, bool(usage)), Verdict.ENDS if is_last else Verdict.CONTINUES
 
-    def _look(self, choice: _Choice) -> None:
+    def _read_choice(self, choice: _Choice) -> None:
         if bytes(choice.finish_reason) not in UNFINISHED:
             self._open[choice.index] = False
         elif choice.index not in self._open:
@@ -179,25 +184,25 @@ class Stream:
                     self.text_bytes += len(text) - 2
 
     def _for_client(self, data: bytes, chunk: _Chunk, has_usage: bool) -> bytes | None:
-        """The chunk under the client's model name, without usage that it did not ask for."""
+        """Returns the chunk under the client's model name, without usage that it did not request; None to drop it."""
         hides_usage = chunk.usage and not self._wants_usage
         if hides_usage and has_usage and not chunk.choices:
             return None
-        is_named = self._name is None or not chunk.model or bytes(chunk.model) == self._name
-        if is_named and not hides_usage:
+        keeps_name = self._name is None or not chunk.model or bytes(chunk.model) == self._name
+        if keeps_name and not hides_usage:
             return data
-        if (found := raw_json.find(data)) is None:
+        if (fields := raw_json.find(data)) is None:
             return data
-        if not is_named:
-            found["model"] = Raw(self._name)
+        if not keeps_name:
+            fields["model"] = Raw(self._name)
         if hides_usage:
-            del found["usage"]
-        return raw_json.join(found)
+            del fields["usage"]
+        return raw_json.join(fields)
 
-    def break_off(self, status: int, code: str, message: str, request_id: str) -> list[bytes]:
-        """The events that tell a client that this stream ends without its end."""
+    def failure_events(self, status: int, code: str, message: str, request_id: str) -> list[bytes]:
+        """Returns the events that report to the client that the stream broke off."""
         return [error_event(status, code, message, request_id)]
 
     def tail(self) -> bytes:
-        """What an upstream left out at a clean end."""
+        """Returns what completes a clean end: `[DONE]` where the upstream left it out."""
         return b"" if self._is_done else b"data: [DONE]\n\n"

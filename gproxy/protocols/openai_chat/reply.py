@@ -1,4 +1,4 @@
-"""Chat Completions replies, whole and streamed, to and from the hub.
+"""Translates Chat Completions replies, whole and streamed, to and from the hub.
 
 https://platform.openai.com/docs/api-reference/chat/streaming
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import orjson
 
 from gproxy.protocols import signatures, sse, validate
-from gproxy.protocols.codec import telling_faults
+from gproxy.protocols.codec import bad_request_as_failed
 from gproxy.protocols.custom_tools import free_text, is_custom
 from gproxy.protocols.hub import (
     Answer,
@@ -23,10 +23,9 @@ from gproxy.protocols.hub import (
     Event,
     Failed,
     Finish,
-    Likely,
+    Logprobs,
     Media,
     Open,
-    Pieces,
     Refusal,
     Reply,
     Signature,
@@ -34,12 +33,13 @@ from gproxy.protocols.hub import (
     Start,
     StreamFailed,
     Text,
+    TextBuffer,
     Thinking,
     ToolCall,
     Usage,
     Used,
-    items,
-    part,
+    as_list,
+    as_object,
 )
 from gproxy.protocols.losses import Losses
 from gproxy.protocols.openai import (
@@ -59,88 +59,89 @@ STOPS = {
     "tool_calls": "tools",
     "function_call": "tools",
     "content_filter": "filtered",
-    "insufficient_system_resource": "length",  # DeepSeek's
+    "insufficient_system_resource": "length",  # DeepSeek
 }
 STOPS_BACK = {"stop": "stop", "length": "length", "tools": "tool_calls", "filtered": "content_filter"}
-# Where hosts put thinking, in the order in which it is looked for.
-THOUGHTS = ("reasoning_content", "reasoning")
+# Fields in which hosts send thinking; the first one that has text is read.
+THINKING_FIELDS = ("reasoning_content", "reasoning")
 
 
 # -- reading -------------------------------------------------------------------------------------------------------
 
 
 def read_reply(body: dict, context: Context, losses: Losses) -> Reply:
-    answers = tuple(_read_choice(part(choice), context, losses) for choice in items(body.get("choices")))
-    usage = part(body.get("usage"))
+    """Returns the reply in the hub's types. Raises StreamFailed where a choice reports an error."""
+    answers = tuple(_read_choice(as_object(choice), context, losses) for choice in as_list(body.get("choices")))
+    usage = as_object(body.get("usage"))
     used = read_usage(usage) if usage else None
     tier = read_tier(body)
     return Reply(str(body.get("id") or ""), str(body.get("model") or ""), answers, used, tier)
 
 
 def _read_choice(choice: dict, context: Context, losses: Losses) -> Answer:
-    message = part(choice.get("message"))
-    blocks: list[Block] = list(_read_thoughts(message, context))
+    message = as_object(choice.get("message"))
+    blocks: list[Block] = list(_read_thinking(message, context))
     content = _read_text(message.get("content"))
-    citations = tuple(found for a in items(message.get("annotations")) if (found := read_citation(a)))
-    if len(citations) < len(items(message.get("annotations"))):
-        losses.tell("message.annotations")
+    citations = tuple(found for a in as_list(message.get("annotations")) if (found := read_citation(a)))
+    if len(citations) < len(as_list(message.get("annotations"))):
+        losses.report("message.annotations")
     if content:
         blocks.append(Text(content, citations))
     if isinstance(message.get("refusal"), str) and message["refusal"]:
         blocks.append(Refusal(message["refusal"]))
-    for image in items(message.get("images")):
-        blocks += _read_image(part(image))
+    for image in as_list(message.get("images")):
+        blocks += _read_image(as_object(image))
     if message.get("audio") is not None:
-        losses.tell("message.audio")
-    calls = items(message.get("tool_calls")) or _legacy(message)
-    blocks += [_read_call(part(call), n, context) for n, call in enumerate(calls)]
+        losses.report("message.audio")
+    calls = as_list(message.get("tool_calls")) or _legacy_calls(message)
+    blocks += [_read_call(as_object(call), n, context) for n, call in enumerate(calls)]
     reason = choice.get("finish_reason")
     if reason == "error":
         raise StreamFailed(Failed(*_failure(choice)))
     stop = STOPS.get(reason, "stop") if isinstance(reason, str) else "stop"
     stop = "tools" if calls and stop == "stop" else stop
-    return Answer(tuple(blocks), stop, None, read_logprobs(part(choice.get("logprobs")).get("content")))
+    return Answer(tuple(blocks), stop, None, read_logprobs(as_object(choice.get("logprobs")).get("content")))
 
 
 def _read_text(content) -> str:
-    """A text, also where a host sends parts."""
+    """Returns the text of a string or of a list of parts, as some hosts send it."""
     if isinstance(content, list):
-        return "".join(_read_text(part(item).get("text")) for item in content)
+        return "".join(_read_text(as_object(item).get("text")) for item in content)
     return content if isinstance(content, str) else ""
 
 
-def _legacy(message: dict) -> list[dict]:
+def _legacy_calls(message: dict) -> list[dict]:
     call = message.get("function_call")
     return [{"function": call}] if isinstance(call, dict) else []
 
 
-def _read_thoughts(message: dict, context: Context) -> Iterator[Block]:
-    text = next((found for name in THOUGHTS if (found := _read_text(message.get(name)))), "")
-    details = items(message.get("reasoning_details"))
+def _read_thinking(message: dict, context: Context) -> Iterator[Block]:
+    text = next((found for name in THINKING_FIELDS if (found := _read_text(message.get(name)))), "")
+    details = as_list(message.get("reasoning_details"))
     signature = _details(details, context)
     if text or signature:
         yield Thinking(text, signature)
 
 
 def _details(details: list, context: Context) -> Signature | None:
-    """What a compatible host wants back, as it sent it."""
-    is_opaque = any(part(detail).get("data") or part(detail).get("signature") for detail in details)
+    """Returns the details that a compatible host wants back, as it sent them, if any of them is opaque."""
+    is_opaque = any(as_object(detail).get("data") or as_object(detail).get("signature") for detail in details)
     return Signature(context.provider, validate.dumps(details)) if is_opaque else None
 
 
 def _read_image(image: dict) -> list[Block]:
-    url = part(image.get("image_url")).get("url")
-    return [validate.media(url, "image", "images")] if isinstance(url, str) else []
+    url = as_object(image.get("image_url")).get("url")
+    return [validate.media_of_url(url, "image", "images")] if isinstance(url, str) else []
 
 
 def _read_call(call: dict, number: int, context: Context) -> ToolCall:
     call_id = call.get("id") if isinstance(call.get("id"), str) and call.get("id") else None
     call_id = call_id or f"call_{context.request_id}_{number}"
-    if custom := part(call.get("custom")):
+    if custom := as_object(call.get("custom")):
         return ToolCall(call_id, str(custom.get("name") or ""), _read_text(custom.get("input")), is_custom=True)
-    function = part(call.get("function"))
+    function = as_object(call.get("function"))
     name, arguments = str(function.get("name") or ""), function.get("arguments")
-    written = arguments if isinstance(arguments, str) else validate.dumps(part(arguments))
+    written = arguments if isinstance(arguments, str) else validate.dumps(as_object(arguments))
     signature = _call_signature(call, context)
     if is_custom(name, context):
         return ToolCall(call_id, name, free_text(written), True, signature)
@@ -148,52 +149,52 @@ def _read_call(call: dict, number: int, context: Context) -> ToolCall:
 
 
 def _call_signature(call: dict, context: Context) -> Signature | None:
-    found = part(part(call.get("extra_content")).get("google")).get("thought_signature")
-    return Signature(context.provider, found) if isinstance(found, str) and found else None
+    value = as_object(as_object(call.get("extra_content")).get("google")).get("thought_signature")
+    return Signature(context.provider, value) if isinstance(value, str) and value else None
 
 
 @dataclass(slots=True)
-class _Waiting:
-    """A call that began while another one was still being written."""
+class _QueuedCall:
+    """A call that began while another one was open, with its arguments so far."""
 
     call: ToolCall
-    pieces: list[str] = field(default_factory=list)
+    arguments: list[str] = field(default_factory=list)
 
 
-class _Choice:
-    """Where one choice of a stream is: at most one block is open at a time."""
+class _ChoiceReader:
+    """Reads one choice of a stream into events. At most one block is open at a time."""
 
     def __init__(self, number: int, context: Context):
         self._number, self._context = number, context
         self._kind: type | None = None
         self._index = -1
-        self._ids: dict[int, str] = {}  # their index -> the id of the newest call under it
-        self._written: list[str] = []  # of the open call
-        self._waiting: dict[str, _Waiting] = {}  # by id, in order
+        self._ids: dict[int, str] = {}  # index in the stream -> id of its newest call
+        self._arguments: list[str] = []  # of the open call
+        self._queued: dict[str, _QueuedCall] = {}  # by id, in order
         self._open_id: str | None = None
-        self._seen: set[str] = set()
+        self._call_ids: set[str] = set()
         self._details: list = []
-        self._after: list[tuple[Block, str]] = []  # what came in the middle of a call
-        self._is_held = False  # the open call's input leaves when it is whole
+        self._deferred: list[tuple[Block, str]] = []  # blocks that arrived inside an incomplete call
+        self._is_buffered = False  # the open call's input is written when it is whole
 
     def close(self) -> Iterator[Event]:
         if self._kind is None:
             return
-        if self._kind is ToolCall and self._is_held:
-            yield Delta(self._index, free_text("".join(self._written)))
+        if self._kind is ToolCall and self._is_buffered:
+            yield Delta(self._index, free_text("".join(self._arguments)))
         if self._kind is Thinking and (signature := _details(self._details, self._context)):
             yield Signed(self._index, signature)
             self._details = []
         yield Close(self._index)
-        self._kind, self._open_id, self._written = None, None, []
+        self._kind, self._open_id, self._arguments = None, None, []
 
-    def write(self, block: Block, text: str, indexes: Iterator[int]) -> Iterator[Event]:
-        """A piece of text, thinking or refusal; of another kind than the open block it begins a new one.
+    def add_text(self, block: Block, text: str, indexes: Iterator[int]) -> Iterator[Event]:
+        """Adds text, thinking or refusal to the open block, or opens a new one if the open block is of another kind.
 
-        In the middle of a call it waits until that is whole, for the call would be cut by it.
+        Inside an incomplete call it is deferred until the call is whole, since it would split the call.
         """
-        if self._kind is ToolCall and (self._waiting or not self._is_complete()):
-            self._after.append((block, text))
+        if self._kind is ToolCall and (self._queued or not self._is_complete()):
+            self._deferred.append((block, text))
             return
         if type(block) is not self._kind:
             yield from self.flush(indexes)
@@ -202,106 +203,108 @@ class _Choice:
         if text:
             yield Delta(self._index, text)
 
-    def note(self, kinds: tuple[type, ...], make: Callable, name: str, losses: Losses) -> Iterator[Event]:
-        """Something about the text that is open; where none is, as in a call or after the text, it is told."""
+    def annotate(self, kinds: tuple[type, ...], make: Callable, name: str, losses: Losses) -> Iterator[Event]:
+        """Yields an event about the open block if it is one of `kinds`, else reports it as a loss by `name`."""
         if self._kind in kinds:
             yield make(self._index)
         else:
-            losses.tell(name)
+            losses.report(name)
 
-    def think(self, details: list, indexes: Iterator[int]) -> Iterator[Event]:
-        yield from self.write(Thinking(""), "", indexes)
+    def add_details(self, details: list, indexes: Iterator[int]) -> Iterator[Event]:
+        yield from self.add_text(Thinking(""), "", indexes)
         self._details += details
 
-    def show(self, media: Block, indexes: Iterator[int]) -> Iterator[Event]:
+    def add_media(self, media: Block, indexes: Iterator[int]) -> Iterator[Event]:
         yield from self.flush(indexes)
         index = next(indexes)
         yield Open(index, media, self._number)
         yield Close(index)
 
-    def call(self, delta: dict, indexes: Iterator[int]) -> Iterator[Event]:
-        """A piece of a tool call. Hosts interleave them, repeat ids, or give every call the same index."""
-        at = delta.get("index") if isinstance(delta.get("index"), int) else 0
-        given = delta.get("id") if isinstance(delta.get("id"), str) and delta.get("id") else None
-        body = part(delta.get("custom")) or part(delta.get("function"))
-        if at not in self._ids or (given and given != self._ids[at] and given not in self._seen):
-            self._ids[at] = given or f"call_{self._context.request_id}_{self._number}_{len(self._seen)}"
-            self._seen.add(self._ids[at])
-            call = ToolCall(self._ids[at], str(body.get("name") or ""), "", "custom" in delta)
+    def add_call(self, delta: dict, indexes: Iterator[int]) -> Iterator[Event]:
+        """Adds a delta of a tool call. Hosts interleave calls, repeat ids, or send the same index with every call."""
+        wire_index = delta.get("index") if isinstance(delta.get("index"), int) else 0
+        sent_id = delta.get("id") if isinstance(delta.get("id"), str) and delta.get("id") else None
+        body = as_object(delta.get("custom")) or as_object(delta.get("function"))
+        if wire_index not in self._ids or (
+            sent_id and sent_id != self._ids[wire_index] and sent_id not in self._call_ids
+        ):
+            self._ids[wire_index] = sent_id or f"call_{self._context.request_id}_{self._number}_{len(self._call_ids)}"
+            self._call_ids.add(self._ids[wire_index])
+            call = ToolCall(self._ids[wire_index], str(body.get("name") or ""), "", "custom" in delta)
             call = replace(call, signature=_call_signature(delta, self._context))
             if self._kind is ToolCall and not self._is_complete():
-                self._waiting[call.id] = _Waiting(call)
+                self._queued[call.id] = _QueuedCall(call)
             else:
-                yield from self._begin(call, indexes)
+                yield from self._open_call(call, indexes)
         text = body.get("input") if "custom" in delta else body.get("arguments")
         text = text if isinstance(text, str) else validate.dumps(text) if isinstance(text, dict) else ""
         if not text:
             return
-        call_id = self._ids[at]
+        call_id = self._ids[wire_index]
         if call_id == self._open_id:
-            yield from self._grow(text)
-            if self._waiting and self._is_complete():
-                yield from self._next(indexes)
-        elif call_id in self._waiting:
-            self._waiting[call_id].pieces.append(text)
+            yield from self._add_arguments(text)
+            if self._queued and self._is_complete():
+                yield from self._open_next(indexes)
+        elif call_id in self._queued:
+            self._queued[call_id].arguments.append(text)
 
-    def _begin(self, call: ToolCall, indexes: Iterator[int]) -> Iterator[Event]:
+    def _open_call(self, call: ToolCall, indexes: Iterator[int]) -> Iterator[Event]:
         yield from self.close()
         self._kind, self._index, self._open_id = ToolCall, next(indexes), call.id
         self._is_native = call.is_custom
-        self._is_held = not call.is_custom and is_custom(call.name, self._context)
-        yield Open(self._index, replace(call, is_custom=call.is_custom or self._is_held), self._number)
+        self._is_buffered = not call.is_custom and is_custom(call.name, self._context)
+        yield Open(self._index, replace(call, is_custom=call.is_custom or self._is_buffered), self._number)
 
-    def _grow(self, text: str) -> Iterator[Event]:
-        self._written.append(text)
-        if not self._is_held:
+    def _add_arguments(self, text: str) -> Iterator[Event]:
+        self._arguments.append(text)
+        if not self._is_buffered:
             yield Delta(self._index, text)
 
     def _is_complete(self) -> bool:
-        """Whether the open call's arguments are a whole JSON value; then another call may follow."""
-        if self._written and not self._is_native and not self._written[-1].rstrip().endswith("}"):
-            return False  # cheaper than reading all of it with every piece
+        """True if another block may follow the open call: its arguments are whole JSON, or text of a custom tool."""
+        if self._arguments and not self._is_native and not self._arguments[-1].rstrip().endswith("}"):
+            return False  # cheaper than parsing all of it with every delta
         try:
-            orjson.loads("".join(self._written))
+            orjson.loads("".join(self._arguments))
         except orjson.JSONDecodeError:
             return self._is_native
         return True
 
-    def _next(self, indexes: Iterator[int]) -> Iterator[Event]:
-        """The first of the waiting calls, with all that came of it."""
-        while self._waiting:
-            call_id = next(iter(self._waiting))
-            waiting = self._waiting.pop(call_id)
-            yield from self._begin(waiting.call, indexes)
-            for text in waiting.pieces:
-                yield from self._grow(text)
+    def _open_next(self, indexes: Iterator[int]) -> Iterator[Event]:
+        """Opens the first queued call with the arguments it has, and the next one while they are complete."""
+        while self._queued:
+            call_id = next(iter(self._queued))
+            queued = self._queued.pop(call_id)
+            yield from self._open_call(queued.call, indexes)
+            for text in queued.arguments:
+                yield from self._add_arguments(text)
             if not self._is_complete():
                 return
 
     def flush(self, indexes: Iterator[int]) -> Iterator[Event]:
-        """Ends what is open and what waits."""
-        while self._waiting:
-            yield from self._next(indexes)
+        """Writes the queued calls, closes the open block and adds the deferred blocks."""
+        while self._queued:
+            yield from self._open_next(indexes)
         yield from self.close()
-        after, self._after = self._after, []
-        for block, text in after:
-            yield from self.write(block, text, indexes)
+        deferred, self._deferred = self._deferred, []
+        for block, text in deferred:
+            yield from self.add_text(block, text, indexes)
 
     @property
     def has_calls(self) -> bool:
-        return bool(self._seen)
+        return bool(self._call_ids)
 
 
-@telling_faults
+@bad_request_as_failed
 def read_stream(payloads: Iterable[dict | Failed | None], context: Context, losses: Losses) -> Iterator[Event | None]:
-    """Events of a stream's documents. None, in and out, says that nothing more has arrived yet.
+    """Yields the hub's events of a stream. None, in and out, means that no data is available yet.
 
-    A finish reason is told once, at the end: some hosts repeat it, or still send text behind it.
+    Finish is yielded once per choice, at the end: some hosts repeat the finish reason, or send text after it.
     """
-    choices: dict[int, _Choice] = {}
+    choices: dict[int, _ChoiceReader] = {}
     indexes = iter(range(2**31))
     stops: dict[int, str] = {}
-    used: Used | None = None  # some hosts tell it in every chunk: the last one counts
+    used: Used | None = None  # some hosts send usage in every chunk: the last one is used
     is_started = False
     for payload in payloads:
         if payload is None:
@@ -316,11 +319,11 @@ def read_stream(payloads: Iterable[dict | Failed | None], context: Context, loss
         if not is_started and (payload.get("id") or payload.get("choices")):  # Azure's first chunk has neither
             is_started = True
             yield Start(str(payload.get("id") or ""), str(payload.get("model") or ""))
-        for choice in items(payload.get("choices")):
-            choice = part(choice)
+        for choice in as_list(payload.get("choices")):
+            choice = as_object(choice)
             number = choice.get("index") if isinstance(choice.get("index"), int) else 0
             if number not in choices:
-                choices[number] = _Choice(number, context)
+                choices[number] = _ChoiceReader(number, context)
             yield from _read_delta(choice, choices[number], indexes, losses)
             if isinstance(reason := choice.get("finish_reason"), str) and reason:
                 yield from choices[number].flush(indexes)
@@ -329,7 +332,7 @@ def read_stream(payloads: Iterable[dict | Failed | None], context: Context, loss
                     yield Failed(*_failure(choice))
                     return
                 stops.setdefault(number, STOPS.get(reason, "stop"))
-        if usage := part(payload.get("usage")):
+        if usage := as_object(payload.get("usage")):
             used = Used(read_usage(usage), read_tier(payload))
     for number, stop in stops.items():
         yield from choices[number].flush(indexes)
@@ -341,33 +344,33 @@ def read_stream(payloads: Iterable[dict | Failed | None], context: Context, loss
 
 
 def _failure(choice: dict) -> tuple[int, str, str]:
-    """What a compatible host tells of a choice that failed."""
-    return read_error(0, choice) or (502, "upstream_error", "the upstream says that it failed and not why")
+    """Returns status, code and message of a choice that a compatible host reports as failed."""
+    return read_error(0, choice) or (502, "upstream_error", "the upstream reported a failure without a reason")
 
 
-def _read_delta(choice: dict, at: _Choice, indexes: Iterator[int], losses: Losses) -> Iterator[Event]:
-    delta = part(choice.get("delta"))
-    for name in THOUGHTS:
+def _read_delta(choice: dict, reader: _ChoiceReader, indexes: Iterator[int], losses: Losses) -> Iterator[Event]:
+    delta = as_object(choice.get("delta"))
+    for name in THINKING_FIELDS:
         if text := _read_text(delta.get(name)):
-            yield from at.write(Thinking(""), text, indexes)
+            yield from reader.add_text(Thinking(""), text, indexes)
             break
-    if details := items(delta.get("reasoning_details")):
-        yield from at.think(details, indexes)
+    if details := as_list(delta.get("reasoning_details")):
+        yield from reader.add_details(details, indexes)
     if text := _read_text(delta.get("content")):
-        yield from at.write(Text(""), text, indexes)
+        yield from reader.add_text(Text(""), text, indexes)
     if text := _read_text(delta.get("refusal")):
-        yield from at.write(Refusal(""), text, indexes)
-    if logprobs := read_logprobs(part(choice.get("logprobs")).get("content")):
-        yield from at.note((Text, Refusal), lambda index: Likely(index, logprobs), "logprobs", losses)
-    for citation in filter(None, map(read_citation, items(delta.get("annotations")))):
-        yield from at.note((Text,), lambda index, c=citation: Cited(index, c), "delta.annotations", losses)
-    for image in items(delta.get("images")):
-        for media in _read_image(part(image)):
-            yield from at.show(media, indexes)
+        yield from reader.add_text(Refusal(""), text, indexes)
+    if logprobs := read_logprobs(as_object(choice.get("logprobs")).get("content")):
+        yield from reader.annotate((Text, Refusal), lambda index: Logprobs(index, logprobs), "logprobs", losses)
+    for citation in filter(None, map(read_citation, as_list(delta.get("annotations")))):
+        yield from reader.annotate((Text,), lambda index, c=citation: Cited(index, c), "delta.annotations", losses)
+    for image in as_list(delta.get("images")):
+        for media in _read_image(as_object(image)):
+            yield from reader.add_media(media, indexes)
     if delta.get("audio") is not None:
-        losses.tell("delta.audio")
-    for call in items(delta.get("tool_calls")) or _legacy(delta):
-        yield from at.call(part(call), indexes)
+        losses.report("delta.audio")
+    for call in as_list(delta.get("tool_calls")) or _legacy_calls(delta):
+        yield from reader.add_call(as_object(call), indexes)
 
 
 # -- writing -------------------------------------------------------------------------------------------------------
@@ -437,20 +440,20 @@ def _write_choice(answer: Answer, index: int, losses: Losses) -> dict:
 
 
 def _write_citations(citations: tuple[Citation, ...], start: int, end: int, losses: Losses) -> list[dict]:
-    """Offsets count over the whole message; a citation without any holds for its whole block."""
-    found = []
+    """Returns annotations with offsets in the whole message; a citation without offsets covers its block."""
+    annotations = []
     for citation in citations:
         last = end if citation.end is None else start + citation.end
         moved = replace(citation, start=start + (citation.start or 0), end=last)
         if (written := write_citation(moved)) is None:
             losses.lose("citations")
         else:
-            found.append({"type": "url_citation", "url_citation": written})
-    return found
+            annotations.append({"type": "url_citation", "url_citation": written})
+    return annotations
 
 
 def _detail(text: str, signature: Signature, index: int) -> dict:
-    """The form in which compatible hosts carry what a vendor wants back."""
+    """Returns an entry of `reasoning_details`, where compatible hosts carry signatures."""
     wrapped = signatures.wrap(signature)
     if text:
         return {"type": "reasoning.text", "text": text, "signature": wrapped, "index": index}
@@ -458,7 +461,7 @@ def _detail(text: str, signature: Signature, index: int) -> dict:
 
 
 def _write_call(block: ToolCall) -> dict:
-    signed = _extra(block.signature)
+    signed = _signature_extra(block.signature)
     if block.is_custom:
         custom = {"name": block.name, "input": block.arguments}
         return {"id": block.id, "type": "custom", "custom": custom, **signed}
@@ -466,8 +469,8 @@ def _write_call(block: ToolCall) -> dict:
     return {"id": block.id, "type": "function", "function": function, **signed}
 
 
-def _extra(signature: Signature | None) -> dict:
-    """Where Google's own compatible endpoint puts a call's signature."""
+def _signature_extra(signature: Signature | None) -> dict:
+    """Returns a call's signature in the field of Google's OpenAI-compatible endpoint."""
     if signature is None:
         return {}
     return {"extra_content": {"google": {"thought_signature": signatures.wrap(signature)}}}
@@ -482,8 +485,8 @@ def _write_image(block: Media, index: int, losses: Losses) -> list[dict]:
 
 
 @dataclass(slots=True)
-class _Shown:
-    """What was written of one choice."""
+class _Written:
+    """Counts of what was written of one choice; `length` is its text in characters."""
 
     length: int = 0
     calls: int = 0
@@ -493,20 +496,21 @@ class _Shown:
 
 
 def write_stream(events: Iterable[Event | None], context: Context, losses: Losses) -> Iterator[bytes]:
-    """The stream's events as bytes; empty ones where nothing more has arrived yet."""
+    """Yields the stream's events as bytes, b"" where no data is available yet."""
     head: dict = {}
-    shown: dict[int, _Shown] = {}
-    blocks: dict[int, tuple[Block, int]] = {}  # open ones, with their choice
-    starts: dict[int, int] = {}
-    thoughts: dict[int, Pieces] = {}
+    written: dict[int, _Written] = {}  # by choice
+    blocks: dict[int, tuple[Block, int]] = {}  # open blocks with their choice
+    starts: dict[int, int] = {}  # offset of a block's start in the text of its choice
+    call_numbers: dict[int, int] = {}  # number of an open call in its choice
+    thoughts: dict[int, TextBuffer] = {}
     has_arguments: set[int] = set()
     used = Used(Usage())
 
     def chunk(choice: int, delta: dict, finish: str | None = None, logprobs: dict | None = None) -> bytes:
-        one = {"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
-        return sse.event(orjson.dumps({**head, "choices": [one]}))
+        entry = {"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        return sse.event(orjson.dumps({**head, "choices": [entry]}))
 
-    def call(choice: int, number: int, fields: dict) -> bytes:
+    def call_chunk(choice: int, number: int, fields: dict) -> bytes:
         return chunk(choice, {"tool_calls": [{"index": number, **fields}]})
 
     for event in events:
@@ -514,12 +518,12 @@ def write_stream(events: Iterable[Event | None], context: Context, losses: Losse
             case Delta(index, text) if text:
                 block, choice = blocks[index]
                 if isinstance(block, Text):
-                    shown[choice].length += len(text)
+                    written[choice].length += len(text)
                     yield chunk(choice, {"content": text})
                 elif isinstance(block, ToolCall):
                     has_arguments.add(index)
                     fields = {"custom": {"input": text}} if block.is_custom else {"function": {"arguments": text}}
-                    yield call(choice, starts[index], fields)
+                    yield call_chunk(choice, call_numbers[index], fields)
                 elif isinstance(block, Thinking):
                     thoughts[index].add(text)
                     yield chunk(choice, {"reasoning_content": text})
@@ -530,59 +534,58 @@ def write_stream(events: Iterable[Event | None], context: Context, losses: Losse
             case Start(reply_id):
                 head = {"id": reply_id or context.request_id, "object": "chat.completion.chunk"}
                 head |= {"created": context.created, "model": context.name}
-                shown[0] = _Shown()
+                written[0] = _Written()
                 yield chunk(0, {"role": "assistant", "content": ""})
             case Open(index, block, choice):
-                if choice not in shown:
-                    shown[choice] = _Shown()
+                if choice not in written:
+                    written[choice] = _Written()
                     yield chunk(choice, {"role": "assistant", "content": ""})
                 blocks[index] = (block, choice)
-                state = shown[choice]
-                starts[index] = state.length
+                counts = written[choice]
+                starts[index] = counts.length
                 match block:
                     case ToolCall(call_id, name):
-                        starts[index] = state.calls
-                        state.calls += 1
+                        call_numbers[index] = counts.calls
+                        counts.calls += 1
                         body = {"custom": {"name": name, "input": ""}} if block.is_custom else None
                         body = body or {"function": {"name": name, "arguments": ""}}
                         kind = "custom" if block.is_custom else "function"
-                        yield call(
-                            choice, starts[index], {"id": call_id, "type": kind, **body, **_extra(block.signature)}
-                        )
+                        fields = {"id": call_id, "type": kind, **body, **_signature_extra(block.signature)}
+                        yield call_chunk(choice, call_numbers[index], fields)
                     case Thinking():
-                        thoughts[index] = Pieces()
+                        thoughts[index] = TextBuffer()
                     case Media():
-                        if images := _write_image(block, state.images, losses):
-                            state.images += 1
+                        if images := _write_image(block, counts.images, losses):
+                            counts.images += 1
                             yield chunk(choice, {"images": images})
             case Signed(index, signature):
                 block, choice = blocks[index]
                 if isinstance(block, ToolCall):
-                    # OpenAI's SDK wants the function in every delta of a call.
+                    # OpenAI's SDK requires the function in every delta of a call.
                     fields = {"custom": {"input": ""}} if block.is_custom else {"function": {"arguments": ""}}
-                    yield call(choice, starts[index], {**fields, **_extra(signature)})
+                    yield call_chunk(choice, call_numbers[index], {**fields, **_signature_extra(signature)})
                 elif isinstance(block, Thinking):
-                    detail = _detail(str(thoughts[index]), signature, shown[choice].details)
-                    shown[choice].details += 1
+                    detail = _detail(str(thoughts[index]), signature, written[choice].details)
+                    written[choice].details += 1
                     yield chunk(choice, {"reasoning_details": [detail]})
             case Cited(index, citation):
                 choice = blocks[index][1]
-                for found in _write_citations((citation,), starts[index], shown[choice].length, losses):
-                    # By this number OpenAI's SDK joins what comes in several deltas.
-                    yield chunk(choice, {"annotations": [{**found, "index": shown[choice].annotations}]})
-                    shown[choice].annotations += 1
-            case Likely(index, logprobs):
+                for annotation in _write_citations((citation,), starts[index], written[choice].length, losses):
+                    # OpenAI's SDK merges annotations of several deltas by this index.
+                    yield chunk(choice, {"annotations": [{**annotation, "index": written[choice].annotations}]})
+                    written[choice].annotations += 1
+            case Logprobs(index, logprobs):
                 content = {"content": write_logprobs(logprobs), "refusal": None}
                 yield chunk(blocks[index][1], {}, None, content)
             case Close(index):
                 block, choice = blocks.pop(index)
                 thoughts.pop(index, None)
                 if isinstance(block, ToolCall) and not block.is_custom and index not in has_arguments:
-                    yield call(choice, starts[index], {"function": {"arguments": "{}"}})
+                    yield call_chunk(choice, call_numbers[index], {"function": {"arguments": "{}"}})
                 has_arguments.discard(index)
             case Finish(stop, choice):
-                if choice not in shown:
-                    shown[choice] = _Shown()
+                if choice not in written:
+                    written[choice] = _Written()
                     yield chunk(choice, {"role": "assistant", "content": ""})
                 yield chunk(choice, {}, STOPS_BACK[stop])
             case Used():

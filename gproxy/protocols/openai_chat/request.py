@@ -1,4 +1,7 @@
-"""Chat Completions requests to and from the hub. https://platform.openai.com/docs/api-reference/chat/create"""
+"""Translates Chat Completions requests to and from the hub.
+
+https://platform.openai.com/docs/api-reference/chat/create
+"""
 
 import re
 from collections.abc import Iterator
@@ -10,7 +13,6 @@ from gproxy.protocols import prompts, reasoning, repair, schemas, validate
 from gproxy.protocols.custom_tools import FREE_INPUT, as_arguments
 from gproxy.protocols.hub import (
     Block,
-    Choice,
     CodeExecution,
     Format,
     Media,
@@ -22,26 +24,27 @@ from gproxy.protocols.hub import (
     Thinking,
     Tool,
     ToolCall,
+    ToolChoice,
     ToolResult,
     Turn,
     WebSearch,
-    part,
+    as_object,
 )
 from gproxy.protocols.losses import Losses
 from gproxy.protocols.openai import (
     AUDIO,
     TIERS,
     TIERS_BACK,
-    lose_refused,
+    drop_refused,
     read_format,
     write_format,
-    write_limit,
+    write_max_tokens,
     write_parameters,
     write_user,
 )
 from gproxy.protocols.signatures import is_wrapped, unwrap
 
-# The hub's names on this wire.
+# Hub field -> the client's field, as losses report it.
 NAMES = {
     "turns": "messages",
     "system": "messages",
@@ -73,7 +76,7 @@ NAMES = {
     "web_search": "web_search_options",
     "citations": "messages.annotations",
 }
-READ = frozenset(
+KNOWN_FIELDS = frozenset(
     (
         "model", "messages", "tools", "functions", "tool_choice", "function_call", "parallel_tool_calls",
         "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "stop", "stream", "stream_options",
@@ -87,10 +90,10 @@ MODES = {"auto": "auto", "none": "none", "required": "any"}
 MODES_BACK = {"auto": "auto", "none": "none", "any": "required"}
 ID, MAX_ID = re.compile(r"[\x21-\x7e]+"), 40
 TOOL_NAME = (re.compile(r"[A-Za-z0-9_-]+"), 64)
-# Of what a client may send, only an image may stand behind a URL.
+# Media that may be sent as a URL.
 URL_KINDS = frozenset(("image",))
 MAX_STOPS = 4
-# No addresses that only this vendor knows.
+# This vendor has no URLs that only it can open.
 OWN_URLS = None
 
 
@@ -98,10 +101,10 @@ OWN_URLS = None
 
 
 def read_request(body: dict, losses: Losses) -> Request:
-    """Raises BadRequest naming the field."""
+    """Returns the request in the hub's types. Raises BadRequest, which names the field."""
     for name in body:
-        if name not in READ and body[name] not in (None, ["text"] if name == "modalities" else None):
-            losses.tell(name)
+        if name not in KNOWN_FIELDS and body[name] not in (None, ["text"] if name == "modalities" else None):
+            losses.report(name)
     system, turns = _read_messages(body, losses)
     choice = _read_choice(body)
     max_tokens = validate.optional_count(body, "max_completion_tokens")
@@ -111,7 +114,7 @@ def read_request(body: dict, losses: Losses) -> Request:
     if validate.optional_flag(body, "logprobs"):
         logprobs = logprobs or 0
     return Request(
-        turns=repair.joined(turns),
+        turns=repair.merge_turns(turns),
         system=system,
         tools=tuple(_read_tools(body, losses)),
         choice=choice,
@@ -119,7 +122,7 @@ def read_request(body: dict, losses: Losses) -> Request:
         max_tokens=max_tokens,
         temperature=validate.optional_number(body, "temperature"),
         top_p=validate.optional_number(body, "top_p"),
-        top_k=validate.optional_count(body, "top_k"),  # of compatible hosts
+        top_k=validate.optional_count(body, "top_k"),  # a field of compatible hosts
         stop=validate.texts(body.get("stop"), "stop"),
         seed=validate.optional_count(body, "seed", minimum=-(2**63)),
         frequency_penalty=validate.optional_number(body, "frequency_penalty"),
@@ -129,7 +132,7 @@ def read_request(body: dict, losses: Losses) -> Request:
         format=_read_format(body),
         reasoning=_read_reasoning(body, losses),
         verbosity=validate.optional_text(body, "verbosity"),
-        tier=validate.known(validate.optional_text(body, "service_tier"), TIERS, "service_tier"),
+        tier=validate.lookup(validate.optional_text(body, "service_tier"), TIERS, "service_tier"),
         end_user=validate.optional_text(body, "user") or validate.optional_text(body, "safety_identifier"),
         metadata=validate.optional_obj(body, "metadata"),
         store=validate.optional_flag(body, "store"),
@@ -138,15 +141,15 @@ def read_request(body: dict, losses: Losses) -> Request:
 
 
 def _read_messages(body: dict, losses: Losses) -> tuple[tuple[str, ...], list[Turn]]:
-    """The instructions before the first other message, and the turns."""
+    """Returns the instructions before the first other message, and the turns."""
     system: list[str] = []
     turns: list[Turn] = []
-    newest: dict[str, str] = {}  # a function's name -> the id of its newest call
+    newest: dict[str, str] = {}  # function name -> id of its newest call
     for place, message in validate.objects(body.get("messages"), "messages"):
         role = validate.text(message.get("role"), f"{place}.role")
-        validate.known(role, ROLES, f"{place}.role")
+        validate.lookup(role, ROLES, f"{place}.role")
         if message.get("name") is not None and role != "function":
-            losses.tell("messages.name")
+            losses.report("messages.name")
         match role:
             case "system" | "developer":
                 texts = [block.text for block in _read_content(message, place, losses) if isinstance(block, Text)]
@@ -173,7 +176,7 @@ def _is_output(block: Block) -> bool:
 
 
 def _read_function(message: dict, place: str, newest: dict[str, str], losses: Losses) -> Turn:
-    """The legacy answer to a call without an id: it answers the newest call of that name."""
+    """Returns a legacy function message, which has no call id, as the result of the newest call of that function."""
     name = validate.text(message.get("name"), f"{place}.name")
     blocks = tuple(block for block in _read_content(message, place, losses) if _is_output(block))
     return Turn("user", (ToolResult(newest.get(name, f"function_call_{name}"), blocks, name=name),))
@@ -185,15 +188,15 @@ def _read_content(message: dict, place: str, losses: Losses) -> Iterator[Block]:
         if content:
             yield Text(content)
         return
-    for at, item in validate.objects(content, f"{place}.content"):
-        yield from _read_part(item, at, losses)
+    for item_place, item in validate.objects(content, f"{place}.content"):
+        yield from _read_part(item, item_place, losses)
 
 
 def _read_part(item: dict, place: str, losses: Losses) -> Iterator[Block]:
     if item.get("cache_control") is not None:
-        losses.tell("cache_control")
+        losses.report("cache_control")
     if item.get("prompt_cache_breakpoint") is not None:
-        losses.tell("messages.content.prompt_cache_breakpoint")
+        losses.report("messages.content.prompt_cache_breakpoint")
     match item.get("type"):
         case "text":
             yield Text(validate.text(item.get("text"), f"{place}.text"))
@@ -202,20 +205,23 @@ def _read_part(item: dict, place: str, losses: Losses) -> Iterator[Block]:
         case "image_url":
             image = item.get("image_url")
             image = {"url": image} if isinstance(image, str) else validate.obj(image, f"{place}.image_url")
-            at = f"{place}.image_url.url"
-            yield validate.media(
-                validate.text(image.get("url"), at), "image", at, detail=validate.optional_text(image, "detail")
+            url_place = f"{place}.image_url.url"
+            yield validate.media_of_url(
+                validate.text(image.get("url"), url_place),
+                "image",
+                url_place,
+                detail=validate.optional_text(image, "detail"),
             )
         case "input_audio":
             audio = validate.obj(item.get("input_audio"), f"{place}.input_audio")
-            data = validate.checked(
+            data = validate.check_base64(
                 validate.text(audio.get("data"), f"{place}.input_audio.data"), f"{place}.input_audio.data"
             )
             yield Media("audio", f"audio/{validate.optional_text(audio, 'format') or 'wav'}", data)
         case "file":
             yield _read_file(validate.obj(item.get("file"), f"{place}.file"), f"{place}.file")
         case str() as kind:
-            losses.tell(f"messages.content.{kind}")
+            losses.report(f"messages.content.{kind}")
         case _:
             raise BadRequest(f"{place}.type: missing; name the kind of part")
 
@@ -225,14 +231,14 @@ def _read_file(file: dict, place: str) -> Media:
     data, url = validate.optional_text(file, "file_data", place), validate.optional_text(file, "file_url", place)
     if data is not None:
         if data.startswith("data:"):
-            return validate.media(data, "file", f"{place}.file_data", name)
-        media_type = validate.guessed(name)
-        checked = validate.checked(data, f"{place}.file_data")
-        return Media(validate.kind_of(media_type, "file"), media_type, checked, name=name)
+            return validate.media_of_url(data, "file", f"{place}.file_data", name)
+        media_type = validate.media_type_of(name)
+        checked = validate.check_base64(data, f"{place}.file_data")
+        return Media(validate.media_kind(media_type, "file"), media_type, checked, name=name)
     if url is not None:
-        return validate.media(url, "file", f"{place}.file_url", name)
+        return validate.media_of_url(url, "file", f"{place}.file_url", name)
     if (file_id := validate.optional_text(file, "file_id", place)) is not None:
-        return Media("file", validate.guessed(name), file_id=file_id, name=name)
+        return Media("file", validate.media_type_of(name), file_id=file_id, name=name)
     raise BadRequest(f"{place}: give file_data or file_id")
 
 
@@ -242,9 +248,9 @@ def _read_assistant(message: dict, place: str, losses: Losses) -> Iterator[Block
     if refusal := validate.optional_text(message, "refusal", place):
         yield Refusal(refusal)
     if message.get("audio") is not None:
-        losses.tell("messages.audio")
-    for at, call in validate.objects(message.get("tool_calls"), f"{place}.tool_calls"):
-        yield _read_call(call, at)
+        losses.report("messages.audio")
+    for call_place, call in validate.objects(message.get("tool_calls"), f"{place}.tool_calls"):
+        yield _read_call(call, call_place)
     if (legacy := message.get("function_call")) is not None:
         call = validate.obj(legacy, f"{place}.function_call")
         name = validate.text(call.get("name"), f"{place}.function_call.name")
@@ -252,10 +258,10 @@ def _read_assistant(message: dict, place: str, losses: Losses) -> Iterator[Block
 
 
 def _read_thinking(message: dict, place: str, losses: Losses) -> Iterator[Block]:
-    """Thinking that came with an envelope of ours, else the plain text of it."""
+    """Yields the thinking that gproxy wrapped, else the plain text of it."""
     details = message.get("reasoning_details")
-    wrapped = []
-    for detail in map(part, details if isinstance(details, list) else ()):
+    wrapped: list[Thinking] = []
+    for detail in map(as_object, details if isinstance(details, list) else ()):
         opaque = detail.get("data") or detail.get("signature")
         if is_wrapped(opaque):
             text = detail.get("text")
@@ -278,7 +284,7 @@ def _read_call(call: dict, place: str) -> ToolCall:
     function = validate.obj(call.get("function"), f"{place}.function")
     name = validate.text(function.get("name"), f"{place}.function.name")
     written = validate.optional_text(function, "arguments", f"{place}.function") or ""
-    google = part(part(call.get("extra_content")).get("google"))
+    google = as_object(as_object(call.get("extra_content")).get("google"))
     opaque = google.get("thought_signature")
     return ToolCall(call_id, name, written, signature=unwrap(opaque) if isinstance(opaque, str) else None)
 
@@ -290,20 +296,20 @@ def _read_tools(body: dict, losses: Losses) -> Iterator[Tool | WebSearch]:
                 yield _read_tool(validate.obj(tool.get("function"), f"{place}.function"), f"{place}.function")
             case "custom":
                 custom = validate.obj(tool.get("custom"), f"{place}.custom")
-                if part(custom.get("format")).get("type") == "grammar":
-                    losses.tell("tools.custom.format")
+                if as_object(custom.get("format")).get("type") == "grammar":
+                    losses.report("tools.custom.format")
                 description = validate.optional_text(custom, "description", place)
                 yield Tool(validate.text(custom.get("name"), f"{place}.custom.name"), description)
             case str() as kind:
-                losses.tell(f"tools.{kind}")
+                losses.report(f"tools.{kind}")
             case _:
                 raise BadRequest(f"{place}.type: missing; name the kind of tool")
     for place, function in validate.objects(body.get("functions"), "functions"):
         yield _read_tool(function, place)
     if (options := body.get("web_search_options")) is not None:
-        if part(options).get("search_context_size") is not None:
-            losses.tell("web_search_options.search_context_size")
-        location = part(part(part(options).get("user_location")).get("approximate"))
+        if as_object(options).get("search_context_size") is not None:
+            losses.report("web_search_options.search_context_size")
+        location = as_object(as_object(as_object(options).get("user_location")).get("approximate"))
         yield WebSearch(place={key: value for key, value in location.items() if isinstance(value, str)})
 
 
@@ -314,42 +320,42 @@ def _read_tool(function: dict, place: str) -> Tool:
     return Tool(name, description, schema, validate.optional_flag(function, "strict", place))
 
 
-def _read_choice(body: dict) -> Choice | None:
-    asked = body.get("tool_choice")
-    if asked is None and (legacy := body.get("function_call")) is not None:
-        asked = {"type": "function", "function": legacy} if isinstance(legacy, dict) else legacy
-    if asked is None:
+def _read_choice(body: dict) -> ToolChoice | None:
+    choice = body.get("tool_choice")
+    if choice is None and (legacy := body.get("function_call")) is not None:
+        choice = {"type": "function", "function": legacy} if isinstance(legacy, dict) else legacy
+    if choice is None:
         return None
-    if isinstance(asked, str):
-        return Choice(validate.known(asked, MODES, "tool_choice"))
-    asked = validate.obj(asked, "tool_choice")
-    kind = asked.get("type")
+    if isinstance(choice, str):
+        return ToolChoice(validate.lookup(choice, MODES, "tool_choice"))
+    choice = validate.obj(choice, "tool_choice")
+    kind = choice.get("type")
     if kind in ("function", "custom"):
-        named = validate.obj(asked.get(kind), f"tool_choice.{kind}")
-        return Choice("any", (validate.text(named.get("name"), f"tool_choice.{kind}.name"),))
+        tool = validate.obj(choice.get(kind), f"tool_choice.{kind}")
+        return ToolChoice("any", (validate.text(tool.get("name"), f"tool_choice.{kind}.name"),))
     if kind == "allowed_tools":
-        allowed = validate.obj(asked.get("allowed_tools"), "tool_choice.allowed_tools")
+        allowed = validate.obj(choice.get("allowed_tools"), "tool_choice.allowed_tools")
         tools = validate.objects(allowed.get("tools"), "tool_choice.allowed_tools.tools")
-        names = tuple(name for _, tool in tools if (name := part(tool.get(str(tool.get("type")))).get("name")))
-        mode = validate.known(allowed.get("mode") or "auto", MODES, "tool_choice.allowed_tools.mode")
-        return Choice(mode, tuple(map(str, names)))
+        names = tuple(name for _, tool in tools if (name := as_object(tool.get(str(tool.get("type")))).get("name")))
+        mode = validate.lookup(allowed.get("mode") or "auto", MODES, "tool_choice.allowed_tools.mode")
+        return ToolChoice(mode, tuple(map(str, names)))
     raise BadRequest("tool_choice.type: expected function, custom or allowed_tools")
 
 
 def _read_format(body: dict) -> Format | None:
-    asked = validate.optional_obj(body, "response_format")
-    inner = validate.optional_obj(asked, "json_schema", "response_format")
-    return read_format(asked, inner, "response_format", "response_format.json_schema")
+    response_format = validate.optional_obj(body, "response_format")
+    json_schema = validate.optional_obj(response_format, "json_schema", "response_format")
+    return read_format(response_format, json_schema, "response_format", "response_format.json_schema")
 
 
 def _read_reasoning(body: dict, losses: Losses) -> Reasoning | None:
-    """`reasoning_effort`; what compatible hosts call `thinking` says more and wins."""
+    """Returns the requested reasoning. `thinking`, a field of compatible hosts, takes precedence over the effort."""
     if thinking := validate.optional_obj(body, "thinking"):
         return reasoning.read_anthropic(thinking, {}, "thinking")
     for name in validate.optional_obj(body, "extra_body"):
         if name != "google":
-            losses.tell(f"extra_body.{name}")
-    google = part(part(validate.optional_obj(body, "extra_body").get("google")).get("thinking_config"))
+            losses.report(f"extra_body.{name}")
+    google = as_object(as_object(validate.optional_obj(body, "extra_body").get("google")).get("thinking_config"))
     if google:
         config = {
             "includeThoughts": google.get("include_thoughts"),
@@ -357,33 +363,33 @@ def _read_reasoning(body: dict, losses: Losses) -> Reasoning | None:
             "thinkingLevel": google.get("thinking_level"),
         }
         return reasoning.read_gemini(config, "extra_body.google.thinking_config")
-    wanted = validate.optional_text(body, "reasoning_effort")
-    validate.known(wanted, dict.fromkeys(reasoning.EFFORTS), "reasoning_effort")
-    return Reasoning(wanted) if wanted else None
+    effort = validate.optional_text(body, "reasoning_effort")
+    validate.lookup(effort, dict.fromkeys(reasoning.EFFORTS), "reasoning_effort")
+    return Reasoning(effort) if effort else None
 
 
 # -- writing -------------------------------------------------------------------------------------------------------
 
 
 def write_request(request: Request, target: Target, losses: Losses) -> dict:
-    """Raises BadRequest on what cannot be said at all."""
+    """Returns the body for the vendor. Raises BadRequest where no valid body can be written."""
     traits = target.traits
-    turns = repair.paired(request.turns, losses)
+    turns = repair.pair_results(request.turns, losses)
     messages = [message for turn in turns for message in _write_turn(turn, target, losses)]
     if not messages and not request.system:
-        raise BadRequest(f"{losses.name('turns')}: at least one message is needed")
-    response_format, told = _write_format(request, target, losses)
-    system = "\n".join((*request.system, *told))
+        raise BadRequest(f"{losses.wire_name('turns')}: at least one message is needed")
+    response_format, prompts_for_format = _write_format(request, target, losses)
+    system = "\n".join((*request.system, *prompts_for_format))
     if system:
         messages.insert(0, {"role": "system", "content": system})
-    # Models that think do not know the older name, wherever they are served.
-    limit = "max_tokens" if "max_tokens" in traits and not target.efforts else "max_completion_tokens"
+    # Reasoning models do not know the older field, wherever they are served.
+    max_tokens_field = "max_tokens" if "max_tokens" in traits and not target.efforts else "max_completion_tokens"
     body = {
         "model": target.model,
         "messages": messages,
         "tools": _write_tools(request, target, losses) or None,
         **_write_search(request, losses),
-        limit: write_limit(request.max_tokens, target, losses),
+        max_tokens_field: write_max_tokens(request.max_tokens, target, losses),
         "temperature": request.temperature,
         "top_p": request.top_p,
         "top_k": request.top_k if "top_k" in traits else None,
@@ -411,11 +417,11 @@ def write_request(request: Request, target: Target, losses: Losses) -> dict:
         losses.lose("top_k")
     if request.metadata and not request.store:
         losses.lose("metadata")
-    lose_refused(body, REFUSED, target, losses)
+    drop_refused(body, REFUSED, target, losses)
     return {name: value for name, value in body.items() if value is not None}
 
 
-# The hub's fields that a model may refuse, and what stands for them here.
+# Hub fields that a model may reject -> the fields of this protocol.
 REFUSED = {
     "temperature": ("temperature",),
     "top_p": ("top_p",),
@@ -459,19 +465,19 @@ def _write_turn(turn: Turn, target: Target, losses: Losses) -> Iterator[dict]:
 
 
 def _write_result(block: ToolResult, parts: list[dict], losses: Losses) -> dict:
-    """A tool message holds text only: images go into the user's message behind it."""
+    """Returns a tool message, which holds text only; media are added to `parts`, the user message after it."""
     texts = [item.text for item in block.blocks if isinstance(item, Text)]
-    shown = [_write_media(item, losses) for item in block.blocks if isinstance(item, Media)]
-    if shown:
+    media = [_write_media(item, losses) for item in block.blocks if isinstance(item, Media)]
+    if media:
         losses.lose("tool_media")
-        parts += shown
+        parts += media
     if block.is_error:
         losses.lose("tool_error")
         texts = ["Error: " + "\n".join(texts)] if texts else ["Error"]
-    return {"role": "tool", "tool_call_id": legal(block.call_id), "content": "\n".join(texts)}
+    return {"role": "tool", "tool_call_id": legal_call_id(block.call_id), "content": "\n".join(texts)}
 
 
-def legal(call_id: str) -> str:
+def legal_call_id(call_id: str) -> str:
     return repair.legal_id(call_id, ID, MAX_ID)
 
 
@@ -487,8 +493,8 @@ def _write_assistant(turn: Turn, target: Target, losses: Losses) -> Iterator[dic
                 refusals.append(text)
             case Thinking(text, signature):
                 is_own = signature is not None and signature.origin == target.provider
-                if is_own and (found := _details(signature.value)):
-                    details += found
+                if is_own and (own_details := _details(signature.value)):
+                    details += own_details
                 elif "reasoning_content" not in target.traits:
                     losses.lose("thinking" if text else "signature")
                 thoughts.append(text)
@@ -503,7 +509,7 @@ def _write_assistant(turn: Turn, target: Target, losses: Losses) -> Iterator[dic
         message["tool_calls"] = calls
     if "reasoning_content" in target.traits and (thoughts or calls):
         if not thoughts:
-            losses.lose("thinking")  # the vendor insists on it with calls, and an empty one is taken
+            losses.lose("thinking")  # the vendor requires it with calls, and accepts an empty one
         message["reasoning_content"] = "".join(thoughts)
     if details:
         message["reasoning_details"] = details
@@ -512,16 +518,16 @@ def _write_assistant(turn: Turn, target: Target, losses: Losses) -> Iterator[dic
 
 
 def _details(value: str) -> list:
-    """What a compatible host called `reasoning_details`, as it sent them."""
+    """Returns the `reasoning_details` of a compatible host as it sent them, an empty list for another value."""
     try:
-        found = orjson.loads(value)
+        details = orjson.loads(value)
     except orjson.JSONDecodeError:
         return []
-    return found if isinstance(found, list) else []
+    return details if isinstance(details, list) else []
 
 
 def _write_call(block: ToolCall, target: Target, losses: Losses) -> dict:
-    call = {"id": legal(block.id), "type": "function"}
+    call = {"id": legal_call_id(block.id), "type": "function"}
     if block.is_custom:
         if "custom_tools" in target.traits:
             return {**call, "type": "custom", "custom": {"name": block.name, "input": block.arguments}}
@@ -544,20 +550,20 @@ def _write_media(block: Media, losses: Losses) -> dict:
     if block.kind == "audio" and block.data and block.media_type in AUDIO:
         return {"type": "input_audio", "input_audio": {"data": block.data, "format": AUDIO[block.media_type]}}
     is_text = (block.media_type or "").startswith("text/") or block.media_type == "application/json"
-    if block.kind == "file" and block.data and is_text and (text := validate.plain(block.data)) is not None:
+    if block.kind == "file" and block.data and is_text and (text := validate.text_of_base64(block.data)) is not None:
         return {"type": "text", "text": f"{block.name}:\n{text}" if block.name else text}
     if block.kind == "file" and block.data:
-        name = block.name or f"file.{validate.ending(block.media_type)}"
+        name = block.name or f"file.{validate.file_extension(block.media_type)}"
         return {
             "type": "file",
             "file": {"filename": name, "file_data": validate.data_url(block.media_type, block.data)},
         }
     losses.lose(block.kind)
-    return {"type": "text", "text": validate.NOTE.format(block.name or block.media_type or block.kind)}
+    return {"type": "text", "text": validate.OMITTED_FILE.format(block.name or block.media_type or block.kind)}
 
 
 def _write_tools(request: Request, target: Target, losses: Losses) -> list[dict]:
-    found = []
+    tools = []
     for number, tool in enumerate(request.tools):
         if not isinstance(tool, Tool):
             if not isinstance(tool, WebSearch):
@@ -565,16 +571,16 @@ def _write_tools(request: Request, target: Target, losses: Losses) -> list[dict]
             continue
         described = {"name": tool.name, **({"description": tool.description} if tool.description else {})}
         if tool.is_custom and "custom_tools" in target.traits:
-            found.append({"type": "custom", "custom": described})
+            tools.append({"type": "custom", "custom": described})
             continue
         if tool.is_custom:
             losses.lose("custom")
-            found.append({"type": "function", "function": {**described, "parameters": FREE_INPUT}})
+            tools.append({"type": "function", "function": {**described, "parameters": FREE_INPUT}})
             continue
         schema, is_strict = write_parameters(tool, number, losses)
         strict = {"strict": True} if is_strict else {}
-        found.append({"type": "function", "function": {**described, "parameters": schema, **strict}})
-    return found
+        tools.append({"type": "function", "function": {**described, "parameters": schema, **strict}})
+    return tools
 
 
 def _write_search(request: Request, losses: Losses) -> dict:
@@ -593,14 +599,14 @@ def _write_choice(request: Request, losses: Losses) -> str | dict | None:
         return None
     custom = {tool.name for tool in request.functions if tool.is_custom}
 
-    def named(name: str) -> dict:
+    def named_tool(name: str) -> dict:
         kind = "custom" if name in custom else "function"
         return {"type": kind, kind: {"name": name}}
 
     if choice.mode == "any" and len(choice.names) == 1:
-        return named(choice.names[0])
+        return named_tool(choice.names[0])
     if choice.names:
-        allowed = {"mode": MODES_BACK[choice.mode], "tools": [named(name) for name in choice.names]}
+        allowed = {"mode": MODES_BACK[choice.mode], "tools": [named_tool(name) for name in choice.names]}
         return {"type": "allowed_tools", "allowed_tools": allowed}
     return MODES_BACK[choice.mode]
 
@@ -613,15 +619,16 @@ def _write_stop(request: Request, losses: Losses) -> str | list[str] | None:
 
 
 def _write_format(request: Request, target: Target, losses: Losses) -> tuple[dict | None, tuple[str, ...]]:
-    """`response_format`, and what has to be asked for in words."""
+    """Returns `response_format`, and prompts for what this field cannot request."""
     schema = request.format.schema if request.format else None
     if schema is not None and "json_object_only" in target.traits and schemas.is_object(schema):
         losses.lose("format")
-        return {"type": "json_object"}, (prompts.of_format(request.format),)
-    found, told = write_format(request, losses)
-    if found and "schema" in found:
-        return {"type": "json_schema", "json_schema": {k: v for k, v in found.items() if k != "type"}}, told
-    return found, told
+        return {"type": "json_object"}, (prompts.format_prompt(request.format),)
+    flat, prompts_for_format = write_format(request, losses)
+    if flat and "schema" in flat:
+        json_schema = {name: value for name, value in flat.items() if name != "type"}
+        return {"type": "json_schema", "json_schema": json_schema}, prompts_for_format
+    return flat, prompts_for_format
 
 
 def _write_reasoning(request: Request, target: Target, losses: Losses) -> dict:

@@ -1,9 +1,9 @@
-"""Responses replies, whole and streamed, to and from the hub.
+"""Translates Responses replies, whole and streamed, to and from the hub.
 
 https://platform.openai.com/docs/api-reference/responses-streaming
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import orjson
@@ -22,11 +22,10 @@ from gproxy.protocols.hub import (
     Event,
     Failed,
     Finish,
-    Likely,
     Logprob,
+    Logprobs,
     Media,
     Open,
-    Pieces,
     Refusal,
     Reply,
     Signature,
@@ -34,12 +33,13 @@ from gproxy.protocols.hub import (
     Start,
     StreamFailed,
     Text,
+    TextBuffer,
     Thinking,
     ToolCall,
     Usage,
     Used,
-    items,
-    part,
+    as_list,
+    as_object,
 )
 from gproxy.protocols.losses import Losses
 from gproxy.protocols.openai import (
@@ -52,11 +52,11 @@ from gproxy.protocols.openai import (
     write_logprobs,
 )
 from gproxy.protocols.openai_responses.passthrough import error_event
-from gproxy.protocols.openai_responses.request import qualified
+from gproxy.protocols.openai_responses.request import qualified_name
 
 REASONS = {"max_output_tokens": "length", "max_messages": "length", "content_filter": "filtered"}
 REASONS_BACK = {"length": "max_output_tokens", "filtered": "content_filter"}
-# What a response repeats of its request, and what it says where the request said nothing.
+# Request fields that a response repeats, with their defaults.
 ECHOES = {
     "instructions": None,
     "max_output_tokens": None,
@@ -79,13 +79,14 @@ ECHOES = {
 
 
 def read_reply(body: dict, context: Context, losses: Losses) -> Reply:
+    """Returns the reply in the hub's types. Raises StreamFailed where the response failed."""
     if body.get("status") == "failed":
         raise StreamFailed(Failed(*_failure(body)))
     blocks: list[Block] = []
     logprobs: list[Logprob] = []
-    for item in items(body.get("output")):
-        blocks += _read_item(part(item), context, losses, logprobs)
-    usage = part(body.get("usage"))
+    for item in as_list(body.get("output")):
+        blocks += _read_item(as_object(item), context, losses, logprobs)
+    usage = as_object(body.get("usage"))
     used = read_usage(usage) if usage else None
     answer = Answer(tuple(blocks), _stop(body, blocks), None, tuple(logprobs))
     tier = read_tier(body)
@@ -97,7 +98,7 @@ def _failure(response: dict) -> tuple[int, str, str]:
 
 
 def _stop(response: dict, blocks: Iterable[Block]) -> str:
-    reason = part(response.get("incomplete_details")).get("reason")
+    reason = as_object(response.get("incomplete_details")).get("reason")
     if response.get("status") == "incomplete":
         return REASONS.get(str(reason), "length")
     return "tools" if any(isinstance(block, ToolCall) for block in blocks) else "stop"
@@ -106,13 +107,15 @@ def _stop(response: dict, blocks: Iterable[Block]) -> str:
 def _read_item(item: dict, context: Context, losses: Losses, logprobs: list[Logprob]) -> Iterator[Block]:
     match item.get("type"):
         case "message":
-            for piece in map(part, items(item.get("content"))):
-                logprobs += read_logprobs(piece.get("logprobs"))
-                yield from _read_piece(piece, losses)
+            for part in map(as_object, as_list(item.get("content"))):
+                logprobs += read_logprobs(part.get("logprobs"))
+                yield from _read_part(part, losses)
         case "reasoning":
-            texts = [part(piece).get("text") for piece in items(item.get("summary")) or items(item.get("content"))]
+            texts = [
+                as_object(part).get("text") for part in as_list(item.get("summary")) or as_list(item.get("content"))
+            ]
             text = "\n".join(text for text in texts if isinstance(text, str))
-            signature = _sealed(item, context)
+            signature = _signature(item, context)
             if text or signature:
                 yield Thinking(text, signature)
         case "function_call" | "custom_tool_call":
@@ -120,18 +123,18 @@ def _read_item(item: dict, context: Context, losses: Losses, logprobs: list[Logp
         case "image_generation_call":
             yield from _read_image(item)
         case kind:
-            losses.tell(f"output.{kind}")
+            losses.report(f"output.{kind}")
 
 
-def _read_piece(piece: dict, losses: Losses) -> Iterator[Block]:
-    if piece.get("type") == "refusal":
-        yield Refusal(str(piece.get("refusal") or ""))
-    elif isinstance(piece.get("text"), str) and piece["text"]:
-        annotations = items(piece.get("annotations"))
+def _read_part(part: dict, losses: Losses) -> Iterator[Block]:
+    if part.get("type") == "refusal":
+        yield Refusal(str(part.get("refusal") or ""))
+    elif isinstance(part.get("text"), str) and part["text"]:
+        annotations = as_list(part.get("annotations"))
         citations = tuple(found for annotation in annotations if (found := read_citation(annotation)))
         if len(citations) < len(annotations):
-            losses.tell("output.content.annotations")
-        yield Text(piece["text"], citations)
+            losses.report("output.content.annotations")
+        yield Text(part["text"], citations)
 
 
 def _read_call(item: dict, context: Context) -> ToolCall:
@@ -145,35 +148,35 @@ def _read_call(item: dict, context: Context) -> ToolCall:
 
 
 def _read_image(item: dict) -> Iterator[Block]:
-    """Some finished images still say that they are being generated."""
+    """Yields a generated image; `status` is not read, since some finished images still have `generating`."""
     if isinstance(item.get("result"), str):
         yield Media("image", f"image/{item.get('output_format') or 'png'}", item["result"])
 
 
-def _sealed(item: dict, context: Context) -> Signature | None:
-    sealed = item.get("encrypted_content")
-    if not isinstance(sealed, str) or not sealed:
+def _signature(item: dict, context: Context) -> Signature | None:
+    encrypted = item.get("encrypted_content")
+    if not isinstance(encrypted, str) or not encrypted:
         return None
-    return Signature(context.provider, f"{item.get('id') or ''}:{sealed}")
+    return Signature(context.provider, f"{item.get('id') or ''}:{encrypted}")
 
 
-def _number(event: dict, name: str) -> int | None:
+def _int_or_none(event: dict, name: str) -> int | None:
     return event[name] if isinstance(event.get(name), int) else None
 
 
-class _Line:
-    """Blocks one after another: what comes of a later one waits until those before it are closed."""
+class _BlockQueue:
+    """Puts blocks one after another: events of a later block wait until all earlier blocks are closed."""
 
     def __init__(self):
-        self._waiting: dict[object, list[Event]] = {}  # by block, in order; the first one never waits
+        self._pending: dict[object, list[Event]] = {}  # by block, in order; events of the first never wait
         self._open: set[object] = set()
 
     def put(self, key: object, event: Event) -> Iterator[Event]:
-        self._waiting.setdefault(key, [])
+        self._pending.setdefault(key, [])
         if isinstance(event, Open):
             self._open.add(key)
-        if next(iter(self._waiting)) != key:
-            self._waiting[key].append(event)
+        if next(iter(self._pending)) != key:
+            self._pending[key].append(event)
             if isinstance(event, Close):
                 self._open.discard(key)
             return
@@ -181,174 +184,182 @@ class _Line:
         if not isinstance(event, Close):
             return
         self._open.discard(key)
-        del self._waiting[key]
-        while self._waiting:
-            first = next(iter(self._waiting))
-            yield from self._waiting[first]
+        del self._pending[key]
+        while self._pending:
+            first = next(iter(self._pending))
+            yield from self._pending[first]
             if first in self._open:
-                self._waiting[first] = []
+                self._pending[first] = []
                 return
-            del self._waiting[first]
+            del self._pending[first]
 
-    def has(self, key: object) -> bool:
+    def is_open(self, key: object) -> bool:
         return key in self._open
 
 
 @dataclass(slots=True)
 class _Item:
-    """One output item on its way."""
+    """What was read of one output item.
 
-    blocks: dict[object, int] = field(default_factory=dict)  # part -> the hub's index
-    told: set = field(default_factory=set)  # parts of which a delta came
+    Its blocks have keys: a content index, "thinking", "call" or "image".
+    """
+
+    blocks: dict[object, int] = field(default_factory=dict)  # key -> the hub's index
+    received: set = field(default_factory=set)  # keys and summary numbers with a delta
     summaries: set = field(default_factory=set)
     call: ToolCall | None = None
-    pieces: Pieces = field(default_factory=Pieces)  # of a custom tool's input
+    buffer: TextBuffer = field(default_factory=TextBuffer)  # input of a custom tool that gproxy declared as a function
     is_done: bool = False
 
 
 class _Reader:
+    """Reads the events of a stream, one method for each kind. `position` is the output index of an item."""
+
     def __init__(self, context: Context, losses: Losses):
         self._context, self._losses = context, losses
         self._items: dict[object, _Item] = {}
-        self._line = _Line()
-        self._count = 0
-        self._calls = 0
+        self._queue = _BlockQueue()
+        self._block_count = 0
+        self._call_count = 0
 
-    def item(self, event: dict) -> tuple[object, _Item]:
-        at = event.get("output_index")
-        at = at if isinstance(at, int) else 0
-        return at, self._items.setdefault(at, _Item())
+    def _item(self, event: dict) -> tuple[object, _Item]:
+        position = event.get("output_index")
+        position = position if isinstance(position, int) else 0
+        return position, self._items.setdefault(position, _Item())
 
-    def open(self, at: object, item: _Item, piece: object, block: Block) -> Iterator[Event]:
-        if piece not in item.blocks:
-            item.blocks[piece] = self._count
-            self._count += 1
-            yield from self._line.put((at, piece), Open(item.blocks[piece], block))
+    def _open(self, position: object, item: _Item, key: object, block: Block) -> Iterator[Event]:
+        if key not in item.blocks:
+            item.blocks[key] = self._block_count
+            self._block_count += 1
+            yield from self._queue.put((position, key), Open(item.blocks[key], block))
 
-    def write(self, at: object, item: _Item, piece: object, block: Block, text: str) -> Iterator[Event]:
-        yield from self.open(at, item, piece, block)
-        if text and self._line.has((at, piece)):
-            yield from self._line.put((at, piece), Delta(item.blocks[piece], text))
+    def _add_delta(self, position: object, item: _Item, key: object, block: Block, text: str) -> Iterator[Event]:
+        yield from self._open(position, item, key, block)
+        if text and self._queue.is_open((position, key)):
+            yield from self._queue.put((position, key), Delta(item.blocks[key], text))
 
-    def close(self, at: object, item: _Item, piece: object) -> Iterator[Event]:
-        if self._line.has((at, piece)):
-            yield from self._line.put((at, piece), Close(item.blocks[piece]))
+    def _close(self, position: object, item: _Item, key: object) -> Iterator[Event]:
+        if self._queue.is_open((position, key)):
+            yield from self._queue.put((position, key), Close(item.blocks[key]))
 
-    def note(self, at: object, item: _Item, piece: object, make) -> Iterator[Event]:
-        yield from self.open(at, item, piece, Text(""))
-        if self._line.has((at, piece)):
-            yield from self._line.put((at, piece), make(item.blocks[piece]))
+    def _annotate(self, position: object, item: _Item, key: object, make: Callable) -> Iterator[Event]:
+        yield from self._open(position, item, key, Text(""))
+        if self._queue.is_open((position, key)):
+            yield from self._queue.put((position, key), make(item.blocks[key]))
 
-    def added(self, event: dict) -> Iterator[Event]:
-        at, item = self.item(event)
-        raw = part(event.get("item"))
+    def read_item_added(self, event: dict) -> Iterator[Event]:
+        position, item = self._item(event)
+        raw = as_object(event.get("item"))
         if raw.get("type") in ("function_call", "custom_tool_call"):
             call = _read_call({**raw, "arguments": "", "input": ""}, self._context)
             item.call = replace(call, arguments="")
-            self._calls += 1
-            yield from self.open(at, item, "call", item.call)
+            self._call_count += 1
+            yield from self._open(position, item, "call", item.call)
 
-    def called(self, event: dict, text: object, is_whole: bool) -> Iterator[Event]:
-        """Arguments of a call: deltas, or all of them where none came."""
-        at, item = self.item(event)
-        if item.call is None or not isinstance(text, str) or (is_whole and "call" in item.told):
+    def read_arguments(self, event: dict, text: object, is_whole: bool) -> Iterator[Event]:
+        """Adds arguments of a call: deltas, or the whole text if no delta came."""
+        position, item = self._item(event)
+        if item.call is None or not isinstance(text, str) or (is_whole and "call" in item.received):
             return
-        item.told.add("call")
+        item.received.add("call")
         if item.call.is_custom and not str(event.get("type")).startswith("response.custom"):
-            item.pieces.add(text)
+            item.buffer.add(text)
         else:
-            yield from self.write(at, item, "call", item.call, text)
+            yield from self._add_delta(position, item, "call", item.call, text)
 
-    def said(self, event: dict, block: Block, text: object, is_whole: bool) -> Iterator[Event]:
-        at, item = self.item(event)
-        piece = _number(event, "content_index")
-        if isinstance(text, str) and not (is_whole and piece in item.told) and text:
-            item.told.add(piece)
-            yield from self.write(at, item, piece, block, text)
-        if isinstance(block, Text) and (found := read_logprobs(event.get("logprobs"))) and not is_whole:
-            yield from self.note(at, item, piece, lambda index: Likely(index, found))
+    def read_text(self, event: dict, block: Block, text: object, is_whole: bool) -> Iterator[Event]:
+        """Adds text or refusal: deltas, or the whole text if no delta came."""
+        position, item = self._item(event)
+        key = _int_or_none(event, "content_index")
+        if isinstance(text, str) and not (is_whole and key in item.received) and text:
+            item.received.add(key)
+            yield from self._add_delta(position, item, key, block, text)
+        if isinstance(block, Text) and (logprobs := read_logprobs(event.get("logprobs"))) and not is_whole:
+            yield from self._annotate(position, item, key, lambda index: Logprobs(index, logprobs))
 
-    def thought(self, event: dict, text: object, is_whole: bool) -> Iterator[Event]:
-        at, item = self.item(event)
-        number = (_number(event, "summary_index"), _number(event, "content_index"))
-        if not isinstance(text, str) or (is_whole and number in item.told) or not text:
+    def read_thinking(self, event: dict, text: object, is_whole: bool) -> Iterator[Event]:
+        """Adds thinking: deltas, or the whole text if no delta came. Summaries are separated by a line break."""
+        position, item = self._item(event)
+        number = (_int_or_none(event, "summary_index"), _int_or_none(event, "content_index"))
+        if not isinstance(text, str) or (is_whole and number in item.received) or not text:
             return
         if item.summaries and number not in item.summaries:
-            yield from self.write(at, item, "thinking", Thinking(""), "\n")
+            yield from self._add_delta(position, item, "thinking", Thinking(""), "\n")
         item.summaries.add(number)
-        item.told.add(number)
-        yield from self.write(at, item, "thinking", Thinking(""), text)
+        item.received.add(number)
+        yield from self._add_delta(position, item, "thinking", Thinking(""), text)
 
-    def cited(self, event: dict) -> Iterator[Event]:
-        at, item = self.item(event)
+    def read_annotation(self, event: dict) -> Iterator[Event]:
+        position, item = self._item(event)
         if (citation := read_citation(event.get("annotation"))) is None:
-            self._losses.tell("output.content.annotations")
+            self._losses.report("output.content.annotations")
             return
-        yield from self.note(at, item, _number(event, "content_index"), lambda index: Cited(index, citation))
+        key = _int_or_none(event, "content_index")
+        yield from self._annotate(position, item, key, lambda index: Cited(index, citation))
 
-    def done(self, event: dict) -> Iterator[Event]:
-        """The end of an item, with all that was not told before."""
-        at, item = self.item(event)
-        raw = part(event.get("item"))
+    def read_item_done(self, event: dict) -> Iterator[Event]:
+        """Ends an item after adding what no earlier event contained."""
+        position, item = self._item(event)
+        raw = as_object(event.get("item"))
         if item.is_done:
             return
         item.is_done = True
         match raw.get("type"):
             case "message":
-                for number, piece in enumerate(map(part, items(raw.get("content")))):
-                    yield from self._finish_piece(at, item, number, piece)
+                for number, part in enumerate(map(as_object, as_list(raw.get("content")))):
+                    yield from self._finish_part(position, item, number, part)
             case "reasoning":
-                yield from self._finish_thinking(at, item, raw)
+                yield from self._finish_thinking(position, item, raw)
             case "function_call" | "custom_tool_call":
-                yield from self._finish_call(at, item, raw)
+                yield from self._finish_call(position, item, raw)
             case "image_generation_call":
                 for media in _read_image(raw):
-                    yield from self.open(at, item, "image", media)
+                    yield from self._open(position, item, "image", media)
             case kind:
-                self._losses.tell(f"output.{kind}")
-        for piece in list(item.blocks):
-            yield from self.close(at, item, piece)
+                self._losses.report(f"output.{kind}")
+        for key in list(item.blocks):
+            yield from self._close(position, item, key)
 
-    def _finish_piece(self, at: object, item: _Item, number: int, piece: dict) -> Iterator[Event]:
-        if number in item.told:
+    def _finish_part(self, position: object, item: _Item, number: int, part: dict) -> Iterator[Event]:
+        if number in item.received:
             return
-        for block in _read_piece(piece, self._losses):
-            yield from self.write(at, item, number, replace(block, text=""), block.text)
+        for block in _read_part(part, self._losses):
+            yield from self._add_delta(position, item, number, replace(block, text=""), block.text)
 
-    def _finish_thinking(self, at: object, item: _Item, raw: dict) -> Iterator[Event]:
+    def _finish_thinking(self, position: object, item: _Item, raw: dict) -> Iterator[Event]:
         for thinking in _read_item(raw, self._context, self._losses, []):
             text = "" if item.summaries else thinking.text
-            yield from self.write(at, item, "thinking", Thinking(""), text)
-            if thinking.signature and self._line.has((at, "thinking")):
+            yield from self._add_delta(position, item, "thinking", Thinking(""), text)
+            if thinking.signature and self._queue.is_open((position, "thinking")):
                 signed = Signed(item.blocks["thinking"], thinking.signature)
-                yield from self._line.put((at, "thinking"), signed)
+                yield from self._queue.put((position, "thinking"), signed)
 
-    def _finish_call(self, at: object, item: _Item, raw: dict) -> Iterator[Event]:
+    def _finish_call(self, position: object, item: _Item, raw: dict) -> Iterator[Event]:
         call = _read_call(raw, self._context)
         if item.call is None:
             item.call = replace(call, arguments="")
-            self._calls += 1
-        if item.pieces.length:
-            yield from self.write(at, item, "call", item.call, free_text(str(item.pieces)))
-        elif "call" not in item.told:
-            yield from self.write(at, item, "call", item.call, call.arguments)
+            self._call_count += 1
+        if item.buffer.length:
+            yield from self._add_delta(position, item, "call", item.call, free_text(str(item.buffer)))
+        elif "call" not in item.received:
+            yield from self._add_delta(position, item, "call", item.call, call.arguments)
 
-    def finished(self, response: dict) -> Iterator[Event]:
-        for at, raw in enumerate(items(response.get("output"))):
-            yield from self.done({"output_index": at, "item": raw})
-        for at, item in self._items.items():
-            for piece in list(item.blocks):
-                yield from self.close(at, item, piece)
+    def read_response_done(self, response: dict) -> Iterator[Event]:
+        for position, raw in enumerate(as_list(response.get("output"))):
+            yield from self.read_item_done({"output_index": position, "item": raw})
+        for position, item in self._items.items():
+            for key in list(item.blocks):
+                yield from self._close(position, item, key)
         stop = _stop(response, ())
-        yield Finish("tools" if stop == "stop" and self._calls else stop)
-        usage = part(response.get("usage"))
+        yield Finish("tools" if stop == "stop" and self._call_count else stop)
+        usage = as_object(response.get("usage"))
         if usage:
             yield Used(read_usage(usage), read_tier(response))
         yield End()
 
 
 def read_stream(payloads: Iterable[dict | Failed | None], context: Context, losses: Losses) -> Iterator[Event | None]:
-    """Events of a stream's documents. None, in and out, says that nothing more has arrived yet."""
+    """Yields the hub's events of a stream. None, in and out, means that no data is available yet."""
     reader = _Reader(context, losses)
     is_started = False
     for payload in payloads:
@@ -360,38 +371,38 @@ def read_stream(payloads: Iterable[dict | Failed | None], context: Context, loss
             return
         if not is_started and str(payload.get("type")).startswith("response."):
             is_started = True
-            response = part(payload.get("response"))
+            response = as_object(payload.get("response"))
             yield Start(str(response.get("id") or ""), str(response.get("model") or ""))
         match payload.get("type"):
             case "response.output_text.delta":
-                yield from reader.said(payload, Text(""), payload.get("delta"), False)
+                yield from reader.read_text(payload, Text(""), payload.get("delta"), False)
             case "response.output_text.done":
-                yield from reader.said(payload, Text(""), payload.get("text"), True)
+                yield from reader.read_text(payload, Text(""), payload.get("text"), True)
             case "response.function_call_arguments.delta" | "response.custom_tool_call_input.delta":
-                yield from reader.called(payload, payload.get("delta"), False)
+                yield from reader.read_arguments(payload, payload.get("delta"), False)
             case "response.function_call_arguments.done":
-                yield from reader.called(payload, payload.get("arguments"), True)
+                yield from reader.read_arguments(payload, payload.get("arguments"), True)
             case "response.custom_tool_call_input.done":
-                yield from reader.called(payload, payload.get("input"), True)
+                yield from reader.read_arguments(payload, payload.get("input"), True)
             case "response.reasoning_summary_text.delta" | "response.reasoning_text.delta":
-                yield from reader.thought(payload, payload.get("delta"), False)
+                yield from reader.read_thinking(payload, payload.get("delta"), False)
             case "response.reasoning_summary_text.done" | "response.reasoning_text.done":
-                yield from reader.thought(payload, payload.get("text"), True)
+                yield from reader.read_thinking(payload, payload.get("text"), True)
             case "response.refusal.delta":
-                yield from reader.said(payload, Refusal(""), payload.get("delta"), False)
+                yield from reader.read_text(payload, Refusal(""), payload.get("delta"), False)
             case "response.refusal.done":
-                yield from reader.said(payload, Refusal(""), payload.get("refusal"), True)
+                yield from reader.read_text(payload, Refusal(""), payload.get("refusal"), True)
             case "response.output_text.annotation.added":
-                yield from reader.cited(payload)
+                yield from reader.read_annotation(payload)
             case "response.output_item.added":
-                yield from reader.added(payload)
+                yield from reader.read_item_added(payload)
             case "response.output_item.done":
-                yield from reader.done(payload)
+                yield from reader.read_item_done(payload)
             case "response.completed" | "response.incomplete":
-                yield from reader.finished(part(payload.get("response")))
+                yield from reader.read_response_done(as_object(payload.get("response")))
                 return
             case "response.failed":
-                response = part(payload.get("response"))
+                response = as_object(payload.get("response"))
                 yield Failed(*_failure(response))
                 return
             case "error":
@@ -428,26 +439,26 @@ def write_usage(usage: Usage) -> dict:
     }
 
 
-def _spaces(tools: object) -> Iterator[tuple[str, dict]]:
-    """The client's own name and namespace of each tool that we know by one name."""
-    for space in map(part, items(tools)):
-        if space.get("type") == "namespace":
-            for tool in map(part, items(space.get("tools"))):
+def _namespaced_tools(tools: object) -> Iterator[tuple[str, dict]]:
+    """Yields the qualified name of each tool in a namespace with the client's own name and namespace of it."""
+    for namespace in map(as_object, as_list(tools)):
+        if namespace.get("type") == "namespace":
+            for tool in map(as_object, as_list(namespace.get("tools"))):
                 name = str(tool.get("name"))
-                yield qualified(space.get("name"), name), {"name": name, "namespace": space.get("name")}
+                yield qualified_name(namespace.get("name"), name), {"name": name, "namespace": namespace.get("name")}
 
 
 class _Writer:
-    """The response so far: `items` are finished, or will be before it is told as a whole."""
+    """Builds a response and its output items. `items` are the items so far."""
 
     def __init__(self, reply_id: str, context: Context, losses: Losses):
         base = reply_id or context.request_id
         self.id = base if base.startswith("resp_") else f"resp_{base}"
         self._base, self._context, self._losses = base, context, losses
-        self._spaces = dict(_spaces(context.body.get("tools")))
+        self._namespaced_tools = dict(_namespaced_tools(context.body.get("tools")))
         self.items: list[dict] = []
 
-    def name(self, kind: str) -> str:
+    def item_id(self, kind: str) -> str:
         return f"{kind}_{self._base}_{len(self.items)}"
 
     def add(self, block: Block, logprobs: tuple[Logprob, ...] = ()) -> None:
@@ -467,13 +478,13 @@ class _Writer:
                     self.items.append(item)
 
     def message(self, status: str = "completed") -> dict:
-        return {"type": "message", "id": self.name("msg"), "role": "assistant", "status": status, "content": []}
+        return {"type": "message", "id": self.item_id("msg"), "role": "assistant", "status": status, "content": []}
 
     def content(self, block: Block, logprobs: tuple[Logprob, ...] = ()) -> dict:
         if isinstance(block, Refusal):
             return {"type": "refusal", "refusal": block.text}
-        told = [self.citation(citation, len(block.text)) for citation in block.citations]
-        annotations = [written for written in told if written]
+        written = [self.citation(citation, len(block.text)) for citation in block.citations]
+        annotations = [annotation for annotation in written if annotation]
         return {
             "type": "output_text",
             "text": block.text,
@@ -482,40 +493,41 @@ class _Writer:
         }
 
     def citation(self, citation: Citation, length: int) -> dict | None:
-        whole = replace(citation, end=length if citation.end is None else citation.end)
-        if (written := write_citation(whole)) is None:
+        """Returns an annotation, None without a URL; a citation without an end covers `length` characters."""
+        with_end = replace(citation, end=length if citation.end is None else citation.end)
+        if (written := write_citation(with_end)) is None:
             self._losses.lose("citations")
             return None
         return {"type": "url_citation", **written}
 
     def reasoning(self, text: str, signature: Signature | None) -> dict:
         summary = [{"type": "summary_text", "text": text}] if text else []
-        item = {"type": "reasoning", "id": self.name("rs"), "summary": summary}
-        sealed = signatures.wrap(signature) if signature else signatures.mark(self._context.provider)
-        return {**item, "encrypted_content": sealed}
+        item = {"type": "reasoning", "id": self.item_id("rs"), "summary": summary}
+        wrapped = signatures.wrap(signature) if signature else signatures.wrap_empty(self._context.provider)
+        return {**item, "encrypted_content": wrapped}
 
     def call(self, block: ToolCall, status: str) -> dict:
-        named = self._spaces.get(block.name) or {"name": block.name}
+        names = self._namespaced_tools.get(block.name) or {"name": block.name}
         if block.is_custom:
-            item = {"type": "custom_tool_call", "id": self.name("ctc"), "call_id": block.id}
-            return {**item, **named, "input": block.arguments, "status": status}
+            item = {"type": "custom_tool_call", "id": self.item_id("ctc"), "call_id": block.id}
+            return {**item, **names, "input": block.arguments, "status": status}
         arguments = block.arguments or ("{}" if status == "completed" else "")
-        item = {"type": "function_call", "id": self.name("fc"), "call_id": block.id}
-        return {**item, **named, "arguments": arguments, "status": status}
+        item = {"type": "function_call", "id": self.item_id("fc"), "call_id": block.id}
+        return {**item, **names, "arguments": arguments, "status": status}
 
     def image(self, block: Media) -> dict | None:
         if block.kind != "image" or not block.data:
             self._losses.lose(block.kind)
             return None
-        form = (block.media_type or "image/png").partition("/")[2]
-        item = {"type": "image_generation_call", "id": self.name("ig"), "status": "completed"}
-        return {**item, "result": block.data, "output_format": form}
+        output_format = (block.media_type or "image/png").partition("/")[2]
+        item = {"type": "image_generation_call", "id": self.item_id("ig"), "status": "completed"}
+        return {**item, "result": block.data, "output_format": output_format}
 
     def response(self, stop: str | None, usage: Usage | None = None, tier: str | None = None) -> dict:
-        """`stop` is None while it still runs."""
+        """Returns the response object. `stop` is None while the response is in progress."""
         reason = REASONS_BACK.get(stop)
         status = "in_progress" if stop is None else "incomplete" if reason else "completed"
-        asked = self._context.body
+        request = self._context.body
         return {
             "id": self.id,
             "object": "response",
@@ -525,123 +537,125 @@ class _Writer:
             "incomplete_details": {"reason": reason} if reason else None,
             "model": self._context.name,
             "output": self.items if stop else [],
-            **{name: default if asked.get(name) is None else asked[name] for name, default in ECHOES.items()},
+            **{name: default if request.get(name) is None else request[name] for name, default in ECHOES.items()},
             "service_tier": tier or "default",
             "usage": write_usage(usage or Usage()) if stop else None,
         }
 
 
-class _Events:
-    """One item after another as events, each with its number."""
+class _EventWriter:
+    """Writes a response as numbered events, one output item after another."""
 
     def __init__(self, reply_id: str, context: Context, losses: Losses):
         self._context = context
         self.writer = _Writer(reply_id, context, losses)
-        self.number = 0
-        self.block: Block | None = None  # what is open, with the text so far in `pieces`
-        self.pieces = Pieces()
-        self.item: dict | None = None
+        self.sequence_number = 0
+        self.block: Block | None = None  # the open block; its text so far is in `text`
+        self.text = TextBuffer()
+        self.item: dict | None = None  # the open item
         self.signature: Signature | None = None
         self.annotations: list[dict] = []
         self.logprobs: list[Logprob] = []
 
     def event(self, kind: str, **fields) -> bytes:
-        data = {"type": kind, "sequence_number": self.number, **fields}
-        self.number += 1
+        data = {"type": kind, "sequence_number": self.sequence_number, **fields}
+        self.sequence_number += 1
         return sse.event(orjson.dumps(data), kind)
 
     @property
-    def at(self) -> dict:
+    def item_position(self) -> dict:
         return {"item_id": self.item["id"], "output_index": len(self.writer.items)}
 
     @property
-    def content_at(self) -> dict:
-        return {**self.at, "content_index": len(self.item["content"])}
+    def content_position(self) -> dict:
+        return {**self.item_position, "content_index": len(self.item["content"])}
 
-    def begun(self) -> bytes:
+    def start(self) -> bytes:
         response = self.writer.response(None)
         return self.event("response.created", response=response) + self.event("response.in_progress", response=response)
 
-    def _add(self, item: dict) -> bytes:
+    def _start_item(self, item: dict) -> bytes:
         self.item = item
         return self.event("response.output_item.added", output_index=len(self.writer.items), item=item)
 
     def end_item(self, item: dict | None = None) -> bytes:
-        """Ends the open item; `item` is how it looks when it is done."""
+        """Ends the open item if there is one. `item` is its final form where that is not the open item itself."""
         if self.item is None:
             return b""
         done = item or {**self.item, "status": "completed"}
-        told = self.event("response.output_item.done", output_index=len(self.writer.items), item=done)
+        data = self.event("response.output_item.done", output_index=len(self.writer.items), item=done)
         self.writer.items.append(done)
         self.item = None
-        return told
+        return data
 
-    def alone(self, signature: Signature) -> bytes:
-        """A reasoning item that only carries something for the next turn."""
+    def _signature_item(self, signature: Signature) -> bytes:
+        """Writes a reasoning item that only carries a signature for the next turn."""
         item = self.writer.reasoning("", signature)
-        return self._add(item) + self.end_item(item)
+        return self._start_item(item) + self.end_item(item)
 
     def open(self, block: Block) -> bytes:
-        self.block, self.pieces, self.signature, self.annotations, self.logprobs = block, Pieces(), None, [], []
+        self.block, self.text, self.signature, self.annotations, self.logprobs = block, TextBuffer(), None, [], []
         if isinstance(block, Text | Refusal):
-            told = b""
+            data = b""
             if self.item is None:
-                told = self._add(self.writer.message("in_progress"))
+                data = self._start_item(self.writer.message("in_progress"))
                 self.item = {**self.item, "content": []}
-            return told + self.event("response.content_part.added", **self.content_at, part=self.writer.content(block))
-        told = self.end_item()
+            part = self.writer.content(block)
+            return data + self.event("response.content_part.added", **self.content_position, part=part)
+        data = self.end_item()
         match block:
             case Thinking():
-                return told + self._add(self.writer.reasoning("", None))
+                return data + self._start_item(self.writer.reasoning("", None))
             case ToolCall():
                 if block.signature:
-                    told += self.alone(block.signature)
-                return told + self._add(self.writer.call(replace(block, arguments=""), "in_progress"))
+                    data += self._signature_item(block.signature)
+                return data + self._start_item(self.writer.call(replace(block, arguments=""), "in_progress"))
             case Media():
-                return told + self._image(block)
-        return told
+                return data + self._image(block)
+        return data
 
     def _image(self, block: Media) -> bytes:
         if (item := self.writer.image(block)) is None:
             return b""
-        begun = {"type": item["type"], "id": item["id"], "status": "in_progress"}
-        told = self._add(begun) + self.event("response.image_generation_call.completed", **self.at)
-        return told + self.end_item(item)
+        in_progress = {"type": item["type"], "id": item["id"], "status": "in_progress"}
+        data = self._start_item(in_progress)
+        data += self.event("response.image_generation_call.completed", **self.item_position)
+        return data + self.end_item(item)
 
     def delta(self, text: str) -> bytes:
-        told = b""
+        data = b""
         match self.block:
             case Text():
-                told = self.event("response.output_text.delta", **self.content_at, delta=text, logprobs=[])
+                data = self.event("response.output_text.delta", **self.content_position, delta=text, logprobs=[])
             case Refusal():
-                told = self.event("response.refusal.delta", **self.content_at, delta=text)
+                data = self.event("response.refusal.delta", **self.content_position, delta=text)
             case Thinking():
-                if not self.pieces.length:
+                position = self.item_position
+                if not self.text.length:
                     blank = {"type": "summary_text", "text": ""}
-                    told = self.event("response.reasoning_summary_part.added", **self.at, summary_index=0, part=blank)
-                told += self.event("response.reasoning_summary_text.delta", **self.at, summary_index=0, delta=text)
+                    data = self.event("response.reasoning_summary_part.added", **position, summary_index=0, part=blank)
+                data += self.event("response.reasoning_summary_text.delta", **position, summary_index=0, delta=text)
             case ToolCall(is_custom=True):
-                told = self.event("response.custom_tool_call_input.delta", **self.at, delta=text)
+                data = self.event("response.custom_tool_call_input.delta", **self.item_position, delta=text)
             case ToolCall():
-                told = self.event("response.function_call_arguments.delta", **self.at, delta=text)
-        self.pieces.add(text)
-        return told
+                data = self.event("response.function_call_arguments.delta", **self.item_position, delta=text)
+        self.text.add(text)
+        return data
 
-    def cite(self, citation: Citation) -> bytes:
-        if (written := self.writer.citation(citation, self.pieces.length)) is None:
+    def add_citation(self, citation: Citation) -> bytes:
+        if (annotation := self.writer.citation(citation, self.text.length)) is None:
             return b""
-        self.annotations.append(written)
-        number = len(self.annotations) - 1
-        fields = {"annotation_index": number, "annotation": written}
-        return self.event("response.output_text.annotation.added", **self.content_at, **fields)
+        self.annotations.append(annotation)
+        fields = {"annotation_index": len(self.annotations) - 1, "annotation": annotation}
+        return self.event("response.output_text.annotation.added", **self.content_position, **fields)
 
-    def likely(self, logprobs: tuple[Logprob, ...]) -> bytes:
+    def add_logprobs(self, logprobs: tuple[Logprob, ...]) -> bytes:
         self.logprobs += logprobs
         written = write_logprobs(logprobs)
-        return self.event("response.output_text.delta", **self.content_at, delta="", logprobs=written)
+        return self.event("response.output_text.delta", **self.content_position, delta="", logprobs=written)
 
     def close(self) -> bytes:
-        text, block = str(self.pieces), self.block
+        text, block = str(self.text), self.block
         self.block = None
         match block:
             case Text() | Refusal():
@@ -653,82 +667,84 @@ class _Events:
         return b""
 
     def _close_content(self, block: Text | Refusal) -> bytes:
-        piece = self.writer.content(block, tuple(self.logprobs))
+        part = self.writer.content(block, tuple(self.logprobs))
+        position = self.content_position
         if isinstance(block, Refusal):
-            told = self.event("response.refusal.done", **self.content_at, refusal=block.text)
+            data = self.event("response.refusal.done", **position, refusal=block.text)
         else:
-            piece["annotations"] = self.annotations
-            written = piece["logprobs"]
-            told = self.event("response.output_text.done", **self.content_at, text=block.text, logprobs=written)
-        told += self.event("response.content_part.done", **self.content_at, part=piece)
-        self.item["content"].append(piece)
-        return told
+            part["annotations"] = self.annotations
+            logprobs = part["logprobs"]
+            data = self.event("response.output_text.done", **position, text=block.text, logprobs=logprobs)
+        data += self.event("response.content_part.done", **position, part=part)
+        self.item["content"].append(part)
+        return data
 
     def _close_thinking(self, text: str) -> bytes:
-        told = b""
+        data = b""
         if text:
+            position = self.item_position
             done = {"type": "summary_text", "text": text}
-            told = self.event("response.reasoning_summary_text.done", **self.at, summary_index=0, text=text)
-            told += self.event("response.reasoning_summary_part.done", **self.at, summary_index=0, part=done)
-        return told + self.end_item(self.writer.reasoning(text, self.signature))
+            data = self.event("response.reasoning_summary_text.done", **position, summary_index=0, text=text)
+            data += self.event("response.reasoning_summary_part.done", **position, summary_index=0, part=done)
+        return data + self.end_item(self.writer.reasoning(text, self.signature))
 
     def _close_call(self, block: ToolCall, text: str) -> bytes:
-        told = b""
+        data = b""
         if not text and not block.is_custom:
             text = "{}"
-            told = self.event("response.function_call_arguments.delta", **self.at, delta=text)
+            data = self.event("response.function_call_arguments.delta", **self.item_position, delta=text)
         kind = "custom_tool_call_input" if block.is_custom else "function_call_arguments"
         whole = {"input": text} if block.is_custom else {"arguments": text, "name": self.item["name"]}
-        told += self.event(f"response.{kind}.done", **self.at, **whole)
-        return told + self.end_item(self.writer.call(replace(block, arguments=text), "completed"))
+        data += self.event(f"response.{kind}.done", **self.item_position, **whole)
+        return data + self.end_item(self.writer.call(replace(block, arguments=text), "completed"))
 
-    def ended(self, stop: str, usage: Usage, tier: str | None) -> bytes:
-        told = self.end_item()
+    def end(self, stop: str, usage: Usage, tier: str | None) -> bytes:
+        data = self.end_item()
         response = self.writer.response(stop, usage, tier)
-        return told + self.event(f"response.{response['status']}", response=response)
+        return data + self.event(f"response.{response['status']}", response=response)
 
-    def failed(self, status: int, code: str, message: str, is_started: bool) -> bytes:
-        """A failed response and then an error: agents know the first, the SDKs raise on the second."""
-        told = b""
+    def fail(self, status: int, code: str, message: str, is_started: bool) -> bytes:
+        """Writes a failed response, which agents wait for, and an error, on which the SDKs raise."""
+        data = b""
         if is_started:
             error = {"code": code, "message": message}
             response = self.writer.response(None) | {"status": "failed", "error": error, "output": self.writer.items}
-            told = self.event("response.failed", response=response)
-        return told + error_event(status, code, message, self._context.request_id, self.number)
+            data = self.event("response.failed", response=response)
+        return data + error_event(status, code, message, self._context.request_id, self.sequence_number)
 
 
 def write_stream(events: Iterable[Event | None], context: Context, losses: Losses) -> Iterator[bytes]:
-    """The stream's events as bytes; empty ones where nothing more has arrived yet."""
-    out, is_started = _Events("", context, losses), False
-    shown: set[int] = set()  # blocks of the first choice
+    """Yields the stream's events as bytes, b"" where no data is available yet."""
+    out, is_started = _EventWriter("", context, losses), False
+    written: set[int] = set()  # blocks of the first choice: a response has no others
     finish, used = Finish("stop"), Used(Usage())
     for event in events:
         match event:
-            case Delta(index, text) if index in shown:
+            case Delta(index, text) if index in written:
                 yield out.delta(text)
             case None:
                 yield b""
             case Start(reply_id):
-                out, is_started = _Events(reply_id, context, losses), True
-                yield out.begun()
+                out, is_started = _EventWriter(reply_id, context, losses), True
+                yield out.start()
             case Open(choice=choice) | Finish(choice=choice) if choice:
                 losses.lose("n")
             case Open(index, block):
-                shown.add(index)
+                written.add(index)
                 yield out.open(block)
-            case Signed(index, signature) if index in shown:
+            case Signed(index, signature) if index in written:
                 out.signature = signature
-            case Cited(index, citation) if index in shown:
-                yield out.cite(citation)
-            case Likely(index, logprobs) if index in shown and isinstance(out.block, Text):
-                yield out.likely(logprobs)
-            case Close(index) if index in shown:
+            case Cited(index, citation) if index in written:
+                yield out.add_citation(citation)
+            case Logprobs(index, logprobs) if index in written and isinstance(out.block, Text):
+                yield out.add_logprobs(logprobs)
+            case Close(index) if index in written:
                 yield out.close()
             case Finish(choice=0):
                 finish = event
             case Used():
                 used = event
             case End():
-                yield out.ended(finish.stop, used.usage, used.tier)
+                yield out.end(finish.stop, used.usage, used.tier)
             case Failed(status, code, message):
-                yield out.failed(status, code, message, is_started)
+                yield out.fail(status, code, message, is_started)

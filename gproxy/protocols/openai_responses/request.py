@@ -1,4 +1,7 @@
-"""Responses requests to and from the hub. https://platform.openai.com/docs/api-reference/responses/create"""
+"""Translates Responses requests to and from the hub.
+
+https://platform.openai.com/docs/api-reference/responses/create
+"""
 
 import re
 from collections.abc import Iterator
@@ -7,7 +10,6 @@ from gproxy.errors import BadRequest
 from gproxy.protocols import prompts, reasoning, repair, validate
 from gproxy.protocols.hub import (
     Block,
-    Choice,
     CodeExecution,
     Media,
     Reasoning,
@@ -18,29 +20,30 @@ from gproxy.protocols.hub import (
     Thinking,
     Tool,
     ToolCall,
+    ToolChoice,
     ToolResult,
     Turn,
     WebFetch,
     WebSearch,
-    items,
-    part,
+    as_list,
+    as_object,
 )
 from gproxy.protocols.losses import Losses
 from gproxy.protocols.openai import (
     AUDIO,
     TIERS,
     TIERS_BACK,
-    lose_refused,
+    drop_refused,
     read_citation,
     read_format,
     write_format,
-    write_limit,
+    write_max_tokens,
     write_parameters,
     write_user,
 )
 from gproxy.protocols.signatures import unwrap
 
-# The hub's names on this wire.
+# Hub field -> the client's field, as losses report it.
 NAMES = {
     "turns": "input",
     "system": "instructions",
@@ -75,7 +78,7 @@ NAMES = {
     "web_search": "tools.web_search",
     "code_execution": "tools.code_interpreter",
 }
-READ = frozenset(
+KNOWN_FIELDS = frozenset(
     (
         "model", "input", "instructions", "tools", "tool_choice", "parallel_tool_calls", "max_output_tokens",
         "temperature", "top_p", "top_logprobs", "text", "reasoning", "service_tier", "user", "safety_identifier",
@@ -83,8 +86,8 @@ READ = frozenset(
         *("previous_response_id", "conversation", "prompt"),
     )
 )  # fmt: skip
-# What stands at the vendor: towards another one the context would silently be gone.
-ELSEWHERE = {
+# Fields whose content only the vendor has: translated, the context would be lost silently.
+STORED_AT_VENDOR = {
     "previous_response_id": "the conversation so far is kept by the vendor; send it in `input`",
     "conversation": "the conversation is kept by the vendor; send it in `input`",
     "prompt": "the prompt is kept by the vendor; send it in `instructions` and `input`",
@@ -98,7 +101,7 @@ ID, MAX_ID = re.compile(r"[\x21-\x7e]+"), 64
 TOOL_NAME = (re.compile(r"[A-Za-z0-9_-]+"), 64)
 URL_KINDS = frozenset(("image", "file"))
 MIN_TOKENS = 16
-# No addresses that only this vendor knows.
+# This vendor has no URLs that only it can open.
 OWN_URLS = None
 
 
@@ -106,26 +109,26 @@ OWN_URLS = None
 
 
 def read_request(body: dict, losses: Losses) -> Request:
-    """Raises BadRequest naming the field."""
-    for name, why in ELSEWHERE.items():
+    """Returns the request in the hub's types. Raises BadRequest, which names the field."""
+    for name, why in STORED_AT_VENDOR.items():
         if body.get(name):
             raise BadRequest(f"{name}: {why}")
     for name in body:
-        if name not in READ and body[name] is not None:
-            losses.tell(name)
+        if name not in KNOWN_FIELDS and body[name] is not None:
+            losses.report(name)
     if body.get("truncation") not in (None, "disabled"):
-        losses.tell("truncation")
+        losses.report("truncation")
     included = validate.texts(body.get("include"), "include")
     if set(included) - INCLUDED:
-        losses.tell("include")
+        losses.report("include")
     text = validate.optional_obj(body, "text")
-    form = validate.optional_obj(text, "format", "text")
+    text_format = validate.optional_obj(text, "format", "text")
     logprobs = validate.optional_count(body, "top_logprobs")
     if logprobs is None and "message.output_text.logprobs" in included:
         logprobs = 0
     system, turns = _read_input(body, losses)
     return Request(
-        turns=repair.joined(turns),
+        turns=repair.merge_turns(turns),
         system=system,
         tools=tuple(_read_tools(body, losses)),
         choice=_read_choice(body.get("tool_choice"), losses),
@@ -134,10 +137,10 @@ def read_request(body: dict, losses: Losses) -> Request:
         temperature=validate.optional_number(body, "temperature"),
         top_p=validate.optional_number(body, "top_p"),
         logprobs=logprobs,
-        format=read_format(form, form, "text.format", "text.format"),
+        format=read_format(text_format, text_format, "text.format", "text.format"),
         reasoning=_read_reasoning(validate.optional_obj(body, "reasoning")),
         verbosity=validate.optional_text(text, "verbosity", "text"),
-        tier=validate.known(validate.optional_text(body, "service_tier"), TIERS, "service_tier"),
+        tier=validate.lookup(validate.optional_text(body, "service_tier"), TIERS, "service_tier"),
         end_user=validate.optional_text(body, "user") or validate.optional_text(body, "safety_identifier"),
         metadata=validate.optional_obj(body, "metadata"),
         store=validate.optional_flag(body, "store"),
@@ -145,24 +148,24 @@ def read_request(body: dict, losses: Losses) -> Request:
     )
 
 
-def _read_reasoning(asked: dict) -> Reasoning | None:
-    wanted = validate.optional_text(asked, "effort", "reasoning")
-    validate.known(wanted, dict.fromkeys(reasoning.EFFORTS), "reasoning.effort")
-    summary = asked.get("summary") or asked.get("generate_summary")
-    if not wanted and not summary:
+def _read_reasoning(options: dict) -> Reasoning | None:
+    effort = validate.optional_text(options, "effort", "reasoning")
+    validate.lookup(effort, dict.fromkeys(reasoning.EFFORTS), "reasoning.effort")
+    summary = options.get("summary") or options.get("generate_summary")
+    if not effort and not summary:
         return None
-    return Reasoning(wanted, None, True if summary else None)
+    return Reasoning(effort, None, True if summary else None)
 
 
 def _read_input(body: dict, losses: Losses) -> tuple[tuple[str, ...], list[Turn]]:
-    """The instructions, with the system's items before the first other one, and the turns."""
+    """Returns the instructions, with the system messages before the first other item, and the turns."""
     instructions = validate.optional_text(body, "instructions")
     system = [instructions] if instructions and instructions.strip() else []
-    given = body.get("input")
-    if isinstance(given, str):
-        return tuple(system), [Turn("user", (Text(given),))]
+    content = body.get("input")
+    if isinstance(content, str):
+        return tuple(system), [Turn("user", (Text(content),))]
     turns: list[Turn] = []
-    for place, item in validate.objects(given, "input"):
+    for place, item in validate.objects(content, "input"):
         for turn in _read_item(item, place, losses):
             if turn.role == "system" and not turns:
                 system += [block.text for block in turn.blocks if isinstance(block, Text) and block.text.strip()]
@@ -176,18 +179,18 @@ def _read_item(item: dict, place: str, losses: Losses) -> Iterator[Turn]:
     match kind:
         case "message":
             role = validate.text(item.get("role"), f"{place}.role")
-            validate.known(role, ROLES, f"{place}.role")
+            validate.lookup(role, ROLES, f"{place}.role")
             role = "system" if role == "developer" else role
             yield Turn(role, tuple(_read_content(item.get("content"), f"{place}.content", losses)))
         case "function_call":
             call_id, name = (validate.text(item.get(key), f"{place}.{key}") for key in ("call_id", "name"))
             written = validate.optional_text(item, "arguments", place) or "{}"
-            yield Turn("assistant", (ToolCall(call_id, qualified(item.get("namespace"), name), written),))
+            yield Turn("assistant", (ToolCall(call_id, qualified_name(item.get("namespace"), name), written),))
         case "custom_tool_call":
             call_id, name, text = (
                 validate.text(item.get(key), f"{place}.{key}") for key in ("call_id", "name", "input")
             )
-            name = qualified(item.get("namespace"), name)
+            name = qualified_name(item.get("namespace"), name)
             yield Turn("assistant", (ToolCall(call_id, name, text, is_custom=True),))
         case "function_call_output" | "custom_tool_call_output":
             call_id = validate.text(item.get("call_id") or item.get("id"), f"{place}.call_id")
@@ -196,8 +199,8 @@ def _read_item(item: dict, place: str, losses: Losses) -> Iterator[Turn]:
             is_custom = kind == "custom_tool_call_output"
             yield Turn("user", (ToolResult(call_id, blocks, is_custom=is_custom),))
         case "local_shell_call" | "shell_call" | "apply_patch_call":
-            # The client ran these itself, and would go on doing so if it were not told what came of it.
-            losses.tell(f"input.{kind}")
+            # The client ran these calls: without their results the model would request them again.
+            losses.report(f"input.{kind}")
             action = item.get("action") or item.get("operation")
             call_id = validate.text(item.get("call_id") or item.get("id"), f"{place}.call_id")
             yield Turn(
@@ -211,18 +214,18 @@ def _read_item(item: dict, place: str, losses: Losses) -> Iterator[Turn]:
         case "reasoning":
             yield Turn("assistant", (_read_thinking(item),))
         case "item_reference" | "compaction":
-            raise BadRequest(f"{place}: {kind} stands for content that only its vendor has; send the content itself")
+            raise BadRequest(f"{place}: {kind} refers to content that only its vendor has; send the content itself")
         case "image_generation_call" if isinstance(item.get("result"), str):
             yield Turn("assistant", (Media("image", f"image/{item.get('output_format') or 'png'}", item["result"]),))
         case str():
-            # Steps that the vendor's own tools took; what they led to stands in the messages.
-            losses.tell(f"input.{kind}")
+            # Steps of the vendor's own tools; their outcome is in the messages.
+            losses.report(f"input.{kind}")
         case _:
             raise BadRequest(f"{place}.type: missing; name the kind of item")
 
 
 def _read_thinking(item: dict) -> Thinking:
-    texts = [part(piece).get("text") for piece in items(item.get("summary")) or items(item.get("content"))]
+    texts = [as_object(part).get("text") for part in as_list(item.get("summary")) or as_list(item.get("content"))]
     opaque = item.get("encrypted_content")
     signature = unwrap(opaque) if isinstance(opaque, str) else None
     return Thinking("\n".join(text for text in texts if isinstance(text, str)), signature)
@@ -233,35 +236,34 @@ def _read_content(content, place: str, losses: Losses) -> Iterator[Block]:
         if content:
             yield Text(content)
         return
-    for at, item in validate.objects(content, place):
+    for item_place, item in validate.objects(content, place):
         if item.get("prompt_cache_breakpoint") is not None:
-            losses.tell("input.content.prompt_cache_breakpoint")
+            losses.report("input.content.prompt_cache_breakpoint")
         match item.get("type"):
             case "input_text" | "output_text" | "text":
-                found = (read_citation(annotation) for annotation in items(item.get("annotations")))
-                yield Text(validate.text(item.get("text"), f"{at}.text"), tuple(filter(None, found)))
+                citations = (read_citation(annotation) for annotation in as_list(item.get("annotations")))
+                yield Text(validate.text(item.get("text"), f"{item_place}.text"), tuple(filter(None, citations)))
             case "refusal":
-                yield Refusal(validate.text(item.get("refusal"), f"{at}.refusal"))
+                yield Refusal(validate.text(item.get("refusal"), f"{item_place}.refusal"))
             case "input_image":
-                yield _read_image(item, at)
+                yield _read_image(item, item_place)
             case "input_file":
-                yield _read_file(item, at)
+                yield _read_file(item, item_place)
             case "input_audio":
-                audio = validate.obj(item.get("input_audio"), f"{at}.input_audio")
-                data = validate.checked(
-                    validate.text(audio.get("data"), f"{at}.input_audio.data"), f"{at}.input_audio.data"
-                )
+                audio = validate.obj(item.get("input_audio"), f"{item_place}.input_audio")
+                data_place = f"{item_place}.input_audio.data"
+                data = validate.check_base64(validate.text(audio.get("data"), data_place), data_place)
                 yield Media("audio", f"audio/{validate.optional_text(audio, 'format') or 'wav'}", data)
             case str() as kind:
-                losses.tell(f"input.content.{kind}")
+                losses.report(f"input.content.{kind}")
             case _:
-                raise BadRequest(f"{at}.type: missing; name the kind of content")
+                raise BadRequest(f"{item_place}.type: missing; name the kind of content")
 
 
 def _read_image(item: dict, place: str) -> Media:
     detail = validate.optional_text(item, "detail", place)
     if (url := validate.optional_text(item, "image_url", place)) is not None:
-        return validate.media(url, "image", f"{place}.image_url", detail=detail)
+        return validate.media_of_url(url, "image", f"{place}.image_url", detail=detail)
     return Media("image", file_id=validate.text(item.get("file_id"), f"{place}.image_url"), detail=detail)
 
 
@@ -269,18 +271,20 @@ def _read_file(item: dict, place: str) -> Media:
     name = validate.optional_text(item, "filename", place)
     if (data := validate.optional_text(item, "file_data", place)) is not None:
         if data.startswith("data:"):
-            return validate.media(data, "file", f"{place}.file_data", name)
-        kind = validate.guessed(name)
-        return Media(validate.kind_of(kind, "file"), kind, validate.checked(data, f"{place}.file_data"), name=name)
+            return validate.media_of_url(data, "file", f"{place}.file_data", name)
+        kind = validate.media_type_of(name)
+        return Media(
+            validate.media_kind(kind, "file"), kind, validate.check_base64(data, f"{place}.file_data"), name=name
+        )
     if (url := validate.optional_text(item, "file_url", place)) is not None:
-        return validate.media(url, "file", f"{place}.file_url", name)
+        return validate.media_of_url(url, "file", f"{place}.file_url", name)
     return Media(
-        "file", validate.guessed(name), file_id=validate.text(item.get("file_id"), f"{place}.file_id"), name=name
+        "file", validate.media_type_of(name), file_id=validate.text(item.get("file_id"), f"{place}.file_id"), name=name
     )
 
 
-def qualified(namespace: object, name: str) -> str:
-    """A tool inside a namespace by one name, since no other protocol has namespaces."""
+def qualified_name(namespace: object, name: str) -> str:
+    """Returns one name for a tool in a namespace, since no other protocol has namespaces."""
     return f"{namespace}__{name}" if isinstance(namespace, str) and namespace else name
 
 
@@ -293,49 +297,49 @@ def _read_tools(body: dict, losses: Losses) -> Iterator[Tool | WebSearch | CodeE
             case "namespace":
                 name = validate.text(tool.get("name"), f"{place}.name")
                 if tool.get("description"):
-                    losses.tell("tools.namespace.description")
-                for at, inner in validate.objects(tool.get("tools"), f"{place}.tools"):
-                    yield _read_tool(inner, name, at, losses)
+                    losses.report("tools.namespace.description")
+                for inner_place, inner in validate.objects(tool.get("tools"), f"{place}.tools"):
+                    yield _read_tool(inner, name, inner_place, losses)
             case "code_interpreter":
                 yield CodeExecution()
             case _ if kind.startswith("web_search"):
                 for name in ("search_context_size", "external_web_access"):
                     if tool.get(name) is not None:
-                        losses.tell(f"tools.web_search.{name}")
+                        losses.report(f"tools.web_search.{name}")
                 allowed = validate.optional_obj(tool, "filters", place).get("allowed_domains")
                 location = validate.optional_obj(tool, "user_location", place)
-                place_of = {k: v for k, v in location.items() if k != "type" and isinstance(v, str)}
-                yield WebSearch(validate.texts(allowed, f"{place}.filters.allowed_domains"), place=place_of)
+                user_place = {k: v for k, v in location.items() if k != "type" and isinstance(v, str)}
+                yield WebSearch(validate.texts(allowed, f"{place}.filters.allowed_domains"), place=user_place)
             case _:
-                losses.tell(f"tools.{kind}")
+                losses.report(f"tools.{kind}")
 
 
 def _read_tool(tool: dict, namespace: str | None, place: str, losses: Losses) -> Tool:
-    name = qualified(namespace, validate.text(tool.get("name"), f"{place}.name"))
+    name = qualified_name(namespace, validate.text(tool.get("name"), f"{place}.name"))
     description = validate.optional_text(tool, "description", place)
     if tool.get("type") == "custom":
-        if part(tool.get("format")).get("type") == "grammar":
-            losses.tell("tools.custom.format")
+        if as_object(tool.get("format")).get("type") == "grammar":
+            losses.report("tools.custom.format")
         return Tool(name, description)
     schema = validate.optional_obj(tool, "parameters", place)
     return Tool(name, description, schema, validate.optional_flag(tool, "strict", place))
 
 
-def _read_choice(asked, losses: Losses) -> Choice | None:
-    if asked is None:
+def _read_choice(choice, losses: Losses) -> ToolChoice | None:
+    if choice is None:
         return None
-    if isinstance(asked, str):
-        return Choice(validate.known(asked, MODES, "tool_choice"))
-    asked = validate.obj(asked, "tool_choice")
-    match asked.get("type"):
+    if isinstance(choice, str):
+        return ToolChoice(validate.lookup(choice, MODES, "tool_choice"))
+    choice = validate.obj(choice, "tool_choice")
+    match choice.get("type"):
         case "function" | "custom":
-            return Choice("any", (validate.text(asked.get("name"), "tool_choice.name"),))
+            return ToolChoice("any", (validate.text(choice.get("name"), "tool_choice.name"),))
         case "allowed_tools":
-            tools = [tool for _, tool in validate.objects(asked.get("tools"), "tool_choice.tools")]
+            tools = [tool for _, tool in validate.objects(choice.get("tools"), "tool_choice.tools")]
             names = tuple(str(tool["name"]) for tool in tools if tool.get("name"))
-            return Choice(validate.known(asked.get("mode") or "auto", MODES, "tool_choice.mode"), names)
+            return ToolChoice(validate.lookup(choice.get("mode") or "auto", MODES, "tool_choice.mode"), names)
         case str():
-            losses.tell("tool_choice")
+            losses.report("tool_choice")
             return None
     raise BadRequest("tool_choice.type: missing")
 
@@ -344,60 +348,61 @@ def _read_choice(asked, losses: Losses) -> Choice | None:
 
 
 def write_request(request: Request, target: Target, losses: Losses) -> dict:
-    """Raises BadRequest on what cannot be said at all."""
-    turns = repair.paired(request.turns, losses)
-    written = [item for turn in turns for item in _write_turn(turn, target, losses)]
-    if not written and not request.system:
-        raise BadRequest(f"{losses.name('turns')}: at least one message is needed")
+    """Returns the body for the vendor. Raises BadRequest where no valid body can be written."""
+    turns = repair.pair_results(request.turns, losses)
+    input_items = [item for turn in turns for item in _write_turn(turn, target, losses)]
+    if not input_items and not request.system:
+        raise BadRequest(f"{losses.wire_name('turns')}: at least one message is needed")
     text = {}
-    form, told = write_format(request, losses)
-    system = (*request.system, *told)
-    if form is not None:
-        text["format"] = form
-    if form == {"type": "json_object"} and not prompts.says_json(turns):
-        # The vendor looks for the word in the input, and not in the instructions.
-        written = [*_write_turn(Turn("system", tuple(map(Text, system))), target, losses), *written]
+    text_format, prompts_for_format = write_format(request, losses)
+    system = (*request.system, *prompts_for_format)
+    if text_format is not None:
+        text["format"] = text_format
+    if text_format == {"type": "json_object"} and not prompts.mentions_json(turns):
+        # The vendor looks for the word "json" in the input, not in the instructions.
+        input_items = [*_write_turn(Turn("system", tuple(map(Text, system))), target, losses), *input_items]
         system = ()
     if request.verbosity and "verbosity" not in target.refused:
         text["verbosity"] = request.verbosity
     elif request.verbosity:
         losses.lose("verbosity")
-    asked = _write_reasoning(request, target, losses)
-    tools = [found for i, tool in enumerate(request.tools) if (found := _write_tool(tool, i, losses))]
+    reasoning_options = _write_reasoning(request, target, losses)
+    tools = [written for i, tool in enumerate(request.tools) if (written := _write_tool(tool, i, losses))]
     body = {
         "model": target.model,
         "instructions": "\n".join(system) or None,
-        "input": written,
+        "input": input_items,
         "tools": tools or None,
         "tool_choice": _write_choice(request) if tools else None,
         "parallel_tool_calls": request.parallel if tools else None,
-        "max_output_tokens": _write_limit(write_limit(request.max_tokens, target, losses), losses),
+        "max_output_tokens": _raise_to_minimum(write_max_tokens(request.max_tokens, target, losses), losses),
         "temperature": request.temperature,
         "top_p": request.top_p,
         "top_logprobs": request.logprobs or None,
         "text": text or None,
-        "reasoning": asked,
+        "reasoning": reasoning_options,
         "include": _write_include(request, target),
         "service_tier": TIERS_BACK.get(request.tier),
         "user": write_user(request.end_user, losses),
         "metadata": dict(request.metadata) or None,
-        # Nobody asked the vendor to keep what was said, in a protocol that does not keep it.
+        # Not stored unless requested: protocols other than this one do not store by default.
         "store": bool(request.store),
         "prompt_cache_key": request.cache_key,
         "stream": True if target.is_stream else None,
     }
     for name in ("top_k", "seed", "frequency_penalty", "presence_penalty"):
-        nothing = (None,) if name in ("top_k", "seed") else (None, 0)
-        if getattr(request, name) not in nothing:
+        unset = (None,) if name in ("top_k", "seed") else (None, 0)
+        if getattr(request, name) not in unset:
             losses.lose(name)
     if request.stop:
         losses.lose("stop")
     if request.n not in (None, 1):
         losses.lose("n")
-    lose_refused(body, REFUSED, target, losses)
+    drop_refused(body, REFUSED, target, losses)
     return {name: value for name, value in body.items() if value is not None}
 
 
+# Hub fields that a model may reject -> the fields of this protocol.
 REFUSED = {
     "temperature": ("temperature",),
     "top_p": ("top_p",),
@@ -407,7 +412,7 @@ REFUSED = {
 }
 
 
-def _write_limit(max_tokens: int | None, losses: Losses) -> int | None:
+def _raise_to_minimum(max_tokens: int | None, losses: Losses) -> int | None:
     if max_tokens is not None and max_tokens < MIN_TOKENS:
         losses.lose("max_tokens")
         return MIN_TOKENS
@@ -417,14 +422,14 @@ def _write_limit(max_tokens: int | None, losses: Losses) -> int | None:
 def _write_reasoning(request: Request, target: Target, losses: Losses) -> dict | None:
     if request.reasoning is None:
         return None
-    wanted = reasoning.openai_effort(request.reasoning, target, losses)
-    if wanted is None:
+    effort = reasoning.openai_effort(request.reasoning, target, losses)
+    if effort is None:
         return None
-    return {"effort": wanted, **({"summary": "auto"} if request.reasoning.is_shown and wanted != "none" else {})}
+    return {"effort": effort, **({"summary": "auto"} if request.reasoning.is_shown and effort != "none" else {})}
 
 
 def _write_include(request: Request, target: Target) -> list[str] | None:
-    """Reasoning comes back sealed, so that the next turn can go on with it."""
+    """Returns `include`: encrypted reasoning, so that the next turn can continue from it, and log-probabilities."""
     included = []
     if "encrypted_reasoning" in target.traits:
         included.append("reasoning.encrypted_content")
@@ -470,7 +475,7 @@ def _write_assistant(turn: Turn, target: Target, losses: Losses) -> Iterator[dic
             case Thinking():
                 yield from _write_thinking(block, target, losses)
             case ToolCall(call_id, name, arguments):
-                call_id = legal(call_id)
+                call_id = legal_call_id(call_id)
                 if block.is_custom:
                     yield {"type": "custom_tool_call", "call_id": call_id, "name": name, "input": arguments}
                 else:
@@ -484,17 +489,17 @@ def _write_assistant(turn: Turn, target: Target, losses: Losses) -> Iterator[dic
 
 
 def _write_thinking(block: Thinking, target: Target, losses: Losses) -> Iterator[dict]:
-    """Only what this provider sealed; it answers anything else with an error."""
+    """Yields reasoning that this provider encrypted; the vendor rejects any other."""
     signature = block.signature
     if signature is None or signature.origin != target.provider:
         losses.lose("signature" if signature and not block.text else "thinking")
         return
-    item_id, _, sealed = signature.value.partition(":")
+    item_id, _, encrypted = signature.value.partition(":")
     summary = [{"type": "summary_text", "text": block.text}] if block.text else []
-    yield {"type": "reasoning", "id": item_id, "summary": summary, "encrypted_content": sealed}
+    yield {"type": "reasoning", "id": item_id, "summary": summary, "encrypted_content": encrypted}
 
 
-def legal(call_id: str) -> str:
+def legal_call_id(call_id: str) -> str:
     return repair.legal_id(call_id, ID, MAX_ID)
 
 
@@ -513,7 +518,7 @@ def _write_result(block: ToolResult, losses: Losses) -> dict:
         ]
         if block.is_error:
             output.insert(0, {"type": "input_text", "text": "Error:"})
-    return {"type": kind, "call_id": legal(block.call_id), "output": output}
+    return {"type": kind, "call_id": legal_call_id(block.call_id), "output": output}
 
 
 def _write_media(block: Media, losses: Losses) -> dict:
@@ -527,10 +532,10 @@ def _write_media(block: Media, losses: Losses) -> dict:
     if block.kind == "file" and block.url:
         return {"type": "input_file", "file_url": block.url}
     if block.kind == "file" and block.data:
-        name = block.name or f"file.{validate.ending(block.media_type)}"
+        name = block.name or f"file.{validate.file_extension(block.media_type)}"
         return {"type": "input_file", "filename": name, "file_data": validate.data_url(block.media_type, block.data)}
     losses.lose(block.kind)
-    return {"type": "input_text", "text": validate.NOTE.format(block.name or block.media_type or block.kind)}
+    return {"type": "input_text", "text": validate.OMITTED_FILE.format(block.name or block.media_type or block.kind)}
 
 
 def _write_tool(tool, number: int, losses: Losses) -> dict | None:
@@ -539,18 +544,18 @@ def _write_tool(tool, number: int, losses: Losses) -> dict | None:
             described = {"description": tool.description} if tool.description else {}
             if tool.is_custom:
                 return {"type": "custom", "name": tool.name, **described}
-            # Left out it would be strict here, and nowhere else.
+            # `strict` is always written: this vendor alone defaults to true.
             schema, strict = write_parameters(tool, number, losses)
             return {"type": "function", "name": tool.name, **described, "parameters": schema, "strict": strict}
         case WebSearch():
             if tool.blocked or tool.max_uses is not None:
                 losses.lose("web_search")
-            found = {"type": "web_search"}
+            search = {"type": "web_search"}
             if tool.allowed:
-                found["filters"] = {"allowed_domains": list(tool.allowed)}
+                search["filters"] = {"allowed_domains": list(tool.allowed)}
             if tool.place:
-                found["user_location"] = {"type": "approximate", **tool.place}
-            return found
+                search["user_location"] = {"type": "approximate", **tool.place}
+            return search
         case CodeExecution():
             return {"type": "code_interpreter", "container": {"type": "auto"}}
         case WebFetch():

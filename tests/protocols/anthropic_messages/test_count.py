@@ -1,11 +1,11 @@
-"""Anthropic's count of tokens to and from the hub."""
+"""Translates Anthropic's `count_tokens` bodies to and from the hub."""
 
 import pytest
 from anthropic.types import MessageTokensCount
 
 from gproxy.errors import BadRequest
 from gproxy.protocols import anthropic_messages
-from gproxy.protocols.hub import Context, Count, Format, Reasoning, Request, Target, Text, Tool, Turn
+from gproxy.protocols.hub import Context, Format, Reasoning, Request, Target, Text, TokenCount, Tool, Turn
 from gproxy.protocols.losses import Losses
 
 CODEC = anthropic_messages.CODECS["count_tokens"]
@@ -15,10 +15,10 @@ HELLO = (Turn("user", (Text("hi"),)),)
 
 
 @pytest.mark.parametrize(
-    ("request_", "written", "told"),
+    ("request_", "written", "lost"),
     [
         (Request(HELLO), {}, ()),
-        # what says how it is answered is not counted, and so not lost
+        # fields that only shape the reply are not counted, so leaving them out is no loss
         (Request(HELLO, temperature=0.5, max_tokens=9, reasoning=Reasoning("high"), end_user="u"), {}, ()),
         (
             Request(HELLO, ("be brief",), (Tool("f", schema={"type": "object", "properties": {}}),)),
@@ -30,21 +30,21 @@ HELLO = (Turn("user", (Text("hi"),)),)
         ),
     ],
 )
-def test_what_is_written(request_, written, told):
+def test_a_count_request_is_written_without_sampling_and_limits(request_, written, lost):
     losses = Losses()
     body = CODEC.write_request(request_, TARGET, losses)
     messages = [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]
     assert body == {"model": "claude-sonnet-4-5", "messages": messages, **written}
-    assert losses.told() == told
+    assert losses.names() == lost
 
 
-def test_a_format_is_counted_too():
+def test_an_output_format_is_counted_too():
     schema = {"type": "object", "properties": {}, "required": [], "additionalProperties": False}
     body = CODEC.write_request(Request(HELLO, format=Format(schema)), TARGET, Losses())
     assert body["output_config"]["format"]["type"] == "json_schema"
 
 
-def test_what_is_read():
+def test_a_count_request_is_read():
     body = {"model": "asked", "system": "be brief", "messages": [{"role": "user", "content": "hi"}]}
     assert CODEC.read_request(body, Losses()) == Request(HELLO, ("be brief",))
     with pytest.raises(BadRequest, match="messages"):
@@ -52,9 +52,9 @@ def test_what_is_read():
 
 
 @pytest.mark.parametrize(("body", "tokens"), [({"input_tokens": 12}, 12), ({}, 0), ({"input_tokens": "x"}, 0)])
-def test_a_reply(body, tokens):
-    found = CODEC.read_reply(body, CONTEXT, Losses())
-    assert found == Count(tokens)
-    written = CODEC.write_reply(found, CONTEXT, Losses())
+def test_a_count_reply_is_translated_both_ways(body, tokens):
+    count = CODEC.read_reply(body, CONTEXT, Losses())
+    assert count == TokenCount(tokens)
+    written = CODEC.write_reply(count, CONTEXT, Losses())
     assert written == {"input_tokens": tokens}
     MessageTokensCount.model_validate(written)

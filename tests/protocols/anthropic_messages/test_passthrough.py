@@ -1,4 +1,4 @@
-"""Anthropic Messages: requests, streams, usage and model lists."""
+"""Anthropic Messages in the same-protocol lane: request heads, streams, usage, errors and model lists."""
 
 import copy
 import json
@@ -22,13 +22,13 @@ EVENT = TypeAdapter(RawMessageStreamEvent)
 
 
 @pytest.mark.parametrize("name", names("anthropic", ".sse"))
-def test_the_samples_are_what_the_vendors_client_reads(name):
+def test_the_vendors_client_reads_the_sample_streams(name):
     for document in documents(sample("anthropic", name)):
         if document["type"] not in ("ping", "error"):
             EVENT.validate_python(document)
 
 
-def test_the_whole_reply_is_what_the_vendors_client_reads():
+def test_the_vendors_client_reads_the_sample_reply():
     Message.model_validate_json(sample("anthropic", "reply.json"))
 
 
@@ -42,8 +42,8 @@ def test_the_whole_reply_is_what_the_vendors_client_reads():
         ({"model": "a", "metadata": "text", "user": "not here"}, ("a", False, True, None)),
     ],
 )
-def test_what_a_request_asks_for(body, expected):
-    assert passthrough.ask(json.dumps(body).encode())[:4] == expected
+def test_the_head_of_a_request_is_read(body, expected):
+    assert passthrough.read_head(json.dumps(body).encode())[:4] == expected
 
 
 @pytest.mark.parametrize(
@@ -52,14 +52,14 @@ def test_what_a_request_asks_for(body, expected):
         ({}, ("", None, 1)),
         ({"speed": "fast", "max_tokens": 7}, ("priority", 7, 1)),
         ({"speed": "standard", "max_tokens": 0}, ("", None, 1)),
-        # a wish of the account's own capacity is no mode
+        # priority capacity of the account has no price of its own
         ({"service_tier": "auto", "speed": None}, ("", None, 1)),
         ({"speed": ["fast"], "max_tokens": True, "n": 4}, ("", None, 1)),
     ],
 )
-def test_how_much_and_how_fast_a_request_asks_for(body, expected):
-    asked = passthrough.ask(json.dumps(body).encode())
-    assert (asked.mode, asked.max_output, asked.choices) == expected
+def test_the_mode_and_the_output_limit_of_a_request_are_read(body, expected):
+    head = passthrough.read_head(json.dumps(body).encode())
+    assert (head.mode, head.max_output, head.choices) == expected
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_how_much_and_how_fast_a_request_asks_for(body, expected):
         ("error.sse", "error", False, True),
     ],
 )
-def test_only_message_stop_is_an_end(name, last, is_terminal, has_failed):
+def test_only_message_stop_ends_a_stream(name, last, is_terminal, has_failed):
     reading = read(passthrough, sample("anthropic", name))
     assert reading.documents[-1]["type"] == last
     assert reading.stream.is_terminal is is_terminal
@@ -84,7 +84,7 @@ def test_only_message_stop_is_an_end(name, last, is_terminal, has_failed):
     assert reading.stream.tail() == b""
 
 
-def test_the_model_is_exchanged_in_message_start_alone():
+def test_the_model_name_is_replaced_in_message_start_only():
     body = sample("anthropic", "tool_call.sse")
     reading = read(passthrough, body, "asked")
     assert reading.documents[0]["message"]["model"] == "asked"
@@ -115,19 +115,19 @@ READ = Usage(
     [
         (FULL, READ),
         ({"input_tokens": 25, "output_tokens": 1}, Usage(input_tokens=25, output_tokens=1)),
-        # the lifetime is not told
+        # without a lifetime
         (
             {"input_tokens": 5, "output_tokens": 2, "cache_creation_input_tokens": 700},
             Usage(input_tokens=5, output_tokens=2, cache_write_tokens=700),
         ),
-        # the split tells a part of it
+        # a split that covers a part of the sum
         (
             {"cache_creation_input_tokens": 700, "cache_creation": {"ephemeral_5m_input_tokens": 500}},
             Usage(cache_write_tokens=200, cache_write_5m_tokens=500),
         ),
-        # the split is told without a sum
+        # a split without a sum
         ({"cache_creation": {"ephemeral_1h_input_tokens": 60}}, Usage(cache_write_1h_tokens=60)),
-        # in message_delta the split stands under iterations
+        # in message_delta the split is under iterations
         (
             {
                 "cache_creation_input_tokens": 700,
@@ -137,7 +137,7 @@ READ = Usage(
             },
             Usage(cache_write_5m_tokens=100, cache_write_1h_tokens=600),
         ),
-        # garbage
+        # malformed values
         ({"input_tokens": None, "output_tokens": None, "cache_creation": None, "iterations": None}, Usage()),
         ({"input_tokens": "5", "output_tokens": -1, "cache_creation": [1], "iterations": {}}, Usage()),
         ({"cache_creation_input_tokens": "x", "iterations": [7], "output_tokens_details": 7}, Usage()),
@@ -148,12 +148,12 @@ READ = Usage(
         ),
     ],
 )
-def test_usage_in_disjoint_classes(usage, expected):
+def test_usage_is_read_in_disjoint_classes(usage, expected):
     assert passthrough.read_usage(usage) == expected
 
 
 @pytest.mark.parametrize(
-    ("told", "tier"),
+    ("reported", "tier"),
     [
         ({}, ""),
         ({"service_tier": "standard"}, "default"),
@@ -161,19 +161,19 @@ def test_usage_in_disjoint_classes(usage, expected):
         ({"service_tier": "batch"}, "batch"),
         ({"service_tier": None, "speed": None}, ""),
         ({"service_tier": "unheard of", "speed": ["fast"]}, ""),
-        # a fast reply is of the standard service tier all the same
+        # a fast reply still reports the standard service tier
         ({"service_tier": "standard", "speed": "fast"}, "priority"),
         ({"service_tier": "priority", "speed": "standard"}, "default"),
     ],
 )
-def test_the_tier_that_served_a_reply(told, tier):
-    usage, _ = passthrough.read_whole(json.dumps({"usage": {"input_tokens": 1, **told}}).encode())
+def test_the_tier_that_served_a_reply_is_read(reported, tier):
+    usage, _ = passthrough.read_whole(json.dumps({"usage": {"input_tokens": 1, **reported}}).encode())
     assert usage.tier == tier
     assert passthrough.read_usage({"output_tokens": 9}, usage).tier == tier
 
 
 @pytest.mark.parametrize(
-    ("used", "calls"),
+    ("server_tool_use", "calls"),
     [
         ({"web_search_requests": 3, "web_fetch_requests": 0}, (("web_search", 3),)),
         ({"web_search_requests": 1, "web_fetch_requests": 2}, (("web_fetch", 2), ("web_search", 1))),
@@ -184,18 +184,18 @@ def test_the_tier_that_served_a_reply(told, tier):
         ([1], ()),
     ],
 )
-def test_the_vendors_own_tools_are_counted_by_their_requests(used, calls):
-    assert passthrough.read_usage({"server_tool_use": used}).tool_calls == calls
+def test_the_vendors_own_tools_are_counted_by_their_requests(server_tool_use, calls):
+    assert passthrough.read_usage({"server_tool_use": server_tool_use}).tool_calls == calls
 
 
-def test_the_last_number_of_requests_that_a_stream_tells_counts():
+def test_the_last_number_of_tool_requests_in_a_stream_counts():
     reader = passthrough.Stream(None, asking())
     start = {"input_tokens": 5, "service_tier": "batch", "server_tool_use": {"web_search_requests": 0}}
-    reader.see(json.dumps({"type": "message_start", "message": {"usage": start}}).encode())
+    reader.observe(json.dumps({"type": "message_start", "message": {"usage": start}}).encode())
     for number in (1, 2):
         usage = {"output_tokens": number, "server_tool_use": {"web_search_requests": number}}
-        reader.see(json.dumps({"type": "message_delta", "usage": usage}).encode())
-    reader.see(json.dumps({"type": "message_delta", "usage": {"output_tokens": 9}}).encode())
+        reader.observe(json.dumps({"type": "message_delta", "usage": usage}).encode())
+    reader.observe(json.dumps({"type": "message_delta", "usage": {"output_tokens": 9}}).encode())
     assert reader.usage == Usage(input_tokens=5, output_tokens=9)
     assert (reader.usage.tool_calls, reader.usage.tier) == ((("web_search", 2),), "batch")
 
@@ -215,7 +215,7 @@ def test_the_last_number_of_requests_that_a_stream_tells_counts():
         ),
     ],
 )
-def test_a_later_usage_block_keeps_what_it_does_not_tell(later, expected):
+def test_counts_that_a_later_usage_block_lacks_are_kept(later, expected):
     before = {name: getattr(READ, name) for name in Usage.__slots__}
     assert passthrough.read_usage(later, READ) == Usage(**{**before, **expected})
 
@@ -250,7 +250,7 @@ def test_a_later_usage_block_keeps_what_it_does_not_tell(later, expected):
         ("cut.sse", Usage(input_tokens=25, output_tokens=1)),
     ],
 )
-def test_the_usage_of_a_stream(name, expected):
+def test_the_usage_of_a_stream_is_read(name, expected):
     assert read(passthrough, sample("anthropic", name)).stream.usage == expected
 
 
@@ -267,14 +267,14 @@ def test_the_usage_of_a_stream(name, expected):
 def test_the_text_of_a_delta_is_counted(delta, size):
     reader = passthrough.Stream(b'"a"', asking())
     data = json.dumps({"type": "content_block_delta", "index": 0, "delta": delta}).encode()
-    assert reader.see(data) == (data, Verdict.GOES_ON)
+    assert reader.observe(data) == (data, Verdict.CONTINUES)
     assert reader.text_bytes == size
 
 
-def test_the_usage_of_a_whole_reply():
-    usage, found = passthrough.read_whole(sample("anthropic", "reply.json"))
+def test_the_usage_of_a_whole_reply_is_read():
+    usage, fields = passthrough.read_whole(sample("anthropic", "reply.json"))
     assert usage == READ
-    assert bytes(found["model"]) == b'"claude-sonnet-4-5-20250929"'
+    assert bytes(fields["model"]) == b'"claude-sonnet-4-5-20250929"'
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,7 @@ def test_the_usage_of_a_whole_reply():
         (504, "timeout_error", anthropic.DeadlineExceededError),
     ],
 )
-def test_the_vendors_client_raises_its_own_error_class(status, kind, raised):
+def test_the_vendors_client_raises_its_own_exception(status, kind, raised):
     body = passthrough.write_error(status, "a_code", "label: the text", "req_1")
     error = CLIENT._make_status_error_from_response(httpx2.Response(status, content=body, request=REQUEST))
     assert type(error) is raised
@@ -308,7 +308,7 @@ def test_an_error_event_is_named_so_that_the_vendors_client_raises():
 
 
 @pytest.mark.parametrize(
-    ("created", "shown"),
+    ("created", "created_at"),
     [
         (None, "1970-01-01T00:00:00Z"),
         (1_700_000_000, "2023-11-14T22:13:20Z"),
@@ -316,11 +316,11 @@ def test_an_error_event_is_named_so_that_the_vendors_client_raises():
         (10**30, "1970-01-01T00:00:00Z"),
     ],
 )
-def test_a_model_is_what_the_vendors_client_reads(created, shown):
+def test_the_vendors_client_reads_a_model(created, created_at):
     written = passthrough.write_model(ModelCard("a", created=created), "main/a")
-    # Whether a model is about to be retired is nothing that a gateway knows.
+    # A gateway does not know the lifecycle of a model, which the type requires.
     ModelInfo.model_validate({**written, "lifecycle": "active"})
-    assert written["created_at"] == shown
+    assert written["created_at"] == created_at
     assert written["id"] == written["display_name"] == "main/a"
 
 
@@ -341,11 +341,11 @@ def test_a_list_of_models_is_one_page_with_its_first_and_last_id():
         ({}, None),
     ],
 )
-def test_the_next_page_of_a_list(body, query):
+def test_the_query_of_the_next_page_of_a_list(body, query):
     assert passthrough.next_page(body) == query
 
 
-SEALED = wrap(Signature("second", "S"))
+WRAPPED = wrap(Signature("second", "S"))
 
 
 @pytest.mark.parametrize(
@@ -353,16 +353,16 @@ SEALED = wrap(Signature("second", "S"))
     [
         ([{"role": "user", "content": "hi"}], [{"role": "user", "content": "hi"}]),
         (
-            [{"role": "user", "content": [{"type": "text", "text": SEALED}]}],
-            [{"role": "user", "content": [{"type": "text", "text": SEALED}]}],
+            [{"role": "user", "content": [{"type": "text", "text": WRAPPED}]}],
+            [{"role": "user", "content": [{"type": "text", "text": WRAPPED}]}],
         ),
         (
             [
                 {
                     "role": "assistant",
                     "content": [
-                        {"type": "thinking", "thinking": "hm", "signature": SEALED},
-                        {"type": "redacted_thinking", "data": SEALED},
+                        {"type": "thinking", "thinking": "hm", "signature": WRAPPED},
+                        {"type": "redacted_thinking", "data": WRAPPED},
                         {"type": "thinking", "thinking": "own", "signature": "EqQB"},
                         {"type": "tool_use", "id": "t", "name": "f", "input": {}},
                     ],
@@ -378,25 +378,25 @@ SEALED = wrap(Signature("second", "S"))
                 }
             ],
         ),
-        # a turn that was nothing else is no turn any more
+        # a message that held nothing else is removed
         (
             [
                 {"role": "user", "content": "hi"},
-                {"role": "assistant", "content": [{"type": "thinking", "thinking": "hm", "signature": SEALED}]},
+                {"role": "assistant", "content": [{"type": "thinking", "thinking": "hm", "signature": WRAPPED}]},
             ],
             [{"role": "user", "content": "hi"}],
         ),
-        # not ours to judge
+        # malformed messages are forwarded
         ([7, {"role": "user"}, {"content": [7, None]}], [7, {"role": "user"}, {"content": [7, None]}]),
     ],
 )
-def test_what_another_provider_sealed_stays_behind(messages, expected):
-    body = {"model": "a", "x_novel": SEALED, "messages": messages}
+def test_signatures_that_gproxy_wrapped_are_removed(messages, expected):
+    body = {"model": "a", "x_novel": WRAPPED, "messages": messages}
     before = copy.deepcopy(body)
-    assert passthrough.unsealed(body) == {"model": "a", "x_novel": SEALED, "messages": expected}
+    assert passthrough.without_wrapped_signatures(body) == {"model": "a", "x_novel": WRAPPED, "messages": expected}
     assert body == before
 
 
 @pytest.mark.parametrize("body", [{}, {"model": "a"}, {"messages": None}, {"messages": "text"}])
-def test_a_body_without_messages_stays_as_it_is(body):
-    assert passthrough.unsealed(body) == body
+def test_a_body_without_messages_is_unchanged(body):
+    assert passthrough.without_wrapped_signatures(body) == body

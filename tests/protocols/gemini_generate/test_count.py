@@ -1,11 +1,11 @@
-"""Gemini's countTokens to and from the hub."""
+"""Translates Gemini's countTokens bodies to and from the hub."""
 
 import pytest
 from google.genai.types import CountTokensResponse
 
 from gproxy.errors import BadRequest
 from gproxy.protocols import gemini_generate
-from gproxy.protocols.hub import Context, Count, Request, Target, Text, Turn
+from gproxy.protocols.hub import Context, Request, Target, Text, TokenCount, Turn
 from gproxy.protocols.losses import Losses
 
 CODEC = gemini_generate.CODECS["count_tokens"]
@@ -16,7 +16,7 @@ SYSTEM = {"systemInstruction": {"parts": [{"text": "be brief"}]}}
 
 
 @pytest.mark.parametrize(
-    ("body", "read"),
+    ("body", "request_"),
     [
         (CONTENTS, Request(HELLO)),
         ({"generateContentRequest": {"model": "models/a", **CONTENTS, **SYSTEM}}, Request(HELLO, ("be brief",))),
@@ -24,28 +24,28 @@ SYSTEM = {"systemInstruction": {"parts": [{"text": "be brief"}]}}
         ({"generateContentRequest": None, **CONTENTS}, Request(HELLO)),
     ],
 )
-def test_what_is_read(body, read):
-    assert CODEC.read_request(body, Losses()) == read
+def test_a_count_request_is_read(body, request_):
+    assert CODEC.read_request(body, Losses()) == request_
 
 
 @pytest.mark.parametrize("body", [{"generateContentRequest": 7}, {"contents": 7}, {"contents": [7]}])
-def test_what_is_refused(body):
+def test_an_unreadable_count_request_is_refused(body):
     with pytest.raises(BadRequest, match=r"contents|generateContentRequest"):
         CODEC.read_request(body, Losses())
 
 
 @pytest.mark.parametrize("model", ["gemini-2.5-flash", "models/gemini-2.5-flash"])
-def test_what_is_written(model):
-    """Whole, since `contents` alone would leave out the system's instruction and the tools."""
+def test_a_count_request_is_written_whole(model):
+    """`contents` alone would omit the system instruction and the tools."""
     body = CODEC.write_request(Request(HELLO, ("be brief",)), Target("main", model), Losses())
     assert body == {"generateContentRequest": {"model": "models/gemini-2.5-flash", **CONTENTS, **SYSTEM}}
     assert CODEC.read_request(body, Losses()) == Request(HELLO, ("be brief",))
 
 
 @pytest.mark.parametrize(("body", "tokens"), [({"totalTokens": 12}, 12), ({}, 0), ({"totalTokens": -1}, 0)])
-def test_a_reply(body, tokens):
-    found = CODEC.read_reply(body, CONTEXT, Losses())
-    assert found == Count(tokens)
-    written = CODEC.write_reply(found, CONTEXT, Losses())
+def test_a_count_reply_is_translated_both_ways(body, tokens):
+    count = CODEC.read_reply(body, CONTEXT, Losses())
+    assert count == TokenCount(tokens)
+    written = CODEC.write_reply(count, CONTEXT, Losses())
     assert written == {"totalTokens": tokens}
     CountTokensResponse.model_validate(written)

@@ -1,4 +1,4 @@
-"""embedContent and batchEmbedContents to and from the hub."""
+"""Translates embedContent and batchEmbedContents to and from the hub."""
 
 import copy
 
@@ -7,12 +7,12 @@ from google.genai.types import EmbedContentResponse
 
 from gproxy.errors import BadRequest
 from gproxy.protocols import gemini_generate
-from gproxy.protocols.hub import Context, Embed, Embeddings, Target, Usage
+from gproxy.protocols.hub import Context, EmbeddingRequest, Embeddings, Target, Usage
 from gproxy.protocols.losses import Losses
 
 SINGLE, BATCH = gemini_generate.CODECS["embeddings"], gemini_generate.CODECS["batch_embeddings"]
 TARGET = Target("main", "gemini-embedding-001")
-CONTEXT = Context("asked", "main", "req_1", 0, Embed(("a",)))
+CONTEXT = Context("asked", "main", "req_1", 0, EmbeddingRequest(("a",)))
 
 
 def content(*texts: str) -> dict:
@@ -20,44 +20,48 @@ def content(*texts: str) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("body", "read", "told"),
+    ("body", "request_", "lost"),
     [
-        (content("a"), Embed(("a",)), ()),
-        (content("a", "b"), Embed(("a\nb",)), ()),  # the parts of one content are one text
-        ({"content": "a"}, Embed(("a",)), ()),
+        (content("a"), EmbeddingRequest(("a",)), ()),
+        (content("a", "b"), EmbeddingRequest(("a\nb",)), ()),  # the parts of one content are one text
+        ({"content": "a"}, EmbeddingRequest(("a",)), ()),
         (
             {**content("a"), "taskType": "RETRIEVAL_DOCUMENT", "title": "t", "outputDimensionality": 256},
-            Embed(("a",), 256, "RETRIEVAL_DOCUMENT", "t"),
+            EmbeddingRequest(("a",), 256, "RETRIEVAL_DOCUMENT", "t"),
             (),
         ),
-        ({**content("a"), "task_type": "CLUSTERING", "output_dimensionality": "9"}, Embed(("a",), 9, "CLUSTERING"), ()),
+        (
+            {**content("a"), "task_type": "CLUSTERING", "output_dimensionality": "9"},
+            EmbeddingRequest(("a",), 9, "CLUSTERING"),
+            (),
+        ),
         (
             {**content("a"), "embedContentConfig": {"outputDimensionality": 9, "autoTruncate": True, "x": None}},
-            *(Embed(("a",), 9), ("embedContentConfig.autoTruncate",)),
+            *(EmbeddingRequest(("a",), 9), ("embedContentConfig.autoTruncate",)),
         ),
-        ({**content("a"), "model": "models/asked", "novel": 1, "y": None}, Embed(("a",)), ("novel",)),
-        ({**content("a"), "config": {"outputDimensionality": 9}}, Embed(("a",)), ("config",)),
+        ({**content("a"), "model": "models/asked", "novel": 1, "y": None}, EmbeddingRequest(("a",)), ("novel",)),
+        ({**content("a"), "config": {"outputDimensionality": 9}}, EmbeddingRequest(("a",)), ("config",)),
     ],
 )
-def test_what_is_read_of_one(body, read, told):
+def test_a_request_is_read_alone_and_in_a_batch(body, request_, lost):
     losses = Losses(gemini_generate.NAMES)
     before = copy.deepcopy(body)
-    assert SINGLE.read_request(body, losses) == read
-    assert losses.told() == told
+    assert SINGLE.read_request(body, losses) == request_
+    assert losses.names() == lost
     assert body == before
-    in_a_batch = Losses(gemini_generate.NAMES)
-    assert BATCH.read_request({"requests": [body]}, in_a_batch) == read
-    assert in_a_batch.told() == told
+    batch_losses = Losses(gemini_generate.NAMES)
+    assert BATCH.read_request({"requests": [body]}, batch_losses) == request_
+    assert batch_losses.names() == lost
 
 
-def test_what_is_read_of_many():
-    way = {"taskType": "CLUSTERING", "outputDimensionality": 9}
-    body = {"requests": [{**content("a"), **way}, {**content("b", "c"), **way}]}
-    assert BATCH.read_request(body, Losses()) == Embed(("a", "b\nc"), 9, "CLUSTERING")
+def test_a_batch_is_read_as_one_request():
+    options = {"taskType": "CLUSTERING", "outputDimensionality": 9}
+    body = {"requests": [{**content("a"), **options}, {**content("b", "c"), **options}]}
+    assert BATCH.read_request(body, Losses()) == EmbeddingRequest(("a", "b\nc"), 9, "CLUSTERING")
 
 
 @pytest.mark.parametrize(
-    ("codec", "body", "word"),
+    ("codec", "body", "message"),
     [
         (SINGLE, {}, "content: expected an object"),
         (SINGLE, {"content": None}, "content: expected an object"),
@@ -67,34 +71,34 @@ def test_what_is_read_of_many():
         (BATCH, {}, "requests: missing"),
         (BATCH, {"requests": []}, "requests: missing"),
         (BATCH, {"requests": [7]}, r"requests\[0\]: expected an object"),
-        # the others could not be asked for in two ways at once
+        # other protocols have one set of options for a batch
         (BATCH, {"requests": [content("a"), {**content("b"), "title": "t"}]}, "must be the same in all of them"),
         (BATCH, {"requests": [content("a"), {**content("b"), "outputDimensionality": 9}]}, "must be the same"),
     ],
 )
-def test_what_is_refused(codec, body, word):
-    with pytest.raises(BadRequest, match=word):
+def test_an_unreadable_request_is_refused(codec, body, message):
+    with pytest.raises(BadRequest, match=message):
         codec.read_request(body, Losses())
 
 
-def test_what_is_written():
+def test_a_request_is_written():
     model = {"model": "models/gemini-embedding-001"}
-    assert BATCH.write_request(Embed(("a", "b")), TARGET, Losses()) == {
+    assert BATCH.write_request(EmbeddingRequest(("a", "b")), TARGET, Losses()) == {
         "requests": [{**model, **content("a")}, {**model, **content("b")}]
     }
     losses = Losses({"end_user": "user"})
-    asked = Embed(("a",), 9, "CLUSTERING", "t", end_user="u-1")
-    way = {"taskType": "CLUSTERING", "title": "t", "outputDimensionality": 9}
-    assert SINGLE.write_request(asked, TARGET, losses) == {**model, **way, **content("a")}
-    assert losses.told() == ("user",)
+    request = EmbeddingRequest(("a",), 9, "CLUSTERING", "t", end_user="u-1")
+    options = {"taskType": "CLUSTERING", "title": "t", "outputDimensionality": 9}
+    assert SINGLE.write_request(request, TARGET, losses) == {**model, **options, **content("a")}
+    assert losses.names() == ("user",)
     prefixed = Target("main", "models/gemini-embedding-001")
-    assert SINGLE.write_request(Embed(("a",)), prefixed, Losses()) == {**model, **content("a")}
+    assert SINGLE.write_request(EmbeddingRequest(("a",)), prefixed, Losses()) == {**model, **content("a")}
     with pytest.raises(BadRequest, match="one text at a time"):
-        SINGLE.write_request(Embed(("a", "b")), TARGET, Losses())
+        SINGLE.write_request(EmbeddingRequest(("a", "b")), TARGET, Losses())
 
 
 @pytest.mark.parametrize(
-    ("body", "read"),
+    ("body", "reply"),
     [
         ({"embedding": {"values": [0.5, 1]}}, Embeddings(((0.5, 1.0),))),
         ({"embeddings": [{"values": [0.5]}, {"values": [1]}]}, Embeddings(((0.5,), (1,)))),
@@ -106,19 +110,19 @@ def test_what_is_written():
         ({}, Embeddings(((),))),
     ],
 )
-def test_what_is_read_of_a_reply(body, read):
-    assert SINGLE.read_reply(body, CONTEXT, Losses()) == read
-    assert BATCH.read_reply(body, CONTEXT, Losses()) == read
+def test_a_reply_is_read(body, reply):
+    assert SINGLE.read_reply(body, CONTEXT, Losses()) == reply
+    assert BATCH.read_reply(body, CONTEXT, Losses()) == reply
 
 
-def test_a_reply_of_one_and_of_many():
-    found = Embeddings(((0.5, 1.0), (2.0,)), Usage(input_tokens=5))
+def test_a_reply_is_written_for_one_text_and_for_a_batch():
+    reply = Embeddings(((0.5, 1.0), (2.0,)), Usage(input_tokens=5))
     usage = {"usageMetadata": {"promptTokenCount": 5}}
-    one = SINGLE.write_reply(Embeddings(found.vectors[:1], found.usage), CONTEXT, Losses())
-    assert one == {"embedding": {"values": [0.5, 1.0]}, **usage}
-    many = BATCH.write_reply(found, CONTEXT, Losses())
-    assert many == {"embeddings": [{"values": [0.5, 1.0]}, {"values": [2.0]}], **usage}
-    assert BATCH.read_reply(many, CONTEXT, Losses()) == found
-    EmbedContentResponse.model_validate({"embeddings": many["embeddings"]})
-    untold = SINGLE.write_reply(Embeddings(((0.5,),)), CONTEXT, Losses())
-    assert untold == {"embedding": {"values": [0.5]}}
+    single = SINGLE.write_reply(Embeddings(reply.vectors[:1], reply.usage), CONTEXT, Losses())
+    assert single == {"embedding": {"values": [0.5, 1.0]}, **usage}
+    batch = BATCH.write_reply(reply, CONTEXT, Losses())
+    assert batch == {"embeddings": [{"values": [0.5, 1.0]}, {"values": [2.0]}], **usage}
+    assert BATCH.read_reply(batch, CONTEXT, Losses()) == reply
+    EmbedContentResponse.model_validate({"embeddings": batch["embeddings"]})
+    without_usage = SINGLE.write_reply(Embeddings(((0.5,),)), CONTEXT, Losses())
+    assert without_usage == {"embedding": {"values": [0.5]}}

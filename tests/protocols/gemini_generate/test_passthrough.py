@@ -1,4 +1,4 @@
-"""Gemini generateContent: requests, streams, usage and model lists."""
+"""Gemini generateContent in the same-protocol lane: request heads, streams, usage, errors and model lists."""
 
 import copy
 import json
@@ -10,7 +10,7 @@ from google.genai.types import GenerateContentResponse
 
 from gproxy.protocols.gemini_generate import passthrough
 from gproxy.protocols.hub import ModelCard, Signature, Usage
-from gproxy.protocols.signatures import SKIP, wrap
+from gproxy.protocols.signatures import SKIP_VALIDATOR, wrap
 from gproxy.protocols.verdict import Verdict
 from tests.sampled import asking, documents, names, read, sample
 
@@ -18,20 +18,20 @@ REQUEST = httpx2.Request("POST", "http://127.0.0.1:9/v1beta/models/m:generateCon
 
 
 @pytest.mark.parametrize("name", [name for name in names("gemini", ".sse") if name != "error.sse"])
-def test_the_samples_are_what_the_vendors_client_reads(name):
+def test_the_vendors_client_reads_the_sample_streams(name):
     for document in documents(sample("gemini", name)):
         GenerateContentResponse.model_validate(document)
 
 
-def test_the_whole_reply_is_what_the_vendors_client_reads():
+def test_the_vendors_client_reads_the_sample_reply():
     GenerateContentResponse.model_validate_json(sample("gemini", "reply.json"))
 
 
 @pytest.mark.parametrize("body", [b'{"contents": [ ]}', b'{"stream": true, "contents": [{"model": "m"}]}', b"{}"])
-def test_model_and_stream_are_told_by_the_path_and_the_body_passes_as_it_is(body):
-    asked = passthrough.ask(body)
-    assert asked[:4] == (None, False, True, None)
-    assert passthrough.outgoing(asked, body, "other") is body
+def test_model_and_stream_are_not_read_from_the_body_which_is_forwarded_unchanged(body):
+    head = passthrough.read_head(body)
+    assert head[:4] == (None, False, True, None)
+    assert passthrough.outgoing(head, body, "other") is body
 
 
 @pytest.mark.parametrize(
@@ -56,13 +56,13 @@ def test_model_and_stream_are_told_by_the_path_and_the_body_passes_as_it_is(body
         ({"maxOutputTokens": 7, "candidateCount": 2}, ("", None, 1)),
     ],
 )
-def test_how_much_and_how_fast_a_request_asks_for(body, expected):
-    asked = passthrough.ask(json.dumps(body).encode())
-    assert (asked.mode, asked.max_output, asked.choices) == expected
+def test_the_mode_and_the_output_limit_of_a_request_are_read(body, expected):
+    head = passthrough.read_head(json.dumps(body).encode())
+    assert (head.mode, head.max_output, head.choices) == expected
 
 
 @pytest.mark.parametrize(
-    ("body", "model", "sent"),
+    ("body", "model", "expected"),
     [
         ({"model": "models/asked", "contents": []}, "x", {"model": "models/x", "contents": []}),
         ({"model": "asked"}, "models/x", {"model": "models/x"}),
@@ -86,15 +86,15 @@ def test_how_much_and_how_fast_a_request_asks_for(body, expected):
                 ]
             },
         ),
-        # what is no list of requests is not ours to judge
+        # a malformed list of requests is forwarded
         ({"requests": "text", "model": "a"}, "x", {"requests": "text", "model": "models/x"}),
     ],
 )
-def test_where_a_body_repeats_the_model_it_is_the_one_of_the_path(body, model, sent):
-    asked = passthrough.ask(json.dumps(body).encode())
-    before = dict(asked.body)
-    assert json.loads(passthrough.outgoing(asked, json.dumps(body).encode(), model)) == sent
-    assert asked.body == before
+def test_a_model_that_the_body_repeats_is_replaced(body, model, expected):
+    head = passthrough.read_head(json.dumps(body).encode())
+    before = dict(head.body)
+    assert json.loads(passthrough.outgoing(head, json.dumps(body).encode(), model)) == expected
+    assert head.body == before
 
 
 @pytest.mark.parametrize(
@@ -106,11 +106,11 @@ def test_where_a_body_repeats_the_model_it_is_the_one_of_the_path(body, model, s
         ("two_candidates.sse", True, False, Verdict.MAY_END),
         ("blocked.sse", True, False, Verdict.MAY_END),
         ("crlf.sse", True, False, Verdict.MAY_END),
-        ("cut.sse", False, False, Verdict.GOES_ON),
-        ("error.sse", False, True, Verdict.GOES_ON),
+        ("cut.sse", False, False, Verdict.CONTINUES),
+        ("error.sse", False, True, Verdict.CONTINUES),
     ],
 )
-def test_how_a_stream_ends(name, is_terminal, has_failed, last):
+def test_the_end_of_a_stream_is_recognised(name, is_terminal, has_failed, last):
     reading = read(passthrough, sample("gemini", name))
     assert reading.stream.is_terminal is is_terminal
     assert reading.stream.has_failed is has_failed
@@ -120,35 +120,35 @@ def test_how_a_stream_ends(name, is_terminal, has_failed, last):
 
 
 @pytest.mark.parametrize("reason", [None, "", "FINISH_REASON_UNSPECIFIED"])
-def test_a_finish_reason_that_tells_nothing_is_no_end(reason):
+def test_an_unspecified_finish_reason_does_not_end_a_stream(reason):
     reader = passthrough.Stream(b'"a"', asking())
-    reader.see(
+    reader.observe(
         json.dumps({"candidates": [{"finishReason": reason}], "usageMetadata": {"promptTokenCount": 1}}).encode()
     )
     assert not reader.is_terminal
 
 
 @pytest.mark.parametrize("reason", ["STOP", "MAX_TOKENS", "SAFETY", "MALFORMED_FUNCTION_CALL", "SOMETHING_NEW"])
-def test_every_other_finish_reason_is_an_end(reason):
+def test_every_other_finish_reason_ends_a_stream(reason):
     reader = passthrough.Stream(b'"a"', asking())
-    reader.see(json.dumps({"candidates": [{"finishReason": reason}]}).encode())
+    reader.observe(json.dumps({"candidates": [{"finishReason": reason}]}).encode())
     assert reader.is_terminal
 
 
 def test_a_finished_candidate_stays_finished():
     reader = passthrough.Stream(b'"a"', asking())
-    reader.see(b'{"candidates": [{"finishReason": "STOP"}]}')
-    reader.see(b'{"candidates": [{"groundingMetadata": {}}]}')
+    reader.observe(b'{"candidates": [{"finishReason": "STOP"}]}')
+    reader.observe(b'{"candidates": [{"groundingMetadata": {}}]}')
     assert reader.is_terminal
 
 
-def test_prompt_feedback_without_a_block_reason_is_no_end_and_a_block_stays_one():
+def test_prompt_feedback_ends_a_stream_once_it_has_a_block_reason():
     reader = passthrough.Stream(b'"a"', asking())
-    reader.see(b'{"promptFeedback": {"safetyRatings": []}}')
+    reader.observe(b'{"promptFeedback": {"safetyRatings": []}}')
     assert not reader.is_terminal
-    reader.see(b'{"promptFeedback": {"blockReason": "SAFETY"}}')
+    reader.observe(b'{"promptFeedback": {"blockReason": "SAFETY"}}')
     assert reader.is_terminal
-    reader.see(b'{"promptFeedback": {"safetyRatings": []}}')
+    reader.observe(b'{"promptFeedback": {"safetyRatings": []}}')
     assert reader.is_terminal
 
 
@@ -175,7 +175,7 @@ def test_prompt_feedback_without_a_block_reason_is_no_end_and_a_block_stays_one(
             Usage(input_tokens=140, output_tokens=7),
         ),
         ({"promptTokenCount": 7, "totalTokenCount": 7}, Usage(input_tokens=7)),
-        # by modality: what was heard and seen, in the prompt and in what tools found, some of it from the cache
+        # audio and images of the prompt and of tool results, some of them from the cache
         (
             {
                 "promptTokenCount": 1000,
@@ -212,7 +212,7 @@ def test_prompt_feedback_without_a_block_reason_is_no_end_and_a_block_stays_one(
                 audio_cache_read_tokens=120,
             ),
         ),
-        # parts are never more than their whole
+        # parts that exceed their whole
         (
             {
                 "promptTokenCount": 10,
@@ -248,14 +248,14 @@ def test_prompt_feedback_without_a_block_reason_is_no_end_and_a_block_stays_one(
             },
             Usage(input_tokens=10),
         ),
-        # garbage
+        # malformed values
         ({}, Usage()),
         ({"promptTokenCount": None, "candidatesTokenCount": "5", "thoughtsTokenCount": -3}, Usage()),
         ({"promptTokenCount": 10, "cachedContentTokenCount": 99}, Usage(cache_read_tokens=10)),
         ({"promptTokenCount": 10**30, "candidatesTokenCount": [1]}, Usage()),
     ],
 )
-def test_usage_in_disjoint_classes(usage, expected):
+def test_usage_is_read_in_disjoint_classes(usage, expected):
     assert passthrough.read_usage(usage) == expected
 
 
@@ -273,12 +273,12 @@ def test_usage_in_disjoint_classes(usage, expected):
         ("cut.sse", Usage(input_tokens=11, output_tokens=20)),
     ],
 )
-def test_the_usage_of_a_stream(name, expected):
+def test_the_usage_of_a_stream_is_read(name, expected):
     assert read(passthrough, sample("gemini", name)).stream.usage == expected
 
 
 @pytest.mark.parametrize(
-    ("told", "tier"),
+    ("reported", "tier"),
     [
         ("standard", "default"),
         ("flex", "flex"),
@@ -290,8 +290,8 @@ def test_the_usage_of_a_stream(name, expected):
         (7, ""),
     ],
 )
-def test_the_tier_that_served_a_reply(told, tier):
-    assert passthrough.read_usage({"promptTokenCount": 1, "serviceTier": told}).tier == tier
+def test_the_tier_that_served_a_reply_is_read(reported, tier):
+    assert passthrough.read_usage({"promptTokenCount": 1, "serviceTier": reported}).tier == tier
 
 
 def candidate(queries: object) -> dict:
@@ -302,7 +302,7 @@ def candidate(queries: object) -> dict:
     ("candidates", "calls"),
     [
         ([candidate(["a"])], (("google_search", 1),)),
-        # one search, however many questions it asked and answers it gave
+        # one search, whatever its number of queries and candidates
         ([candidate(["a", "b"]), candidate(["c"])], (("google_search", 1),)),
         ([candidate([]), candidate(["c"])], (("google_search", 1),)),
         ([candidate([])], ()),
@@ -312,13 +312,13 @@ def candidate(queries: object) -> dict:
         ([], ()),
     ],
 )
-def test_a_reply_that_was_searched_for_counts_one_search(candidates, calls):
+def test_a_reply_with_search_queries_counts_as_one_search(candidates, calls):
     reply = {"candidates": candidates, "usageMetadata": {"promptTokenCount": 3}}
     usage, _ = passthrough.read_whole(json.dumps(reply).encode())
     assert (usage, usage.tool_calls) == (Usage(input_tokens=3), calls)
     reader = passthrough.Stream(None, asking())
     for chunk in ({"candidates": candidates}, reply, {"usageMetadata": reply["usageMetadata"]}):
-        reader.see(json.dumps(chunk).encode())
+        reader.observe(json.dumps(chunk).encode())
     assert reader.usage.tool_calls == calls
 
 
@@ -326,10 +326,10 @@ def test_the_search_of_a_grounded_stream_is_counted():
     assert read(passthrough, sample("gemini", "grounded.sse")).stream.usage.tool_calls == (("google_search", 1),)
 
 
-def test_the_usage_of_a_whole_reply():
-    usage, found = passthrough.read_whole(sample("gemini", "reply.json"))
+def test_the_usage_of_a_whole_reply_is_read():
+    usage, fields = passthrough.read_whole(sample("gemini", "reply.json"))
     assert usage == Usage(input_tokens=52, output_tokens=75, reasoning_tokens=25, cache_read_tokens=2048)
-    assert bytes(found["modelVersion"]) == b'"gemini-2.5-flash"'
+    assert bytes(fields["modelVersion"]) == b'"gemini-2.5-flash"'
 
 
 @pytest.mark.parametrize(
@@ -344,7 +344,7 @@ def test_the_usage_of_a_whole_reply():
 )
 def test_texts_and_calls_are_counted(part, minimum):
     reader = passthrough.Stream(b'"a"', asking())
-    reader.see(json.dumps({"candidates": [{"content": {"parts": [part]}}]}).encode())
+    reader.observe(json.dumps({"candidates": [{"content": {"parts": [part]}}]}).encode())
     assert reader.text_bytes >= minimum
     assert (reader.text_bytes > 0) == (minimum > 0)
 
@@ -364,7 +364,7 @@ def test_texts_and_calls_are_counted(part, minimum):
         (504, "DEADLINE_EXCEEDED", errors.ServerError),
     ],
 )
-def test_the_vendors_client_raises_its_own_error_class(status, name, raised):
+def test_the_vendors_client_raises_its_own_exception(status, name, raised):
     body = passthrough.write_error(status, "a_code", "label: the text", "req_1")
     with pytest.raises(raised) as caught:
         errors.APIError.raise_for_response(httpx2.Response(status, content=body, request=REQUEST))
@@ -389,59 +389,60 @@ def test_a_model_is_listed_under_its_resource_name():
         ({}, None),
     ],
 )
-def test_the_next_page_of_a_list(body, query):
+def test_the_query_of_the_next_page_of_a_list(body, query):
     assert passthrough.next_page(body) == query
 
 
-SEALED = wrap(Signature("second", "S"))
-# a part, and what is left of it
+WRAPPED = wrap(Signature("second", "S"))
+# a part, and the part without wrapped signatures
 PARTS = [
-    ({"text": SEALED}, {"text": SEALED}),
-    ({"text": "so", "thoughtSignature": SEALED}, {"text": "so"}),
-    ({"text": "hm", "thought": True, "thoughtSignature": SEALED}, {"text": "hm", "thought": True}),
-    ({"inlineData": {"data": "AAAA"}, "thought_signature": SEALED}, {"inlineData": {"data": "AAAA"}}),
+    ({"text": WRAPPED}, {"text": WRAPPED}),
+    ({"text": "so", "thoughtSignature": WRAPPED}, {"text": "so"}),
+    ({"text": "hm", "thought": True, "thoughtSignature": WRAPPED}, {"text": "hm", "thought": True}),
+    ({"inlineData": {"data": "AAAA"}, "thought_signature": WRAPPED}, {"inlineData": {"data": "AAAA"}}),
     ({"text": "so", "thoughtSignature": "own"}, {"text": "so", "thoughtSignature": "own"}),
-    # newer models insist on something behind a call
+    # newer models require a signature in a call
     (
-        {"functionCall": {"name": "f"}, "thoughtSignature": SEALED},
+        {"functionCall": {"name": "f"}, "thoughtSignature": WRAPPED},
         {"functionCall": {"name": "f"}, "thoughtSignature": "skip_thought_signature_validator"},
     ),
     (
-        {"function_call": {"name": "f"}, "thought_signature": SEALED},
+        {"function_call": {"name": "f"}, "thought_signature": WRAPPED},
         {"function_call": {"name": "f"}, "thoughtSignature": "skip_thought_signature_validator"},
     ),
-    # a part that only carried it is no part any more
-    ({"text": "", "thoughtSignature": SEALED}, None),
-    ({"thoughtSignature": SEALED}, None),
-    ({"text": "", "thought": True, "thoughtSignature": SEALED}, None),
-    # not ours to judge
+    # a part that held nothing else is removed
+    ({"text": "", "thoughtSignature": WRAPPED}, None),
+    ({"thoughtSignature": WRAPPED}, None),
+    ({"text": "", "thought": True, "thoughtSignature": WRAPPED}, None),
+    # a malformed part is forwarded
     (7, 7),
 ]
 
 
-@pytest.mark.parametrize(("part", "left"), PARTS)
-def test_what_another_provider_sealed_stays_behind(part, left):
-    body = {"x_novel": SEALED, "contents": [{"role": "model", "parts": [{"text": "first"}, part]}]}
+@pytest.mark.parametrize(("part", "stripped"), PARTS)
+def test_signatures_that_gproxy_wrapped_are_removed(part, stripped):
+    body = {"x_novel": WRAPPED, "contents": [{"role": "model", "parts": [{"text": "first"}, part]}]}
     before = copy.deepcopy(body)
-    kept = [{"text": "first"}, *([] if left is None else [left])]
-    expected = {"x_novel": SEALED, "contents": [{"role": "model", "parts": kept}]}
-    assert passthrough.unsealed(body) == expected
-    counted = passthrough.unsealed({"generateContentRequest": body})
+    kept = [{"text": "first"}, *([] if stripped is None else [stripped])]
+    expected = {"x_novel": WRAPPED, "contents": [{"role": "model", "parts": kept}]}
+    assert passthrough.without_wrapped_signatures(body) == expected
+    counted = passthrough.without_wrapped_signatures({"generateContentRequest": body})
     assert counted == {"generateContentRequest": expected}
     assert body == before
 
 
-def test_only_the_first_call_of_a_content_is_excused():
-    calls = [{"functionCall": {"name": "f"}, "thoughtSignature": SEALED}, {"functionCall": {"name": "g"}}]
+def test_only_the_first_call_of_a_content_skips_the_validator():
+    calls = [{"functionCall": {"name": "f"}, "thoughtSignature": WRAPPED}, {"functionCall": {"name": "g"}}]
     own = [{"functionCall": {"name": "f"}, "thoughtSignature": "own"}, calls[1]]
-    (found, kept) = passthrough.unsealed({"contents": [{"parts": calls}, {"parts": own}]})["contents"]
-    assert found["parts"] == [{"functionCall": {"name": "f"}, "thoughtSignature": SKIP}, calls[1]]
-    assert kept["parts"] == own
+    body = {"contents": [{"parts": calls}, {"parts": own}]}
+    (first, second) = passthrough.without_wrapped_signatures(body)["contents"]
+    assert first["parts"] == [{"functionCall": {"name": "f"}, "thoughtSignature": SKIP_VALIDATOR}, calls[1]]
+    assert second["parts"] == own
 
 
-def test_a_content_that_was_nothing_else_is_none_any_more():
-    contents = [{"role": "model", "parts": [{"thoughtSignature": SEALED}]}, {"role": "user", "parts": [{"text": "a"}]}]
-    assert passthrough.unsealed({"contents": contents}) == {"contents": contents[1:]}
+def test_a_content_that_held_nothing_else_is_removed():
+    contents = [{"role": "model", "parts": [{"thoughtSignature": WRAPPED}]}, {"role": "user", "parts": [{"text": "a"}]}]
+    assert passthrough.without_wrapped_signatures({"contents": contents}) == {"contents": contents[1:]}
 
 
 @pytest.mark.parametrize(
@@ -451,9 +452,9 @@ def test_a_content_that_was_nothing_else_is_none_any_more():
         {"contents": None},
         {"contents": {"parts": [{"text": "a"}]}},
         {"contents": [7, {"role": "user"}, {"parts": {"text": "a"}}]},
-        {"content": {"parts": [{"text": SEALED}]}},
-        {"requests": [{"content": {"parts": [{"text": SEALED}]}}]},
+        {"content": {"parts": [{"text": WRAPPED}]}},
+        {"requests": [{"content": {"parts": [{"text": WRAPPED}]}}]},
     ],
 )
-def test_a_body_without_such_parts_stays_as_it_is(body):
-    assert passthrough.unsealed(body) == body
+def test_a_body_without_wrapped_signatures_is_unchanged(body):
+    assert passthrough.without_wrapped_signatures(body) == body

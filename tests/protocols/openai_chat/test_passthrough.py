@@ -1,4 +1,4 @@
-"""OpenAI Chat Completions: requests, streams and usage."""
+"""OpenAI Chat Completions in the same-protocol lane: request heads, streams, usage and errors."""
 
 import copy
 import json
@@ -19,21 +19,21 @@ CLIENT = openai.OpenAI(api_key="none", base_url="http://127.0.0.1:9/v1")
 REQUEST = httpx2.Request("POST", "http://127.0.0.1:9/v1/chat/completions")
 
 
-def sent(body: dict, model: str) -> tuple[bytes, bytes]:
+def forwarded(body: dict, model: str) -> tuple[bytes, bytes]:
     raw = json.dumps(body).encode()
-    return raw, passthrough.outgoing(passthrough.ask(raw), raw, model)
+    return raw, passthrough.outgoing(passthrough.read_head(raw), raw, model)
 
 
 @pytest.mark.parametrize(
     "name", [name for name in names("openai_chat", ".sse") if not name.startswith(("error", "finish_is"))]
 )
-def test_the_samples_are_what_the_vendors_client_reads(name):
+def test_the_vendors_client_reads_the_sample_streams(name):
     for document in documents(sample("openai_chat", name)):
         if document["id"]:  # Azure's first chunk has empty fields
             ChatCompletionChunk.model_validate(document, strict=True)
 
 
-def test_the_whole_reply_is_what_the_vendors_client_reads():
+def test_the_vendors_client_reads_the_sample_reply():
     ChatCompletion.model_validate_json(sample("openai_chat", "reply.json"))
 
 
@@ -49,9 +49,9 @@ def test_the_whole_reply_is_what_the_vendors_client_reads():
         ({"messages": []}, None, False, False, None),
     ],
 )
-def test_what_a_request_asks_for(body, model, is_stream, wants_usage, end_user):
-    asked = passthrough.ask(json.dumps(body).encode())
-    assert asked[:4] == (model, is_stream, wants_usage, end_user)
+def test_the_head_of_a_request_is_read(body, model, is_stream, wants_usage, end_user):
+    head = passthrough.read_head(json.dumps(body).encode())
+    assert head[:4] == (model, is_stream, wants_usage, end_user)
 
 
 @pytest.mark.parametrize(
@@ -65,24 +65,24 @@ def test_what_a_request_asks_for(body, model, is_stream, wants_usage, end_user):
         ({"service_tier": "ultrafast"}, ("priority", None, 1)),
         ({"service_tier": "auto"}, ("", None, 1)),
         ({"service_tier": "default"}, ("", None, 1)),
-        # what the vendor will complain of
+        # values that the vendor will reject
         ({"service_tier": "batch", "max_tokens": -1, "n": 0}, ("", None, 1)),
         ({"service_tier": 7, "max_tokens": "7", "n": True}, ("", None, 1)),
         ({"service_tier": None, "max_tokens": 7.0, "n": [3]}, ("", None, 1)),
         ({"service_tier": ["flex"], "max_tokens": True, "n": 10**30}, ("", None, 1)),
     ],
 )
-def test_how_much_and_how_fast_a_request_asks_for(body, expected):
-    asked = passthrough.ask(json.dumps(body).encode())
-    assert (asked.mode, asked.max_output, asked.choices) == expected
+def test_the_mode_and_the_output_limit_of_a_request_are_read(body, expected):
+    head = passthrough.read_head(json.dumps(body).encode())
+    assert (head.mode, head.max_output, head.choices) == expected
 
 
 def test_a_mode_is_read_however_its_text_is_escaped():
-    assert passthrough.ask(rb'{"service_tier": "pr\u0069ority"}').mode == "priority"
+    assert passthrough.read_head(rb'{"service_tier": "pr\u0069ority"}').mode == "priority"
 
 
 @pytest.mark.parametrize(
-    ("options", "after"),
+    ("options", "expected"),
     [
         (None, {"include_usage": True}),
         ({"include_usage": False}, {"include_usage": True}),
@@ -90,15 +90,15 @@ def test_a_mode_is_read_however_its_text_is_escaped():
         ({"big": 2**80, "include_usage": None}, {"big": 2**80, "include_usage": True}),
     ],
 )
-def test_usage_is_asked_for_where_a_stream_would_leave_it_out(options, after):
+def test_usage_is_requested_of_streams(options, expected):
     body = {"model": "a", "stream": True, "stream_options": options, "n": 1}
-    assert json.loads(sent(body, "a")[1]) == {**body, "stream_options": after}
+    assert json.loads(forwarded(body, "a")[1]) == {**body, "stream_options": expected}
 
 
 @pytest.mark.parametrize("options", [5, "text", [1], True])
-def test_stream_options_that_are_no_object_are_refused(options):
+def test_stream_options_that_are_not_an_object_are_refused(options):
     with pytest.raises(BadRequest, match="stream_options"):
-        passthrough.ask(json.dumps({"model": "a", "stream": True, "stream_options": options}).encode())
+        passthrough.read_head(json.dumps({"model": "a", "stream": True, "stream_options": options}).encode())
 
 
 @pytest.mark.parametrize(
@@ -110,28 +110,30 @@ def test_stream_options_that_are_no_object_are_refused(options):
         {"model": "a"},
     ],
 )
-def test_what_needs_no_change_is_sent_as_the_same_object(body):
-    raw, after = sent(body, "a")
+def test_a_body_without_changes_is_forwarded_as_the_same_object(body):
+    raw, after = forwarded(body, "a")
     assert after is raw
 
 
-def test_a_whole_reply_is_not_asked_for_a_streams_usage():
-    assert json.loads(sent({"model": "a"}, "b")[1]) == {"model": "b"}
+def test_usage_is_not_requested_of_whole_replies():
+    assert json.loads(forwarded({"model": "a"}, "b")[1]) == {"model": "b"}
 
 
 @pytest.mark.parametrize("name", ["text.sse", "usage_in_last_chunk.sse", "usage_on_every_chunk.sse", "azure.sse"])
-def test_usage_that_was_not_asked_for_is_read_and_hidden(name):
+def test_usage_that_the_client_did_not_request_is_read_and_hidden(name):
     body = sample("openai_chat", name)
-    asked, unasked = (read(passthrough, body, wants_usage=wants) for wants in (True, False))
-    assert unasked.stream.usage == asked.stream.usage is not None
-    assert all("usage" not in document for document in unasked.documents)
-    kept = [{k: v for k, v in d.items() if k != "usage"} for d in asked.documents if d["choices"] or not d.get("usage")]
-    assert unasked.documents == kept
-    assert unasked.passed[-1] == b"[DONE]"
+    requested, hidden = (read(passthrough, body, wants_usage=wants) for wants in (True, False))
+    assert hidden.stream.usage == requested.stream.usage is not None
+    assert all("usage" not in document for document in hidden.documents)
+    kept = [
+        {k: v for k, v in d.items() if k != "usage"} for d in requested.documents if d["choices"] or not d.get("usage")
+    ]
+    assert hidden.documents == kept
+    assert hidden.passed[-1] == b"[DONE]"
 
 
 @pytest.mark.parametrize("name", ["text.sse", "usage_in_last_chunk.sse", "usage_on_every_chunk.sse", "azure.sse"])
-def test_usage_that_was_asked_for_is_passed(name):
+def test_usage_that_the_client_requested_is_forwarded(name):
     body = sample("openai_chat", name)
     assert [d.get("usage") for d in read(passthrough, body).documents] == [d.get("usage") for d in documents(body)]
 
@@ -155,7 +157,7 @@ def test_usage_that_was_asked_for_is_passed(name):
         ("error_then_done.sse", False, True, ["done"], b""),
     ],
 )
-def test_how_a_stream_ends(name, is_terminal, has_failed, ends, tail):
+def test_the_end_of_a_stream_is_recognised(name, is_terminal, has_failed, ends, tail):
     body = sample("openai_chat", name)
     reading = read(passthrough, body)
     kinds = ["chunk"] * len(reading.verdicts)
@@ -169,45 +171,45 @@ def test_how_a_stream_ends(name, is_terminal, has_failed, ends, tail):
 
 
 @pytest.mark.parametrize("name", ["done_without_finish.sse", "one_choice_of_two_unfinished.sse"])
-def test_done_without_a_finish_reason_is_a_cut_and_is_not_passed(name):
+def test_done_without_a_finish_reason_breaks_the_stream_and_is_dropped(name):
     reading = read(passthrough, sample("openai_chat", name))
-    assert reading.verdicts[-1] is Verdict.CUT
+    assert reading.verdicts[-1] is Verdict.BROKEN
     assert b"[DONE]" not in reading.passed
 
 
-def test_after_an_error_done_is_not_passed_and_no_second_error_follows():
+def test_done_after_an_error_is_dropped_without_a_second_error():
     reading = read(passthrough, sample("openai_chat", "error_then_done.sse"), "asked")
-    assert Verdict.CUT not in reading.verdicts
+    assert Verdict.BROKEN not in reading.verdicts
     assert b"[DONE]" not in reading.passed
     assert reading.documents[-1]["error"]["message"] == "Provider disconnected unexpectedly"
     assert reading.documents[-1]["model"] == "asked"
 
 
-def test_a_stream_without_any_choice_ends_at_done_only():
+def test_a_stream_without_choices_ends_at_done_only():
     reader = passthrough.Stream(b'"a"', asking())
-    reader.see(b'{"choices": [], "usage": {"prompt_tokens": 3}}')
+    reader.observe(b'{"choices": [], "usage": {"prompt_tokens": 3}}')
     assert not reader.is_terminal
-    assert reader.see(b"[DONE]") == (b"[DONE]", Verdict.ENDS)
+    assert reader.observe(b"[DONE]") == (b"[DONE]", Verdict.ENDS)
     assert reader.is_terminal
 
 
 def test_a_finished_choice_stays_finished():
     reader = passthrough.Stream(b'"a"', asking())
-    reader.see(b'{"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}')
-    reader.see(b'{"choices": [{"index": 0, "delta": {}, "finish_reason": null, "content_filter_offsets": {}}]}')
+    reader.observe(b'{"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}')
+    reader.observe(b'{"choices": [{"index": 0, "delta": {}, "finish_reason": null, "content_filter_offsets": {}}]}')
     assert reader.is_terminal
 
 
-def test_usage_is_no_end_while_a_choice_is_open():
+def test_usage_does_not_end_a_stream_with_an_open_choice():
     reader = passthrough.Stream(b'"a"', asking())
-    reader.see(b'{"choices": [{"index": 0, "delta": {"content": "x"}}]}')
-    _, verdict = reader.see(b'{"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}')
-    assert verdict is Verdict.GOES_ON
+    reader.observe(b'{"choices": [{"index": 0, "delta": {"content": "x"}}]}')
+    _, verdict = reader.observe(b'{"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}')
+    assert verdict is Verdict.CONTINUES
 
 
-def test_a_chunk_without_choices_that_tells_no_usage_is_passed_without_the_field():
+def test_a_null_usage_is_removed_from_a_chunk_without_choices():
     reader = passthrough.Stream(b'"a"', asking(wants_usage=False))
-    passed, _ = reader.see(b'{"choices":[],"usage":null,"prompt_filter_results":[{"prompt_index":0}]}')
+    passed, _ = reader.observe(b'{"choices":[],"usage":null,"prompt_filter_results":[{"prompt_index":0}]}')
     assert json.loads(passed) == {"choices": [], "prompt_filter_results": [{"prompt_index": 0}]}
 
 
@@ -226,21 +228,21 @@ def test_a_chunk_without_choices_that_tells_no_usage_is_passed_without_the_field
 )
 def test_the_text_of_a_delta_is_counted(delta, size):
     reader = passthrough.Stream(b'"a"', asking())
-    reader.see(json.dumps({"choices": [{"index": 0, "delta": delta}]}).encode())
+    reader.observe(json.dumps({"choices": [{"index": 0, "delta": delta}]}).encode())
     assert reader.text_bytes == size
 
 
 def test_arguments_of_a_tool_call_are_counted():
     reader = passthrough.Stream(b'"a"', asking())
     call = {"index": 0, "function": {"arguments": '{"city": "Paris"}'}}
-    reader.see(json.dumps({"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]}).encode())
+    reader.observe(json.dumps({"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]}).encode())
     assert reader.text_bytes >= len('{"city": "Paris"}')
 
 
 @pytest.mark.parametrize(
     ("usage", "expected"),
     [
-        # api.openai.com: the prompt holds the cached tokens
+        # api.openai.com: prompt tokens include the cached ones
         (
             {
                 "prompt_tokens": 1117,
@@ -251,7 +253,7 @@ def test_arguments_of_a_tool_call_are_counted():
             },
             Usage(input_tokens=93, output_tokens=46, reasoning_tokens=30, cache_read_tokens=1024),
         ),
-        # writes are a part of the prompt as well
+        # prompt tokens include cache writes too
         (
             {
                 "prompt_tokens": 5000,
@@ -260,12 +262,12 @@ def test_arguments_of_a_tool_call_are_counted():
             },
             Usage(input_tokens=1000, output_tokens=10, cache_read_tokens=1000, cache_write_tokens=3000),
         ),
-        # DeepSeek's own spelling
+        # fields of DeepSeek
         (
             {"prompt_tokens": 210, "completion_tokens": 96, "prompt_cache_hit_tokens": 192},
             Usage(input_tokens=18, output_tokens=96, cache_read_tokens=192),
         ),
-        # the spelling of images and embeddings
+        # fields of images and embeddings
         (
             {
                 "input_tokens": 50,
@@ -283,7 +285,7 @@ def test_arguments_of_a_tool_call_are_counted():
             },
             Usage(input_tokens=50, output_tokens=1056, image_input_tokens=40, image_output_tokens=1056),
         ),
-        # audio both ways
+        # audio input and output
         (
             {
                 "prompt_tokens": 130,
@@ -299,7 +301,7 @@ def test_arguments_of_a_tool_call_are_counted():
                 audio_output_tokens=90,
             ),
         ),
-        # some of it from the cache
+        # some of the audio from the cache
         (
             {
                 "prompt_tokens": 130,
@@ -318,7 +320,7 @@ def test_arguments_of_a_tool_call_are_counted():
                 audio_cache_read_tokens=20,
             ),
         ),
-        # the spelling of transcriptions
+        # fields of transcriptions
         (
             {
                 "type": "tokens",
@@ -328,7 +330,7 @@ def test_arguments_of_a_tool_call_are_counted():
             },
             Usage(input_tokens=14, output_tokens=45, audio_input_tokens=10),
         ),
-        # parts are never more than their whole
+        # parts that exceed their whole
         (
             {
                 "prompt_tokens": 10,
@@ -356,7 +358,7 @@ def test_arguments_of_a_tool_call_are_counted():
             Usage(input_tokens=2, cache_read_tokens=8, audio_cache_read_tokens=5),
         ),
         ({"prompt_tokens": 8, "total_tokens": 8}, Usage(input_tokens=8)),
-        # garbage
+        # malformed values
         ({}, Usage()),
         ({"prompt_tokens": None, "completion_tokens": None, "prompt_tokens_details": None}, Usage()),
         ({"prompt_tokens": "12", "completion_tokens": -4, "prompt_tokens_details": [1]}, Usage()),
@@ -376,7 +378,7 @@ def test_arguments_of_a_tool_call_are_counted():
         ),
     ],
 )
-def test_usage_in_disjoint_classes(usage, expected):
+def test_usage_is_read_in_disjoint_classes(usage, expected):
     assert passthrough.read_usage(usage) == expected
 
 
@@ -393,15 +395,15 @@ def test_usage_in_disjoint_classes(usage, expected):
         ("cut.sse", None),
     ],
 )
-def test_the_usage_of_a_stream(name, expected):
+def test_the_usage_of_a_stream_is_read(name, expected):
     assert read(passthrough, sample("openai_chat", name)).stream.usage == expected
 
 
-USED = {"prompt_tokens": 1, "completion_tokens": 1}
+USAGE = {"prompt_tokens": 1, "completion_tokens": 1}
 
 
 @pytest.mark.parametrize(
-    ("told", "tier"),
+    ("reported", "tier"),
     [
         ("default", "default"),
         ("flex", "flex"),
@@ -416,26 +418,26 @@ USED = {"prompt_tokens": 1, "completion_tokens": 1}
         (["flex"], ""),
     ],
 )
-def test_the_tier_that_served_a_reply(told, tier):
-    reply = {"choices": [], "service_tier": told, "usage": USED}
+def test_the_tier_that_served_a_reply_is_read(reported, tier):
+    reply = {"choices": [], "service_tier": reported, "usage": USAGE}
     assert passthrough.read_whole(json.dumps(reply).encode())[0].tier == tier
     reader = passthrough.Stream(None, asking())
-    reader.see(json.dumps({"choices": [{"index": 0, "finish_reason": "stop"}], "service_tier": told}).encode())
-    reader.see(json.dumps({"choices": [], "usage": USED}).encode())
+    reader.observe(json.dumps({"choices": [{"index": 0, "finish_reason": "stop"}], "service_tier": reported}).encode())
+    reader.observe(json.dumps({"choices": [], "usage": USAGE}).encode())
     assert reader.usage.tier == tier
 
 
-def test_the_last_tier_that_a_stream_tells_is_the_one_that_served_it():
+def test_the_last_tier_in_a_stream_counts():
     reader = passthrough.Stream(None, asking())
-    for told in ("priority", "auto", "default"):
-        reader.see(json.dumps({"choices": [], "service_tier": told, "usage": USED}).encode())
+    for tier in ("priority", "auto", "default"):
+        reader.observe(json.dumps({"choices": [], "service_tier": tier, "usage": USAGE}).encode())
     assert reader.usage.tier == "default"
 
 
-def test_the_usage_of_a_whole_reply():
-    usage, found = passthrough.read_whole(sample("openai_chat", "reply.json"))
+def test_the_usage_of_a_whole_reply_is_read():
+    usage, fields = passthrough.read_whole(sample("openai_chat", "reply.json"))
     assert usage == Usage(input_tokens=93, output_tokens=46, reasoning_tokens=12, cache_read_tokens=1024)
-    assert bytes(found["model"]) == b'"gpt-4.1-2025-04-14"'
+    assert bytes(fields["model"]) == b'"gpt-4.1-2025-04-14"'
 
 
 @pytest.mark.parametrize(
@@ -453,7 +455,7 @@ def test_the_usage_of_a_whole_reply():
         (504, openai.InternalServerError),
     ],
 )
-def test_the_vendors_client_raises_its_own_error_class(status, raised):
+def test_the_vendors_client_raises_its_own_exception(status, raised):
     body = passthrough.write_error(status, "a_code", "label: the text", "req_1")
     error = CLIENT._make_status_error_from_response(httpx2.Response(status, content=body, request=REQUEST))
     assert type(error) is raised
@@ -462,32 +464,32 @@ def test_the_vendors_client_raises_its_own_error_class(status, raised):
     assert error.type
 
 
-def test_an_emoji_cut_in_two_frames_keeps_its_halves_and_its_name_is_exchanged():
+def test_the_model_name_is_replaced_in_frames_with_half_an_emoji():
     reader = passthrough.Stream(b'"asked"', asking())
     for half in (b"\\ud83d", b"\\ude00"):
         frame = b'{"model":"theirs","choices":[{"index":0,"delta":{"content":"%s"},"finish_reason":null}]}' % half
-        passed, verdict = reader.see(frame)
+        passed, verdict = reader.observe(frame)
         assert passed == frame.replace(b"theirs", b"asked")
-        assert verdict is Verdict.GOES_ON
+        assert verdict is Verdict.CONTINUES
     assert reader.text_bytes > 0
 
 
-SEALED = wrap(Signature("second", "S"))
-GOOGLE = {"google": {"thought_signature": SEALED}}
+WRAPPED = wrap(Signature("second", "S"))
+GOOGLE_SIGNATURE = {"google": {"thought_signature": WRAPPED}}
 
 
 @pytest.mark.parametrize(
     ("message", "expected"),
     [
-        ({"role": "user", "content": SEALED}, {"role": "user", "content": SEALED}),
+        ({"role": "user", "content": WRAPPED}, {"role": "user", "content": WRAPPED}),
         (
             {
                 "role": "assistant",
                 "content": "so",
                 "reasoning_content": "hm",
                 "reasoning_details": [
-                    {"type": "reasoning.encrypted", "data": SEALED},
-                    {"type": "reasoning.text", "text": "hm", "signature": SEALED},
+                    {"type": "reasoning.encrypted", "data": WRAPPED},
+                    {"type": "reasoning.text", "text": "hm", "signature": WRAPPED},
                     {"type": "reasoning.encrypted", "data": "own"},
                 ],
             },
@@ -499,11 +501,15 @@ GOOGLE = {"google": {"thought_signature": SEALED}}
             },
         ),
         (
-            {"role": "assistant", "content": "so", "reasoning_details": [{"type": "x", "data": SEALED}]},
+            {"role": "assistant", "content": "so", "reasoning_details": [{"type": "x", "data": WRAPPED}]},
             {"role": "assistant", "content": "so"},
         ),
         (
-            {"role": "assistant", "content": None, "tool_calls": [{"id": "a", "extra_content": GOOGLE}, {"id": "b"}]},
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"id": "a", "extra_content": GOOGLE_SIGNATURE}, {"id": "b"}],
+            },
             {"role": "assistant", "content": None, "tool_calls": [{"id": "a"}, {"id": "b"}]},
         ),
         (
@@ -516,19 +522,19 @@ GOOGLE = {"google": {"thought_signature": SEALED}}
                 "tool_calls": [{"id": "a", "extra_content": {"google": {"thought_signature": "own"}}}],
             },
         ),
-        # not ours to judge
+        # malformed messages are forwarded
         (7, 7),
         ({"role": "assistant", "tool_calls": [7, None]}, {"role": "assistant", "tool_calls": [7, None]}),
     ],
 )
-def test_what_another_provider_sealed_stays_behind(message, expected):
-    body = {"model": "a", "x_novel": SEALED, "messages": [message]}
+def test_signatures_that_gproxy_wrapped_are_removed(message, expected):
+    body = {"model": "a", "x_novel": WRAPPED, "messages": [message]}
     before = copy.deepcopy(body)
-    assert passthrough.unsealed(body) == {"model": "a", "x_novel": SEALED, "messages": [expected]}
+    assert passthrough.without_wrapped_signatures(body) == {"model": "a", "x_novel": WRAPPED, "messages": [expected]}
     assert body == before
 
 
-@pytest.mark.parametrize("body", [{}, {"model": "a", "input": SEALED}, {"messages": None}, {"messages": "text"}])
-def test_a_body_without_messages_stays_as_it_is(body):
-    """Texts to be embedded, for one."""
-    assert passthrough.unsealed(body) == body
+@pytest.mark.parametrize("body", [{}, {"model": "a", "input": WRAPPED}, {"messages": None}, {"messages": "text"}])
+def test_a_body_without_messages_is_unchanged(body):
+    """Embeddings requests, for example."""
+    assert passthrough.without_wrapped_signatures(body) == body

@@ -1,11 +1,11 @@
-"""OpenAI's count of input tokens to and from the hub."""
+"""Translates OpenAI's `input_tokens` bodies to and from the hub."""
 
 import pytest
 from openai.types.responses import InputTokenCountResponse
 
 from gproxy.errors import BadRequest
 from gproxy.protocols import openai_responses
-from gproxy.protocols.hub import Context, Count, Request, Target, Text, Tool, Turn
+from gproxy.protocols.hub import Context, Request, Target, Text, TokenCount, Tool, Turn
 from gproxy.protocols.losses import Losses
 
 CODEC = openai_responses.CODECS["count_tokens"]
@@ -14,8 +14,7 @@ CONTEXT = Context("asked", "main", "req_1", 0)
 HELLO = (Turn("user", (Text("hi"),)),)
 
 
-def test_what_is_written():
-    """What says how it is answered is not counted."""
+def test_a_count_request_is_written_without_fields_that_only_shape_the_reply():
     tool = Tool("f", schema={"type": "object", "properties": {}})
     request = Request(HELLO, ("be brief",), (tool,), temperature=0.5, max_tokens=99, store=True)
     body = CODEC.write_request(request, TARGET, Losses())
@@ -25,16 +24,16 @@ def test_what_is_written():
     assert body["tools"][0]["name"] == "f"
 
 
-def test_what_is_read():
+def test_a_count_request_is_read():
     assert CODEC.read_request({"model": "a", "input": "hi"}, Losses()) == Request(HELLO)
     with pytest.raises(BadRequest, match="previous_response_id"):
         CODEC.read_request({"model": "a", "previous_response_id": "resp_1"}, Losses())
 
 
 @pytest.mark.parametrize(("body", "tokens"), [({"input_tokens": 12}, 12), ({}, 0), ({"input_tokens": True}, 0)])
-def test_a_reply(body, tokens):
-    found = CODEC.read_reply(body, CONTEXT, Losses())
-    assert found == Count(tokens)
-    written = CODEC.write_reply(found, CONTEXT, Losses())
+def test_a_count_reply_is_translated_both_ways(body, tokens):
+    count = CODEC.read_reply(body, CONTEXT, Losses())
+    assert count == TokenCount(tokens)
+    written = CODEC.write_reply(count, CONTEXT, Losses())
     assert written == {"object": "response.input_tokens", "input_tokens": tokens}
     InputTokenCountResponse.model_validate(written)

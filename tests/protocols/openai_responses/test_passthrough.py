@@ -1,4 +1,4 @@
-"""OpenAI Responses: requests, streams and usage."""
+"""OpenAI Responses in the same-protocol lane: request heads, streams, usage and errors."""
 
 import copy
 import json
@@ -21,13 +21,13 @@ EVENT = TypeAdapter(ResponseStreamEvent)
 
 
 @pytest.mark.parametrize("name", names("openai_responses", ".sse"))
-def test_the_samples_are_what_the_vendors_client_reads(name):
+def test_the_vendors_client_reads_the_sample_streams(name):
     for document in documents(sample("openai_responses", name)):
         if document["type"] != "keepalive":
             EVENT.validate_python(document)
 
 
-def test_the_whole_reply_is_what_the_vendors_client_reads():
+def test_the_vendors_client_reads_the_sample_reply():
     Response.model_validate_json(sample("openai_responses", "reply.json"))
 
 
@@ -40,8 +40,8 @@ def test_the_whole_reply_is_what_the_vendors_client_reads():
         ({"input": []}, (None, False, True, None)),
     ],
 )
-def test_what_a_request_asks_for(body, expected):
-    assert passthrough.ask(json.dumps(body).encode())[:4] == expected
+def test_the_head_of_a_request_is_read(body, expected):
+    assert passthrough.read_head(json.dumps(body).encode())[:4] == expected
 
 
 @pytest.mark.parametrize(
@@ -54,15 +54,15 @@ def test_what_a_request_asks_for(body, expected):
         ({"service_tier": {}, "max_output_tokens": "7"}, ("", None, 1)),
     ],
 )
-def test_how_much_and_how_fast_a_request_asks_for(body, expected):
-    asked = passthrough.ask(json.dumps(body).encode())
-    assert (asked.mode, asked.max_output, asked.choices) == expected
+def test_the_mode_and_the_output_limit_of_a_request_are_read(body, expected):
+    head = passthrough.read_head(json.dumps(body).encode())
+    assert (head.mode, head.max_output, head.choices) == expected
 
 
 @pytest.mark.parametrize("is_stream", [True, False])
-def test_a_stream_is_not_asked_for_usage_which_it_tells_anyway(is_stream):
+def test_usage_is_not_requested_since_every_response_has_it(is_stream):
     body = json.dumps({"model": "a", "stream": is_stream}).encode()
-    assert passthrough.outgoing(passthrough.ask(body), body, "a") is body
+    assert passthrough.outgoing(passthrough.read_head(body), body, "a") is body
 
 
 @pytest.mark.parametrize(
@@ -76,11 +76,11 @@ def test_a_stream_is_not_asked_for_usage_which_it_tells_anyway(is_stream):
         ("crlf.sse", "response.completed", False, Verdict.ENDS),
         ("incomplete.sse", "response.incomplete", False, Verdict.ENDS),
         ("failed.sse", "response.failed", True, Verdict.ENDS),
-        ("error.sse", "error", True, Verdict.GOES_ON),
-        ("cut.sse", "response.output_text.delta", False, Verdict.GOES_ON),
+        ("error.sse", "error", True, Verdict.CONTINUES),
+        ("cut.sse", "response.output_text.delta", False, Verdict.CONTINUES),
     ],
 )
-def test_how_a_stream_ends(name, last, has_failed, verdict):
+def test_the_end_of_a_stream_is_recognised(name, last, has_failed, verdict):
     reading = read(passthrough, sample("openai_responses", name))
     assert reading.documents[-1]["type"] == last
     assert reading.stream.has_failed is has_failed
@@ -90,36 +90,36 @@ def test_how_a_stream_ends(name, last, has_failed, verdict):
     assert reading.stream.tail() == b""
 
 
-def test_the_model_is_exchanged_in_the_response_and_not_in_its_tools():
+def test_the_model_name_is_replaced_in_the_response_and_not_in_its_tools():
     body = sample("openai_responses", "text.sse")
     reading = read(passthrough, body, "asked")
-    told = [document["response"] for document in reading.documents if "response" in document]
-    assert len(told) == 3
-    assert {response["model"] for response in told} == {"asked"}
-    enums = [response["tools"][0]["parameters"]["properties"]["model"]["enum"] for response in told]
+    responses = [document["response"] for document in reading.documents if "response" in document]
+    assert len(responses) == 3
+    assert {response["model"] for response in responses} == {"asked"}
+    enums = [response["tools"][0]["parameters"]["properties"]["model"]["enum"] for response in responses]
     assert enums == [["gpt-5.1-2025-11-13"]] * 3
     assert sum(before == after for before, after in zip(payloads(body), reading.passed, strict=True)) == len(
         payloads(body)
-    ) - len(told)
+    ) - len(responses)
 
 
-def test_the_number_of_the_next_event_is_known_even_after_a_keepalive():
+def test_sequence_numbers_continue_after_a_keepalive():
     reader = passthrough.Stream(b'"a"', asking())
     for data in payloads(sample("openai_responses", "keepalive.sse")):
-        reader.see(data)
+        reader.observe(data)
     last = documents(sample("openai_responses", "keepalive.sse"))[-1]["sequence_number"]
-    told = [documents(event)[0] for event in reader.break_off(502, "upstream_error", "the text", "req_1")]
-    assert [(event["type"], event["sequence_number"]) for event in told] == [
+    failure = [documents(event)[0] for event in reader.failure_events(502, "upstream_error", "the text", "req_1")]
+    assert [(event["type"], event["sequence_number"]) for event in failure] == [
         ("response.failed", last + 1),
         ("error", last + 2),
     ]
 
 
-def test_a_response_that_breaks_off_is_told_as_a_failed_one_under_the_clients_name():
+def test_a_broken_stream_ends_with_a_failed_response_under_the_clients_model_name():
     reader = passthrough.Stream(b'"asked"', asking())
     (first, *_) = payloads(sample("openai_responses", "cut.sse"))
-    reader.see(first)
-    failed, _ = (documents(event)[0] for event in reader.break_off(502, "upstream_error", "cut", "req_1"))
+    reader.observe(first)
+    failed, _ = (documents(event)[0] for event in reader.failure_events(502, "upstream_error", "cut", "req_1"))
     response = ResponseFailedEvent.construct(**failed).response
     assert (response.status, response.model, response.error.message) == ("failed", "asked", "cut")
     assert response.id == json.loads(first)["response"]["id"]
@@ -152,7 +152,7 @@ def test_an_error_event_raises_in_the_vendors_client_and_has_the_next_number():
             {"input_tokens": 4096, "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 4000}},
             Usage(input_tokens=96, cache_write_tokens=4000),
         ),
-        # imitators that keep the older spelling
+        # compatible hosts that send the fields of chat
         (
             {"prompt_tokens": 10, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 4}},
             Usage(input_tokens=6, output_tokens=5, cache_read_tokens=4),
@@ -160,7 +160,7 @@ def test_an_error_event_raises_in_the_vendors_client_and_has_the_next_number():
         ({"input_tokens": -1, "output_tokens": "5", "input_tokens_details": 7}, Usage()),
     ],
 )
-def test_usage_in_disjoint_classes(usage, expected):
+def test_usage_is_read_in_disjoint_classes(usage, expected):
     assert passthrough.read_usage(usage) == expected
 
 
@@ -177,7 +177,7 @@ def test_usage_in_disjoint_classes(usage, expected):
         ("cut.sse", None),
     ],
 )
-def test_the_usage_of_a_stream(name, expected):
+def test_the_usage_of_a_stream_is_read(name, expected):
     assert read(passthrough, sample("openai_responses", name)).stream.usage == expected
 
 
@@ -186,11 +186,11 @@ def search(action: object = None, status: str = "completed") -> dict:
 
 
 SEARCH = search({"type": "search", "query": "tower"})
-# items of an output, and the calls of the vendor's tools among them
+# output items, and the counted calls of the vendor's tools
 OUTPUTS = [
     ([], ()),
     ([SEARCH, SEARCH, search()], (("web_search", 3),)),
-    # a page that was opened belongs to its search
+    # opening a page is part of its search
     ([SEARCH, search({"type": "open_page"}), search({"type": "find_in_page"})], (("web_search", 1),)),
     ([search({"type": "search"}, "failed"), {"type": "image_generation_call", "status": "failed"}], ()),
     (
@@ -211,9 +211,9 @@ OUTPUTS = [
             ("web_search", 1),
         ),
     ),
-    # the client's own
+    # tools that the client runs
     ([{"type": f"{name}_call"} for name in ("function", "custom_tool", "computer", "local_shell", "apply_patch")], ()),
-    # no items, and what only looks like one
+    # other items and malformed outputs that contain the word
     ([{"type": "message", "content": [{"type": "output_text", "text": "web_search_call"}]}], ()),
     ([{"type": "reasoning", "summary": "web_search_call"}], ()),
     ([{"type": 7, "of": "web_search_call"}], ()),
@@ -221,60 +221,62 @@ OUTPUTS = [
     ("web_search_call", ()),
     (None, ()),
 ]
-TOLD = {"input_tokens": 9, "output_tokens": 2}
+USAGE = {"input_tokens": 9, "output_tokens": 2}
 
 
 @pytest.mark.parametrize(("output", "calls"), OUTPUTS)
 def test_the_vendors_own_tools_are_counted_by_their_calls(output, calls):
-    reply = {"output": output, "usage": TOLD, "service_tier": "flex"}
+    reply = {"output": output, "usage": USAGE, "service_tier": "flex"}
     usage, _ = passthrough.read_whole(json.dumps(reply).encode())
     assert (usage.tool_calls, usage.tier) == (calls, "flex")
     reader = passthrough.Stream(None, asking())
-    reader.see(json.dumps({"type": "response.completed", "response": reply}).encode())
+    reader.observe(json.dumps({"type": "response.completed", "response": reply}).encode())
     assert (reader.usage.tool_calls, reader.usage.tier) == (calls, "flex")
 
 
 @pytest.mark.parametrize(("output", "calls"), [row for row in OUTPUTS if isinstance(row[0], list)])
-@pytest.mark.parametrize("at_the_end", [[], None])
-def test_calls_are_counted_as_they_are_done_where_the_end_does_not_list_them(output, calls, at_the_end):
+@pytest.mark.parametrize("last_output", [[], None])
+def test_finished_calls_are_counted_where_the_last_response_does_not_list_them(output, calls, last_output):
     reader = passthrough.Stream(None, asking())
     for item in output:
         for kind in ("added", "done"):
-            reader.see(json.dumps({"type": f"response.output_item.{kind}", "item": item}).encode())
-    # cut here, no more is known
+            reader.observe(json.dumps({"type": f"response.output_item.{kind}", "item": item}).encode())
+    # usage of a stream that breaks here
     assert reader.usage == (Usage() if calls else None)
     assert calls == (reader.usage.tool_calls if reader.usage else ())
-    reader.see(json.dumps({"type": "response.completed", "response": {"output": at_the_end, "usage": TOLD}}).encode())
+    reader.observe(
+        json.dumps({"type": "response.completed", "response": {"output": last_output, "usage": USAGE}}).encode()
+    )
     assert reader.usage == Usage(input_tokens=9, output_tokens=2)
     assert reader.usage.tool_calls == calls
 
 
-def test_calls_that_are_told_twice_are_counted_once():
+def test_calls_that_are_listed_twice_are_counted_once():
     reader = read(passthrough, sample("openai_responses", "searched.sse")).stream
     assert reader.usage.tool_calls == (("web_search", 1),)
     reader = read(passthrough, sample("openai_responses", "image.sse")).stream
     assert reader.usage.tool_calls == (("image_generation", 1),)
 
 
-def test_a_response_that_ended_without_usage_has_none_whatever_tools_it_ran():
+def test_a_complete_response_without_usage_has_no_usage_even_with_tool_calls():
     reader = passthrough.Stream(None, asking())
-    reader.see(json.dumps({"type": "response.output_item.done", "item": SEARCH}).encode())
-    reader.see(b'{"type": "response.completed", "response": {"usage": null}}')
+    reader.observe(json.dumps({"type": "response.output_item.done", "item": SEARCH}).encode())
+    reader.observe(b'{"type": "response.completed", "response": {"usage": null}}')
     assert reader.usage is None
 
 
-def test_the_tier_is_the_one_that_is_told_at_the_end():
+def test_the_tier_of_the_last_response_counts():
     reader = passthrough.Stream(None, asking())
     for kind, tier in (("created", "auto"), ("in_progress", "auto"), ("completed", "priority")):
-        response = {"service_tier": tier, "usage": TOLD if kind == "completed" else None}
-        reader.see(json.dumps({"type": f"response.{kind}", "response": response}).encode())
+        response = {"service_tier": tier, "usage": USAGE if kind == "completed" else None}
+        reader.observe(json.dumps({"type": f"response.{kind}", "response": response}).encode())
     assert reader.usage.tier == "priority"
 
 
-def test_a_response_without_usage_does_not_take_back_what_was_told():
+def test_a_later_response_without_usage_keeps_the_earlier_usage():
     reader = passthrough.Stream(b'"a"', asking())
-    reader.see(b'{"type": "response.in_progress", "response": {"usage": {"input_tokens": 9, "output_tokens": 2}}}')
-    reader.see(b'{"type": "response.failed", "response": {"usage": null}}')
+    reader.observe(b'{"type": "response.in_progress", "response": {"usage": {"input_tokens": 9, "output_tokens": 2}}}')
+    reader.observe(b'{"type": "response.failed", "response": {"usage": null}}')
     assert reader.usage == Usage(input_tokens=9, output_tokens=2)
 
 
@@ -286,56 +288,56 @@ def test_a_response_without_usage_does_not_take_back_what_was_told():
         ("failed.sse", len("It goes")),
     ],
 )
-def test_deltas_are_counted_once_and_the_done_events_not_again(name, size):
+def test_text_is_counted_in_deltas_and_not_again_in_done_events(name, size):
     assert read(passthrough, sample("openai_responses", name)).stream.text_bytes == size
 
 
-def test_the_usage_of_a_whole_reply():
-    usage, found = passthrough.read_whole(sample("openai_responses", "reply.json"))
+def test_the_usage_of_a_whole_reply_is_read():
+    usage, fields = passthrough.read_whole(sample("openai_responses", "reply.json"))
     assert usage == Usage(input_tokens=72, output_tokens=52, reasoning_tokens=20, cache_read_tokens=256)
-    assert bytes(found["model"]) == b'"gpt-5.1-2025-11-13"'
+    assert bytes(fields["model"]) == b'"gpt-5.1-2025-11-13"'
 
 
 @pytest.mark.parametrize(
     ("status", "raised"),
     [(400, openai.BadRequestError), (429, openai.RateLimitError), (502, openai.InternalServerError)],
 )
-def test_the_vendors_client_raises_its_own_error_class(status, raised):
+def test_the_vendors_client_raises_its_own_exception(status, raised):
     body = passthrough.write_error(status, "a_code", "label: the text", "req_1")
     error = CLIENT._make_status_error_from_response(httpx2.Response(status, content=body, request=REQUEST))
     assert type(error) is raised
     assert error.code == "a_code"
 
 
-SEALED = wrap(Signature("second", "S"))
+WRAPPED = wrap(Signature("second", "S"))
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("input_", "expected"),
     [
-        (SEALED, SEALED),
+        (WRAPPED, WRAPPED),
         (None, None),
         (
             [
-                {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": SEALED},
+                {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": WRAPPED},
                 {"type": "reasoning", "id": "rs_2", "summary": [], "encrypted_content": "own"},
-                {"type": "message", "role": "user", "content": SEALED},
+                {"type": "message", "role": "user", "content": WRAPPED},
                 7,
             ],
             [
                 {"type": "reasoning", "id": "rs_2", "summary": [], "encrypted_content": "own"},
-                {"type": "message", "role": "user", "content": SEALED},
+                {"type": "message", "role": "user", "content": WRAPPED},
                 7,
             ],
         ),
     ],
 )
-def test_what_another_provider_sealed_stays_behind(given, expected):
-    body = {"model": "a", "x_novel": SEALED, "input": given}
+def test_reasoning_that_gproxy_wrapped_is_removed(input_, expected):
+    body = {"model": "a", "x_novel": WRAPPED, "input": input_}
     before = copy.deepcopy(body)
-    assert passthrough.unsealed(body) == {"model": "a", "x_novel": SEALED, "input": expected}
+    assert passthrough.without_wrapped_signatures(body) == {"model": "a", "x_novel": WRAPPED, "input": expected}
     assert body == before
 
 
-def test_a_body_without_input_stays_as_it_is():
-    assert passthrough.unsealed({"model": "a"}) == {"model": "a"}
+def test_a_body_without_input_is_unchanged():
+    assert passthrough.without_wrapped_signatures({"model": "a"}) == {"model": "a"}
