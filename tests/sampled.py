@@ -24,7 +24,7 @@ def split(stream: bytes) -> list[bytes]:
     """The events of a stream that came in one piece; a last one without its blank line too."""
     splitter = sse.Splitter()
     events = splitter.feed(stream)
-    return [*events, rest + b"\n\n"] if (rest := splitter.rest().strip()) else events
+    return [*events, rest + b"\n\n"] if (rest := splitter.remainder().strip()) else events
 
 
 def payloads(stream: bytes) -> list[bytes]:

@@ -79,7 +79,7 @@ class PassthroughStream:
                     yield frames
                 if self._fault is not None:
                     raise self._fault
-            if is_whole(rest := splitter.rest().strip() + b"\n\n"):
+            if is_whole(rest := splitter.remainder().strip() + b"\n\n"):
                 yield self._pass([rest])
             yield from self._end()
         except sse.TooLong:

@@ -106,7 +106,7 @@ class TranslatedStream:
                     if verdict is Verdict.BROKEN:
                         raise UpstreamError(NO_END)
                 yield None
-            if is_whole(rest := splitter.rest().strip() + b"\n\n"):
+            if is_whole(rest := splitter.remainder().strip() + b"\n\n"):
                 _, payload = self._look(rest)
                 if payload is not None:
                     yield payload

@@ -15,4 +15,4 @@ def test_pieces_of_a_long_stream_take_little_more_than_its_text():
     pieces = TextBuffer()
     for number in range(1000):
         pieces.add(f"{number:04} ")
-    assert sys.getsizeof(pieces._held) < 1.3 * len(str(pieces))
+    assert sys.getsizeof(pieces._content) < 1.3 * len(str(pieces))

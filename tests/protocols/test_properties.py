@@ -355,7 +355,7 @@ def fed(stream: bytes, cuts: list[int]) -> list:
         events = splitter.feed(stream[start:end]) if end > start else []
         out += [_document(event) for event in events]
         out.append(None)
-    rest = splitter.rest().strip()
+    rest = splitter.remainder().strip()
     out += [_document(rest + b"\n\n")] if rest else []
     return out
 

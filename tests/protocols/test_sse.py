@@ -38,7 +38,7 @@ def fed(pieces: list[bytes]) -> tuple[list[bytes], bytes, bytes]:
     splitter = sse.Splitter()
     events = [event for piece in pieces for event in splitter.feed(piece)]
     data = [found for event in events if (found := sse.data_of(event)) is not None]
-    return data, splitter.rest().strip(), b"".join(events) + splitter.rest()
+    return data, splitter.remainder().strip(), b"".join(events) + splitter.remainder()
 
 
 def cut(stream: bytes, at: list[int]) -> list[bytes]:
@@ -84,7 +84,7 @@ def test_an_event_leaves_as_soon_as_its_blank_line_is_there():
     assert splitter.feed(b"data: a\r\n") == []
     assert splitter.feed(b"\r\n") == [b"data: a\r\n\r\n"]
     assert splitter.feed(b"data: b\n\n") == [b"data: b\n\n"]
-    assert splitter.rest() == b""
+    assert splitter.remainder() == b""
 
 
 def test_a_long_event_in_many_pieces_is_split_in_linear_time():
