@@ -284,7 +284,7 @@ class _Reader:
     def cited(self, event: dict) -> Iterator[Event]:
         at, item = self.item(event)
         if (citation := read_citation(event.get("annotation"))) is None:
-            self._losses.tell("output.content.annotations")
+            self._losses.report("output.content.annotations")
             return
         yield from self.note(at, item, _number(event, "content_index"), lambda index: Cited(index, citation))
 
@@ -307,7 +307,7 @@ class _Reader:
                 for media in _read_image(raw):
                     yield from self.open(at, item, "image", media)
             case kind:
-                self._losses.tell(f"output.{kind}")
+                self._losses.report(f"output.{kind}")
         for piece in list(item.blocks):
             yield from self.close(at, item, piece)
 
