@@ -93,16 +93,16 @@ def write_anthropic(
         return {"type": "disabled"}, None
     if target.budgets:
         return _budgeted(reasoning, wanted, max_tokens, maximum, losses), None
-    shown = {"display": "summarized"} if reasoning.is_shown else {}
+    display = {"display": "summarized"} if reasoning.is_shown else {}
     allowed = target.efforts or ANTHROPIC_EFFORTS
     if reasoning.effort is None:
         if reasoning.budget is not None:
             losses.lose("reasoning")
-            return {"type": "adaptive", **shown}, nearest(wanted, allowed)
-        return {"type": "adaptive", **shown}, None
+            return {"type": "adaptive", **display}, nearest(wanted, allowed)
+        return {"type": "adaptive", **display}, None
     if wanted not in allowed:
         losses.lose("reasoning")
-    return {"type": "adaptive", **shown}, nearest(wanted, allowed)
+    return {"type": "adaptive", **display}, nearest(wanted, allowed)
 
 
 def _budgeted(reasoning: Reasoning, wanted: str, max_tokens: int | None, maximum: int, losses: Losses) -> dict:
@@ -146,22 +146,22 @@ def write_gemini(reasoning: Reasoning, target: Target, losses: Losses) -> dict |
         if wanted != "none":
             losses.lose("reasoning")
         return None
-    shown = reasoning.is_shown is not False
+    include = reasoning.is_shown is not False
     if target.budgets:
         if reasoning.effort is None and reasoning.budget is None:
-            return {"includeThoughts": shown}
+            return {"includeThoughts": include}
         budget = GEMINI_BUDGETS[wanted] if reasoning.budget is None else reasoning.budget
         minimum, maximum = target.budget_range or (0, budget)
         allowed = min(max(budget, minimum), maximum)
         if allowed != budget or (reasoning.budget is None and wanted in ("xhigh", "max")):
             losses.lose("reasoning")
-        return {"includeThoughts": shown and wanted != "none", "thinkingBudget": allowed}
+        return {"includeThoughts": include and wanted != "none", "thinkingBudget": allowed}
     if wanted == "none":
         losses.lose("reasoning")  # models with levels always think
         return {"includeThoughts": False}
     if reasoning.effort is None and reasoning.budget is None:
-        return {"includeThoughts": shown}
+        return {"includeThoughts": include}
     level = nearest(wanted, target.efforts or tuple(LEVELS))
     if reasoning.budget is not None or level != wanted or wanted in ("xhigh", "max"):
         losses.lose("reasoning")
-    return {"includeThoughts": shown, "thinkingLevel": LEVELS[level]}
+    return {"includeThoughts": include, "thinkingLevel": LEVELS[level]}
