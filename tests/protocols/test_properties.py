@@ -47,15 +47,15 @@ from gproxy.protocols.hub import (
 )
 from gproxy.protocols.losses import Losses
 from tests.conversations import (
-    ASKED,
+    CLIENT_MODEL,
     PDF,
     PNG,
     PROVIDER,
     REPLIES,
+    REQUEST_WITH_TOOLS,
     REQUESTS,
     SCHEMA,
     SHELL,
-    SHOWN,
     F,
     G,
     context,
@@ -242,7 +242,7 @@ def answers(draw) -> Answer:
 REPLY = st.builds(
     Reply,
     st.just("resp_1"),
-    st.just(SHOWN),
+    st.just(CLIENT_MODEL),
     st.lists(answers(), min_size=1, max_size=2).map(tuple),
     USAGES,
     st.none() | st.sampled_from(["default", "priority"]),
@@ -256,10 +256,10 @@ def test_any_reply_crosses_whole_and_streamed(one, other, reply):
     left, _ = apply(WHOLE[one], reply)
     expected, lost = apply(WHOLE[other], comparable(left))
     losses = Losses()
-    wired = orjson.loads(orjson.dumps(codec(one).write_reply(reply, context(ASKED), Losses())))
-    vendors = codec(one).read_reply(wired, context(ASKED), Losses())
-    body = orjson.loads(orjson.dumps(codec(other).write_reply(vendors, context(ASKED), losses)))
-    assert comparable(codec(other).read_reply(body, context(ASKED), Losses())) == comparable(expected)
+    wired = orjson.loads(orjson.dumps(codec(one).write_reply(reply, context(REQUEST_WITH_TOOLS), Losses())))
+    vendors = codec(one).read_reply(wired, context(REQUEST_WITH_TOOLS), Losses())
+    body = orjson.loads(orjson.dumps(codec(other).write_reply(vendors, context(REQUEST_WITH_TOOLS), losses)))
+    assert comparable(codec(other).read_reply(body, context(REQUEST_WITH_TOOLS), Losses())) == comparable(expected)
     assert set(losses.names()) == lost
     left, _ = apply(STREAMED[one], reply)
     expected, lost = apply(STREAMED[other], comparable(left))
@@ -270,11 +270,11 @@ def test_any_reply_crosses_whole_and_streamed(one, other, reply):
 
 
 def read(name: str, payloads: list, losses: Losses | None = None) -> list:
-    return list(LOADED[name].read_stream(payloads, context(ASKED), losses or Losses()))
+    return list(LOADED[name].read_stream(payloads, context(REQUEST_WITH_TOOLS), losses or Losses()))
 
 
 def write(name: str, events, losses: Losses | None = None) -> bytes:
-    return b"".join(LOADED[name].write_stream(events, context(ASKED), losses or Losses()))
+    return b"".join(LOADED[name].write_stream(events, context(REQUEST_WITH_TOOLS), losses or Losses()))
 
 
 @st.composite
@@ -453,7 +453,7 @@ BODIES = {
 }
 REPLIED = {
     name: [
-        orjson.loads(orjson.dumps(codec(name).write_reply(reply, context(ASKED), Losses())))
+        orjson.loads(orjson.dumps(codec(name).write_reply(reply, context(REQUEST_WITH_TOOLS), Losses())))
         for case, reply in REPLIES.items()
         if case != "long"
     ]
@@ -502,14 +502,14 @@ def test_a_garbage_reply_is_refused_or_read(name, seed):
     body = spoilt(random.Random(seed), REPLIED[name])
     before = copy.deepcopy(body)
     try:
-        reply = codec(name).read_reply(body, context(ASKED), Losses())
+        reply = codec(name).read_reply(body, context(REQUEST_WITH_TOOLS), Losses())
     except (BadRequest, ValueError):
         return
     assert isinstance(reply, Reply)
     assert body == before
     for other in LOADED:
         try:
-            orjson.dumps(codec(other).write_reply(reply, context(ASKED), Losses()))
+            orjson.dumps(codec(other).write_reply(reply, context(REQUEST_WITH_TOOLS), Losses()))
         except (BadRequest, ValueError) as fault:
             assert str(fault)
 

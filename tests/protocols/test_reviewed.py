@@ -38,7 +38,7 @@ from gproxy.protocols.losses import Losses
 from gproxy.protocols.repair import NO_RESULT
 from gproxy.protocols.signatures import SKIP_VALIDATOR, WRAPPED_PREFIX, wrap
 from gproxy.relay.planner import Call, Plan, Planner
-from tests.conversations import OWN, PDF, PNG, PROVIDER, context, target
+from tests.conversations import OWN_SIGNATURES, PDF, PNG, PROVIDER, context, target
 from tests.stopwatch import seconds
 
 LOADED = protocols.load()
@@ -621,7 +621,7 @@ REPLIES = {
                     "content": "hi",
                     "refusal": "no",
                     "reasoning_content": "hm",
-                    "reasoning_details": json.loads(OWN[CHAT]),
+                    "reasoning_details": json.loads(OWN_SIGNATURES[CHAT]),
                     "annotations": [ANNOTATION],
                     "images": [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}],
                     "tool_calls": [

@@ -34,9 +34,9 @@ from gproxy.protocols.hub import (
     unfold,
 )
 from gproxy.protocols.losses import Losses
-from tests.clients import ERRORS, HEAR, STOPS, Heard
-from tests.conversations import ASKED, PROVIDER, REPLIES, context
+from tests.conversations import PROVIDER, REPLIES, REQUEST_WITH_TOOLS, context
 from tests.sampled import documents, names, read, sample
+from tests.sdk_readers import ERRORS, HEAR, STOPS, Heard
 
 LOADED = protocols.load()
 EACH = pytest.mark.parametrize("name", LOADED)
@@ -177,11 +177,11 @@ def payloads(name: str, stream: str) -> list:
 
 
 def events_of(name: str, stream: str, losses: Losses | None = None) -> list:
-    return list(LOADED[name].read_stream(payloads(name, stream), context(ASKED), losses or Losses()))
+    return list(LOADED[name].read_stream(payloads(name, stream), context(REQUEST_WITH_TOOLS), losses or Losses()))
 
 
 def write(client: str, events, **more) -> bytes:
-    return b"".join(LOADED[client].write_stream(events, context(ASKED, **more), Losses()))
+    return b"".join(LOADED[client].write_stream(events, context(REQUEST_WITH_TOOLS, **more), Losses()))
 
 
 def expected(client: str, reply: Reply) -> Heard:
