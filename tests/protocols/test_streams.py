@@ -36,7 +36,7 @@ from gproxy.protocols.hub import (
 from gproxy.protocols.losses import Losses
 from tests.conversations import PROVIDER, REPLIES, REQUEST_WITH_TOOLS, context
 from tests.sampled import documents, names, read, sample
-from tests.sdk_readers import ERRORS, HEAR, STOPS, Heard
+from tests.sdk_readers import ERRORS, READERS, STOPS, SdkReply
 
 LOADED = protocols.load()
 EACH = pytest.mark.parametrize("name", LOADED)
@@ -184,10 +184,10 @@ def write(client: str, events, **more) -> bytes:
     return b"".join(LOADED[client].write_stream(events, context(REQUEST_WITH_TOOLS, **more), Losses()))
 
 
-def expected(client: str, reply: Reply) -> Heard:
+def expected(client: str, reply: Reply) -> SdkReply:
     """What a program must get of it, through any protocol."""
     answer, usage = reply.answers[0], reply.usage
-    heard = Heard(stop=STOPS[client][answer.stop])
+    heard = SdkReply(stop=STOPS[client][answer.stop])
     for block in answer.blocks:
         match block:
             case Text(text):
@@ -346,11 +346,11 @@ def test_the_vendors_sdk_hears_what_the_vendor_said(name, stream, client):
     events = events_of(name, stream)
     if isinstance(events[-1], Failed):
         with pytest.raises(ERRORS[client], match=r"\w"):
-            HEAR[client](write(client, events))
+            READERS[client](write(client, events))
         return
-    heard = HEAR[client](write(client, events))
+    heard = READERS[client](write(client, events))
     if client == "gemini" and len(fold(events).answers) > 1:
-        heard = Heard(heard.text, stop=heard.stop, used=heard.used)
+        heard = SdkReply(heard.text, stop=heard.stop, used=heard.used)
         text = "".join(b.text for answer in fold(events).answers for b in answer.blocks)
         assert sorted(heard.text) == sorted(text)
         return
@@ -363,7 +363,7 @@ def test_the_vendors_sdk_hears_nothing_of_heartbeats(client, case):
     """Wherever between two events they stand."""
     written, beat = write(client, unfold(fold(unfold(REPLIES[case])))), LOADED[client].HEARTBEAT
     beating = beat + b"".join(event + b"\n\n" + beat + beat for event in written.split(b"\n\n") if event)
-    assert HEAR[client](beating) == HEAR[client](written)
+    assert READERS[client](beating) == READERS[client](written)
 
 
 BROKEN = ("broken arguments", "arguments that are a list")  # the SDKs refuse them, or keep them as text
@@ -373,7 +373,7 @@ BROKEN = ("broken arguments", "arguments that are a list")  # the SDKs refuse th
 @pytest.mark.parametrize("case", [case for case in REPLIES if case not in ("two answers", *BROKEN)])
 def test_the_vendors_sdk_hears_each_conversation(client, case):
     reply = fold(unfold(REPLIES[case]))
-    assert HEAR[client](write(client, unfold(reply))) == expected(client, reply)
+    assert READERS[client](write(client, unfold(reply))) == expected(client, reply)
 
 
 @CLIENTS
@@ -521,7 +521,7 @@ def test_an_upstreams_error_in_the_middle_is_told_in_the_clients_words(name, cli
     inner = documents(stream)[-1]["error"]
     assert inner["message"] == told[-1].message
     with pytest.raises(ERRORS[client]) as fault:
-        HEAR[client](stream)
+        READERS[client](stream)
     assert told[-1].message in str(fault.value)
 
 
@@ -695,6 +695,6 @@ def test_responses_to_a_chat_client():
 )
 def test_what_was_streamed_is_not_told_again_when_it_is_done(client, stream):
     """And `completed` does not turn a stop for calls into another one."""
-    heard = HEAR[client](write(client, events_of("openai_responses", stream)))
+    heard = READERS[client](write(client, events_of("openai_responses", stream)))
     assert len(heard.calls) == (2 if stream == "parallel_tools" else 1)
     assert heard.stop == STOPS[client]["tools"]
