@@ -329,9 +329,9 @@ def test_later_system_turns_become_user_turns(turns, expected, lost):
 LEGAL = re.compile(r"[A-Za-z0-9_-]+")
 
 
-@pytest.mark.parametrize("given", ["call_abc", "toolu_01-x", "a", "x" * 64])
-def test_a_legal_id_stays(given):
-    assert repair.legal_id(given, LEGAL, 64) == given
+@pytest.mark.parametrize("original", ["call_abc", "toolu_01-x", "a", "x" * 64])
+def test_a_legal_id_stays(original):
+    assert repair.legal_id(original, LEGAL, 64) == given
 
 
 @pytest.mark.parametrize(
