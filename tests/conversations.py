@@ -1,4 +1,4 @@
-"""Conversations in the hub's words, which every protocol has to carry: requests, and replies by what they show."""
+"""Requests and replies as hub values, by name, for the tests that translate them through every protocol."""
 
 import base64
 
@@ -28,8 +28,8 @@ from gproxy.protocols.hub import (
     WebSearch,
 )
 
-PROVIDER, MODEL, SHOWN = "house", "vendor-model", "shown-model"
-# Vendors that take all that their protocol can say.
+PROVIDER, MODEL, CLIENT_MODEL = "house", "vendor-model", "client-model"
+# Traits of vendors that accept every field of their protocol.
 TRAITS = {"openai_chat": frozenset(("custom_tools",)), "gemini": frozenset(), "anthropic": frozenset(("fast",))}
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(60)).decode()
 PDF = base64.b64encode(b"%PDF-1.7\n" + bytes(60)).decode()
@@ -53,8 +53,8 @@ PARALLEL = Turn(
 )
 
 
-# What a vendor wants back, as the reader of each protocol keeps it.
-OWN = {
+# Signature values as the reader of each protocol writes them into the hub.
+OWN_SIGNATURES = {
     "anthropic": "thinking:c2ln",
     "openai_responses": "rs_1:c2ln",
     "openai_chat": '[{"type":"reasoning.encrypted","data":"c2ln"}]',
@@ -67,14 +67,14 @@ def target(protocol: str, **more) -> Target:
 
 
 def context(request: Request | None = None, **more) -> Context:
-    return Context(SHOWN, PROVIDER, "req_1", 1_700_000_000, request or Request(), **more)
+    return Context(CLIENT_MODEL, PROVIDER, "req_1", 1_700_000_000, request or Request(), **more)
 
 
-def answered(*results: ToolResult, text: str | None = None) -> Turn:
+def results_turn(*results: ToolResult, text: str | None = None) -> Turn:
     return Turn("user", (*results, *((Text(text),) if text else ())))
 
 
-def said(*turns: Turn, **more) -> Request:
+def request(*turns: Turn, **more) -> Request:
     return Request(turns, max_tokens=256, **more)
 
 
@@ -83,178 +83,184 @@ def result(call_id: str, text: str, **more) -> ToolResult:
 
 
 REQUESTS = {
-    "text": said(Q),
-    "system": said(Q, system=("Be brief.",)),
-    "system of two": said(Q, system=("Be brief.", "Be kind.")),
-    "later system": said(Q, A, Turn("system", (Text("From now on in German."),)), Q),
-    "multi turn": said(Q, A, Turn("user", (Text("And"), Text("then?"))), A, Q),
-    "ends with the assistant": said(Q, A),
-    "begins with the assistant": said(A, Q),
+    "text": request(Q),
+    "system": request(Q, system=("Be brief.",)),
+    "system of two": request(Q, system=("Be brief.", "Be kind.")),
+    "later system": request(Q, A, Turn("system", (Text("From now on in German."),)), Q),
+    "multi turn": request(Q, A, Turn("user", (Text("And"), Text("then?"))), A, Q),
+    "ends with the assistant": request(Q, A),
+    "begins with the assistant": request(A, Q),
     "no maximum": Request((Q,)),
-    "image": said(Turn("user", (Text("see"), Media("image", "image/png", PNG)))),
-    "image by url": said(Turn("user", (Media("image", None, url="https://example.com/a.png"), Text("see")))),
-    "image with detail": said(Turn("user", (Media("image", "image/png", PNG, detail="high"),))),
-    "image of any detail by url": said(
+    "image": request(Turn("user", (Text("see"), Media("image", "image/png", PNG)))),
+    "image by url": request(Turn("user", (Media("image", None, url="https://example.com/a.png"), Text("see")))),
+    "image with detail": request(Turn("user", (Media("image", "image/png", PNG, detail="high"),))),
+    "image of any detail by url": request(
         Turn("user", (Media("image", "image/png", url="https://example.com/a.png", detail="auto"),))
     ),
-    "image with a name": said(Turn("user", (Media("image", "image/png", PNG, name="tower.png"),))),
-    "image by id": said(Turn("user", (Media("image", file_id="file-1"),))),
-    "odd image": said(Turn("user", (Media("image", "image/tiff", PNG),))),
-    "pdf": said(Turn("user", (Media("file", "application/pdf", PDF, name="paper.pdf"), Text("read")))),
-    "pdf by url": said(Turn("user", (Media("file", "application/pdf", url="https://example.com/a.pdf"),))),
-    "file by url": said(Turn("user", (Media("file", None, url="https://example.com/a"),))),
-    "named pdf by url": said(
+    "image with a name": request(Turn("user", (Media("image", "image/png", PNG, name="tower.png"),))),
+    "image by id": request(Turn("user", (Media("image", file_id="file-1"),))),
+    "odd image": request(Turn("user", (Media("image", "image/tiff", PNG),))),
+    "pdf": request(Turn("user", (Media("file", "application/pdf", PDF, name="paper.pdf"), Text("read")))),
+    "pdf by url": request(Turn("user", (Media("file", "application/pdf", url="https://example.com/a.pdf"),))),
+    "file by url": request(Turn("user", (Media("file", None, url="https://example.com/a"),))),
+    "named pdf by url": request(
         Turn("user", (Media("file", "application/pdf", url="https://example.com/a.pdf", name="a.pdf"),))
     ),
-    "text file": said(
+    "text file": request(
         Turn("user", (Media("file", "text/plain", base64.b64encode(TRICKY.encode()).decode(), name="a.txt"),))
     ),
-    "markdown": said(Turn("user", (Media("file", "text/markdown", "IyBHcsO8w59l", name="a.md"),))),
-    "pdf without a name": said(Turn("user", (Media("file", "application/pdf", PDF),))),
-    "zip": said(Turn("user", (Media("file", "application/zip", PDF, name="a.zip"),))),
-    "audio": said(Turn("user", (Media("audio", "audio/wav", WAV), Text("hear")))),
-    "odd audio": said(Turn("user", (Media("audio", "audio/ogg", WAV),))),
-    "video": said(Turn("user", (Media("video", "video/mp4", WAV),))),
-    "picture drawn by the model": said(Q, Turn("assistant", (Media("image", "image/png", PNG),)), Q),
-    "tools": said(Q, tools=(F, G)),
-    "strict tool": said(Q, tools=(Tool("f", None, SCHEMA, strict=True),)),
-    "lax tool": said(Q, tools=(Tool("f", None, SCHEMA, strict=False),)),
-    "tool with no properties": said(Q, tools=(Tool("now", None, {"type": "object", "properties": {}}),)),
-    "tool without parameters": said(Q, tools=(Tool("now", "the time", {}),)),
-    "tool round trip": said(Q, CALLED, answered(result("toolu_1", "42")), tools=(F,)),
-    "tool turn and a text": said(Q, CALLED, answered(result("toolu_1", "42"), text="go on"), tools=(F,)),
-    "tool result is an object": said(Q, CALLED, answered(result("toolu_1", '{"deg":3.5}')), tools=(F,)),
-    "tool result is a spelt object": said(Q, CALLED, answered(result("toolu_1", '{ "deg": 3.5 }')), tools=(F,)),
-    "tool result is empty": said(Q, CALLED, answered(ToolResult("toolu_1")), tools=(F,)),
-    "tool result of two texts": said(Q, CALLED, answered(ToolResult("toolu_1", (Text("4"), Text("2")))), tools=(F,)),
-    "parallel tools": said(
-        Q, PARALLEL, answered(result("toolu_1", "A"), result("toolu_2", "B"), result("c-3", "C")), tools=(F, G)
+    "markdown": request(Turn("user", (Media("file", "text/markdown", "IyBHcsO8w59l", name="a.md"),))),
+    "pdf without a name": request(Turn("user", (Media("file", "application/pdf", PDF),))),
+    "zip": request(Turn("user", (Media("file", "application/zip", PDF, name="a.zip"),))),
+    "audio": request(Turn("user", (Media("audio", "audio/wav", WAV), Text("hear")))),
+    "odd audio": request(Turn("user", (Media("audio", "audio/ogg", WAV),))),
+    "video": request(Turn("user", (Media("video", "video/mp4", WAV),))),
+    "image of the assistant": request(Q, Turn("assistant", (Media("image", "image/png", PNG),)), Q),
+    "tools": request(Q, tools=(F, G)),
+    "strict tool": request(Q, tools=(Tool("f", None, SCHEMA, strict=True),)),
+    "lax tool": request(Q, tools=(Tool("f", None, SCHEMA, strict=False),)),
+    "tool with no properties": request(Q, tools=(Tool("now", None, {"type": "object", "properties": {}}),)),
+    "tool without parameters": request(Q, tools=(Tool("now", "the time", {}),)),
+    "tool round trip": request(Q, CALLED, results_turn(result("toolu_1", "42")), tools=(F,)),
+    "tool turn and a text": request(Q, CALLED, results_turn(result("toolu_1", "42"), text="go on"), tools=(F,)),
+    "tool result is an object": request(Q, CALLED, results_turn(result("toolu_1", '{"deg":3.5}')), tools=(F,)),
+    "tool result is an object with spaces": request(
+        Q, CALLED, results_turn(result("toolu_1", '{ "deg": 3.5 }')), tools=(F,)
     ),
-    "two rounds of tools": said(
-        Q, CALLED, answered(result("toolu_1", "A")), A, Q, CALLED, answered(result("toolu_1", "B")), tools=(F,)
+    "tool result is empty": request(Q, CALLED, results_turn(ToolResult("toolu_1")), tools=(F,)),
+    "tool result of two texts": request(
+        Q, CALLED, results_turn(ToolResult("toolu_1", (Text("4"), Text("2")))), tools=(F,)
     ),
-    "tool result with an image": said(
-        Q, CALLED, answered(ToolResult("toolu_1", (Text("a map"), Media("image", "image/png", PNG)))), tools=(F,)
+    "parallel tools": request(
+        Q, PARALLEL, results_turn(result("toolu_1", "A"), result("toolu_2", "B"), result("c-3", "C")), tools=(F, G)
     ),
-    "tool result that is an error": said(Q, CALLED, answered(result("toolu_1", "no such city", is_error=True))),
-    "failed result with an image": said(
-        Q, CALLED, answered(ToolResult("toolu_1", (Text("a map"), Media("image", "image/png", PNG)), is_error=True))
+    "two rounds of tools": request(
+        Q, CALLED, results_turn(result("toolu_1", "A")), A, Q, CALLED, results_turn(result("toolu_1", "B")), tools=(F,)
     ),
-    "failed result that says nothing": said(Q, CALLED, answered(ToolResult("toolu_1", (), is_error=True))),
-    "call without a result": said(Q, CALLED, Q),
-    "result without a call": said(Q, A, answered(result("toolu_1", "42"), text="so?")),
-    "foreign ids": said(
+    "tool result with an image": request(
+        Q, CALLED, results_turn(ToolResult("toolu_1", (Text("a map"), Media("image", "image/png", PNG)))), tools=(F,)
+    ),
+    "tool result that is an error": request(Q, CALLED, results_turn(result("toolu_1", "no such city", is_error=True))),
+    "failed result with an image": request(
+        Q, CALLED, results_turn(ToolResult("toolu_1", (Text("a map"), Media("image", "image/png", PNG)), is_error=True))
+    ),
+    "failed result without content": request(Q, CALLED, results_turn(ToolResult("toolu_1", (), is_error=True))),
+    "call without a result": request(Q, CALLED, Q),
+    "result without a call": request(Q, A, results_turn(result("toolu_1", "42"), text="so?")),
+    "foreign ids": request(
         Q,
         Turn("assistant", (ToolCall("call:1/ü", "f", "{}"), ToolCall("x" * 90, "g", "{}"))),
-        answered(result("call:1/ü", "A"), result("x" * 90, "B")),
+        results_turn(result("call:1/ü", "A"), result("x" * 90, "B")),
     ),
-    "arguments with spaces": said(Q, Turn("assistant", (ToolCall("toolu_1", "f", '{ "a" : [1, 2] }'),))),
-    "no arguments": said(Q, Turn("assistant", (ToolCall("toolu_1", "f", ""),))),
-    "custom tool": said(
+    "arguments with spaces": request(Q, Turn("assistant", (ToolCall("toolu_1", "f", '{ "a" : [1, 2] }'),))),
+    "no arguments": request(Q, Turn("assistant", (ToolCall("toolu_1", "f", ""),))),
+    "custom tool": request(
         Q,
         Turn("assistant", (ToolCall("toolu_1", "shell", "ls -l\n", is_custom=True),)),
-        answered(result("toolu_1", "total 0", is_custom=True)),
+        results_turn(result("toolu_1", "total 0", is_custom=True)),
         tools=(SHELL, F),
     ),
-    "choice auto": said(Q, tools=(F, G), choice=ToolChoice("auto")),
-    "choice none": said(Q, tools=(F, G), choice=ToolChoice("none")),
-    "choice any": said(Q, tools=(F, G), choice=ToolChoice("any")),
-    "forced tool": said(Q, tools=(F, G), choice=ToolChoice("any", ("f",))),
-    "one of two tools": said(Q, tools=(F, G, SHELL), choice=ToolChoice("any", ("f", "g"))),
-    "allowed tools": said(Q, tools=(F, G), choice=ToolChoice("auto", ("f",))),
-    "one call at a time": said(Q, tools=(F,), choice=ToolChoice("auto"), parallel=False),
-    "one call at a time and no choice": said(Q, tools=(F,), parallel=False),
-    "one call at a time of none": said(Q, tools=(F,), choice=ToolChoice("none"), parallel=False),
-    "thinking hidden as it likes": said(Q, reasoning=Reasoning(is_shown=False)),
-    "search and a choice": said(Q, tools=(WebSearch(),), choice=ToolChoice("auto"), parallel=False),
-    "many calls at a time": said(Q, tools=(F,), parallel=True),
-    "search": said(Q, tools=(WebSearch(),)),
-    "search in a place": said(Q, tools=(WebSearch(("a.com",), (), {"city": "Rome", "country": "IT"}, max_uses=3),)),
-    "search without some": said(Q, tools=(WebSearch(blocked=("b.com",)),)),
-    "search beside functions": said(Q, tools=(F, WebSearch())),
-    "code and fetch beside functions": said(Q, tools=(F, CodeExecution(), WebFetch())),
-    "code and fetch": said(Q, tools=(CodeExecution(), WebFetch())),
-    "structured": said(Q, format=Format(SCHEMA, "weather", "the weather", True)),
-    "structured with an optional": said(
+    "choice auto": request(Q, tools=(F, G), choice=ToolChoice("auto")),
+    "choice none": request(Q, tools=(F, G), choice=ToolChoice("none")),
+    "choice any": request(Q, tools=(F, G), choice=ToolChoice("any")),
+    "forced tool": request(Q, tools=(F, G), choice=ToolChoice("any", ("f",))),
+    "one of two tools": request(Q, tools=(F, G, SHELL), choice=ToolChoice("any", ("f", "g"))),
+    "allowed tools": request(Q, tools=(F, G), choice=ToolChoice("auto", ("f",))),
+    "one call at a time": request(Q, tools=(F,), choice=ToolChoice("auto"), parallel=False),
+    "one call at a time and no choice": request(Q, tools=(F,), parallel=False),
+    "one call at a time and choice none": request(Q, tools=(F,), choice=ToolChoice("none"), parallel=False),
+    "thinking hidden without an effort": request(Q, reasoning=Reasoning(is_shown=False)),
+    "search and a choice": request(Q, tools=(WebSearch(),), choice=ToolChoice("auto"), parallel=False),
+    "parallel calls": request(Q, tools=(F,), parallel=True),
+    "search": request(Q, tools=(WebSearch(),)),
+    "search in a location": request(
+        Q, tools=(WebSearch(("a.com",), (), {"city": "Rome", "country": "IT"}, max_uses=3),)
+    ),
+    "search with blocked domains": request(Q, tools=(WebSearch(blocked=("b.com",)),)),
+    "search beside functions": request(Q, tools=(F, WebSearch())),
+    "code and fetch beside functions": request(Q, tools=(F, CodeExecution(), WebFetch())),
+    "code and fetch": request(Q, tools=(CodeExecution(), WebFetch())),
+    "structured": request(Q, format=Format(SCHEMA, "weather", "the weather", True)),
+    "structured with an optional": request(
         Q, format=Format({"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "string"}}})
     ),
-    "any json": said(Q, format=Format()),
-    "any json as instructed": said(Q, format=Format(), system=("Be brief.", "Answer in JSON.")),
-    "any json as asked": said(Turn("user", (Text("Give me JSON."),)), format=Format(), system=("a", "b")),
-    "sampling": said(Q, temperature=0.5, top_p=0.25, stop=("X", "YY")),
-    "zeros": said(Q, temperature=0, top_p=0, seed=0, logprobs=0),
-    "hot": said(Q, temperature=1.5),
-    "few of many": said(Q, top_k=5),
-    "penalties": said(Q, frequency_penalty=0.5, presence_penalty=-0.5),
-    "seed": said(Q, seed=7),
-    "five stops": said(Q, stop=("a", "b", "c", "d", "e")),
-    "six stops": said(Q, stop=("a", "b", "c", "d", "e", "f")),
-    "blank stop": said(Q, stop=("\n\n", "X")),
-    "n of two": said(Q, n=2),
-    "n of one": said(Q, n=1, frequency_penalty=0, presence_penalty=0.0),
-    "choice of nothing": said(Q, choice=ToolChoice("none"), parallel=False),
-    "logprobs": said(Q, logprobs=3),
+    "any json": request(Q, format=Format()),
+    "any json as instructed": request(Q, format=Format(), system=("Be brief.", "Answer in JSON.")),
+    "any json as asked": request(Turn("user", (Text("Give me JSON."),)), format=Format(), system=("a", "b")),
+    "sampling": request(Q, temperature=0.5, top_p=0.25, stop=("X", "YY")),
+    "zeros": request(Q, temperature=0, top_p=0, seed=0, logprobs=0),
+    "high temperature": request(Q, temperature=1.5),
+    "top k": request(Q, top_k=5),
+    "penalties": request(Q, frequency_penalty=0.5, presence_penalty=-0.5),
+    "seed": request(Q, seed=7),
+    "five stops": request(Q, stop=("a", "b", "c", "d", "e")),
+    "six stops": request(Q, stop=("a", "b", "c", "d", "e", "f")),
+    "blank stop": request(Q, stop=("\n\n", "X")),
+    "two choices": request(Q, n=2),
+    "one choice and zero penalties": request(Q, n=1, frequency_penalty=0, presence_penalty=0.0),
+    "choice none without tools": request(Q, choice=ToolChoice("none"), parallel=False),
+    "logprobs": request(Q, logprobs=3),
     "small maximum": Request((Q,), max_tokens=8),
-    "no thinking": said(Q, reasoning=Reasoning("none")),
-    "minimal thinking": said(Q, reasoning=Reasoning("minimal")),
-    "medium thinking": said(Q, reasoning=Reasoning("medium")),
-    "thinking shown": said(Q, reasoning=Reasoning("high", is_shown=True)),
-    "thinking hidden": said(Q, reasoning=Reasoning("high", is_shown=False)),
-    "most thinking": said(Q, reasoning=Reasoning("xhigh")),
-    "thinking budget": said(Q, reasoning=Reasoning(budget=6000)),
-    "thinking as it likes": said(Q, reasoning=Reasoning(is_shown=True)),
-    "thinking hot and forced": said(
+    "no thinking": request(Q, reasoning=Reasoning("none")),
+    "minimal thinking": request(Q, reasoning=Reasoning("minimal")),
+    "medium thinking": request(Q, reasoning=Reasoning("medium")),
+    "thinking shown": request(Q, reasoning=Reasoning("high", is_shown=True)),
+    "thinking hidden": request(Q, reasoning=Reasoning("high", is_shown=False)),
+    "maximum thinking": request(Q, reasoning=Reasoning("xhigh")),
+    "thinking budget": request(Q, reasoning=Reasoning(budget=6000)),
+    "thinking without an effort": request(Q, reasoning=Reasoning(is_shown=True)),
+    "thinking with temperature and a forced call": request(
         Q, reasoning=Reasoning("high"), temperature=0.5, top_p=0.5, top_k=3, tools=(F,), choice=ToolChoice("any")
     ),
-    "thought elsewhere": said(
+    "thinking of another provider": request(
         Q, Turn("assistant", (Thinking("hm", Signature("another", "thinking:sig")), Text("so"))), Q
     ),
-    "thought and not signed": said(Q, Turn("assistant", (Thinking("hm"), Text("so"))), Q),
-    "signed elsewhere": said(Q, Turn("assistant", (Thinking("", Signature(None, "sig")), Text("so"))), Q),
-    "call signed elsewhere": said(
+    "unsigned thinking": request(Q, Turn("assistant", (Thinking("hm"), Text("so"))), Q),
+    "foreign signature": request(Q, Turn("assistant", (Thinking("", Signature(None, "sig")), Text("so"))), Q),
+    "call with a signature of another provider": request(
         Q,
         Turn("assistant", (ToolCall("toolu_1", "f", "{}", signature=Signature("another", "c2ln")),)),
-        answered(result("toolu_1", "42")),
+        results_turn(result("toolu_1", "42")),
         tools=(F,),
     ),
-    "refusal": said(Q, Turn("assistant", (Refusal("I cannot."),)), Q),
-    "citations": said(Q, Turn("assistant", (Text("It is so.", (Citation("https://a.com", "A"),)),)), Q),
-    "verbosity": said(Q, verbosity="low"),
-    "tier auto": said(Q, tier="auto"),
-    "tier default": said(Q, tier="default"),
-    "tier flex": said(Q, tier="flex"),
-    "tier priority": said(Q, tier="priority"),
-    "tier scale": said(Q, tier="scale"),
-    "end user": said(Q, end_user="user-7"),
-    "metadata": said(Q, metadata={"team": "a"}),
-    "stored with metadata": said(Q, metadata={"team": "a"}, store=True),
-    "user in the metadata": said(Q, metadata={"user_id": "user-7"}),
-    "not stored": said(Q, store=False),
-    "cache key": said(Q, cache_key="k1"),
-    "long": said(Turn("user", (Text("東京 tower 🗼\n" * 20_000),))),
-    "said in pieces": said(Q, Turn("assistant", (Text("It is"), Text(" a tower."))), Q),
-    "unicode": said(
+    "refusal": request(Q, Turn("assistant", (Refusal("I cannot."),)), Q),
+    "citations": request(Q, Turn("assistant", (Text("It is so.", (Citation("https://a.com", "A"),)),)), Q),
+    "verbosity": request(Q, verbosity="low"),
+    "tier auto": request(Q, tier="auto"),
+    "tier default": request(Q, tier="default"),
+    "tier flex": request(Q, tier="flex"),
+    "tier priority": request(Q, tier="priority"),
+    "tier scale": request(Q, tier="scale"),
+    "end user": request(Q, end_user="user-7"),
+    "metadata": request(Q, metadata={"team": "a"}),
+    "stored with metadata": request(Q, metadata={"team": "a"}, store=True),
+    "user in the metadata": request(Q, metadata={"user_id": "user-7"}),
+    "not stored": request(Q, store=False),
+    "cache key": request(Q, cache_key="k1"),
+    "long": request(Turn("user", (Text("東京 tower 🗼\n" * 20_000),))),
+    "text in two blocks": request(Q, Turn("assistant", (Text("It is"), Text(" a tower."))), Q),
+    "unicode": request(
         Turn("user", (Text(TRICKY),)),
         Turn("assistant", (ToolCall("toolu_1", "f", '{"q":"🗼\u2028\\u0000"}'),)),
-        answered(result("toolu_1", TRICKY)),
+        results_turn(result("toolu_1", TRICKY)),
         system=(TRICKY,),
         tools=(Tool("f", TRICKY, {"type": "object", "properties": {"ü": {"type": "string", "description": TRICKY}}}),),
     ),
 }
 
-USED = Usage(input_tokens=10, output_tokens=20, reasoning_tokens=5, cache_read_tokens=4)
+USAGE = Usage(input_tokens=10, output_tokens=20, reasoning_tokens=5, cache_read_tokens=4)
 CALL = ToolCall("toolu_1", "f", '{"city":"東京"}')
 
 
-def reply(*blocks, stop="stop", usage=USED, tier=None, **more) -> Reply:
-    return Reply("resp_1", SHOWN, (Answer(blocks, stop, **more),), usage, tier)
+def reply(*blocks, stop="stop", usage=USAGE, tier=None, **more) -> Reply:
+    return Reply("resp_1", CLIENT_MODEL, (Answer(blocks, stop, **more),), usage, tier)
 
 
 LOGPROBS = (
     Logprob("It", -0.1, (Logprob("It", -0.1), Logprob("That", -2.5))),
     Logprob(" is", -0.25, (Logprob(" is", -0.25), Logprob("'s", -3.5))),
 )
-CITED = Text(
+CITED_TEXT = Text(
     "It is so. 🗼 Yes.",
     (Citation("https://a.com/", "A", "quoted", 0, 9), Citation("https://b.com/", "B", None, 10, 16)),
 )
@@ -262,7 +268,7 @@ REPLIES = {
     "text": reply(Text("It is a tower.")),
     "unicode": reply(Text(TRICKY)),
     "long": reply(Text("東京 tower 🗼\n" * 20_000)),
-    "nothing": reply(),
+    "empty": reply(),
     "empty text": reply(Text("")),
     "white space": reply(Text(" \n")),
     "tool call": reply(Text("I look."), CALL, stop="tools"),
@@ -289,8 +295,8 @@ REPLIES = {
     "length": reply(Text("It is"), stop="length"),
     "length and nothing": reply(Thinking("hm"), stop="length"),
     "stop sequence": reply(Text("It is"), sequence="X"),
-    "citations": reply(CITED),
-    "citation of the whole": reply(Text("It is so.", (Citation("https://a.com/"),))),
+    "citations": reply(CITED_TEXT),
+    "citation without a range": reply(Text("It is so.", (Citation("https://a.com/"),))),
     "citation of a document": reply(Text("It is so.", (Citation(None, "paper.pdf", "so it is"),))),
     "logprobs": reply(Text("It is"), logprobs=LOGPROBS),
     "image": reply(Text("see"), Media("image", "image/png", PNG)),
@@ -298,9 +304,9 @@ REPLIES = {
     "audio": reply(Text("hear"), Media("audio", "audio/wav", WAV)),
     "two answers": Reply(
         "resp_1",
-        SHOWN,
+        CLIENT_MODEL,
         (Answer((Text("one"),), "stop"), Answer((Text("two"), ToolCall("toolu_1", "f", "{}")), "tools")),
-        USED,
+        USAGE,
     ),
     "cached": reply(Text("42"), usage=Usage(10, 20, 0, 4, 3)),
     "cached for an hour": reply(Text("42"), usage=Usage(10, 20, 0, 4, 3, 2, 1)),
@@ -308,5 +314,5 @@ REPLIES = {
     "tier": reply(Text("42"), tier="priority"),
     "tier flex": reply(Text("42"), tier="flex"),
 }
-# What the client asked for, where a reply cannot be read without it.
-ASKED = said(Q, tools=(F, G, SHELL))
+# The request of replies that cannot be read without its tools.
+REQUEST_WITH_TOOLS = request(Q, tools=(F, G, SHELL))

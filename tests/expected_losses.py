@@ -1,7 +1,7 @@
-"""What each protocol cannot say, or says otherwise: what is left of a hub's value once it went over its wire.
+"""The changes that a hub value undergoes when it is written in a protocol and read back, and the losses to report.
 
-One table of rules by protocol, applied in order. A rule that changes a value and has a `loss` must be told; one
-without a loss changes the form and not what is meant, and says why that is so.
+Each protocol has a list of rules, applied in order. A rule with a `loss` that changes a value must be reported. A rule
+without a loss changes the form only, not the meaning, and `why` gives the reason.
 """
 
 import base64
@@ -45,11 +45,11 @@ class Rule(NamedTuple):
     change: Callable  # of a Request or a Reply
     why: str
     loss: str | None = None
-    when: Callable | None = None  # it must be told then, although nothing changes
+    when: Callable | None = None  # the loss must also be reported then, although the value stays the same
 
 
 def apply(rules: list[Rule], value) -> tuple[object, set[str]]:
-    """What is left of it, and what must be told."""
+    """Returns the changed value and the losses to report."""
     lost = set()
     for rule in rules:
         changed = rule.change(value)
@@ -59,27 +59,27 @@ def apply(rules: list[Rule], value) -> tuple[object, set[str]]:
     return value, lost
 
 
-def blocks(change: Callable[[Block, Turn], Block | tuple[Block, ...]], inside: bool = False):
-    """A rule's change on each block of a request; with `inside` also on those in tool results."""
+def each_block(change: Callable[[Block, Turn], Block | tuple[Block, ...]], inside: bool = False):
+    """A change of each block of a request; with `inside` also of the blocks in tool results."""
 
-    def each(turn: Turn) -> Iterator[Block]:
+    def changed(turn: Turn) -> Iterator[Block]:
         for block in turn.blocks:
             if inside and isinstance(block, ToolResult):
                 block = replace(
-                    block, blocks=tuple(inner for one in block.blocks for inner in _several(change(one, turn)))
+                    block, blocks=tuple(new for inner in block.blocks for new in _as_tuple(change(inner, turn)))
                 )
-            yield from _several(change(block, turn))
+            yield from _as_tuple(change(block, turn))
 
-    return lambda r: replace(r, turns=repair.merge_turns([Turn(turn.role, tuple(each(turn))) for turn in r.turns]))
-
-
-def _several(found) -> tuple:
-    return found if isinstance(found, tuple) else (found,)
+    return lambda r: replace(r, turns=repair.merge_turns([Turn(turn.role, tuple(changed(turn))) for turn in r.turns]))
 
 
-def media(change: Callable[[Media], Block]):
-    """The same on media of the user's."""
-    return blocks(
+def _as_tuple(value) -> tuple:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def each_media(change: Callable[[Media], Block]):
+    """A change of the media in user turns."""
+    return each_block(
         lambda block, turn: change(block) if isinstance(block, Media) and turn.role != "assistant" else block,
         inside=True,
     )
@@ -89,144 +89,151 @@ def without(name: str, value=None):
     return lambda r: replace(r, **{name: value})
 
 
-def note(form: str):
+def omission_note(form: str):
     return lambda m: Text(form.format(m.name or m.media_type or m.kind))
 
 
-NOTE = note("[{} omitted: this model cannot read it]")
+OMITTED = omission_note("[{} omitted: this model cannot read it]")
 
 
-def _note_of_id(m: Media) -> Text:
-    return NOTE(replace(m, media_type=None))
+def _omitted_id(m: Media) -> Text:
+    return OMITTED(replace(m, media_type=None))
 
 
 NO_PARAMETERS = {"type": "object", "properties": {}}
 
 
-def tools(change: Callable[[Tool], Tool | None]):
-    return lambda r: replace(r, tools=tuple(found for tool in r.tools if (found := change(tool)) is not None))
+def each_tool(change: Callable[[Tool], Tool | None]):
+    return lambda r: replace(r, tools=tuple(new for tool in r.tools if (new := change(tool)) is not None))
 
 
-def of(kind: type, change: Callable):
-    """A change of blocks, or tools, of one kind only."""
+def only(kind: type, change: Callable):
+    """A change of blocks, or of tools, of one type only."""
     return lambda value, *more: change(value) if isinstance(value, kind) else value
 
 
-# -- requests: what several protocols share ------------------------------------------------------------------------
+# -- requests: rules of several protocols --------------------------------------------------------------------------
 
 
-def _paired(r: Request) -> Request:
-    """What tests/protocols/test_repair.py says, where that is more than to put results where they belong."""
+def _with_pairs(r: Request) -> Request:
+    """Adds missing calls and results. tests/protocols/test_repair.py proves the details."""
     losses = Losses()
     turns = repair.pair_results(r.turns, losses)
     return replace(r, turns=turns) if losses.names() else r
 
 
-PAIRED = Rule(_paired, "a result without its call, or a call without its result, is an error there", "tool_result")
-ARRANGED = Rule(
+PAIRED = Rule(_with_pairs, "a result without a call, or a call without a result, is an error", "tool_result")
+UNIQUE_IDS = Rule(
     lambda r: replace(r, turns=repair.pair_results(r.turns, Losses())),
-    "ids that are used again are told apart, and a result is of the kind of its call",
+    "repeated ids become unique, and a result has the type of its call",
 )
 
 
-def _opened(r: Request) -> Request:
+def _user_first(r: Request) -> Request:
     is_open = r.turns and r.turns[0].role == "user"
     return r if is_open else replace(r, turns=(Turn("user", (Text(repair.FIRST_USER_TEXT),)), *r.turns))
 
 
-OPENED = Rule(_opened, "there the user speaks first, or it is an error", "turns")
+USER_FIRST = Rule(_user_first, "the first turn must be the user's", "turns")
 NO_SYSTEM_TURN = Rule(
-    lambda r: replace(r, turns=repair.without_system(r.turns, Losses())), "there is no later system turn", "system_turn"
+    lambda r: replace(r, turns=repair.without_system(r.turns, Losses())), "no system turns", "system_turn"
 )
 ONE_SYSTEM = Rule(
-    lambda r: replace(r, system=("\n".join(r.system),) if r.system else ()), "one text there: the same words in one"
+    lambda r: replace(r, system=("\n".join(r.system),) if r.system else ()), "system texts are joined into one"
 )
 NO_CITATIONS = Rule(
-    blocks(of(Text, lambda b: replace(b, citations=()))), "a model is not shown where its texts came from", "citations"
+    each_block(only(Text, lambda b: replace(b, citations=()))),
+    "citations cannot be sent back",
+    "citations",
 )
 
 
-def _refused(block: Block) -> Block:
+def _refusal_as_text(block: Block) -> Block:
     return Text(block.text)
 
 
-REFUSAL_IS_TEXT = Rule(blocks(of(Refusal, _refused)), "there are no refusals, and the words stay", "refusal")
+REFUSAL_IS_TEXT = Rule(each_block(only(Refusal, _refusal_as_text)), "no refusals; the text stays", "refusal")
 
 
-def _is_own(signature: Signature | None) -> bool:
+def _is_from_provider(signature: Signature | None) -> bool:
     return signature is not None and signature.origin == PROVIDER
 
 
-def _thoughts(are_gone: Callable[[Thinking], bool], loss: str) -> Rule:
+def _without_thinking(is_dropped: Callable[[Thinking], bool], loss: str) -> Rule:
     return Rule(
-        blocks(lambda b, _: () if isinstance(b, Thinking) and are_gone(b) else b),
-        "a vendor takes only the thinking that it signed itself",
+        each_block(lambda b, _: () if isinstance(b, Thinking) and is_dropped(b) else b),
+        "a vendor accepts only thinking that it signed itself",
         loss,
     )
 
 
 FOREIGN_THOUGHTS = (
-    _thoughts(lambda b: not _is_own(b.signature) and bool(b.signature) and not b.text, "signature"),
-    _thoughts(lambda b: not _is_own(b.signature), "thinking"),
+    _without_thinking(lambda b: not _is_from_provider(b.signature) and bool(b.signature) and not b.text, "signature"),
+    _without_thinking(lambda b: not _is_from_provider(b.signature), "thinking"),
 )
 FOREIGN_CALLS = Rule(
-    blocks(of(ToolCall, lambda b: b if _is_own(b.signature) else replace(b, signature=None))),
-    "a vendor takes only its own signatures",
+    each_block(only(ToolCall, lambda b: b if _is_from_provider(b.signature) else replace(b, signature=None))),
+    "a vendor accepts only its own signatures",
     "signature",
 )
 NO_CALL_SIGNATURES = Rule(
-    blocks(of(ToolCall, lambda b: replace(b, signature=None))), "calls carry no signature there", "signature"
+    each_block(only(ToolCall, lambda b: replace(b, signature=None))), "calls have no signature", "signature"
 )
 NAMELESS_RESULTS = Rule(
-    blocks(of(ToolResult, lambda b: replace(b, name=None))), "a result names its call there, which names the function"
+    each_block(only(ToolResult, lambda b: replace(b, name=None))),
+    "a result has the id of its call, and the call has the name",
 )
 PLAIN_RESULTS = Rule(
-    blocks(of(ToolResult, lambda b: replace(b, is_custom=False))), "a result's call tells whether it was a custom one"
+    each_block(only(ToolResult, lambda b: replace(b, is_custom=False))),
+    "the call shows whether the tool is custom",
 )
 
 
 def _joined_result(block: ToolResult) -> ToolResult:
-    if all(isinstance(one, Text) for one in block.blocks) and block.blocks:
-        return replace(block, blocks=(Text("\n".join(one.text for one in block.blocks)),))
+    if all(isinstance(inner, Text) for inner in block.blocks) and block.blocks:
+        return replace(block, blocks=(Text("\n".join(inner.text for inner in block.blocks)),))
     return block
 
 
-SAID_ARGUMENTS = Rule(
-    blocks(of(ToolCall, lambda b: replace(b, arguments=b.arguments or ("" if b.is_custom else "{}")))), "none are {}"
+EMPTY_ARGUMENTS = Rule(
+    each_block(only(ToolCall, lambda b: replace(b, arguments=b.arguments or ("" if b.is_custom else "{}")))),
+    "empty arguments become {}",
 )
-JOINED_RESULTS = Rule(blocks(of(ToolResult, _joined_result)), "a result is one text there: the same words in one")
+JOINED_RESULTS = Rule(each_block(only(ToolResult, _joined_result)), "texts of a result are joined into one")
 
 
-def _failed(block: ToolResult) -> ToolResult:
+def _error_as_text(block: ToolResult) -> ToolResult:
     if not block.is_error:
         return block
-    texts = "\n".join(one.text for one in block.blocks if isinstance(one, Text))
+    texts = "\n".join(inner.text for inner in block.blocks if isinstance(inner, Text))
     return replace(block, is_error=False, blocks=(Text(f"Error: {texts}" if texts else "Error"),))
 
 
-NO_ERRORS = Rule(blocks(of(ToolResult, _failed)), "a result cannot be an error there; its text says it", "tool_error")
+NO_ERRORS = Rule(each_block(only(ToolResult, _error_as_text)), "no error flag; the text states the error", "tool_error")
 
 
-def _media_behind(r: Request) -> Request:
+def _media_after_results(r: Request) -> Request:
     turns = []
     for turn in r.turns:
-        results, rest = [], []
+        results, others = [], []
         for block in turn.blocks:
             if isinstance(block, ToolResult):
-                rest += [one for one in block.blocks if isinstance(one, Media)]
-                block = replace(block, blocks=tuple(one for one in block.blocks if isinstance(one, Text)))
+                others += [inner for inner in block.blocks if isinstance(inner, Media)]
+                block = replace(block, blocks=tuple(inner for inner in block.blocks if isinstance(inner, Text)))
                 results.append(block)
             else:
-                rest.append(block)
-        turns.append(Turn(turn.role, (*results, *rest)))
+                others.append(block)
+        turns.append(Turn(turn.role, (*results, *others)))
     return replace(r, turns=tuple(turns))
 
 
-MEDIA_BEHIND = Rule(_media_behind, "a result holds only text there: what it shows stands behind it", "tool_media")
+MEDIA_AFTER_RESULTS = Rule(_media_after_results, "a result contains only text; its media follow it", "tool_media")
 NO_OWN_PICTURES = tuple(
     Rule(
-        blocks(lambda b, turn, k=kind: () if isinstance(b, Media) and b.kind == k and turn.role == "assistant" else b),
-        "the model's turn holds no pictures there",
+        each_block(
+            lambda b, turn, k=kind: () if isinstance(b, Media) and b.kind == k and turn.role == "assistant" else b
+        ),
+        "an assistant turn cannot contain media",
         kind,
     )
     for kind in ("image", "file", "audio", "video")
@@ -234,10 +241,12 @@ NO_OWN_PICTURES = tuple(
 
 
 def no_media(kinds: dict[str, Callable[[Media], bool]]) -> tuple[Rule, ...]:
-    """A note stands for what cannot be read. By kind: whether one can."""
+    """Rules that replace unreadable media by a note. `kinds`: kind -> whether the vendor reads a medium."""
     return tuple(
         Rule(
-            media(lambda m, k=kind, is_read=is_read: NOTE(m) if m.kind == k and not is_read(m) else m), "not read", kind
+            each_media(lambda m, k=kind, is_read=is_read: OMITTED(m) if m.kind == k and not is_read(m) else m),
+            "unreadable",
+            kind,
         )
         for kind, is_read in kinds.items()
     )
@@ -253,7 +262,7 @@ def legal_ids(legal: Callable[[str], str]) -> Rule:
             return replace(block, id=legal(block.id))
         return replace(block, call_id=legal(block.call_id)) if isinstance(block, ToolResult) else block
 
-    return Rule(blocks(change), "ids are the vendor's to restrict; the same one gets the same one")
+    return Rule(each_block(change), "ids follow the vendor's rules; equal ids stay equal")
 
 
 def _compact(block: ToolCall) -> ToolCall:
@@ -263,7 +272,7 @@ def _compact(block: ToolCall) -> ToolCall:
     return replace(block, arguments=arguments)
 
 
-COMPACT = Rule(blocks(of(ToolCall, _compact)), "arguments are an object there, not its spelling")
+COMPACT = Rule(each_block(only(ToolCall, _compact)), "arguments are an object, so white space is lost")
 
 
 def _as_function(block: ToolCall) -> ToolCall:
@@ -273,88 +282,92 @@ def _as_function(block: ToolCall) -> ToolCall:
     return replace(block, is_custom=False, arguments=arguments)
 
 
-CUSTOM_CALLS = Rule(blocks(of(ToolCall, _as_function)), "a custom tool is a function of one text there")
+CUSTOM_CALLS = Rule(each_block(only(ToolCall, _as_function)), "a custom tool is a function with one text field")
 NO_CUSTOM = Rule(
-    tools(of(Tool, lambda t: replace(t, schema=FREE_INPUT) if t.is_custom else t)),
-    "there are no custom tools",
+    each_tool(only(Tool, lambda t: replace(t, schema=FREE_INPUT) if t.is_custom else t)),
+    "no custom tools",
     "custom",
 )
-ONLY_STRICT = Rule(
-    tools(of(Tool, lambda t: replace(t, strict=t.strict or None))), "what is not said is not strict there"
-)
-NO_STRICT = Rule(tools(of(Tool, lambda t: replace(t, strict=None))), "no tool is strict there", "strict")
-WHOLE_SCHEMAS = Rule(
-    tools(of(Tool, lambda t: t if t.schema != {} else replace(t, schema=NO_PARAMETERS))),
-    "no parameters are said in full there",
+ONLY_STRICT = Rule(each_tool(only(Tool, lambda t: replace(t, strict=t.strict or None))), "not strict is the default")
+NO_STRICT = Rule(each_tool(only(Tool, lambda t: replace(t, strict=None))), "no strict tools", "strict")
+FULL_SCHEMAS = Rule(
+    each_tool(only(Tool, lambda t: t if t.schema != {} else replace(t, schema=NO_PARAMETERS))),
+    "an empty schema is written as an object without properties",
 )
 
 
-def gone(kind: type, loss: str) -> Rule:
-    return Rule(tools(lambda t: None if isinstance(t, kind) else t), "the vendor has no such tool", loss)
+def unsupported_tool(kind: type, loss: str) -> Rule:
+    return Rule(each_tool(lambda t: None if isinstance(t, kind) else t), "no such tool", loss)
 
 
-def search(**fields) -> Rule:
-    return Rule(tools(of(WebSearch, lambda t: replace(t, **fields))), "its search cannot be told", "web_search")
+def search_without(**fields) -> Rule:
+    return Rule(
+        each_tool(only(WebSearch, lambda t: replace(t, **fields))), "its search has no such options", "web_search"
+    )
 
 
 EFFORTS = [(0, "none"), (4096, "minimal"), (8192, "low"), (16384, "medium"), (32768, "high")]
 
 
-def _effort(asked: Reasoning) -> str:
-    if asked.effort or asked.budget is None:
-        return asked.effort or "medium"
-    return next((name for maximum, name in EFFORTS if asked.budget <= maximum), "xhigh")
+def _effort(reasoning: Reasoning) -> str:
+    if reasoning.effort or reasoning.budget is None:
+        return reasoning.effort or "medium"
+    return next((name for maximum, name in EFFORTS if reasoning.budget <= maximum), "xhigh")
 
 
-def thinking(change: Callable[[Reasoning], Reasoning]):
+def in_reasoning(change: Callable[[Reasoning], Reasoning]):
     return lambda r: replace(r, reasoning=change(r.reasoning)) if r.reasoning else r
 
 
 NO_BUDGET = Rule(
-    thinking(lambda a: a if a.budget is None else Reasoning(_effort(a), None, a.is_shown)), "efforts only", "reasoning"
+    in_reasoning(lambda a: a if a.budget is None else Reasoning(_effort(a), None, a.is_shown)),
+    "efforts only",
+    "reasoning",
 )
-AS_IT_LIKES = Rule(
+OPEN_REASONING = Rule(
     lambda r: r if r.reasoning is None or r.reasoning.effort else replace(r, reasoning=None),
-    "to think as it likes is what it does unasked",
+    "to decide by itself is the model's default",
 )
-NO_CHOICE = Rule(lambda r: r if r.tools else replace(r, choice=None, parallel=None), "nothing to choose from")
+NO_CHOICE = Rule(lambda r: r if r.tools else replace(r, choice=None, parallel=None), "no tools to choose from")
 NO_PARALLEL = Rule(
     lambda r: replace(r, parallel=None if r.parallel else r.parallel),
-    "several calls at a time are what it does unasked",
+    "parallel calls are the default",
 )
-ZERO_PENALTIES = Rule(
+DEFAULT_PENALTIES = Rule(
     lambda r: replace(r, frequency_penalty=r.frequency_penalty or None, presence_penalty=r.presence_penalty or None),
-    "nothing is what it does unasked",
+    "0 is the default",
 )
-ONE = Rule(lambda r: replace(r, n=None if r.n == 1 else r.n), "one is what it does unasked")
-NOT_STORED = Rule(lambda r: replace(r, store=r.store or None), "it keeps nothing unasked")
+ONE_CHOICE = Rule(lambda r: replace(r, n=None if r.n == 1 else r.n), "1 is the default")
+DEFAULT_STORE = Rule(lambda r: replace(r, store=r.store or None), "not to store is the default")
 
 
-def unsaid(*names: str) -> tuple[Rule, ...]:
-    return tuple(Rule(without(name), "there is no word for it", name) for name in names)
+def unsupported(*names: str) -> tuple[Rule, ...]:
+    return tuple(Rule(without(name), "no such field", name) for name in names)
 
 
-def few_stops(maximum: int) -> Rule:
+def at_most_stops(maximum: int) -> Rule:
     return Rule(lambda r: replace(r, stop=r.stop[:maximum]), f"at most {maximum}", "stop")
 
 
-def format_(change: Callable[[Format], Format | None]):
+def in_format(change: Callable[[Format], Format | None]):
     return lambda r: replace(r, format=change(r.format)) if r.format else r
 
 
 NAMED_FORMAT = Rule(
-    format_(lambda f: replace(f, name=f.name or "output") if f.schema is not None else f),
-    "a schema must have a name there",
+    in_format(lambda f: replace(f, name=f.name or "output") if f.schema is not None else f),
+    "a schema needs a name",
 )
 
-ENDINGS = {"application/pdf": "pdf", "text/plain": "txt", "text/markdown": "md"}
+FILE_EXTENSIONS = {"application/pdf": "pdf", "text/plain": "txt", "text/markdown": "md"}
 NAMED = Rule(
-    media(
+    each_media(
         lambda m: (
-            replace(m, name=m.name or f"file.{ENDINGS.get(m.media_type, 'bin')}") if m.kind == "file" and m.data else m
+            replace(m, name=m.name or f"file.{FILE_EXTENSIONS.get(m.media_type, 'bin')}")
+            if m.kind == "file" and m.data
+            else m
         )
     ),
-    "a file must have a name there",
+    "a file needs a name",
 )
 
 # -- requests ------------------------------------------------------------------------------------------------------
@@ -363,20 +376,19 @@ AUDIO = ("audio/wav", "audio/mp3")
 
 
 def _chat_turn(turn: Turn) -> Turn:
-    """Thoughts, text, refusal, calls: a message has one field for each."""
+    """A message has one field each for text, refusal and calls."""
     if turn.role != "assistant":
         return turn
     texts = "".join(b.text for b in turn.blocks if isinstance(b, Text))
     refusals = "".join(b.text for b in turn.blocks if isinstance(b, Refusal))
-    found = (*((Text(texts),) if texts else ()), *((Refusal(refusals),) if refusals else ()))
-    return Turn("assistant", (*found, *(b for b in turn.blocks if isinstance(b, ToolCall))))
+    merged = (*((Text(texts),) if texts else ()), *((Refusal(refusals),) if refusals else ()))
+    return Turn("assistant", (*merged, *(b for b in turn.blocks if isinstance(b, ToolCall))))
 
 
 def _json_text(block: ToolResult) -> ToolResult:
     match block.blocks:
         case (Text(text),) if text.startswith("{") and not block.is_error:
-            found = orjson.loads(text)
-            return replace(block, blocks=(Text(orjson.dumps(found).decode()),))
+            return replace(block, blocks=(Text(orjson.dumps(orjson.loads(text)).decode()),))
     return block
 
 
@@ -397,10 +409,10 @@ def _anthropic_document(m: Media) -> bool:
 
 GEMINI_IMAGES = ("image/jpeg", "image/png", "image/webp", "image/heic", "image/heif")
 IMAGES = ("image/jpeg", "image/png", "image/gif", "image/webp")
-NEAREST = {"minimal": "low"}
+NEAREST_EFFORT = {"minimal": "low"}
 
 
-def _relaxed(field: str, is_kept: Callable) -> Callable:
+def _without_when_thinking(field: str, is_kept: Callable) -> Callable:
     def change(r: Request) -> Request:
         is_thinking = r.reasoning is not None and _effort(r.reasoning) != "none"
         value = getattr(r, field)
@@ -410,7 +422,7 @@ def _relaxed(field: str, is_kept: Callable) -> Callable:
 
 
 def _anthropic_choice(r: Request) -> Request:
-    """With thinking a model chooses freely; of some tools, all or one may be forced."""
+    """With thinking, no call can be forced. Otherwise one tool can be forced, or any of all tools."""
     if r.choice is None:
         return r
     is_thinking = r.reasoning is not None and _effort(r.reasoning) != "none"
@@ -421,58 +433,58 @@ def _anthropic_choice(r: Request) -> Request:
     return r
 
 
-def _in_words(r: Request) -> Request:
-    words = "Answer with a single JSON object and nothing else."
-    return replace(r, format=None, system=(*r.system, words)) if r.format and r.format.schema is None else r
+def _format_as_prompt(r: Request) -> Request:
+    prompt = "Answer with a single JSON object and nothing else."
+    return replace(r, format=None, system=(*r.system, prompt)) if r.format and r.format.schema is None else r
 
 
-def _json_is_named(r: Request) -> Request:
+def _with_json_word(r: Request) -> Request:
     texts = [*r.system, *(b.text for turn in r.turns for b in turn.blocks if isinstance(b, Text))]
     if r.format != Format() or "json" in " ".join(texts).lower():
         return r
     return replace(r, system=(*r.system, "Answer with a single JSON object and nothing else."))
 
 
-def _one_system(r: Request) -> Request:
-    """OpenAI looks for the word JSON in the input, and then the instructions stand there, one by one."""
-    return r if _json_is_named(replace(r, system=())) != replace(r, system=()) else ONE_SYSTEM.change(r)
+def _one_system_unless_json(r: Request) -> Request:
+    """OpenAI requires the word JSON in the input, and the instructions are then sent there as separate texts."""
+    return r if _with_json_word(replace(r, system=())) != replace(r, system=()) else ONE_SYSTEM.change(r)
 
 
-def _error_says_something(block: ToolResult) -> ToolResult:
+def _with_error_text(block: ToolResult) -> ToolResult:
     return replace(block, blocks=(Text("Error"),)) if block.is_error and not block.blocks else block
 
 
-NO_EMPTY_ERRORS = Rule(blocks(of(ToolResult, _error_says_something)), "an error says something")
+ERROR_TEXT = Rule(each_block(only(ToolResult, _with_error_text)), "an error has a text")
 
 
-def _failed_in_parts(block: ToolResult) -> ToolResult:
-    if not block.is_error or all(isinstance(one, Text) for one in block.blocks):
-        return _failed(block)
+def _error_as_blocks(block: ToolResult) -> ToolResult:
+    if not block.is_error or all(isinstance(inner, Text) for inner in block.blocks):
+        return _error_as_text(block)
     return replace(block, is_error=False, blocks=(Text("Error:"), *block.blocks))
 
 
 def _anthropic_parallel(r: Request) -> Request:
-    """Said inside the choice; beside `none` there is nothing to say."""
+    """A field of the tool choice, but not with `none`."""
     if r.choice == ToolChoice("none"):
         return replace(r, parallel=None)
     return replace(r, choice=r.choice or ToolChoice("auto")) if r.parallel is False else r
 
 
-JSON_IS_NAMED = Rule(_json_is_named, "the word must stand somewhere", "format")
+JSON_WORD = Rule(_with_json_word, "a text must contain the word JSON", "format")
 
 
 def _anthropic_tool(tool: Tool) -> Tool:
     return tool if tool.is_custom else replace(tool, schema=schemas.for_anthropic(tool.schema, "t")[0])
 
 
-def _shall_not_think(r: Request) -> bool:
+def _forbids_thinking(r: Request) -> bool:
     return r.reasoning is not None and r.reasoning.effort == "none"
 
 
-def _grown(r: Request) -> Request:
-    """The model's texts are pieces of one."""
+def _one_text(r: Request) -> Request:
+    """Adjacent texts of an assistant turn are one text."""
 
-    def grown(turn: Turn) -> Turn:
+    def merged(turn: Turn) -> Turn:
         out: list[Block] = []
         for block in turn.blocks:
             if turn.role == "assistant" and out and isinstance(block, Text) and isinstance(out[-1], Text):
@@ -481,44 +493,50 @@ def _grown(r: Request) -> Request:
                 out.append(block)
         return Turn(turn.role, tuple(out))
 
-    return replace(r, turns=tuple(map(grown, r.turns)))
+    return replace(r, turns=tuple(map(merged, r.turns)))
 
 
 def requests(modules: dict) -> dict[str, list[Rule]]:
-    """By protocol. `modules` for the ids that they take."""
+    """The rules of requests by protocol. `modules` are the protocols' modules, for their legal ids."""
     chat, responses, anthropic = (modules[name] for name in ("openai_chat", "openai_responses", "anthropic"))
     return {
         "openai_chat": [
-            PAIRED, ARRANGED, SAID_ARGUMENTS, NO_CITATIONS, *FOREIGN_THOUGHTS, FOREIGN_CALLS, *NO_OWN_PICTURES,
+            PAIRED, UNIQUE_IDS, EMPTY_ARGUMENTS, NO_CITATIONS, *FOREIGN_THOUGHTS, FOREIGN_CALLS, *NO_OWN_PICTURES,
             Rule(
                 lambda r: replace(r, turns=repair.merge_turns(list(map(_chat_turn, r.turns)))), "one field per kind"
             ),
             legal_ids(chat.request.legal_call_id),
-            MEDIA_BEHIND, NO_ERRORS, JOINED_RESULTS, PLAIN_RESULTS, NAMELESS_RESULTS,
-            Rule(media(_inline), "PDFs are files there, and texts are texts"),
+            MEDIA_AFTER_RESULTS, NO_ERRORS, JOINED_RESULTS, PLAIN_RESULTS, NAMELESS_RESULTS,
+            Rule(each_media(_inline), "text files become text blocks"),
             *no_media({
                 "image": lambda m: bool(m.url or m.data),
                 "audio": lambda m: bool(m.data and m.media_type in AUDIO),
                 "file": lambda m: bool(m.data),
                 "video": never,
             }),
-            Rule(media(lambda m: replace(m, name=None) if m.kind in ("image", "audio") else m), "no names", "filename"),
-            Rule(media(lambda m: replace(m, media_type=None) if m.url else m), "an address tells its type by itself"),
+            Rule(
+                each_media(lambda m: replace(m, name=None) if m.kind in ("image", "audio") else m),
+                "no file names",
+                "filename",
+            ),
+            Rule(each_media(lambda m: replace(m, media_type=None) if m.url else m), "no media type beside a URL"),
             NAMED,
-            JSON_IS_NAMED, ONE_SYSTEM, WHOLE_SCHEMAS, ONLY_STRICT,
-            gone(CodeExecution, "code_execution"), gone(WebFetch, "web_fetch"),
-            search(allowed=(), blocked=(), max_uses=None),
-            Rule(lambda r: r if r.functions else replace(r, choice=None, parallel=None), "only functions are chosen"),
-            few_stops(4), NAMED_FORMAT, NO_BUDGET, AS_IT_LIKES,
-            Rule(thinking(lambda a: replace(a, is_shown=None)), "whether it is shown, the host decides"),
-            *unsaid("top_k"),
-            Rule(lambda r: r if r.store else replace(r, metadata={}), "only what is kept has metadata", "metadata"),
-            NOT_STORED,
+            JSON_WORD, ONE_SYSTEM, FULL_SCHEMAS, ONLY_STRICT,
+            unsupported_tool(CodeExecution, "code_execution"), unsupported_tool(WebFetch, "web_fetch"),
+            search_without(allowed=(), blocked=(), max_uses=None),
+            Rule(lambda r: r if r.functions else replace(r, choice=None, parallel=None), "a choice needs functions"),
+            at_most_stops(4), NAMED_FORMAT, NO_BUDGET, OPEN_REASONING,
+            Rule(in_reasoning(lambda a: replace(a, is_shown=None)), "the host decides whether thinking is shown"),
+            *unsupported("top_k"),
+            Rule(lambda r: r if r.store else replace(r, metadata={}), "metadata needs store", "metadata"),
+            DEFAULT_STORE,
         ],
         "openai_responses": [
-            PAIRED, ARRANGED, SAID_ARGUMENTS, NO_CITATIONS, *FOREIGN_THOUGHTS, NO_CALL_SIGNATURES, *NO_OWN_PICTURES,
+            PAIRED, UNIQUE_IDS, EMPTY_ARGUMENTS, NO_CITATIONS, *FOREIGN_THOUGHTS, NO_CALL_SIGNATURES, *NO_OWN_PICTURES,
             legal_ids(responses.request.legal_call_id),
-            Rule(blocks(of(ToolResult, _failed_in_parts)), "a result is no error; its text says it", "tool_error"),
+            Rule(
+                each_block(only(ToolResult, _error_as_blocks)), "no error flag; the text states the error", "tool_error"
+            ),
             JOINED_RESULTS, NAMELESS_RESULTS,
             *no_media({
                 "image": lambda m: bool(m.url or m.data),
@@ -527,232 +545,271 @@ def requests(modules: dict) -> dict[str, list[Rule]]:
                 "video": never,
             }),
             Rule(
-                media(lambda m: replace(m, name=None) if m.kind in ("image", "audio") or m.url else m),
-                "no names of what is no file's data",
+                each_media(lambda m: replace(m, name=None) if m.kind in ("image", "audio") or m.url else m),
+                "only data of files has a name",
                 "filename",
             ),
-            Rule(media(lambda m: replace(m, media_type=None) if m.url else m), "an address tells its type by itself"),
+            Rule(each_media(lambda m: replace(m, media_type=None) if m.url else m), "no media type beside a URL"),
             NAMED,
-            Rule(media(lambda m: replace(m, detail=m.detail or "auto") if m.kind == "image" else m), "must be said"),
-            JSON_IS_NAMED, Rule(_one_system, "one text there: the same words in one"), WHOLE_SCHEMAS,
-            Rule(tools(of(Tool, lambda t: t if t.is_custom else replace(t, strict=bool(t.strict)))), "must be said"),
-            gone(WebFetch, "web_fetch"), search(blocked=(), max_uses=None),
-            NO_CHOICE, NAMED_FORMAT, NO_BUDGET, AS_IT_LIKES,
             Rule(
-                thinking(lambda a: replace(a, is_shown=True if a.is_shown and a.effort != "none" else None)),
-                "not shown is what it does unasked",
+                each_media(lambda m: replace(m, detail=m.detail or "auto") if m.kind == "image" else m),
+                "a required field",
+            ),
+            JSON_WORD, Rule(_one_system_unless_json, "system texts are joined into one"), FULL_SCHEMAS,
+            Rule(
+                each_tool(only(Tool, lambda t: t if t.is_custom else replace(t, strict=bool(t.strict)))),
+                "a required field",
+            ),
+            unsupported_tool(WebFetch, "web_fetch"), search_without(blocked=(), max_uses=None),
+            NO_CHOICE, NAMED_FORMAT, NO_BUDGET, OPEN_REASONING,
+            Rule(
+                in_reasoning(lambda a: replace(a, is_shown=True if a.is_shown and a.effort != "none" else None)),
+                "hidden is the default",
             ),
             Rule(
                 lambda r: replace(r, max_tokens=None if r.max_tokens is None else max(16, r.max_tokens)),
                 "at least 16",
                 "max_tokens",
             ),
-            Rule(lambda r: replace(r, store=bool(r.store)), "must be said"),
-            ZERO_PENALTIES, ONE,
-            *unsaid("top_k", "seed", "frequency_penalty", "presence_penalty", "n"),
-            Rule(without("stop", ()), "there is no word for it", "stop"),
+            Rule(lambda r: replace(r, store=bool(r.store)), "a required field"),
+            DEFAULT_PENALTIES, ONE_CHOICE,
+            *unsupported("top_k", "seed", "frequency_penalty", "presence_penalty", "n"),
+            Rule(without("stop", ()), "no such field", "stop"),
         ],
         "anthropic": [
-            NO_SYSTEM_TURN, PAIRED, ARRANGED, OPENED, NO_CITATIONS, REFUSAL_IS_TEXT, *FOREIGN_THOUGHTS,
+            NO_SYSTEM_TURN, PAIRED, UNIQUE_IDS, USER_FIRST, NO_CITATIONS, REFUSAL_IS_TEXT, *FOREIGN_THOUGHTS,
             NO_CALL_SIGNATURES,
             *NO_OWN_PICTURES, CUSTOM_CALLS, COMPACT, legal_ids(anthropic.request.legal_call_id),
-            PLAIN_RESULTS, NAMELESS_RESULTS, NO_EMPTY_ERRORS,
+            PLAIN_RESULTS, NAMELESS_RESULTS, ERROR_TEXT,
             *no_media({
                 "image": lambda m: bool(m.url or (m.data and m.media_type in IMAGES)),
                 "file": _anthropic_document,
                 "audio": never,
                 "video": never,
             }),
-            Rule(media(lambda m: replace(m, detail=None) if m.detail != "auto" else m), "no such word", "detail"),
-            Rule(media(lambda m: replace(m, detail=None)), "`auto` is what it does unasked"),
-            Rule(media(lambda m: replace(m, name=None) if m.kind == "image" else m), "only documents", "filename"),
-            Rule(media(lambda m: replace(m, media_type=None) if m.kind == "image" and m.url else m), "it finds out"),
+            Rule(each_media(lambda m: replace(m, detail=None) if m.detail != "auto" else m), "no such field", "detail"),
+            Rule(each_media(lambda m: replace(m, detail=None)), "`auto` is the default"),
             Rule(
-                media(lambda m: replace(m, media_type="application/pdf") if m.kind == "file" and m.url else m),
-                "only PDFs have addresses",
+                each_media(lambda m: replace(m, name=None) if m.kind == "image" else m),
+                "only documents have a name",
+                "filename",
             ),
             Rule(
-                media(lambda m: m if m.media_type in (*IMAGES, "application/pdf", None) else replace(
+                each_media(lambda m: replace(m, media_type=None) if m.kind == "image" and m.url else m),
+                "no media type beside the URL of an image",
+            ),
+            Rule(
+                each_media(lambda m: replace(m, media_type="application/pdf") if m.kind == "file" and m.url else m),
+                "a URL is always a PDF's",
+            ),
+            Rule(
+                each_media(lambda m: m if m.media_type in (*IMAGES, "application/pdf", None) else replace(
                     m, media_type="text/plain", data=base64.b64encode(base64.b64decode(m.data)).decode()
                 )),
-                "all texts are plain ones",
+                "every text type becomes text/plain",
             ),
-            NO_CUSTOM, Rule(tools(of(Tool, _anthropic_tool)), "a schema says that it is an object"), ONLY_STRICT,
+            NO_CUSTOM, Rule(each_tool(only(Tool, _anthropic_tool)), "a schema has the type object"), ONLY_STRICT,
             NO_CHOICE,
-            Rule(_anthropic_choice, "with thinking a model chooses freely; and one or all can be named", "choice"),
+            Rule(_anthropic_choice, "thinking forbids forced calls; one tool or all can be named", "choice"),
             NO_PARALLEL,
-            Rule(_anthropic_parallel, "said inside the choice"),
-            Rule(lambda r: replace(r, max_tokens=r.max_tokens or 8192), "it must be said", "max_tokens"),
+            Rule(_anthropic_parallel, "a field of the choice"),
+            Rule(lambda r: replace(r, max_tokens=r.max_tokens or 8192), "a required field", "max_tokens"),
             Rule(
                 lambda r: replace(r, end_user=r.end_user or r.metadata.get("user_id"))
                 if r.metadata.get("user_id") else r,
-                "its metadata are the user",
+                "its metadata contain only the user",
             ),
-            Rule(lambda r: replace(r, metadata={}) if set(r.metadata) - {"user_id"} else r, "no others", "metadata"),
-            Rule(without("metadata", {}), "its metadata are the user"),
             Rule(
-                thinking(lambda a: Reasoning(_effort(a), None, a.is_shown) if a.budget is not None else a),
+                lambda r: replace(r, metadata={}) if set(r.metadata) - {"user_id"} else r,
+                "no other metadata",
+                "metadata",
+            ),
+            Rule(without("metadata", {}), "its metadata contain only the user"),
+            Rule(
+                in_reasoning(lambda a: Reasoning(_effort(a), None, a.is_shown) if a.budget is not None else a),
                 "efforts only",
                 "reasoning",
             ),
-            Rule(thinking(lambda a: replace(a, effort=NEAREST.get(a.effort, a.effort))), "five efforts", "reasoning"),
             Rule(
-                thinking(lambda a: replace(a, is_shown=True if a.is_shown and a.effort != "none" else None)),
-                "not shown is what it does unasked",
+                in_reasoning(lambda a: replace(a, effort=NEAREST_EFFORT.get(a.effort, a.effort))),
+                "five efforts",
+                "reasoning",
             ),
-            Rule(_relaxed("temperature", lambda v: v == 1), "not beside thinking", "temperature"),
-            Rule(_relaxed("top_p", lambda v: 0.95 <= v <= 1), "not beside thinking", "top_p"),
-            Rule(_relaxed("top_k", lambda v: False), "not beside thinking", "top_k"),
+            Rule(
+                in_reasoning(lambda a: replace(a, is_shown=True if a.is_shown and a.effort != "none" else None)),
+                "hidden is the default",
+            ),
+            Rule(_without_when_thinking("temperature", lambda v: v == 1), "not together with thinking", "temperature"),
+            Rule(_without_when_thinking("top_p", lambda v: 0.95 <= v <= 1), "not together with thinking", "top_p"),
+            Rule(_without_when_thinking("top_k", lambda v: False), "not together with thinking", "top_k"),
             Rule(
                 lambda r: replace(r, temperature=None if r.temperature is None else min(r.temperature, 1)),
                 "at most 1",
                 "temperature",
             ),
-            Rule(lambda r: replace(r, stop=tuple(s for s in r.stop if s.strip())), "no blank ones", "stop"),
-            Rule(_in_words, "no JSON without a schema: it is asked for in words", "format"),
+            Rule(lambda r: replace(r, stop=tuple(s for s in r.stop if s.strip())), "no blank stop sequences", "stop"),
+            Rule(_format_as_prompt, "no JSON without a schema: a prompt asks for it", "format"),
             Rule(
-                format_(lambda f: replace(f, schema=schemas.strict(f.schema, "s")[0])),
-                "all is required",
+                in_format(lambda f: replace(f, schema=schemas.strict(f.schema, "s")[0])),
+                "all properties are required",
                 "format_schema.required",
             ),
-            Rule(format_(lambda f: Format(f.schema, None, None, True)), "a schema has no name there, and is strict"),
-            Rule(lambda r: replace(r, tier="default") if r.tier in ("flex", "scale") else r, "fast or not", "tier"),
-            ZERO_PENALTIES, ONE, NOT_STORED,
-            *unsaid("seed", "frequency_penalty", "presence_penalty", "logprobs"),
-            *unsaid("store", "cache_key", "n", "verbosity"),
+            Rule(in_format(lambda f: Format(f.schema, None, None, True)), "a schema has no name and is always strict"),
+            Rule(lambda r: replace(r, tier="default") if r.tier in ("flex", "scale") else r, "only two tiers", "tier"),
+            DEFAULT_PENALTIES, ONE_CHOICE, DEFAULT_STORE,
+            *unsupported("seed", "frequency_penalty", "presence_penalty", "logprobs"),
+            *unsupported("store", "cache_key", "n", "verbosity"),
         ],
         "gemini": [
-            NO_SYSTEM_TURN, PAIRED, ARRANGED, OPENED, NO_CITATIONS, REFUSAL_IS_TEXT, *FOREIGN_THOUGHTS, FOREIGN_CALLS,
-            CUSTOM_CALLS, COMPACT, Rule(_grown, "texts of the model are pieces of one"),
-            MEDIA_BEHIND, PLAIN_RESULTS, NO_EMPTY_ERRORS,
+            NO_SYSTEM_TURN, PAIRED, UNIQUE_IDS, USER_FIRST, NO_CITATIONS, REFUSAL_IS_TEXT, *FOREIGN_THOUGHTS,
+            FOREIGN_CALLS,
+            CUSTOM_CALLS, COMPACT, Rule(_one_text, "adjacent texts of the model are one text"),
+            MEDIA_AFTER_RESULTS, PLAIN_RESULTS, ERROR_TEXT,
             JOINED_RESULTS,
-            Rule(blocks(of(ToolResult, _json_text)), "a result is an object there, not its spelling"),
+            Rule(each_block(only(ToolResult, _json_text)), "a result is an object, so white space is lost"),
             *(
-                Rule(media(lambda m, k=kind: _note_of_id(m) if m.kind == k and m.file_id else m), "not its id", kind)
+                Rule(
+                    each_media(lambda m, k=kind: _omitted_id(m) if m.kind == k and m.file_id else m),
+                    "no ids of files",
+                    kind,
+                )
                 for kind in ("image", "file", "audio", "video")
             ),
-            Rule(media(lambda m: replace(m, detail=None) if m.detail != "auto" else m), "no such word", "detail"),
-            Rule(media(lambda m: replace(m, detail=None)), "`auto` is what it does unasked"),
-            Rule(media(lambda m: replace(m, name=None)), "no names", "filename"),
+            Rule(each_media(lambda m: replace(m, detail=None) if m.detail != "auto" else m), "no such field", "detail"),
+            Rule(each_media(lambda m: replace(m, detail=None)), "`auto` is the default"),
+            Rule(each_media(lambda m: replace(m, name=None)), "no file names", "filename"),
             Rule(
-                media(lambda m: NOTE(m) if m.kind == "image" and m.data and m.media_type not in GEMINI_IMAGES else m),
-                "not read",
+                each_media(
+                    lambda m: OMITTED(m) if m.kind == "image" and m.data and m.media_type not in GEMINI_IMAGES else m
+                ),
+                "unreadable",
                 "image",
             ),
             Rule(
-                media(lambda m: replace(m, kind="file") if m.url and not m.media_type else m),
-                "an address does not tell what stands there",
+                each_media(lambda m: replace(m, kind="file") if m.url and not m.media_type else m),
+                "a URL without a type may be any file",
             ),
             NO_CUSTOM, ONLY_STRICT, NO_STRICT,
             Rule(
-                tools(of(Tool, lambda t: replace(t, schema={}) if t.schema == NO_PARAMETERS else t)),
-                "no parameters are not said there",
+                each_tool(only(Tool, lambda t: replace(t, schema={}) if t.schema == NO_PARAMETERS else t)),
+                "no parameters are an empty schema",
             ),
             *(
-                Rule(lambda r, k=kind: gone(k, "")[0](r) if r.functions else r, "either functions or its own", loss)
+                Rule(
+                    lambda r, k=kind: unsupported_tool(k, "")[0](r) if r.functions else r,
+                    "either functions or the vendor's tools",
+                    loss,
+                )
                 for kind, loss in (
-                    (WebSearch, "web_search"), (CodeExecution, "code_execution"), (WebFetch, "web_fetch"),
+                    (WebSearch, "web_search"),
+                    (CodeExecution, "code_execution"),
+                    (WebFetch, "web_fetch"),
                 )
             ),
-            search(allowed=(), blocked=(), place={}, max_uses=None),
-            Rule(lambda r: r if r.functions else replace(r, choice=None, parallel=None), "only functions are chosen"),
+            search_without(allowed=(), blocked=(), place={}, max_uses=None),
+            Rule(lambda r: r if r.functions else replace(r, choice=None, parallel=None), "a choice needs functions"),
             Rule(
                 lambda r: replace(r, choice=ToolChoice(r.choice.mode))
                 if r.choice and r.choice.names and r.choice.mode != "any" else r,
-                "only forced ones are named",
+                "names need mode any",
                 "choice",
             ),
             NO_PARALLEL,
-            *unsaid("parallel"),
-            few_stops(5),
-            Rule(format_(lambda f: Format(f.schema)), "a schema has no name there, and is always kept to"),
+            *unsupported("parallel"),
+            at_most_stops(5),
+            Rule(in_format(lambda f: Format(f.schema)), "a schema has no name and is always strict"),
             NO_BUDGET,
             Rule(
-                thinking(lambda a: replace(a, effort="high") if a.effort in ("xhigh", "max") else a),
+                in_reasoning(lambda a: replace(a, effort="high") if a.effort in ("xhigh", "max") else a),
                 "four levels",
                 "reasoning",
             ),
-            Rule(lambda r: r, "these models cannot be kept from it", "reasoning", _shall_not_think),
+            Rule(lambda r: r, "these models always think", "reasoning", _forbids_thinking),
             Rule(
-                thinking(
+                in_reasoning(
                     lambda a: Reasoning("none")
                     if a.effort == "none" or (a.effort is None and a.is_shown is False)
                     else replace(a, is_shown=a.is_shown is not False)
                 ),
-                "it must be said whether it is shown, and not shown is what clients say for none",
+                "a required flag; clients send false for no thinking",
             ),
-            Rule(lambda r: replace(r, tier=None if r.tier == "auto" else r.tier), "what it does unasked"),
+            Rule(lambda r: replace(r, tier=None if r.tier == "auto" else r.tier), "the default"),
             Rule(lambda r: replace(r, tier="priority") if r.tier == "scale" else r, "no such tier", "tier"),
-            Rule(without("metadata", {}), "no labels but on Vertex", "metadata"),
-            NOT_STORED,
-            *unsaid("verbosity", "end_user", "store", "cache_key"),
+            Rule(without("metadata", {}), "only Vertex has labels", "metadata"),
+            DEFAULT_STORE,
+            *unsupported("verbosity", "end_user", "store", "cache_key"),
         ],
     }  # fmt: skip
 
 
 # -- replies -------------------------------------------------------------------------------------------------------
 
-SEAL = re.compile(re.escape(signatures.WRAPPED_PREFIX) + "[A-Za-z0-9+/=]*")
+WRAPPED = re.compile(re.escape(signatures.WRAPPED_PREFIX) + "[A-Za-z0-9+/=]*")
 
 
-def peeled(signature: Signature | None) -> Signature | None:
-    """What stands in the innermost envelope, however each protocol carries it; nothing in an empty one."""
-    while signature and (found := SEAL.search(signature.value)):
-        signature = signatures.unwrap(found[0])
+def innermost(signature: Signature | None) -> Signature | None:
+    """Returns the innermost wrapped signature, None when its value is empty."""
+    while signature and (match := WRAPPED.search(signature.value)):
+        signature = signatures.unwrap(match[0])
     return signature if signature and signature.value else None
 
 
-def unsealed(reply: Reply) -> Reply:
-    """The reply with its signatures out of all envelopes, and no arguments as {}, so that replies can be compared."""
+def comparable(reply: Reply) -> Reply:
+    """Returns the reply with unwrapped signatures and with {} for empty arguments, so that replies can be compared."""
 
-    def opened(block: Block) -> Block | tuple:
-        block = replace(block, signature=peeled(block.signature)) if getattr(block, "signature", None) else block
+    def unwrapped(block: Block) -> Block | tuple:
+        block = replace(block, signature=innermost(block.signature)) if getattr(block, "signature", None) else block
         return () if block == Thinking("") else block
 
-    return NO_ARGUMENTS.change(parts(opened)(reply))
+    return NO_ARGUMENTS.change(each_reply_block(unwrapped)(reply))
 
 
-def answers(change: Callable[[Answer], Answer]):
+def each_answer(change: Callable[[Answer], Answer]):
     return lambda reply: replace(reply, answers=tuple(map(change, reply.answers)))
 
 
-def parts(change: Callable[[Block], Block | tuple[Block, ...]]):
+def each_reply_block(change: Callable[[Block], Block | tuple[Block, ...]]):
     """A change of each block of a reply."""
-    return answers(lambda a: replace(a, blocks=tuple(found for block in a.blocks for found in _several(change(block)))))
+    return each_answer(
+        lambda a: replace(a, blocks=tuple(new for block in a.blocks for new in _as_tuple(change(block))))
+    )
 
 
-def cited(change: Callable[[Citation, Text], Citation | None]):
-    def one(block: Text) -> Text:
-        return replace(block, citations=tuple(found for c in block.citations if (found := change(c, block))))
+def each_citation(change: Callable[[Citation, Text], Citation | None]):
+    def changed(block: Text) -> Text:
+        return replace(block, citations=tuple(new for c in block.citations if (new := change(c, block))))
 
-    return parts(of(Text, one))
+    return each_reply_block(only(Text, changed))
 
 
-ONE_ANSWER = Rule(lambda reply: replace(reply, answers=reply.answers[:1]), "one answer there", "n")
-NO_SEQUENCE = Rule(answers(lambda a: replace(a, sequence=None)), "that it stopped is told, but not at what")
-NO_LOGPROBS = Rule(answers(lambda a: replace(a, logprobs=())), "there is no word for it", "logprobs")
-NO_EMPTY_TEXT = Rule(parts(lambda b: () if b == Text("") else b), "nothing is not said")
-NO_UNCITABLE = Rule(cited(lambda c, _: c if c.url else None), "only addresses can be cited there", "citations")
+ONE_ANSWER = Rule(lambda reply: replace(reply, answers=reply.answers[:1]), "one answer", "n")
+NO_SEQUENCE = Rule(each_answer(lambda a: replace(a, sequence=None)), "no stop sequence in replies")
+NO_LOGPROBS = Rule(each_answer(lambda a: replace(a, logprobs=())), "no such field", "logprobs")
+NO_EMPTY_TEXT = Rule(each_reply_block(lambda b: () if b == Text("") else b), "an empty text is not sent")
+NO_UNCITABLE = Rule(each_citation(lambda c, _: c if c.url else None), "only URLs can be cited", "citations")
 SPANS = Rule(
-    cited(lambda c, b: replace(c, start=c.start or 0, end=len(b.text) if c.end is None else c.end)),
-    "a citation says what it holds for: its block",
+    each_citation(lambda c, b: replace(c, start=c.start or 0, end=len(b.text) if c.end is None else c.end)),
+    "a citation needs a range: its block",
 )
-TITLED = Rule(cited(lambda c, _: replace(c, title=c.title or c.url, quote=None)), "titles are needed, quotes unknown")
-SIGNED_BEFORE = Rule(
-    parts(
+TITLED = Rule(
+    each_citation(lambda c, _: replace(c, title=c.title or c.url, quote=None)),
+    "a title is required, and there are no quotes",
+)
+SIGNATURE_BEFORE_CALL = Rule(
+    each_reply_block(
         lambda b: (
             (Thinking("", b.signature), replace(b, signature=None)) if isinstance(b, ToolCall) and b.signature else b
         )
     ),
-    "a call's signature travels in a thought of its own before it",
+    "a call's signature is sent in a thinking block before it",
 )
 NO_ARGUMENTS = Rule(
-    parts(of(ToolCall, lambda b: replace(b, arguments=b.arguments or ("" if b.is_custom else "{}")))),
-    "no arguments are {}",
+    each_reply_block(only(ToolCall, lambda b: replace(b, arguments=b.arguments or ("" if b.is_custom else "{}")))),
+    "empty arguments become {}",
 )
 
 
-def _raw(block: ToolCall) -> ToolCall:
+def _raw_arguments(block: ToolCall) -> ToolCall:
     if block.is_custom:
         return block
     try:
@@ -764,54 +821,54 @@ def _raw(block: ToolCall) -> ToolCall:
     return replace(block, arguments=raw)
 
 
-OBJECTS = Rule(parts(of(ToolCall, _raw)), "arguments are an object there", "arguments")
-SPELLING = Rule(parts(of(ToolCall, _compact)), "arguments are an object there, not its spelling")
-PLAIN_REFUSAL = Rule(parts(of(Refusal, _refused)), "the words stay, and so does why it stopped")
-BY_CALLS = Rule(
-    answers(
+RAW_ARGUMENTS = Rule(each_reply_block(only(ToolCall, _raw_arguments)), "arguments are an object", "arguments")
+COMPACT_REPLY = Rule(each_reply_block(only(ToolCall, _compact)), "arguments are an object, so white space is lost")
+PLAIN_REFUSAL = Rule(each_reply_block(only(Refusal, _refusal_as_text)), "the text and the stop reason stay")
+STOP_FOR_CALLS = Rule(
+    each_answer(
         lambda a: replace(a, stop="tools") if a.stop == "stop" and any(isinstance(b, ToolCall) for b in a.blocks) else a
     ),
-    "that it stopped for calls is told by the calls",
+    "the calls decide whether the model stopped for calls",
 )
-NOT_BY_CALLS = Rule(
-    answers(
+STOP_WITHOUT_CALLS = Rule(
+    each_answer(
         lambda a: (
             replace(a, stop="stop") if a.stop == "tools" and not any(isinstance(b, ToolCall) for b in a.blocks) else a
         )
     ),
-    "that it stopped for calls is told by the calls",
+    "the calls decide whether the model stopped for calls",
 )
 
 
-def seen(is_seen: Callable[[Media], bool]) -> tuple[Rule, ...]:
+def only_media(is_sent: Callable[[Media], bool]) -> tuple[Rule, ...]:
     return tuple(
         Rule(
-            parts(lambda b, k=kind: () if isinstance(b, Media) and b.kind == k and not is_seen(b) else b),
-            "not shown",
+            each_reply_block(lambda b, k=kind: () if isinstance(b, Media) and b.kind == k and not is_sent(b) else b),
+            "not sent",
             kind,
         )
         for kind in ("image", "file", "audio", "video")
     )
 
 
-def used(change: Callable[[Usage], Usage]):
+def in_usage(change: Callable[[Usage], Usage]):
     return lambda reply: replace(reply, usage=change(reply.usage or Usage()))
 
 
 ONE_WRITE = Rule(
-    used(
+    in_usage(
         lambda u: replace(
             u, cache_write_tokens=u.cache_creation_tokens, cache_write_5m_tokens=0, cache_write_1h_tokens=0
         )
     ),
-    "how long a cache lives is told by no other vendor",
+    "no other vendor reports the lifetime of caches",
 )
 
 
-def _merged(found: list[Block]) -> list[Block]:
-    """Neighbouring pieces of one text, and of one thought, as one."""
+def _merged(blocks: list[Block]) -> list[Block]:
+    """Merges adjacent texts, and adjacent thinking blocks."""
     out: list[Block] = []
-    for block in found:
+    for block in blocks:
         match (out[-1] if out else None), block:
             case Text(before, citations), Text(text, more):
                 out[-1] = Text(before + text, (*citations, *more))
@@ -824,8 +881,8 @@ def _merged(found: list[Block]) -> list[Block]:
 
 def _chat_answer(answer: Answer) -> Answer:
     kinds = (Thinking, Text, Refusal, Media, ToolCall)
-    found = [block for kind in kinds for block in answer.blocks if isinstance(block, kind)]
-    return replace(answer, blocks=tuple(_merged(found)))
+    ordered = [block for kind in kinds for block in answer.blocks if isinstance(block, kind)]
+    return replace(answer, blocks=tuple(_merged(ordered)))
 
 
 def _blocked(answer: Answer) -> Answer:
@@ -834,58 +891,67 @@ def _blocked(answer: Answer) -> Answer:
 
 
 def _blocked_alone(reply: Reply) -> Reply:
-    return answers(_blocked)(reply) if len(reply.answers) == 1 else reply
+    return each_answer(_blocked)(reply) if len(reply.answers) == 1 else reply
 
 
 def _last_cites(answer: Answer) -> Answer:
-    """Citations come last and hold for the whole: the last text has them."""
-    start, found = 0, []
+    """Citations are sent last, with offsets into the whole text: the last text gets all of them."""
+    start, citations = 0, []
     for block in answer.blocks:
         if isinstance(block, Text):
-            found += [replace(c, start=start + c.start, end=start + c.end, quote=None) for c in block.citations]
+            citations += [replace(c, start=start + c.start, end=start + c.end, quote=None) for c in block.citations]
             start += len(block.text)
     last = max((i for i, b in enumerate(answer.blocks) if isinstance(b, Text)), default=None)
     return replace(
         answer,
         blocks=tuple(
-            replace(b, citations=tuple(found) if i == last else ()) if isinstance(b, Text) else b
+            replace(b, citations=tuple(citations) if i == last else ()) if isinstance(b, Text) else b
             for i, b in enumerate(answer.blocks)
         ),
     )
 
 
 def replies(is_stream: bool) -> dict[str, list[Rule]]:
-    """By protocol. In a stream, arguments are written as they come, where the protocol has pieces of them."""
+    """The rules of replies by protocol. A stream keeps the spelling of arguments that the protocol sends in parts."""
     return {
         "openai_chat": [
-            ONE_WRITE, NO_SEQUENCE, NO_EMPTY_TEXT, NO_UNCITABLE, SPANS, TITLED, NO_ARGUMENTS, BY_CALLS,
-            *seen(lambda m: m.kind == "image" and bool(m.url or m.data)),
-            Rule(answers(_chat_answer), "a message has one field for each kind"),
+            ONE_WRITE, NO_SEQUENCE, NO_EMPTY_TEXT, NO_UNCITABLE, SPANS, TITLED, NO_ARGUMENTS, STOP_FOR_CALLS,
+            *only_media(lambda m: m.kind == "image" and bool(m.url or m.data)),
+            Rule(each_answer(_chat_answer), "a message has one field per kind"),
         ],
         "openai_responses": [
-            ONE_WRITE, ONE_ANSWER, NO_SEQUENCE, NO_EMPTY_TEXT, NO_UNCITABLE, SPANS, TITLED, NO_ARGUMENTS, BY_CALLS,
-            NOT_BY_CALLS, SIGNED_BEFORE, *seen(lambda m: m.kind == "image" and bool(m.data)),
-            Rule(lambda reply: replace(reply, tier=reply.tier or "default"), "it must be said"),
+            ONE_WRITE, ONE_ANSWER, NO_SEQUENCE, NO_EMPTY_TEXT, NO_UNCITABLE, SPANS, TITLED, NO_ARGUMENTS,
+            STOP_FOR_CALLS,
+            STOP_WITHOUT_CALLS, SIGNATURE_BEFORE_CALL, *only_media(lambda m: m.kind == "image" and bool(m.data)),
+            Rule(lambda reply: replace(reply, tier=reply.tier or "default"), "a required field"),
         ],
         "anthropic": [
-            ONE_WRITE, ONE_ANSWER, NO_LOGPROBS, PLAIN_REFUSAL, SIGNED_BEFORE, NO_UNCITABLE, NO_ARGUMENTS,
-            *([] if is_stream else [OBJECTS, SPELLING]), *seen(lambda m: False),
-            Rule(cited(lambda c, _: replace(c, start=None, end=None, quote=c.quote or "")), "a block cites as a whole"),
+            ONE_WRITE, ONE_ANSWER, NO_LOGPROBS, PLAIN_REFUSAL, SIGNATURE_BEFORE_CALL, NO_UNCITABLE, NO_ARGUMENTS,
+            *([] if is_stream else [RAW_ARGUMENTS, COMPACT_REPLY]), *only_media(lambda m: False),
+            Rule(
+                each_citation(lambda c, _: replace(c, start=None, end=None, quote=c.quote or "")),
+                "a citation covers its whole block",
+            ),
             Rule(
                 lambda reply: replace(reply, tier={"flex": "default", "scale": "default"}.get(reply.tier, reply.tier)),
-                "fast or not",
+                "only two tiers",
             ),
         ],
         "gemini": [
-            ONE_WRITE, NO_SEQUENCE, PLAIN_REFUSAL, NO_EMPTY_TEXT, NO_UNCITABLE, SPANS, NO_ARGUMENTS, OBJECTS, SPELLING,
-            BY_CALLS, NOT_BY_CALLS, *seen(lambda m: bool(m.data)),
-            Rule(answers(lambda a: replace(a, blocks=tuple(_merged(list(a.blocks))))), "texts are pieces of one"),
-            Rule(answers(_last_cites), "citations hold for all of it"),
-            Rule(_blocked_alone, "a filter that let nothing through is told of the prompt"),
-            Rule(lambda reply: replace(reply, tier=None), "it does not tell"),
+            ONE_WRITE, NO_SEQUENCE, PLAIN_REFUSAL, NO_EMPTY_TEXT, NO_UNCITABLE, SPANS, NO_ARGUMENTS, RAW_ARGUMENTS,
+            COMPACT_REPLY,
+            STOP_FOR_CALLS, STOP_WITHOUT_CALLS, *only_media(lambda m: bool(m.data)),
             Rule(
-                used(lambda u: replace(u, input_tokens=u.input_tokens + u.cache_write_tokens, cache_write_tokens=0)),
-                "what is written into a cache is not told apart",
+                each_answer(lambda a: replace(a, blocks=tuple(_merged(list(a.blocks))))), "adjacent texts are one text"
+            ),
+            Rule(each_answer(_last_cites), "citations have offsets into the whole text"),
+            Rule(_blocked_alone, "a blocked reply without text is reported as a blocked prompt"),
+            Rule(lambda reply: replace(reply, tier=None), "no tier in replies"),
+            Rule(
+                in_usage(
+                    lambda u: replace(u, input_tokens=u.input_tokens + u.cache_write_tokens, cache_write_tokens=0)
+                ),
+                "cache writes are not reported separately",
             ),
         ],
     }  # fmt: skip

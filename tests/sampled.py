@@ -1,4 +1,4 @@
-"""The samples, and how a relay reads them: split into events, each shown to the protocol's stream reader."""
+"""The sample streams of the vendors, and how the relay reads them: event by event through the stream reader."""
 
 import json
 from dataclasses import dataclass, field
@@ -21,10 +21,10 @@ def names(protocol: str, suffix: str) -> list[str]:
 
 
 def split(stream: bytes) -> list[bytes]:
-    """The events of a stream that came in one piece; a last one without its blank line too."""
+    """Returns the events of a whole stream; the last one may lack its blank line."""
     splitter = sse.Splitter()
     events = splitter.feed(stream)
-    return [*events, rest + b"\n\n"] if (rest := splitter.rest().strip()) else events
+    return [*events, remainder + b"\n\n"] if (remainder := splitter.remainder().strip()) else events
 
 
 def payloads(stream: bytes) -> list[bytes]:
@@ -41,7 +41,7 @@ def asking(wants_usage: bool = True) -> RequestHead:
 
 @dataclass
 class Reading:
-    """What a reader made of a stream."""
+    """The output of a stream reader for one stream."""
 
     stream: object
     passed: list[bytes] = field(default_factory=list)

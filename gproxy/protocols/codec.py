@@ -1,4 +1,4 @@
-"""How one operation's bodies are read and written: what relay calls, whichever protocol it is."""
+"""The four functions that read and write the bodies of one operation of one protocol."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -10,7 +10,11 @@ from gproxy.protocols.losses import Losses
 
 
 class Codec(NamedTuple):
-    """Between a wire body and the hub's value of it. All raise BadRequest on what cannot be said."""
+    """Converts between a wire body and its hub value.
+
+    Each function adds what the other side has no field for to the losses. All raise BadRequest when the body cannot be
+    read or the value cannot be written.
+    """
 
     read_request: Callable[[dict, Losses], object]
     write_request: Callable[[object, Target, Losses], dict]
@@ -19,13 +23,13 @@ class Codec(NamedTuple):
 
 
 def bad_request_as_failed(read_stream: Callable) -> Callable:
-    """The same reader of a stream: what it cannot read is no bad request of the client's, but an end of the stream."""
+    """Wraps a stream reader: a BadRequest becomes a Failed event, since the client did not send the unreadable data."""
 
     @wraps(read_stream)
-    def reading(payloads, context: Context, losses: Losses):
+    def wrapper(payloads, context: Context, losses: Losses):
         try:
             yield from read_stream(payloads, context, losses)
-        except BadRequest as fault:
-            yield Failed(502, "upstream_error", f"the upstream's reply cannot be translated: {fault.message}")
+        except BadRequest as error:
+            yield Failed(502, "upstream_error", f"the upstream's reply cannot be translated: {error.message}")
 
-    return reading
+    return wrapper

@@ -1,4 +1,4 @@
-"""Custom tools take free text. To vendors without such tools they are functions with one text field."""
+"""Custom tools, whose input is free text. A vendor without them gets a function with one text field instead."""
 
 import orjson
 
@@ -8,19 +8,23 @@ FREE_INPUT = {"type": "object", "properties": {"input": {"type": "string"}}, "re
 
 
 def is_custom(name: str, context: Context) -> bool:
-    """Whether the client declared the tool as a custom one."""
+    """Returns whether the client declared the tool as a custom tool."""
     return any(tool.is_custom and tool.name == name for tool in context.request.functions)
 
 
 def free_text(arguments: str) -> str:
-    """The input of a custom tool out of the arguments that a vendor without such tools gave."""
+    """Returns the free text of a custom tool's input, read from the JSON arguments of its function call.
+
+    Arguments of another form are returned unchanged.
+    """
     try:
-        found = orjson.loads(arguments)
+        document = orjson.loads(arguments)
     except orjson.JSONDecodeError:
         return arguments
-    return found["input"] if isinstance(found, dict) and isinstance(found.get("input"), str) else arguments
+    is_ours = isinstance(document, dict) and isinstance(document.get("input"), str)
+    return document["input"] if is_ours else arguments
 
 
 def as_arguments(text: str) -> str:
-    """The other way round."""
+    """Returns the JSON arguments that carry the free text."""
     return orjson.dumps({"input": text}).decode()

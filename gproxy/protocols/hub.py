@@ -1,6 +1,6 @@
-"""The neutral vocabulary between protocols: blocks, requests, replies, events, usage, and what a model is.
+"""The neutral types between protocols: blocks, requests, replies, stream events, usage and model entries.
 
-A concept stands here when two protocols have it. What only one of them has is a loss on the way to the others.
+A concept is defined here when two protocols have it. A concept of one protocol is a loss when it is translated.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,13 +10,13 @@ from typing import Literal, NamedTuple
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one call in disjoint classes, so that nothing is priced twice. None is ever negative.
+    """Tokens of one call in disjoint classes, so that nothing is priced twice. No count is negative.
 
-    `input_tokens` are the uncached ones; `reasoning_tokens` are a part of `output_tokens`.
-    `cache_write_tokens` are writes whose lifetime the vendor did not tell.
-    Audio and image tokens are parts of the class in their name and together never more than it.
-    `tool_calls` are names and numbers of the tools that the vendor ran, sorted.
-    `tier` is the service tier that the vendor says it served: "default", one of the priced modes, or "" for untold.
+    `input_tokens` are uncached input tokens; `reasoning_tokens` are a part of `output_tokens`.
+    `cache_write_tokens` are writes for which the vendor reported no lifetime.
+    Audio and image tokens are parts of the class in their name, and their sum never exceeds it.
+    `tool_calls` are the tools that the vendor ran and their number of calls, sorted by name.
+    `tier` is the service tier that the vendor reported: "default", one of the priced modes, or "" without a report.
     """
 
     input_tokens: int = 0
@@ -31,13 +31,13 @@ class Usage:
     audio_output_tokens: int = 0
     image_output_tokens: int = 0
     audio_cache_read_tokens: int = 0
-    # What stands beside the tokens, and not always in one block with them: equal usages have equal tokens.
+    # Vendors report these two outside of the token counts, not always in the same event: they are not compared.
     tool_calls: tuple[tuple[str, int], ...] = field(default=(), compare=False)
     tier: str = field(default="", compare=False)
 
     @property
     def prompt_tokens(self) -> int:
-        """All that was sent, cached or not."""
+        """All input tokens, cached or not."""
         return self.input_tokens + self.cache_read_tokens + self.cache_creation_tokens
 
     @property
@@ -46,15 +46,15 @@ class Usage:
 
 
 class RequestHead(NamedTuple):
-    """What a request body asks for, seen without reading the rest of it."""
+    """The fields of a request body that routing, limits and prices need."""
 
     model: str | None
     is_stream: bool
     wants_usage: bool  # the client asked for usage in its stream
     end_user: str | None
-    body: object  # the protocol's own view of the body, to be given back to its functions
-    mode: str = ""  # flex, scale or priority, where the body asks to be served and charged as such
-    max_output: int | None = None  # the most tokens of one choice, where the body bounds them
+    body: object  # the protocol's own view of the body, an argument of its other functions
+    mode: str = ""  # flex, scale or priority, where the body requests that service tier
+    max_output: int | None = None  # maximum output tokens of one choice, where the body sets it
     choices: int = 1
 
 
@@ -67,15 +67,18 @@ class ModelCard:
     created: int | None = None
     owned_by: str | None = None
     raw: dict | None = field(default=None, repr=False)
-    protocol: str | None = None  # in whose shape `raw` is
+    protocol: str | None = None  # the protocol of `raw`
 
 
-# -- blocks: what a turn is made of --------------------------------------------------------------------------------
+# -- blocks: the parts of a turn -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """An opaque value that a vendor wants back next turn. `origin` is the provider that made it, None a foreign one."""
+    """An opaque value that its vendor requires back in later turns.
+
+    `origin` is the provider that made it, as in `Target.provider`; None where gproxy did not wrap the value.
+    """
 
     origin: str | None
     value: str = field(repr=False)
@@ -83,7 +86,7 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class Citation:
-    """Where a text comes from. `start` and `end` are character offsets into the block that cites."""
+    """A source of a text. `start` and `end` are character offsets into the citing block."""
 
     url: str | None = None
     title: str | None = None
@@ -118,7 +121,7 @@ class Media:
 
 @dataclass(frozen=True, slots=True)
 class Thinking:
-    """What a model thought. Without text it is only the signature, as with redacted thinking."""
+    """Reasoning of a model. Redacted thinking has a signature and no text."""
 
     text: str
     signature: Signature | None = None
@@ -126,7 +129,7 @@ class Thinking:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """`arguments` is JSON text as the model wrote it; of a custom tool it is the free text of its input."""
+    """`arguments` is JSON text as the model wrote it, or the free text of a custom tool's input."""
 
     id: str
     name: str
@@ -152,7 +155,7 @@ Block = Text | Refusal | Media | Thinking | ToolCall | ToolResult
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """Adjacent turns have different roles. A system turn stands after the first of the others."""
+    """Adjacent turns have different roles. A system turn never comes first."""
 
     role: Literal["user", "assistant", "system"]
     blocks: tuple[Block, ...]
@@ -160,7 +163,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A tool that the client runs. `schema` is JSON Schema, None for a custom tool, whose input is free text."""
+    """A tool that the client runs. `schema` is JSON Schema, or None for a custom tool: its input is free text."""
 
     name: str
     description: str | None = None
@@ -174,7 +177,7 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class WebSearch:
-    """A search that the vendor runs. `place` has any of city, region, country and timezone."""
+    """A web search that the vendor runs. `place` has any of city, region, country and timezone."""
 
     allowed: tuple[str, ...] = ()
     blocked: tuple[str, ...] = ()
@@ -184,17 +187,17 @@ class WebSearch:
 
 @dataclass(frozen=True, slots=True)
 class CodeExecution:
-    """Code that the vendor runs."""
+    """Code execution by the vendor."""
 
 
 @dataclass(frozen=True, slots=True)
 class WebFetch:
-    """Pages that the vendor reads."""
+    """Fetching of web pages by the vendor."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolChoice:
-    """`any` of `names` when there are some, else of all tools."""
+    """Mode `any` requires a tool call. `names` limits the tools that may be called; empty: all tools."""
 
     mode: Literal["auto", "any", "none"]
     names: tuple[str, ...] = ()
@@ -202,7 +205,7 @@ class ToolChoice:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """What the reply's text must be: any JSON when there is no schema."""
+    """The required format of the reply's text: JSON by `schema`, or any JSON without one."""
 
     schema: dict | None = None
     name: str | None = None
@@ -212,7 +215,7 @@ class Format:
 
 @dataclass(frozen=True, slots=True)
 class Reasoning:
-    """How much a model shall think. `budget` in tokens; `is_shown`: whether the client wants to see it."""
+    """Requested reasoning. `budget` in tokens; `is_shown`: whether the client wants to receive the thinking."""
 
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     budget: int | None = None
@@ -221,7 +224,7 @@ class Reasoning:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked for. Model and streaming are addressing and travel apart."""
+    """A request to generate. The model and streaming are in `Target`."""
 
     turns: tuple[Turn, ...] = ()
     system: tuple[str, ...] = ()
@@ -237,7 +240,7 @@ class Request:
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     n: int | None = None
-    logprobs: int | None = None  # alternatives for each token, 0 for none but the token itself
+    logprobs: int | None = None  # alternatives per token; 0: only the log-probability of the token itself
     format: Format | None = None
     reasoning: Reasoning | None = None
     verbosity: str | None = None
@@ -249,14 +252,15 @@ class Request:
 
     @property
     def functions(self) -> tuple[Tool, ...]:
+        """The tools that the client runs."""
         return tuple(tool for tool in self.tools if isinstance(tool, Tool))
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is known of where a translated request goes. `max_output`: the most tokens that this model writes.
+    """The target of a translated request. `max_output`: maximum output tokens of the model.
 
-    `provider` is its name and the protocol that is spoken there: what was signed by one is sent to no other.
+    `provider` is `<provider name>/<protocol>`: a signature is sent only to the target that made it.
     """
 
     provider: str
@@ -264,10 +268,10 @@ class Target:
     is_stream: bool = False
     max_output: int | None = None
     traits: frozenset[str] = frozenset()
-    refused: frozenset[str] = frozenset()  # fields of Request that this model answers with an error
-    budgets: bool = False  # thinking is asked for by a budget and not by an effort
-    budget_range: tuple[int, int] | None = None  # the least and the most that may be asked for
-    efforts: tuple[str, ...] = ()  # the only ones that this model takes, where that is known
+    refused: frozenset[str] = frozenset()  # fields of Request that the model rejects with an error
+    budgets: bool = False  # thinking is requested by a budget, not by an effort
+    budget_range: tuple[int, int] | None = None  # minimum and maximum thinking budget, in tokens
+    efforts: tuple[str, ...] = ()  # the efforts that the model accepts; empty: unknown
 
 
 # -- replies and streams -------------------------------------------------------------------------------------------
@@ -277,7 +281,7 @@ Stop = Literal["stop", "length", "tools", "filtered"]
 
 @dataclass(frozen=True, slots=True)
 class Logprob:
-    """One token's. `top` are its alternatives, each without any of its own."""
+    """Log-probability of one token. `top` are its alternatives, each with an empty `top`."""
 
     token: str
     logprob: float
@@ -293,7 +297,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """A block begins, still empty. Indexes count from 0 over the whole stream."""
+    """A block begins, still empty. Indexes count from 0 over the whole stream, across choices."""
 
     index: int
     block: Text | Refusal | Thinking | ToolCall | Media
@@ -333,7 +337,7 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """A choice is over. `sequence` is the stop sequence that was met, where the vendor tells."""
+    """A choice is complete. `sequence` is the stop sequence that was generated, if the vendor reports it."""
 
     stop: Stop
     choice: int = 0
@@ -348,12 +352,12 @@ class Used:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The stream ended as its protocol ends: nothing follows."""
+    """The stream ended as its protocol requires. No event follows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The stream ended without its end, or with the upstream's own error: nothing follows."""
+    """The stream broke off or ended with the upstream's own error. No event follows."""
 
     status: int
     code: str
@@ -387,14 +391,14 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class TokenCount:
-    """How many tokens a request is read as."""
+    """Input tokens of a request."""
 
     tokens: int
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingRequest:
-    """Texts of which each shall become one vector. `is_packed`: the client takes vectors as base64 of their floats."""
+    """Texts to embed, one vector each. `is_packed`: the client requests vectors as base64 of their floats."""
 
     inputs: tuple[str, ...]
     dimensions: int | None = None
@@ -412,9 +416,10 @@ class Embeddings:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a reply is read and written with: `name` is the model as the client calls it, `created` in seconds.
+    """Facts about the call that reading and writing its reply need.
 
-    `body` is what the client sent, for a protocol whose replies repeat it.
+    `name` is the model name that the client sent, `created` is in seconds since the epoch, `body` has the fields of the
+    client's request that its protocol repeats in a reply.
     """
 
     name: str
@@ -427,7 +432,7 @@ class Context:
 
 
 class StreamFailed(ValueError):
-    """A stream that was to be folded told a failure."""
+    """A stream that `fold` read ended with `failed`."""
 
     def __init__(self, failed: Failed):
         self.failed = failed
@@ -435,43 +440,43 @@ class StreamFailed(ValueError):
 
 
 class TextBuffer:
-    """A text that arrives in pieces. As bytes: a list would take ten times as much while the stream is open."""
+    """Collects a streamed text. As bytes: a list of strings takes ten times the memory while the stream is open."""
 
-    __slots__ = ("_held", "length")
+    __slots__ = ("_content", "length")
 
     def __init__(self):
-        self._held, self.length = bytearray(), 0
+        self._content, self.length = bytearray(), 0
 
     def add(self, text: str) -> None:
-        self._held += text.encode("utf-8", "surrogatepass")
+        self._content += text.encode("utf-8", "surrogatepass")
         self.length += len(text)
 
     def __str__(self) -> str:
-        return self._held.decode("utf-8", "surrogatepass")
+        return self._content.decode("utf-8", "surrogatepass")
 
 
 def fold(events: Iterable[Event | None]) -> Reply:
-    """A whole reply from its event stream; the one aggregator for all protocols. Raises StreamFailed."""
+    """Returns the whole reply of an event stream. None among the events is ignored. Raises StreamFailed."""
     start, used = Start("", ""), Used(Usage())
     blocks: dict[int, Block] = {}
-    pieces: dict[int, TextBuffer] = {}
-    places: dict[int, int] = {}
+    texts: dict[int, TextBuffer] = {}
+    choices: dict[int, int] = {}  # of a block
     logprobs: dict[int, list[Logprob]] = {}
     finished: dict[int, Finish] = {}
     for event in events:
         match event:
             case Delta(index, text):
-                pieces[index].add(text)
+                texts[index].add(text)
             case Open(index, block, choice):
-                blocks[index], pieces[index], places[index] = block, TextBuffer(), choice
+                blocks[index], texts[index], choices[index] = block, TextBuffer(), choice
             case Close(index):
-                blocks[index] = _grown(blocks[index], str(pieces[index]))
+                blocks[index] = _with_text(blocks[index], str(texts[index]))
             case Signed(index, signature):
                 blocks[index] = replace(blocks[index], signature=signature)
             case Cited(index, citation):
                 blocks[index] = replace(blocks[index], citations=(*blocks[index].citations, citation))
-            case Logprobs(index, found):
-                logprobs.setdefault(places[index], []).extend(found)
+            case Logprobs(index, added):
+                logprobs.setdefault(choices[index], []).extend(added)
             case Finish(choice=choice):
                 finished[choice] = event
             case Used():
@@ -483,7 +488,7 @@ def fold(events: Iterable[Event | None]) -> Reply:
                 raise StreamFailed(event)
     answers = tuple(
         Answer(
-            tuple(blocks[i] for i in sorted(blocks) if places[i] == choice),
+            tuple(blocks[i] for i in sorted(blocks) if choices[i] == choice),
             finished[choice].stop,
             finished[choice].sequence,
             tuple(logprobs.get(choice, ())),
@@ -493,7 +498,7 @@ def fold(events: Iterable[Event | None]) -> Reply:
     return Reply(start.id, start.model, answers, used.usage, used.tier)
 
 
-def _grown(block: Block, text: str) -> Block:
+def _with_text(block: Block, text: str) -> Block:
     match block:
         case ToolCall():
             return replace(block, arguments=block.arguments + text)
@@ -503,16 +508,16 @@ def _grown(block: Block, text: str) -> Block:
 
 
 def unfold(reply: Reply) -> Iterator[Event]:
-    """The same reply as a stream."""
+    """Yields the events of a whole reply."""
     yield Start(reply.id, reply.model)
     index = 0
     for choice, answer in enumerate(reply.answers):
-        likely = answer.logprobs
+        logprobs = answer.logprobs
         for block in answer.blocks:
-            yield from _opened(index, block, choice)
-            if likely and isinstance(block, Text | Refusal):
-                yield Logprobs(index, likely)
-                likely = ()
+            yield from _open_events(index, block, choice)
+            if logprobs and isinstance(block, Text | Refusal):
+                yield Logprobs(index, logprobs)
+                logprobs = ()
             yield Close(index)
             index += 1
         yield Finish(answer.stop, choice, answer.sequence)
@@ -520,7 +525,7 @@ def unfold(reply: Reply) -> Iterator[Event]:
     yield End()
 
 
-def _opened(index: int, block: Block, choice: int) -> Iterator[Event]:
+def _open_events(index: int, block: Block, choice: int) -> Iterator[Event]:
     match block:
         case Text(text, citations):
             yield Open(index, Text(""), choice)
@@ -543,23 +548,23 @@ def _opened(index: int, block: Block, choice: int) -> Iterator[Event]:
             yield Open(index, block, choice)
 
 
-# Beyond any call; below it every sum and every price of one fits into 63 bits.
+# More than any call uses; sums and prices of counts up to it fit into 63 bits.
 MAX_TOKENS = 10**12
 MAX_CALLS = 10**6  # of one tool that the vendor runs
 
 
 def as_count(value: object, maximum: int = MAX_TOKENS) -> int:
-    """A count off the wire: anything that is no positive whole number, or no possible count, counts as none."""
+    """Returns a count from a vendor's body, 0 unless it is a whole number from 1 to `maximum`."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= maximum else 0
 
 
 def as_list(value: object) -> list:
-    """A list off the wire, or an empty one in its place."""
+    """Returns the value if it is a list, else an empty list."""
     return value if isinstance(value, list) else []
 
 
 def as_object(value: object) -> dict:
-    """An object off the wire, or an empty one in its place."""
+    """Returns the value if it is an object, else an empty object."""
     return value if isinstance(value, dict) else {}
 
 
@@ -569,7 +574,7 @@ TEXT_FIELDS = frozenset(
 
 
 def text_bytes(value: object, inside: bool = False) -> int:
-    """Bytes of text that a reply delivers, for an estimate where the vendor told no usage."""
+    """Returns the bytes of text in a reply, for an estimate where the vendor reported no usage."""
     if isinstance(value, str):
         return len(value.encode()) if inside else 0
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""What OpenAI's protocols share: errors, usage blocks and model lists.
+"""Parts that both OpenAI protocols share: errors, usage blocks, model lists, formats, citations, log-probabilities.
 
 https://platform.openai.com/docs/api-reference
 """
@@ -46,36 +46,36 @@ def write_error(status: int, code: str, message: str, request_id: str, retry_s: 
     return orjson.dumps({"error": error(status, code, message, request_id)})
 
 
-# Where a usage block tells of what its counts consist: chat, Responses and images, transcriptions.
+# Fields of a usage block with the parts of its counts: of chat, of Responses and images, of transcriptions.
 INPUT_DETAILS = ("prompt_tokens_details", "input_tokens_details", "input_token_details")
 OUTPUT_DETAILS = ("completion_tokens_details", "output_tokens_details", "output_token_details")
 
 
 def read_usage(usage: dict, tier: str = "", calls: tuple[tuple[str, int], ...] = ()) -> Usage:
-    """Prompt counts include cached tokens here. Both spellings, since images and embeddings use the newer one.
+    """Reads a usage block of either spelling. Its prompt count includes cached tokens.
 
-    Tier and calls of the vendor's tools stand beside the block, not in it.
+    `tier` and `calls`, the calls of the vendor's tools, come from elsewhere in the reply.
     """
     prompt = as_count(usage.get("prompt_tokens", usage.get("input_tokens")))
     output = as_count(usage.get("completion_tokens", usage.get("output_tokens")))
-    inside, outside = _details(usage, INPUT_DETAILS), _details(usage, OUTPUT_DETAILS)
-    beside = usage.get("prompt_cache_hit_tokens", usage.get("cached_tokens"))  # where imitators put it
-    read = min(prompt, as_count(inside.get("cached_tokens", beside)))
-    written = min(prompt - read, as_count(inside.get("cache_write_tokens")))
+    input_parts, output_parts = _details(usage, INPUT_DETAILS), _details(usage, OUTPUT_DETAILS)
+    cache_hits = usage.get("prompt_cache_hit_tokens", usage.get("cached_tokens"))  # of compatible vendors
+    read = min(prompt, as_count(input_parts.get("cached_tokens", cache_hits)))
+    written = min(prompt - read, as_count(input_parts.get("cache_write_tokens")))
     fresh = prompt - read - written
-    heard = as_count(inside.get("audio_tokens"))  # cached ones included
-    cached = min(heard, read, as_count(as_object(inside.get("cached_tokens_details")).get("audio_tokens")))
-    audio, spoken = min(fresh, heard - cached), min(output, as_count(outside.get("audio_tokens")))
+    audio_input = as_count(input_parts.get("audio_tokens"))  # cached ones included
+    cached = min(audio_input, read, as_count(as_object(input_parts.get("cached_tokens_details")).get("audio_tokens")))
+    audio, audio_output = min(fresh, audio_input - cached), min(output, as_count(output_parts.get("audio_tokens")))
     return Usage(
         input_tokens=fresh,
         output_tokens=output,
-        reasoning_tokens=min(output, as_count(outside.get("reasoning_tokens"))),
+        reasoning_tokens=min(output, as_count(output_parts.get("reasoning_tokens"))),
         cache_read_tokens=read,
         cache_write_tokens=written,
         audio_input_tokens=audio,
-        image_input_tokens=min(fresh - audio, as_count(inside.get("image_tokens"))),
-        audio_output_tokens=spoken,
-        image_output_tokens=min(output - spoken, as_count(outside.get("image_tokens"))),
+        image_input_tokens=min(fresh - audio, as_count(input_parts.get("image_tokens"))),
+        audio_output_tokens=audio_output,
+        image_output_tokens=min(output - audio_output, as_count(output_parts.get("image_tokens"))),
         audio_cache_read_tokens=cached,
         tool_calls=calls,
         tier=tier,
@@ -87,7 +87,7 @@ def _details(usage: dict, names: tuple[str, ...]) -> dict:
 
 
 def read_models(body: dict) -> list[ModelCard]:
-    """A list as OpenAI and its imitators send it; some leave out everything but `id`."""
+    """Reads a model list of OpenAI or a compatible vendor; some send only `id`."""
     cards = []
     for item in as_list(body.get("data")):
         if isinstance(item, dict) and isinstance(item.get("id"), str):
@@ -119,7 +119,7 @@ def write_models(cards: list[tuple[ModelCard, str]]) -> dict:
     return {"object": "list", "data": [write_model(card, name) for card, name in cards]}
 
 
-# -- what both protocols say of a request ---------------------------------------------------------------------------
+# -- fields of requests and replies in both protocols ----------------------------------------------------------------
 
 TIERS = {
     "auto": "auto",
@@ -134,20 +134,20 @@ AUDIO = {"audio/wav": "wav", "audio/x-wav": "wav", "audio/wave": "wav", "audio/m
 
 
 def read_tier(reply: dict) -> str | None:
-    """The tier that served a reply."""
+    """Returns the tier that served a reply, None when it is unknown."""
     tier = reply.get("service_tier")
     return TIERS.get(tier) if isinstance(tier, str) else None
 
 
-# The tiers that are charged at prices of their own.
+# The tiers that have prices of their own.
 MODES = frozenset(("flex", "scale", "priority"))
-# A tier that a reply tells, as the bytes of its value.
+# The tier in a reply, by the JSON bytes of its value.
 TIER_OF_JSON = {f'"{name}"'.encode(): tier for name, tier in TIERS.items() if tier != "auto"} | {b'"batch"': "batch"}
 
 
-def read_mode(asked: raw_json.Fields) -> str:
-    """The mode that a request's body asks for. Raises BadRequest."""
-    tier = TIERS.get(raw_json.text(asked, "service_tier")) if "service_tier" in asked else None
+def read_mode(fields: raw_json.Fields) -> str:
+    """Returns the priced mode that a request asks for, or "". Raises BadRequest."""
+    tier = TIERS.get(raw_json.text(fields, "service_tier")) if "service_tier" in fields else None
     return tier if tier in MODES else ""
 
 
@@ -164,11 +164,11 @@ ERROR_STATUSES = {
 }
 
 
-def read_format(asked: dict, inner: dict, place: str, inner_place: str) -> Format | None:
-    """A structured output's format; `inner` is where its schema stands."""
-    if not asked:
+def read_format(output_format: dict, inner: dict, place: str, inner_place: str) -> Format | None:
+    """Reads the format of structured output; `inner` is the object with the schema. Raises BadRequest."""
+    if not output_format:
         return None
-    kind = validate.text(asked.get("type"), f"{place}.type")
+    kind = validate.text(output_format.get("type"), f"{place}.type")
     validate.lookup(kind, dict.fromkeys(("text", "json_object", "json_schema")), f"{place}.type")
     if kind == "text":
         return None
@@ -180,53 +180,53 @@ def read_format(asked: dict, inner: dict, place: str, inner_place: str) -> Forma
 
 
 def write_format(request: Request, losses: Losses) -> tuple[dict | None, tuple[str, ...]]:
-    """A format in the flat form of Responses, and what is asked for in words: beside it, or in its place."""
-    asked = request.format
-    if asked is None:
+    """Returns the format in the flat form of Responses, and instructions in words that support or replace it."""
+    output_format = request.format
+    if output_format is None:
         return None, ()
-    if asked.schema is None and prompts.mentions_json(request.turns, request.system):
+    if output_format.schema is None and prompts.mentions_json(request.turns, request.system):
         return {"type": "json_object"}, ()
-    if asked.schema is None:  # the vendor refuses it where the word stands nowhere
+    if output_format.schema is None:  # the vendor rejects it unless a text contains the word JSON
         losses.lose("format")
         return {"type": "json_object"}, (prompts.JSON_ONLY,)
-    if not schemas.is_object(asked.schema):  # the only one that may stand at the top
+    if not schemas.is_object(output_format.schema):  # the vendor accepts only an object at the top
         losses.lose("format")
-        return None, (prompts.format_prompt(asked),)
-    schema, lost = schemas.for_openai(asked.schema, losses.wire_name("format_schema"))
+        return None, (prompts.format_prompt(output_format),)
+    schema, lost = schemas.for_openai(output_format.schema, losses.wire_name("format_schema"))
     for keyword in lost:
         losses.report(f"{losses.wire_name('format_schema')}.{keyword}")
-    written = {"type": "json_schema", "name": asked.name or "output", "schema": schema}
-    if asked.description:
-        written["description"] = asked.description
-    if asked.strict is None:
+    written = {"type": "json_schema", "name": output_format.name or "output", "schema": schema}
+    if output_format.description:
+        written["description"] = output_format.description
+    if output_format.strict is None:
         return written, ()
-    return {**written, "strict": _is_strict(schema, asked.strict, "format_strict", losses)}, ()
+    return {**written, "strict": _is_strict(schema, output_format.strict, "format_strict", losses)}, ()
 
 
 def write_parameters(tool: Tool, number: int, losses: Losses) -> tuple[dict, bool]:
-    """A function's schema, and whether it is strict."""
+    """Returns a function's schema and whether it is strict."""
     schema, lost = schemas.for_openai(tool.schema, f"tools[{number}]: parameters")
     for keyword in lost:
         losses.report(f"{losses.wire_name('schema')}.{keyword}")
     return schema, _is_strict(schema, tool.strict, "strict", losses)
 
 
-def _is_strict(schema: dict, is_asked: bool | None, name: str, losses: Losses) -> bool:
-    """What is asked to be strict and cannot be, the vendor refuses."""
-    is_strict = bool(is_asked) and schemas.is_openai_strict(schema)
-    if is_asked and not is_strict:
+def _is_strict(schema: dict, is_requested: bool | None, name: str, losses: Losses) -> bool:
+    """Returns whether the schema is sent as strict. The vendor rejects a strict schema of another form."""
+    is_strict = bool(is_requested) and schemas.is_openai_strict(schema)
+    if is_requested and not is_strict:
         losses.lose(name)
     return is_strict
 
 
-# What a field that is left out means: to leave it out loses nothing.
+# The vendor's defaults: omitting a field with this value loses nothing.
 DEFAULTS = {"temperature": 1, "top_p": 1, "frequency_penalty": 0, "presence_penalty": 0, "n": 1, "parallel": True}
-# Longer ones the vendor answers with an error; a digest still tells users apart.
+# The vendor rejects longer values; a digest keeps users distinct.
 MAX_USER = 64
 
 
 def write_max_tokens(max_tokens: int | None, target: Target, losses: Losses) -> int | None:
-    """No more than the model can write: beyond it the vendor answers with an error."""
+    """Returns the limit, reduced to the model's maximum: the vendor rejects larger ones."""
     if max_tokens is None or target.max_output is None or max_tokens <= target.max_output:
         return max_tokens
     losses.lose("max_tokens")
@@ -234,6 +234,7 @@ def write_max_tokens(max_tokens: int | None, target: Target, losses: Losses) -> 
 
 
 def write_user(end_user: str | None, losses: Losses) -> str | None:
+    """Returns the end user's id, or a digest of it when it is longer than MAX_USER."""
     if end_user is None or len(end_user) <= MAX_USER:
         return end_user or None
     losses.lose("end_user")
@@ -241,7 +242,7 @@ def write_user(end_user: str | None, losses: Losses) -> str | None:
 
 
 def drop_refused(body: dict, table: dict[str, tuple[str, ...]], target: Target, losses: Losses) -> None:
-    """Takes what this model would answer with an error out of a body that we wrote."""
+    """Sets the fields that the model rejects to None in a body that gproxy wrote. `table`: hub field -> wire fields."""
     for name, places in table.items():
         if name not in target.refused:
             continue
@@ -251,7 +252,7 @@ def drop_refused(body: dict, table: dict[str, tuple[str, ...]], target: Target, 
 
 
 def read_error(status: int, body: dict) -> tuple[int, str, str] | None:
-    """Status, code and message of an error body or event, None when it is none."""
+    """Returns the status, code and message of an error body or event, None when it is not an error."""
     inner = body.get("error")
     if isinstance(inner, str):
         return (status if status >= 400 else 500), "api_error", inner
@@ -262,18 +263,18 @@ def read_error(status: int, body: dict) -> tuple[int, str, str] | None:
     code, kind = inner.get("code"), inner.get("type")
     code = code if isinstance(code, str) and code else kind if isinstance(kind, str) else "api_error"
     if status < 400:
-        told = inner.get("code")
-        numeric = told if isinstance(told, int) and 400 <= told < 600 else None
+        number = inner.get("code")
+        numeric = number if isinstance(number, int) and 400 <= number < 600 else None
         status = numeric or ERROR_STATUSES.get(code) or ERROR_STATUSES.get(str(kind), 500)
     return status, code, message
 
 
 def write_logprobs(logprobs: tuple[Logprob, ...]) -> list[dict]:
-    return [{**_logprob(one), "top_logprobs": [_logprob(other) for other in one.top]} for one in logprobs]
+    return [{**_logprob(token), "top_logprobs": [_logprob(other) for other in token.top]} for token in logprobs]
 
 
-def _logprob(one: Logprob) -> dict:
-    return {"token": one.token, "logprob": one.logprob, "bytes": list(one.token.encode())}
+def _logprob(token: Logprob) -> dict:
+    return {"token": token.token, "logprob": token.logprob, "bytes": list(token.token.encode())}
 
 
 def read_logprobs(value: object) -> tuple[Logprob, ...]:
@@ -285,7 +286,7 @@ def read_logprobs(value: object) -> tuple[Logprob, ...]:
 
 
 def write_citation(citation: Citation) -> dict | None:
-    """A `url_citation`, None of what has no URL."""
+    """Returns a `url_citation`, None for a citation without a URL."""
     if citation.url is None:
         return None
     start, end = citation.start or 0, citation.end or 0
@@ -293,15 +294,18 @@ def write_citation(citation: Citation) -> dict | None:
 
 
 def read_citation(annotation: object) -> Citation | None:
-    """Of a `url_citation`, flat as in Responses or nested as in chat; others name files of the vendor's."""
-    found = as_object(annotation)
-    if found.get("type") != "url_citation":
+    """Reads a `url_citation`, flat as in Responses or nested as in chat; None for other annotations.
+
+    The others refer to files at the vendor.
+    """
+    outer = as_object(annotation)
+    if outer.get("type") != "url_citation":
         return None
-    found = as_object(found.get("url_citation")) or found
-    texts = (found.get(name) if isinstance(found.get(name), str) else None for name in ("url", "title"))
-    return Citation(*texts, None, *(_offset(found.get(name)) for name in ("start_index", "end_index")))
+    source = as_object(outer.get("url_citation")) or outer
+    texts = (source.get(name) if isinstance(source.get(name), str) else None for name in ("url", "title"))
+    return Citation(*texts, None, *(_offset(source.get(name)) for name in ("start_index", "end_index")))
 
 
 def _offset(value: object) -> int | None:
-    """A place in a text; offsets are added up, and no sum may be too large to be written."""
+    """Returns an offset in a text, None when it is invalid. Offsets are added: no sum may be too large for JSON."""
     return value if isinstance(value, int) and 0 <= value < 2**53 else None

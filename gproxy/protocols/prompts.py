@@ -1,4 +1,4 @@
-"""What is asked of a model in words, where its protocol has no field for it or the model refuses that field."""
+"""Instructions in plain words, for models whose protocol has no field for them or which refuse that field."""
 
 from collections.abc import Iterable
 
@@ -9,12 +9,12 @@ JSON_ONLY = "Answer with a single JSON object and nothing else."
 JSON_SCHEMA = "Answer with a single JSON value that matches this JSON Schema, and nothing else: "
 
 
-def format_prompt(asked: Format) -> str:
-    """Raises BadRequest when its schema is nested too deeply to be written."""
-    return JSON_ONLY if asked.schema is None else JSON_SCHEMA + validate.dumps(asked.schema)
+def format_prompt(output_format: Format) -> str:
+    """Returns the instruction for an output format. Raises BadRequest when its schema is nested too deeply."""
+    return JSON_ONLY if output_format.schema is None else JSON_SCHEMA + validate.dumps(output_format.schema)
 
 
 def mentions_json(turns: Iterable[Turn], system: Iterable[str] = ()) -> bool:
-    """Whether the word stands in a text, as OpenAI demands of a request for any JSON."""
-    texts = (block.text for turn in turns for block in turn.blocks if isinstance(block, Text))
-    return any("json" in text.lower() for found in (system, texts) for text in found)
+    """Returns whether a text contains the word JSON, which OpenAI requires in a request for `json_object`."""
+    prompts = (block.text for turn in turns for block in turn.blocks if isinstance(block, Text))
+    return any("json" in text.lower() for texts in (system, prompts) for text in texts)

@@ -1,6 +1,6 @@
-"""A JSON object as its top-level fields, each still the bytes that were sent.
+"""JSON objects split into their top-level fields, each value kept as the bytes that were sent.
 
-Exchanging one field leaves every other value as it was, byte for byte.
+Replacing one field leaves every other value unchanged, byte for byte.
 """
 
 import json
@@ -14,71 +14,74 @@ from msgspec import Raw
 from gproxy.errors import BadRequest, TooDeep
 from gproxy.protocols.hub import RequestHead, as_count, as_object
 
-_decode = msgspec.json.Decoder(dict[str, Raw]).decode
+_decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_list = msgspec.json.Decoder(list[Raw]).decode
 _encode = msgspec.json.Encoder().encode
-_value = msgspec.json.decode
+_decode_any = msgspec.json.decode
 
 Fields = dict[str, Raw]
 ABSENT = Raw()
 NULLS = (b"", b"null")
-# What the decoder raises on bytes that are no readable JSON; UnicodeDecodeError is not one of its own.
+# Raised by the decoder on unreadable JSON; UnicodeDecodeError is no subclass of its own errors.
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 TOO_DEEP = "nested too deeply, or holds a number too large, to be translated"
 _SPACE = b" \t\r\n"
-_WHOLE = re.compile(r"\+?([0-9]{1,15})(?:\.0*)?")
-# Half a surrogate pair stands in JSON as an escape.
-_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+_WHOLE_NUMBER = re.compile(r"\+?([0-9]{1,15})(?:\.0*)?")
+# JSON can hold half a surrogate pair only as an escape.
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-def _lenient(body: bytes) -> Fields | None:
-    """The fields of a body with half a surrogate pair in it, which the fast decoder refuses.
+def _find_with_surrogates(body: bytes) -> Fields | None:
+    """Returns the fields of an object with half a surrogate pair in it, which msgspec rejects; None for other bodies.
 
-    Whoever cuts a text inside an emoji writes such halves, JavaScript clients and some streaming hosts among them.
+    JavaScript clients and some streaming hosts cut texts inside an emoji and send such halves.
     """
-    parsed = _parsed(body)
-    if parsed is None:
+    document = _parse_with_surrogates(body)
+    if document is None:
         return None
-    return {name: Raw(json.dumps(value, separators=(",", ":")).encode()) for name, value in parsed.items()}
+    return {name: Raw(json.dumps(value, separators=(",", ":")).encode()) for name, value in document.items()}
 
 
-def _parsed(body: bytes) -> dict | None:
-    if not _HALF.search(body):
+def _parse_with_surrogates(body: bytes) -> dict | None:
+    if not _SURROGATE.search(body):
         return None
     try:
-        parsed = json.loads(body, parse_constant=_refuse)
+        document = json.loads(body, parse_constant=_reject_constant)
     except (ValueError, RecursionError):
         return None
-    return parsed if isinstance(parsed, dict) else None
+    return document if isinstance(document, dict) else None
 
 
-def _refuse(constant: str):
+def _reject_constant(constant: str):
     raise ValueError(constant)
 
 
 def try_decode(decode: Callable[[bytes], object], data: bytes):
-    """What a decoder sees in an upstream's frame, None when that cannot be read."""
+    """Returns what the decoder reads from an upstream's data, None when it is unreadable.
+
+    Half a surrogate pair is read as a question mark.
+    """
     try:
         return decode(data)
     except UNREADABLE:
-        if (parsed := _parsed(data)) is None:
+        if (document := _parse_with_surrogates(data)) is None:
             return None
     try:
-        return decode(json.dumps(parsed, ensure_ascii=False).encode("utf-8", "replace"))
+        return decode(json.dumps(document, ensure_ascii=False).encode("utf-8", "replace"))
     except UNREADABLE:
         return None
 
 
 def split(body: bytes) -> Fields:
-    """The fields of a request body. Raises BadRequest when it is not one readable JSON object."""
+    """Returns the fields of a request body. Raises BadRequest unless it is one readable JSON object."""
     try:
-        return _decode(body)
+        return _decode_object(body)
     except msgspec.ValidationError:
         raise BadRequest("the body must be a JSON object") from None
-    except msgspec.DecodeError as fault:
-        if (found := _lenient(body)) is not None:
-            return found
-        raise BadRequest(f"the body is not readable JSON: {fault}") from None
+    except msgspec.DecodeError as error:
+        if (fields := _find_with_surrogates(body)) is not None:
+            return fields
+        raise BadRequest(f"the body is not readable JSON: {error}") from None
     except UnicodeDecodeError:
         raise BadRequest("the body is not UTF-8") from None
     except RecursionError:
@@ -86,15 +89,15 @@ def split(body: bytes) -> Fields:
 
 
 def find(body: bytes) -> Fields | None:
-    """The fields of an upstream's JSON object, or None when it is none."""
+    """Returns the fields of an upstream's JSON object, None when it is unreadable or of another type."""
     try:
-        return _decode(body)
+        return _decode_object(body)
     except UNREADABLE:
-        return _lenient(body)
+        return _find_with_surrogates(body)
 
 
 def find_list(body: bytes) -> list[Raw] | None:
-    """The items of a JSON list, or None when it is none."""
+    """Returns the items of a JSON list, None when it is unreadable or of another type."""
     try:
         return _decode_list(body)
     except UNREADABLE:
@@ -102,50 +105,51 @@ def find_list(body: bytes) -> list[Raw] | None:
 
 
 def read_object(body: bytes) -> dict:
-    """A request body as a dict. Raises BadRequest when it is not one readable JSON object.
+    """Returns a request body as a dict. Raises BadRequest unless it is one readable JSON object.
 
-    Half a surrogate pair, which no vendor's JSON could hold, becomes a question mark.
+    Half a surrogate pair, which no vendor accepts, becomes a question mark.
     """
     try:
-        found = orjson.loads(body)
-    except orjson.JSONDecodeError as fault:
-        parsed = _parsed(body)
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        parsed = _parse_with_surrogates(body)
         if parsed is None:
-            raise BadRequest(f"the body is not readable JSON: {fault}") from None
-        found = orjson.loads(json.dumps(parsed, ensure_ascii=False).encode("utf-8", "replace"))
-    if not isinstance(found, dict):
+            raise BadRequest(f"the body is not readable JSON: {error}") from None
+        document = orjson.loads(json.dumps(parsed, ensure_ascii=False).encode("utf-8", "replace"))
+    if not isinstance(document, dict):
         raise BadRequest("the body must be a JSON object")
-    return found
+    return document
 
 
 def inner_object(raw: Raw) -> dict:
-    """An object inside an upstream's object, empty when it is none or cannot be read.
+    """Returns a field of an upstream's object as a dict, empty when it is unreadable or of another type.
 
-    Splitting looks into neither texts nor numbers, so that a value may still turn out broken.
+    The decoder that split the object did not check texts and numbers, so the value may be broken.
     """
     if bytes(raw) in NULLS:
         return {}
     try:
-        return as_object(_value(raw))
+        return as_object(_decode_any(raw))
     except UNREADABLE:
         return {}
 
 
 def join(fields: Fields) -> bytes:
+    """Returns the object of the fields."""
     return _encode(fields)
 
 
-def dumps(found: dict) -> bytes:
-    """A whole body written anew. Raises TooDeep when it is nested too deeply for that."""
+def dumps(document: dict) -> bytes:
+    """Returns a document as JSON. Raises TooDeep when it is nested too deeply."""
     try:
-        return orjson.dumps(found)
+        return orjson.dumps(document)
     except orjson.JSONEncodeError:
         raise TooDeep(f"the body is {TOO_DEEP}") from None
 
 
-def first_too_deep(found: Mapping) -> str | None:
-    """The first field that `dumps` could not write, None where it could write them all."""
-    for name, value in found.items():
+def first_too_deep(document: Mapping) -> str | None:
+    """Returns the first field that `dumps` cannot write, None when it can write all of them."""
+    for name, value in document.items():
         try:
             orjson.dumps(value)
         except orjson.JSONEncodeError:
@@ -154,20 +158,20 @@ def first_too_deep(found: Mapping) -> str | None:
 
 
 def value(fields: Fields, name: str):
-    """A field's value, None when it is absent. Raises BadRequest naming the field."""
+    """Returns a field's value, None when it is absent. Raises BadRequest naming the field when it is unreadable."""
     raw = fields.get(name)
     if raw is None:
         return None
     try:
-        return _value(raw)
-    except UNREADABLE as fault:
-        raise BadRequest(f"{name}: not readable JSON: {fault}") from None
+        return _decode_any(raw)
+    except UNREADABLE as error:
+        raise BadRequest(f"{name}: not readable JSON: {error}") from None
 
 
 def model(fields: Fields) -> str | None:
-    """The model that a body names, None when it names none. Raises BadRequest when it is no name."""
+    """Returns the model of a body, None when it is absent or blank. Raises BadRequest when it is not a string."""
     if len(fields) > 1 and any(key != "model" and key.casefold() == "model" for key in fields):
-        raise BadRequest("model: stands there in another case too, and an upstream might take that one")
+        raise BadRequest("model: also given in another case, which an upstream might read instead")
     name = value(fields, "model")
     if name is None:
         return None
@@ -177,68 +181,74 @@ def model(fields: Fields) -> str | None:
 
 
 def is_stream(fields: Fields) -> bool:
-    """Only the boolean `true` asks for a stream."""
+    """Returns whether the body requests a stream: only the boolean `true` does."""
     raw = fields.get("stream")
     return raw is not None and bytes(raw) == b"true"
 
 
 def text(fields: Fields, name: str) -> str | None:
-    """A field's value when it is a text, else None."""
-    found = value(fields, name)
-    return found if isinstance(found, str) else None
+    """Returns a field's value if it is a string, else None. Raises BadRequest when it is unreadable."""
+    content = value(fields, name)
+    return content if isinstance(content, str) else None
 
 
 def positive_int(fields: Fields, *names: str) -> int | None:
-    """The first of these fields that holds a positive whole number, None when none does."""
+    """Returns the value of the first field that is a positive whole number, None without one. Raises BadRequest."""
     for name in names:
-        if name in fields and (found := as_count(value(fields, name))):
-            return found
+        if name in fields and (number := as_count(value(fields, name))):
+            return number
     return None
 
 
 def choice_count(fields: Fields, *names: str) -> int:
-    """How many answers are asked for, 1 where it is not told.
+    """Returns the number of requested choices, 1 by default. Raises BadRequest when a field is unreadable.
 
-    `8.0` and `"8"` are eight: some upstreams read them so, and what a call may cost must cover that.
+    `8.0` and `"8"` count as 8: some upstreams accept them, and the upper bound of the cost must cover them.
     """
-    return max((as_count(_whole(value(fields, name))) for name in names if name in fields), default=1) or 1
+    return max((as_count(_as_whole_number(value(fields, name))) for name in names if name in fields), default=1) or 1
 
 
-def _whole(found: object) -> object:
-    if isinstance(found, float) and found.is_integer():
-        return int(found)
-    if isinstance(found, str) and (read := _WHOLE.fullmatch(found.strip())):
-        return int(read[1])
-    return found
+def _as_whole_number(content: object) -> object:
+    if isinstance(content, float) and content.is_integer():
+        return int(content)
+    if isinstance(content, str) and (match := _WHOLE_NUMBER.fullmatch(content.strip())):
+        return int(match[1])
+    return content
 
 
 def with_value(fields: Fields, name: str, raw: bytes) -> Fields:
-    """A copy with one value exchanged, in its old place."""
+    """Returns a copy with one value replaced, in its old position."""
     return {**fields, name: Raw(raw)}
 
 
-def names_model_once(asked: RequestHead, body: bytes) -> bool:
-    """Whether the body names its model only once. Of two, an upstream might take the other one."""
+def names_model_once(head: RequestHead, body: bytes) -> bool:
+    """Returns whether the body has one `model` field. Of two, an upstream might read the other one."""
     if body.count(b'"model"') < 2 and b"\\u00" not in body:
         return True
-    # Joined again, a body is the same but for white space, unless a repeated field was dropped; one with half an emoji
-    # is written anew and cannot be compared.
-    return not _HALF.search(body) and len(body.translate(None, _SPACE)) == len(join(asked.body).translate(None, _SPACE))
+    # Joined fields equal the body apart from white space, unless a repeated field was dropped. A body with half a
+    # surrogate pair is rewritten and cannot be compared.
+    if _SURROGATE.search(body):
+        return False
+    return len(body.translate(None, _SPACE)) == len(join(head.body).translate(None, _SPACE))
 
 
-def outgoing(asked: RequestHead, body: bytes, model: str) -> bytes:
-    """The same request under the upstream's model name; the same bytes where nothing changes."""
-    if asked.model == model and names_model_once(asked, body):
+def outgoing(head: RequestHead, body: bytes, model: str) -> bytes:
+    """Returns the request with the upstream's model name; the same bytes when nothing changes."""
+    if head.model == model and names_model_once(head, body):
         return body
-    return join(with_value(asked.body, "model", quoted(model)))
+    return join(with_value(head.body, "model", quoted(model)))
 
 
 def quoted(text: str) -> bytes:
+    """Returns a string as JSON."""
     return _encode(text)
 
 
 def with_model_name(body: bytes, name: str, quoted_model: bytes) -> bytes:
-    """The object with the model name in `name` exchanged; the same bytes when it stands there already."""
+    """Returns the object with `quoted_model` as the field `name`.
+
+    Returns the same bytes when the field is absent or already has that value.
+    """
     fields = find(body)
     if fields is None or name not in fields or bytes(fields[name]) == quoted_model:
         return body

@@ -1,6 +1,7 @@
-"""How much a model shall think, between OpenAI's efforts, Anthropic's budgets and Gemini's levels.
+"""Converts requested reasoning between OpenAI's efforts, Anthropic's budgets and Gemini's levels.
 
-https://platform.openai.com/docs/guides/reasoning, https://docs.anthropic.com/en/docs/build-with-claude/extended-thinking,
+https://platform.openai.com/docs/guides/reasoning
+https://docs.anthropic.com/en/docs/build-with-claude/extended-thinking
 https://ai.google.dev/gemini-api/docs/thinking
 """
 
@@ -9,11 +10,11 @@ from gproxy.protocols.hub import Reasoning, Target
 from gproxy.protocols.losses import Losses
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
-# The share of a told maximum that an effort may think.
+# The share of a requested `max_tokens` that becomes the thinking budget of an effort.
 SHARES = {"minimal": 1 / 8, "low": 1 / 4, "medium": 1 / 2, "high": 3 / 4, "xhigh": 19 / 20, "max": 19 / 20}
-# Where no maximum is told. Upper bounds of what counts as that effort on the way back.
+# Thinking budgets in tokens without `max_tokens`; when a budget is read, the largest one of each effort.
 BUDGETS = {"none": 0, "minimal": 4096, "low": 8192, "medium": 16384, "high": 32768}
-MIN_BUDGET = 1024  # Anthropic's
+MIN_BUDGET = 1024  # of Anthropic, in tokens
 # Google's own numbers for its OpenAI-compatible endpoint: https://ai.google.dev/gemini-api/docs/openai
 GEMINI_BUDGETS = {"none": 0, "minimal": 1024, "low": 1024, "medium": 8192, "high": 24576, "xhigh": 24576, "max": 24576}
 LEVELS = {"minimal": "MINIMAL", "low": "LOW", "medium": "MEDIUM", "high": "HIGH", "xhigh": "HIGH", "max": "HIGH"}
@@ -21,39 +22,40 @@ LEVELS_BACK = {"MINIMAL": "minimal", "LOW": "low", "MEDIUM": "medium", "HIGH": "
 ANTHROPIC_EFFORTS = ("low", "medium", "high", "xhigh", "max")
 
 
-def effort(asked: Reasoning) -> str:
-    """The effort that a request for thinking comes to."""
-    if asked.effort is not None:
-        return asked.effort
-    if asked.budget is None:
+def effort(reasoning: Reasoning) -> str:
+    """Returns the effort that corresponds to the requested reasoning; `medium` without an effort or budget."""
+    if reasoning.effort is not None:
+        return reasoning.effort
+    if reasoning.budget is None:
         return "medium"
-    return next((name for name, maximum in BUDGETS.items() if asked.budget <= maximum), "xhigh")
+    return next((name for name, maximum in BUDGETS.items() if reasoning.budget <= maximum), "xhigh")
 
 
 def nearest(wanted: str, allowed: tuple[str, ...]) -> str:
-    """The allowed effort that is closest, the lower of two."""
-    at = EFFORTS.index(wanted)
-    return min(allowed, key=lambda name: (abs(EFFORTS.index(name) - at), EFFORTS.index(name)))
+    """Returns the closest allowed effort, the lower one of two."""
+    rank = EFFORTS.index(wanted)
+    return min(allowed, key=lambda name: (abs(EFFORTS.index(name) - rank), EFFORTS.index(name)))
 
 
-def openai_effort(asked: Reasoning, target: Target, losses: Losses) -> str | None:
-    """The `effort` for an OpenAI model, None where it takes none."""
-    wanted = effort(asked)
+def openai_effort(reasoning: Reasoning, target: Target, losses: Losses) -> str | None:
+    """Returns the `effort` for an OpenAI model, None when the field is to be omitted."""
+    wanted = effort(reasoning)
     if "reasoning" in target.refused:
         if wanted != "none":
             losses.lose("reasoning")
         return None
-    if not target.efforts and asked.effort is None and asked.budget is None:
-        return None  # as it sees fit, and an unknown model may not take the field at all
+    if not target.efforts and reasoning.effort is None and reasoning.budget is None:
+        return None  # the model decides; an unknown model may reject the field
     if target.efforts and wanted not in target.efforts:
         losses.lose("reasoning")
         return nearest(wanted, target.efforts)
-    if asked.budget:
+    if reasoning.budget:
         losses.lose("reasoning")
     return wanted
 
 
 def read_anthropic(thinking: dict, output_config: dict, place: str) -> Reasoning | None:
+    """Reads the `thinking` object and the effort, None when neither is given. Raises BadRequest."""
     kind = validate.optional_text(thinking, "type", place)
     wanted = validate.optional_text(output_config, "effort", "output_config")
     validate.lookup(wanted, dict.fromkeys(ANTHROPIC_EFFORTS), "output_config.effort")
@@ -73,10 +75,13 @@ def read_anthropic(thinking: dict, output_config: dict, place: str) -> Reasoning
 
 
 def write_anthropic(
-    asked: Reasoning, max_tokens: int | None, maximum: int, target: Target, losses: Losses
+    reasoning: Reasoning, max_tokens: int | None, maximum: int, target: Target, losses: Losses
 ) -> tuple[dict | None, str | None]:
-    """The `thinking` object and the effort. `max_tokens` is what the client told, `most` what is sent."""
-    wanted = effort(asked)
+    """Returns the `thinking` object and the effort, None for a field to omit.
+
+    `max_tokens` is the client's value, `maximum` the `max_tokens` that is sent.
+    """
+    wanted = effort(reasoning)
     if "reasoning" in target.refused:
         if wanted != "none":
             losses.lose("reasoning")
@@ -87,23 +92,23 @@ def write_anthropic(
     if wanted == "none":
         return {"type": "disabled"}, None
     if target.budgets:
-        return _budgeted(asked, wanted, max_tokens, maximum, losses), None
-    shown = {"display": "summarized"} if asked.is_shown else {}
+        return _budgeted(reasoning, wanted, max_tokens, maximum, losses), None
+    display = {"display": "summarized"} if reasoning.is_shown else {}
     allowed = target.efforts or ANTHROPIC_EFFORTS
-    if asked.effort is None:
-        if asked.budget is not None:
+    if reasoning.effort is None:
+        if reasoning.budget is not None:
             losses.lose("reasoning")
-            return {"type": "adaptive", **shown}, nearest(wanted, allowed)
-        return {"type": "adaptive", **shown}, None
+            return {"type": "adaptive", **display}, nearest(wanted, allowed)
+        return {"type": "adaptive", **display}, None
     if wanted not in allowed:
         losses.lose("reasoning")
-    return {"type": "adaptive", **shown}, nearest(wanted, allowed)
+    return {"type": "adaptive", **display}, nearest(wanted, allowed)
 
 
-def _budgeted(asked: Reasoning, wanted: str, max_tokens: int | None, maximum: int, losses: Losses) -> dict:
-    """Between 1,024 and less than the maximum; where nothing fits, no thinking."""
-    if asked.budget is not None:
-        budget = asked.budget
+def _budgeted(reasoning: Reasoning, wanted: str, max_tokens: int | None, maximum: int, losses: Losses) -> dict:
+    """Returns a `thinking` object whose budget is at least 1,024 and below the maximum, disabled if there is none."""
+    if reasoning.budget is not None:
+        budget = reasoning.budget
     elif max_tokens is not None:
         budget = int(max_tokens * SHARES[wanted])
     else:
@@ -111,14 +116,14 @@ def _budgeted(asked: Reasoning, wanted: str, max_tokens: int | None, maximum: in
     if maximum <= MIN_BUDGET:
         losses.lose("reasoning")
         return {"type": "disabled"}
-    fitting = min(max(budget, MIN_BUDGET), maximum - 1)
-    if asked.budget is not None and fitting != asked.budget:
+    allowed = min(max(budget, MIN_BUDGET), maximum - 1)
+    if reasoning.budget is not None and allowed != reasoning.budget:
         losses.lose("reasoning")
-    return {"type": "enabled", "budget_tokens": fitting}
+    return {"type": "enabled", "budget_tokens": allowed}
 
 
 def read_gemini(config: dict, place: str) -> Reasoning | None:
-    """Of a `thinkingConfig` in camel case."""
+    """Reads a `thinkingConfig` in camel case, None when it is empty. Raises BadRequest."""
     if not config:
         return None
     is_shown = validate.optional_flag(config, "includeThoughts", place)
@@ -134,29 +139,29 @@ def read_gemini(config: dict, place: str) -> Reasoning | None:
     return Reasoning("none") if is_shown is False else Reasoning(None, None, is_shown)
 
 
-def write_gemini(asked: Reasoning, target: Target, losses: Losses) -> dict | None:
-    """The `thinkingConfig`: a level or a budget, never both."""
-    wanted = effort(asked)
+def write_gemini(reasoning: Reasoning, target: Target, losses: Losses) -> dict | None:
+    """Returns the `thinkingConfig`, with a level or a budget, never both; None when the field is to be omitted."""
+    wanted = effort(reasoning)
     if "reasoning" in target.refused:
         if wanted != "none":
             losses.lose("reasoning")
         return None
-    shown = asked.is_shown is not False
+    include = reasoning.is_shown is not False
     if target.budgets:
-        if asked.effort is None and asked.budget is None:
-            return {"includeThoughts": shown}
-        budget = GEMINI_BUDGETS[wanted] if asked.budget is None else asked.budget
+        if reasoning.effort is None and reasoning.budget is None:
+            return {"includeThoughts": include}
+        budget = GEMINI_BUDGETS[wanted] if reasoning.budget is None else reasoning.budget
         minimum, maximum = target.budget_range or (0, budget)
-        fitting = min(max(budget, minimum), maximum)
-        if fitting != budget or (asked.budget is None and wanted in ("xhigh", "max")):
+        allowed = min(max(budget, minimum), maximum)
+        if allowed != budget or (reasoning.budget is None and wanted in ("xhigh", "max")):
             losses.lose("reasoning")
-        return {"includeThoughts": shown and wanted != "none", "thinkingBudget": fitting}
+        return {"includeThoughts": include and wanted != "none", "thinkingBudget": allowed}
     if wanted == "none":
-        losses.lose("reasoning")  # these models cannot be kept from it
+        losses.lose("reasoning")  # models with levels always think
         return {"includeThoughts": False}
-    if asked.effort is None and asked.budget is None:
-        return {"includeThoughts": shown}
+    if reasoning.effort is None and reasoning.budget is None:
+        return {"includeThoughts": include}
     level = nearest(wanted, target.efforts or tuple(LEVELS))
-    if asked.budget is not None or level != wanted or wanted in ("xhigh", "max"):
+    if reasoning.budget is not None or level != wanted or wanted in ("xhigh", "max"):
         losses.lose("reasoning")
-    return {"includeThoughts": shown, "thinkingLevel": LEVELS[level]}
+    return {"includeThoughts": include, "thinkingLevel": LEVELS[level]}

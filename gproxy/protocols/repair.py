@@ -1,4 +1,4 @@
-"""What vendors insist on and clients leave out: pairs of calls and results, a user's first turn, legal ids."""
+"""Repairs what vendors require and clients omit: pairs of calls and results, a first user turn, valid ids."""
 
 import hashlib
 import re
@@ -15,7 +15,7 @@ FIRST_USER_TEXT, LAST_USER_TEXT = ".", "Go on."
 
 
 def merge_turns(turns: list[Turn]) -> tuple[Turn, ...]:
-    """Neighbouring turns of one role as one, without empty texts and empty turns."""
+    """Returns the turns with adjacent turns of one role merged, without blank texts and empty turns."""
     out: list[tuple[str, list[Block]]] = []
     for turn in turns:
         blocks = [block for block in turn.blocks if not (isinstance(block, Text) and not block.text.strip())]
@@ -29,56 +29,56 @@ def merge_turns(turns: list[Turn]) -> tuple[Turn, ...]:
 
 
 def pair_results(turns: tuple[Turn, ...], losses: Losses) -> tuple[Turn, ...]:
-    """Every result directly behind its call and before any text, every call with one result.
+    """Returns turns in which each call has one result, directly after the call's turn and before any text.
 
-    A result without its call gets a placeholder for it, a call without its result a text that says so.
+    A result without a call gets a placeholder call, a call without a result gets NO_RESULT.
     """
-    turns = _unique(turns)
+    turns = _with_unique_ids(turns)
     out: list[Turn] = []
-    held: list[Turn] = []  # system turns that stand between calls and their results
+    delayed: list[Turn] = []  # system turns between calls and their results
     waiting: dict[str, ToolCall] = {}
     for turn in turns:
         if turn.role == "assistant":
             if waiting:
-                out.append(Turn("user", _answers(waiting, (), losses)))
-            out += (*held, turn)
-            held = []
+                out.append(Turn("user", _results(waiting, (), losses)))
+            out += (*delayed, turn)
+            delayed = []
             waiting = {block.id: block for block in turn.blocks if isinstance(block, ToolCall)}
         elif turn.role == "user":
             results = [block for block in turn.blocks if isinstance(block, ToolResult)]
             if results or waiting:
-                _with_calls(out, [result for result in results if result.call_id not in waiting], losses)
-                out.append(Turn("user", _answers(waiting, results, losses)))
+                _add_placeholders(out, [result for result in results if result.call_id not in waiting], losses)
+                out.append(Turn("user", _results(waiting, results, losses)))
                 turn = Turn("user", tuple(block for block in turn.blocks if not isinstance(block, ToolResult)))
-            out += (*held, turn)
-            held, waiting = [], {}
+            out += (*delayed, turn)
+            delayed, waiting = [], {}
         elif waiting:
-            held.append(turn)
+            delayed.append(turn)
         else:
             out.append(turn)
     if waiting:
-        out.append(Turn("user", _answers(waiting, (), losses)))
-    return merge_turns([*out, *held])
+        out.append(Turn("user", _results(waiting, (), losses)))
+    return merge_turns([*out, *delayed])
 
 
-def _unique(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
-    """Ids that some models use again in every turn, told apart; results follow their calls.
+def _with_unique_ids(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
+    """Returns turns in which each call, with its result, has its own id: some models repeat ids in every turn.
 
-    A result that comes late, when its call has had its answer, has an id of its own: it will get another call.
+    A late result, whose call already has a result, gets an id of its own, and later a placeholder call.
     """
     seen: set[str] = set()
-    numbers: dict[str, int] = {}  # of an id that is used again, the last one given
+    numbers: dict[str, int] = {}  # the last suffix of a repeated id
     out = []
-    newest: dict[str, deque[str]] = {}  # id -> what its latest calls are named now
+    newest: dict[str, deque[str]] = {}  # id -> the new ids of its latest calls
 
-    def fresh(given: str) -> str:
-        found = given
-        while found in seen:
-            numbers[given] = numbers.get(given, 1) + 1
-            found = f"{given}_{numbers[given]}"
-        seen.add(found)
-        newest.setdefault(given, deque()).append(found)
-        return found
+    def fresh(call_id: str) -> str:
+        unique = call_id
+        while unique in seen:
+            numbers[call_id] = numbers.get(call_id, 1) + 1
+            unique = f"{call_id}_{numbers[call_id]}"
+        seen.add(unique)
+        newest.setdefault(call_id, deque()).append(unique)
+        return unique
 
     for turn in turns:
         blocks = []
@@ -99,42 +99,42 @@ def _unique(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
     return tuple(out)
 
 
-def _with_calls(out: list[Turn], orphans: list[ToolResult], losses: Losses) -> None:
-    """Adds a call for each result that has none to the assistant's turn before it."""
-    known = dict.fromkeys(result.call_id for result in orphans)
-    if not known:
+def _add_placeholders(out: list[Turn], orphans: list[ToolResult], losses: Losses) -> None:
+    """Adds a call for each result without one to the preceding assistant turn."""
+    call_ids = dict.fromkeys(result.call_id for result in orphans)
+    if not call_ids:
         return
     losses.lose("tool_result")
-    calls: tuple[Block, ...] = tuple(ToolCall(call_id, PLACEHOLDER_TOOL, "{}") for call_id in known)
+    calls: tuple[Block, ...] = tuple(ToolCall(call_id, PLACEHOLDER_TOOL, "{}") for call_id in call_ids)
     if out and out[-1].role == "assistant":
         out[-1] = Turn("assistant", out[-1].blocks + calls)
     else:
         out.append(Turn("assistant", calls))
 
 
-def _answers(waiting: dict[str, ToolCall], results, losses: Losses) -> tuple[Block, ...]:
-    """One result a call, in the order in which the results came."""
-    found = {result.call_id: _of(result, waiting) for result in results}
-    if len(found) < len(results):
+def _results(waiting: dict[str, ToolCall], results, losses: Losses) -> tuple[Block, ...]:
+    """Returns one result per call, in the order of the results."""
+    by_call = {result.call_id: _with_kind(result, waiting) for result in results}
+    if len(by_call) < len(results):
         losses.lose("tool_result")
-    missing = [call for call in waiting.values() if call.id not in found]
+    missing = [call for call in waiting.values() if call.id not in by_call]
     if missing:
         losses.lose("tool_result")
-    unknown = tuple(
+    placeholders = tuple(
         ToolResult(call.id, (Text(NO_RESULT),), is_error=True, is_custom=call.is_custom, name=call.name)
         for call in missing
     )
-    return (*found.values(), *unknown)
+    return (*by_call.values(), *placeholders)
 
 
-def _of(result: ToolResult, waiting: dict[str, ToolCall]) -> ToolResult:
-    """A result says what kind of call it answers."""
+def _with_kind(result: ToolResult, waiting: dict[str, ToolCall]) -> ToolResult:
+    """Returns the result with the kind and name of its call."""
     call = waiting.get(result.call_id)
     return replace(result, is_custom=call.is_custom, name=result.name or call.name) if call else result
 
 
 def start_with_user(turns: tuple[Turn, ...], has_system: bool, losses: Losses) -> tuple[Turn, ...]:
-    """A conversation that the user begins. Raises BadRequest when nothing at all is said."""
+    """Returns turns that begin with a user turn. Raises BadRequest when there are neither turns nor a system prompt."""
     if not turns and not has_system:
         raise BadRequest(f"{losses.wire_name('turns')}: at least one message is needed")
     if turns and turns[0].role == "user":
@@ -144,7 +144,7 @@ def start_with_user(turns: tuple[Turn, ...], has_system: bool, losses: Losses) -
 
 
 def end_with_user(turns: tuple[Turn, ...], losses: Losses) -> tuple[Turn, ...]:
-    """A conversation in which the user speaks last."""
+    """Returns turns that end with a user turn."""
     if turns[-1].role == "user":
         return turns
     losses.lose("turns")
@@ -152,7 +152,7 @@ def end_with_user(turns: tuple[Turn, ...], losses: Losses) -> tuple[Turn, ...]:
 
 
 def without_system(turns: tuple[Turn, ...], losses: Losses) -> tuple[Turn, ...]:
-    """Later system turns as the user's, for vendors that know none."""
+    """Returns the turns with system turns changed to user turns, for vendors without them."""
     if not any(turn.role == "system" for turn in turns):
         return turns
     losses.lose("system_turn")
@@ -160,32 +160,32 @@ def without_system(turns: tuple[Turn, ...], losses: Losses) -> tuple[Turn, ...]:
 
 
 def legal_names(request: Request, legal: re.Pattern, maximum: int) -> tuple[Request, dict[str, str]]:
-    """The request with tools' names that the vendor takes, and the given name of each that was changed."""
-    calls = {b.name for turn in request.turns for b in turn.blocks if isinstance(b, ToolCall)}
-    given = {tool.name for tool in request.functions} | calls
-    named = {name: found for name in given if (found := legal_id(name, legal, maximum)) != name}
-    if not named:
+    """Returns the request with tool names that the vendor accepts, and the original name of each changed one."""
+    called = {b.name for turn in request.turns for b in turn.blocks if isinstance(b, ToolCall)}
+    originals = {tool.name for tool in request.functions} | called
+    renamed = {name: new for name in originals if (new := legal_id(name, legal, maximum)) != name}
+    if not renamed:
         return request, {}
 
-    def block_named(block: Block) -> Block:
-        is_named = isinstance(block, ToolCall | ToolResult) and block.name in named
-        return replace(block, name=named[block.name]) if is_named else block
+    def with_new_name(block: Block) -> Block:
+        is_renamed = isinstance(block, ToolCall | ToolResult) and block.name in renamed
+        return replace(block, name=renamed[block.name]) if is_renamed else block
 
-    turns = tuple(replace(turn, blocks=tuple(map(block_named, turn.blocks))) for turn in request.turns)
+    turns = tuple(replace(turn, blocks=tuple(map(with_new_name, turn.blocks))) for turn in request.turns)
     tools = tuple(
-        replace(tool, name=named.get(tool.name, tool.name)) if isinstance(tool, Tool) else tool
+        replace(tool, name=renamed.get(tool.name, tool.name)) if isinstance(tool, Tool) else tool
         for tool in request.tools
     )
     choice = request.choice
     if choice is not None and choice.names:
-        choice = replace(choice, names=tuple(named.get(name, name) for name in choice.names))
+        choice = replace(choice, names=tuple(renamed.get(name, name) for name in choice.names))
     changed = replace(request, turns=turns, tools=tools, choice=choice)
-    return changed, {found: name for name, found in named.items()}
+    return changed, {new: name for name, new in renamed.items()}
 
 
-def legal_id(given: str, legal: re.Pattern, maximum: int) -> str:
-    """An id that the vendor takes; the same one for the same id, so that later turns agree."""
-    if len(given) <= maximum and legal.fullmatch(given):
-        return given
-    kept = re.sub(r"[^A-Za-z0-9]+", "_", given).strip("_")[: maximum - 14] or "call"
-    return f"{kept}_{hashlib.blake2b(given.encode(), digest_size=6).hexdigest()}"
+def legal_id(original: str, legal: re.Pattern, maximum: int) -> str:
+    """Returns an id that the vendor accepts, always the same for one original id, so that later turns match."""
+    if len(original) <= maximum and legal.fullmatch(original):
+        return original
+    prefix = re.sub(r"[^A-Za-z0-9]+", "_", original).strip("_")[: maximum - 14] or "call"
+    return f"{prefix}_{hashlib.blake2b(original.encode(), digest_size=6).hexdigest()}"

@@ -1,6 +1,6 @@
-"""JSON Schemas of tools and replies, rewritten for what each vendor takes. Plain dicts in, new ones out.
+"""Rewrites JSON Schemas of tools and replies into the subset that each vendor accepts. The input is not changed.
 
-Keywords and property names are never mixed up: only what stands where a schema stands is read as one.
+Only values at the position of a schema are read as schemas, so a property may have the name of a keyword.
 """
 
 import json
@@ -12,13 +12,13 @@ from urllib.parse import unquote
 
 from gproxy.errors import BadRequest
 
-MAX_DEEP = 64  # schemas inside schemas, those of inlined references included
-MAX_NODES = 20_000  # schemas that one may grow to: inlining doubles with every level of references
-MAX_TEXT = 4_000_000  # characters of their texts and values, for a long text may be inlined often as well
-MAX_LEVELS = 3 * MAX_DEEP  # of objects and lists; a schema inside another takes two, and values may nest
-LONGEST_NOTE = 500
-LONGEST_REF = 1_000
-EXACT = 2**53  # whole numbers below it survive every JSON reader
+MAX_DEPTH = 64  # nesting of schemas, including inlined references
+MAX_NODES = 20_000  # schemas in a rewritten schema: inlining may double their number with every level of references
+MAX_TEXT = 4_000_000  # characters of texts and values in a rewritten schema: a long text may be inlined often
+MAX_LEVELS = 3 * MAX_DEPTH  # nesting of objects and lists: a nested schema takes two, and values may nest
+MAX_NOTE = 500  # characters
+MAX_REF = 1_000  # characters
+EXACT = 2**53  # every JSON reader keeps whole numbers below it exact
 
 TYPES = ("string", "number", "integer", "boolean", "array", "object", "null")
 FORMATS = {
@@ -26,7 +26,7 @@ FORMATS = {
     "integer": ("int32", "int64"),
     "number": ("float", "double"),
 }
-# Where schemas stand inside a schema: in a map of names, in a list, or alone.
+# Keywords that contain schemas: in a map of names (dict), in a list, or as a single schema (None).
 CHILDREN = {
     "properties": dict,
     "$defs": dict,
@@ -40,7 +40,7 @@ CHILDREN = {
 }
 SILENT = {"$schema", "$id", "$comment", "$anchor", "$defs", "definitions"}
 MERGED = {"$ref", "allOf", "nullable"}
-# What Gemini has no keyword for, but a model can read. Other unknown keywords say nothing to it.
+# Keywords that Gemini lacks but that mean something to a model: they become notes in the description.
 FOLDED = {
     *("pattern", "minLength", "maxLength", "multipleOf", "uniqueItems", "default", "examples", "example"),
     *("not", "if", "then", "else", "patternProperties", "propertyNames", "minProperties", "maxProperties"),
@@ -50,7 +50,7 @@ FOLDED = {
 NULL_IS_A_VALUE = {"const", "default", "example"}
 UNIONS = ("anyOf", "oneOf")
 OPENAI_NOT_ON_TOP = ("enum", "not")  # and no unions
-# What structured output takes. Anthropic: as its SDK leaves it, and `default` as its documentation has it.
+# Keywords of structured output. Anthropic's are those that its SDK keeps, and `default` by its documentation.
 STRICT = {"type", "title", "description", "default", "$ref", "properties", "$defs", "definitions", "anyOf", "items"}
 STRICT_FORMATS = {
     *("date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid"),
@@ -61,7 +61,7 @@ OPENAI_STRICT = {
     *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minItems", "maxItems"),
 }
 OPENAI_FORMATS = STRICT_FORMATS - {"uri"}
-# What only tells of a schema, and does not narrow it.
+# Keywords that describe a schema without constraining it.
 ANNOTATIONS = {"title", "description", "default", *SILENT}
 NEVER = "(no value is valid here)"
 TIGHTER = {
@@ -88,22 +88,22 @@ _INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 _dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-class _Spot(NamedTuple):
-    """Where a walk stands: for errors, and the schemas around it by identity."""
+class _Position(NamedTuple):
+    """Position in a schema: the path for errors, and the ids of the enclosing schema objects."""
 
     place: str
-    around: frozenset[int] = frozenset()
+    enclosing: frozenset[int] = frozenset()
 
-    def into(self, *names: object) -> "_Spot":
-        return _Spot(".".join((self.place, *(str(name)[:40] for name in names))), self.around)
+    def into(self, *names: object) -> "_Position":
+        return _Position(".".join((self.place, *(str(name)[:40] for name in names))), self.enclosing)
 
 
 class _Walk:
-    """One rewriting: the document that references point into, what it lost, and how much it made."""
+    """State of one rewriting: the document of the references, the lost keywords, and the size so far."""
 
     def __init__(self, document: dict, place: str):
         if not isinstance(document, dict):
-            raise _no_object(document, place)
+            raise _not_an_object(document, place)
         if _is_too_deep(document):
             raise BadRequest(f"{place}: nested too deeply")
         self.document = document
@@ -112,20 +112,20 @@ class _Walk:
         self._nodes = 0
         self._text = 0
 
-    def enter(self, node: dict, at: _Spot) -> _Spot:
-        """The spot inside a schema. Raises BadRequest when it is none, or one too many."""
+    def enter(self, node: dict, at: _Position) -> _Position:
+        """Returns the position inside a schema. Raises BadRequest when it is no object or a limit is exceeded."""
         if not isinstance(node, dict):
-            raise _no_object(node, at.place)
-        if len(at.around) >= MAX_DEEP:
-            raise BadRequest(f"{self.place}: nested deeper than {MAX_DEEP} schemas")
+            raise _not_an_object(node, at.place)
+        if len(at.enclosing) >= MAX_DEPTH:
+            raise BadRequest(f"{self.place}: nested deeper than {MAX_DEPTH} schemas")
         self._nodes += 1
         if self._nodes > MAX_NODES:
             raise BadRequest(f"{self.place}: more than {MAX_NODES} schemas, counting inlined references")
         self.weigh(list(node))
-        return _Spot(at.place, at.around | {id(node)})
+        return _Position(at.place, at.enclosing | {id(node)})
 
     def weigh(self, value: object) -> None:
-        """Counts what is written, or copied once more."""
+        """Adds a written or copied value to the size. Raises BadRequest when it exceeds MAX_TEXT."""
         if isinstance(value, str):
             self._text += len(value)
         elif isinstance(value, list):
@@ -134,11 +134,11 @@ class _Walk:
             raise BadRequest(f"{self.place}: more than {MAX_TEXT} characters, counting inlined references")
 
     def fold(self, keyword: str, value: object, lost: str | None = None) -> str:
-        """A constraint as a note for the description, told as lost."""
+        """Returns a constraint as a note for the description, and reports `lost`, or the keyword, as lost."""
         self.lost.add(lost or keyword)
         text = value if isinstance(value, str) else self.written(keyword, value)
         self.weigh(text)
-        return f"({keyword}: {text if len(text) <= LONGEST_NOTE else text[:LONGEST_NOTE] + '…'})"
+        return f"({keyword}: {text if len(text) <= MAX_NOTE else text[:MAX_NOTE] + '…'})"
 
     def written(self, keyword: str, value: object) -> str:
         try:
@@ -147,31 +147,31 @@ class _Walk:
             raise BadRequest(f"{self.place}: the value of {keyword} cannot be written") from None
 
 
-_Visit = Callable[[_Walk, object, _Spot], object]
+_Visit = Callable[[_Walk, object, _Position], object]
 
 
-def _no_object(value: object, place: str) -> BadRequest:
+def _not_an_object(value: object, place: str) -> BadRequest:
     return BadRequest(f"{place}: expected a schema object, got {_KINDS.get(type(value), 'a number')}")
 
 
 def _is_too_deep(document: dict) -> bool:
     level = [document]
     for _ in range(MAX_LEVELS):
-        inner = (found.values() if isinstance(found, dict) else found for found in level)
+        inner = (parent.values() if isinstance(parent, dict) else parent for parent in level)
         level = [value for values in inner for value in values if isinstance(value, dict | list)]
         if not level:
             return False
     return True
 
 
-def _children(walk: _Walk, key: str, value: object, at: _Spot, visit: _Visit) -> object:
-    """The schemas under a keyword, each visited, in their own container."""
+def _children(walk: _Walk, key: str, value: object, at: _Position, visit: _Visit) -> object:
+    """Returns the value of a keyword with each schema in it replaced by `visit`."""
     shape = CHILDREN[key]
     if key == "properties" and value == []:
-        return {}  # how PHP writes an empty object
+        return {}  # PHP writes an empty object as a list
     if shape is dict:
         if not isinstance(value, dict):
-            raise _no_object(value, at.into(key).place)
+            raise _not_an_object(value, at.into(key).place)
         walk.weigh(list(value))
         return {name: visit(walk, child, at.into(key, name)) for name, child in value.items()}
     if shape is list or (key == "items" and isinstance(value, list)):  # draft 7 has lists of items
@@ -185,68 +185,68 @@ def _children(walk: _Walk, key: str, value: object, at: _Spot, visit: _Visit) ->
 
 
 def for_gemini(schema: dict, place: str) -> tuple[dict, tuple[str, ...]]:
-    """A schema of the keywords that Gemini documents, and the keywords that were lost, sorted.
+    """Returns a schema of the keywords that Gemini documents, and the lost keywords, sorted.
 
-    Local references are inlined, and lost constraints noted in the description of their node. What came out goes in
-    again unchanged. Raises BadRequest on what is no schema, nests too deeply, or grows too large.
+    Local references are inlined, and lost constraints become notes in the description of their node. Rewriting the
+    result again does not change it. Raises BadRequest on an invalid, too deeply nested or too large schema.
     https://ai.google.dev/api/generate-content (responseJsonSchema)
     """
     walk = _Walk(schema, place)
-    cleaned = _clean(walk, schema, _Spot(place))
+    cleaned = _clean(walk, schema, _Position(place))
     return cleaned, tuple(sorted(walk.lost))
 
 
-def _clean(walk: _Walk, node: object, at: _Spot) -> dict:
-    return _finished(walk, _gathered(walk, node, at))
+def _clean(walk: _Walk, node: object, at: _Position) -> dict:
+    return _finish(walk, _with_references(walk, node, at))
 
 
-def _gathered(walk: _Walk, node: object, at: _Spot) -> dict:
-    """A node with its references and its allOf merged in; what depends on the whole of it is still as it was."""
+def _with_references(walk: _Walk, node: object, at: _Position) -> dict:
+    """Returns a node with its references and its allOf merged in. `_finish` handles what depends on the whole node."""
     if node is True:
         return {}
     if node is False:
         walk.lost.add("false")
         return {"description": NEVER}
     at = walk.enter(node, at)
-    out = _own(walk, _modern(node), at)
+    out = _own_keywords(walk, _modern(node), at)
     if node.get("$ref") is not None:
-        _merge(walk, out, _target(walk, node["$ref"], at), "$ref")
+        _merge(walk, out, _resolve(walk, node["$ref"], at), "$ref")
     if node.get("allOf") is not None:
-        for part in _children(walk, "allOf", node["allOf"], at, _gathered):
+        for part in _children(walk, "allOf", node["allOf"], at, _with_references):
             _merge(walk, out, part, "allOf")
     if node.get("nullable") is True:
         _allow_null(out)
-        if "enum" in out and "type" not in out:  # null is no value of Gemini's enums, and there is no type to say it
+        if "enum" in out and "type" not in out:  # Gemini's enums cannot contain null, and there is no type to add it to
             _note(walk, out, walk.fold("nullable", True))
     return out
 
 
 def _modern(node: dict) -> dict:
-    """Draft 7 has tuples in other words."""
+    """Returns a node with the tuple keywords of draft 2020-12; draft 7 has others."""
     if not isinstance(node.get("items"), list) or "prefixItems" in node:
         return node
-    words = {"items": "prefixItems", "additionalItems": "items"}
-    return {words.get(key, key): value for key, value in node.items()}
+    keywords = {"items": "prefixItems", "additionalItems": "items"}
+    return {keywords.get(key, key): value for key, value in node.items()}
 
 
-def _own(walk: _Walk, node: dict, at: _Spot) -> dict:
-    """What a node says itself, by keywords that Gemini has or `_finished` replaces."""
+def _own_keywords(walk: _Walk, node: dict, at: _Position) -> dict:
+    """Returns a node's own keywords, of those that Gemini has or `_finish` replaces."""
     out: dict = {}
     notes: list[str] = []
     for key, value in node.items():
         if key in SILENT or key in MERGED or (value is None and key not in NULL_IS_A_VALUE):
             continue
         if key in READERS:
-            _leaf(walk, out, notes, key, value)
+            _add_leaf(walk, out, notes, key, value)
         elif key in ("enum", "const"):
-            _values(walk, out, notes, key, value, node.get("type"))
+            _add_values(walk, out, notes, key, value, node.get("type"))
         elif key == "items" and value is False:
             tuple_of = node.get("prefixItems")
             _tighten(out, "maxItems", len(tuple_of) if isinstance(tuple_of, list) else 0)
         elif key == "items" and isinstance(value, list):
-            notes.append(walk.fold(key, value))  # beside prefixItems, where it means nothing
+            notes.append(walk.fold(key, value))  # a list of items next to prefixItems has no meaning
         elif key in CHILDREN:
-            _inner(walk, out, notes, key, value, at)
+            _add_children(walk, out, notes, key, value, at)
         elif key in FOLDED:
             notes.append(walk.fold(key, value))
         else:
@@ -255,54 +255,54 @@ def _own(walk: _Walk, node: dict, at: _Spot) -> dict:
     return out
 
 
-def _leaf(walk: _Walk, out: dict, notes: list[str], key: str, value: object) -> None:
-    found = READERS[key](value)
-    if found is None:
+def _add_leaf(walk: _Walk, out: dict, notes: list[str], key: str, value: object) -> None:
+    normalized = READERS[key](value)
+    if normalized is None:
         notes.append(walk.fold(key, value))
     else:
-        walk.weigh(found)
-        _tighten(out, key, found)
+        walk.weigh(normalized)
+        _tighten(out, key, normalized)
 
 
-def _inner(walk: _Walk, out: dict, notes: list[str], key: str, value: object, at: _Spot) -> None:
+def _add_children(walk: _Walk, out: dict, notes: list[str], key: str, value: object, at: _Position) -> None:
     if key == "additionalProperties" and isinstance(value, bool):
         out[key] = value
         return
     if isinstance(value, list) and key in ("anyOf", "oneOf"):
         value = [part for part in value if part is not False] or value
-    found = _children(walk, key, value, at, _clean)
+    children = _children(walk, key, value, at, _clean)
     # Gemini reads oneOf as anyOf.
     name = "anyOf" if key == "oneOf" else key
-    if name in out or found == []:
-        if found or name == "anyOf":
+    if name in out or children == []:
+        if children or name == "anyOf":
             notes.append(walk.fold(key, value))
     else:
-        out[name] = found
+        out[name] = children
 
 
-def _values(walk: _Walk, out: dict, notes: list[str], key: str, value: object, kind: object) -> None:
-    """An enum, or a const as one. Gemini's enums are of strings and numbers."""
+def _add_values(walk: _Walk, out: dict, notes: list[str], key: str, value: object, kind: object) -> None:
+    """Adds an enum, or a const as an enum. Gemini's enums contain strings and numbers only."""
     if key == "const" and value is None and kind in (None, "null"):
         out["type"] = "null"
         return
     values = [value] if key == "const" else value
     kept = [item for item in values if isinstance(item, str) or _is_number(item)] if isinstance(values, list) else []
     walk.weigh(kept)
-    common = _in_both(out.get("enum", kept), kept)
+    common = _common_items(out.get("enum", kept), kept)
     if common:
         out["enum"] = common
     if not common or len(kept) < len(values):
         notes.append(walk.fold(key, value))
 
 
-def _target(walk: _Walk, ref: object, at: _Spot) -> dict:
-    """What a reference points to. One that cannot be followed is told and named in the description."""
-    target = _pointed_at(walk.document, ref)
+def _resolve(walk: _Walk, ref: object, at: _Position) -> dict:
+    """Returns the target of a reference. One that cannot be followed becomes a note and is reported as lost."""
+    target = _at_pointer(walk.document, ref)
     if target is None:
         return {"description": walk.fold("$ref", ref)}
-    if id(target) not in at.around:
-        return _gathered(walk, target, at)
-    # A schema inside itself: the model is told what kind of thing it is, once more without its parts.
+    if id(target) not in at.enclosing:
+        return _with_references(walk, target, at)
+    # A schema inside itself: the inner one keeps its type and description only.
     cut = {"type": _types(target.get("type")) or "object"}
     if isinstance(target.get("description"), str):
         cut["description"] = target["description"]
@@ -311,27 +311,27 @@ def _target(walk: _Walk, ref: object, at: _Spot) -> dict:
     return cut
 
 
-def _pointed_at(document: dict, ref: object) -> dict | bool | None:
-    """A schema by a JSON pointer into its own document, None when there is none."""
-    if not isinstance(ref, str) or len(ref) > LONGEST_REF or not (ref == "#" or ref.startswith("#/")):
+def _at_pointer(document: dict, ref: object) -> dict | bool | None:
+    """Returns the schema at a JSON pointer into the document, None when there is no such schema."""
+    if not isinstance(ref, str) or len(ref) > MAX_REF or not (ref == "#" or ref.startswith("#/")):
         return None
-    found: object = document
+    target: object = document
     for token in unquote(ref[1:]).split("/")[1:]:
         name = token.replace("~1", "/").replace("~0", "~")
-        if isinstance(found, dict) and name in found:
-            found = found[name]
-        elif isinstance(found, list) and _INDEX.fullmatch(name) and int(name) < len(found):
-            found = found[int(name)]
+        if isinstance(target, dict) and name in target:
+            target = target[name]
+        elif isinstance(target, list) and _INDEX.fullmatch(name) and int(name) < len(target):
+            target = target[int(name)]
         else:
             return None
-    return found if isinstance(found, dict | bool) else None
+    return target if isinstance(target, dict | bool) else None
 
 
 def _merge(walk: _Walk, mine: dict, theirs: dict, keyword: str) -> None:
-    """Adds to one schema what another one asks as well. Where both cannot be said, the first stays and that is told."""
-    if not (_is_indifferent(mine, theirs) and _is_indifferent(theirs, mine)):
+    """Adds the constraints of `theirs` to `mine`. What one schema cannot hold is noted and reported as lost."""
+    if not (_allows_properties_of(mine, theirs) and _allows_properties_of(theirs, mine)):
         walk.lost.add(keyword)
-    if _is_other_tuple(mine, theirs):
+    if _have_different_tuples(mine, theirs):
         items = {key: theirs[key] for key in ("prefixItems", "items") if key in theirs}
         _note(walk, mine, *(walk.fold(key, value, keyword) for key, value in items.items()))
         theirs = {key: value for key, value in theirs.items() if key not in items}
@@ -339,7 +339,7 @@ def _merge(walk: _Walk, mine: dict, theirs: dict, keyword: str) -> None:
         if key not in mine:
             mine[key] = value
             continue
-        both = _both(walk, key, mine[key], value, keyword)
+        both = _combine(walk, key, mine[key], value, keyword)
         if both is None:
             _note(walk, mine, walk.fold(key, value, keyword))
         else:
@@ -347,8 +347,8 @@ def _merge(walk: _Walk, mine: dict, theirs: dict, keyword: str) -> None:
             mine[key] = both
 
 
-def _both(walk: _Walk, key: str, mine, theirs, keyword: str):
-    """One value that says what both say, None when there is none."""
+def _combine(walk: _Walk, key: str, mine, theirs, keyword: str):
+    """Returns one value that combines both values of a keyword, None when there is no such value."""
     if key in TIGHTER:
         return TIGHTER[key](mine, theirs)
     match key:
@@ -359,7 +359,7 @@ def _both(walk: _Walk, key: str, mine, theirs, keyword: str):
         case "required" | "propertyOrdering":
             return list(dict.fromkeys((*mine, *theirs)))
         case "enum":
-            return _in_both(mine, theirs) or None
+            return _common_items(mine, theirs) or None
         case "type":
             return _common_types(mine, theirs)
         case "properties":
@@ -382,37 +382,37 @@ def _all_properties(walk: _Walk, mine: dict, theirs: dict, keyword: str) -> dict
     return mine
 
 
-def _is_indifferent(one: dict, other: dict) -> bool:
-    """Whether one schema's additionalProperties say nothing about properties that only the other one names."""
+def _allows_properties_of(one: dict, other: dict) -> bool:
+    """Returns whether `one` does not constrain, by additionalProperties, the properties that only `other` names."""
     more = one.get("additionalProperties", True)
     return more in (True, {}) or _named(other).keys() <= _named(one).keys()
 
 
 def _named(schema: dict) -> dict:
-    found = schema.get("properties")
-    return found if isinstance(found, dict) else {}
+    properties = schema.get("properties")
+    return properties if isinstance(properties, dict) else {}
 
 
-def _is_other_tuple(one: dict, other: dict) -> bool:
-    """Whether items and prefixItems of two schemas are about different elements, so that they cannot be joined."""
-    mine, theirs = [(found.get("prefixItems"), found.get("items")) for found in (one, other)]
+def _have_different_tuples(one: dict, other: dict) -> bool:
+    """Returns whether `items` and `prefixItems` of two schemas constrain different elements and cannot be merged."""
+    mine, theirs = [(schema.get("prefixItems"), schema.get("items")) for schema in (one, other)]
     is_tuple = mine[0] is not None or theirs[0] is not None
     return is_tuple and mine != theirs and (None, None) not in (mine, theirs)
 
 
 def _common_types(mine: str | list, theirs: str | list) -> str | list | None:
     allowed = _listed(theirs)
-    found = []
+    common = []
     for kind in _listed(mine):
         if kind in allowed or (kind == "integer" and "number" in allowed):
-            found.append(kind)
+            common.append(kind)
         elif kind == "number" and "integer" in allowed:
-            found.append("integer")
-    return _types(found)
+            common.append("integer")
+    return _types(common)
 
 
-def _finished(walk: _Walk, schema: dict) -> dict:
-    """A gathered schema with what only its whole could decide: by its type, and by the names of its properties."""
+def _finish(walk: _Walk, schema: dict) -> dict:
+    """Returns a gathered schema with the keywords that depend on its type and on the names of its properties."""
     out: dict = {}
     notes: list[str] = []
     kinds = _listed(schema.get("type", []))
@@ -428,7 +428,7 @@ def _finished(walk: _Walk, schema: dict) -> dict:
         elif key == "format" and not any(value in FORMATS.get(kind, ()) for kind in kinds):
             notes.append(walk.fold(key, value))
         elif key == "required" and value and names is None:
-            notes.append(walk.fold(key, value))  # an alternative that names properties of the schema around it
+            notes.append(walk.fold(key, value))  # an alternative that names properties of the enclosing schema
         elif key in ("required", "propertyOrdering"):
             known = [name for name in value if name in (names or {})]
             out.update({key: known} if known else {})
@@ -443,11 +443,11 @@ def _is_only_whole(kinds: list[str]) -> bool:
 
 
 def _tighten(out: dict, key: str, value: object) -> None:
-    """Sets a keyword; of two limits the tighter one."""
+    """Sets a keyword, to the tighter of two limits."""
     out[key] = TIGHTER[key](out[key], value) if key in TIGHTER and key in out else value
 
 
-def _in_both(mine: list, theirs: list) -> list:
+def _common_items(mine: list, theirs: list) -> list:
     allowed = set(theirs)
     return [item for item in mine if item in allowed]
 
@@ -462,7 +462,7 @@ def _joined(mine: str, theirs: str) -> str:
     return mine if mine == theirs else "\n".join(filter(None, (mine, theirs)))
 
 
-# Each gives the value in its one form, or None for what Gemini would refuse.
+# Each of these returns the value in its normal form, or None for a value that Gemini would reject.
 
 
 def _text(value: object) -> str | None:
@@ -488,8 +488,8 @@ def _names(value: object) -> list[str] | None:
 
 
 def _types(value: object) -> str | list[str] | None:
-    found = list(dict.fromkeys(_listed(value))) if isinstance(value, str | list) and _are_types(value) else []
-    return found[0] if len(found) == 1 else found or None
+    kinds = list(dict.fromkeys(_listed(value))) if isinstance(value, str | list) and _are_types(value) else []
+    return kinds[0] if len(kinds) == 1 else kinds or None
 
 
 def _are_types(value: str | list) -> bool:
@@ -513,43 +513,43 @@ READERS = {
 
 
 def for_openai(schema: dict, place: str) -> tuple[dict, tuple[str, ...]]:
-    """A schema with an object at its top and items in its arrays, and the keywords that were lost, sorted.
+    """Returns a schema with an object at the top and `items` in its arrays, and the lost keywords, sorted.
 
-    A union at the top is folded into one object; what was lost by that is noted in the description. All else stays
-    as it is. Raises BadRequest on what is no schema, nests too deeply, or is too large.
+    A union at the top becomes one object; what is lost by that becomes a note in the description. Everything else is
+    unchanged. Raises BadRequest on an invalid, too deeply nested or too large schema.
     https://platform.openai.com/docs/guides/function-calling
     """
     walk = _Walk(schema, place)
-    top = _topped(walk, schema, OPENAI_NOT_ON_TOP)
-    return _with_items(walk, top, _Spot(place)), tuple(sorted(walk.lost))
+    top = _with_object_on_top(walk, schema, OPENAI_NOT_ON_TOP)
+    return _with_items(walk, top, _Position(place)), tuple(sorted(walk.lost))
 
 
-def _with_items(walk: _Walk, node: object, at: _Spot) -> dict | bool:
+def _with_items(walk: _Walk, node: object, at: _Position) -> dict | bool:
     if isinstance(node, bool):
         return node
-    out = _descended(walk, _said(node) if isinstance(node, dict) else node, at, _with_items)
+    out = _visit_children(walk, _normalized(node) if isinstance(node, dict) else node, at, _with_items)
     if "array" in _kinds(out) and "items" not in out:
         out["items"] = {}
     return out
 
 
 def for_anthropic(schema: dict, place: str) -> tuple[dict, tuple[str, ...]]:
-    """A tool's input schema: an object with properties at the top and no union, and the keywords that were lost.
+    """Returns a tool's input schema, an object with properties and no union at the top, and the lost keywords, sorted.
 
-    Raises BadRequest on what is no schema or nests too deeply.
+    Raises BadRequest on an invalid, too deeply nested or too large schema.
     https://docs.claude.com/en/docs/agents-and-tools/tool-use/implement-tool-use
     """
     walk = _Walk(schema, place)
-    out = _topped(walk, schema)
+    out = _with_object_on_top(walk, schema)
     if not out.get("required", True):
         del out["required"]
     return out, tuple(sorted(walk.lost))
 
 
-def _topped(walk: _Walk, schema: dict, refused: tuple[str, ...] = ()) -> dict:
-    """A schema as an object's, with its references, unions and what else is refused at the top folded into it."""
+def _with_object_on_top(walk: _Walk, schema: dict, refused: tuple[str, ...] = ()) -> dict:
+    """Returns the schema of an object, with references, unions and `refused` keywords at the top folded into it."""
     is_plain = not schema.keys() & {"$ref", "allOf", *UNIONS}
-    out = dict(schema) if is_plain else _folded(walk, schema, _Spot(walk.place))
+    out = dict(schema) if is_plain else _folded(walk, schema, _Position(walk.place))
     notes = [walk.fold(key, out.pop(key)) for key in refused if out.get(key) is not None]
     if out.get("type") is not None and "object" not in _kinds(out):
         notes.append(walk.fold("type", out["type"]))
@@ -560,91 +560,92 @@ def _topped(walk: _Walk, schema: dict, refused: tuple[str, ...] = ()) -> dict:
     return out
 
 
-def _folded(walk: _Walk, node: object, at: _Spot) -> dict:
-    """A node with its reference, its allOf and its unions in it, as an object's schema."""
-    if isinstance(node, dict) and id(node) in at.around:
+def _folded(walk: _Walk, node: object, at: _Position) -> dict:
+    """Returns a node with its reference, its allOf and its unions merged in, as the schema of an object."""
+    if isinstance(node, dict) and id(node) in at.enclosing:
         walk.lost.add("$ref")
         return {}
-    out = _conjoined(walk, node, at)
+    out = _with_conjunction(walk, node, at)
     for key in UNIONS:
         if (parts := out.pop(key, None)) is not None:
-            inside = _Spot(at.place, at.around | {id(node)})
+            inside = _Position(at.place, at.enclosing | {id(node)})
             _fold_union(walk, out, key, parts, _children(walk, key, parts, inside, _folded))
     return out
 
 
 def _fold_union(walk: _Walk, out: dict, key: str, parts: list, branches: list[dict]) -> None:
-    """Arguments are an object: what is none is left out, and the others become one of all their properties."""
+    """Merges the objects of a union into one with all their properties. Other types are dropped with a note."""
     objects: dict[str, dict] = {}
-    is_told = False
+    has_dropped = False
     for part, branch in zip(parts, branches, strict=True):
         kinds = _kinds(branch)
         if part is False or kinds == ["null"]:
             continue
         if kinds and "object" not in kinds:
-            is_told = True
+            has_dropped = True
             continue
         text = walk.written(key, branch)
         walk.weigh(text)
         objects[text] = branch
-    if is_told or len(objects) != 1:
+    if has_dropped or len(objects) != 1:
         _note(walk, out, walk.fold(key, parts))
     if objects:
-        _add(walk, out, _either(walk, list(objects.values())), key)
+        _conjoin(walk, out, _merge_branches(walk, list(objects.values())), key)
 
 
-def _either(walk: _Walk, branches: list[dict]) -> dict:
-    """One object that each of several would be, as far as its properties tell."""
+def _merge_branches(walk: _Walk, branches: list[dict]) -> dict:
+    """Returns one object schema that allows each of the branches, judged by their properties."""
     if len(branches) == 1:
         return branches[0]
-    found: dict[str, dict[str, object]] = {}
+    variants: dict[str, dict[str, object]] = {}
     for branch in branches:
         for name, schema in _named(branch).items():
-            found.setdefault(name, {})[walk.written(name, schema)] = schema
-    kinds = [list(kinds.values()) for kinds in found.values()]
-    out: dict = {"properties": dict(zip(found, (k[0] if len(k) == 1 else {"anyOf": k} for k in kinds), strict=True))}
-    if required := _in_all([_names(branch.get("required")) or [] for branch in branches]):
+            variants.setdefault(name, {})[walk.written(name, schema)] = schema
+    schemas = [list(found.values()) for found in variants.values()]
+    merged = [found[0] if len(found) == 1 else {"anyOf": found} for found in schemas]
+    out: dict = {"properties": dict(zip(variants, merged, strict=True))}
+    if required := _common_names([_names(branch.get("required")) or [] for branch in branches]):
         out["required"] = required
     if all(branch.get("additionalProperties") is False for branch in branches):
         out["additionalProperties"] = False
     return out
 
 
-def _in_all(lists: list[list[str]]) -> list[str]:
+def _common_names(lists: list[list[str]]) -> list[str]:
     common = set(lists[0]).intersection(*lists[1:])
     return [name for name in lists[0] if name in common]
 
 
-def _conjoined(walk: _Walk, node: object, at: _Spot) -> dict:
-    """A node with its reference and its allOf in it, as far as these can be followed. Keywords are not read yet."""
+def _with_conjunction(walk: _Walk, node: object, at: _Position) -> dict:
+    """Returns a node with its reference and its allOf merged in where possible. Other keywords stay as they came."""
     if isinstance(node, bool):
         return {} if node else {"not": {}}
     at = walk.enter(node, at)
-    out = _said(node)
-    target = _pointed_at(walk.document, out.get("$ref"))
-    if isinstance(target, dict) and id(target) not in at.around:
+    out = _normalized(node)
+    target = _at_pointer(walk.document, out.get("$ref"))
+    if isinstance(target, dict) and id(target) not in at.enclosing:
         del out["$ref"]
-        _add(walk, out, _conjoined(walk, target, at), "$ref")
+        _conjoin(walk, out, _with_conjunction(walk, target, at), "$ref")
     if (parts := out.pop("allOf", None)) is not None:
-        for part in _children(walk, "allOf", parts, at, _conjoined):
-            _add(walk, out, part, "allOf")
+        for part in _children(walk, "allOf", parts, at, _with_conjunction):
+            _conjoin(walk, out, part, "allOf")
     return out
 
 
-def _said(node: dict) -> dict:
-    """A node in the words of today, without keywords that are null."""
+def _normalized(node: dict) -> dict:
+    """Returns a node with the keywords of draft 2020-12, without those that are null."""
     return dict(_modern({key: value for key, value in node.items() if value is not None or key in NULL_IS_A_VALUE}))
 
 
-def _add(walk: _Walk, mine: dict, theirs: dict, keyword: str) -> None:
-    """Makes one schema, as it came, ask what another asks as well. What cannot be said in one is noted and told."""
-    if not (_is_indifferent(mine, theirs) and _is_indifferent(theirs, mine)):
+def _conjoin(walk: _Walk, mine: dict, theirs: dict, keyword: str) -> None:
+    """Adds the constraints of `theirs` to `mine`, both as they came. What one schema cannot hold is noted and lost."""
+    if not (_allows_properties_of(mine, theirs) and _allows_properties_of(theirs, mine)):
         walk.lost.add(keyword)
     notes = []
     for key, value in theirs.items():
         if key in SILENT:
             continue
-        both = value if key not in mine else _both_raw(walk, key, mine[key], value)
+        both = value if key not in mine else _combine_raw(walk, key, mine[key], value)
         if both is None:
             notes.append(walk.fold(key, value, keyword))
         else:
@@ -652,8 +653,8 @@ def _add(walk: _Walk, mine: dict, theirs: dict, keyword: str) -> None:
     _note(walk, mine, *notes)
 
 
-def _both_raw(walk: _Walk, key: str, mine: object, theirs: object):
-    """One value that says what both say, None when there is none."""
+def _combine_raw(walk: _Walk, key: str, mine: object, theirs: object):
+    """Returns one value that combines both values of a keyword, None when there is no such value."""
     if mine is theirs or key in ("title", "default"):
         return mine
     if key in TIGHTER and _is_number(mine) and _is_number(theirs):
@@ -692,32 +693,32 @@ def _all_of(walk: _Walk, mine: object, theirs: object) -> object:
 
 
 def strict(schema: dict, place: str) -> tuple[dict, tuple[str, ...]]:
-    """A schema of the keywords that Anthropic's structured output takes, and the keywords that were lost, sorted.
+    """Returns a schema of the keywords that Anthropic's structured output accepts, and the lost keywords, sorted.
 
-    Objects have exactly the properties that they name. A lost `$ref` (one into itself, or to elsewhere) has no
-    substitute: then the schema cannot be said at all. Raises BadRequest on what is no schema, nests too deeply, or
-    is too large. https://docs.claude.com/en/docs/build-with-claude/structured-outputs
+    Objects have exactly the properties that they name. A lost `$ref` (into itself, or to another document) has no
+    substitute: then the schema cannot be sent. Raises BadRequest on an invalid, too deeply nested or too large schema.
+    https://docs.claude.com/en/docs/build-with-claude/structured-outputs
     """
     walk = _Walk(schema, place)
     if _is_recursive(schema):
         return schema, ("$ref",)
-    found = _strict(walk, schema, _Spot(place))
-    return found, tuple(sorted(walk.lost))
+    rewritten = _strict(walk, schema, _Position(place))
+    return rewritten, tuple(sorted(walk.lost))
 
 
 def is_strict(schema: dict, place: str) -> bool:
-    """Whether Anthropic takes a tool's schema as strict, as it is. Raises BadRequest as `strict` does."""
-    found, lost = strict(schema, place)
-    return not lost and found == {key: value for key, value in schema.items() if key != "$schema"}
+    """Returns whether Anthropic accepts a tool's schema as strict, unchanged. Raises BadRequest as `strict` does."""
+    rewritten, lost = strict(schema, place)
+    return not lost and rewritten == {key: value for key, value in schema.items() if key != "$schema"}
 
 
-def _strict(walk: _Walk, node: object, at: _Spot) -> dict | bool:
+def _strict(walk: _Walk, node: object, at: _Position) -> dict | bool:
     if isinstance(node, bool):
         return node
     inside = walk.enter(node, at)
-    node = _said(node)
+    node = _normalized(node)
     if "allOf" in node or ("$ref" in node and not node.keys() <= {"$ref", *ANNOTATIONS}):
-        node = _conjoined(walk, node, at)
+        node = _with_conjunction(walk, node, at)
     out: dict = {}
     notes: list[str] = []
     has_names = bool(_named(node))
@@ -725,18 +726,18 @@ def _strict(walk: _Walk, node: object, at: _Spot) -> dict | bool:
         name = "anyOf" if key == "oneOf" and "anyOf" not in node else key
         if name == "anyOf" and isinstance(value, list):
             value = [part for part in value if part is not False]
-        found = _children(walk, name, value, inside, _strict) if name in CHILDREN else value
-        if _is_strict_word(node, name, value) and not (name == "anyOf" and (has_names or not value)):
-            out[name] = found
+        rewritten = _children(walk, name, value, inside, _strict) if name in CHILDREN else value
+        if _is_strict_keyword(node, name, value) and not (name == "anyOf" and (has_names or not value)):
+            out[name] = rewritten
         elif key in FOLDED or key in CHILDREN or key in STRICT_VALUES or key in READERS:
             notes.append(walk.fold(key, value))
         elif key not in SILENT:
             walk.lost.add(key)
-    if "$ref" in out and not isinstance(_pointed_at(walk.document, out["$ref"]), dict):
+    if "$ref" in out and not isinstance(_at_pointer(walk.document, out["$ref"]), dict):
         walk.lost.add("$ref")
     _close(walk, out)
     _note(walk, out, *notes)
-    return _alone(out)
+    return _with_ref_alone(out)
 
 
 def _is_primitive(value: object) -> bool:
@@ -753,60 +754,60 @@ STRICT_VALUES: dict[str, Callable[[dict, object], bool]] = {
 }
 
 
-def _is_strict_word(node: dict, key: str, value: object) -> bool:
+def _is_strict_keyword(node: dict, key: str, value: object) -> bool:
     if key == "items" and "prefixItems" in node:
-        return False  # it is about the rest of a tuple, whose first ones cannot be said
+        return False  # it constrains the rest of a tuple, whose first elements have no keyword
     return key in STRICT or (key in STRICT_VALUES and STRICT_VALUES[key](node, value))
 
 
 def _close(walk: _Walk, out: dict) -> None:
-    """Makes an object have exactly the properties that it names."""
+    """Limits an object to exactly the properties that it names."""
     if not _is_object(out):
         return
     more, names = out.get("additionalProperties"), list(_named(out))
     if more is not False and ("additionalProperties" in out or "properties" not in out):
         walk.lost.add("additionalProperties")
-    asked = _names(out.get("required")) or []
-    if set(asked) != set(names):
+    required = _names(out.get("required")) or []
+    if set(required) != set(names):
         walk.lost.add("required")
-        asked = names
+        required = names
     out.setdefault("type", "object")
     out["additionalProperties"] = False
-    if asked:
-        out["required"] = asked
+    if required:
+        out["required"] = required
     elif out.get("required") != []:
         out.pop("required", None)
 
 
-def _alone(schema: dict) -> dict:
-    """A reference stands alone: what tells of it stands around it."""
+def _with_ref_alone(schema: dict) -> dict:
+    """Returns the schema with its reference inside an `anyOf`: a `$ref` may not have other keywords beside it."""
     if "$ref" not in schema or "anyOf" in schema or schema.keys() <= {"$ref", "$defs", "definitions"}:
         return schema
     return {("anyOf" if key == "$ref" else key): [{"$ref": v}] if key == "$ref" else v for key, v in schema.items()}
 
 
 def _is_recursive(document: dict) -> bool:
-    """Whether following references leads from a schema into itself."""
-    around: set[int] = set()
+    """Returns whether following references leads from a schema into itself."""
+    enclosing: set[int] = set()
     done: set[int] = set()
     waiting: list[tuple[dict, bool]] = [(document, False)]
     while waiting:
-        node, is_left = waiting.pop()
-        if is_left:
-            around.discard(id(node))
+        node, is_done = waiting.pop()
+        if is_done:
+            enclosing.discard(id(node))
             done.add(id(node))
-        elif id(node) in around:
+        elif id(node) in enclosing:
             return True
         elif id(node) not in done:
-            around.add(id(node))
+            enclosing.add(id(node))
             waiting.append((node, True))
-            inner = (*_inside(node), _pointed_at(document, node.get("$ref")))
+            inner = (*_inside(node), _at_pointer(document, node.get("$ref")))
             waiting += [(child, False) for child in inner if isinstance(child, dict)]
     return False
 
 
 def _inside(node: dict) -> Iterator[object]:
-    """What stands where schemas stand in a node."""
+    """Yields the values at the positions of schemas in a node."""
     for key, shape in CHILDREN.items():
         value = node.get(key)
         if isinstance(value, list):
@@ -818,8 +819,9 @@ def _inside(node: dict) -> Iterator[object]:
 
 
 def is_openai_strict(schema: dict) -> bool:
-    """Whether OpenAI takes a schema as strict: closed objects, all of it required, few keywords, an object on top.
+    """Returns whether OpenAI accepts a schema as strict.
 
+    It requires an object at the top, closed objects, all properties required, and few keywords.
     https://platform.openai.com/docs/guides/structured-outputs#supported-schemas
     """
     if schema.get("type") != "object" or "anyOf" in schema:
@@ -835,7 +837,7 @@ def is_openai_strict(schema: dict) -> bool:
 
 def _is_openai_strict_node(document: dict, node: dict) -> bool:
     if "$ref" in node:
-        return node.keys() == {"$ref"} and isinstance(_pointed_at(document, node["$ref"]), dict)
+        return node.keys() == {"$ref"} and isinstance(_at_pointer(document, node["$ref"]), dict)
     kinds = _kinds(node)
     rules = [
         node.keys() <= OPENAI_STRICT,
@@ -853,16 +855,16 @@ def _is_openai_strict_node(document: dict, node: dict) -> bool:
 
 
 def is_object(schema: dict) -> bool:
-    """Whether a schema is of objects alone, by its type, its properties or what it refers to."""
-    found: object = schema
-    for _ in range(MAX_DEEP):
-        if not isinstance(found, dict):
+    """Returns whether a schema allows only objects, judged by its type, its properties or its reference."""
+    node: object = schema
+    for _ in range(MAX_DEPTH):
+        if not isinstance(node, dict):
             return False
-        if found.get("type") is not None:
-            return _kinds(found) == ["object"]
-        if found.get("properties") is not None:
+        if node.get("type") is not None:
+            return _kinds(node) == ["object"]
+        if node.get("properties") is not None:
             return True
-        found = _pointed_at(schema, found.get("$ref"))
+        node = _at_pointer(schema, node.get("$ref"))
     return False
 
 
@@ -871,13 +873,13 @@ def _is_object(schema: dict) -> bool:
 
 
 def _kinds(schema: dict) -> list:
-    """The types that a schema names."""
+    """Returns the types that a schema names."""
     kinds = schema.get("type")
     return _listed(kinds) if isinstance(kinds, str | list) else []
 
 
-def _descended(walk: _Walk, node: object, at: _Spot, visit: _Visit) -> dict:
-    """A node with all schemas in it visited."""
+def _visit_children(walk: _Walk, node: object, at: _Position, visit: _Visit) -> dict:
+    """Returns a node with each schema in it replaced by `visit`."""
     at = walk.enter(node, at)
     out = dict(node)
     for key, value in node.items():
@@ -890,21 +892,21 @@ def _descended(walk: _Walk, node: object, at: _Spot, visit: _Visit) -> dict:
 
 
 def from_openapi(schema: dict, place: str) -> dict:
-    """JSON Schema of Gemini's `parameters` and `responseSchema`, which speak OpenAPI 3.0 as protobuf writes it.
+    """Returns the JSON Schema of Gemini's `parameters` or `responseSchema`, which are OpenAPI 3.0 in protobuf's JSON.
 
-    Raises BadRequest on what is no schema, nests too deeply, or is too large.
+    Raises BadRequest on an invalid, too deeply nested or too large schema.
     https://ai.google.dev/api/caching#Schema
     """
     walk = _Walk(schema, place)
-    return _from_openapi(walk, schema, _Spot(place))
+    return _from_openapi(walk, schema, _Position(place))
 
 
-def _from_openapi(walk: _Walk, node: object, at: _Spot) -> dict | bool:
+def _from_openapi(walk: _Walk, node: object, at: _Position) -> dict | bool:
     if isinstance(node, bool):
         return node
     if isinstance(node, dict):
         node = {SNAKE_CASE.get(key, key): node.get(SNAKE_CASE.get(key, key), value) for key, value in node.items()}
-    out = _descended(walk, node, at, _from_openapi)
+    out = _visit_children(walk, node, at, _from_openapi)
     _lower_type(out)
     for key in COUNTS:
         if isinstance(out.get(key), str) and _WHOLE.fullmatch(out[key]):
@@ -933,25 +935,25 @@ def _lower_type(schema: dict) -> None:
 
 
 def _enum_by_type(schema: dict) -> None:
-    """Gemini writes every enum in strings, those of whole numbers too."""
+    """Converts an enum of whole numbers: Gemini writes all enum values as strings."""
     values = schema.get("enum")
     if schema.get("type") == "integer" and isinstance(values, list):
         schema["enum"] = [int(v) if isinstance(v, str) and _WHOLE.fullmatch(v) else v for v in values]
 
 
 def _order(schema: dict, names: object) -> None:
-    """JSON Schema has no word for the order of properties, but models keep to the one in which they stand."""
-    found = schema.get("properties")
-    if isinstance(names, list) and isinstance(found, dict):
-        first = [name for name in names if isinstance(name, str) and name in found]
-        schema["properties"] = {name: found[name] for name in (*first, *found)}
+    """Sorts the properties: JSON Schema has no keyword for their order, but models keep the order of the schema."""
+    properties = schema.get("properties")
+    if isinstance(names, list) and isinstance(properties, dict):
+        first = [name for name in names if isinstance(name, str) and name in properties]
+        schema["properties"] = {name: properties[name] for name in (*first, *properties)}
 
 
-# -- both ways -----------------------------------------------------------------------------------------------------
+# -- both directions -----------------------------------------------------------------------------------------------
 
 
 def _allow_null(schema: dict) -> None:
-    """What `nullable` says, by type and anyOf. A schema without either of them allows null already."""
+    """Adds null to type and anyOf, as `nullable` does. A schema without either keyword allows null already."""
     kinds, parts = schema.get("type"), schema.get("anyOf")
     if isinstance(kinds, str | list) and "null" not in _listed(kinds):
         schema["type"] = [*_listed(kinds), "null"]

@@ -1,4 +1,4 @@
-"""Server-sent events as bytes: cut a stream into events, look at an event's data, exchange it.
+"""Server-sent events as bytes: split a stream into events, read an event's data, replace it.
 
 https://html.spec.whatwg.org/multipage/server-sent-events.html: lines end with LF, CRLF or CR, a blank line ends
 an event.
@@ -14,18 +14,21 @@ _OVERLAP = 3
 
 
 class TooLong(Exception):
-    """An event grew past the bound without ending."""
+    """An event grew beyond the maximum size without ending."""
 
 
 class Splitter:
-    """Collects bytes and gives back whole events, each with the blank line that ends it."""
+    """Splits a stream of bytes into complete events, each with the blank line that ends it.
+
+    `maximum` is the size of an unfinished event in bytes.
+    """
 
     def __init__(self, maximum: int = 64 * 1024 * 1024):
         self._tail = bytearray()
         self._maximum = maximum
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """The events that this chunk completes. Raises TooLong."""
+        """Returns the events that this chunk completes. Raises TooLong."""
         if not self._tail and chunk.endswith(b"\n\n") and chunk.find(b"\n\n") == len(chunk) - 2 and b"\r" not in chunk:
             return [chunk]
         start = max(0, len(self._tail) - _OVERLAP)
@@ -41,13 +44,13 @@ class Splitter:
             raise TooLong
         return events
 
-    def rest(self) -> bytes:
-        """What came after the last whole event; an upstream may leave out the final blank line."""
+    def remainder(self) -> bytes:
+        """Returns the bytes after the last complete event; an upstream may omit the final blank line."""
         return bytes(self._tail)
 
 
 def data_of(event: bytes) -> bytes | None:
-    """The event's data, or None for comments and events without any."""
+    """Returns the event's data, None for a comment or an event without data."""
     start = 0 if event.startswith(b"data:") else event.find(b"\ndata:") + 1
     if (start or event.startswith(b"data:")) and b"\r" not in event:
         end = event.find(b"\n", start)
@@ -58,8 +61,8 @@ def data_of(event: bytes) -> bytes | None:
 
 
 def with_data(event: bytes, data: bytes) -> bytes:
-    """The event with its data exchanged; every other line stays."""
-    if b"\n" in data:  # values that stood on several lines stand there still
+    """Returns the event with other data; every other line stays."""
+    if b"\n" in data:  # each line of the data needs its own field
         data = data.replace(b"\n", b"\ndata: ")
     if event.startswith(b"data:") and event.find(b"\n") == len(event) - 2:
         return b"data: " + data + b"\n\n"
@@ -68,5 +71,6 @@ def with_data(event: bytes, data: bytes) -> bytes:
 
 
 def event(data: bytes, name: str | None = None) -> bytes:
+    """Returns an event with the given data, which has no line break."""
     head = f"event: {name}\n".encode() if name else b""
     return head + b"data: " + data + b"\n\n"

@@ -1,4 +1,4 @@
-"""Values off a client's wire, each of the type that it must have, or a BadRequest that names its place."""
+"""Checks the types of values in a client's body. Raises BadRequest that names the field by its path, `place`."""
 
 import base64
 import binascii
@@ -14,7 +14,7 @@ from gproxy.protocols.losses import Losses
 
 TYPE_NAMES = {dict: "an object", list: "a list", str: "a string", bool: "true or false", int: "a whole number"}
 _DATA_URL = re.compile(r"data:([^;,]*)((?:;[^;,]*)*?)(;base64)?,", re.IGNORECASE)
-# What files are called where only their name or only their type is told.
+# Media types by file extension, for files sent without a media type or without a name.
 MEDIA_TYPES = {
     "pdf": "application/pdf",
     "txt": "text/plain",
@@ -32,14 +32,14 @@ MEDIA_TYPES = {
 }
 
 
-def _wrong(value, expected: str, place: str) -> BadRequest:
-    found = "null" if value is None else TYPE_NAMES.get(type(value), "a number")
-    return BadRequest(f"{place}: expected {expected}, got {found}")
+def _wrong_type(value, expected: str, place: str) -> BadRequest:
+    actual = "null" if value is None else TYPE_NAMES.get(type(value), "a number")
+    return BadRequest(f"{place}: expected {expected}, got {actual}")
 
 
 def _typed(value, kind: type, place: str):
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise _wrong(value, TYPE_NAMES[kind], place)
+        raise _wrong_type(value, TYPE_NAMES[kind], place)
     return value
 
 
@@ -56,14 +56,14 @@ def text(value, place: str) -> str:
 
 
 def objects(value, place: str) -> list[tuple[str, dict]]:
-    """A list of objects, each with its place; nothing for null."""
+    """Returns the objects of a list, each with its path; an empty list for null."""
     if value is None:
         return []
     return [(f"{place}[{i}]", obj(item, f"{place}[{i}]")) for i, item in enumerate(arr(value, place))]
 
 
 def optional_obj(body: dict, name: str, place: str = "") -> dict:
-    """An object or, in place of null, an empty one."""
+    """Returns an object field, an empty object when it is null or absent."""
     value = body.get(name)
     return {} if value is None else obj(value, join_path(place, name))
 
@@ -83,14 +83,14 @@ def optional_number(body: dict, name: str, place: str = "", minimum: float | Non
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _wrong(value, "a number", join_path(place, name))
+        raise _wrong_type(value, "a number", join_path(place, name))
     if minimum is not None and value < minimum:
         raise BadRequest(f"{join_path(place, name)}: must be at least {minimum:g}")
     return value
 
 
 def optional_count(body: dict, name: str, place: str = "", minimum: int = 0) -> int | None:
-    """A whole number that is not below `least`; JavaScript and protobuf write them as 5.0 and "5" too."""
+    """Returns a whole number of at least `minimum`; JavaScript and protobuf also write 5 as 5.0 and "5"."""
     value = body.get(name)
     if value is None:
         return None
@@ -104,7 +104,7 @@ def optional_count(body: dict, name: str, place: str = "", minimum: int = 0) -> 
 
 
 def texts(value, place: str) -> tuple[str, ...]:
-    """A string or a list of them."""
+    """Returns the strings of a string or a list of strings, nothing for null."""
     if value is None:
         return ()
     if isinstance(value, str):
@@ -113,41 +113,45 @@ def texts(value, place: str) -> tuple[str, ...]:
 
 
 def join_path(place: str, name: str) -> str:
+    """Returns the path of a field of the object at `place`."""
     return f"{place}.{name}" if place else name
 
 
 def lookup(value: str | None, table: dict, place: str):
-    """What a table says for a spelling; nothing for nothing."""
+    """Returns the table's entry for a value, None for null. Raises BadRequest when the table has no such key."""
     if value is None:
         return None
     if not isinstance(value, str):
-        raise _wrong(value, TYPE_NAMES[str], place)
+        raise _wrong_type(value, TYPE_NAMES[str], place)
     if value not in table:
         raise BadRequest(f"{place}: {value[:64]!r} is unknown; known: {', '.join(map(str, table))}")
     return table[value]
 
 
-# What stands in the place of a file that a model cannot read, and how code that a vendor ran is shown.
+# Text sent in place of a file that a model cannot read, and the form of code that a vendor ran.
 OMITTED_FILE = "[{} omitted: this model cannot read it]"
 CODE_BLOCK = "```{}\n{}\n```"
-# Under this key stand arguments that are no JSON object.
+# The key for arguments that are not a JSON object.
 RAW_ARGUMENTS = "raw_arguments"
 
 
 def arguments_object(written: str, losses: Losses) -> dict:
-    """A tool call's arguments as the object that some protocols want; what is none is kept as the text it is."""
+    """Returns a tool call's arguments as an object, which some protocols require.
+
+    Text that is not a JSON object is kept as it is, under RAW_ARGUMENTS, and reported as a loss.
+    """
     try:
-        found = orjson.loads(written) if written.strip() else {}
+        document = orjson.loads(written) if written.strip() else {}
     except orjson.JSONDecodeError:
-        found = None
-    if isinstance(found, dict):
-        return found
+        document = None
+    if isinstance(document, dict):
+        return document
     losses.lose("arguments")
     return {RAW_ARGUMENTS: written}
 
 
 def dumps(value: dict) -> str:
-    """Compact JSON text. Raises BadRequest when the value is nested too deeply to be written."""
+    """Returns compact JSON text. Raises TooDeep, a BadRequest, when the value is nested too deeply."""
     return raw_json.dumps(value).decode()
 
 
@@ -156,7 +160,7 @@ def data_url(media_type: str | None, data: str) -> str:
 
 
 def media_of_url(url: str, kind: str, place: str, name: str | None = None, detail: str | None = None) -> Media:
-    """A Media block of a URL, which may hold its data. Raises BadRequest on data that is none."""
+    """Returns the Media block of a URL or data URL. Raises BadRequest on an invalid data URL."""
     if not url.startswith("data:"):
         return Media(kind, media_type_of(name), url=url, name=name, detail=detail)
     head = _DATA_URL.match(url)
@@ -166,17 +170,17 @@ def media_of_url(url: str, kind: str, place: str, name: str | None = None, detai
     if not head[3]:
         data = base64.b64encode(unquote_to_bytes(data)).decode()
     check_base64(data, place)
-    found = (head[1] or media_type_of(name) or "").lower() or None
-    return Media(media_kind(found, kind), found, data, name=name, detail=detail)
+    media_type = (head[1] or media_type_of(name) or "").lower() or None
+    return Media(media_kind(media_type, kind), media_type, data, name=name, detail=detail)
 
 
 def media_of_bytes(media_type: str, data: bytes) -> Media:
-    """A Media block of a file's bytes."""
+    """Returns the Media block of a file's bytes."""
     return Media(media_kind(media_type, "file"), media_type, base64.b64encode(data).decode())
 
 
 def check_base64(data: str, place: str) -> str:
-    """The same base64. Raises BadRequest on what is clearly none; only the edges are looked at, for files are large."""
+    """Returns the data. Raises BadRequest when it is not base64; of large data only both ends are checked."""
     edge = (data[:64] + data[-64:]) if len(data) > 128 else data
     if not re.fullmatch(r"[A-Za-z0-9+/_\-\s]*={0,2}\s*", edge):
         raise BadRequest(f"{place}: not base64")
@@ -184,25 +188,26 @@ def check_base64(data: str, place: str) -> str:
 
 
 def text_of_base64(data: str) -> str | None:
-    """The text of base64 data, None when it is none."""
+    """Returns the text in base64 data, None when the data is not base64 or not UTF-8."""
     try:
         return base64.b64decode(data, validate=False).decode()
     except (binascii.Error, UnicodeDecodeError):
         return None
 
 
-def media_kind(media_type: str | None, otherwise: str) -> str:
-    """An image may be sent as a file, and a file as an image: the type decides."""
+def media_kind(media_type: str | None, default: str) -> str:
+    """Returns the kind of a Media block: the media type decides, since clients send images as files and vice versa."""
     family = (media_type or "").partition("/")[0]
     if family in ("image", "audio", "video"):
         return family
-    return "file" if media_type else otherwise
+    return "file" if media_type else default
 
 
 def media_type_of(name: str | None) -> str | None:
-    """A media type by a file's name."""
+    """Returns the media type for a file name's extension, None when it is unknown."""
     return MEDIA_TYPES.get((name or "").rpartition(".")[2].lower()) if name and "." in name else None
 
 
 def file_extension(media_type: str | None) -> str:
-    return next((ending for ending, known in MEDIA_TYPES.items() if known == media_type), "bin")
+    """Returns a file extension for a media type, `bin` when it is unknown."""
+    return next((extension for extension, known in MEDIA_TYPES.items() if known == media_type), "bin")

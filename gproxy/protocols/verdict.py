@@ -1,13 +1,14 @@
-"""What every reader of a passing stream says about an event that it saw."""
+"""The verdict of a passthrough stream reader on one event."""
 
 from enum import Enum, auto
 
 
 class Verdict(Enum):
     CONTINUES = auto()
-    # The terminal event and its usage were read: settle, then pass it on.
+    # The terminal event and its usage were read: settle, then forward the event.
     ENDS = auto()
-    # The same, but some models say it in every event: hold this one until the next, or the end, shows which it was.
+    # Possibly the terminal event: some models send its fields in every event. Hold it back until the next event, or the
+    # end of the stream, shows which it was.
     MAY_END = auto()
-    # The upstream claims an end that is none.
+    # Terminal event that does not end the protocol: treat the stream as broken.
     BROKEN = auto()

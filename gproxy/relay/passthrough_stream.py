@@ -80,7 +80,7 @@ class PassthroughStream:
                     yield frames
                 if self._error is not None:
                     raise self._error
-            if is_complete_event(tail := splitter.rest().strip() + b"\n\n"):
+            if is_complete_event(tail := splitter.remainder().strip() + b"\n\n"):
                 yield self._forward([tail])
             yield from self._end()
         except sse.TooLong:

@@ -117,7 +117,7 @@ class TranslatedStream:
                     if verdict is Verdict.BROKEN:
                         raise UpstreamError(NO_END)
                 yield None
-            if is_complete_event(tail := splitter.rest().strip() + b"\n\n"):
+            if is_complete_event(tail := splitter.remainder().strip() + b"\n\n"):
                 _, payload = self._read_event(tail)
                 if payload is not None:
                     yield payload

@@ -10,29 +10,29 @@ from google.genai import errors as genai_errors
 from google.genai import types as genai_types
 from pydantic import BaseModel
 
-from tests.dialects import (
+from tests.gateway import ADMIN, Gateway
+from tests.sdk_clients import CITY, SDK_CLIENTS, TOOLS, ZONE
+from tests.vendor import PROMPT_TOKENS, STREAM_HEAD, answers, chunk, event, sends, vector
+from tests.vendor_protocols import (
     CACHED,
-    FRESH,
-    KINDS,
-    MADE,
+    ERROR_TYPES,
+    OUTPUT,
     PAIRS,
     PIXEL,
     PROTOCOLS,
     PROVIDERS,
-    SEAL,
+    SIGNATURE,
+    UNCACHED,
     Call,
-    Said,
+    VendorReply,
     all_pairs,
-    asked,
-    breaks_off,
-    problems,
-    says,
-    says_no,
-    streamed,
+    answers_error,
+    breaks_after,
+    parse_request,
+    replies_with,
+    reply_events,
+    schema_errors,
 )
-from tests.gateway import ADMIN, Gateway
-from tests.sdk_clients import CITY, SDK_CLIENTS, TOOLS, ZONE
-from tests.vendor import PROMPT_TOKENS, STREAM_HEAD, answers, chunk, event, sends, vector
 
 
 @pytest.fixture(scope="module")
@@ -52,16 +52,18 @@ def speakers(gateway):
 
 PRICED = ("anthropic", "gemini")  # by the journeys' seed
 SCENES = {
-    "text": Said("Grüße, 東京 🗼!"),
-    "length": Said("It was cut", stop="length"),
-    "call": Said(calls=(Call("get_weather", {"city": "Köln"}),)),
-    "parallel": Said(
+    "text": VendorReply("Grüße, 東京 🗼!"),
+    "length": VendorReply("It was cut", stop="length"),
+    "call": VendorReply(calls=(Call("get_weather", {"city": "Köln"}),)),
+    "parallel": VendorReply(
         "Let me see.", calls=(Call("get_weather", {"city": "Rom"}), Call("get_time", {"zone": "CET"}, "call_up_2"))
     ),
-    "no-arguments": Said(calls=(Call("get_time", {}),)),
-    "thinking": Said("42", thinking="Hm. Well.", seal=SEAL),
-    "thoughtful-call": Said(thinking="I should look.", seal=SEAL, calls=(Call("get_weather", {"city": "Bonn"}),)),
-    "filtered": Said("Half of it", stop="filtered"),
+    "no-arguments": VendorReply(calls=(Call("get_time", {}),)),
+    "thinking": VendorReply("42", thinking="Hm. Well.", signature=SIGNATURE),
+    "thoughtful-call": VendorReply(
+        thinking="I should look.", signature=SIGNATURE, calls=(Call("get_weather", {"city": "Bonn"}),)
+    ),
+    "filtered": VendorReply("Half of it", stop="filtered"),
 }
 
 
@@ -71,7 +73,7 @@ SCENES = {
 def test_what_the_vendor_said_comes_out(vendor, speakers, client, upstream, is_streamed, scene):
     said = SCENES[scene]
     model = f"{scene}-{client}-{upstream}-{is_streamed}"
-    vendor.scripts[model] = says(said)
+    vendor.scripts[model] = replies_with(said)
     speaker, name = speakers[client], f"{PROVIDERS[upstream]}/{model}"
     heard = speaker.send(name, speaker.first_turn("How is it?"), TOOLS, is_streamed)
     assert (heard.text, heard.thinking) == (said.text, said.thinking)
@@ -80,14 +82,14 @@ def test_what_the_vendor_said_comes_out(vendor, speakers, client, upstream, is_s
         assert heard.ids == [call.id for call in said.calls]
     assert len(set(heard.ids)) == len(said.calls)
     assert all(heard.ids)
-    assert heard.stop == said.reason
-    assert (heard.prompt_tokens, heard.cached_tokens, heard.output_tokens) == (FRESH + CACHED, CACHED, MADE)
+    assert heard.stop == said.stop_reason
+    assert (heard.prompt_tokens, heard.cached_tokens, heard.output_tokens) == (UNCACHED + CACHED, CACHED, OUTPUT)
     assert heard.model == name
     assert speaker.headers["x-gproxy-translated"] == f"{client}->{upstream}"
     assert ("x-gproxy-cost-usd" in speaker.headers) is (not is_streamed and upstream in PRICED)
     (seen,) = vendor.asked(model)
-    assert problems(seen) == []
-    got = asked(seen)
+    assert schema_errors(seen) == []
+    got = parse_request(seen)
     assert (got.users, got.tools) == (["How is it?"], {"get_weather": CITY, "get_time": ZONE})
     assert seen.is_stream is is_streamed
 
@@ -99,19 +101,19 @@ THINKERS = {
     "anthropic": "claude-opus-4-6-{}",
     "gemini": "gemini-3-pro-{}",
 }
-LOOKS = Said(
+LOOKS = VendorReply(
     "Let me see.",
     thinking="I should look.",
-    seal=SEAL,
+    signature=SIGNATURE,
     calls=(Call("get_weather", {"city": "Bonn"}), Call("get_time", {"zone": "CET"}, "call_up_2")),
 )
-ANSWERS = Said("Sunny at noon.")
+ANSWERS = VendorReply("Sunny at noon.")
 
 
-def looks(vendor, upstream: str, tag: str, said: Said = LOOKS) -> str:
+def looks(vendor, upstream: str, tag: str, said: VendorReply = LOOKS) -> str:
     """A model that calls tools and answers once it has their results."""
     model = THINKERS[upstream].format(tag)
-    vendor.scripts[model] = says(said, (b"sunny", ANSWERS))
+    vendor.scripts[model] = replies_with(said, (b"sunny", ANSWERS))
     return model
 
 
@@ -128,17 +130,17 @@ def test_a_tool_round_trip_brings_the_vendors_seal_back(vendor, speakers, client
     history += getattr(speaker, way)(heard, ["sunny", "noon"])
     assert speaker.send(name, history, TOOLS, is_streamed).text == ANSWERS.text
     seen = vendor.asked(model)[1]
-    assert problems(seen) == []
-    got = asked(seen)
+    assert schema_errors(seen) == []
+    got = parse_request(seen)
     assert (got.users, got.assistants) == (["How is it?"], [LOOKS.text])
     assert [call[1:] for call in got.calls] == [(call.name, call.arguments) for call in LOOKS.calls]
     assert got.results == [(got.calls[0][0], "sunny"), (got.calls[1][0], "noon")]
     assert got.calls[0][0] != got.calls[1][0]
     if upstream != "gemini":
         assert [call[0] for call in got.calls] == [call.id for call in LOOKS.calls]
-    assert got.seals == [SEAL]
+    assert got.signatures == [SIGNATURE]
     if upstream in ("anthropic", "openai_responses"):
-        assert got.thoughts == [LOOKS.thinking]
+        assert got.thinking == [LOOKS.thinking]
     assert NAMED_SEAL[client] not in speaker.headers.get("x-gproxy-lossy", "")
 
 
@@ -163,27 +165,27 @@ def test_what_one_vendor_sealed_is_never_sent_to_another(vendor, speakers, clien
     answer = speaker.send(f"{PROVIDERS[then]}/{gone_on}", history, TOOLS)
     assert answer.text == ANSWERS.text
     (seen,) = vendor.asked(gone_on)
-    assert SEAL.encode() not in seen.body
+    assert SIGNATURE.encode() not in seen.body
     assert MARK not in seen.body
     assert speaker.headers["x-gproxy-lossy"]
     assert ("x-gproxy-translated" in speaker.headers) is (client != then)
-    got = asked(seen)
+    got = parse_request(seen)
     assert [call[1:] for call in got.calls] == [(call.name, call.arguments) for call in LOOKS.calls]
     assert [text for _, text in got.results] == ["sunny", "noon"]
     assert got.assistants == [LOOKS.text]
     if client != then:
-        assert problems(seen) == []
+        assert schema_errors(seen) == []
     if then == "gemini":
-        assert set(got.seals) == {"skip_thought_signature_validator"}
+        assert set(got.signatures) == {"skip_thought_signature_validator"}
         assert NAMED_SEAL[client] in speaker.headers["x-gproxy-lossy"]
     else:
-        assert got.seals == []
+        assert got.signatures == []
 
 
 @pytest.mark.parametrize(("client", "first"), [(c, f) for c, f in PAIRS if c != "openai_chat"])
 def test_thinking_that_nobody_signed_does_not_go_to_the_clients_own_vendor(vendor, speakers, client, first):
     """It would refuse it, and Gemini a call without a signature too."""
-    unsigned = Said("Let me see.", thinking="I should look.", calls=(Call("get_weather", {"city": "Bonn"}),))
+    unsigned = VendorReply("Let me see.", thinking="I should look.", calls=(Call("get_weather", {"city": "Bonn"}),))
     name = f"unsigned-{client}-{first}"
     speaker, begun, gone_on = speakers[client], looks(vendor, first, name, unsigned), looks(vendor, client, name)
     for is_streamed in (False, True):
@@ -197,11 +199,11 @@ def test_thinking_that_nobody_signed_does_not_go_to_the_clients_own_vendor(vendo
         speaker.send(f"{PROVIDERS[client]}/{gone_on}", history + speaker.echo(heard, ["sunny"]), TOOLS)
         seen = vendor.asked(gone_on)[-1]
         assert MARK not in seen.body
-        got = asked(seen)
+        got = parse_request(seen)
         assert got.calls[0][1:] == ("get_weather", {"city": "Bonn"})
-        assert got.seals == (["skip_thought_signature_validator"] if client == "gemini" else [])
+        assert got.signatures == (["skip_thought_signature_validator"] if client == "gemini" else [])
         if client != "gemini":
-            assert got.thoughts == []
+            assert got.thinking == []
             assert b"reasoning" not in seen.body
 
 
@@ -219,19 +221,19 @@ def told_type(client: str, fault) -> str:
 @pytest.mark.parametrize(("client", "upstream"), PAIRS)
 def test_a_refusal_before_the_first_byte_is_the_sdks_own(gateway, vendor, speakers, client, upstream, status):
     model = f"says-{status}"
-    vendor.scripts[model] = says_no(status, f"vendor says {status} 東京", {"retry-after": "7"})
+    vendor.scripts[model] = answers_error(status, f"vendor says {status} 東京", {"retry-after": "7"})
     speaker, name = speakers[client], f"{PROVIDERS[upstream]}/{model}"
     for is_streamed in (False, True):
-        with pytest.raises(speaker.exception(status), match=f"vendor says {status} 東京") as told:
+        with pytest.raises(speaker.fault(status), match=f"vendor says {status} 東京") as told:
             speaker.send(name, speaker.first_turn("Hello"), (), is_streamed)
         gateway.heal()
-        assert type(told.value) is speaker.exception(status)
+        assert type(told.value) is speaker.fault(status)
         assert code_of(told.value) == status
         assert speaker.headers["retry-after"] == "7"
         assert speaker.headers["x-gproxy-translated"] == f"{client}->{upstream}"
         assert speaker.headers["x-upstream-request-id"] == "req_up"
-        if status in KINDS["openai"] and status < 500:
-            assert told_type(client, told.value) == KINDS.get(client, KINDS["openai"])[status]
+        if status in ERROR_TYPES["openai"] and status < 500:
+            assert told_type(client, told.value) == ERROR_TYPES.get(client, ERROR_TYPES["openai"])[status]
 
 
 @pytest.mark.parametrize("is_streamed", [False, True], ids=["whole", "streamed"])
@@ -240,14 +242,14 @@ def test_an_error_that_is_no_json_stays_readable(gateway, vendor, speakers, clie
     page = b"<html><head><style>b{}</style><title>502</title></head><body><h1>Bad &amp; gone</h1></body></html>"
     vendor.scripts["page"] = answers(500, page, {"Content-Type": "text/html"})
     speaker = speakers[client]
-    with pytest.raises(speaker.exception(500), match="502 Bad & gone") as told:
+    with pytest.raises(speaker.fault(500), match="502 Bad & gone") as told:
         speaker.send(f"{PROVIDERS[upstream]}/page", speaker.first_turn("Hello"), (), is_streamed)
     gateway.heal()
     assert "<" not in str(told.value).replace("<class", "")
     assert speaker.headers["content-type"].startswith("application/json")
 
 
-SLOW_TALK = Said("One two three four five six seven")
+SLOW_TALK = VendorReply("One two three four five six seven")
 
 
 @pytest.mark.parametrize("end", ["error", "clean", "close", "reset"])
@@ -256,13 +258,13 @@ def test_a_stream_that_breaks_raises_in_every_sdk(vendor, speakers, client, upst
     """After its first words, and never as an end."""
     model = f"breaks-{end}-{client}-{upstream}"
     count = {"openai_chat": 2, "openai_responses": 5, "anthropic": 3, "gemini": 1}[upstream]
-    vendor.scripts[model] = breaks_off(SLOW_TALK, count, end, pause_s=0.01)
+    vendor.scripts[model] = breaks_after(SLOW_TALK, count, end, pause_s=0.01)
     words: list[str] = []
     label = "vendor fell over" if end == "error" else "upstream_error"
     with pytest.raises(BROKEN[client], match=label):
         for piece in speakers[client].stream_text(f"{PROVIDERS[upstream]}/{model}"):
             words.append(piece)
-    assert "".join(words) == SLOW_TALK.pieces[0]
+    assert "".join(words) == SLOW_TALK.text_parts[0]
 
 
 BROKEN = {
@@ -277,7 +279,7 @@ BROKEN = {
 def test_a_whole_reply_that_is_none_is_an_upstream_error(vendor, speakers, client, upstream):
     vendor.scripts["no-reply"] = answers(200, b"<html>All is well</html>")
     speaker = speakers[client]
-    with pytest.raises(speaker.exception(500), match="upstream_error") as told:
+    with pytest.raises(speaker.fault(500), match="upstream_error") as told:
         speaker.send(f"{PROVIDERS[upstream]}/no-reply", speaker.first_turn("Hello"))
     assert code_of(told.value) == 502
 
@@ -292,23 +294,23 @@ class Weather(BaseModel):
     degrees: int
 
 
-RAINY = Said('{"city": "Köln", "degrees": 7}')
+RAINY = VendorReply('{"city": "Köln", "degrees": 7}')
 
 
 def others(client: str):
     return pytest.mark.parametrize("upstream", [upstream for upstream in PROTOCOLS if upstream != client])
 
 
-def new(vendor, upstream: str, model: str, said: Said, *then) -> str:
-    vendor.scripts[model] = says(said, *then)
+def new(vendor, upstream: str, model: str, said: VendorReply, *then) -> str:
+    vendor.scripts[model] = replies_with(said, *then)
     return f"{PROVIDERS[upstream]}/{model}"
 
 
 def check_schema(vendor, model: str) -> None:
     """The vendor was told what a pydantic model looks like."""
     (seen,) = vendor.asked(model)
-    assert problems(seen) == []
-    schema = asked(seen).schema
+    assert schema_errors(seen) == []
+    schema = parse_request(seen).schema
     assert (set(schema["properties"]), set(schema["required"])) == ({"city", "degrees"},) * 2
     assert schema["properties"]["degrees"]["type"].lower() == "integer"
 
@@ -332,7 +334,7 @@ def test_chat_parses_into_a_model(vendor, speakers, upstream):
 @others("openai_chat")
 def test_chat_parses_the_arguments_of_a_strict_tool(vendor, speakers, upstream):
     sdk, model = speakers["openai_chat"].sdk.chat.completions, f"chat-strict-{upstream}"
-    name = new(vendor, upstream, model, Said(calls=(Call("Weather", {"city": "Köln", "degrees": 7}),)))
+    name = new(vendor, upstream, model, VendorReply(calls=(Call("Weather", {"city": "Köln", "degrees": 7}),)))
     tools, hello = [openai.pydantic_function_tool(Weather)], [{"role": "user", "content": "Hello"}]
     whole = sdk.parse(model=name, messages=hello, tools=tools)
     with sdk.stream(model=name, messages=hello, tools=tools) as stream:
@@ -342,19 +344,19 @@ def test_chat_parses_the_arguments_of_a_strict_tool(vendor, speakers, upstream):
         (call,) = reply.choices[0].message.tool_calls
         assert call.function.parsed_arguments == Weather(city="Köln", degrees=7)
     assert [event.name for event in done] == ["Weather"]
-    assert problems(vendor.asked(model)[0]) == []
+    assert schema_errors(vendor.asked(model)[0]) == []
 
 
 @others("openai_chat")
 @pytest.mark.parametrize("wants_usage", [False, True])
 def test_chat_tells_usage_in_a_stream_only_if_asked(vendor, speakers, upstream, wants_usage):
-    name = new(vendor, upstream, f"chat-usage-{upstream}", Said("Hi"))
+    name = new(vendor, upstream, f"chat-usage-{upstream}", VendorReply("Hi"))
     options = {"stream_options": {"include_usage": True}} if wants_usage else {}
     hello = [{"role": "user", "content": "Hello"}]
     chunks = list(
         speakers["openai_chat"].sdk.chat.completions.create(model=name, messages=hello, stream=True, **options)
     )
-    assert [(c.usage.prompt_tokens, c.choices) for c in chunks if c.usage] == [(FRESH + CACHED, [])] * wants_usage
+    assert [(c.usage.prompt_tokens, c.choices) for c in chunks if c.usage] == [(UNCACHED + CACHED, [])] * wants_usage
     assert {c.model for c in chunks} == {name}
     assert len({c.id for c in chunks}) == 1
 
@@ -374,7 +376,7 @@ def test_responses_parse_into_a_model(vendor, speakers, upstream):
 
 @others("openai_responses")
 def test_every_item_of_a_responses_stream_lives_its_whole_life(vendor, speakers, upstream):
-    said = Said("42", thinking="Hm.", seal=SEAL, calls=(Call("get_weather", {"city": "Rom"}),))
+    said = VendorReply("42", thinking="Hm.", signature=SIGNATURE, calls=(Call("get_weather", {"city": "Rom"}),))
     name = new(vendor, upstream, f"responses-life-{upstream}", said)
     events = list(speakers["openai_responses"].sdk.responses.create(model=name, input="Hello", stream=True))
     kinds = [event.type for event in events]
@@ -406,7 +408,7 @@ def test_the_tool_runner_of_anthropic_runs_to_the_answer(vendor, speakers, upstr
         asked_for.append(city)
         return "sunny"
 
-    said = Said(thinking="I should look.", seal=SEAL, calls=(Call("get_weather", {"city": "Bonn"}),))
+    said = VendorReply(thinking="I should look.", signature=SIGNATURE, calls=(Call("get_weather", {"city": "Bonn"}),))
     for is_streamed in (False, True):
         model = THINKERS[upstream].format(f"runner-{is_streamed}")
         name = new(vendor, upstream, model, said, (b"sunny", ANSWERS))
@@ -421,9 +423,9 @@ def test_the_tool_runner_of_anthropic_runs_to_the_answer(vendor, speakers, upstr
         assert turns[-1].content[0].text == ANSWERS.text
         assert len(turns) == 2
         seen = vendor.asked(model)[1]
-        got = asked(seen)
-        assert (got.results[0][1], got.seals) == ("sunny", [SEAL])
-        assert problems(seen) == []
+        got = parse_request(seen)
+        assert (got.results[0][1], got.signatures) == ("sunny", [SIGNATURE])
+        assert schema_errors(seen) == []
     assert asked_for == ["Bonn", "Bonn"]
 
 
@@ -432,7 +434,7 @@ def test_anthropic_streams_texts_and_parses(vendor, speakers, gateway, upstream)
     name = new(vendor, upstream, f"claude-text-{upstream}", RAINY)
     sdk, hello = speakers["anthropic"].sdk.messages, [{"role": "user", "content": "Hello"}]
     with sdk.stream(model=name, max_tokens=99, messages=hello) as stream:
-        assert list(stream.text_stream) == RAINY.pieces
+        assert list(stream.text_stream) == RAINY.text_parts
     parsed = new(vendor, upstream, f"claude-parse-{upstream}", RAINY)
     reply = sdk.parse(model=parsed, max_tokens=99, messages=hello, output_format=Weather)
     assert reply.parsed_output == Weather(city="Köln", degrees=7)
@@ -444,14 +446,20 @@ def test_anthropic_streams_texts_and_parses(vendor, speakers, gateway, upstream)
             async with client.messages.stream(model=name, max_tokens=99, messages=hello) as stream:
                 return whole.content[0].text, [text async for text in stream.text_stream]
 
-    assert asyncio.run(ask()) == (RAINY.text, RAINY.pieces)
+    assert asyncio.run(ask()) == (RAINY.text, RAINY.text_parts)
 
 
 @others("gemini")
 @pytest.mark.parametrize("is_streamed", [False, True], ids=["whole", "streamed"])
 def test_a_gemini_chat_remembers_what_was_said(vendor, speakers, upstream, is_streamed):
     model = THINKERS[upstream].format(f"gemini-chat-{is_streamed}")
-    name = new(vendor, upstream, model, Said("One, two.", thinking="I count.", seal=SEAL), (b"More?", Said("Three.")))
+    name = new(
+        vendor,
+        upstream,
+        model,
+        VendorReply("One, two.", thinking="I count.", signature=SIGNATURE),
+        (b"More?", VendorReply("Three.")),
+    )
     chat = speakers["gemini"].sdk.chats.create(model=name)
     for question, answer in (("Count!", "One, two."), ("More?", "Three.")):
         if is_streamed:
@@ -461,12 +469,12 @@ def test_a_gemini_chat_remembers_what_was_said(vendor, speakers, upstream, is_st
             told = chat.send_message(question).text
         assert told == answer
     seen = vendor.asked(model)[1]
-    got = asked(seen)
+    got = parse_request(seen)
     assert (got.users, got.assistants) == (["Count!", "More?"], ["One, two."])
-    assert got.seals == [SEAL]
+    assert got.signatures == [SIGNATURE]
     if upstream != "openai_chat":
-        assert got.thoughts == ["I count."]
-    assert problems(seen) == []
+        assert got.thinking == ["I count."]
+    assert schema_errors(seen) == []
 
 
 @others("gemini")
@@ -480,7 +488,7 @@ def test_gemini_calls_a_python_function_by_itself(vendor, speakers, upstream, is
         return "sunny"
 
     model = THINKERS[upstream].format(f"gemini-function-{is_streamed}")
-    said = Said(thinking="I should look.", seal=SEAL, calls=(Call("get_weather", {"city": "Bonn"}),))
+    said = VendorReply(thinking="I should look.", signature=SIGNATURE, calls=(Call("get_weather", {"city": "Bonn"}),))
     name = new(vendor, upstream, model, said, (b"sunny", ANSWERS))
     models, config = speakers["gemini"].sdk.models, genai_types.GenerateContentConfig(tools=[get_weather])
     if is_streamed:
@@ -491,10 +499,10 @@ def test_gemini_calls_a_python_function_by_itself(vendor, speakers, upstream, is
         told = models.generate_content(model=name, contents="How is it?", config=config).text
     assert (told, asked_for) == (ANSWERS.text, ["Bonn"])
     first, second = vendor.asked(model)
-    assert asked(first).tools["get_weather"]["properties"]["city"]["type"] == "string"
-    got = asked(second)
-    assert ("sunny" in got.results[0][1], got.seals) == (True, [SEAL])
-    assert problems(second) == []
+    assert parse_request(first).tools["get_weather"]["properties"]["city"]["type"] == "string"
+    got = parse_request(second)
+    assert ("sunny" in got.results[0][1], got.signatures) == (True, [SIGNATURE])
+    assert schema_errors(second) == []
 
 
 @others("gemini")
@@ -512,7 +520,7 @@ def test_gemini_parses_into_a_model(vendor, speakers, upstream, way):
 
 @others("gemini")
 def test_gemini_streams_an_array_too(vendor, gateway, upstream):
-    name = new(vendor, upstream, f"array-{upstream}", Said("One two"))
+    name = new(vendor, upstream, f"array-{upstream}", VendorReply("One two"))
     body = {"contents": [{"parts": [{"text": "Hi"}]}]}
     reply = gateway.post(f"/v1beta/models/{name}:streamGenerateContent", body)
     assert reply.headers["Content-Type"].startswith("application/json")
@@ -543,16 +551,16 @@ def test_tokens_are_counted_by_the_vendor(vendor, gateway, speakers, client, ups
     (seen,) = vendor.asked(model)
     assert (seen.operation, seen.protocol) == ("count", upstream)
     if client != upstream:
-        assert problems(seen) == []
-    assert ("x-gproxy-translated" in speakers[client].headers) is (client != upstream)
-    assert "x-gproxy-estimated" not in speakers[client].headers
+        assert schema_errors(seen) == []
+    assert ("x-gproxy-translated" in speakers[client].told) is (client != upstream)
+    assert "x-gproxy-estimated" not in speakers[client].told
     assert gateway.usages(model=model) == []
 
 
 @pytest.mark.parametrize("client", ["openai_responses", "anthropic", "gemini"])
 def test_tokens_are_estimated_where_the_vendor_does_not_count(vendor, speakers, client):
     assert counted(speakers, client, "chat-main/count-here") > 1
-    assert speakers[client].headers["x-gproxy-estimated"] == "true"
+    assert speakers[client].told["x-gproxy-estimated"] == "true"
     assert vendor.asked("count-here") == []
 
 
@@ -582,7 +590,7 @@ def test_embeddings_of_openai_for_gemini(vendor, gateway, speakers, provider):
     assert [e.values for e in one.embeddings] == [vector("Hello")]
     assert [e.values for e in many.embeddings] == [vector("Hello"), vector("東京"), vector("")]
     for seen in vendor.asked(model):
-        assert problems(seen) == []
+        assert schema_errors(seen) == []
     assert vendor.asked(model)[0].json["dimensions"] == 3
     assert {row["input_tokens"] for row in gateway.wait_rows(2, model=model)} == {PROMPT_TOKENS}
 
@@ -607,7 +615,7 @@ def test_token_arrays_are_refused(speakers):
 @pytest.mark.parametrize("is_streamed", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize(("client", "upstream"), [pair for pair in PAIRS if pair[1].startswith("openai")])
 def test_a_refusal_is_heard(vendor, speakers, client, upstream, is_streamed):
-    name = new(vendor, upstream, f"refusal-{client}-{upstream}", Said(refusal="I will not."))
+    name = new(vendor, upstream, f"refusal-{client}-{upstream}", VendorReply(refusal="I will not."))
     speaker = speakers[client]
     heard = speaker.send(name, speaker.first_turn("Do it"), (), is_streamed)
     if client.startswith("openai"):
@@ -620,7 +628,7 @@ def test_a_refusal_is_heard(vendor, speakers, client, upstream, is_streamed):
 @pytest.mark.parametrize(("client", "upstream"), [pair for pair in PAIRS if pair[1] != "anthropic"])
 def test_an_image_of_the_model_comes_out_or_is_told_as_lost(vendor, gateway, speakers, client, upstream, is_streamed):
     model = f"paints-{client}-{upstream}-{is_streamed}"
-    name = new(vendor, upstream, model, Said("Here.", image=PIXEL))
+    name = new(vendor, upstream, model, VendorReply("Here.", image=PIXEL))
     speaker = speakers[client]
     heard = speaker.send(name, speaker.first_turn("Paint"), (), is_streamed)
     assert heard.text == "Here."
@@ -652,7 +660,7 @@ PICTURE = {
 @pytest.mark.parametrize(("client", "upstream"), PAIRS)
 def test_an_image_of_the_user_goes_in(vendor, speakers, client, upstream):
     model = f"sees-{client}-{upstream}"
-    name, speaker = new(vendor, upstream, model, Said("Nice.")), speakers[client]
+    name, speaker = new(vendor, upstream, model, VendorReply("Nice.")), speakers[client]
     if client == "gemini":
         picture = genai_types.Part.from_bytes(data=base64.b64decode(PIXEL), mime_type="image/png")
         history = [genai_types.Content(role="user", parts=[genai_types.Part(text="See"), picture])]
@@ -660,8 +668,8 @@ def test_an_image_of_the_user_goes_in(vendor, speakers, client, upstream):
         history = [{"role": "user", "content": PICTURE[client]}]
     assert speaker.send(name, history).text == "Nice."
     (seen,) = vendor.asked(model)
-    assert problems(seen) == []
-    got = asked(seen)
+    assert schema_errors(seen) == []
+    got = parse_request(seen)
     assert (got.users, got.images) == (["See"], [f"data:image/png;base64,{PIXEL}"])
     assert "image" not in speaker.headers.get("x-gproxy-lossy", "")
 
@@ -670,14 +678,14 @@ def test_citations_of_a_stream_accumulate(vendor, speakers):
     """Each comes in an event of its own, and OpenAI's SDK joins them by their index."""
     first, second = ({"type": "web_search_result_location", "url": f"https://x.de/{n}", "title": f"T{n}",
                       "cited_text": "q", "encrypted_index": ""} for n in (1, 2))  # fmt: skip
-    events = streamed("anthropic", "m", Said("Read this."))
+    events = reply_events("anthropic", "m", VendorReply("Read this."))
     cited = [
         event({"type": "content_block_delta", "index": 0, "delta": {"type": "citations_delta", "citation": one}},
               "content_block_delta") for one in (first, second)
     ]  # fmt: skip
     vendor.scripts["cites"] = sends(STREAM_HEAD, *(chunk(one) for one in (*events[:4], *cited, *events[4:])), "close")
-    heard = speakers["openai_chat"].send("anthropic-main/cites", speakers["openai_chat"].first_turn("Hi"), (), True)
+    heard = speakers["openai_chat"].ask("anthropic-main/cites", speakers["openai_chat"].first_turn("Hi"), (), True)
     told = [one.url_citation if hasattr(one, "url_citation") else one for one in heard.raw.annotations]
     assert [one.url for one in told] == ["https://x.de/1", "https://x.de/2"]
-    heard = speakers["openai_responses"].send("anthropic-main/cites", "Hi", (), True)
+    heard = speakers["openai_responses"].ask("anthropic-main/cites", "Hi", (), True)
     assert [one.url for one in heard.raw.output[0].content[0].annotations] == ["https://x.de/1", "https://x.de/2"]

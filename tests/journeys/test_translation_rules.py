@@ -11,29 +11,29 @@ from collections import Counter
 
 import pytest
 
-from tests.dialects import (
-    CACHED,
-    FRESH,
-    MADE,
-    PAIRS,
-    PIXEL,
-    PROTOCOLS,
-    PROVIDERS,
-    SEAL,
-    Call,
-    Said,
-    all_pairs,
-    asked,
-    breaks_off,
-    problems,
-    says,
-    says_no,
-    whole,
-)
 from tests.gateway import ADMIN, OTHER, UPSTREAM_KEYS, Gateway
 from tests.load import nano
 from tests.sdk_clients import SDK_CLIENTS, TOOLS
 from tests.vendor import answers, dumps, sends
+from tests.vendor_protocols import (
+    CACHED,
+    OUTPUT,
+    PAIRS,
+    PIXEL,
+    PROTOCOLS,
+    PROVIDERS,
+    SIGNATURE,
+    UNCACHED,
+    Call,
+    VendorReply,
+    all_pairs,
+    answers_error,
+    breaks_after,
+    parse_request,
+    replies_with,
+    schema_errors,
+    whole_reply,
+)
 
 MORE = """
 [[providers]]
@@ -158,7 +158,7 @@ def message(reply) -> str:
 @EVERY_PAIR
 def test_the_books_follow_the_upstreams_own_usage(gateway, vendor, client, upstream, is_streamed):
     model = f"booked-{client}-{upstream}-{is_streamed}"
-    vendor.scripts[model] = says(Said("Hello you", thinking="Hm."))
+    vendor.scripts[model] = replies_with(VendorReply("Hello you", thinking="Hm."))
     reply = post(gateway, client, f"{PROVIDERS[upstream]}/{model}", None, is_streamed)
     assert reply.status == 200, reply.body
     assert reply.headers["x-gproxy-translated"] == f"{client}->{upstream}"
@@ -166,10 +166,10 @@ def test_the_books_follow_the_upstreams_own_usage(gateway, vendor, client, upstr
     assert reply.headers["x-upstream-request-id"] == "req_up"
     prompt, completion = PRICES[upstream]
     # Without a price of its own a cached token costs what any other does.
-    expected = round((FRESH + CACHED) * prompt * 1000) + round(MADE * completion * 1000)
+    expected = round((UNCACHED + CACHED) * prompt * 1000) + round(OUTPUT * completion * 1000)
     row = gateway.wait_rows(1, model=model)[0]
     assert (row["outcome"], row["status"], row["estimated"]) == ("complete", 200, False)
-    assert (row["input_tokens"], row["cache_read_input_tokens"], row["output_tokens"]) == (FRESH, CACHED, MADE)
+    assert (row["input_tokens"], row["cache_read_input_tokens"], row["output_tokens"]) == (UNCACHED, CACHED, OUTPUT)
     assert nano(row["cost"]) == expected
     assert row["protocol"] == {"openai_chat": "openai_chat_completions", "openai_responses": "openai_response",
                                "anthropic": "claude"}.get(client, "gemini")  # fmt: skip
@@ -185,7 +185,7 @@ def test_the_books_follow_the_upstreams_own_usage(gateway, vendor, client, upstr
 @BOTH
 def test_losses_are_told_in_one_order_and_booked(gateway, vendor, is_streamed):
     model = f"lossy-{is_streamed}"
-    vendor.scripts[model] = says(Said("Hi"))
+    vendor.scripts[model] = replies_with(VendorReply("Hi"))
     more = {"seed": 7, "n": 1, "logit_bias": {"1": 2}, "top_logprobs": 2, "logprobs": True, "presence_penalty": 0.5}
     reply = post(gateway, "openai_chat", f"anthropic-main/{model}", more, is_streamed)
     told = reply.headers["x-gproxy-lossy"]
@@ -201,7 +201,7 @@ def test_losses_are_told_in_one_order_and_booked(gateway, vendor, is_streamed):
 @EVERY_PAIR
 def test_a_plain_question_loses_nothing(gateway, vendor, client, upstream):
     model = f"lossless-{client}-{upstream}"
-    vendor.scripts[model] = says(Said("Hi"))
+    vendor.scripts[model] = replies_with(VendorReply("Hi"))
     limit = {
         "openai_chat": {"max_completion_tokens": 99},
         "openai_responses": {"max_output_tokens": 99},
@@ -209,7 +209,7 @@ def test_a_plain_question_loses_nothing(gateway, vendor, client, upstream):
     }.get(client, {})
     reply = post(gateway, client, f"{PROVIDERS[upstream]}/{model}", {**limit})
     assert reply.headers["x-gproxy-lossy"] is None
-    assert asked(vendor.asked(model)[0]).maximum == 99
+    assert parse_request(vendor.asked(model)[0]).maximum == 99
 
 
 @pytest.mark.parametrize("phase", ["before the head", "in a stream", "in a whole reply"])
@@ -220,10 +220,10 @@ def test_a_plain_question_loses_nothing(gateway, vendor, client, upstream):
 def test_a_client_that_leaves_closes_the_upstream(gateway, vendor, client, upstream, phase):
     model = f"left-{client}-{upstream}-{phase.replace(' ', '-')}"
     count = {"openai_chat": 2, "openai_responses": 5, "anthropic": 3, "gemini": 1}[upstream]
-    said = Said("Hello there, my friend")
+    said = VendorReply("Hello there, my friend")
     vendor.scripts[model] = {
         "before the head": sends("hang"),
-        "in a stream": breaks_off(said, count, "hang"),
+        "in a stream": breaks_after(said, count, "hang"),
         "in a whole reply": sends(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", "hang"),
     }[phase]
     path, body = addressed(client, f"{PROVIDERS[upstream]}/{model}", HELLO[client], phase == "in a stream")
@@ -232,7 +232,7 @@ def test_a_client_that_leaves_closes_the_upstream(gateway, vendor, client, upstr
         head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ADMIN}\r\n"
         sock.sendall(head.encode() + b"Content-Length: %d\r\n\r\n" % len(data) + data)
         got = b""
-        while phase == "in a stream" and said.pieces[0].encode() not in got:
+        while phase == "in a stream" and said.text_parts[0].encode() not in got:
             got += sock.recv(65536)
         deadline = time.monotonic() + 5
         while not vendor.asked(model):
@@ -256,7 +256,7 @@ def test_a_client_that_leaves_closes_the_upstream(gateway, vendor, client, upstr
 def test_a_broken_stream_is_booked_for_what_was_delivered(gateway, vendor, client, upstream, end):
     model = f"broken-{client}-{upstream}-{end}"
     count = {"openai_chat": 2, "openai_responses": 5, "anthropic": 3, "gemini": 1}[upstream]
-    vendor.scripts[model] = breaks_off(Said("Hello there, my friend"), count, end)
+    vendor.scripts[model] = breaks_after(VendorReply("Hello there, my friend"), count, end)
     reply = post(gateway, client, f"{PROVIDERS[upstream]}/{model}", None, True)
     assert (reply.status, b"error" in reply.body) == (200, True)
     for mark in (b"[DONE]", b"message_stop", b"response.completed", b"finishReason"):
@@ -270,10 +270,10 @@ def test_a_broken_stream_is_booked_for_what_was_delivered(gateway, vendor, clien
 def test_a_worker_killed_during_translated_streams_loses_no_row(own_gateway, vendor):
     gateway = own_gateway(seeded(vendor))
     model = "killed-translation"
-    said = Said("Hello there, my friend")
+    said = VendorReply("Hello there, my friend")
 
     async def slowly(seen, reader, writer):
-        await breaks_off(said, None, "clean", pause_s=0.05)(seen, reader, writer)
+        await breaks_after(said, None, "clean", pause_s=0.05)(seen, reader, writer)
 
     vendor.scripts[model] = slowly
     ended, lock, numbers = Counter(), threading.Lock(), iter(range(240))
@@ -322,7 +322,11 @@ def test_a_worker_killed_during_translated_streams_loses_no_row(own_gateway, ven
     assert outcomes["failed"] > 0
     for row in rows:
         if row["outcome"] == "complete":
-            assert (row["input_tokens"], row["cache_read_input_tokens"], row["output_tokens"]) == (FRESH, CACHED, MADE)
+            assert (row["input_tokens"], row["cache_read_input_tokens"], row["output_tokens"]) == (
+                UNCACHED,
+                CACHED,
+                OUTPUT,
+            )
         else:
             assert (row["status"], row["cost"]) == (None, 0) or row["outcome"] == "partial"
 
@@ -337,8 +341,10 @@ THINKERS = {
 }
 
 
-def looks(call_id: str) -> Said:
-    return Said(thinking="I should look.", seal=SEAL, calls=(Call("get_weather", {"city": "Bonn"}, call_id),))
+def looks(call_id: str) -> VendorReply:
+    return VendorReply(
+        thinking="I should look.", signature=SIGNATURE, calls=(Call("get_weather", {"city": "Bonn"}, call_id),)
+    )
 
 
 def test_seals_are_kept_over_workers_and_restarts(own_gateway, vendor):
@@ -348,7 +354,7 @@ def test_seals_are_kept_over_workers_and_restarts(own_gateway, vendor):
     turns = []
     for client, upstream in PAIRS:
         model = THINKERS[upstream].format(f"kept-{client}")
-        vendor.scripts[model] = says(looks(f"call_{client}_{upstream}"), (b"sunny", Said("Sunny.")))
+        vendor.scripts[model] = replies_with(looks(f"call_{client}_{upstream}"), (b"sunny", VendorReply("Sunny.")))
         speaker = speakers[client](gateway.url)
         history = speaker.first_turn("How is it?")
         heard = speaker.send(f"{PROVIDERS[upstream]}/{model}", history, TOOLS, is_streamed=client != "gemini")
@@ -361,7 +367,7 @@ def test_seals_are_kept_over_workers_and_restarts(own_gateway, vendor):
                 speaker = speakers[client](gateway.url)  # with a connection of its own
                 assert speaker.send(f"{PROVIDERS[upstream]}/{model}", history, TOOLS).text == "Sunny."
                 speaker.close()
-                assert asked(vendor.asked(model)[-1]).seals == [SEAL], (client, upstream)
+                assert parse_request(vendor.asked(model)[-1]).signatures == [SIGNATURE], (client, upstream)
 
     check(3)
     for pid in gateway.workers():
@@ -376,18 +382,18 @@ def test_seals_are_kept_over_workers_and_restarts(own_gateway, vendor):
 
 def test_a_seal_is_found_by_its_own_user_only(gateway, vendor):
     model = "claude-opus-4-6-others"
-    vendor.scripts[model] = says(looks("toolu_mine"), (b"sunny", Said("Sunny.")))
+    vendor.scripts[model] = replies_with(looks("toolu_mine"), (b"sunny", VendorReply("Sunny.")))
     call = post(gateway, "openai_chat", f"anthropic-main/{model}").json["choices"][0]["message"]["tool_calls"][0]
     history = [
         {"role": "user", "content": "Hello"},
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": call["id"], "content": "sunny"},
     ]
-    for key, seals in ((ADMIN, [SEAL]), (OTHER, [])):
+    for key, seals in ((ADMIN, [SIGNATURE]), (OTHER, [])):
         reply = gateway.post("/v1/chat/completions", {"model": f"anthropic-main/{model}", "messages": history}, key)
         assert reply.status == 200, reply.body
         seen = vendor.asked(model)[-1]
-        assert (asked(seen).seals, problems(seen)) == (seals, [])
+        assert (parse_request(seen).signatures, schema_errors(seen)) == (seals, [])
 
 
 @pytest.mark.parametrize("client", ["openai_responses", "anthropic", "gemini"])
@@ -395,23 +401,25 @@ def test_ids_that_repeat_do_not_mix_conversations_up(gateway, vendor, client):
     """Some models count their calls, and begin anew in each conversation."""
     speaker = {one.name: one for one in SDK_CLIENTS}[client](gateway.url)
     turns = []
-    for city, seal in (("Bonn", SEAL), ("Rom", SEAL[:-4] + "LTI=")):
+    for city, seal in (("Bonn", SIGNATURE), ("Rom", SIGNATURE[:-4] + "LTI=")):
         model = f"kimi-{client}-{city}"
         call = Call("get_weather", {"city": city, "days": 2}, f"functions.{client}:0")
-        vendor.scripts[model] = says(Said(thinking=city, seal=seal, calls=(call,)), (b"sunny", Said("Sunny.")))
+        vendor.scripts[model] = replies_with(
+            VendorReply(thinking=city, signature=seal, calls=(call,)), (b"sunny", VendorReply("Sunny."))
+        )
         history = speaker.first_turn("How is it?")
         heard = speaker.send(f"chat-main/{model}", history, TOOLS)
         turns.append((model, history + speaker.echo_without_reasoning(heard, ["sunny"]), seal))
     for (model, history, seal), is_known in zip(turns, (False, True), strict=True):  # the newest is kept
         speaker.send(f"chat-main/{model}", history, TOOLS)
-        assert asked(vendor.asked(model)[-1]).seals == ([seal] if is_known else [])
+        assert parse_request(vendor.asked(model)[-1]).signatures == ([seal] if is_known else [])
     speaker.close()
 
 
 @pytest.mark.parametrize("client", ["openai_chat", "openai_responses", "anthropic"])
 def test_gemini_3_gets_the_documented_word_where_a_signature_is_gone(gateway, vendor, client):
     model = f"gemini-3-flash-{client}"
-    vendor.scripts[model] = says(Said("Sunny."))
+    vendor.scripts[model] = replies_with(VendorReply("Sunny."))
     call = {"city": "Bonn"}
     history = {
         "openai_chat": {"messages": [
@@ -440,14 +448,14 @@ def test_gemini_3_gets_the_documented_word_where_a_signature_is_gone(gateway, ve
     parts = seen.json["contents"][1]["parts"]
     assert [part.get("thoughtSignature") for part in parts] == ["skip_thought_signature_validator", None]
     assert re.search(r"reasoning_details|encrypted_content|signature", reply.headers["x-gproxy-lossy"])
-    assert problems(seen) == []
+    assert schema_errors(seen) == []
 
 
 # -- what is refused -----------------------------------------------------------------------------------------------
 
 
 def test_strict_translation_refuses_by_name(gateway, vendor):
-    vendor.scripts["strict-model"] = says(Said("Hi"))
+    vendor.scripts["strict-model"] = replies_with(VendorReply("Hi"))
     assert post(gateway, "anthropic", "strict/strict-model").status == 200
     reply = post(gateway, "anthropic", "strict/strict-model", {"top_k": 5, "container": "x"})
     assert (reply.status, reply.json["error"]["type"]) == (400, "invalid_request_error")
@@ -508,9 +516,9 @@ def test_an_address_of_an_image_goes_to_gemini_only_if_the_operator_lets_it_be_f
         if upstream in (client, "gemini"):
             continue
         model = f"sees-url-{client}"
-        vendor.scripts[model] = says(Said("Nice."))
+        vendor.scripts[model] = replies_with(VendorReply("Nice."))
         assert post(gateway, client, f"{PROVIDERS[upstream]}/{model}", body).status == 200
-        assert asked(vendor.asked(model)[-1]).images == ["https://example.com/a.png"]
+        assert parse_request(vendor.asked(model)[-1]).images == ["https://example.com/a.png"]
 
 
 # "Nested too deeply" is told of a body, whichever its field.
@@ -657,7 +665,7 @@ def test_bad_input_is_a_named_400_or_a_named_loss(gateway, vendor, client, numbe
     """And what is sent all the same is something that the vendor takes."""
     body, named = BAD[client][number]
     model = f"bad-{client}-{number}"
-    vendor.scripts[model] = says(Said("Hi"))
+    vendor.scripts[model] = replies_with(VendorReply("Hi"))
     told = []
     for upstream in PROTOCOLS:
         if upstream == client:
@@ -670,7 +678,7 @@ def test_bad_input_is_a_named_400_or_a_named_loss(gateway, vendor, client, numbe
             assert message(reply).startswith("invalid_request: ")
         else:
             told.append(reply.headers["x-gproxy-lossy"] or "")
-            assert problems(vendor.asked(model)[-1]) == []
+            assert schema_errors(vendor.asked(model)[-1]) == []
     assert any(re.search(f"{named}|nested too deeply", one) for one in told), told
     # Where it is an error of the body itself, every upstream's client hears of it.
     refused = [one for one in told if one.startswith("invalid_request")]
@@ -704,7 +712,7 @@ def test_bad_input_is_a_named_400_or_a_named_loss(gateway, vendor, client, numbe
 )
 def test_who_is_spoken_to_in_what(gateway, vendor, provider, client, spoken, is_streamed):
     model = f"routed-{provider}-{client}"
-    vendor.scripts[model] = says(Said("Hi"))
+    vendor.scripts[model] = replies_with(VendorReply("Hi"))
     reply = post(gateway, client, f"{provider}/{model}", None, is_streamed)
     assert (reply.status, b"Hi" in reply.body or b'"H"' in reply.body) == (200, True)
     assert reply.headers["x-gproxy-translated"] == (f"{client}->{spoken}" if spoken else None)
@@ -715,14 +723,14 @@ def test_who_is_spoken_to_in_what(gateway, vendor, provider, client, spoken, is_
 
 def test_an_override_document_is_the_whole_table(gateway, vendor):
     for model in ("picky-1", "picky-2"):
-        vendor.scripts[model] = says(Said("Hi", calls=(Call("f", {"a": 1}),)))
+        vendor.scripts[model] = replies_with(VendorReply("Hi", calls=(Call("f", {"a": 1}),)))
     reply = post(gateway, "openai_chat", "picky/picky-1")
     assert (reply.status, reply.headers["x-gproxy-translated"]) == (200, "openai_chat->openai_responses")
     # A whole reply that is made of a stream.
     reply = post(gateway, "anthropic", "picky/picky-2")
     assert reply.status == 200, reply.body
     assert [block["type"] for block in reply.json["content"]] == ["text", "tool_use"]
-    assert reply.json["usage"]["output_tokens"] == MADE
+    assert reply.json["usage"]["output_tokens"] == OUTPUT
     assert vendor.asked("picky-2")[0].is_stream
     assert gateway.wait_rows(1, model="picky-2")[0]["outcome"] == "complete"
     for client, is_streamed in (
@@ -741,7 +749,7 @@ def test_an_override_document_is_the_whole_table(gateway, vendor):
 
 
 def test_a_whole_reply_made_of_a_stream_that_breaks_is_an_error(gateway, vendor):
-    vendor.scripts["picky-breaks"] = breaks_off(Said("Hello there"), 2, "close")
+    vendor.scripts["picky-breaks"] = breaks_after(VendorReply("Hello there"), 2, "close")
     reply = post(gateway, "anthropic", "picky/picky-breaks")
     assert (reply.status, "upstream_error" in message(reply)) == (502, True)
     row = gateway.wait_rows(1, model="picky-breaks")[0]
@@ -793,7 +801,7 @@ THINK = [
 
 @pytest.mark.parametrize(("client", "body", "upstream", "model", "expected"), THINK)
 def test_how_much_to_think_arrives(gateway, vendor, client, body, upstream, model, expected):
-    vendor.scripts[model] = says(Said("Hi"))
+    vendor.scripts[model] = replies_with(VendorReply("Hi"))
     reply = post(gateway, client, f"{PROVIDERS[upstream]}/{model}", body)
     assert reply.status == 200, reply.body
     (seen,) = vendor.asked(model)
@@ -802,13 +810,13 @@ def test_how_much_to_think_arrives(gateway, vendor, client, body, upstream, mode
         for key in place.split("."):
             found = found.get(key, {}) if key != place.split(".")[-1] else found.get(key)
         assert found == value, place
-    assert problems(seen) == []
+    assert schema_errors(seen) == []
     if expected == {"reasoning_effort": None}:
         assert "reasoning" in reply.headers["x-gproxy-lossy"]
 
 
 def test_deepseek_gets_words_for_a_schema_and_its_thinking_back(gateway, vendor):
-    vendor.scripts["deepseek-chat"] = says(Said("{}", thinking="Hm."), (b"sunny", Said("Sunny.")))
+    vendor.scripts["deepseek-chat"] = replies_with(VendorReply("{}", thinking="Hm."), (b"sunny", VendorReply("Sunny.")))
     schema = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
     text = {"format": {"type": "json_schema", "name": "x", "schema": schema}}
     reply = post(gateway, "openai_responses", "deep/deepseek-chat", {"text": text, "max_output_tokens": 50,
@@ -825,7 +833,7 @@ def test_deepseek_gets_words_for_a_schema_and_its_thinking_back(gateway, vendor)
 
 
 def test_groq_is_not_sent_what_it_refuses(gateway, vendor):
-    vendor.scripts["llama"] = says(Said("Hi"))
+    vendor.scripts["llama"] = replies_with(VendorReply("Hi"))
     body = {"generationConfig": {"candidateCount": 2, "responseLogprobs": True, "temperature": 0.5}}
     reply = post(gateway, "gemini", "quick/llama", body)
     sent = vendor.asked("llama")[0].json
@@ -840,14 +848,19 @@ def test_groq_is_not_sent_what_it_refuses(gateway, vendor):
 @EVERY_PAIR
 def test_a_vendor_that_does_not_stream_is_streamed_all_the_same(gateway, vendor, client, upstream):
     model = f"whole-only-{client}-{upstream}"
-    said = Said("Hello you", calls=(Call("f", {"a": 1}),))
-    vendor.scripts[model] = answers(200, dumps(whole(upstream, "m", said)))
+    said = VendorReply("Hello you", calls=(Call("f", {"a": 1}),))
+    vendor.scripts[model] = answers(200, dumps(whole_reply(upstream, "m", said)))
     speaker = {one.name: one for one in SDK_CLIENTS}[client](gateway.url)
     heard = speaker.send(f"{PROVIDERS[upstream]}/{model}", speaker.first_turn("Hi"), (), True)
     speaker.close()
-    assert (heard.text, heard.calls, heard.stop, heard.output_tokens) == ("Hello you", [("f", {"a": 1})], "tools", MADE)
+    assert (heard.text, heard.calls, heard.stop, heard.output_tokens) == (
+        "Hello you",
+        [("f", {"a": 1})],
+        "tools",
+        OUTPUT,
+    )
     row = gateway.wait_rows(1, model=model)[0]
-    assert (row["outcome"], row["output_tokens"]) == ("complete", MADE)
+    assert (row["outcome"], row["output_tokens"]) == ("complete", OUTPUT)
 
 
 @BOTH
@@ -864,12 +877,12 @@ def test_an_error_with_a_good_status_is_one_and_costs_nothing(gateway, vendor, c
 @EVERY_PAIR
 def test_events_leave_as_they_come(gateway, vendor, client, upstream):
     model = f"paced-{client}-{upstream}"
-    said = Said("Hello there, my friend")
-    vendor.scripts[model] = breaks_off(said, None, "clean", pause_s=0.06)
+    said = VendorReply("Hello there, my friend")
+    vendor.scripts[model] = breaks_after(said, None, "clean", pause_s=0.06)
     speaker = {one.name: one for one in SDK_CLIENTS}[client](gateway.url)
     arrived = [(time.monotonic(), text) for text in speaker.stream_text(f"{PROVIDERS[upstream]}/{model}")]
     speaker.close()
-    assert [text for _, text in arrived] == said.pieces
+    assert [text for _, text in arrived] == said.text_parts
     assert arrived[1][0] - arrived[0][0] > 0.03
 
 
@@ -879,7 +892,9 @@ def test_no_key_crosses_a_translation(gateway, vendor, client, upstream):
 
     async def echo(seen, reader, writer):
         key = next(key for key in UPSTREAM_KEYS if key in str(seen.headers))  # in one event of a stream
-        script = says(Said(f"{60 * 'x'} {key}")) if seen.is_stream else says_no(400, f"bad key {key}")
+        script = (
+            replies_with(VendorReply(f"{60 * 'x'} {key}")) if seen.is_stream else answers_error(400, f"bad key {key}")
+        )
         await script(seen, reader, writer)
 
     model = f"echo-{client}-{upstream}"
@@ -894,7 +909,7 @@ def test_no_key_crosses_a_translation(gateway, vendor, client, upstream):
 
 
 def test_only_headers_of_the_upstreams_own_protocol_pass(gateway, vendor):
-    vendor.scripts["headers"] = says(Said("Hi"))
+    vendor.scripts["headers"] = replies_with(VendorReply("Hi"))
     asks = {"anthropic_beta": "b1", "openai_beta": "b2", "traceparent": "00-1-2-03"}
     post(gateway, "openai_chat", "anthropic-main/headers", None, **asks)
     post(gateway, "anthropic", "chat-main/headers", None, **asks)
@@ -912,7 +927,7 @@ def test_only_headers_of_the_upstreams_own_protocol_pass(gateway, vendor):
 def test_a_cut_array_for_gemini_is_still_json(gateway, vendor, upstream):
     model = f"cut-array-{upstream}"
     count = {"openai_chat": 2, "openai_responses": 5, "anthropic": 3}[upstream]
-    vendor.scripts[model] = breaks_off(Said("Hello there"), count, "close")
+    vendor.scripts[model] = breaks_after(VendorReply("Hello there"), count, "close")
     reply = gateway.post(f"/v1beta/models/{PROVIDERS[upstream]}/{model}:streamGenerateContent", HELLO["gemini"])
     assert reply.headers["Content-Type"].startswith("application/json")
     assert reply.json[0]["candidates"][0]["content"]["parts"][0]["text"] == "Hello"
@@ -922,13 +937,13 @@ def test_a_cut_array_for_gemini_is_still_json(gateway, vendor, upstream):
 def test_names_are_the_clients_over_aliases_and_scoped_paths(gateway, vendor):
     claude, google = SDK_CLIENTS[2](gateway.url), SDK_CLIENTS[3](gateway.url)
     for is_streamed in (False, True):
-        assert claude.send("chat-default", claude.first_turn("Hi"), (), is_streamed).model == "chat-default"
-        assert google.send("fast-4.1-mini", google.first_turn("Hi"), (), is_streamed).model == "fast-4.1-mini"
+        assert claude.ask("chat-default", claude.first_turn("Hi"), (), is_streamed).model == "chat-default"
+        assert google.ask("fast-4.1-mini", google.first_turn("Hi"), (), is_streamed).model == "fast-4.1-mini"
     claude.close()
     google.close()
     scoped = SDK_CLIENTS[2](f"{gateway.url}/openai-main")
-    assert scoped.send("gpt-4.1-mini", scoped.first_turn("Hi")).model == "gpt-4.1-mini"
-    assert scoped.headers["x-gproxy-translated"] == "anthropic->openai_responses"
+    assert scoped.ask("gpt-4.1-mini", scoped.first_turn("Hi")).model == "gpt-4.1-mini"
+    assert scoped.told["x-gproxy-translated"] == "anthropic->openai_responses"
     scoped.close()
     assert vendor.asked("gpt-4.1-mini")[-1].path == "/v1/responses"
 

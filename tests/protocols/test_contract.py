@@ -1,4 +1,4 @@
-"""What every protocol keeps to. A new one is tested by existing: it must bring its samples and its model's place."""
+"""The contract of every protocol module. A new protocol is tested as it exists; it needs samples and a path here."""
 
 import copy
 import json
@@ -16,13 +16,13 @@ from tests.sampled import asking, documents, names, payloads, read, sample, spli
 
 LOADED = protocols.load()
 EACH = pytest.mark.parametrize("protocol", LOADED.values(), ids=LOADED)
-# Every protocol shows at least these.
-SHOWN = {
+# Every protocol has at least these samples.
+REQUIRED_SAMPLES = {
     "text.sse", "tool_call.sse", "parallel_tools.sse", "thinking.sse", "error.sse", "cut.sse", "keepalive.sse",
     "crlf.sse", "reply.json", "error.json",
 }  # fmt: skip
-# Where a protocol's stream says which model it is, as keys from the event down.
-PLACES = {
+# The path of the model in a stream's event, as keys.
+MODEL_PATHS = {
     "openai_chat": ("model",),
     "openai_responses": ("response", "model"),
     "anthropic": ("message", "model"),
@@ -31,7 +31,7 @@ PLACES = {
 STREAMS = pytest.mark.parametrize(
     ("name", "stream"), [(name, stream) for name in LOADED for stream in names(name, ".sse")]
 )
-FAULTS = [
+ERRORS = [
     fault
     for fault in vars(errors).values()
     if isinstance(fault, type) and issubclass(fault, GatewayError) and fault.__module__ == errors.__name__
@@ -40,10 +40,10 @@ OPERATIONS = {GENERATE, STREAM, COUNT, EMBED, EMBED_BATCH}
 TRICKY = 'line\nbreak "quoted" \\ Grüße 🗼 </script> \u2028'
 
 
-def renamed(document: dict, place: tuple[str, ...], name: str) -> dict:
-    """The document with the model at its place exchanged, where it says one."""
+def with_model(document: dict, path: tuple[str, ...], name: str) -> dict:
+    """Returns a copy of the document with another model, if it has one."""
     after = copy.deepcopy(document)
-    *outer, last = place
+    *outer, last = path
     inner = after
     for key in outer:
         inner = inner.get(key) or {}
@@ -53,10 +53,10 @@ def renamed(document: dict, place: tuple[str, ...], name: str) -> dict:
 
 
 @EACH
-def test_every_protocol_has_its_samples_and_its_place_for_the_model(protocol):
-    missing = SHOWN - {*names(protocol.NAME, ".sse"), *names(protocol.NAME, ".json")}
+def test_every_protocol_has_its_samples_and_the_path_of_its_model(protocol):
+    missing = REQUIRED_SAMPLES - {*names(protocol.NAME, ".sse"), *names(protocol.NAME, ".json")}
     assert missing == set()
-    assert PLACES[protocol.NAME][-1] == protocol.MODEL_FIELD
+    assert MODEL_PATHS[protocol.NAME][-1] == protocol.MODEL_FIELD
 
 
 @EACH
@@ -66,7 +66,7 @@ def test_every_route_leads_to_an_operation_that_can_be_translated(protocol):
     assert set(protocol.WIRE_NAMES) <= {*protocol.CODECS, LIST_MODELS, GET_MODEL}
 
 
-def test_routes_names_and_wire_names_are_taken_once():
+def test_routes_names_and_wire_names_are_unique():
     routes = [route for protocol in LOADED.values() for route in protocol.ROUTES]
     wire_names = [
         (operation, protocol.WIRE_NAMES.get(operation, protocol.WIRE_NAME))
@@ -80,7 +80,7 @@ def test_routes_names_and_wire_names_are_taken_once():
 
 @EACH
 @pytest.mark.parametrize("model", ["vendor/model:free", "asked", "größe-🗼"])
-def test_a_request_is_never_changed_and_only_its_model_differs(protocol, model):
+def test_the_outgoing_request_differs_only_in_its_model(protocol, model):
     body = json.dumps(
         {
             "model": "asked",
@@ -90,14 +90,14 @@ def test_a_request_is_never_changed_and_only_its_model_differs(protocol, model):
             "contents": [{"parts": [{"text": '"model":"asked"'}]}],
         }
     ).encode()
-    asked = protocol.read_head(body)
-    before = dict(asked.body)
-    sent = protocol.outgoing(asked, body, model)
-    assert asked.body == before
-    # Where the path tells the model, a body may repeat it as a resource.
-    named = f"models/{model}" if asked.model is None else model
-    assert json.loads(sent) == {**json.loads(body), "model": named}
-    assert (sent is body) == (asked.model == model)
+    head = protocol.read_head(body)
+    before = dict(head.body)
+    sent = protocol.outgoing(head, body, model)
+    assert head.body == before
+    # In Gemini the model is in the URL path; the body may repeat it as a resource name.
+    expected_model = f"models/{model}" if head.model is None else model
+    assert json.loads(sent) == {**json.loads(body), "model": expected_model}
+    assert (sent is body) == (head.model == model)
 
 
 @EACH
@@ -108,39 +108,39 @@ def test_an_unreadable_request_is_a_bad_request(protocol, body):
 
 
 @STREAMS
-def test_an_event_that_names_the_model_already_passes_as_the_very_same_bytes(name, stream):
+def test_an_event_with_the_right_model_is_passed_on_as_the_same_object(name, stream):
     for data in payloads(sample(name, stream)):
-        told = None if data.startswith(b"[DONE]") else _at(json.loads(data), PLACES[name])
-        passed, _ = LOADED[name].Stream(json.dumps(told or "asked").encode(), asking()).observe(data)
-        assert told == "" or passed is data
+        model = None if data.startswith(b"[DONE]") else _value_at(json.loads(data), MODEL_PATHS[name])
+        passed, _ = LOADED[name].Stream(json.dumps(model or "asked").encode(), asking()).observe(data)
+        assert model == "" or passed is data
 
 
-def _at(document: dict, place: tuple[str, ...]):
-    for key in place:
+def _value_at(document: dict, path: tuple[str, ...]):
+    for key in path:
         document = document.get(key) if isinstance(document, dict) else None
     return document
 
 
 @STREAMS
-def test_the_model_name_is_exchanged_at_its_place_and_nowhere_else(name, stream):
+def test_the_model_name_is_replaced_at_its_path_and_nowhere_else(name, stream):
     body = sample(name, stream)
     reading = read(LOADED[name], body, "größe/asked")
-    assert reading.documents == [renamed(document, PLACES[name], "größe/asked") for document in documents(body)]
+    assert reading.documents == [with_model(document, MODEL_PATHS[name], "größe/asked") for document in documents(body)]
 
 
 @STREAMS
-def test_an_exchanged_event_is_still_one_event(name, stream):
+def test_an_event_with_another_model_is_still_one_event(name, stream):
     for event in split(sample(name, stream)):
         data = sse.data_of(event)
         if data is None or data.startswith(b"[DONE]"):
             continue
         passed, _ = LOADED[name].Stream(b'"other"', asking()).observe(data)
         written = split(sse.with_data(event, passed))
-        assert [json.loads(sse.data_of(one)) for one in written] == [json.loads(passed)]
+        assert [json.loads(sse.data_of(written_event)) for written_event in written] == [json.loads(passed)]
 
 
 @STREAMS
-def test_no_end_is_seen_while_text_is_still_to_come(name, stream):
+def test_no_text_follows_the_terminal_event(name, stream):
     reader = LOADED[name].Stream(b'"asked"', asking())
     for data in payloads(sample(name, stream)):
         had_ended, before = reader.is_terminal, reader.text_bytes
@@ -149,19 +149,19 @@ def test_no_end_is_seen_while_text_is_still_to_come(name, stream):
 
 
 @EACH
-def test_a_cut_stream_is_not_taken_for_a_finished_one(protocol):
+def test_a_cut_stream_is_not_terminal(protocol):
     for stream in names(protocol.NAME, ".sse"):
         reading = read(protocol, sample(protocol.NAME, stream))
-        ended = reading.stream.is_terminal and not reading.stream.has_failed
+        is_complete = reading.stream.is_terminal and not reading.stream.has_failed
         is_cut = stream.startswith(("cut", "error", "failed", "done_without", "one_choice", "finish_is_empty"))
-        assert ended is not is_cut, stream
-        assert {Verdict.ENDS, Verdict.MAY_END} & set(reading.verdicts) or not ended or stream == "without_done.sse", (
-            stream
-        )
+        assert is_complete is not is_cut, stream
+        assert (
+            {Verdict.ENDS, Verdict.MAY_END} & set(reading.verdicts) or not is_complete or stream == "without_done.sse"
+        ), stream
 
 
 @EACH
-def test_no_prefix_of_the_events_that_stops_in_the_text_is_an_end(protocol):
+def test_no_prefix_of_a_stream_that_stops_within_the_text_is_terminal(protocol):
     events = payloads(sample(protocol.NAME, "text.sse"))
     whole = read(protocol, sample(protocol.NAME, "text.sse")).stream.text_bytes
     assert whole > 0
@@ -175,7 +175,7 @@ def test_no_prefix_of_the_events_that_stops_in_the_text_is_an_end(protocol):
 
 @EACH
 @pytest.mark.parametrize("stream", ["text.sse", "tool_call.sse", "parallel_tools.sse", "thinking.sse"])
-def test_what_a_stream_delivers_is_counted(protocol, stream):
+def test_the_text_and_the_tokens_of_a_stream_are_counted(protocol, stream):
     reading = read(protocol, sample(protocol.NAME, stream))
     assert reading.stream.text_bytes >= 15
     assert reading.stream.usage.output_tokens > 0
@@ -209,7 +209,7 @@ def test_what_a_stream_delivers_is_counted(protocol, stream):
     ],
     ids=lambda data: data[:40],
 )
-def test_a_frame_that_nobody_understands_passes_and_ends_nothing(protocol, data):
+def test_an_unreadable_frame_is_passed_on_and_ends_nothing(protocol, data):
     reader = protocol.Stream(b'"asked"', asking())
     passed, verdict = reader.observe(data)
     assert passed is not None
@@ -220,10 +220,10 @@ def test_a_frame_that_nobody_understands_passes_and_ends_nothing(protocol, data)
 
 
 @EACH
-def test_usage_of_a_whole_reply_and_of_no_reply(protocol):
-    usage, found = protocol.read_whole(sample(protocol.NAME, "reply.json"))
+def test_usage_is_read_from_a_whole_reply_only(protocol):
+    usage, fields = protocol.read_whole(sample(protocol.NAME, "reply.json"))
     assert usage.output_tokens > 0
-    assert protocol.MODEL_FIELD in found
+    assert protocol.MODEL_FIELD in fields
     assert protocol.read_whole(b"<html>") == (None, None)
     assert protocol.read_whole(b"[]") == (None, None)
     assert protocol.read_whole(b"{}") == (None, {})
@@ -231,20 +231,20 @@ def test_usage_of_a_whole_reply_and_of_no_reply(protocol):
 
 @EACH
 @pytest.mark.parametrize("usage", [b"null", b"{}", b"[]", b"7", b'"text"', b'{"a": 1e999}', b'{"a": "\xff"}'])
-def test_a_usage_block_that_tells_nothing_is_none(protocol, usage):
+def test_a_usage_block_without_counts_is_none(protocol, usage):
     assert protocol.read_whole(b'{"usage": ' + usage + b', "usageMetadata": ' + usage + b"}")[0] is None
 
 
 @EACH
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-def test_an_error_of_every_status_carries_message_code_and_request_id(protocol, fault):
-    told = fault(TRICKY)
-    body = protocol.write_error(told.status, told.code, told.message, "req_1")
+@pytest.mark.parametrize("error_type", ERRORS, ids=lambda error_type: error_type.__name__)
+def test_every_error_has_its_message_code_and_request_id(protocol, error_type):
+    error = error_type(TRICKY)
+    body = protocol.write_error(error.status, error.code, error.message, "req_1")
     document = json.loads(body)
     flat = json.dumps(document, ensure_ascii=False)
-    assert document["error"]["message"] == told.message
+    assert document["error"]["message"] == error.message
     assert "req_1" in flat
-    assert told.code in flat
+    assert error.code in flat
     assert b"\n" not in body
 
 
@@ -252,7 +252,7 @@ def test_an_error_of_every_status_carries_message_code_and_request_id(protocol, 
 @pytest.mark.parametrize(
     "status", [400, 401, 402, 403, 404, 405, 408, 413, 422, 429, 499, 500, 501, 502, 503, 504, 529]
 )
-def test_every_status_has_an_error_kind(protocol, status):
+def test_every_status_has_an_error_type(protocol, status):
     inner = json.loads(protocol.write_error(status, "code", "text", "req_1"))["error"]
     kind = inner.get("type") or inner.get("status")
     assert isinstance(kind, str)
@@ -270,14 +270,14 @@ def test_an_error_event_is_one_event_that_fails_the_stream(protocol):
 
 
 @EACH
-def test_a_stream_that_breaks_off_ends_in_an_error_event(protocol):
+def test_a_broken_stream_ends_with_an_error_event(protocol):
     reading = read(protocol, sample(protocol.NAME, "cut.sse"))
     *_, last = reading.stream.failure_events(502, "upstream_error", TRICKY, "req_1")
     assert json.loads(payloads(last)[0])["error"]["message"] == TRICKY
 
 
 @EACH
-def test_an_upstreams_own_error_is_passed_and_ends_nothing(protocol):
+def test_the_upstreams_own_error_event_is_passed_on_and_is_no_end(protocol):
     reading = read(protocol, sample(protocol.NAME, "error.sse"))
     assert reading.stream.has_failed
     assert reading.stream.text_bytes > 0
@@ -322,18 +322,18 @@ def test_a_model_list_may_be_garbage(protocol, body):
 
 @EACH
 @pytest.mark.parametrize("reader", LOADED.values(), ids=LOADED)
-def test_a_model_of_any_protocol_can_be_shown_in_any_other(protocol, reader):
-    """An upstream's own fields survive in its own shape, and never leak into another."""
+def test_a_model_of_any_protocol_can_be_written_in_every_other(protocol, reader):
+    """The upstream's extra fields are kept in its own protocol, and never written in another."""
     raw = {"id": "m", "name": "models/m", "extra": {"kept": True}, "created": 1_700_000_000_000}
     (card,) = reader.read_models({"data": [raw], "models": [raw]})
     before = copy.deepcopy(card.raw)
-    shown = protocol.write_model(card, "main/m")
-    assert "main/m" in (shown.get("id"), shown.get("name", "").removeprefix("models/"))
+    written = protocol.write_model(card, "main/m")
+    assert "main/m" in (written.get("id"), written.get("name", "").removeprefix("models/"))
     is_same_shape = reader.read_models is protocol.read_models
-    assert ("extra" in shown) is is_same_shape
+    assert ("extra" in written) is is_same_shape
     assert card.raw == before
 
 
-def test_every_protocol_is_spoken_by_some_channel():
-    spoken = {protocol for kind in kinds().values() for _, protocol in kind.lanes}
-    assert spoken == set(LOADED)
+def test_every_protocol_has_a_channel():
+    used = {protocol for kind in kinds().values() for _, protocol in kind.lanes}
+    assert used == set(LOADED)

@@ -1,4 +1,4 @@
-"""Custom tools take free text; elsewhere they are functions with one text field."""
+"""Custom tools, and the functions that replace them."""
 
 import json
 
@@ -11,13 +11,13 @@ from gproxy.protocols.hub import Context, Request, Tool, WebSearch
 
 
 @given(st.text())
-def test_a_text_crosses_as_an_argument_and_back(text):
+def test_a_text_is_read_back_from_its_arguments(text):
     written = as_arguments(text)
     assert json.loads(written) == {"input": text}
     assert free_text(written) == text
 
 
-def test_the_schema_is_that_of_the_argument():
+def test_the_schema_describes_the_arguments():
     assert FREE_INPUT["required"] == list(FREE_INPUT["properties"]) == list(json.loads(as_arguments("x")))
 
 
@@ -26,7 +26,7 @@ def test_the_schema_is_that_of_the_argument():
     [
         ('{"input": "SELECT 1"}', "SELECT 1"),
         ('{"input": "a", "more": 1}', "a"),
-        # what a model made of it otherwise is handed on as it is
+        # arguments of any other form are returned unchanged
         ('{"input": 7}', '{"input": 7}'),
         ('{"input": {"a": 1}}', '{"input": {"a": 1}}'),
         ('{"query": "a"}', '{"query": "a"}'),
@@ -38,13 +38,13 @@ def test_the_schema_is_that_of_the_argument():
         ("", ""),
     ],
 )
-def test_the_input_out_of_the_arguments(arguments, text):
+def test_free_text_is_read_from_arguments(arguments, text):
     assert free_text(arguments) == text
 
 
 @pytest.mark.parametrize(
     ("name", "expected"), [("patch", True), ("look_up", False), ("nowhere", False), ("web_search", False)]
 )
-def test_only_what_the_client_declared_as_one_is_custom(name, expected):
+def test_only_a_tool_that_the_client_declared_as_custom_is_custom(name, expected):
     tools = (Tool("patch"), Tool("look_up", schema={}), WebSearch())
     assert is_custom(name, Context("m", "main", "req_1", 0, Request(tools=tools))) is expected

@@ -1,4 +1,4 @@
-"""What each vendor's SDK makes of its own vendor's error events: the table of docs/translation.md, row by row."""
+"""Each vendor's SDK raises on error events of its vendor and of gproxy, as the table in docs/translation.md states."""
 
 import http.server
 import threading
@@ -16,7 +16,7 @@ from tests.translation_table import DOCUMENT, TITLES
 LOADED = protocols.load()
 
 
-class _Answering(http.server.BaseHTTPRequestHandler):
+class _Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers.get("content-length", 0)))
         self.send_response(200)
@@ -26,12 +26,12 @@ class _Answering(http.server.BaseHTTPRequestHandler):
         self.wfile.write(self.server.stream)
 
     def log_message(self, *args) -> None:
-        """Nobody reads it."""
+        """Logs nothing."""
 
 
 @pytest.fixture(scope="module")
 def vendor():
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Answering)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -39,7 +39,7 @@ def vendor():
 
 
 def consume(vendor, protocol: str, stream: bytes) -> list:
-    """Everything that the protocol's SDK hands on of this stream."""
+    """Returns all events that the protocol's SDK yields for this stream."""
     vendor.stream = stream
     url = f"http://127.0.0.1:{vendor.server_address[1]}"
     match protocol:
@@ -75,7 +75,7 @@ def test_an_error_event_of_the_vendor_raises(vendor, protocol):
 
 
 @EACH
-def test_the_document_names_what_is_raised(protocol):
+def test_the_document_names_the_raised_exception(protocol):
     module = "google.genai.errors" if protocol == "gemini" else RAISED[protocol].__module__.split(".")[0]
     rows = [
         row for row in DOCUMENT.read_text().splitlines() if row.endswith(f"| `{module}.{RAISED[protocol].__name__}` |")
@@ -84,18 +84,18 @@ def test_the_document_names_what_is_raised(protocol):
 
 
 @EACH
-def test_an_error_event_of_ours_raises_just_so(vendor, protocol):
+def test_an_error_event_of_gproxy_raises_the_same_exception(vendor, protocol):
     event = LOADED[protocol].error_event(502, "upstream_error", "broken in two", "req_1")
     with pytest.raises(RAISED[protocol], match="broken in two"):
         consume(vendor, protocol, sample(protocol, "cut.sse") + event)
 
 
 @EACH
-def test_a_stream_that_just_ends_looks_whole(vendor, protocol):
-    """Which is why a cut stream always gets an error event."""
+def test_a_stream_that_ends_early_without_an_error_event_looks_complete(vendor, protocol):
+    """Therefore gproxy always ends a cut stream with an error event."""
     assert consume(vendor, protocol, sample(protocol, "cut.sse"))
 
 
-def test_a_failed_response_is_handed_on_as_an_event(vendor):
+def test_a_failed_response_is_an_event_of_the_sdk(vendor):
     events = consume(vendor, "openai_responses", sample("openai_responses", "failed.sse"))
     assert events[-1].type == "response.failed"

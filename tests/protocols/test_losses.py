@@ -1,4 +1,4 @@
-"""What a translation lost: by the sender's names, each once, in a fixed order, and nothing that is no name."""
+"""The losses of a translation: wire names, each once, sorted and well-formed."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from gproxy import protocols
 from gproxy.protocols.losses import MAX_LOSSES, Losses
 
 
-def test_a_field_of_the_hub_has_the_senders_name():
+def test_a_field_of_the_hub_is_reported_under_its_wire_name():
     losses = Losses({"stop": "stop_sequences", "n": "generationConfig.candidateCount"})
     for field in ("stop", "seed", "n", "stop"):
         losses.lose(field)
@@ -16,7 +16,7 @@ def test_a_field_of_the_hub_has_the_senders_name():
     assert losses.wire_name("seed") == "seed"
 
 
-def test_without_names_the_hubs_own_are_told():
+def test_without_wire_names_the_names_of_the_hub_are_reported():
     losses = Losses()
     losses.lose("stop")
     assert losses.names() == ("stop",)
@@ -26,7 +26,7 @@ def test_without_names_the_hubs_own_are_told():
 @pytest.mark.parametrize(
     "name", ["a", "tools[0].parameters.$ref", "messages.content.input_audio", "x-y_z", "a" * 80, "A.b[12]"]
 )
-def test_a_name_is_told(name):
+def test_a_well_formed_name_is_reported(name):
     losses = Losses()
     losses.report(name)
     assert losses.names() == (name,)
@@ -35,13 +35,13 @@ def test_a_name_is_told(name):
 @pytest.mark.parametrize(
     "name", ["", "a b", "a,b", "a\r\nSet-Cookie: x", "größe", "a" * 81, "a\0", "a\n", '"', "<script>", "a;b", "a=b"]
 )
-def test_what_a_client_named_otherwise_is_not_repeated(name):
+def test_a_malformed_name_is_reported_as_unnamed(name):
     losses = Losses()
     losses.report(name)
     assert losses.names() == ("unnamed",)
 
 
-def test_there_are_only_so_many():
+def test_the_number_of_losses_is_limited():
     losses = Losses()
     for number in range(MAX_LOSSES * 3):
         losses.report(f"field{number:03}")
@@ -49,7 +49,7 @@ def test_there_are_only_so_many():
 
 
 @pytest.mark.parametrize("protocol", protocols.load().values(), ids=protocols.load())
-def test_every_name_of_every_protocol_can_be_told(protocol):
+def test_every_wire_name_of_every_protocol_is_well_formed(protocol):
     losses = Losses(protocol.NAMES)
     for field, name in protocol.NAMES.items():
         losses.lose(field)

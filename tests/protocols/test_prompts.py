@@ -1,4 +1,4 @@
-"""What each protocol's writer makes of schemas and formats: said in its fields, asked for in words, and told."""
+"""Schemas and formats as each protocol writes them: as fields, as prompts in words, and as losses."""
 
 import copy
 
@@ -13,7 +13,7 @@ from gproxy.protocols.losses import Losses
 LOADED = protocols.load()
 OPENAI = ("openai_chat", "openai_responses")
 EACH = pytest.mark.parametrize("name", LOADED)
-BOTH = pytest.mark.parametrize("name", OPENAI)
+EACH_OPENAI = pytest.mark.parametrize("name", OPENAI)
 CLOSED = {"type": "object", "properties": {"x": {"type": "number"}}, "required": ["x"], "additionalProperties": False}
 OPEN = {"type": "object", "properties": {"x": {"type": "number"}, "y": {"type": "string"}}, "required": ["x"]}
 LIST = {"type": "array", "items": CLOSED}
@@ -21,11 +21,11 @@ ENUM = {"type": "string", "enum": ["a", "b"]}
 TREE = {"type": "object", "properties": {"inner": {"type": "array", "items": {"$ref": "#"}}}}
 
 
-def asked(text: str = "Hi", system: tuple[str, ...] = (), **more) -> Request:
+def hub_request(text: str = "Hi", system: tuple[str, ...] = (), **more) -> Request:
     return Request((Turn("user", (Text(text),)),), system, max_tokens=99, **more)
 
 
-def written(name: str, request: Request, *traits: str, **more) -> tuple[dict, tuple[str, ...]]:
+def write(name: str, request: Request, *traits: str, **more) -> tuple[dict, tuple[str, ...]]:
     losses = Losses()
     before = copy.deepcopy(request)
     target = Target("house", "m", traits=frozenset(traits), **more)
@@ -37,8 +37,8 @@ def written(name: str, request: Request, *traits: str, **more) -> tuple[dict, tu
 def format_of(name: str, body: dict) -> dict | None:
     match name:
         case "openai_chat":
-            found = body.get("response_format")
-            return found and {"type": found["type"], **found.get("json_schema", {})}
+            format_ = body.get("response_format")
+            return format_ and {"type": format_["type"], **format_.get("json_schema", {})}
         case "openai_responses":
             return body.get("text", {}).get("format")
         case "anthropic":
@@ -62,110 +62,110 @@ def function_of(name: str, body: dict) -> dict:
     return {**declared, "schema": declared.get("parametersJsonSchema")}
 
 
-def words_of(name: str, body: dict) -> str:
-    """The system's text."""
+def system_of(name: str, body: dict) -> str:
+    """Returns the system prompt."""
     match name:
         case "openai_chat":
             return "\n".join(m["content"] for m in body["messages"] if m["role"] == "system")
         case "openai_responses":
-            inside = [c["text"] for i in body["input"] if i.get("role") == "developer" for c in i["content"]]
-            return "\n".join([body.get("instructions") or "", *inside]).strip("\n")
+            developer = [c["text"] for i in body["input"] if i.get("role") == "developer" for c in i["content"]]
+            return "\n".join([body.get("instructions") or "", *developer]).strip("\n")
         case "anthropic":
-            found = body.get("system") or ""
-            return found if isinstance(found, str) else "\n".join(block["text"] for block in found)
+            system = body.get("system") or ""
+            return system if isinstance(system, str) else "\n".join(block["text"] for block in system)
     return "\n".join(item["text"] for item in body.get("systemInstruction", {}).get("parts", ()))
 
 
 # -- any JSON ------------------------------------------------------------------------------------------------------
 
 
-@BOTH
+@EACH_OPENAI
 @pytest.mark.parametrize(
-    "request_",
+    "case",
     [
-        asked("Tell it as JSON", format=Format()),
-        asked(system=("In json.",), format=Format()),
-        asked(system=("Be brief.", "json"), format=Format()),
+        hub_request("As JSON, please", format=Format()),
+        hub_request(system=("In json.",), format=Format()),
+        hub_request(system=("Be brief.", "json"), format=Format()),
     ],
 )
-def test_any_json_is_a_field_where_the_word_stands_somewhere(name, request_):
-    body, told = written(name, request_)
+def test_any_json_is_a_field_if_a_text_contains_the_word_json(name, case):
+    body, lost = write(name, case)
     assert format_of(name, body) == {"type": "json_object"}
-    assert words_of(name, body) == "\n".join(request_.system)
-    assert told == ()
+    assert system_of(name, body) == "\n".join(case.system)
+    assert lost == ()
 
 
-def test_the_word_stands_in_the_input_of_responses():
-    body, told = written("openai_responses", asked(system=("Be brief.", "In JSON."), format=Format()))
+def test_responses_gets_the_word_json_in_its_input():
+    body, lost = write("openai_responses", hub_request(system=("Be brief.", "In JSON."), format=Format()))
     assert "instructions" not in body
-    said = {"type": "message", "role": "developer"}
+    message = {"type": "message", "role": "developer"}
     texts = [{"type": "input_text", "text": text} for text in ("Be brief.", "In JSON.")]
-    assert body["input"][0] == {**said, "content": texts}
-    assert told == ()
+    assert body["input"][0] == {**message, "content": texts}
+    assert lost == ()
 
 
-@BOTH
-def test_any_json_is_asked_for_in_words_where_no_text_names_it(name):
+@EACH_OPENAI
+def test_any_json_is_also_a_prompt_if_no_text_contains_the_word_json(name):
     hidden = Turn("user", (ToolResult("call", (Text("json"),)), Text("So?")))
-    for request in (asked(format=Format()), Request((hidden,), format=Format())):
-        body, told = written(name, request)
+    for request in (hub_request(format=Format()), Request((hidden,), format=Format())):
+        body, lost = write(name, request)
         assert format_of(name, body) == {"type": "json_object"}
-        assert words_of(name, body) == prompts.JSON_ONLY
-        assert "format" in told
-    body, _ = written(name, asked(system=("Be brief.",), format=Format()))
-    assert words_of(name, body) == f"Be brief.\n{prompts.JSON_ONLY}"
+        assert system_of(name, body) == prompts.JSON_ONLY
+        assert "format" in lost
+    body, _ = write(name, hub_request(system=("Be brief.",), format=Format()))
+    assert system_of(name, body) == f"Be brief.\n{prompts.JSON_ONLY}"
 
 
-def test_anthropic_has_no_field_for_any_json():
-    body, told = written("anthropic", asked("As JSON", format=Format()))
-    assert (format_of("anthropic", body), words_of("anthropic", body)) == (None, prompts.JSON_ONLY)
-    assert told == ("format",)
+def test_any_json_is_a_prompt_for_anthropic():
+    body, lost = write("anthropic", hub_request("As JSON", format=Format()))
+    assert (format_of("anthropic", body), system_of("anthropic", body)) == (None, prompts.JSON_ONLY)
+    assert lost == ("format",)
 
 
 # -- JSON by a schema ----------------------------------------------------------------------------------------------
 
 
 @EACH
-def test_a_schema_that_every_vendor_takes_is_written_as_it_is(name):
-    body, told = written(name, asked(format=Format(CLOSED)))
-    found = format_of(name, body)
-    assert (found["type"], found["schema"]) == ("json_schema", CLOSED)
-    assert told == ()
-    assert words_of(name, body) == ""
+def test_a_schema_that_every_vendor_accepts_is_written_unchanged(name):
+    body, lost = write(name, hub_request(format=Format(CLOSED)))
+    format_ = format_of(name, body)
+    assert (format_["type"], format_["schema"]) == ("json_schema", CLOSED)
+    assert lost == ()
+    assert system_of(name, body) == ""
 
 
-@BOTH
+@EACH_OPENAI
 @pytest.mark.parametrize("schema", [LIST, ENUM, {}, {"anyOf": [CLOSED]}, {"type": ["object", "null"]}])
-def test_openai_is_asked_in_words_for_what_is_no_object(name, schema):
-    body, told = written(name, asked(format=Format(schema, strict=True)))
+def test_a_format_that_is_not_an_object_is_a_prompt_for_openai(name, schema):
+    body, lost = write(name, hub_request(format=Format(schema, strict=True)))
     assert format_of(name, body) is None
-    assert words_of(name, body) == prompts.format_prompt(Format(schema))
-    assert told == ("format",)
+    assert system_of(name, body) == prompts.format_prompt(Format(schema))
+    assert lost == ("format",)
 
 
-def test_a_host_that_knows_only_objects_is_asked_for_one_or_in_words_alone():
-    body, told = written("openai_chat", asked(format=Format(CLOSED)), "json_object_only")
-    assert (body["response_format"], told) == ({"type": "json_object"}, ("format",))
-    assert words_of("openai_chat", body) == prompts.format_prompt(Format(CLOSED))
-    body, told = written("openai_chat", asked(format=Format(LIST)), "json_object_only")
-    assert ("response_format" not in body, told) == (True, ("format",))
+def test_a_host_with_json_object_only_gets_json_object_or_a_prompt_alone():
+    body, lost = write("openai_chat", hub_request(format=Format(CLOSED)), "json_object_only")
+    assert (body["response_format"], lost) == ({"type": "json_object"}, ("format",))
+    assert system_of("openai_chat", body) == prompts.format_prompt(Format(CLOSED))
+    body, lost = write("openai_chat", hub_request(format=Format(LIST)), "json_object_only")
+    assert ("response_format" not in body, lost) == (True, ("format",))
 
 
-@BOTH
-def test_a_format_of_openai_is_folded_as_a_tool_is(name):
-    body, told = written(name, asked(format=Format({**OPEN, "anyOf": [{"required": ["y"]}, {"required": ["x"]}]})))
-    found = format_of(name, body)["schema"]
-    assert "anyOf" not in found
-    assert "(anyOf: " in found["description"]
-    assert told == ("format_schema.anyOf",)
-    body, told = written(name, asked(format=Format({"$ref": "#/$defs/X", "$defs": {"X": CLOSED}}, strict=True)))
+@EACH_OPENAI
+def test_a_format_for_openai_has_its_unions_and_references_merged(name):
+    body, lost = write(name, hub_request(format=Format({**OPEN, "anyOf": [{"required": ["y"]}, {"required": ["x"]}]})))
+    schema = format_of(name, body)["schema"]
+    assert "anyOf" not in schema
+    assert "(anyOf: " in schema["description"]
+    assert lost == ("format_schema.anyOf",)
+    body, lost = write(name, hub_request(format=Format({"$ref": "#/$defs/X", "$defs": {"X": CLOSED}}, strict=True)))
     assert format_of(name, body)["schema"] == {"$defs": {"X": CLOSED}, **CLOSED}
-    assert (format_of(name, body)["strict"], told) == (True, ())
+    assert (format_of(name, body)["strict"], lost) == (True, ())
 
 
-@BOTH
+@EACH_OPENAI
 @pytest.mark.parametrize(
-    ("schema", "is_asked", "is_strict", "lost"),
+    ("schema", "is_requested", "is_strict", "expected"),
     [
         (CLOSED, True, True, ()),
         (CLOSED, False, False, ()),
@@ -175,95 +175,95 @@ def test_a_format_of_openai_is_folded_as_a_tool_is(name):
         (OPEN, None, None, ()),
     ],
 )
-def test_openai_is_strict_only_where_that_is_asked_for_and_the_schema_allows_it(
-    name, schema, is_asked, is_strict, lost
-):
-    body, told = written(name, asked(format=Format(schema, strict=is_asked)))
+def test_openai_is_strict_only_if_requested_and_the_schema_allows_it(name, schema, is_requested, is_strict, expected):
+    body, lost = write(name, hub_request(format=Format(schema, strict=is_requested)))
     assert format_of(name, body)["schema"] == schema
     assert format_of(name, body).get("strict") is is_strict
-    assert told == tuple(f"format_{word}" for word in lost)
-    body, told = written(name, asked(tools=(Tool("f", None, schema, is_asked),)))
+    assert lost == tuple(f"format_{word}" for word in expected)
+    body, lost = write(name, hub_request(tools=(Tool("f", None, schema, is_requested),)))
     assert function_of(name, body)["schema"] == schema
     assert bool(function_of(name, body).get("strict")) is bool(is_strict)
-    assert told == lost
+    assert lost == expected
 
 
-def test_a_format_of_anthropic_tells_each_keyword():
-    body, told = written("anthropic", asked(format=Format({**OPEN, "minProperties": 1})))
+def test_a_format_for_anthropic_reports_each_lost_keyword():
+    body, lost = write("anthropic", hub_request(format=Format({**OPEN, "minProperties": 1})))
     assert body["output_config"]["format"]["schema"] == {
         **OPEN,
         "required": ["x", "y"],
         "additionalProperties": False,
         "description": "(minProperties: 1)",
     }
-    assert told == ("format_schema.minProperties", "format_schema.required")
-    assert written("anthropic", asked(format=Format(LIST)))[0]["output_config"]["format"]["schema"] == LIST
+    assert lost == ("format_schema.minProperties", "format_schema.required")
+    assert write("anthropic", hub_request(format=Format(LIST)))[0]["output_config"]["format"]["schema"] == LIST
 
 
 @pytest.mark.parametrize("schema", [TREE, {"$ref": "https://example.com/s.json"}])
-def test_anthropic_is_asked_in_words_for_a_schema_that_it_cannot_follow(schema):
-    body, told = written("anthropic", asked(format=Format(schema)))
+def test_a_recursive_or_remote_schema_is_a_prompt_for_anthropic(schema):
+    body, lost = write("anthropic", hub_request(format=Format(schema)))
     assert format_of("anthropic", body) is None
-    assert words_of("anthropic", body) == prompts.format_prompt(Format(schema))
-    assert told == ("format",)
+    assert system_of("anthropic", body) == prompts.format_prompt(Format(schema))
+    assert lost == ("format",)
 
 
-def test_a_gemini_that_takes_no_format_beside_functions_is_asked_in_words():
+def test_a_format_beside_functions_is_a_prompt_for_an_older_gemini():
     tools = (Tool("f", None, CLOSED),)
     for form in (Format(), Format(CLOSED)):
-        body, told = written("gemini", asked(system=("Be brief.",), format=form, tools=tools), "no_json_with_functions")
+        body, lost = write(
+            "gemini", hub_request(system=("Be brief.",), format=form, tools=tools), "no_json_with_functions"
+        )
         assert format_of("gemini", body) is None
-        assert words_of("gemini", body) == f"Be brief.\n{prompts.format_prompt(form)}"
-        assert told == ("format",)
-        assert format_of("gemini", written("gemini", asked(format=form), "no_json_with_functions")[0])
-        assert format_of("gemini", written("gemini", asked(format=form, tools=tools))[0])
+        assert system_of("gemini", body) == f"Be brief.\n{prompts.format_prompt(form)}"
+        assert lost == ("format",)
+        assert format_of("gemini", write("gemini", hub_request(format=form), "no_json_with_functions")[0])
+        assert format_of("gemini", write("gemini", hub_request(format=form, tools=tools))[0])
 
 
 # -- tools ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [*OPENAI, "anthropic"])
-def test_a_tool_is_an_object_without_unions(name):
+def test_a_tools_schema_is_an_object_without_unions(name):
     union = {"oneOf": [CLOSED, OPEN]}
-    body, told = written(name, asked(tools=(Tool("f", None, union),)))
-    found = function_of(name, body)["schema"]
-    assert (found["type"], sorted(found["properties"]), found["required"]) == ("object", ["x", "y"], ["x"])
-    assert told == ("schema.oneOf",)
+    body, lost = write(name, hub_request(tools=(Tool("f", None, union),)))
+    schema = function_of(name, body)["schema"]
+    assert (schema["type"], sorted(schema["properties"]), schema["required"]) == ("object", ["x", "y"], ["x"])
+    assert lost == ("schema.oneOf",)
     for empty in ({}, {"type": "object"}):
-        body, told = written(name, asked(tools=(Tool("f", None, empty),)))
-        assert (function_of(name, body)["schema"], told) == ({"type": "object", "properties": {}}, ())
+        body, lost = write(name, hub_request(tools=(Tool("f", None, empty),)))
+        assert (function_of(name, body)["schema"], lost) == ({"type": "object", "properties": {}}, ())
 
 
-@BOTH
-def test_an_array_of_openai_has_items(name):
-    body, told = written(name, asked(tools=(Tool("f", None, {"properties": {"a": {"type": "array"}}}),)))
+@EACH_OPENAI
+def test_an_array_for_openai_has_items(name):
+    body, lost = write(name, hub_request(tools=(Tool("f", None, {"properties": {"a": {"type": "array"}}}),)))
     assert function_of(name, body)["schema"]["properties"] == {"a": {"type": "array", "items": {}}}
-    assert told == ()
+    assert lost == ()
 
 
-def test_a_strict_tool_of_anthropic_is_so_as_it_is_or_not_at_all():
-    body, told = written("anthropic", asked(tools=(Tool("f", None, CLOSED, True),)))
-    assert (function_of("anthropic", body)["strict"], told) == (True, ())
+def test_a_tool_for_anthropic_is_strict_only_with_an_unchanged_schema():
+    body, lost = write("anthropic", hub_request(tools=(Tool("f", None, CLOSED, True),)))
+    assert (function_of("anthropic", body)["strict"], lost) == (True, ())
     narrow = {**CLOSED, "properties": {"x": {"type": "integer", "minimum": 1}}}
     for schema in (OPEN, narrow, TREE, {**CLOSED, "properties": {"x": {"oneOf": [{"type": "string"}]}}}):
-        body, told = written("anthropic", asked(tools=(Tool("f", None, schema, True),)))
-        found = function_of("anthropic", body)
-        assert ("strict" in found, found["schema"], told) == (False, schema, ("strict",))
-    _, told = written("anthropic", asked(tools=(Tool("f", None, CLOSED, True),)), refused=frozenset(("format",)))
-    assert told == ("strict",)
+        body, lost = write("anthropic", hub_request(tools=(Tool("f", None, schema, True),)))
+        function = function_of("anthropic", body)
+        assert ("strict" in function, function["schema"], lost) == (False, schema, ("strict",))
+    _, lost = write("anthropic", hub_request(tools=(Tool("f", None, CLOSED, True),)), refused=frozenset(("format",)))
+    assert lost == ("strict",)
 
 
 @EACH
-def test_what_is_no_schema_is_told_by_its_tool(name):
+def test_an_invalid_schema_is_a_bad_request_that_names_its_tool(name):
     with pytest.raises(BadRequest, match=r"tools\[0\]"):
-        written(name, asked(tools=(Tool("f", None, {"anyOf": 5}),)))
+        write(name, hub_request(tools=(Tool("f", None, {"anyOf": 5}),)))
 
 
-# -- what is read of Gemini's ----------------------------------------------------------------------------------------
+# -- formats in Gemini's requests ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("config", "expected", "told"),
+    ("config", "expected", "lost"),
     [
         ({"responseMimeType": "application/json"}, Format(), ()),
         ({"responseMimeType": "text/plain"}, None, ()),
@@ -281,17 +281,17 @@ def test_what_is_no_schema_is_told_by_its_tool(name):
         ({"response_mime_type": "application/xml"}, None, ("generationConfig.responseMimeType",)),
     ],
 )
-def test_a_kind_of_reply_that_is_not_known_is_told(config, expected, told):
+def test_an_unknown_mime_type_of_a_reply_is_a_loss(config, expected, lost):
     losses = Losses()
     body = {"contents": "Hi", "generationConfig": config}
     assert LOADED["gemini"].CODECS["generate_content"].read_request(body, losses).format == expected
-    assert losses.names() == told
+    assert losses.names() == lost
 
 
 @pytest.mark.parametrize("client", LOADED)
-def test_each_client_is_told_by_its_own_name(client):
+def test_the_losses_of_formats_have_wire_names_in_every_protocol(client):
     losses = Losses(LOADED[client].NAMES)
     for field in ("format", "format_schema", "schema"):
         assert losses.wire_name(field) != field
-    if client != "gemini":  # whose clients cannot ask for it
+    if client != "gemini":  # its clients cannot request strict schemas
         assert all(losses.wire_name(field) != field for field in ("strict", "format_strict"))

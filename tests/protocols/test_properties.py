@@ -1,4 +1,4 @@
-"""What holds for any conversation, for any cut of a stream and for any garbage, over every protocol and every pair."""
+"""Generated requests, replies and event orders, streams cut anywhere, and garbage, over every pair of protocols."""
 
 import copy
 import itertools
@@ -47,21 +47,21 @@ from gproxy.protocols.hub import (
 )
 from gproxy.protocols.losses import Losses
 from tests.conversations import (
-    ASKED,
+    CLIENT_MODEL,
     PDF,
     PNG,
     PROVIDER,
     REPLIES,
+    REQUEST_WITH_TOOLS,
     REQUESTS,
     SCHEMA,
     SHELL,
-    SHOWN,
     F,
     G,
     context,
     target,
 )
-from tests.expected_losses import apply, replies, requests, unsealed
+from tests.expected_losses import apply, comparable, replies, requests
 from tests.protocols.test_streams import ALL, GRAMMARS, bytes_of, check_order
 from tests.sampled import documents
 
@@ -82,11 +82,11 @@ def examples(maximum: int):
     )
 
 
-# -- any conversation ----------------------------------------------------------------------------------------------
+# -- generated requests and replies --------------------------------------------------------------------------------
 
-SIGNS = st.sampled_from('aZ0 .,"\\/\n\t\r\x00\x1f\x7fü東🗼\u2028\u2029\u200d\ufeff{}[]:<>&%')
-TEXTS = st.text(SIGNS, max_size=12)
-SAID = TEXTS.filter(str.strip)
+CHARACTERS = st.sampled_from('aZ0 .,"\\/\n\t\r\x00\x1f\x7fü東🗼\u2028\u2029\u200d\ufeff{}[]:<>&%')
+TEXTS = st.text(CHARACTERS, max_size=12)
+NOT_BLANK = TEXTS.filter(str.strip)
 WORDS = st.text(string.ascii_lowercase, min_size=1, max_size=8)
 NUMBERS = st.integers(-(2**53), 2**53) | st.floats(-1e6, 1e6, allow_nan=False)
 JSON = st.recursive(
@@ -94,7 +94,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
     max_leaves=6,
 )
-ARGUMENTS = st.dictionaries(TEXTS, JSON, max_size=3).map(lambda found: orjson.dumps(found).decode())
+ARGUMENTS = st.dictionaries(TEXTS, JSON, max_size=3).map(lambda document: orjson.dumps(document).decode())
 TOOLS = {"f": F, "g": G, "shell": SHELL, "search": WebSearch()}
 MEDIA = st.sampled_from(
     [
@@ -115,42 +115,46 @@ def conversations(draw) -> Request:
     count = 0
     for number in range(draw(st.integers(1, 6))):
         if number % 2 == 0:
-            answers = [ToolResult(call.id, draw(results()), draw(st.booleans()), call.is_custom) for call in calls]
-            said = tuple(draw(st.lists(SAID.map(Text) | MEDIA, min_size=0 if answers else 1, max_size=3)))
-            turns.append(Turn("user", (*answers, *said)))
+            results_of_calls = [
+                ToolResult(call.id, draw(results()), draw(st.booleans()), call.is_custom) for call in calls
+            ]
+            content = tuple(
+                draw(st.lists(NOT_BLANK.map(Text) | MEDIA, min_size=0 if results_of_calls else 1, max_size=3))
+            )
+            turns.append(Turn("user", (*results_of_calls, *content)))
             calls = []
         else:
-            calls = [draw(called(f"toolu_{count + i}")) for i in range(draw(st.integers(0, 2)))]
+            calls = [draw(tool_call(f"toolu_{count + i}")) for i in range(draw(st.integers(0, 2)))]
             count += len(calls)
-            said = tuple(map(Text, draw(st.lists(SAID, min_size=0 if calls else 1, max_size=2))))
-            turns.append(Turn("assistant", (*said, *calls)))
-    if calls:  # whoever answers a call answers it in the next turn
+            content = tuple(map(Text, draw(st.lists(NOT_BLANK, min_size=0 if calls else 1, max_size=2))))
+            turns.append(Turn("assistant", (*content, *calls)))
+    if calls:  # every call has its result in the next turn
         turns.append(Turn("user", tuple(ToolResult(call.id, (Text("x"),), False, call.is_custom) for call in calls)))
     if turns[-1].role == "assistant":
         turns.append(Turn("user", (Text("x"),)))
-    return replace(draw(wishes()), turns=tuple(turns))
+    return replace(draw(other_fields()), turns=tuple(turns))
 
 
 def results():
     blocks = st.lists(st.text("ab 東🗼", min_size=1, max_size=5).filter(str.strip).map(Text), max_size=2)
     return st.tuples(blocks, st.lists(MEDIA.filter(lambda m: m.kind == "image" and m.data), max_size=1)).map(
-        lambda found: (*found[0], *found[1])
+        lambda parts: (*parts[0], *parts[1])
     )
 
 
-def called(call_id: str):
-    custom = SAID.map(lambda text: ToolCall(call_id, "shell", text, is_custom=True))
-    return ARGUMENTS.map(lambda found: ToolCall(call_id, "f", found)) | custom
+def tool_call(call_id: str):
+    custom = NOT_BLANK.map(lambda text: ToolCall(call_id, "shell", text, is_custom=True))
+    return ARGUMENTS.map(lambda arguments: ToolCall(call_id, "f", arguments)) | custom
 
 
-def wishes():
-    """Everything of a request but its turns."""
+def other_fields():
+    """Requests with all fields but the turns."""
     unit = st.sampled_from([0, 0.25, 0.5, 1, 1.5, 2])
     return st.builds(
         Request,
-        system=st.lists(SAID, max_size=2).map(tuple),
+        system=st.lists(NOT_BLANK, max_size=2).map(tuple),
         tools=st.sets(st.sampled_from(list(TOOLS))).map(
-            lambda found: tuple(tool for name, tool in TOOLS.items() if name in found)
+            lambda names: tuple(tool for name, tool in TOOLS.items() if name in names)
         ),
         choice=st.none()
         | st.sampled_from([ToolChoice("auto"), ToolChoice("any"), ToolChoice("none"), ToolChoice("any", ("f",))]),
@@ -186,8 +190,8 @@ def codec(name: str):
     return LOADED[name].CODECS["generate_content"]
 
 
-def over(name: str, request: Request, losses: Losses) -> Request:
-    """Once over the wire."""
+def round_trip(name: str, request: Request, losses: Losses) -> Request:
+    """Returns the request as it is read back from its body."""
     body = orjson.loads(validate.dumps(codec(name).write_request(request, target(name), losses)))
     return codec(name).read_request(body, Losses())
 
@@ -195,43 +199,43 @@ def over(name: str, request: Request, losses: Losses) -> Request:
 @EACH
 @examples(60)
 @given(request=conversations())
-def test_any_request_comes_back_as_it_was_written(name, request):
+def test_any_request_is_read_back_as_it_was_written(name, request):
     expected, lost = apply(RULES[name], request)
     losses = Losses()
-    assert over(name, request, losses) == expected
+    assert round_trip(name, request, losses) == expected
     assert set(losses.names()) == lost
 
 
 @PAIRS
 @examples(25)
 @given(request=conversations())
-def test_any_request_crosses(one, other, request):
-    left, _ = apply(RULES[one], request)
-    expected, lost = apply(RULES[other], left)
+def test_any_request_is_translated_between_two_protocols(one, other, request):
+    changed, _ = apply(RULES[one], request)
+    expected, lost = apply(RULES[other], changed)
     losses = Losses()
-    assert over(other, over(one, request, Losses()), losses) == expected
+    assert round_trip(other, round_trip(one, request, Losses()), losses) == expected
     assert set(losses.names()) == lost
 
 
 TOKENS = st.integers(0, 10**6)
 USAGES = st.builds(lambda i, o, r, c, w: Usage(i, max(o, r), r, c, w), TOKENS, TOKENS, TOKENS, TOKENS, TOKENS)
-LOGPROB = st.builds(Logprob, SAID, st.sampled_from([-0.5, -1.25]))
+LOGPROB = st.builds(Logprob, NOT_BLANK, st.sampled_from([-0.5, -1.25]))
 
 
 @st.composite
 def answers(draw) -> Answer:
     blocks: list = []
-    is_shown = draw(st.booleans())
-    calls = [draw(called(f"toolu_{i}")) for i in range(draw(st.integers(0, 3)))]
+    has_image = draw(st.booleans())
+    calls = [draw(tool_call(f"toolu_{i}")) for i in range(draw(st.integers(0, 3)))]
     if draw(st.booleans()):
         signature = st.none() | st.text("ab+/=", min_size=1, max_size=6).map(lambda v: Signature("origin", v))
         blocks.append(Thinking(draw(TEXTS.filter(bool)), draw(signature)))
     if draw(st.booleans()):
-        text = draw(SAID)
-        cited = st.builds(Citation, st.just("https://a.com/"), WORDS, st.none(), st.just(0), st.just(len(text)))
-        # Gemini tells sources at the end of all, and of a text that is over they would be lost.
-        blocks.append(Text(text, () if calls or is_shown else tuple(draw(st.lists(cited, max_size=2)))))
-    if is_shown:
+        text = draw(NOT_BLANK)
+        citations = st.builds(Citation, st.just("https://a.com/"), WORDS, st.none(), st.just(0), st.just(len(text)))
+        # Gemini sends sources at the end of the reply, where those of an earlier text are lost.
+        blocks.append(Text(text, () if calls or has_image else tuple(draw(st.lists(citations, max_size=2)))))
+    if has_image:
         blocks.append(Media("image", "image/png", PNG))
     stop = "tools" if calls else draw(st.sampled_from(["stop", "length", "filtered"]))
     has_text = any(isinstance(block, Text) for block in blocks)
@@ -242,7 +246,7 @@ def answers(draw) -> Answer:
 REPLY = st.builds(
     Reply,
     st.just("resp_1"),
-    st.just(SHOWN),
+    st.just(CLIENT_MODEL),
     st.lists(answers(), min_size=1, max_size=2).map(tuple),
     USAGES,
     st.none() | st.sampled_from(["default", "priority"]),
@@ -252,51 +256,51 @@ REPLY = st.builds(
 @PAIRS
 @examples(15)
 @given(reply=REPLY)
-def test_any_reply_crosses_whole_and_streamed(one, other, reply):
-    left, _ = apply(WHOLE[one], reply)
-    expected, lost = apply(WHOLE[other], unsealed(left))
+def test_any_reply_is_translated_between_two_protocols_whole_and_streamed(one, other, reply):
+    changed, _ = apply(WHOLE[one], reply)
+    expected, lost = apply(WHOLE[other], comparable(changed))
     losses = Losses()
-    wired = orjson.loads(orjson.dumps(codec(one).write_reply(reply, context(ASKED), Losses())))
-    vendors = codec(one).read_reply(wired, context(ASKED), Losses())
-    body = orjson.loads(orjson.dumps(codec(other).write_reply(vendors, context(ASKED), losses)))
-    assert unsealed(codec(other).read_reply(body, context(ASKED), Losses())) == unsealed(expected)
+    written = orjson.loads(orjson.dumps(codec(one).write_reply(reply, context(REQUEST_WITH_TOOLS), Losses())))
+    read_reply = codec(one).read_reply(written, context(REQUEST_WITH_TOOLS), Losses())
+    body = orjson.loads(orjson.dumps(codec(other).write_reply(read_reply, context(REQUEST_WITH_TOOLS), losses)))
+    assert comparable(codec(other).read_reply(body, context(REQUEST_WITH_TOOLS), Losses())) == comparable(expected)
     assert set(losses.names()) == lost
-    left, _ = apply(STREAMED[one], reply)
-    expected, lost = apply(STREAMED[other], unsealed(left))
+    changed, _ = apply(STREAMED[one], reply)
+    expected, lost = apply(STREAMED[other], comparable(changed))
     losses = Losses()
     streamed = read(one, documents(write(one, unfold(reply))))
-    assert unsealed(fold(read(other, documents(write(other, streamed, losses))))) == unsealed(expected)
+    assert comparable(fold(read(other, documents(write(other, streamed, losses))))) == comparable(expected)
     assert set(losses.names()) == lost
 
 
 def read(name: str, payloads: list, losses: Losses | None = None) -> list:
-    return list(LOADED[name].read_stream(payloads, context(ASKED), losses or Losses()))
+    return list(LOADED[name].read_stream(payloads, context(REQUEST_WITH_TOOLS), losses or Losses()))
 
 
 def write(name: str, events, losses: Losses | None = None) -> bytes:
-    return b"".join(LOADED[name].write_stream(events, context(ASKED), losses or Losses()))
+    return b"".join(LOADED[name].write_stream(events, context(REQUEST_WITH_TOOLS), losses or Losses()))
 
 
 @st.composite
-def sequences(draw) -> list:
-    """Any legal order of events: deltas cut anywhere, choices interleaved, an end or none."""
+def event_sequences(draw) -> list:
+    """Legal orders of events: deltas cut anywhere, interleaved choices, with an end or a failure."""
     events: list = [Start("resp_1", "m")] if draw(st.booleans()) else [Start("", "")]
     indexes = itertools.count()
-    lines = [draw(line(choice, indexes)) for choice in range(draw(st.integers(1, 2)))]
-    if len(lines) == 2:
-        order = draw(st.permutations([0] * len(lines[0]) + [1] * len(lines[1])))
-        merged = [lines[which].pop(0) for which in order]
+    choices = [draw(choice_events(choice, indexes)) for choice in range(draw(st.integers(1, 2)))]
+    if len(choices) == 2:
+        order = draw(st.permutations([0] * len(choices[0]) + [1] * len(choices[1])))
+        merged = [choices[which].pop(0) for which in order]
         events += _renumbered(merged)
     else:
-        events += _renumbered(lines[0])
+        events += _renumbered(choices[0])
     events += draw(st.sampled_from([[], [Used(Usage(1, 2))], [Used(Usage(1, 2)), Used(Usage(1, 3), "priority")]]))
     events.append(draw(st.sampled_from([End(), Failed(502, "upstream_error", "cut")])))
     waits = draw(st.sets(st.integers(0, len(events)), max_size=3))
-    return [one for at, event in enumerate(events) for one in ((None, event) if at in waits else (event,))]
+    return [item for at, event in enumerate(events) for item in ((None, event) if at in waits else (event,))]
 
 
 @st.composite
-def line(draw, choice: int, indexes) -> list:
+def choice_events(draw, choice: int, indexes) -> list:
     events: list = []
     for number in range(draw(st.integers(0, 4))):
         index = next(indexes)
@@ -310,53 +314,53 @@ def line(draw, choice: int, indexes) -> list:
             )
         )  # fmt: skip
         events.append(Open(index, block, choice))
-        pieces = [] if isinstance(block, Media) else draw(st.lists(TEXTS, max_size=3))
+        parts = [] if isinstance(block, Media) else draw(st.lists(TEXTS, max_size=3))
         if isinstance(block, ToolCall) and not block.is_custom:
-            whole = draw(ARGUMENTS)
-            at = draw(st.integers(0, len(whole)))
-            pieces = draw(st.sampled_from([[], [whole], [whole[:at], whole[at:]]]))
-        events += [Delta(index, piece) for piece in pieces]
+            arguments = draw(ARGUMENTS)
+            at = draw(st.integers(0, len(arguments)))
+            parts = draw(st.sampled_from([[], [arguments], [arguments[:at], arguments[at:]]]))
+        events += [Delta(index, part) for part in parts]
         events.append(Close(index))
     events.append(Finish(draw(st.sampled_from(["stop", "length", "filtered"])), choice))
     return events
 
 
 def _renumbered(events: list) -> list:
-    """Indexes count from 0 in the order in which blocks open."""
-    places: dict[int, int] = {}
+    """Numbers the blocks from 0 in the order in which they open."""
+    numbers: dict[int, int] = {}
     out = []
     for event in events:
         if isinstance(event, Open):
-            places[event.index] = len(places)
-        out.append(event if isinstance(event, Finish) else replace(event, index=places[event.index]))
+            numbers[event.index] = len(numbers)
+        out.append(event if isinstance(event, Finish) else replace(event, index=numbers[event.index]))
     return out
 
 
 @EACH
 @examples(120)
-@given(events=sequences())
-def test_any_legal_order_of_events_is_written_by_the_grammar_and_read_again(name, events):
+@given(events=event_sequences())
+def test_any_legal_order_of_events_is_written_by_the_grammar_and_read_back(name, events):
     check_order([event for event in events if event is not None])
     stream = write(name, events)
     GRAMMARS[name](stream)
-    again = read(name, documents(stream))
-    check_order(again)
-    assert isinstance(again[-1], type(events[-1]))
+    read_back = read(name, documents(stream))
+    check_order(read_back)
+    assert isinstance(read_back[-1], type(events[-1]))
     assert stream == write(name, [event for event in events if event is not None])
 
 
-# -- any cut of a stream -------------------------------------------------------------------------------------------
+# -- streams cut anywhere ------------------------------------------------------------------------------------------
 
 
-def fed(stream: bytes, cuts: list[int]) -> list:
-    """The documents as they come out of a stream that arrives in pieces; None between the pieces."""
+def documents_in_parts(stream: bytes, cuts: list[int]) -> list:
+    """Returns the documents of a stream that arrives in parts, with None after each part."""
     splitter, out = sse.Splitter(), []
     for start, end in itertools.pairwise([0, *cuts, len(stream)]):
         events = splitter.feed(stream[start:end]) if end > start else []
         out += [_document(event) for event in events]
         out.append(None)
-    rest = splitter.rest().strip()
-    out += [_document(rest + b"\n\n")] if rest else []
+    remainder = splitter.remainder().strip()
+    out += [_document(remainder + b"\n\n")] if remainder else []
     return out
 
 
@@ -373,8 +377,8 @@ def test_a_stream_may_be_cut_at_any_byte(name, stream, data):
     cuts = sorted(data.draw(st.sets(st.integers(1, len(whole) - 1), max_size=12)))
     client = data.draw(st.sampled_from(list(LOADED)))
     failed = Failed(502, "upstream_error", "no end")
-    assert write(client, read(name, [*fed(whole, cuts), failed])) == write(
-        client, read(name, [*fed(whole, []), failed])
+    assert write(client, read(name, [*documents_in_parts(whole, cuts), failed])) == write(
+        client, read(name, [*documents_in_parts(whole, []), failed])
     )
 
 
@@ -382,16 +386,16 @@ def test_a_stream_may_be_cut_at_any_byte(name, stream, data):
 @pytest.mark.parametrize("stream", ["text", "tool_call", "thinking", "crlf", "keepalive"])
 def test_a_stream_may_come_byte_by_byte(name, stream):
     whole = bytes_of(name, stream)
-    assert any(byte > 127 for byte in whole) or stream != "text", "with characters to be cut inside"
-    pieces = fed(whole, list(range(1, len(whole))))
+    assert any(byte > 127 for byte in whole) or stream != "text", "the stream must have multi-byte characters"
+    parts = documents_in_parts(whole, list(range(1, len(whole))))
     for client in LOADED:
-        assert write(client, read(name, pieces)) == write(client, read(name, fed(whole, [])))
+        assert write(client, read(name, parts)) == write(client, read(name, documents_in_parts(whole, [])))
 
 
-# -- any garbage ---------------------------------------------------------------------------------------------------
+# -- garbage -------------------------------------------------------------------------------------------------------
 
 DEEP = '{"a":' * 200 + "1" + "}" * 200
-WRONG = [
+WRONG_VALUES = [
     None, True, False, 0, -1, 2**64 - 1, -(2**63), 1.5, 1e300, 2.0**70, "", "x", "\u2028🗼", "data:,x",
     "data:image/png;base64,é",
     [], [None], [[]], [{}], ["x"], [1], {}, {"a": 1}, {"type": "x"}, {"type": None}, {"type": 7}, {"": {}},
@@ -400,30 +404,30 @@ WRONG = [
 SEED = given(seed=st.integers(0, 2**32 - 1))
 
 
-def _wrong(dice: random.Random):
-    return copy.deepcopy(dice.choice(WRONG))
+def _wrong_value(dice: random.Random):
+    return copy.deepcopy(dice.choice(WRONG_VALUES))
 
 
-def _places(value, path: tuple = ()) -> list[tuple]:
-    """Where in a document something stands."""
+def _paths(value, path: tuple = ()) -> list[tuple]:
+    """Returns the path of every value in a document."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [path, *(place for key, one in inner for place in _places(one, (*path, key)))]
+    return [path, *(inner_path for key, item in inner for inner_path in _paths(item, (*path, key)))]
 
 
-def anything(dice: random.Random) -> dict:
-    return {dice.choice(KEYS): _wrong(dice) for _ in range(dice.randrange(6))}
+def garbage(dice: random.Random) -> dict:
+    return {dice.choice(KEYS): _wrong_value(dice) for _ in range(dice.randrange(6))}
 
 
-def spoilt(dice: random.Random, bodies: list[dict]) -> dict:
-    """A document with wrong things in some places, or one of wrong things only."""
+def corrupted(dice: random.Random, bodies: list[dict]) -> dict:
+    """Returns a body with wrong values at some paths, or one of wrong values only."""
     if dice.random() < 0.1:
-        return anything(dice)
+        return garbage(dice)
     body = copy.deepcopy(dice.choice(bodies))
     for _ in range(dice.randint(1, 3)):
-        places = [path for path in _places(body) if path]
-        if not places:
+        paths = [path for path in _paths(body) if path]
+        if not paths:
             break
-        *outer, last = dice.choice(places)
+        *outer, last = dice.choice(paths)
         inner = body
         for key in outer:
             inner = inner[key]
@@ -435,15 +439,15 @@ def spoilt(dice: random.Random, bodies: list[dict]) -> dict:
             case 2:
                 inner[last] = {"type": "text", "x": inner[last]}
             case 3 if isinstance(inner, dict):
-                inner[dice.choice(KEYS)] = _wrong(dice)
+                inner[dice.choice(KEYS)] = _wrong_value(dice)
             case 4 if isinstance(inner, list):
                 inner.append(copy.deepcopy(inner[last]))
             case _:
-                inner[last] = _wrong(dice)
+                inner[last] = _wrong_value(dice)
     return body
 
 
-BODIES = {
+REQUEST_BODIES = {
     name: [
         orjson.loads(orjson.dumps(codec(name).write_request(request, target(name, is_stream=True), Losses())))
         for case, request in REQUESTS.items()
@@ -451,22 +455,22 @@ BODIES = {
     ]
     for name in LOADED
 }
-REPLIED = {
+REPLY_BODIES = {
     name: [
-        orjson.loads(orjson.dumps(codec(name).write_reply(reply, context(ASKED), Losses())))
+        orjson.loads(orjson.dumps(codec(name).write_reply(reply, context(REQUEST_WITH_TOOLS), Losses())))
         for case, reply in REPLIES.items()
         if case != "long"
     ]
     for name in LOADED
 }
-STREAMS = {name: [documents(bytes_of(name, stream)) for one, stream in ALL if one == name] for name in LOADED}
+STREAMS = {name: [documents(bytes_of(name, stream)) for owner, stream in ALL if owner == name] for name in LOADED}
 KEYS = sorted(
     {
         path[-1]
-        for bodies in (BODIES, REPLIED)
-        for found in bodies.values()
-        for body in found
-        for path in _places(body)
+        for bodies in (REQUEST_BODIES, REPLY_BODIES)
+        for bodies_of_protocol in bodies.values()
+        for body in bodies_of_protocol
+        for path in _paths(body)
         if path and isinstance(path[-1], str)
     }
 )
@@ -476,13 +480,13 @@ KEYS = sorted(
 @examples(1200)
 @SEED
 def test_a_garbage_request_is_a_bad_request_or_a_request(name, seed):
-    body = spoilt(random.Random(seed), BODIES[name])
+    body = corrupted(random.Random(seed), REQUEST_BODIES[name])
     before = copy.deepcopy(body)
-    for operation, found in LOADED[name].CODECS.items():
+    for operation, codec_ in LOADED[name].CODECS.items():
         try:
-            request = found.read_request(body, Losses(LOADED[name].NAMES))
-        except BadRequest as fault:
-            assert fault.message
+            request = codec_.read_request(body, Losses(LOADED[name].NAMES))
+        except BadRequest as error:
+            assert error.message
             continue
         if operation != "generate_content":
             continue
@@ -490,41 +494,41 @@ def test_a_garbage_request_is_a_bad_request_or_a_request(name, seed):
         for other in LOADED:
             try:
                 validate.dumps(codec(other).write_request(request, target(other), Losses(LOADED[name].NAMES)))
-            except BadRequest as fault:
-                assert fault.message
+            except BadRequest as error:
+                assert error.message
     assert body == before
 
 
 @EACH
 @examples(600)
 @SEED
-def test_a_garbage_reply_is_refused_or_read(name, seed):
-    body = spoilt(random.Random(seed), REPLIED[name])
+def test_a_garbage_reply_is_an_error_or_a_reply(name, seed):
+    body = corrupted(random.Random(seed), REPLY_BODIES[name])
     before = copy.deepcopy(body)
     try:
-        reply = codec(name).read_reply(body, context(ASKED), Losses())
+        reply = codec(name).read_reply(body, context(REQUEST_WITH_TOOLS), Losses())
     except (BadRequest, ValueError):
         return
     assert isinstance(reply, Reply)
     assert body == before
     for other in LOADED:
         try:
-            orjson.dumps(codec(other).write_reply(reply, context(ASKED), Losses()))
-        except (BadRequest, ValueError) as fault:
-            assert str(fault)
+            orjson.dumps(codec(other).write_reply(reply, context(REQUEST_WITH_TOOLS), Losses()))
+        except (BadRequest, ValueError) as error:
+            assert str(error)
 
 
 @EACH
 @examples(600)
 @SEED
-def test_garbage_in_a_stream_never_breaks_it(name, seed):
+def test_garbage_in_a_stream_never_breaks_the_reader(name, seed):
     dice = random.Random(seed)
     stream = dice.choice(STREAMS[name])
     at = dice.randrange(len(stream))
     payloads = {
-        "instead": [*stream[:at], spoilt(dice, [stream[at]]), *stream[at + 1 :]],
-        "before": [*stream[:at], spoilt(dice, [stream[at]]), *stream[at:]],
-        "gone": [*stream[:at], *stream[at + 1 :]],
+        "instead": [*stream[:at], corrupted(dice, [stream[at]]), *stream[at + 1 :]],
+        "before": [*stream[:at], corrupted(dice, [stream[at]]), *stream[at:]],
+        "removed": [*stream[:at], *stream[at + 1 :]],
         "twice": [*stream[: at + 1], *stream[at:]],
         "late": [*stream[:at], *stream[at + 1 :], stream[at]],
     }
@@ -539,21 +543,21 @@ def test_garbage_in_a_stream_never_breaks_it(name, seed):
 @SEED
 def test_a_stream_of_garbage_only_is_read_to_its_end(name, seed):
     dice = random.Random(seed)
-    payloads = [anything(dice) for _ in range(dice.randint(1, 4))]
+    payloads = [garbage(dice) for _ in range(dice.randint(1, 4))]
     events = read(name, [*payloads, Failed(502, "upstream_error", "no end")])
     assert isinstance(events[-1], End | Failed)
     for client in LOADED:
         write(client, events)
 
 
-# -- what clients are known to send --------------------------------------------------------------------------------
+# -- known client bodies -------------------------------------------------------------------------------------------
 
 
 def nested(depth: int) -> dict:
-    found: dict = {"type": "string"}
+    schema: dict = {"type": "string"}
     for _ in range(depth):
-        found = {"type": "object", "properties": {"a": found}}
-    return found
+        schema = {"type": "object", "properties": {"a": schema}}
+    return schema
 
 
 CYCLE = {
@@ -569,22 +573,22 @@ CYCLE = {
     [nested(200), nested(60), CYCLE, {"$ref": "#"}, {"allOf": [{"$ref": "#"}]}, {"maximum": 2**70}],
     ids=lambda schema: str(schema)[:30],
 )
-def test_a_schema_of_any_depth_and_with_cycles_is_written_or_refused(one, other, schema):
+def test_a_schema_of_any_depth_and_with_cycles_is_written_or_a_bad_request(one, other, schema):
     request = replace(REQUESTS["tools"], tools=(replace(F, schema=schema),))
     try:
         body = orjson.loads(validate.dumps(codec(one).write_request(request, target(one), Losses())))
         read_back = codec(one).read_request(body, Losses())
         validate.dumps(codec(other).write_request(read_back, target(other), Losses()))
-    except BadRequest as fault:
-        assert fault.message
+    except BadRequest as error:
+        assert error.message
 
 
 @PAIRS
 @pytest.mark.parametrize(
     "arguments", [DEEP, '{"a":' + "9" * 40 + "}", "[" * 900 + "]" * 900, "not json", '"x"', "1e999"]
 )
-def test_arguments_of_any_depth_and_size_are_written_or_refused(one, other, arguments):
-    """As chat and Responses carry them: in a text, which other protocols want as an object."""
+def test_arguments_of_any_depth_and_size_are_written_or_a_bad_request(one, other, arguments):
+    """Arguments are a text in chat and Responses, and an object in the other protocols."""
     turns = (
         Turn("user", (Text("q"),)),
         Turn("assistant", (ToolCall("toolu_1", "f", arguments),)),
@@ -595,5 +599,5 @@ def test_arguments_of_any_depth_and_size_are_written_or_refused(one, other, argu
             validate.dumps(codec(one).write_request(Request(turns, max_tokens=9), target(one), Losses()))
         )
         validate.dumps(codec(other).write_request(codec(one).read_request(body, Losses()), target(other), Losses()))
-    except BadRequest as fault:
-        assert fault.message
+    except BadRequest as error:
+        assert error.message

@@ -1,4 +1,4 @@
-"""A JSON object as its top-level fields, every other value as it was sent."""
+"""JSON objects as their top-level fields, each with the bytes that were sent."""
 
 import json
 
@@ -34,24 +34,24 @@ JSON = st.recursive(
     ],
     ids=lambda value: value[:20],
 )
-def test_a_body_that_is_no_readable_object_is_a_bad_request(body, word):
+def test_a_body_that_is_not_a_readable_object_is_a_bad_request(body, word):
     with pytest.raises(BadRequest, match=word):
         raw_json.split(body)
     assert raw_json.find(body) is None
 
 
 @given(st.dictionaries(st.text(), JSON, max_size=6), st.integers(0, 3))
-def test_exchanging_a_field_leaves_every_other_one_as_it_was(document, indent):
+def test_replacing_a_field_changes_no_other_field(document, indent):
     body = json.dumps(document, indent=indent or None).encode(errors="replace")
-    found = raw_json.split(body)
-    after = raw_json.with_value(found, "model", b'"other"')
+    fields = raw_json.split(body)
+    after = raw_json.with_value(fields, "model", b'"other"')
     expected = {**json.loads(body), "model": "other"}
     assert json.loads(raw_json.join(after)) == expected
     assert list(after) == list(expected)
-    assert ("model" in found) == ("model" in document)
+    assert ("model" in fields) == ("model" in document)
 
 
-def test_values_keep_their_very_bytes():
+def test_values_keep_their_bytes():
     body = b'{"n": 1.10, "big": 123456789012345678901234567890, "e": 1E5, "s": "\\u00fc", "model": "a", "l": [ 1,2 ]}'
     changed = raw_json.join(raw_json.with_value(raw_json.split(body), "model", b'"b"'))
     assert changed == (b'{"n":1.10,"big":123456789012345678901234567890,"e":1E5,"s":"\\u00fc","model":"b","l":[ 1,2 ]}')
@@ -71,12 +71,12 @@ def test_values_keep_their_very_bytes():
         (b'{"model": "' + b"x" * 512 + b'"}', "x" * 512),
     ],
 )
-def test_the_model_of_a_body(body, name):
+def test_the_model_of_a_body_is_read(body, name):
     assert raw_json.model(raw_json.split(body)) == name
 
 
 @pytest.mark.parametrize("raw", [b"1", b"true", b"[]", b"{}", b'"\xff"', b"1e999"])
-def test_a_model_that_is_no_name_is_a_bad_request_that_names_the_field(raw):
+def test_a_model_that_is_not_a_string_is_a_bad_request_that_names_the_field(raw):
     with pytest.raises(BadRequest, match="model: "):
         raw_json.model(raw_json.split(b'{"model": ' + raw + b"}"))
 
@@ -85,13 +85,13 @@ def test_a_model_that_is_no_name_is_a_bad_request_that_names_the_field(raw):
     ("raw", "is_stream"),
     [(b"true", True), (b"false", False), (b"null", False), (b'"true"', False), (b"1", False), (b"[true]", False)],
 )
-def test_only_the_boolean_true_asks_for_a_stream(raw, is_stream):
+def test_only_the_boolean_true_requests_a_stream(raw, is_stream):
     assert raw_json.is_stream(raw_json.split(b'{"stream": ' + raw + b"}")) is is_stream
     assert raw_json.is_stream(raw_json.split(b"{}")) is False
 
 
 @pytest.mark.parametrize(
-    ("raw", "found"),
+    ("raw", "expected"),
     [
         (b'{"a": 1}', {"a": 1}),
         (b"", {}),
@@ -106,8 +106,8 @@ def test_only_the_boolean_true_asks_for_a_stream(raw, is_stream):
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_an_object_inside_an_upstreams_object_may_be_anything(raw, found):
-    assert raw_json.inner_object(msgspec.Raw(raw)) == found
+def test_an_unreadable_inner_object_reads_as_empty(raw, expected):
+    assert raw_json.inner_object(msgspec.Raw(raw)) == expected
 
 
 @pytest.mark.parametrize(
@@ -119,24 +119,24 @@ def test_an_object_inside_an_upstreams_object_may_be_anything(raw, found):
         (b"no json", b"no json"),
     ],
 )
-def test_a_model_name_is_exchanged_only_at_its_place(body, after):
+def test_a_model_name_is_replaced_only_at_the_top_level(body, after):
     assert raw_json.with_model_name(body, "model", b'"b"') == after
 
 
-def test_a_body_that_has_the_name_already_is_the_same_object():
+def test_a_body_with_the_right_model_is_returned_as_the_same_object():
     body = b'{"model": "b"}'
     assert raw_json.with_model_name(body, "model", b'"b"') is body
 
 
-def test_half_an_emoji_passes_as_it_was_written():
-    found = raw_json.split(b'{"model": "m", "a": "\\ud83d lone", "b": [1.5, {"c": "\\\\ud83d"}]}')
-    assert raw_json.model(found) == "m"
-    assert raw_json.join(found) == b'{"model":"m","a":"\\ud83d lone","b":[1.5,{"c":"\\\\ud83d"}]}'
+def test_half_a_surrogate_pair_is_kept_as_it_was_sent():
+    fields = raw_json.split(b'{"model": "m", "a": "\\ud83d lone", "b": [1.5, {"c": "\\\\ud83d"}]}')
+    assert raw_json.model(fields) == "m"
+    assert raw_json.join(fields) == b'{"model":"m","a":"\\ud83d lone","b":[1.5,{"c":"\\\\ud83d"}]}'
     assert bytes(raw_json.split(b'{"a": "\\ud83d\\ude00"}')["a"]) == b'"\\ud83d\\ude00"'
 
 
 @pytest.mark.parametrize("body", [b'{"a": "\\ud83d", "b": NaN}', b'{"a": "\\ud83d"', b'["\\ud83d"]'])
-def test_half_an_emoji_excuses_nothing_else(body):
+def test_half_a_surrogate_pair_does_not_excuse_other_errors(body):
     with pytest.raises(BadRequest):
         raw_json.split(body)
 
@@ -151,14 +151,14 @@ def test_half_an_emoji_excuses_nothing_else(body):
         (b'{"model": "a", "x": "caf\\u00e9 \\"model\\""}', None),
     ],
 )
-def test_of_two_models_only_the_one_that_was_checked_is_sent(body, sent):
-    found = raw_json.split(body)
-    asked = RequestHead(raw_json.model(found), False, True, None, found)
-    assert raw_json.outgoing(asked, body, "a") == (sent or body)
+def test_of_two_models_only_the_checked_one_is_sent(body, sent):
+    fields = raw_json.split(body)
+    head = RequestHead(raw_json.model(fields), False, True, None, fields)
+    assert raw_json.outgoing(head, body, "a") == (sent or body)
 
 
 @pytest.mark.parametrize("body", [b'{"model": "a", "Model": "b"}', b'{"MODEL": "b", "x": 1}'])
-def test_a_model_in_another_case_is_refused(body):
+def test_a_model_in_another_case_is_a_bad_request(body):
     with pytest.raises(BadRequest, match="another case"):
         raw_json.model(raw_json.split(body))
 
@@ -186,9 +186,9 @@ def test_a_body_that_cannot_be_translated_is_a_bad_request(body, word):
 
 
 @given(st.dictionaries(st.text(), JSON, max_size=6))
-def test_a_whole_body_is_what_it_was(document):
+def test_a_body_is_read_as_the_document_that_was_sent(document):
     body = json.dumps(document)
-    # Numbers past 64 bits are numbers with a point to the fast decoder.
+    # orjson reads whole numbers beyond 64 bits as floats.
     assert raw_json.read_object(body.encode()) == json.loads(body, parse_int=_number)
 
 
@@ -206,7 +206,7 @@ def _number(digits: str) -> int | float:
         ('{"a": "ü\\ud83d"}'.encode(), "ü?"),
     ],
 )
-def test_half_an_emoji_in_a_body_becomes_a_question_mark(body, read):
+def test_half_a_surrogate_pair_becomes_a_question_mark_in_a_translation(body, read):
     assert raw_json.read_object(body) == {"a": read}
     assert json.loads(raw_json.dumps(raw_json.read_object(body))) == {"a": read}
 
@@ -224,9 +224,9 @@ def test_half_an_emoji_in_a_body_becomes_a_question_mark(body, read):
         (b'["\xff", 1]', [b'"\xff"', b"1"]),
     ],
 )
-def test_the_items_of_a_list_each_the_bytes_that_were_sent(body, items):
-    found = raw_json.find_list(body)
-    assert (found if found is None else [bytes(item) for item in found]) == items
+def test_the_items_of_a_list_keep_their_bytes(body, items):
+    raw_items = raw_json.find_list(body)
+    assert (raw_items if raw_items is None else [bytes(item) for item in raw_items]) == items
 
 
 def nested(depth: int) -> dict:
@@ -236,13 +236,13 @@ def nested(depth: int) -> dict:
     return document
 
 
-def test_a_body_written_anew():
+def test_a_document_is_written_as_compact_json():
     assert raw_json.dumps({"a": [1, 2.5, None, "ü"], "b": {}}) == '{"a":[1,2.5,null,"ü"],"b":{}}'.encode()
     assert json.loads(raw_json.dumps(nested(200))) == nested(200)
 
 
 @pytest.mark.parametrize("document", [nested(1000), {"a": 10**30}, {"a": "\ud83d"}], ids=["deep", "large", "half"])
-def test_a_body_that_cannot_be_written_is_a_bad_request(document):
+def test_a_document_that_cannot_be_written_is_a_bad_request(document):
     with pytest.raises(BadRequest, match="translated"):
         raw_json.dumps(document)
 
@@ -263,5 +263,5 @@ def test_a_body_that_cannot_be_written_is_a_bad_request(document):
         (b"null", 1),
     ],
 )
-def test_a_number_that_an_upstream_may_read_as_whole_is_one(sent, read):
+def test_the_number_of_choices_includes_forms_that_an_upstream_may_accept(sent, read):
     assert raw_json.choice_count(raw_json.split(b'{"n": ' + sent + b"}"), "n") == read

@@ -1,4 +1,4 @@
-"""How much a model shall think, in every protocol's own measure: behaviour 15.1."""
+"""Requested reasoning as the efforts, budgets and levels of every protocol."""
 
 import pytest
 
@@ -9,13 +9,13 @@ from gproxy.protocols.losses import Losses
 
 BY_EFFORT = Target("main", "m")
 BY_BUDGET = Target("main", "m", budgets=True)
-REFUSES = Target("main", "m", refused=frozenset(("reasoning",)))
-THINKS = Target("main", "m", traits=frozenset(("always_thinks",)))
+REJECTING = Target("main", "m", refused=frozenset(("reasoning",)))
+ALWAYS_THINKING = Target("main", "m", traits=frozenset(("always_thinks",)))
 PRO = Target("main", "m", budgets=True, budget_range=(128, 32_768))
 FLASH = Target("main", "m", budgets=True, budget_range=(0, 24_576))
 
 
-def takes(*efforts: str) -> Target:
+def accepting(*efforts: str) -> Target:
     return Target("main", "m", efforts=efforts)
 
 
@@ -27,10 +27,10 @@ def enabled(budget: int) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("asked", "effort"),
+    ("requested", "effort"),
     [
         (Reasoning("high"), "high"),
-        (Reasoning("low", 99_999), "low"),  # an effort says more than a budget
+        (Reasoning("low", 99_999), "low"),  # an effort takes precedence over a budget
         (Reasoning(), "medium"),
         (Reasoning(budget=0), "none"),
         (Reasoning(budget=1), "minimal"),
@@ -44,12 +44,12 @@ def enabled(budget: int) -> dict:
         (Reasoning(budget=32769), "xhigh"),
     ],
 )
-def test_the_effort_that_a_request_comes_to(asked, effort):
-    assert reasoning.effort(asked) == effort
+def test_the_effort_of_a_request(requested, effort):
+    assert reasoning.effort(requested) == effort
 
 
 @pytest.mark.parametrize(
-    ("wanted", "allowed", "found"),
+    ("wanted", "allowed", "expected"),
     [
         ("medium", ("low", "medium", "high"), "medium"),
         ("minimal", ("low", "medium", "high"), "low"),
@@ -59,39 +59,39 @@ def test_the_effort_that_a_request_comes_to(asked, effort):
         ("medium", ("high", "low"), "low"),
     ],
 )
-def test_the_nearest_effort(wanted, allowed, found):
-    assert reasoning.nearest(wanted, allowed) == found
+def test_the_nearest_allowed_effort(wanted, allowed, expected):
+    assert reasoning.nearest(wanted, allowed) == expected
 
 
-# what is asked for, of whom; the effort, and whether something is lost
-TO_OPENAI = [
+# request, target, effort, whether a loss is reported
+OPENAI = [
     (Reasoning("high"), BY_EFFORT, "high", False),
     (Reasoning("none"), BY_EFFORT, "none", False),
-    # as it sees fit: to a model that is known to think, the middle; a model of unknown name may not take the field
+    # neither effort nor budget: medium for a model with known efforts; an unknown model may reject the field
     (Reasoning(), BY_EFFORT, None, False),
     (Reasoning(is_shown=True), BY_EFFORT, None, False),
-    (Reasoning(), takes("low", "medium", "high"), "medium", False),
-    (Reasoning(), takes("high"), "high", True),
+    (Reasoning(), accepting("low", "medium", "high"), "medium", False),
+    (Reasoning(), accepting("high"), "high", True),
     (Reasoning(budget=0), BY_EFFORT, "none", False),
     (Reasoning(budget=9000), BY_EFFORT, "medium", True),
     (Reasoning("max"), Target("main", "m", efforts=("low", "high")), "high", True),
     (Reasoning("low"), Target("main", "m", efforts=("low", "high")), "low", False),
     (Reasoning(budget=5000), Target("main", "m", efforts=("low", "high")), "low", True),
     (Reasoning("none"), Target("main", "m", efforts=("low", "high")), "low", True),
-    (Reasoning("high"), REFUSES, None, True),
-    (Reasoning("none"), REFUSES, None, False),
+    (Reasoning("high"), REJECTING, None, True),
+    (Reasoning("none"), REJECTING, None, False),
 ]
 
 
-@pytest.mark.parametrize(("asked", "target", "written", "is_lost"), TO_OPENAI)
-def test_towards_openai(asked, target, written, is_lost):
+@pytest.mark.parametrize(("requested", "target", "written", "is_lost"), OPENAI)
+def test_the_effort_for_openai(requested, target, written, is_lost):
     losses = Losses()
-    assert reasoning.openai_effort(asked, target, losses) == written
+    assert reasoning.openai_effort(requested, target, losses) == written
     assert losses.names() == (("reasoning",) if is_lost else ())
 
 
-# effort: budget of a told maximum of 16,000, budget without one, effort of a model that takes no budget
-TO_ANTHROPIC = [
+# effort, budget with max_tokens 16,000, budget without max_tokens, effort for a model without budgets
+ANTHROPIC = [
     ("none", None, None, None),
     ("minimal", 2000, 4096, "low"),
     ("low", 4000, 8192, "low"),
@@ -102,31 +102,31 @@ TO_ANTHROPIC = [
 ]
 
 
-@pytest.mark.parametrize(("effort", "of_told", "untold", "newer"), TO_ANTHROPIC)
-def test_an_effort_towards_anthropic(effort, of_told, untold, newer):
+@pytest.mark.parametrize(("effort", "limited", "unlimited", "expected_effort"), ANTHROPIC)
+def test_an_effort_for_anthropic_is_a_budget_or_an_effort(effort, limited, unlimited, expected_effort):
     losses = Losses()
     disabled = ({"type": "disabled"}, None)
-    told = reasoning.write_anthropic(Reasoning(effort), 16_000, 16_000, BY_BUDGET, losses)
-    assert told == (disabled if of_told is None else (enabled(of_told), None))
-    open_ended = reasoning.write_anthropic(Reasoning(effort), None, 64_000, BY_BUDGET, losses)
-    assert open_ended == (disabled if untold is None else (enabled(untold), None))
+    with_limit = reasoning.write_anthropic(Reasoning(effort), 16_000, 16_000, BY_BUDGET, losses)
+    assert with_limit == (disabled if limited is None else (enabled(limited), None))
+    without_limit = reasoning.write_anthropic(Reasoning(effort), None, 64_000, BY_BUDGET, losses)
+    assert without_limit == (disabled if unlimited is None else (enabled(unlimited), None))
     assert losses.names() == ()
     by_effort = reasoning.write_anthropic(Reasoning(effort), 16_000, 16_000, BY_EFFORT, losses)
-    assert by_effort == (disabled if newer is None else (ADAPTIVE, newer))
+    assert by_effort == (disabled if expected_effort is None else (ADAPTIVE, expected_effort))
     assert losses.names() == (("reasoning",) if effort == "minimal" else ())
 
 
-# what is asked for, the maximum that is told and that is sent; what is written, and whether something is lost
+# request, max_tokens of the client, max_tokens that is sent, written value, whether a loss is reported
 BUDGETS = [
     (Reasoning(budget=5000), 16_000, 16_000, enabled(5000), False),
     (Reasoning(budget=5000), None, 64_000, enabled(5000), False),
-    # between 1,024 and less than the maximum
+    # at least 1,024 and below the maximum
     (Reasoning(budget=500), 16_000, 16_000, enabled(1024), True),
     (Reasoning(budget=16_000), 16_000, 16_000, enabled(15_999), True),
     (Reasoning("minimal"), 2000, 2000, enabled(1024), False),
     (Reasoning("high"), 1100, 1100, enabled(1024), False),
     (Reasoning("high"), 1025, 1025, enabled(1024), False),
-    # where nothing fits, no thinking
+    # no thinking when the maximum is too small
     (Reasoning("high"), 1024, 1024, {"type": "disabled"}, True),
     (Reasoning(budget=5000), 500, 500, {"type": "disabled"}, True),
     (Reasoning(budget=0), 500, 500, {"type": "disabled"}, False),
@@ -134,54 +134,54 @@ BUDGETS = [
 ]
 
 
-@pytest.mark.parametrize(("asked", "told", "maximum", "written", "is_lost"), BUDGETS)
-def test_a_budget_towards_anthropic_fits_into_the_maximum(asked, told, maximum, written, is_lost):
+@pytest.mark.parametrize(("requested", "max_tokens", "maximum", "written", "is_lost"), BUDGETS)
+def test_a_budget_for_anthropic_is_below_the_maximum(requested, max_tokens, maximum, written, is_lost):
     losses = Losses()
-    assert reasoning.write_anthropic(asked, told, maximum, BY_BUDGET, losses) == (written, None)
+    assert reasoning.write_anthropic(requested, max_tokens, maximum, BY_BUDGET, losses) == (written, None)
     assert losses.names() == (("reasoning",) if is_lost else ())
 
 
 @pytest.mark.parametrize(
-    ("asked", "target", "written", "is_lost"),
+    ("requested", "target", "written", "is_lost"),
     [
         (Reasoning(), BY_EFFORT, (ADAPTIVE, None), False),
         (Reasoning(is_shown=True), BY_EFFORT, ({**ADAPTIVE, "display": "summarized"}, None), False),
         (Reasoning("high", is_shown=True), BY_EFFORT, ({**ADAPTIVE, "display": "summarized"}, "high"), False),
         (Reasoning("high", is_shown=False), BY_EFFORT, (ADAPTIVE, "high"), False),
         (Reasoning(budget=9000), BY_EFFORT, (ADAPTIVE, "medium"), True),
-        (Reasoning("high"), REFUSES, (None, None), True),
-        (Reasoning("none"), REFUSES, (None, None), False),
+        (Reasoning("high"), REJECTING, (None, None), True),
+        (Reasoning("none"), REJECTING, (None, None), False),
     ],
 )
-def test_models_of_anthropic_that_think_by_effort_or_not_at_all(asked, target, written, is_lost):
+def test_thinking_for_anthropic_models_with_efforts_or_without_thinking(requested, target, written, is_lost):
     losses = Losses()
-    assert reasoning.write_anthropic(asked, 16_000, 16_000, target, losses) == written
+    assert reasoning.write_anthropic(requested, 16_000, 16_000, target, losses) == written
     assert losses.names() == (("reasoning",) if is_lost else ())
 
 
-MAX = ("low", "medium", "high", "max")
+WITH_MAX = ("low", "medium", "high", "max")
 
 
 @pytest.mark.parametrize(
-    ("asked", "target", "written", "is_lost"),
+    ("requested", "target", "written", "is_lost"),
     [
-        # the nearest effort that the model takes
-        (Reasoning("xhigh"), takes(*MAX), (ADAPTIVE, "high"), True),
-        (Reasoning("max"), takes(*MAX), (ADAPTIVE, "max"), False),
-        (Reasoning("max"), takes("low", "medium", "high"), (ADAPTIVE, "high"), True),
-        (Reasoning("minimal"), takes(*MAX), (ADAPTIVE, "low"), True),
-        (Reasoning(budget=60_000), takes("low", "medium", "high"), (ADAPTIVE, "high"), True),
-        (Reasoning(), takes("low", "medium", "high"), (ADAPTIVE, None), False),
-        (Reasoning("none"), takes(*MAX), ({"type": "disabled"}, None), False),
-        # one that cannot be kept from thinking is not told to be
-        (Reasoning("none"), THINKS, (None, "low"), True),
-        (Reasoning(budget=0), THINKS, (None, "low"), True),
-        (Reasoning("high"), THINKS, (ADAPTIVE, "high"), False),
+        # the nearest effort that the model accepts
+        (Reasoning("xhigh"), accepting(*WITH_MAX), (ADAPTIVE, "high"), True),
+        (Reasoning("max"), accepting(*WITH_MAX), (ADAPTIVE, "max"), False),
+        (Reasoning("max"), accepting("low", "medium", "high"), (ADAPTIVE, "high"), True),
+        (Reasoning("minimal"), accepting(*WITH_MAX), (ADAPTIVE, "low"), True),
+        (Reasoning(budget=60_000), accepting("low", "medium", "high"), (ADAPTIVE, "high"), True),
+        (Reasoning(), accepting("low", "medium", "high"), (ADAPTIVE, None), False),
+        (Reasoning("none"), accepting(*WITH_MAX), ({"type": "disabled"}, None), False),
+        # thinking is not disabled for a model that always thinks
+        (Reasoning("none"), ALWAYS_THINKING, (None, "low"), True),
+        (Reasoning(budget=0), ALWAYS_THINKING, (None, "low"), True),
+        (Reasoning("high"), ALWAYS_THINKING, (ADAPTIVE, "high"), False),
     ],
 )
-def test_claudes_take_the_nearest_effort_and_some_always_think(asked, target, written, is_lost):
+def test_anthropic_models_get_the_nearest_effort_and_some_always_think(requested, target, written, is_lost):
     losses = Losses()
-    assert reasoning.write_anthropic(asked, 16_000, 16_000, target, losses) == written
+    assert reasoning.write_anthropic(requested, 16_000, 16_000, target, losses) == written
     assert losses.names() == (("reasoning",) if is_lost else ())
 
 
@@ -201,7 +201,7 @@ def test_claudes_take_the_nearest_effort_and_some_always_think(asked, target, wr
         ({}, {"effort": "xhigh"}, Reasoning("xhigh")),
     ],
 )
-def test_what_anthropics_clients_ask_for(thinking, output_config, read):
+def test_reasoning_is_read_from_messages_requests(thinking, output_config, read):
     assert reasoning.read_anthropic(thinking, output_config, "thinking") == read
 
 
@@ -215,7 +215,7 @@ def test_what_anthropics_clients_ask_for(thinking, output_config, read):
         ({"type": "adaptive"}, {"effort": "minimal"}, "output_config.effort"),
     ],
 )
-def test_what_anthropics_clients_may_not_ask_for(thinking, output_config, place):
+def test_invalid_thinking_in_messages_requests_is_a_bad_request(thinking, output_config, place):
     with pytest.raises(BadRequest, match=place):
         reasoning.read_anthropic(thinking, output_config, "thinking")
 
@@ -237,7 +237,7 @@ def test_what_anthropics_clients_may_not_ask_for(thinking, output_config, place)
         ({"thinkingBudget": -1, "includeThoughts": True}, Reasoning(None, None, True)),
     ],
 )
-def test_what_geminis_clients_ask_for(config, read):
+def test_reasoning_is_read_from_gemini_requests(config, read):
     assert reasoning.read_gemini(config, "thinkingConfig") == read
 
 
@@ -250,13 +250,13 @@ def test_what_geminis_clients_ask_for(config, read):
         ({"includeThoughts": "yes"}, "thinkingConfig.includeThoughts"),
     ],
 )
-def test_what_geminis_clients_may_not_ask_for(config, place):
+def test_an_invalid_thinking_config_is_a_bad_request(config, place):
     with pytest.raises(BadRequest, match=place):
         reasoning.read_gemini(config, "thinkingConfig")
 
 
-# effort: level, budget, and whether it says less than was asked for
-TO_GEMINI = [
+# effort, level, budget, whether a loss is reported
+GEMINI = [
     ("minimal", "MINIMAL", 1024, False),
     ("low", "LOW", 1024, False),
     ("medium", "MEDIUM", 8192, False),
@@ -266,8 +266,8 @@ TO_GEMINI = [
 ]
 
 
-@pytest.mark.parametrize(("effort", "level", "budget", "is_lost"), TO_GEMINI)
-def test_an_effort_towards_gemini_is_a_level_or_a_budget(effort, level, budget, is_lost):
+@pytest.mark.parametrize(("effort", "level", "budget", "is_lost"), GEMINI)
+def test_an_effort_for_gemini_is_a_level_or_a_budget(effort, level, budget, is_lost):
     for target, written in (
         (BY_EFFORT, {"includeThoughts": True, "thinkingLevel": level}),
         (BY_BUDGET, {"includeThoughts": True, "thinkingBudget": budget}),
@@ -278,13 +278,13 @@ def test_an_effort_towards_gemini_is_a_level_or_a_budget(effort, level, budget, 
 
 
 @pytest.mark.parametrize(
-    ("asked", "target", "written", "is_lost"),
+    ("requested", "target", "written", "is_lost"),
     [
-        # models that think by levels cannot be kept from it
+        # models with levels always think
         (Reasoning("none"), BY_EFFORT, {"includeThoughts": False}, True),
-        (Reasoning("none"), takes("low", "high"), {"includeThoughts": False}, True),
+        (Reasoning("none"), accepting("low", "high"), {"includeThoughts": False}, True),
         (Reasoning("none"), BY_BUDGET, {"includeThoughts": False, "thinkingBudget": 0}, False),
-        # a budget within what the model takes
+        # a budget within the range of the model
         (Reasoning("none"), FLASH, {"includeThoughts": False, "thinkingBudget": 0}, False),
         (Reasoning("none"), PRO, {"includeThoughts": False, "thinkingBudget": 128}, True),
         (Reasoning(budget=0), PRO, {"includeThoughts": False, "thinkingBudget": 128}, True),
@@ -296,23 +296,23 @@ def test_an_effort_towards_gemini_is_a_level_or_a_budget(effort, level, budget, 
         (Reasoning("max"), FLASH, {"includeThoughts": True, "thinkingBudget": 24_576}, True),
         (Reasoning("high"), FLASH, {"includeThoughts": True, "thinkingBudget": 24_576}, False),
         (Reasoning(), PRO, {"includeThoughts": True}, False),
-        # the nearest of the levels that the model takes
-        (Reasoning("medium"), takes("low", "high"), {"includeThoughts": True, "thinkingLevel": "LOW"}, True),
-        (Reasoning("minimal"), takes("low", "high"), {"includeThoughts": True, "thinkingLevel": "LOW"}, True),
-        (Reasoning("max"), takes("low", "high"), {"includeThoughts": True, "thinkingLevel": "HIGH"}, True),
-        (Reasoning("high"), takes("low", "high"), {"includeThoughts": True, "thinkingLevel": "HIGH"}, False),
-        (Reasoning("minimal"), takes("low", "medium"), {"includeThoughts": True, "thinkingLevel": "LOW"}, True),
+        # the nearest level that the model accepts
+        (Reasoning("medium"), accepting("low", "high"), {"includeThoughts": True, "thinkingLevel": "LOW"}, True),
+        (Reasoning("minimal"), accepting("low", "high"), {"includeThoughts": True, "thinkingLevel": "LOW"}, True),
+        (Reasoning("max"), accepting("low", "high"), {"includeThoughts": True, "thinkingLevel": "HIGH"}, True),
+        (Reasoning("high"), accepting("low", "high"), {"includeThoughts": True, "thinkingLevel": "HIGH"}, False),
+        (Reasoning("minimal"), accepting("low", "medium"), {"includeThoughts": True, "thinkingLevel": "LOW"}, True),
         (Reasoning(), BY_EFFORT, {"includeThoughts": True}, False),
         (Reasoning(is_shown=False), BY_BUDGET, {"includeThoughts": False}, False),
         (Reasoning("high", is_shown=False), BY_EFFORT, {"includeThoughts": False, "thinkingLevel": "HIGH"}, False),
         (Reasoning(budget=9000), BY_BUDGET, {"includeThoughts": True, "thinkingBudget": 9000}, False),
         (Reasoning(budget=9000), BY_EFFORT, {"includeThoughts": True, "thinkingLevel": "MEDIUM"}, True),
         (Reasoning(budget=0), BY_EFFORT, {"includeThoughts": False}, True),
-        (Reasoning("high"), REFUSES, None, True),
-        (Reasoning("none"), REFUSES, None, False),
+        (Reasoning("high"), REJECTING, None, True),
+        (Reasoning("none"), REJECTING, None, False),
     ],
 )
-def test_towards_gemini(asked, target, written, is_lost):
+def test_the_thinking_config_for_gemini(requested, target, written, is_lost):
     losses = Losses()
-    assert reasoning.write_gemini(asked, target, losses) == written
+    assert reasoning.write_gemini(requested, target, losses) == written
     assert losses.names() == (("reasoning",) if is_lost else ())

@@ -1,4 +1,4 @@
-"""What vendors insist on and clients leave out."""
+"""Repairs of conversations that vendors would reject."""
 
 import re
 from dataclasses import replace
@@ -36,12 +36,12 @@ def result(call_id: str, text: str = "42", **more) -> ToolResult:
     return ToolResult(call_id, (Text(text),), **more)
 
 
-def of(call_id: str, text: str = "42", name: str = "f", **more) -> ToolResult:
-    """A result that stands behind its call and knows it by now."""
+def paired(call_id: str, text: str = "42", name: str = "f", **more) -> ToolResult:
+    """A result after pairing, with the name of its call."""
     return ToolResult(call_id, (Text(text),), name=name, **more)
 
 
-def placed(call_id: str) -> ToolCall:
+def placeholder(call_id: str) -> ToolCall:
     return ToolCall(call_id, PLACEHOLDER_TOOL, "{}")
 
 
@@ -58,7 +58,7 @@ HI, OK, IMAGE = Text("hi"), Text("ok"), Media("image", "image/png", "AAAA")
         ([], ()),
         ([user(HI), user(OK)], (user(HI, OK),)),
         ([user(HI), assistant(OK), assistant(call("a")), user(HI)], (user(HI), assistant(OK, call("a")), user(HI))),
-        # empty texts and empty turns are gone, and what they stood between is joined
+        # empty texts and empty turns are dropped, and their neighbours merged
         ([user(HI), assistant(Text(" \n")), user(OK)], (user(HI, OK),)),
         ([user(Text("")), assistant(OK)], (assistant(OK),)),
         ([user(), user(HI, Text(""), IMAGE)], (user(HI, IMAGE),)),
@@ -67,49 +67,49 @@ HI, OK, IMAGE = Text("hi"), Text("ok"), Media("image", "image/png", "AAAA")
         ([system("a"), system("b"), user(HI)], (Turn("system", (Text("a"), Text("b"))), user(HI))),
     ],
 )
-def test_neighbours_of_one_role_are_joined(turns, expected):
+def test_adjacent_turns_of_one_role_are_merged(turns, expected):
     before = list(turns)
     assert repair.merge_turns(turns) == expected
     assert turns == before
 
 
-# what came, what it becomes, whether that is told
-PAIRS = [
+# turns, repaired turns, whether a loss is reported
+PAIRINGS = [
     ((user(HI), assistant(OK)), (user(HI), assistant(OK)), False),
-    ((user(HI), assistant(call("a")), user(result("a"))), (user(HI), assistant(call("a")), user(of("a"))), False),
-    # results stand before any text, in the order in which they came
+    ((user(HI), assistant(call("a")), user(result("a"))), (user(HI), assistant(call("a")), user(paired("a"))), False),
+    # results come before any text, in their own order
     (
         (assistant(call("a"), call("b", "g")), user(HI, result("b", "B"), IMAGE, result("a", "A"), OK)),
-        (assistant(call("a"), call("b", "g")), user(of("b", "B", "g"), of("a", "A"), HI, IMAGE, OK)),
+        (assistant(call("a"), call("b", "g")), user(paired("b", "B", "g"), paired("a", "A"), HI, IMAGE, OK)),
         False,
     ),
-    # a result says what kind of call it answers, and keeps a name of its own
+    # a result gets the type of its call, and keeps its own name
     (
         (assistant(call("a", is_custom=True)), user(result("a"))),
-        (assistant(call("a", is_custom=True)), user(of("a", is_custom=True))),
+        (assistant(call("a", is_custom=True)), user(paired("a", is_custom=True))),
         False,
     ),
     (
         (assistant(call("a")), user(result("a", is_custom=True, name="own"))),
-        (assistant(call("a")), user(of("a", name="own"))),
+        (assistant(call("a")), user(paired("a", name="own"))),
         False,
     ),
-    # a result without its call: behaviour 19.6
-    ((user(result("c1")),), (assistant(placed("c1")), user(result("c1"))), True),
+    # a result without its call
+    ((user(result("c1")),), (assistant(placeholder("c1")), user(result("c1"))), True),
     (
         (user(HI), assistant(OK), user(result("c1"), Text("go on"))),
-        (user(HI), assistant(OK, placed("c1")), user(result("c1"), Text("go on"))),
+        (user(HI), assistant(OK, placeholder("c1")), user(result("c1"), Text("go on"))),
         True,
     ),
     (
         (assistant(call("a")), user(result("a"), result("z"))),
-        (assistant(call("a"), placed("z")), user(of("a"), result("z"))),
+        (assistant(call("a"), placeholder("z")), user(paired("a"), result("z"))),
         True,
     ),
     # a call without its result
     (
         (assistant(call("a"), call("b")), user(result("a"))),
-        (assistant(call("a"), call("b")), user(of("a"), missing("b"))),
+        (assistant(call("a"), call("b")), user(paired("a"), missing("b"))),
         True,
     ),
     ((assistant(call("a")), user(HI)), (assistant(call("a")), user(missing("a"), HI)), True),
@@ -118,27 +118,27 @@ PAIRS = [
         (assistant(call("a", is_custom=True)), user(missing("a", is_custom=True), HI)),
         True,
     ),
-    # calls that the conversation ends with too: no vendor goes on before they are answered
+    # also calls at the end of the conversation: every vendor requires their results
     (
         (user(HI), assistant(OK, call("a"), call("b", "g"))),
         (user(HI), assistant(OK, call("a"), call("b", "g")), user(missing("a"), missing("b", name="g"))),
         True,
     ),
-    # of two results for one call the later one counts
+    # of two results for one call, the later one is kept
     (
         (assistant(call("a")), user(result("a", "old"), result("a", "new"))),
-        (assistant(call("a")), user(of("a", "new"))),
+        (assistant(call("a")), user(paired("a", "new"))),
         True,
     ),
-    # a system turn between a call and its result stands behind them
+    # a system turn between a call and its result is moved behind them
     (
         (assistant(call("a")), system("be brief"), user(HI, result("a"))),
-        (assistant(call("a")), user(of("a")), system("be brief"), user(HI)),
+        (assistant(call("a")), user(paired("a")), system("be brief"), user(HI)),
         False,
     ),
     (
         (assistant(call("a")), system("be brief"), user(result("a"))),
-        (assistant(call("a")), user(of("a")), system("be brief")),
+        (assistant(call("a")), user(paired("a")), system("be brief")),
         False,
     ),
     (
@@ -153,20 +153,20 @@ PAIRS = [
     ),
     (
         (user(HI), system("be brief"), assistant(call("a")), user(result("a"))),
-        (user(HI), system("be brief"), assistant(call("a")), user(of("a"))),
+        (user(HI), system("be brief"), assistant(call("a")), user(paired("a"))),
         False,
     ),
-    # ids that a model uses again are told apart, and their results follow them
+    # repeated ids become unique, and their results follow them
     (
         (assistant(call("a")), user(result("a", "1")), assistant(call("a", "g")), user(result("a", "2"))),
-        (assistant(call("a")), user(of("a", "1")), assistant(call("a_2", "g")), user(of("a_2", "2", "g"))),
+        (assistant(call("a")), user(paired("a", "1")), assistant(call("a_2", "g")), user(paired("a_2", "2", "g"))),
         False,
     ),
     (
         (assistant(call("a"), call("a", "g"), call("a")), user(result("a", "1"), result("a", "2"), result("a", "3"))),
         (
             assistant(call("a"), call("a_2", "g"), call("a_3")),
-            user(of("a", "1"), of("a_2", "2", "g"), of("a_3", "3")),
+            user(paired("a", "1"), paired("a_2", "2", "g"), paired("a_3", "3")),
         ),
         False,
     ),
@@ -174,56 +174,56 @@ PAIRS = [
         (assistant(call("a_2"), call("a"), call("a")), user(result("a_2", "0"), result("a", "1"), result("a", "2"))),
         (
             assistant(call("a_2"), call("a"), call("a_3")),
-            user(of("a_2", "0"), of("a", "1"), of("a_3", "2")),
+            user(paired("a_2", "0"), paired("a", "1"), paired("a_3", "2")),
         ),
         False,
     ),
-    # a result that comes late gets a call of its own, under an id of its own
+    # a late result gets a placeholder call with an id of its own
     (
         (assistant(call("a")), user(HI), assistant(OK), user(result("a"))),
-        (assistant(call("a")), user(missing("a"), HI), assistant(OK, placed("a_2")), user(result("a_2"))),
+        (assistant(call("a")), user(missing("a"), HI), assistant(OK, placeholder("a_2")), user(result("a_2"))),
         True,
     ),
     (
         (assistant(call("a")), user(HI), system("be brief"), user(result("a"))),
         (
             *(assistant(call("a")), user(missing("a"), HI), system("be brief")),
-            *(assistant(placed("a_2")), user(result("a_2"))),
+            *(assistant(placeholder("a_2")), user(result("a_2"))),
         ),
         True,
     ),
     (
         (assistant(call("a")), user(result("a")), assistant(OK), user(result("a"), result("a", "new"))),
-        (assistant(call("a")), user(of("a")), assistant(OK, placed("a_2")), user(result("a_2", "new"))),
+        (assistant(call("a")), user(paired("a")), assistant(OK, placeholder("a_2")), user(result("a_2", "new"))),
         True,
     ),
     (
         (user(result("z")), assistant(OK), user(result("z"))),
-        (assistant(placed("z")), user(result("z")), assistant(OK, placed("z_2")), user(result("z_2"))),
+        (assistant(placeholder("z")), user(result("z")), assistant(OK, placeholder("z_2")), user(result("z_2"))),
         True,
     ),
 ]
 
 
-@pytest.mark.parametrize(("turns", "expected", "is_told"), PAIRS)
-def test_every_result_stands_behind_its_call_and_every_call_has_one(turns, expected, is_told):
+@pytest.mark.parametrize(("turns", "expected", "is_lost"), PAIRINGS)
+def test_every_result_follows_its_call_and_every_call_has_one_result(turns, expected, is_lost):
     losses = Losses()
     assert repair.pair_results(turns, losses) == expected
-    assert losses.names() == (("tool_result",) if is_told else ())
+    assert losses.names() == (("tool_result",) if is_lost else ())
 
 
-@pytest.mark.parametrize(("turns", "expected"), [row[:2] for row in PAIRS])
-def test_what_is_repaired_needs_no_further_repair(turns, expected):
+@pytest.mark.parametrize(("turns", "expected"), [row[:2] for row in PAIRINGS])
+def test_repaired_turns_need_no_further_repair(turns, expected):
     losses = Losses()
     again = repair.pair_results(expected, losses)
-    assert [(turn.role, list(map(_shown, turn.blocks))) for turn in again] == [
-        (turn.role, list(map(_shown, turn.blocks))) for turn in expected
+    assert [(turn.role, list(map(_without_name, turn.blocks))) for turn in again] == [
+        (turn.role, list(map(_without_name, turn.blocks))) for turn in expected
     ]
     assert losses.names() == ()
 
 
-def _shown(block):
-    """A result of a call that was only now made for it does not know its name yet."""
+def _without_name(block):
+    """The name of a result is ignored: pairing again adds the name of its placeholder call."""
     return replace(block, name=None) if isinstance(block, ToolResult) else block
 
 
@@ -238,11 +238,11 @@ TURNS = st.sampled_from(tuple(BLOCKS)).flatmap(
 
 
 @given(st.lists(TURNS, max_size=6))
-def test_whatever_came_calls_and_results_are_neighbours_afterwards(turns):
-    paired = repair.pair_results(repair.merge_turns(turns), Losses())
-    for i, turn in enumerate(paired):
+def test_after_repair_results_always_directly_follow_their_calls(turns):
+    repaired = repair.pair_results(repair.merge_turns(turns), Losses())
+    for i, turn in enumerate(repaired):
         calls = {block.id for block in turn.blocks if isinstance(block, ToolCall)}
-        after = paired[i + 1] if i + 1 < len(paired) else None
+        after = repaired[i + 1] if i + 1 < len(repaired) else None
         results = [b.call_id for b in after.blocks if isinstance(b, ToolResult)] if after else []
         if calls:
             assert after.role == "user"
@@ -251,28 +251,28 @@ def test_whatever_came_calls_and_results_are_neighbours_afterwards(turns):
             assert not any(isinstance(b, ToolResult) for b in after.blocks[len(results) :])
         elif not calls:
             assert not results
-    ids = [block.id for turn in paired for block in turn.blocks if isinstance(block, ToolCall)]
+    ids = [block.id for turn in repaired for block in turn.blocks if isinstance(block, ToolCall)]
     assert len(ids) == len(set(ids))
-    assert all(before.role != after.role for before, after in pairwise(paired))
-    assert not any(isinstance(block, ToolResult) for block in (paired[0].blocks if paired else ()))
+    assert all(before.role != after.role for before, after in pairwise(repaired))
+    assert not any(isinstance(block, ToolResult) for block in (repaired[0].blocks if repaired else ()))
 
 
 @pytest.mark.parametrize("has_system", [True, False])
 @pytest.mark.parametrize(
-    ("turns", "expected", "told"),
+    ("turns", "expected", "lost"),
     [
         ((user(HI),), (user(HI),), ()),
         ((assistant(OK), user(HI)), (user(Text(FIRST_USER_TEXT)), assistant(OK), user(HI)), ("turns",)),
         ((system("be brief"), user(HI)), (user(Text(FIRST_USER_TEXT)), system("be brief"), user(HI)), ("turns",)),
     ],
 )
-def test_the_user_begins(turns, expected, told, has_system):
+def test_a_conversation_begins_with_a_user_turn(turns, expected, lost, has_system):
     losses = Losses()
     assert repair.start_with_user(turns, has_system, losses) == expected
-    assert losses.names() == told
+    assert losses.names() == lost
 
 
-def test_instructions_alone_are_a_conversation_and_nothing_at_all_is_none():
+def test_a_system_prompt_alone_is_accepted_and_an_empty_request_is_not():
     losses = Losses({"turns": "messages"})
     assert repair.start_with_user((), True, losses) == (user(Text(FIRST_USER_TEXT)),)
     assert losses.names() == ("messages",)
@@ -281,21 +281,21 @@ def test_instructions_alone_are_a_conversation_and_nothing_at_all_is_none():
 
 
 @pytest.mark.parametrize(
-    ("turns", "is_told"),
+    ("turns", "is_changed"),
     [
         ((user(HI),), False),
         ((user(HI), assistant(OK)), True),
         ((user(HI), system("be brief")), True),
     ],
 )
-def test_where_no_answer_may_be_begun_the_user_speaks_last(turns, is_told):
+def test_a_conversation_ends_with_a_user_turn(turns, is_changed):
     losses = Losses()
-    assert repair.end_with_user(turns, losses) == ((*turns, user(Text(LAST_USER_TEXT))) if is_told else turns)
-    assert losses.names() == (("turns",) if is_told else ())
+    assert repair.end_with_user(turns, losses) == ((*turns, user(Text(LAST_USER_TEXT))) if is_changed else turns)
+    assert losses.names() == (("turns",) if is_changed else ())
 
 
 def test_a_long_conversation_is_repaired_in_linear_time():
-    """What was once quadratic took a worker for minutes."""
+    """Quadratic time would block a worker for minutes."""
     same = [user(HI)] * 20_000
     assert seconds(lambda: repair.merge_turns(same)) < 0.3
     assert repair.merge_turns(same) == (user(*(HI,) * 20_000),)
@@ -309,7 +309,7 @@ def test_a_long_conversation_is_repaired_in_linear_time():
 
 
 @pytest.mark.parametrize(
-    ("turns", "expected", "told"),
+    ("turns", "expected", "lost"),
     [
         ((user(HI), assistant(OK)), (user(HI), assistant(OK)), ()),
         ((user(HI), system("be brief")), (user(HI, Text("be brief")),), ("system_turn",)),
@@ -320,22 +320,22 @@ def test_a_long_conversation_is_repaired_in_linear_time():
         ),
     ],
 )
-def test_later_system_turns_are_the_users(turns, expected, told):
+def test_later_system_turns_become_user_turns(turns, expected, lost):
     losses = Losses()
     assert repair.without_system(turns, losses) == expected
-    assert losses.names() == told
+    assert losses.names() == lost
 
 
 LEGAL = re.compile(r"[A-Za-z0-9_-]+")
 
 
-@pytest.mark.parametrize("given", ["call_abc", "toolu_01-x", "a", "x" * 64])
-def test_a_legal_id_stays(given):
-    assert repair.legal_id(given, LEGAL, 64) == given
+@pytest.mark.parametrize("original", ["call_abc", "toolu_01-x", "a", "x" * 64])
+def test_a_legal_id_stays(original):
+    assert repair.legal_id(original, LEGAL, 64) == given
 
 
 @pytest.mark.parametrize(
-    ("given", "begins"),
+    ("original", "prefix"),
     [
         ("call:1", "call_1_"),
         ("functions.look_up:0", "functions_look_up_0_"),
@@ -346,15 +346,15 @@ def test_a_legal_id_stays(given):
         ("__a__.", "a_"),
     ],
 )
-def test_an_illegal_id_becomes_a_legal_one_and_always_the_same(given, begins):
-    made = repair.legal_id(given, LEGAL, 64)
-    assert LEGAL.fullmatch(made)
-    assert len(made) <= 64
-    assert re.fullmatch(re.escape(begins) + "[0-9a-f]{12}", made)
-    assert repair.legal_id(given, LEGAL, 64) == made
-    assert repair.legal_id(made, LEGAL, 64) == made
+def test_an_illegal_id_always_becomes_the_same_legal_id(original, prefix):
+    legal = repair.legal_id(original, LEGAL, 64)
+    assert LEGAL.fullmatch(legal)
+    assert len(legal) <= 64
+    assert re.fullmatch(re.escape(prefix) + "[0-9a-f]{12}", legal)
+    assert repair.legal_id(original, LEGAL, 64) == legal
+    assert repair.legal_id(legal, LEGAL, 64) == legal
 
 
-def test_ids_that_differ_only_in_what_is_illegal_stay_different():
-    given = ["a.1", "a:1", "a/1", "a 1", "a_1", "a..1", ".a.1"]
-    assert len({repair.legal_id(one, LEGAL, 64) for one in given}) == len(given)
+def test_ids_that_differ_only_in_illegal_characters_stay_different():
+    originals = ["a.1", "a:1", "a/1", "a 1", "a_1", "a..1", ".a.1"]
+    assert len({repair.legal_id(original, LEGAL, 64) for original in originals}) == len(originals)

@@ -1,4 +1,4 @@
-"""Envelopes: which provider made an opaque value survives any client."""
+"""Wrapped signatures keep the provider that made them on their way through any client."""
 
 import base64
 import string
@@ -10,37 +10,37 @@ from hypothesis import strategies as st
 from gproxy.protocols.hub import Signature
 from gproxy.protocols.signatures import WRAPPED_PREFIX, is_wrapped, unwrap, wrap, wrap_empty
 
-NAMES = st.text(string.ascii_letters + string.digits + "-_.", min_size=1, max_size=40)
+ORIGINS = st.text(string.ascii_letters + string.digits + "-_.", min_size=1, max_size=40)
 
 
-@given(NAMES, st.text(min_size=1))
-def test_an_envelope_is_opened_as_it_was_closed(origin, value):
+@given(ORIGINS, st.text(min_size=1))
+def test_a_wrapped_signature_is_unwrapped_to_itself(origin, value):
     wrapped = wrap(Signature(origin, value))
     assert unwrap(wrapped) == Signature(origin, value)
     assert is_wrapped(wrapped)
 
 
-@given(NAMES, st.text(min_size=1))
-def test_an_envelope_is_base64_that_every_sdk_takes(origin, value):
-    """Gemini's SDKs read signatures as bytes, and write them with the alphabet for URLs."""
+@given(ORIGINS, st.text(min_size=1))
+def test_a_wrapped_signature_is_base64_of_either_alphabet(origin, value):
+    """Gemini's SDKs read signatures as bytes, and write them in URL-safe base64."""
     wrapped = wrap(Signature(origin, value))
     raw = base64.b64decode(wrapped, validate=True)
     assert unwrap(base64.urlsafe_b64encode(raw).decode()) == Signature(origin, value)
 
 
 @pytest.mark.parametrize("value", ["a", "\0", "a\0b", "redacted:Eq==", "ü🗼", "x" * 100_000])
-def test_any_value_fits(value):
+def test_any_value_can_be_wrapped(value):
     assert unwrap(wrap(Signature("main", value))) == Signature("main", value)
 
 
-def test_an_empty_envelope_is_ours_and_holds_no_signature():
+def test_an_empty_wrapping_is_recognised_and_has_no_signature():
     assert is_wrapped(wrap_empty("main"))
     assert unwrap(wrap_empty("main")) is None
 
 
-@pytest.mark.parametrize("nothing", [None, ""])
-def test_nothing_is_no_signature(nothing):
-    assert unwrap(nothing) is None
+@pytest.mark.parametrize("text", [None, ""])
+def test_an_absent_signature_reads_as_none(text):
+    assert unwrap(text) is None
 
 
 @pytest.mark.parametrize(
@@ -48,13 +48,13 @@ def test_nothing_is_no_signature(nothing):
     [
         "EqQBCgIYAhIM",  # a vendor's own
         "skip_thought_signature_validator",
-        "gproxy-seal1main",  # our word, and not our envelope
-        WRAPPED_PREFIX,  # an empty envelope
+        "gproxy-seal1main",  # the plain text of the prefix
+        WRAPPED_PREFIX,  # the prefix alone
         WRAPPED_PREFIX + "!",
         WRAPPED_PREFIX + "AAA",  # cut
         WRAPPED_PREFIX + base64.b64encode(b"no separator").decode(),
         WRAPPED_PREFIX + base64.b64encode(b"main\0\xff\xfe").decode(),
-        # forged: what is no base64, whatever a decoder may make of it
+        # forged: not base64, even if a lenient decoder accepts it
         WRAPPED_PREFIX + "ü",
         WRAPPED_PREFIX + "🗼AA",
         WRAPPED_PREFIX + "AAAA\nAAAA",
@@ -66,7 +66,7 @@ def test_nothing_is_no_signature(nothing):
         WRAPPED_PREFIX[:-1] + "y" + base64.b64encode(b"main\0value").decode(),
     ],
 )
-def test_what_is_no_envelope_of_ours_is_a_foreign_signature(text):
+def test_a_value_that_gproxy_did_not_wrap_is_a_foreign_signature(text):
     assert unwrap(text) == Signature(None, text)
 
 
@@ -74,7 +74,7 @@ def test_what_is_no_envelope_of_ours_is_a_foreign_signature(text):
     ("text", "expected"),
     [
         (wrap(Signature("main", "v")), True),
-        (WRAPPED_PREFIX + "!", True),  # garbled, and still nothing that a vendor could read
+        (WRAPPED_PREFIX + "!", True),  # garbled: no vendor can read it
         ("EqQBCgIYAhIM", False),
         ("x" + WRAPPED_PREFIX, False),
         ("", False),
@@ -83,15 +83,15 @@ def test_what_is_no_envelope_of_ours_is_a_foreign_signature(text):
         (WRAPPED_PREFIX.encode(), False),
     ],
 )
-def test_whose_envelope_it_is_shows_at_its_beginning(text, expected):
+def test_a_wrapped_value_is_recognised_by_its_prefix(text, expected):
     assert is_wrapped(text) is expected
 
 
 @given(st.text())
-def test_whatever_stands_behind_the_mark_raises_nothing(text):
-    found = unwrap(WRAPPED_PREFIX + text)
-    assert found is None or isinstance(found, Signature)
+def test_unwrapping_any_text_behind_the_prefix_never_raises(text):
+    signature = unwrap(WRAPPED_PREFIX + text)
+    assert signature is None or isinstance(signature, Signature)
 
 
-def test_the_value_is_in_no_repr():
+def test_the_value_is_not_in_the_repr():
     assert "sealed" not in repr(Signature("main", "sealed"))

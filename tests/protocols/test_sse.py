@@ -1,4 +1,4 @@
-"""Streams as bytes: cut into events, data taken out, data exchanged."""
+"""Streams of server-sent events: splitting, reading data, replacing data."""
 
 import time
 from itertools import pairwise
@@ -15,7 +15,7 @@ STREAMS = [
     for protocol in ("anthropic", "gemini", "openai_chat", "openai_responses")
     for name in ("text.sse", "crlf.sse", "keepalive.sse", "cut.sse")
 ]
-# As vendors, and those who imitate them, have been seen to send them.
+# Forms that vendors or compatible hosts have sent.
 ODD = {
     "carriage returns": b"data: a\r\rdata: b\r\r",
     "mixed ends": b"data: a\n\r\ndata: b\r\n\ndata: c\n\n",
@@ -28,22 +28,22 @@ ODD = {
 
 EVERY = pytest.mark.parametrize(
     "stream",
-    [sample(*one) for one in STREAMS] + list(ODD.values()),
+    [sample(*stream) for stream in STREAMS] + list(ODD.values()),
     ids=[f"{protocol}-{name}" for protocol, name in STREAMS] + list(ODD),
 )
 
 
-def fed(pieces: list[bytes]) -> tuple[list[bytes], bytes, bytes]:
-    """Every event's data, what was left over, and all of the bytes that came out."""
+def split(pieces: list[bytes]) -> tuple[list[bytes], bytes, bytes]:
+    """Returns the data of every event, the remainder, and all bytes that the splitter returned."""
     splitter = sse.Splitter()
     events = [event for piece in pieces for event in splitter.feed(piece)]
-    data = [found for event in events if (found := sse.data_of(event)) is not None]
-    return data, splitter.rest().strip(), b"".join(events) + splitter.rest()
+    data = [content for event in events if (content := sse.data_of(event)) is not None]
+    return data, splitter.remainder().strip(), b"".join(events) + splitter.remainder()
 
 
 def cut(stream: bytes, at: list[int]) -> list[bytes]:
-    bounds = [0, *sorted(at), len(stream)]
-    return [stream[a:b] for a, b in pairwise(bounds)]
+    edges = [0, *sorted(at), len(stream)]
+    return [stream[a:b] for a, b in pairwise(edges)]
 
 
 @settings(max_examples=60, deadline=None)
@@ -51,24 +51,24 @@ def cut(stream: bytes, at: list[int]) -> list[bytes]:
 @EVERY
 def test_any_split_of_a_stream_gives_the_same_events(stream, data):
     at = data.draw(st.lists(st.integers(0, len(stream)), max_size=12))
-    assert fed(cut(stream, at)) == fed([stream])
+    assert split(cut(stream, at)) == split([stream])
 
 
 @EVERY
 def test_a_stream_that_comes_byte_by_byte_gives_the_same_events(stream):
-    assert fed([bytes([byte]) for byte in stream]) == fed([stream])
+    assert split([bytes([byte]) for byte in stream]) == split([stream])
 
 
 @pytest.mark.parametrize("stream", ODD.values(), ids=ODD)
-def test_every_split_into_two_gives_the_same_events_and_loses_no_byte(stream):
+def test_every_split_in_two_gives_the_same_events_and_loses_no_byte(stream):
     for at in range(len(stream) + 1):
-        data, rest, everything = fed([stream[:at], stream[at:]])
-        assert (data, rest) == fed([stream])[:2]
+        data, remainder, everything = split([stream[:at], stream[at:]])
+        assert (data, remainder) == split([stream])[:2]
         assert everything == stream
 
 
-def test_odd_streams_are_cut_where_the_standard_cuts_them():
-    assert {name: fed([stream])[:2] for name, stream in ODD.items()} == {
+def test_odd_streams_are_split_as_the_standard_defines():
+    assert {name: split([stream])[:2] for name, stream in ODD.items()} == {
         "carriage returns": ([b"a", b"b"], b""),
         "mixed ends": ([b"a", b"b", b"c"], b""),
         "no blank": ([b"a", b"b"], b""),
@@ -79,27 +79,27 @@ def test_odd_streams_are_cut_where_the_standard_cuts_them():
     }
 
 
-def test_an_event_leaves_as_soon_as_its_blank_line_is_there():
+def test_an_event_is_returned_as_soon_as_its_blank_line_arrived():
     splitter = sse.Splitter()
     assert splitter.feed(b"data: a\r\n") == []
     assert splitter.feed(b"\r\n") == [b"data: a\r\n\r\n"]
     assert splitter.feed(b"data: b\n\n") == [b"data: b\n\n"]
-    assert splitter.rest() == b""
+    assert splitter.remainder() == b""
 
 
 def test_a_long_event_in_many_pieces_is_split_in_linear_time():
     event = b"data: " + b"x" * (8 * 1024 * 1024) + b"\n\n"
     pieces = [event[at : at + 65536] for at in range(0, len(event), 65536)]
-    best, found = 1.0, []
+    best, events = 1.0, []
     for _ in range(3):
         splitter, started = sse.Splitter(), time.process_time()
-        found = [one for piece in pieces for one in splitter.feed(piece)]
+        events = [complete for piece in pieces for complete in splitter.feed(piece)]
         best = min(best, time.process_time() - started)
-    assert found == [event]
+    assert events == [event]
     assert best < 0.2
 
 
-def test_an_event_without_end_is_refused():
+def test_an_event_beyond_the_maximum_size_raises():
     splitter = sse.Splitter(maximum=1000)
     assert splitter.feed(b"data: " + b"x" * 900) == []
     with pytest.raises(sse.TooLong):
@@ -125,12 +125,12 @@ def test_an_event_without_end_is_refused():
         (b"\n\n", None),
     ],
 )
-def test_the_data_of_an_event(event, data):
+def test_the_data_of_an_event_is_read(event, data):
     assert sse.data_of(event) == data
 
 
 @pytest.mark.parametrize(
-    ("event", "exchanged"),
+    ("event", "replaced"),
     [
         (b"data: {}\n\n", b"data: [1]\n\n"),
         (b"event: a\ndata: {}\n\n", b"event: a\ndata: [1]\n\n"),
@@ -138,12 +138,12 @@ def test_the_data_of_an_event(event, data):
         (b"event: a\r\ndata: {}\r\n\r\n", b"event: a\ndata: [1]\n\n"),
     ],
 )
-def test_only_the_data_of_an_event_is_exchanged(event, exchanged):
-    assert sse.with_data(event, b"[1]") == exchanged
+def test_only_the_data_of_an_event_is_replaced(event, replaced):
+    assert sse.with_data(event, b"[1]") == replaced
 
 
 @pytest.mark.parametrize("event", [b"data: {}\n\n", b"event: a\r\ndata: {\r\ndata: }\r\n\r\n"])
-def test_data_on_several_lines_is_written_so_that_it_can_be_read_again(event):
+def test_data_of_several_lines_is_read_back_as_it_was_written(event):
     assert sse.data_of(sse.with_data(event, b'{\n "a": 1\n}')) == b'{\n "a": 1\n}'
 
 
@@ -152,7 +152,7 @@ def test_an_event_is_written_with_and_without_a_name():
     assert sse.event(b"{}", "error") == b"event: error\ndata: {}\n\n"
 
 
-def test_every_sample_is_a_stream_of_events():
+def test_every_sample_has_an_event():
     for protocol in ("anthropic", "gemini", "openai_chat", "openai_responses"):
         for name in names(protocol, ".sse"):
             assert len(payloads(sample(protocol, name))) >= 1, name

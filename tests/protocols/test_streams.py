@@ -1,4 +1,4 @@
-"""What vendors' streams say, whatever they look like; and that what we write is a stream to the vendors' SDKs."""
+"""Sample streams of the vendors are read as the expected answers, and the vendors' SDKs read every written stream."""
 
 import json
 from dataclasses import replace
@@ -34,9 +34,9 @@ from gproxy.protocols.hub import (
     unfold,
 )
 from gproxy.protocols.losses import Losses
-from tests.clients import ERRORS, HEAR, STOPS, Heard
-from tests.conversations import ASKED, PROVIDER, REPLIES, context
+from tests.conversations import PROVIDER, REPLIES, REQUEST_WITH_TOOLS, context
 from tests.sampled import documents, names, read, sample
+from tests.sdk_readers import ERRORS, READERS, STOPS, SdkReply
 
 LOADED = protocols.load()
 EACH = pytest.mark.parametrize("name", LOADED)
@@ -46,111 +46,113 @@ PARIS = ToolCall("call_1", "get_weather", '{"city":"Paris"}')
 CET = ToolCall("call_2", "get_time", '{"zone":"CET"}')
 
 
-def signed(value: str) -> Signature:
+def signature(value: str) -> Signature:
     return Signature(PROVIDER, value)
 
 
-def said(*blocks, stop="stop", **more) -> Answer:
+def answer(*blocks, stop="stop", **more) -> Answer:
     return Answer(blocks, stop, **more)
 
 
 GEMINI_ID = "call_mAITaLmkHPPlz7IPvtfUqQ4_0_"
-# What each vendor's stream says; of those that are not here, only that they are read as any other.
-SAYS = {
+# The answer of each sample stream. Samples that are missing here are only checked for order and grammar.
+ANSWERS = {
     "openai_chat": {
-        "text_and_calls": said(
+        "text_and_calls": answer(
             Text("Hi there"), ToolCall("call_1", "f", '{"a":1}'), ToolCall("call_2", "g", "{}"), stop="tools"
         ),
-        "interleaved_calls": said(PARIS, CET, stop="tools"),
-        "calls_at_one_index": said(PARIS, CET, stop="tools"),
-        "repeated_ids": said(PARIS, CET, stop="tools"),
-        "calls_without_ids": said(replace(PARIS, id="call_req_1_0_0"), replace(CET, id="call_req_1_0_1"), stop="tools"),
-        "call_without_arguments": said(ToolCall("call_1", "now", ""), stop="tools"),
-        "calls_in_one_chunk": said(PARIS, CET, stop="tools"),
-        "call_then_text": said(PARIS, Text("Wait."), stop="tools"),
-        "legacy_call": said(replace(PARIS, id="call_req_1_0_0"), stop="tools"),
-        "refusal": said(Refusal("I cannot help.")),
-        "filtered": said(Text("It is"), stop="filtered"),
-        "length": said(Text("It is"), stop="length"),
-        "logprobs": said(
+        "interleaved_calls": answer(PARIS, CET, stop="tools"),
+        "calls_at_one_index": answer(PARIS, CET, stop="tools"),
+        "repeated_ids": answer(PARIS, CET, stop="tools"),
+        "calls_without_ids": answer(
+            replace(PARIS, id="call_req_1_0_0"), replace(CET, id="call_req_1_0_1"), stop="tools"
+        ),
+        "call_without_arguments": answer(ToolCall("call_1", "now", ""), stop="tools"),
+        "calls_in_one_chunk": answer(PARIS, CET, stop="tools"),
+        "call_then_text": answer(PARIS, Text("Wait."), stop="tools"),
+        "legacy_call": answer(replace(PARIS, id="call_req_1_0_0"), stop="tools"),
+        "refusal": answer(Refusal("I cannot help.")),
+        "filtered": answer(Text("It is"), stop="filtered"),
+        "length": answer(Text("It is"), stop="length"),
+        "logprobs": answer(
             Text("It is"),
             logprobs=(
                 Logprob("It", -0.25, (Logprob("It", -0.25),)),
                 Logprob(" is", -0.5, (Logprob(" is", -0.5),)),
             ),
         ),
-        "citations": said(Text("It is so.", (Citation("https://a.com/", "A", None, 0, 9),))),
-        "signed_thinking": said(
+        "citations": answer(Text("It is so.", (Citation("https://a.com/", "A", None, 0, 9),))),
+        "signed_thinking": answer(
             Thinking(
                 "hm",
-                signed(
+                signature(
                     '[{"type":"reasoning.text","text":"hm","index":0,"format":"anthropic-claude-v1"},'
                     '{"type":"reasoning.text","signature":"U0lH","index":0,"format":"anthropic-claude-v1"}]'
                 ),
             ),
             Text("42"),
         ),
-        "thinking_twice_told": said(Thinking("hm"), Text("42")),
-        "finish_twice": said(Text("42")),
+        "thinking_in_two_fields": answer(Thinking("hm"), Text("42")),
+        "finish_twice": answer(Text("42")),
     },
     "openai_responses": {
-        "interleaved_calls": said(PARIS, CET, stop="tools"),
-        "arguments_only_when_done": said(PARIS, stop="tools"),
-        "items_only_when_done": said(Text("I look."), PARIS, stop="tools"),
-        "all_only_at_the_end": said(Text("I look."), PARIS, stop="tools"),
-        "text_only_when_done": said(Text("I look.")),
-        "image": said(Media("image", "image/png", "iVBORw0KGgo="), Text("Here.")),
-        "trailing_empty_message": said(PARIS, stop="tools"),
-        "custom_call": said(ToolCall("call_1", "shell", "ls -l", is_custom=True), stop="tools"),
-        "refusal": said(Refusal("I cannot.")),
-        "searched": said(Text("It is so.", (Citation("https://a.com/", "A", None, 0, 9),))),
-        "sealed_reasoning": said(Thinking("First.\nThen.", signed("rs_1:gAAAAAB=")), PARIS, stop="tools"),
-        "open_reasoning": said(Thinking("hm"), Text("42")),
-        "two_messages": said(Text("I look."), Text("It is so.")),
-        "filtered": said(Text("It is"), stop="filtered"),
+        "interleaved_calls": answer(PARIS, CET, stop="tools"),
+        "arguments_only_when_done": answer(PARIS, stop="tools"),
+        "items_only_when_done": answer(Text("I look."), PARIS, stop="tools"),
+        "all_only_at_the_end": answer(Text("I look."), PARIS, stop="tools"),
+        "text_only_when_done": answer(Text("I look.")),
+        "image": answer(Media("image", "image/png", "iVBORw0KGgo="), Text("Here.")),
+        "trailing_empty_message": answer(PARIS, stop="tools"),
+        "custom_call": answer(ToolCall("call_1", "shell", "ls -l", is_custom=True), stop="tools"),
+        "refusal": answer(Refusal("I cannot.")),
+        "searched": answer(Text("It is so.", (Citation("https://a.com/", "A", None, 0, 9),))),
+        "encrypted_reasoning": answer(Thinking("First.\nThen.", signature("rs_1:gAAAAAB=")), PARIS, stop="tools"),
+        "open_reasoning": answer(Thinking("hm"), Text("42")),
+        "two_messages": answer(Text("I look."), Text("It is so.")),
+        "filtered": answer(Text("It is"), stop="filtered"),
     },
     "anthropic": {
-        "thinking_text_and_call": said(
-            Thinking("hm", signed("thinking:S")), Text("Hi"), ToolCall("toolu_1", "f", '{"a":1}'), stop="tools"
+        "thinking_text_and_call": answer(
+            Thinking("hm", signature("thinking:S")), Text("Hi"), ToolCall("toolu_1", "f", '{"a":1}'), stop="tools"
         ),
-        "text_in_the_start": said(Text("It is.")),
-        "input_in_the_start": said(ToolCall("toolu_1", "f", '{"a":1}'), ToolCall("toolu_2", "g", ""), stop="tools"),
-        "redacted_thinking": said(Thinking("", signed("redacted:EmwK")), Text("42")),
-        "searched": said(Text("I look."), Text("It is so.", (Citation("https://a.com/", "A", "so it is"),))),
-        "cites_a_document": said(Text("It is so.", (Citation(None, "paper.pdf", "so it is"),))),
-        "refusal": said(Text("I"), stop="filtered"),
-        "length": said(Text("It is"), stop="length"),
-        "stop_sequence": said(Text("It is"), sequence="X"),
-        "nothing": said(),
-        "odd/unknown_events": said(Text("42")),
+        "text_in_the_start": answer(Text("It is.")),
+        "input_in_the_start": answer(ToolCall("toolu_1", "f", '{"a":1}'), ToolCall("toolu_2", "g", ""), stop="tools"),
+        "redacted_thinking": answer(Thinking("", signature("redacted:EmwK")), Text("42")),
+        "searched": answer(Text("I look."), Text("It is so.", (Citation("https://a.com/", "A", "so it is"),))),
+        "cites_a_document": answer(Text("It is so.", (Citation(None, "paper.pdf", "so it is"),))),
+        "refusal": answer(Text("I"), stop="filtered"),
+        "length": answer(Text("It is"), stop="length"),
+        "stop_sequence": answer(Text("It is"), sequence="X"),
+        "nothing": answer(),
+        "odd/unknown_events": answer(Text("42")),
     },
     "gemini": {
-        "thinking_text_and_call": said(
+        "thinking_text_and_call": answer(
             Thinking("think"),
             Text("Hi"),
-            ToolCall(f"{GEMINI_ID}0", "f", '{"a":1}', signature=signed("U0lH")),
+            ToolCall(f"{GEMINI_ID}0", "f", '{"a":1}', signature=signature("U0lH")),
             stop="tools",
         ),
-        "odd/stop_in_every_event": said(Text("It is"), ToolCall(f"{GEMINI_ID}0", "f", "{}"), stop="tools"),
-        "call_before_the_stop": said(ToolCall(f"{GEMINI_ID}0", "f", '{"a":1}'), stop="tools"),
-        "signed_text": said(Text("It is so."), Thinking("", signed("U0lH"))),
-        "signed_nothing": said(Text("It is so."), Thinking("", signed("U0lH"))),
-        "signed_thought": said(Thinking("hm", signed("U0lH")), Text("42")),
-        "signed_first_call": said(
-            ToolCall(f"{GEMINI_ID}0", "f", '{"a":1}', signature=signed("U0lH")),
+        "odd/stop_in_every_event": answer(Text("It is"), ToolCall(f"{GEMINI_ID}0", "f", "{}"), stop="tools"),
+        "call_before_the_stop": answer(ToolCall(f"{GEMINI_ID}0", "f", '{"a":1}'), stop="tools"),
+        "signed_text": answer(Text("It is so."), Thinking("", signature("U0lH"))),
+        "signed_empty_text": answer(Text("It is so."), Thinking("", signature("U0lH"))),
+        "signed_thought": answer(Thinking("hm", signature("U0lH")), Text("42")),
+        "signed_first_call": answer(
+            ToolCall(f"{GEMINI_ID}0", "f", '{"a":1}', signature=signature("U0lH")),
             ToolCall(f"{GEMINI_ID}1", "f", '{"a":2}'),
             stop="tools",
         ),
-        "calls_with_ids": said(ToolCall("fn-1", "f", '{"a":1}'), ToolCall("fn-2", "g", "{}"), stop="tools"),
-        "grounded": said(Text("It is so.", (Citation("https://a.com/", "A", "It is so.", 0, 9),))),
-        "ran_code": said(Text("```python\nprint(42)\n``````\n42\n\n```It is 42.")),
-        "image": said(Text("Here."), Media("image", "image/png", "iVBORw0KGgo=")),
-        "length": said(Text("It is"), stop="length"),
-        "unsafe": said(Text("It is"), stop="filtered"),
-        "tool_use_prompt": said(Text("42")),
+        "calls_with_ids": answer(ToolCall("fn-1", "f", '{"a":1}'), ToolCall("fn-2", "g", "{}"), stop="tools"),
+        "grounded": answer(Text("It is so.", (Citation("https://a.com/", "A", "It is so.", 0, 9),))),
+        "ran_code": answer(Text("```python\nprint(42)\n``````\n42\n\n```It is 42.")),
+        "image": answer(Text("Here."), Media("image", "image/png", "iVBORw0KGgo=")),
+        "length": answer(Text("It is"), stop="length"),
+        "unsafe": answer(Text("It is"), stop="filtered"),
+        "tool_use_prompt": answer(Text("42")),
     },
 }
-LOST = {
+LOSSES = {
     ("openai_responses", "searched"): {"output.web_search_call"},
     ("anthropic", "searched"): {"content.server_tool_use", "content.web_search_tool_result"},
     ("anthropic", "odd/unknown_events"): {"content.hologram"},
@@ -158,9 +160,9 @@ LOST = {
         "candidates.content.parts.executableCode", "candidates.content.parts.codeExecutionResult",
     },
 }  # fmt: skip
-TOLD = [(name, stream) for name in SAYS for stream in SAYS[name]]
+WITH_ANSWERS = [(name, stream) for name in ANSWERS for stream in ANSWERS[name]]
 ALL = [(name, stream.removesuffix(".sse")) for name in LOADED for stream in names(name, ".sse")]
-ALL += [(name, stream) for name, stream in TOLD if stream.startswith("odd/")]
+ALL += [(name, stream) for name, stream in WITH_ANSWERS if stream.startswith("odd/")]
 
 
 def bytes_of(name: str, stream: str) -> bytes:
@@ -168,66 +170,66 @@ def bytes_of(name: str, stream: str) -> bytes:
 
 
 def payloads(name: str, stream: str) -> list:
-    """The documents as relay hands them on: with a fault in the place of an end that never came."""
-    found: list = documents(bytes_of(name, stream))
+    """Returns the documents as the relay passes them on: with Failed in place of a missing end."""
+    received: list = documents(bytes_of(name, stream))
     reader = read(LOADED[name], bytes_of(name, stream)).stream
     if not reader.is_terminal and not reader.has_failed:
-        found.append(Failed(502, "upstream_error", "the upstream's stream ended without its end"))
-    return found
+        received.append(Failed(502, "upstream_error", "the upstream's stream ended without its end"))
+    return received
 
 
 def events_of(name: str, stream: str, losses: Losses | None = None) -> list:
-    return list(LOADED[name].read_stream(payloads(name, stream), context(ASKED), losses or Losses()))
+    return list(LOADED[name].read_stream(payloads(name, stream), context(REQUEST_WITH_TOOLS), losses or Losses()))
 
 
 def write(client: str, events, **more) -> bytes:
-    return b"".join(LOADED[client].write_stream(events, context(ASKED, **more), Losses()))
+    return b"".join(LOADED[client].write_stream(events, context(REQUEST_WITH_TOOLS, **more), Losses()))
 
 
-def expected(client: str, reply: Reply) -> Heard:
-    """What a program must get of it, through any protocol."""
+def sdk_reply(client: str, reply: Reply) -> SdkReply:
+    """Returns the reply that a program must receive from the SDK of any protocol."""
     answer, usage = reply.answers[0], reply.usage
-    heard = Heard(stop=STOPS[client][answer.stop])
+    expected = SdkReply(stop=STOPS[client][answer.stop])
     for block in answer.blocks:
         match block:
             case Text(text):
-                heard.text += text
+                expected.text += text
             case Refusal(text) if client in ("openai_chat", "openai_responses"):
-                heard.refusal += text
+                expected.refusal += text
             case Refusal(text):
-                heard.text += text
+                expected.text += text
             case Thinking(text):
-                heard.thinking += text
+                expected.thinking += text
             case ToolCall(is_custom=False):
-                heard.calls.append(
+                expected.calls.append(
                     (LOADED[client].client_call_id(block.id), block.name, json.loads(block.arguments or "{}"))
                 )
             case ToolCall():
                 text = block.arguments if client in ("openai_chat", "openai_responses") else {"input": block.arguments}
-                heard.calls.append((block.id, block.name, text))
+                expected.calls.append((block.id, block.name, text))
     if client == "anthropic" and answer.sequence:
-        heard.stop = "stop_sequence"
-    if client == "gemini" and answer.stop == "filtered" and not (heard.text or heard.calls or heard.thinking):
-        heard.stop = "OTHER"
-    heard.used = (usage.prompt_tokens, usage.cache_read_tokens, usage.output_tokens)
-    return heard
+        expected.stop = "stop_sequence"
+    if client == "gemini" and answer.stop == "filtered" and not (expected.text or expected.calls or expected.thinking):
+        expected.stop = "OTHER"
+    expected.used = (usage.prompt_tokens, usage.cache_read_tokens, usage.output_tokens)
+    return expected
 
 
-# -- what vendors' streams say -------------------------------------------------------------------------------------
+# -- reading vendors' streams --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "stream"), TOLD)
-def test_what_a_vendors_stream_says(name, stream):
+@pytest.mark.parametrize(("name", "stream"), WITH_ANSWERS)
+def test_a_vendors_stream_is_read_as_the_expected_answer(name, stream):
     losses = Losses()
     reply = fold(events_of(name, stream, losses))
-    assert reply.answers == (SAYS[name][stream],)
-    assert set(losses.names()) == LOST.get((name, stream), set())
+    assert reply.answers == (ANSWERS[name][stream],)
+    assert set(losses.names()) == LOSSES.get((name, stream), set())
     assert reply.id
     assert reply.model
 
 
-@pytest.mark.parametrize(("name", "stream"), TOLD)
-def test_what_it_used_is_told_apart(name, stream):
+@pytest.mark.parametrize(("name", "stream"), WITH_ANSWERS)
+def test_the_usage_of_a_stream_is_split_into_classes(name, stream):
     usage = fold(events_of(name, stream)).usage
     match name, stream:
         case "anthropic", "cache_split":
@@ -238,59 +240,59 @@ def test_what_it_used_is_told_apart(name, stream):
             assert usage == USED
 
 
-def test_a_cache_that_was_written_for_five_minutes_and_an_hour():
+def test_cache_writes_are_split_by_their_lifetime():
     assert fold(events_of("anthropic", "cache_split")).usage == Usage(10, 20, 0, 4, 0, 5, 2)
     nested = fold(events_of("anthropic", "cache_split_in_iterations")).usage
     assert nested.cache_write_5m_tokens or nested.cache_write_1h_tokens
 
 
-def test_the_tier_of_a_messages_stream_is_told_at_its_start():
+def test_the_tier_of_a_messages_stream_is_read_from_its_start():
     assert fold(events_of("anthropic", "fast")).tier == "priority"
 
 
-def test_a_first_chunk_that_names_nothing_does_not_name_the_reply():
+def test_a_first_chunk_without_an_id_does_not_start_the_reply():
     start = next(event for event in events_of("openai_chat", "azure") if isinstance(event, Start))
     assert start == Start("chatcmpl-CgX8bQ1hV7sNzEwT2kPq", "gpt-4o-2024-11-20")
 
 
-def test_a_call_that_the_model_botched_is_an_error_and_not_an_end():
+def test_a_malformed_function_call_is_an_error():
     failed = events_of("gemini", "malformed_call")[-1]
     assert isinstance(failed, Failed)
     assert "MALFORMED_FUNCTION_CALL" in failed.message
 
 
-def test_usage_on_every_chunk_counts_once():
+def test_usage_on_every_chunk_is_counted_once():
     events = events_of("openai_chat", "usage_on_every_chunk")
     reader = read(LOADED["openai_chat"], bytes_of("openai_chat", "usage_on_every_chunk")).stream
     assert fold(events).usage == reader.usage
 
 
 @pytest.mark.parametrize(("name", "stream"), ALL)
-def test_a_translated_stream_is_billed_as_it_is_told(name, stream):
-    """Usage is counted on the upstream's own events; the client is told the same."""
+def test_the_billed_usage_equals_the_usage_sent_to_the_client(name, stream):
+    """Usage is counted on the upstream's own events; the client must receive the same."""
     reader = read(LOADED[name], bytes_of(name, stream)).stream
     events = events_of(name, stream)
     if isinstance(events[-1], Failed):
-        assert reader.has_failed or not reader.is_terminal or stream.startswith(BAD)
+        assert reader.has_failed or not reader.is_terminal or stream.startswith(FAILING)
         return
-    told = [event.usage for event in events if isinstance(event, Used)]
-    assert (told[-1] if told else None) == reader.usage
+    sent = [event.usage for event in events if isinstance(event, Used)]
+    assert (sent[-1] if sent else None) == reader.usage
 
 
 @pytest.mark.parametrize(("name", "stream"), ALL)
-def test_events_come_in_a_legal_order(name, stream):
+def test_the_events_of_a_stream_are_in_a_legal_order(name, stream):
     events = events_of(name, stream)
     check_order(events)
-    is_good = stream in SAYS[name] or not stream.startswith(BAD)
+    is_good = stream in ANSWERS[name] or not stream.startswith(FAILING)
     assert isinstance(events[-1], End if is_good else Failed)
 
 
-BAD = ("malformed_call", "cut", "error", "failed", "done_without", "one_choice", "finish_is_empty")
+FAILING = ("malformed_call", "cut", "error", "failed", "done_without", "one_choice", "finish_is_empty")
 
 
 def check_order(events: list) -> None:
-    """As hub.py says, and as every writer relies on: one open block of a choice at a time."""
-    opened: dict[int, int] = {}  # open blocks, with their choice
+    """Checks the order that every writer relies on: one open block of a choice at a time."""
+    open_blocks: dict[int, int] = {}  # open blocks, with their choice
     kinds: dict[int, type] = {}
     choices: set[int] = set()
     finished: set[int] = set()
@@ -301,33 +303,33 @@ def check_order(events: list) -> None:
                 assert at == 0
             case Open(index, block, choice):
                 assert index == len(kinds), "indexes count from 0"
-                assert choice not in opened.values(), "one at a time"
+                assert choice not in open_blocks.values(), "one at a time"
                 assert choice not in finished
                 assert getattr(block, "text", "") == ""
                 assert getattr(block, "arguments", "") == ""
                 assert getattr(block, "citations", ()) == ()
-                opened[index], kinds[index] = choice, type(block)
+                open_blocks[index], kinds[index] = choice, type(block)
                 choices.add(choice)
             case Delta(index, text):
-                assert index in opened
+                assert index in open_blocks
                 assert kinds[index] is not Media
                 assert isinstance(text, str)
             case Signed(index):
-                assert index in opened
+                assert index in open_blocks
                 assert kinds[index] in (Thinking, ToolCall)
             case Cited(index) | Logprobs(index):
-                assert index in opened
+                assert index in open_blocks
                 assert kinds[index] in (Text, Refusal)
             case Close(index):
-                del opened[index]
+                del open_blocks[index]
             case Finish(_, choice):
-                assert choice not in opened.values()
+                assert choice not in open_blocks.values()
                 assert choice not in finished, "a choice is over once"
                 finished.add(choice)
             case Used():
                 assert isinstance(event.usage, Usage)
             case End():
-                assert not opened
+                assert not open_blocks
                 assert choices <= finished
                 assert at == len(events) - 1
             case Failed():
@@ -337,64 +339,66 @@ def check_order(events: list) -> None:
     assert isinstance(events[-1], End | Failed)
 
 
-# -- what we write -------------------------------------------------------------------------------------------------
+# -- writing clients' streams --------------------------------------------------------------------------------------
 
 
 @CLIENTS
 @pytest.mark.parametrize(("name", "stream"), ALL)
-def test_the_vendors_sdk_hears_what_the_vendor_said(name, stream, client):
+def test_every_sdk_reads_the_vendors_answer_from_a_translated_stream(name, stream, client):
     events = events_of(name, stream)
     if isinstance(events[-1], Failed):
         with pytest.raises(ERRORS[client], match=r"\w"):
-            HEAR[client](write(client, events))
+            READERS[client](write(client, events))
         return
-    heard = HEAR[client](write(client, events))
+    received = READERS[client](write(client, events))
     if client == "gemini" and len(fold(events).answers) > 1:
-        heard = Heard(heard.text, stop=heard.stop, used=heard.used)
+        received = SdkReply(received.text, stop=received.stop, used=received.used)
         text = "".join(b.text for answer in fold(events).answers for b in answer.blocks)
-        assert sorted(heard.text) == sorted(text)
+        assert sorted(received.text) == sorted(text)
         return
-    assert heard == expected(client, fold(events))
+    assert received == sdk_reply(client, fold(events))
 
 
 @CLIENTS
 @pytest.mark.parametrize("case", ["text", "parallel tools"])
-def test_the_vendors_sdk_hears_nothing_of_heartbeats(client, case):
-    """Wherever between two events they stand."""
-    written, beat = write(client, unfold(fold(unfold(REPLIES[case])))), LOADED[client].HEARTBEAT
-    beating = beat + b"".join(event + b"\n\n" + beat + beat for event in written.split(b"\n\n") if event)
-    assert HEAR[client](beating) == HEAR[client](written)
+def test_the_sdks_ignore_heartbeats(client, case):
+    """Before, between and after all events."""
+    written, heartbeat = write(client, unfold(fold(unfold(REPLIES[case])))), LOADED[client].HEARTBEAT
+    with_heartbeats = heartbeat + b"".join(
+        event + b"\n\n" + heartbeat + heartbeat for event in written.split(b"\n\n") if event
+    )
+    assert READERS[client](with_heartbeats) == READERS[client](written)
 
 
-BROKEN = ("broken arguments", "arguments that are a list")  # the SDKs refuse them, or keep them as text
+INVALID_ARGUMENTS = ("broken arguments", "arguments that are a list")  # the SDKs reject them or keep them as text
 
 
 @CLIENTS
-@pytest.mark.parametrize("case", [case for case in REPLIES if case not in ("two answers", *BROKEN)])
-def test_the_vendors_sdk_hears_each_conversation(client, case):
+@pytest.mark.parametrize("case", [case for case in REPLIES if case not in ("two answers", *INVALID_ARGUMENTS)])
+def test_every_sdk_reads_every_reply_from_its_written_stream(client, case):
     reply = fold(unfold(REPLIES[case]))
-    assert HEAR[client](write(client, unfold(reply))) == expected(client, reply)
+    assert READERS[client](write(client, unfold(reply))) == sdk_reply(client, reply)
 
 
 @CLIENTS
 @pytest.mark.parametrize("case", REPLIES)
-def test_a_written_stream_keeps_to_its_grammar(client, case):
+def test_a_written_stream_follows_the_grammar_of_its_protocol(client, case):
     GRAMMARS[client](write(client, unfold(REPLIES[case])))
 
 
 @CLIENTS
 @pytest.mark.parametrize(("name", "stream"), ALL)
-def test_a_vendors_stream_is_written_by_the_grammar(name, stream, client):
+def test_a_translated_stream_follows_the_grammar_of_its_protocol(name, stream, client):
     GRAMMARS[client](write(client, events_of(name, stream)))
 
 
 def check_chat(stream: bytes) -> None:
-    found = documents(stream)
-    *chunks, last = found
+    received = documents(stream)
+    *chunks, last = received
     failed = "error" in last
     assert stream.endswith(b"data: [DONE]\n\n") is not failed
     heads, finished, calls = set(), {}, {}
-    for chunk in chunks if failed else found:
+    for chunk in chunks if failed else received:
         heads.add((chunk["id"], chunk["created"], chunk["model"], chunk["object"]))
         for choice in chunk["choices"]:
             number, delta = choice["index"], choice["delta"]
@@ -416,14 +420,14 @@ def check_chat(stream: bytes) -> None:
 
 
 def check_responses(stream: bytes) -> None:
-    found = documents(stream)
-    assert [event["sequence_number"] for event in found] == list(range(len(found)))
-    kinds = [event["type"] for event in found]
+    events = documents(stream)
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    kinds = [event["type"] for event in events]
     if kinds[0] != "error":
         assert kinds[:2] == ["response.created", "response.in_progress"]
     assert [line[7:] for line in stream.decode().split("\n") if line.startswith("event: ")] == kinds
     done, item, texts = [], None, {}
-    for event in found:
+    for event in events:
         kind = event["type"].removeprefix("response.")
         if kind == "output_item.added":
             assert item is None
@@ -444,18 +448,18 @@ def check_responses(stream: bytes) -> None:
             elif kind.endswith(".done") and "part" not in kind:
                 whole = event.get("text", event.get("arguments", event.get("input", event.get("refusal"))))
                 assert texts.get(place, "") == whole
-    last = found[-1]
+    last = events[-1]
     if last["type"] == "error":
         return
     assert item is None
     assert last["response"]["output"] == done
-    assert len({one["id"] for one in done}) == len(done)
+    assert len({output_item["id"] for output_item in done}) == len(done)
     assert last["type"] == f"response.{last['response']['status']}"
 
 
 def check_messages(stream: bytes) -> None:
-    found = documents(stream)
-    kinds = [event["type"] for event in found]
+    events = documents(stream)
+    kinds = [event["type"] for event in events]
     assert [line[7:] for line in stream.decode().split("\n") if line.startswith("event: ")] == kinds
     failed = kinds[-1] == "error"
     if not failed:
@@ -463,7 +467,7 @@ def check_messages(stream: bytes) -> None:
         assert kinds.count("message_delta") == 1
     assert kinds == ["error"] or kinds[0] == "message_start"
     at, is_open = -1, False
-    for event in found:
+    for event in events:
         match event["type"]:
             case "content_block_start":
                 assert not is_open
@@ -503,7 +507,7 @@ GRAMMARS = {
 
 
 @EACH
-def test_usage_is_told_in_a_chat_stream_only_where_it_was_asked_for(name):
+def test_a_chat_stream_has_usage_only_if_the_client_requested_it(name):
     events = events_of(name, "text")
     with_usage, without = (documents(write("openai_chat", events, wants_usage=wants)) for wants in (True, False))
     assert with_usage[-1]["choices"] == []
@@ -513,26 +517,26 @@ def test_usage_is_told_in_a_chat_stream_only_where_it_was_asked_for(name):
 
 @EACH
 @CLIENTS
-def test_an_upstreams_error_in_the_middle_is_told_in_the_clients_words(name, client):
-    told = events_of(name, "error")
-    assert isinstance(told[-1], Failed)
-    assert told[-1].status >= 500
-    stream = write(client, told)
+def test_an_upstream_error_within_a_stream_is_written_in_the_clients_protocol(name, client):
+    events = events_of(name, "error")
+    assert isinstance(events[-1], Failed)
+    assert events[-1].status >= 500
+    stream = write(client, events)
     inner = documents(stream)[-1]["error"]
-    assert inner["message"] == told[-1].message
-    with pytest.raises(ERRORS[client]) as fault:
-        HEAR[client](stream)
-    assert told[-1].message in str(fault.value)
+    assert inner["message"] == events[-1].message
+    with pytest.raises(ERRORS[client]) as raised:
+        READERS[client](stream)
+    assert events[-1].message in str(raised.value)
 
 
 @EACH
 @CLIENTS
-def test_a_cut_stream_keeps_what_was_said_and_ends_in_an_error(name, client):
+def test_a_cut_stream_keeps_its_text_and_ends_in_an_error(name, client):
     stream = write(client, events_of(name, "cut"))
-    pieces = [event.text for event in events_of(name, "cut") if isinstance(event, Delta)]
-    told = _texts(documents(stream))
-    assert pieces
-    assert [text for text in told if text in pieces] == pieces
+    deltas = [event.text for event in events_of(name, "cut") if isinstance(event, Delta)]
+    texts = _texts(documents(stream))
+    assert deltas
+    assert [text for text in texts if text in deltas] == deltas
     assert "error" in documents(stream)[-1]
 
 
@@ -540,14 +544,14 @@ def _texts(value) -> list[str]:
     if isinstance(value, str):
         return [value]
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return [text for one in inner for text in _texts(one)]
+    return [text for item in inner for text in _texts(item)]
 
 
-# -- the worked examples of the specification ----------------------------------------------------------------------
+# -- worked examples -----------------------------------------------------------------------------------------------
 
 
 def deltas(stream: bytes) -> list:
-    """The deltas of a chat stream, and what else its chunks say."""
+    """Returns the deltas, finish reasons and usage of a chat stream."""
     out = []
     for chunk in documents(stream):
         for choice in chunk["choices"]:
@@ -557,20 +561,19 @@ def deltas(stream: bytes) -> list:
     return out
 
 
-def call(number: int, **fields) -> dict:
+def call_delta(number: int, **fields) -> dict:
     return {"tool_calls": [{"index": number, **fields}]}
 
 
-def test_messages_to_a_chat_client():
-    """19.1"""
+def test_a_messages_stream_for_a_chat_client():
     events = [e for e in events_of("anthropic", "thinking_text_and_call") if not isinstance(e, Signed)]
     assert deltas(write("openai_chat", events)) == [
         {"role": "assistant", "content": ""},
         {"reasoning_content": "hm"},
         {"content": "Hi"},
-        call(0, id="toolu_1", type="function", function={"name": "f", "arguments": ""}),
-        call(0, function={"arguments": '{"a":'}),
-        call(0, function={"arguments": "1}"}),
+        call_delta(0, id="toolu_1", type="function", function={"name": "f", "arguments": ""}),
+        call_delta(0, function={"arguments": '{"a":'}),
+        call_delta(0, function={"arguments": "1}"}),
         "tool_calls",
         {
             "prompt_tokens": 14,
@@ -582,16 +585,15 @@ def test_messages_to_a_chat_client():
     ]
 
 
-def test_chat_to_a_messages_client():
-    """19.2"""
-    found = documents(write("anthropic", events_of("openai_chat", "text_and_calls")))
-    message = found[0].pop("message")
+def test_a_chat_stream_for_a_messages_client():
+    events = documents(write("anthropic", events_of("openai_chat", "text_and_calls")))
+    message = events[0].pop("message")
     assert message["usage"]["input_tokens"] == message["usage"]["output_tokens"] == 0
     assert (message["role"], message["content"], message["stop_reason"]) == ("assistant", [], None)
-    usage = found[-2].pop("usage")
+    usage = events[-2].pop("usage")
     assert (usage["input_tokens"], usage["cache_read_input_tokens"], usage["output_tokens"]) == (10, 4, 20)
 
-    def tool(index: int, call_id: str, name: str) -> dict:
+    def tool_start(index: int, call_id: str, name: str) -> dict:
         block = {"type": "tool_use", "id": call_id, "name": name, "input": {}}
         return {"type": "content_block_start", "index": index, "content_block": block}
 
@@ -601,16 +603,16 @@ def test_chat_to_a_messages_client():
     def stop(index: int) -> dict:
         return {"type": "content_block_stop", "index": index}
 
-    assert found == [
+    assert events == [
         {"type": "message_start"},
         {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
         delta(0, "text_delta", "text", "Hi"),
         delta(0, "text_delta", "text", " there"),
         stop(0),
-        tool(1, "call_1", "f"),
+        tool_start(1, "call_1", "f"),
         delta(1, "input_json_delta", "partial_json", '{"a":1}'),
         stop(1),
-        tool(2, "call_2", "g"),
+        tool_start(2, "call_2", "g"),
         delta(2, "input_json_delta", "partial_json", "{}"),
         stop(2),
         {"type": "message_delta", "delta": {"stop_reason": "tool_use", "stop_sequence": None}},
@@ -618,12 +620,11 @@ def test_chat_to_a_messages_client():
     ]
 
 
-def test_chat_to_a_gemini_client():
-    """19.3"""
+def test_a_chat_stream_for_a_gemini_client():
     *chunks, last = documents(write("gemini", events_of("openai_chat", "text_and_calls")))
     parts = [chunk["candidates"][0]["content"]["parts"] for chunk in chunks]
     for signed_part in parts[2], parts[3]:
-        del signed_part[0]["thoughtSignature"]  # that there is none, for clients which insist on one
+        del signed_part[0]["thoughtSignature"]  # the value for a missing signature, which some clients require
     assert parts == [
         [{"text": "Hi"}],
         [{"text": " there"}],
@@ -639,20 +640,19 @@ def test_chat_to_a_gemini_client():
     }
 
 
-def test_gemini_to_a_chat_client():
-    """19.4"""
-    found = deltas(write("openai_chat", events_of("gemini", "thinking_text_and_call")))
-    told = "".join(_texts(found))
-    assert "U0lH" not in told, "it travels in an envelope"
-    opening = found[3]["tool_calls"][0]
-    call_id = opening["id"]
-    assert opening.pop("extra_content")["google"]["thought_signature"].startswith(signatures.WRAPPED_PREFIX)
-    assert found == [
+def test_a_gemini_stream_for_a_chat_client():
+    received = deltas(write("openai_chat", events_of("gemini", "thinking_text_and_call")))
+    texts = "".join(_texts(received))
+    assert "U0lH" not in texts, "the signature is wrapped"
+    first_call = received[3]["tool_calls"][0]
+    call_id = first_call["id"]
+    assert first_call.pop("extra_content")["google"]["thought_signature"].startswith(signatures.WRAPPED_PREFIX)
+    assert received == [
         {"role": "assistant", "content": ""},
         {"reasoning_content": "think"},
         {"content": "Hi"},
-        call(0, id=call_id, type="function", function={"name": "f", "arguments": ""}),
-        call(0, function={"arguments": '{"a":1}'}),
+        call_delta(0, id=call_id, type="function", function={"name": "f", "arguments": ""}),
+        call_delta(0, function={"arguments": '{"a":1}'}),
         "tool_calls",
         {
             "prompt_tokens": 14,
@@ -664,25 +664,28 @@ def test_gemini_to_a_chat_client():
     ]
 
 
-def test_ids_that_we_make_differ_between_replies():
-    made = set()
+def test_generated_call_ids_differ_between_replies():
+    ids = set()
     for number in range(3):
-        found = documents(bytes_of("gemini", "call_before_the_stop"))
-        for document in found:
+        received = documents(bytes_of("gemini", "call_before_the_stop"))
+        for document in received:
             document["responseId"] = f"reply{number}"
-        reply = fold(LOADED["gemini"].read_stream(found, context(), Losses()))
-        made |= {block.id for block in reply.answers[0].blocks}
-    assert len(made) == 3
+        reply = fold(LOADED["gemini"].read_stream(received, context(), Losses()))
+        ids |= {block.id for block in reply.answers[0].blocks}
+    assert len(ids) == 3
 
 
-def test_responses_to_a_chat_client():
-    """19.5"""
-    found = deltas(write("openai_chat", events_of("openai_responses", "interleaved_calls")))
+def test_a_responses_stream_for_a_chat_client():
+    received = deltas(write("openai_chat", events_of("openai_responses", "interleaved_calls")))
     ids = [
-        call["id"] for delta in found if isinstance(delta, dict) for call in delta.get("tool_calls", ()) if "id" in call
+        call["id"]
+        for delta in received
+        if isinstance(delta, dict)
+        for call in delta.get("tool_calls", ())
+        if "id" in call
     ]
     assert ids == ["call_1", "call_2"]
-    assert found[-2] == "tool_calls"
+    assert received[-2] == "tool_calls"
     text = deltas(write("openai_chat", events_of("openai_responses", "text")))
     assert "".join(delta.get("content", "") for delta in text[:-2]) == (
         'Grüße from 東京 with "model":"gpt-5.1-2025-11-13".'
@@ -693,8 +696,8 @@ def test_responses_to_a_chat_client():
 @pytest.mark.parametrize(
     "stream", ["tool_call", "parallel_tools", "trailing_empty_message", "arguments_only_when_done"]
 )
-def test_what_was_streamed_is_not_told_again_when_it_is_done(client, stream):
-    """And `completed` does not turn a stop for calls into another one."""
-    heard = HEAR[client](write(client, events_of("openai_responses", stream)))
-    assert len(heard.calls) == (2 if stream == "parallel_tools" else 1)
-    assert heard.stop == STOPS[client]["tools"]
+def test_streamed_items_are_not_repeated_by_their_done_events(client, stream):
+    """The event `completed` does not change a stop for calls into another one."""
+    reply = READERS[client](write(client, events_of("openai_responses", stream)))
+    assert len(reply.calls) == (2 if stream == "parallel_tools" else 1)
+    assert reply.stop == STOPS[client]["tools"]

@@ -1,4 +1,4 @@
-"""What a review found, so that it does not come back; each of it between two rooms, or in a place of no other test."""
+"""Regression tests of defects that concern several modules of the protocols."""
 
 import base64
 import copy
@@ -38,7 +38,7 @@ from gproxy.protocols.losses import Losses
 from gproxy.protocols.repair import NO_RESULT
 from gproxy.protocols.signatures import SKIP_VALIDATOR, WRAPPED_PREFIX, wrap
 from gproxy.relay.planner import Call, Plan, Planner
-from tests.conversations import OWN, PDF, PNG, PROVIDER, context, target
+from tests.conversations import OWN_SIGNATURES, PDF, PNG, PROVIDER, context, target
 from tests.stopwatch import seconds
 
 LOADED = protocols.load()
@@ -52,7 +52,7 @@ def codec(name: str):
 
 
 def write(name: str, *turns: Turn, to: Target | None = None, **more) -> tuple[dict, set[str]]:
-    """The body for a vendor, and what it lost by the hub's names."""
+    """Returns the body for a vendor and the losses by their hub names."""
     losses = Losses()
     request = Request(turns or (Q,), **{"max_tokens": 999, **more})
     body = codec(name).write_request(request, to or target(name), losses)
@@ -72,29 +72,29 @@ def events(name: str, payloads: list, losses: Losses | None = None) -> list:
 
 
 def nested(levels: int, kind: str) -> dict:
-    found: dict = {"type": "text", "text": "inside"}
+    block: dict = {"type": "text", "text": "inside"}
     for _ in range(levels):
         if kind == "tool_result":
-            found = {"type": "tool_result", "tool_use_id": "a", "content": [found]}
+            block = {"type": "tool_result", "tool_use_id": "a", "content": [block]}
         else:
-            found = {"type": "document", "source": {"type": "content", "content": [found]}}
-    return found
+            block = {"type": "document", "source": {"type": "content", "content": [block]}}
+    return block
 
 
 @pytest.mark.parametrize("kind", ["tool_result", "document"])
 @pytest.mark.parametrize("levels", [2, 3, 250])
-def test_what_stands_inside_itself_is_told_and_dropped_at_any_depth(kind, levels):
+def test_a_block_nested_in_its_own_type_is_dropped_as_a_loss_at_any_depth(kind, levels):
     beside = {"type": "text", "text": "beside"}
     content = [nested(levels, kind), beside]
-    request, told = read(CLAUDE, {"messages": [{"role": "user", "content": content}]})
-    assert told == {f"messages.content.{kind}"}
+    request, lost = read(CLAUDE, {"messages": [{"role": "user", "content": content}]})
+    assert lost == {f"messages.content.{kind}"}
     (turn,) = request.turns
     assert turn.blocks == ((ToolResult("a"), Text("beside")) if kind == "tool_result" else (Text("beside"),))
 
 
-def test_one_level_is_read_as_it_is_meant():
-    request, told = read(CLAUDE, {"messages": [{"role": "user", "content": [nested(1, "tool_result")]}]})
-    assert (request.turns[0].blocks, told) == ((ToolResult("a", (Text("inside"),)),), set())
+def test_one_level_of_nesting_is_read():
+    request, lost = read(CLAUDE, {"messages": [{"role": "user", "content": [nested(1, "tool_result")]}]})
+    assert (request.turns[0].blocks, lost) == ((ToolResult("a", (Text("inside"),)),), set())
 
 
 @pytest.mark.parametrize(
@@ -106,13 +106,13 @@ def test_one_level_is_read_as_it_is_meant():
         (ToolResult("a"), {}),
     ],
 )
-def test_claude_is_told_of_an_error_in_words(result, written):
+def test_a_failed_result_has_a_text_for_anthropic(result, written):
     body, _ = write(CLAUDE, Q, Turn("assistant", (CALL,)), Turn("user", (result,)))
     assert body["messages"][-1]["content"] == [{"type": "tool_result", "tool_use_id": "a", **written}]
 
 
 @pytest.mark.parametrize(
-    ("user", "passes"),
+    ("user", "is_accepted"),
     [
         ("u-1", True),
         ("x" * 256, True),
@@ -123,95 +123,95 @@ def test_claude_is_told_of_an_error_in_words(result, written):
     ],
 )
 @pytest.mark.parametrize("field", ["end_user", "metadata"])
-def test_who_asks_is_named_to_claude_by_a_digest_where_the_name_would_be_refused(user, passes, field):
+def test_an_end_user_that_anthropic_would_reject_becomes_a_digest(user, is_accepted, field):
     more = {"end_user": user} if field == "end_user" else {"metadata": {"user_id": user}}
-    body, told = write(CLAUDE, **more)
-    if passes:
-        assert (body["metadata"], told) == ({"user_id": user}, set())
+    body, lost = write(CLAUDE, **more)
+    if is_accepted:
+        assert (body["metadata"], lost) == ({"user_id": user}, set())
         return
-    shown = body["metadata"]["user_id"]
-    assert shown.startswith("user_")
-    assert len(shown) == 37
-    assert told == {"end_user"}
-    assert write(CLAUDE, **more)[0]["metadata"]["user_id"] == shown  # the same one always
-    assert write(CLAUDE, end_user=user + "m@")[0]["metadata"]["user_id"] != shown
+    digest = body["metadata"]["user_id"]
+    assert digest.startswith("user_")
+    assert len(digest) == 37
+    assert lost == {"end_user"}
+    assert write(CLAUDE, **more)[0]["metadata"]["user_id"] == digest  # always the same digest
+    assert write(CLAUDE, end_user=user + "m@")[0]["metadata"]["user_id"] != digest
 
 
-def test_priority_is_speed_only_where_the_model_has_it():
+def test_priority_is_the_field_speed_only_for_models_with_fast_mode():
     fast = Target(PROVIDER, "m", traits=frozenset(("fast",)))
-    body, told = write(CLAUDE, tier="priority", to=fast)
-    assert (body["speed"], told) == ("fast", set())
+    body, lost = write(CLAUDE, tier="priority", to=fast)
+    assert (body["speed"], lost) == ("fast", set())
     assert "service_tier" not in body
-    body, told = write(CLAUDE, tier="priority", to=Target(PROVIDER, "m"))
-    assert (body["service_tier"], told) == ("auto", {"tier"})
+    body, lost = write(CLAUDE, tier="priority", to=Target(PROVIDER, "m"))
+    assert (body["service_tier"], lost) == ("auto", {"tier"})
     assert "speed" not in body
 
 
-LIMITS = {CLAUDE: "max_tokens", CHAT: "max_completion_tokens", RESPONSES: "max_output_tokens"}
+LIMIT_FIELDS = {CLAUDE: "max_tokens", CHAT: "max_completion_tokens", RESPONSES: "max_output_tokens"}
 
 
-@pytest.mark.parametrize("name", LIMITS)
-def test_no_more_is_asked_for_than_a_model_can_write(name):
+@pytest.mark.parametrize("name", LIMIT_FIELDS)
+def test_the_output_limit_is_reduced_to_the_models_maximum(name):
     small = Target(PROVIDER, "m", max_output=4096)
-    for asked, written, lost in ((4097, 4096, {"max_tokens"}), (4096, 4096, set()), (100, 100, set())):
-        body, told = write(name, max_tokens=asked, to=small)
-        assert (body[LIMITS[name]], told) == (written, lost)
-    body, told = write(name, max_tokens=10**6)  # of a model that nothing is known of
-    assert (body[LIMITS[name]], told) == (10**6, set())
+    for requested, written, expected in ((4097, 4096, {"max_tokens"}), (4096, 4096, set()), (100, 100, set())):
+        body, lost = write(name, max_tokens=requested, to=small)
+        assert (body[LIMIT_FIELDS[name]], lost) == (written, expected)
+    body, lost = write(name, max_tokens=10**6)  # an unknown model
+    assert (body[LIMIT_FIELDS[name]], lost) == (10**6, set())
 
 
 OWN_THOUGHT = Thinking("hm", Signature(PROVIDER, "thinking:c2ln"))
-OTHERS = Thinking("hm", Signature("other/anthropic", "thinking:c2ln"))
+FOREIGN_THOUGHT = Thinking("hm", Signature("other/anthropic", "thinking:c2ln"))
 RESULT = Turn("user", (ToolResult("a", (Text("42"),)),))
 
 
 @pytest.mark.parametrize(
-    ("turns", "thinks"),
+    ("turns", "is_enabled"),
     [
         ((Q,), True),
         ((Q, Turn("assistant", (HI,)), Q), True),
-        # it does not go on with words that it did not think of
+        # the model cannot continue a text that follows no thinking of its own
         ((Q, Turn("assistant", (HI,))), False),
         ((Q, Turn("assistant", (OWN_THOUGHT, HI))), False),
-        # the turn whose calls are answered begins with thinking of its own
+        # a turn with answered calls must begin with thinking of the same vendor
         ((Q, Turn("assistant", (OWN_THOUGHT, CALL)), RESULT), True),
         ((Q, Turn("assistant", (HI, OWN_THOUGHT, CALL)), RESULT), False),
         ((Q, Turn("assistant", (CALL, OWN_THOUGHT)), RESULT), False),
-        ((Q, Turn("assistant", (OTHERS, CALL)), RESULT), False),
+        ((Q, Turn("assistant", (FOREIGN_THOUGHT, CALL)), RESULT), False),
         ((Q, Turn("assistant", (Thinking("hm"), CALL)), RESULT), False),
         ((Q, Turn("assistant", (CALL,)), RESULT), False),
         ((RESULT,), False),
     ],
 )
-def test_budgeted_thinking_is_off_where_claude_would_refuse_it(turns, thinks):
+def test_budgeted_thinking_is_disabled_where_anthropic_would_reject_it(turns, is_enabled):
     to = Target(PROVIDER, "m", budgets=True)
-    body, told = write(CLAUDE, *turns, to=to, max_tokens=8000, reasoning=Reasoning("medium"))
-    expected = {"type": "enabled", "budget_tokens": 4000} if thinks else {"type": "disabled"}
+    body, lost = write(CLAUDE, *turns, to=to, max_tokens=8000, reasoning=Reasoning("medium"))
+    expected = {"type": "enabled", "budget_tokens": 4000} if is_enabled else {"type": "disabled"}
     assert body["thinking"] == expected
-    assert ("signature" in told) is not thinks
+    assert ("signature" in lost) is not is_enabled
 
 
 @pytest.mark.parametrize("name", LOADED)
-def test_calls_that_a_conversation_ends_with_are_answered(name):
-    body, told = write(name, Q, Turn("assistant", (CALL, ToolCall("b", "g", "{}"))))
-    assert "tool_result" in told
+def test_calls_at_the_end_of_a_conversation_get_results(name):
+    body, lost = write(name, Q, Turn("assistant", (CALL, ToolCall("b", "g", "{}"))))
+    assert "tool_result" in lost
     assert json.dumps(body).count(NO_RESULT) == 2
 
 
 @pytest.mark.parametrize("name", LOADED)
-def test_where_nothing_at_all_is_said_it_is_refused(name):
+def test_a_request_without_messages_and_system_prompt_is_a_bad_request(name):
     with pytest.raises(BadRequest, match="at least one message is needed"):
         codec(name).write_request(Request(max_tokens=9), target(name), Losses())
     codec(name).write_request(Request(system=("Be brief.",), max_tokens=9), target(name), Losses())
 
 
-def test_models_that_begin_no_answer_of_ours_are_asked_by_the_user():
+def test_a_model_without_prefill_gets_a_final_user_message():
     turns = (Q, Turn("assistant", (Text("It is"),)))
     strict = Target(PROVIDER, "m", traits=frozenset(("no_prefill",)))
-    body, told = write(CLAUDE, *turns, to=strict)
-    assert (body["messages"][-1]["role"], told) == ("user", {"turns"})
-    body, told = write(CLAUDE, *turns)
-    assert (body["messages"][-1]["role"], told) == ("assistant", set())
+    body, lost = write(CLAUDE, *turns, to=strict)
+    assert (body["messages"][-1]["role"], lost) == ("user", {"turns"})
+    body, lost = write(CLAUDE, *turns)
+    assert (body["messages"][-1]["role"], lost) == ("assistant", set())
 
 
 # -- Gemini --------------------------------------------------------------------------------------------------------
@@ -222,21 +222,21 @@ MANY = 20_000
 @pytest.mark.parametrize("has_ids", [True, False])
 @pytest.mark.parametrize("has_names", [True, False])
 def test_many_calls_and_their_responses_in_reverse_order_are_read_in_linear_time(has_ids, has_names):
-    def named(i: int) -> dict:
+    def function(i: int) -> dict:
         return {"name": f"f{i}" if has_names else "f", **({"id": f"c{i}"} if has_ids else {})}
 
-    calls = [{"functionCall": {**named(i), "args": {}}} for i in range(MANY)]
-    responses = [{"functionResponse": {**named(i), "response": {"n": i}}} for i in reversed(range(MANY))]
+    calls = [{"functionCall": {**function(i), "args": {}}} for i in range(MANY)]
+    responses = [{"functionResponse": {**function(i), "response": {"n": i}}} for i in reversed(range(MANY))]
     body = {"contents": [{"role": "model", "parts": calls}, {"role": "user", "parts": responses}]}
-    found: list[Request] = []
-    assert seconds(lambda: found.append(read(GEMINI, body)[0])) < 0.5
-    given, got = (turn.blocks for turn in found[0].turns)
-    assert {call.id for call in given} == {result.call_id for result in got}
+    requests: list[Request] = []
+    assert seconds(lambda: requests.append(read(GEMINI, body)[0])) < 0.5
+    calls_read, results_read = (turn.blocks for turn in requests[0].turns)
+    assert {call.id for call in calls_read} == {result.call_id for result in results_read}
     if has_ids or has_names:
-        assert [call.id for call in reversed(given)] == [result.call_id for result in got]
+        assert [call.id for call in reversed(calls_read)] == [result.call_id for result in results_read]
 
 
-def test_a_response_in_the_models_name_is_the_users():
+def test_a_function_response_in_a_model_turn_is_read_as_the_users():
     parts = [
         {"text": "I look."},
         {"functionCall": {"name": "f", "args": {}}},
@@ -246,34 +246,34 @@ def test_a_response_in_the_models_name_is_the_users():
         GEMINI, {"contents": [{"role": "user", "parts": [{"text": "q"}]}, {"role": "model", "parts": parts}]}
     )
     assert [turn.role for turn in request.turns] == ["user", "assistant", "user"]
-    said, answered = request.turns[1:]
-    assert [type(block) for block in said.blocks] == [Text, ToolCall]
-    assert answered.blocks == (ToolResult(said.blocks[1].id, (Text("42"),), name="f"),)
+    call_turn, result_turn = request.turns[1:]
+    assert [type(block) for block in call_turn.blocks] == [Text, ToolCall]
+    assert result_turn.blocks == (ToolResult(call_turn.blocks[1].id, (Text("42"),), name="f"),)
     alone = [{"role": "model", "parts": parts[1:2]}, {"role": "model", "parts": parts[2:]}]
     assert [turn.role for turn in read(GEMINI, {"contents": alone})[0].turns] == ["assistant", "user"]
 
 
-def test_all_responses_stand_before_what_they_show():
+def test_function_responses_come_before_their_media():
     image = Media("image", "image/png", PNG)
     results = (ToolResult("a", (Text("see"), image)), ToolResult("b", (image,)), ToolResult("c", (Text("no"),)))
     calls = tuple(ToolCall(result.call_id, "f", "{}") for result in results)
-    body, told = write(GEMINI, Q, Turn("assistant", calls), Turn("user", (HI, *results, image)))
+    body, lost = write(GEMINI, Q, Turn("assistant", calls), Turn("user", (HI, *results, image)))
     kinds = [next(iter(part)) for part in body["contents"][-1]["parts"]]
     assert kinds == ["functionResponse"] * 3 + ["inlineData"] * 2 + ["text", "inlineData"]
-    assert told == {"tool_media"}
+    assert lost == {"tool_media"}
 
 
 @pytest.mark.parametrize("media_type", ["image/gif", "image/bmp", "image/svg+xml"])
 @pytest.mark.parametrize("name", [None, "cat"])
 def test_an_image_that_gemini_cannot_read_is_a_note_and_a_loss(media_type, name):
     image = Media("image", media_type, PNG, name=name)
-    body, told = write(GEMINI, Turn("user", (HI, image)))
+    body, lost = write(GEMINI, Turn("user", (HI, image)))
     text = f"[{name or media_type} omitted: this model cannot read it]"
     assert body["contents"][0]["parts"] == [{"text": "hi"}, {"text": text}]
-    assert told - {"filename"} == {"image"}
-    body, told = write(GEMINI, Q, Turn("assistant", (HI, image)), Q)
+    assert lost - {"filename"} == {"image"}
+    body, lost = write(GEMINI, Q, Turn("assistant", (HI, image)), Q)
     assert body["contents"][1]["parts"] == [{"text": "hi"}]
-    assert "image" in told
+    assert "image" in lost
 
 
 @pytest.mark.parametrize(
@@ -289,20 +289,20 @@ def test_an_image_that_gemini_cannot_read_is_a_note_and_a_loss(media_type, name)
             [{"text": "h", "thought": True}, {"text": "m", "thought": True, "thoughtSignature": "S"}],
             (Thinking("hm", Signature(None, "S")),),
         ),
-        # a signature ends what it signs
+        # a signature ends its thinking block
         (
             [{"text": "h", "thought": True, "thoughtSignature": "S"}, {"text": "m", "thought": True}],
             (Thinking("h", Signature(None, "S")), Thinking("m")),
         ),
     ],
 )
-def test_the_pieces_of_a_models_streamed_turn_are_joined(parts, blocks):
+def test_adjacent_texts_of_a_model_turn_are_merged(parts, blocks):
     for contents in ([{"role": "model", "parts": parts}], [{"role": "model", "parts": [part]} for part in parts]):
         request, _ = read(GEMINI, {"contents": contents})
         assert request.turns == (Turn("assistant", blocks),)
 
 
-def test_what_a_user_said_in_pieces_stays_in_pieces():
+def test_adjacent_texts_of_a_user_turn_stay_separate():
     request, _ = read(GEMINI, {"contents": [{"parts": [{"text": "a"}, {"text": "b"}]}]})
     assert request.turns == (Turn("user", (Text("a"), Text("b"))),)
 
@@ -314,39 +314,39 @@ def chunk(delta: dict, finish: str | None = None, **more) -> dict:
     return {"id": "c", "model": "m", "choices": [{"index": 0, "delta": delta, "finish_reason": finish, **more}]}
 
 
-def piece(text: str, **head) -> dict:
-    named = {"id": "a", "type": "function"} if head else {}
-    return chunk({"tool_calls": [{"index": 0, **named, "function": {**head, "arguments": text}}]})
+def call_chunk(text: str, **head) -> dict:
+    ids = {"id": "a", "type": "function"} if head else {}
+    return chunk({"tool_calls": [{"index": 0, **ids, "function": {**head, "arguments": text}}]})
 
 
 ANNOTATION = {
     "type": "url_citation",
     "url_citation": {"url": "https://x", "title": "X", "start_index": 0, "end_index": 1},
 }
-LIKELY = {"logprobs": {"content": [{"token": "{", "logprob": -0.5, "top_logprobs": []}]}}
-# What stands between the pieces of a call, and what else is then said.
+LOGPROBS = {"logprobs": {"content": [{"token": "{", "logprob": -0.5, "top_logprobs": []}]}}
+# A chunk between the chunks of a call, and the other blocks of the reply then.
 BETWEEN = {
     "text": (chunk({"content": "so"}), (Text("so"),)),
     "empty text": (chunk({"content": ""}), ()),
     "thinking": (chunk({"reasoning_content": "hm"}), (Thinking("hm"),)),
     "details": (chunk({"reasoning_details": [{"type": "reasoning.summary", "summary": "s"}]}), (Thinking(""),)),
-    "logprobs": (chunk({}, **LIKELY), ()),
+    "logprobs": (chunk({}, **LOGPROBS), ()),
     "annotations": (chunk({"annotations": [ANNOTATION]}), ()),
-    "all": (chunk({"content": "so", "annotations": [ANNOTATION]}, **LIKELY), (Text("so"),)),
+    "all": (chunk({"content": "so", "annotations": [ANNOTATION]}, **LOGPROBS), (Text("so"),)),
 }
 
 
 @pytest.mark.parametrize("case", BETWEEN)
 @pytest.mark.parametrize("at", [1, 2, 3])
-def test_nothing_cuts_the_arguments_of_a_streamed_call(case, at):
-    between, said = BETWEEN[case]
-    stream = [piece("", name="f"), piece('{"x": "a}'), piece(' b{", "y": '), piece("1}")]
+def test_no_other_delta_cuts_the_arguments_of_a_streamed_call(case, at):
+    between, other_blocks = BETWEEN[case]
+    stream = [call_chunk("", name="f"), call_chunk('{"x": "a}'), call_chunk(' b{", "y": '), call_chunk("1}")]
     stream = [*stream[:at], between, *stream[at:], chunk({}, "tool_calls")]
     losses = Losses()
-    found = events(CHAT, stream, losses)
-    (answer,) = fold(found).answers
+    received = events(CHAT, stream, losses)
+    (answer,) = fold(received).answers
     assert answer.blocks[0] == ToolCall("a", "f", '{"x": "a} b{", "y": 1}')
-    assert answer.blocks[1:] == said
+    assert answer.blocks[1:] == other_blocks
     assert answer.stop == "tools"
     assert set(losses.names()) == {
         "logprobs": {"logprobs"},
@@ -357,48 +357,53 @@ def test_nothing_cuts_the_arguments_of_a_streamed_call(case, at):
 
 def test_a_refusal_has_no_citations():
     losses = Losses()
-    stream = [chunk({"refusal": "no", "annotations": [ANNOTATION]}, **LIKELY), chunk({}, "stop")]
+    stream = [chunk({"refusal": "no", "annotations": [ANNOTATION]}, **LOGPROBS), chunk({}, "stop")]
     (answer,) = fold(events(CHAT, stream, losses)).answers
     assert (answer.blocks, len(answer.logprobs)) == ((Refusal("no"),), 1)
     assert losses.names() == ("delta.annotations",)
 
 
 @pytest.mark.parametrize("case", BETWEEN)
-def test_nor_those_of_calls_that_are_interleaved(case):
-    between, said = BETWEEN[case]
+def test_no_other_delta_cuts_the_arguments_of_interleaved_calls(case):
+    between, other_blocks = BETWEEN[case]
 
-    def of(at: int, text: str, **head) -> dict:
+    def part(at: int, text: str, **head) -> dict:
         return {"index": at, **({"id": f"c{at}"} if head else {}), "function": {**head, "arguments": text}}
 
     stream = [
-        chunk({"tool_calls": [of(0, "", name="f"), of(1, "", name="g")]}),
-        chunk({"tool_calls": [of(1, '{"y"')]}),
+        chunk({"tool_calls": [part(0, "", name="f"), part(1, "", name="g")]}),
+        chunk({"tool_calls": [part(1, '{"y"')]}),
         between,
-        chunk({"tool_calls": [of(0, '{"x"'), of(1, ":2}")]}),
-        chunk({"tool_calls": [of(0, ":1}")]}),
+        chunk({"tool_calls": [part(0, '{"x"'), part(1, ":2}")]}),
+        chunk({"tool_calls": [part(0, ":1}")]}),
         chunk({}, "tool_calls"),
     ]
     (answer,) = fold(events(CHAT, stream)).answers
     assert answer.blocks[:2] == (ToolCall("c0", "f", '{"x":1}'), ToolCall("c1", "g", '{"y":2}'))
-    assert answer.blocks[2:] == said
+    assert answer.blocks[2:] == other_blocks
 
 
-def test_a_long_call_with_much_between_its_pieces_is_read_in_linear_time():
-    pieces = [piece("", name="f"), piece('{"x": "'), *(piece("}" if i % 2 else "a") for i in range(4000)), piece('"}')]
-    assert seconds(lambda: events(CHAT, [*pieces, chunk({}, "tool_calls")])) < 1
+def test_a_long_call_in_many_chunks_is_read_in_linear_time():
+    chunks = [
+        call_chunk("", name="f"),
+        call_chunk('{"x": "'),
+        *(call_chunk("}" if i % 2 else "a") for i in range(4000)),
+        call_chunk('"}'),
+    ]
+    assert seconds(lambda: events(CHAT, [*chunks, chunk({}, "tool_calls")])) < 1
 
 
 @pytest.mark.parametrize("name", [CHAT, RESPONSES])
-def test_to_leave_out_what_is_meant_anyway_is_no_loss(name):
+def test_omitting_a_default_value_is_not_a_loss(name):
     known = facts(name, "o3")
     thinker = Target(PROVIDER, "o3", refused=known.refused, efforts=known.efforts, traits=known.traits)
-    for temperature, lost in ((1, set()), (1.0, set()), (0.5, {"temperature"}), (0, {"temperature"})):
-        body, told = write(name, temperature=temperature, to=thinker)
+    for temperature, expected in ((1, set()), (1.0, set()), (0.5, {"temperature"}), (0, {"temperature"})):
+        body, lost = write(name, temperature=temperature, to=thinker)
         assert "temperature" not in body
-        assert told == lost
-    body, told = write(name, top_p=1, frequency_penalty=0, presence_penalty=0, to=thinker)
+        assert lost == expected
+    body, lost = write(name, top_p=1, frequency_penalty=0, presence_penalty=0, to=thinker)
     assert not {"top_p", "frequency_penalty", "presence_penalty"} & body.keys()
-    assert not {"top_p"} & told
+    assert not {"top_p"} & lost
 
 
 @pytest.mark.parametrize(
@@ -411,42 +416,42 @@ def test_to_leave_out_what_is_meant_anyway_is_no_loss(name):
         (Media("file", "application/pdf", PDF), None),
     ],
 )
-def test_chat_is_sent_a_text_document_as_text(media, text):
-    body, told = write(CHAT, Turn("user", (HI, media)))
-    shown = body["messages"][0]["content"][1]
-    assert told == set()
-    assert shown == {"type": "text", "text": text} if text is not None else shown["type"] == "file"
+def test_a_text_document_is_a_text_for_chat(media, text):
+    body, lost = write(CHAT, Turn("user", (HI, media)))
+    part = body["messages"][0]["content"][1]
+    assert lost == set()
+    assert part == {"type": "text", "text": text} if text is not None else part["type"] == "file"
 
 
 @pytest.mark.parametrize(
-    ("blocks", "shown", "told"),
+    ("blocks", "expected", "lost"),
     [
         ((Thinking("hm"), CALL), "hm", set()),
         ((CALL,), "", {"thinking"}),
         ((HI, CALL), "", {"thinking"}),
-        ((OTHERS, CALL), "hm", set()),
+        ((FOREIGN_THOUGHT, CALL), "hm", set()),
         ((HI,), None, set()),
     ],
 )
-def test_deepseek_gets_thinking_with_every_call(blocks, shown, told):
+def test_deepseek_gets_reasoning_content_with_every_call(blocks, expected, lost):
     kind = channels.load()["deepseek"]
     deepseek = Target(PROVIDER, "deepseek-chat", traits=kind.traits, refused=kind.refused)
     after = RESULT if CALL in blocks else Q
-    body, lost = write(CHAT, Q, Turn("assistant", blocks), after, to=deepseek)
-    assert body["messages"][1].get("reasoning_content") == shown
-    assert lost == told
+    body, actual = write(CHAT, Q, Turn("assistant", blocks), after, to=deepseek)
+    assert body["messages"][1].get("reasoning_content") == expected
+    assert actual == lost
     body, _ = write(CHAT, Q, Turn("assistant", blocks), after)
     assert "reasoning_content" not in body["messages"][1]
 
 
-# -- the same dialect ----------------------------------------------------------------------------------------------
+# -- same-protocol lane --------------------------------------------------------------------------------------------
 
 PLANNER = Planner(LOADED, {}, None)
-SEALED = wrap(Signature("other/gemini", "S"))
+WRAPPED = wrap(Signature("other/gemini", "S"))
 
 
-def passed(protocol: str, body: dict) -> tuple[bytes, tuple[str, ...]]:
-    data = json.dumps(body, indent=1).encode()  # not as we would write it
+def passed_on(protocol: str, body: dict) -> tuple[bytes, tuple[str, ...]]:
+    data = json.dumps(body, indent=1).encode()  # indented, unlike our own JSON
     call = Call(protocol, data, lambda name: None, (), "req_1", 0.0, model="m")
     plan = Plan(
         None, LOADED[protocol].read_head(data), "m", "m", None, None, None, "", "m", "", protocol, data, None, "", 0
@@ -456,21 +461,21 @@ def passed(protocol: str, body: dict) -> tuple[bytes, tuple[str, ...]]:
     return sent, losses
 
 
-# A client's own request, with the mark in its text and with all that could be taken for something of ours.
-MENTIONS = {
+# A client's own request with the prefix of wrapped signatures in its texts.
+WITH_PREFIX = {
     CHAT: {
         "model": "m",
         "messages": [
             {"role": "user", "content": f"what is {WRAPPED_PREFIX}?"},
             {"role": "assistant", "content": WRAPPED_PREFIX, "tool_calls": [], "reasoning_details": []},
             {"role": "assistant", "content": "x", "tool_calls": None},
-            {"role": "user", "content": [{"type": "text", "text": SEALED}]},
+            {"role": "user", "content": [{"type": "text", "text": WRAPPED}]},
         ],
     },
     RESPONSES: {
         "model": "m",
         "input": [
-            {"role": "user", "content": SEALED},
+            {"role": "user", "content": WRAPPED},
             {"type": "reasoning", "summary": [], "encrypted_content": "own"},
         ],
     },
@@ -478,14 +483,14 @@ MENTIONS = {
         "model": "m",
         "max_tokens": 9,
         "messages": [
-            {"role": "user", "content": [{"type": "text", "text": SEALED}]},
+            {"role": "user", "content": [{"type": "text", "text": WRAPPED}]},
             {"role": "assistant", "content": []},
             {"role": "assistant", "content": [{"type": "thinking", "thinking": WRAPPED_PREFIX, "signature": "own"}]},
         ],
     },
     GEMINI: {
         "contents": [
-            {"role": "user", "parts": [{"text": SEALED}]},
+            {"role": "user", "parts": [{"text": WRAPPED}]},
             {"role": "model", "parts": [{"functionCall": {"name": "f", "args": {"x": WRAPPED_PREFIX}}}]},
             {"role": "user", "parts": []},
         ]
@@ -494,42 +499,42 @@ MENTIONS = {
 
 
 @pytest.mark.parametrize("name", LOADED)
-def test_a_users_text_with_our_mark_in_it_changes_nothing(name):
-    body = MENTIONS[name]
-    assert passed(name, body) == (json.dumps(body, indent=1).encode(), ())
+def test_a_users_text_with_the_prefix_of_wrapped_signatures_changes_nothing(name):
+    body = WITH_PREFIX[name]
+    assert passed_on(name, body) == (json.dumps(body, indent=1).encode(), ())
 
 
-# What is sealed by another provider, and what is left of its turn.
-SEALS = {
+# An item with a signature of another provider, and its remainder.
+WITH_SIGNATURE = {
     CHAT: (
-        {"role": "assistant", "content": "x", "reasoning_details": [{"type": "reasoning.encrypted", "data": SEALED}]},
+        {"role": "assistant", "content": "x", "reasoning_details": [{"type": "reasoning.encrypted", "data": WRAPPED}]},
         {"role": "assistant", "content": "x"},
     ),
-    RESPONSES: ({"type": "reasoning", "summary": [], "encrypted_content": SEALED}, None),
+    RESPONSES: ({"type": "reasoning", "summary": [], "encrypted_content": WRAPPED}, None),
     CLAUDE: (
         {
             "role": "assistant",
-            "content": [{"type": "thinking", "thinking": "t", "signature": SEALED}, {"type": "text", "text": "x"}],
+            "content": [{"type": "thinking", "thinking": "t", "signature": WRAPPED}, {"type": "text", "text": "x"}],
         },
         {"role": "assistant", "content": [{"type": "text", "text": "x"}]},
     ),
     GEMINI: (
-        {"role": "model", "parts": [{"functionCall": {"name": "f", "args": {}}, "thoughtSignature": SEALED}]},
+        {"role": "model", "parts": [{"functionCall": {"name": "f", "args": {}}, "thoughtSignature": WRAPPED}]},
         {"role": "model", "parts": [{"functionCall": {"name": "f", "args": {}}, "thoughtSignature": SKIP_VALIDATOR}]},
     ),
 }
 
 
 @pytest.mark.parametrize("name", LOADED)
-def test_what_another_provider_sealed_is_taken_out_and_told(name):
-    (turns,) = MENTIONS[name].keys() & {"messages", "input", "contents"}
-    given, left = SEALS[name]
-    sent, losses = passed(name, {**MENTIONS[name], turns: [*MENTIONS[name][turns], given]})
-    assert json.loads(sent) == {**MENTIONS[name], turns: [*MENTIONS[name][turns], *([left] if left else [])]}
+def test_a_signature_of_another_provider_is_removed_as_a_loss(name):
+    (field,) = WITH_PREFIX[name].keys() & {"messages", "input", "contents"}
+    item, kept = WITH_SIGNATURE[name]
+    sent, losses = passed_on(name, {**WITH_PREFIX[name], field: [*WITH_PREFIX[name][field], item]})
+    assert json.loads(sent) == {**WITH_PREFIX[name], field: [*WITH_PREFIX[name][field], *([kept] if kept else [])]}
     assert losses == (LOADED[name].NAMES["signature"],)
 
 
-# -- wrong types in every place ------------------------------------------------------------------------------------
+# -- wrong types at every path -------------------------------------------------------------------------------------
 
 TOOL = Tool("f", "looks it up", {"type": "object", "properties": {"x": {"type": "integer", "enum": [1]}}}, True)
 EVERYTHING = Request(
@@ -551,39 +556,39 @@ EVERYTHING = Request(
     end_user="u",
     metadata={"user_id": "u"},
 )
-WRONG = [None, True, 7, -1.5, "x", "", [], ["x"], [None], [[]], {}, {"x": 1}, {"type": "text"}, {"type": []}]
+WRONG_VALUES = [None, True, 7, -1.5, "x", "", [], ["x"], [None], [[]], {}, {"x": 1}, {"type": "text"}, {"type": []}]
 
 
-def places(value, path: tuple = ()) -> list[tuple]:
+def paths(value, path: tuple = ()) -> list[tuple]:
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [path, *(place for key, one in inner for place in places(one, (*path, key)))]
+    return [path, *(inner_path for key, item in inner for inner_path in paths(item, (*path, key)))]
 
 
-def changed(body, path: tuple, wrong):
-    """A copy with another value in that place."""
+def with_value(body, path: tuple, wrong):
+    """Returns a copy with another value at the path."""
     if not path:
         return copy.deepcopy(wrong)
     key, *rest = path
-    found = body.copy()
-    found[key] = changed(body[key], tuple(rest), wrong)
-    return found
+    copied = body.copy()
+    copied[key] = with_value(body[key], tuple(rest), wrong)
+    return copied
 
 
-def spoilt(body: dict, seed: int, maximum: int):
-    """Each place with each wrong value, and some with wrong values in more places; so many of them at most."""
+def corrupted(body: dict, seed: int, maximum: int):
+    """Yields bodies with one wrong value at one path, and some with three: at most `maximum` times 1.25."""
     dice = random.Random(seed)
-    found = [(path, wrong) for path in places(body)[1:] for wrong in WRONG]
-    for path, wrong in found if len(found) <= maximum else dice.sample(found, maximum):
-        yield changed(body, path, wrong)
+    replacements = [(path, wrong) for path in paths(body)[1:] for wrong in WRONG_VALUES]
+    for path, wrong in replacements if len(replacements) <= maximum else dice.sample(replacements, maximum):
+        yield with_value(body, path, wrong)
     for _ in range(maximum // 4):
         other = body
         for _ in range(3):
-            if inner := places(other)[1:]:
-                other = changed(other, dice.choice(inner), dice.choice(WRONG))
+            if inner := paths(other)[1:]:
+                other = with_value(other, dice.choice(inner), dice.choice(WRONG_VALUES))
         yield other
 
 
-WRITTEN = {
+REQUEST_BODIES = {
     name: orjson.loads(orjson.dumps(codec(name).write_request(EVERYTHING, target(name), Losses()))) for name in LOADED
 }
 
@@ -591,21 +596,21 @@ WRITTEN = {
 @pytest.mark.parametrize("name", LOADED)
 def test_wrong_types_anywhere_in_a_request_are_a_bad_request_or_a_request(name):
     answers = {"refused": 0, "read": 0}
-    for body in spoilt(WRITTEN[name], 1, 2000):
+    for body in corrupted(REQUEST_BODIES[name], 1, 2000):
         try:
             request = codec(name).read_request(body, Losses(LOADED[name].NAMES))
-        except BadRequest as fault:
-            assert fault.message.startswith(f"{fault.label}: ")
+        except BadRequest as error:
+            assert error.message.startswith(f"{error.label}: ")
             answers["refused"] += 1
             continue
         assert isinstance(request, Request)
         answers["read"] += 1
-        if answers["read"] % 8 == 0:  # and what was read can be written to anyone
+        if answers["read"] % 8 == 0:  # the request can be written in every protocol
             for other in LOADED:
                 try:
                     validate.dumps(codec(other).write_request(request, target(other), Losses()))
-                except BadRequest as fault:
-                    assert fault.message
+                except BadRequest as error:
+                    assert error.message
     assert all(answers.values())
 
 
@@ -621,7 +626,7 @@ REPLIES = {
                     "content": "hi",
                     "refusal": "no",
                     "reasoning_content": "hm",
-                    "reasoning_details": json.loads(OWN[CHAT]),
+                    "reasoning_details": json.loads(OWN_SIGNATURES[CHAT]),
                     "annotations": [ANNOTATION],
                     "images": [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}],
                     "tool_calls": [
@@ -634,7 +639,7 @@ REPLIES = {
                         {"id": "b", "type": "custom", "custom": {"name": "shell", "input": "ls"}},
                     ],
                 },
-                "logprobs": LIKELY["logprobs"],
+                "logprobs": LOGPROBS["logprobs"],
                 "finish_reason": "tool_calls",
             }
         ],
@@ -665,7 +670,7 @@ REPLIES = {
                         "type": "output_text",
                         "text": "hi",
                         "annotations": [{"type": "url_citation", **ANNOTATION["url_citation"]}],
-                        "logprobs": LIKELY["logprobs"]["content"],
+                        "logprobs": LOGPROBS["logprobs"]["content"],
                     },
                     {"type": "refusal", "refusal": "no"},
                 ],
@@ -732,27 +737,27 @@ REPLIES = {
 
 
 @pytest.mark.parametrize("name", LOADED)
-def test_wrong_types_anywhere_in_a_reply_are_refused_or_read(name):
-    for number, body in enumerate(spoilt(REPLIES[name], 2, 2400)):
+def test_wrong_types_anywhere_in_a_reply_are_an_error_or_a_reply(name):
+    for number, body in enumerate(corrupted(REPLIES[name], 2, 2400)):
         try:
             reply = codec(name).read_reply(body, context(), Losses())
-        except (BadRequest, ValueError) as fault:
-            assert str(fault)
+        except (BadRequest, ValueError) as error:
+            assert str(error)
             continue
         assert isinstance(reply, Reply)
         for other in LOADED if number % 4 == 0 else ():
             orjson.dumps(codec(other).write_reply(reply, context(), Losses()))
 
 
-def streamed(name: str) -> list[dict]:
-    """The documents of a stream with everything in it."""
+def stream_with_everything(name: str) -> list[dict]:
+    """Returns the documents of a stream with every kind of event."""
     match name:
         case "openai_chat":
             message = REPLIES[CHAT]["choices"][0]["message"]
             calls = [{"index": at, **call} for at, call in enumerate(message["tool_calls"])]
-            whole = {key: value for key, value in message.items() if key != "tool_calls"}
+            delta = {key: value for key, value in message.items() if key != "tool_calls"}
             return [
-                chunk(whole, None, **LIKELY),
+                chunk(delta, None, **LOGPROBS),
                 chunk({"tool_calls": calls}),
                 chunk({}, "tool_calls"),
                 {"id": "c", "choices": [], "usage": REPLIES[CHAT]["usage"]},
@@ -787,7 +792,7 @@ def streamed(name: str) -> list[dict]:
         {"type": "response.created", "response": {"id": "r", "model": "m"}},
         {"type": "response.reasoning_summary_text.delta", "output_index": 0, "summary_index": 0, "delta": "hm"},
         {"type": "response.output_item.done", "output_index": 0, "item": output[0]},
-        {"type": "response.output_text.delta", **at, "delta": "hi", "logprobs": LIKELY["logprobs"]["content"]},
+        {"type": "response.output_text.delta", **at, "delta": "hi", "logprobs": LOGPROBS["logprobs"]["content"]},
         {
             "type": "response.output_text.annotation.added",
             **at,
@@ -804,18 +809,18 @@ def streamed(name: str) -> list[dict]:
 
 
 @pytest.mark.parametrize("name", LOADED)
-def test_wrong_types_anywhere_in_a_stream_break_nothing(name):
-    stream = streamed(name)
+def test_wrong_types_anywhere_in_a_stream_never_break_the_reader(name):
+    stream = stream_with_everything(name)
     assert isinstance(events(name, stream)[-1], End)
-    for number, payloads in enumerate(spoilt(stream, 3, 2000)):
-        given = [payload for payload in payloads if isinstance(payload, dict)]
-        found = events(name, [*given, Failed(502, "upstream_error", "no end")])
-        assert isinstance(found[-1], End | Failed)
-        opened = {event.index for event in found if isinstance(event, Open)}
-        assert all(event.index in opened for event in found if isinstance(event, Delta))
+    for number, payloads in enumerate(corrupted(stream, 3, 2000)):
+        documents = [payload for payload in payloads if isinstance(payload, dict)]
+        received = events(name, [*documents, Failed(502, "upstream_error", "no end")])
+        assert isinstance(received[-1], End | Failed)
+        open_indexes = {event.index for event in received if isinstance(event, Open)}
+        assert all(event.index in open_indexes for event in received if isinstance(event, Delta))
         for other in LOADED if number % 4 == 0 else ():
-            b"".join(LOADED[other].write_stream(found, context(), Losses()))
+            b"".join(LOADED[other].write_stream(received, context(), Losses()))
         try:
-            fold(found)
-        except StreamFailed as fault:
-            assert isinstance(fault.failed, Failed)
+            fold(received)
+        except StreamFailed as error:
+            assert isinstance(error.failed, Failed)

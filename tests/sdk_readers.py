@@ -1,4 +1,4 @@
-"""The vendors' own SDKs reading a stream in this process: what they make of it, in words that can be compared."""
+"""The vendors' own SDKs read a stream in this process and return it as one comparable reply."""
 
 import json
 from dataclasses import dataclass, field
@@ -13,23 +13,23 @@ MESSAGES = [{"role": "user", "content": "q"}]
 
 
 @dataclass
-class Heard:
-    """What a program that uses the SDK gets."""
+class SdkReply:
+    """The reply that a program receives from the SDK."""
 
     text: str = ""
     thinking: str = ""
     refusal: str = ""
     calls: list[tuple[str, str, object]] = field(default_factory=list)
     stop: str | None = None
-    used: tuple[int, int, int] = (0, 0, 0)  # all of the prompt, what of it was cached, all of the output
+    used: tuple[int, int, int] = (0, 0, 0)  # tokens: prompt, cached part of it, output
 
 
-def _http(stream: bytes, piece: int = 7) -> httpx2.Client:
-    """Answers with the stream, cut into pieces wherever that falls."""
-    pieces = [stream[at : at + piece] for at in range(0, len(stream), piece)] if len(stream) < 50_000 else [stream]
+def _http(stream: bytes, size: int = 7) -> httpx2.Client:
+    """Returns an HTTP client that answers with the stream in parts of `size` bytes."""
+    parts = [stream[at : at + size] for at in range(0, len(stream), size)] if len(stream) < 50_000 else [stream]
 
     def handle(_: httpx2.Request) -> httpx2.Response:
-        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=iter(pieces))
+        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=iter(parts))
 
     return httpx2.Client(transport=httpx2.MockTransport(handle))
 
@@ -41,7 +41,7 @@ def _object(arguments: str):
         return arguments
 
 
-def hear_chat(stream: bytes) -> Heard:
+def read_chat(stream: bytes) -> SdkReply:
     client = openai.OpenAI(api_key=KEY, base_url=BASE, max_retries=0, http_client=_http(stream))
     with client.chat.completions.stream(model="m", messages=MESSAGES, stream_options={"include_usage": True}) as events:
         for _ in events:
@@ -58,80 +58,80 @@ def hear_chat(stream: bytes) -> Heard:
     thinking = getattr(message, "reasoning_content", None) or ""
     usage = completion.usage
     used = (usage.prompt_tokens, usage.prompt_tokens_details.cached_tokens, usage.completion_tokens)
-    return Heard(message.content or "", thinking, message.refusal or "", calls, choice.finish_reason, used)
+    return SdkReply(message.content or "", thinking, message.refusal or "", calls, choice.finish_reason, used)
 
 
-def hear_responses(stream: bytes) -> Heard:
+def read_responses(stream: bytes) -> SdkReply:
     client = openai.OpenAI(api_key=KEY, base_url=BASE, max_retries=0, http_client=_http(stream))
     with client.responses.stream(model="m", input="q") as events:
         *_, last = events
-    response, heard = last.response, Heard()
+    response, reply = last.response, SdkReply()
     for item in response.output:
         match item.type:
             case "message":
-                heard.text += "".join(piece.text for piece in item.content if piece.type == "output_text")
-                heard.refusal += "".join(piece.refusal for piece in item.content if piece.type == "refusal")
+                reply.text += "".join(part.text for part in item.content if part.type == "output_text")
+                reply.refusal += "".join(part.refusal for part in item.content if part.type == "refusal")
             case "reasoning":
-                heard.thinking += "".join(piece.text for piece in item.summary)
+                reply.thinking += "".join(part.text for part in item.summary)
             case "function_call":
-                heard.calls.append((item.call_id, item.name, _object(item.arguments)))
+                reply.calls.append((item.call_id, item.name, _object(item.arguments)))
             case "custom_tool_call":
-                heard.calls.append((item.call_id, item.name, item.input))
+                reply.calls.append((item.call_id, item.name, item.input))
     reason = response.incomplete_details.reason if response.incomplete_details else None
-    heard.stop = reason or last.type.removeprefix("response.")
+    reply.stop = reason or last.type.removeprefix("response.")
     usage = response.usage
-    heard.used = (usage.input_tokens, usage.input_tokens_details.cached_tokens, usage.output_tokens)
-    return heard
+    reply.used = (usage.input_tokens, usage.input_tokens_details.cached_tokens, usage.output_tokens)
+    return reply
 
 
-def hear_messages(stream: bytes) -> Heard:
+def read_messages(stream: bytes) -> SdkReply:
     client = anthropic.Anthropic(api_key=KEY, base_url=BASE, max_retries=0, http_client=_http(stream))
     with client.messages.stream(model="m", max_tokens=9, messages=MESSAGES) as events:
         message = events.get_final_message()
-    heard = Heard(stop=message.stop_reason)
+    reply = SdkReply(stop=message.stop_reason)
     for block in message.content:
         match block.type:
             case "text":
-                heard.text += block.text
+                reply.text += block.text
             case "thinking":
-                heard.thinking += block.thinking
+                reply.thinking += block.thinking
             case "tool_use":
-                heard.calls.append((block.id, block.name, block.input))
+                reply.calls.append((block.id, block.name, block.input))
     usage = message.usage
     prompt = usage.input_tokens + usage.cache_creation_input_tokens + usage.cache_read_input_tokens
-    heard.used = (prompt, usage.cache_read_input_tokens, usage.output_tokens)
-    return heard
+    reply.used = (prompt, usage.cache_read_input_tokens, usage.output_tokens)
+    return reply
 
 
-def hear_gemini(stream: bytes) -> Heard:
+def read_gemini(stream: bytes) -> SdkReply:
     options = genai.types.HttpOptions(base_url=BASE, httpx_client=_http(stream))
     client = genai.Client(api_key=KEY, http_options=options)
-    heard, usage = Heard(), None
+    reply, usage = SdkReply(), None
     for chunk in client.models.generate_content_stream(model="m", contents="q"):
         candidate = chunk.candidates[0] if chunk.candidates else None
         for part in (candidate.content.parts if candidate and candidate.content else None) or ():
             if part.function_call:
                 call = part.function_call
-                heard.calls.append((call.id, call.name, call.args))
+                reply.calls.append((call.id, call.name, call.args))
             elif part.thought:
-                heard.thinking += part.text or ""
+                reply.thinking += part.text or ""
             else:
-                heard.text += part.text or ""
+                reply.text += part.text or ""
         if candidate and candidate.finish_reason:
-            heard.stop = candidate.finish_reason.value
+            reply.stop = candidate.finish_reason.value
         if chunk.prompt_feedback:
-            heard.stop = chunk.prompt_feedback.block_reason.value
+            reply.stop = chunk.prompt_feedback.block_reason.value
         usage = chunk.usage_metadata or usage
     output = (usage.candidates_token_count or 0) + (usage.thoughts_token_count or 0)
-    heard.used = (usage.prompt_token_count or 0, usage.cached_content_token_count or 0, output)
-    return heard
+    reply.used = (usage.prompt_token_count or 0, usage.cached_content_token_count or 0, output)
+    return reply
 
 
-HEAR = {
-    "openai_chat": hear_chat,
-    "openai_responses": hear_responses,
-    "anthropic": hear_messages,
-    "gemini": hear_gemini,
+READERS = {
+    "openai_chat": read_chat,
+    "openai_responses": read_responses,
+    "anthropic": read_messages,
+    "gemini": read_gemini,
 }
 ERRORS = {
     "openai_chat": openai.APIError,
