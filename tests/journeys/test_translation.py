@@ -552,15 +552,15 @@ def test_tokens_are_counted_by_the_vendor(vendor, gateway, speakers, client, ups
     assert (seen.operation, seen.protocol) == ("count", upstream)
     if client != upstream:
         assert schema_errors(seen) == []
-    assert ("x-gproxy-translated" in speakers[client].told) is (client != upstream)
-    assert "x-gproxy-estimated" not in speakers[client].told
+    assert ("x-gproxy-translated" in speakers[client].headers) is (client != upstream)
+    assert "x-gproxy-estimated" not in speakers[client].headers
     assert gateway.usages(model=model) == []
 
 
 @pytest.mark.parametrize("client", ["openai_responses", "anthropic", "gemini"])
 def test_tokens_are_estimated_where_the_vendor_does_not_count(vendor, speakers, client):
     assert counted(speakers, client, "chat-main/count-here") > 1
-    assert speakers[client].told["x-gproxy-estimated"] == "true"
+    assert speakers[client].headers["x-gproxy-estimated"] == "true"
     assert vendor.asked("count-here") == []
 
 

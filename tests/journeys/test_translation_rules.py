@@ -943,7 +943,7 @@ def test_names_are_the_clients_over_aliases_and_scoped_paths(gateway, vendor):
     google.close()
     scoped = SDK_CLIENTS[2](f"{gateway.url}/openai-main")
     assert scoped.ask("gpt-4.1-mini", scoped.first_turn("Hi")).model == "gpt-4.1-mini"
-    assert scoped.told["x-gproxy-translated"] == "anthropic->openai_responses"
+    assert scoped.headers["x-gproxy-translated"] == "anthropic->openai_responses"
     scoped.close()
     assert vendor.asked("gpt-4.1-mini")[-1].path == "/v1/responses"
 
