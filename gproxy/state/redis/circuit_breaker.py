@@ -220,7 +220,7 @@ class CircuitBreaker:
         self.is_shared, self._retry_at = False, self._clock() + self._open_s
         self._outages += 1
         log.warning(
-            "the shared state cannot be reached (%s): limits and quotas hold per machine until it is back",
+            "the shared state cannot be reached (%s): limits and quotas hold per machine until it can be reached again",
             type(fault.__cause__).__name__,
         )
         # The accounts of the local state are outdated. If it cannot be used either, its takes will raise Unavailable.
