@@ -150,7 +150,15 @@ class Planner:
         raise skipped[0][1]
 
     def _plan_target(
-        self, call: Call, caller: Caller, snapshot: Snapshot, head: Ask, sent: str, operation: str, resolved, target
+        self,
+        call: Call,
+        caller: Caller,
+        snapshot: Snapshot,
+        head: Ask,
+        sent: str,
+        operation: str,
+        resolved: resolve.Resolution,
+        target: Target,
     ) -> Plan:
         provider, kind = target.provider, self.kinds[target.provider.channel]
         with headers.ProviderHeader(provider):
@@ -246,9 +254,12 @@ class Planner:
         """Returns the body with the upstream's model name and without other providers' signatures, and the losses."""
         protocol = self.protocols[call.protocol]
         head, body, losses = plan.head, call.body, ()
-        if _WRAPPED_PREFIX in body and (found := raw_json.whole(body)) != (unsealed := protocol.unsealed(found)):
-            body = raw_json.dumps(unsealed)
-            head, losses = protocol.ask(body), (protocol.NAMES["signature"],)
+        if _WRAPPED_PREFIX in body:
+            document = raw_json.whole(body)
+            unwrapped = protocol.unsealed(document)
+            if unwrapped != document:
+                body = raw_json.dumps(unwrapped)
+                head, losses = protocol.ask(body), (protocol.NAMES["signature"],)
         return protocol.outgoing(head, body, plan.model), losses
 
     def _resolve(self, snapshot: Snapshot, provider: str | None, sent: str, rights: Rights) -> resolve.Resolution:
