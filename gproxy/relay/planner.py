@@ -157,8 +157,8 @@ class Planner:
         head: RequestHead,
         sent: str,
         operation: str,
-        resolved,
-        target,
+        resolved: resolve.Resolution,
+        target: Target,
     ) -> Plan:
         provider, kind = target.provider, self.kinds[target.provider.channel]
         with headers.ProviderHeader(provider):
@@ -254,11 +254,12 @@ class Planner:
         """Returns the body with the upstream's model name and without other providers' signatures, and the losses."""
         protocol = self.protocols[call.protocol]
         head, body, losses = plan.head, call.body, ()
-        if _WRAPPED_PREFIX in body and (found := raw_json.read_object(body)) != (
-            unsealed := protocol.without_wrapped_signatures(found)
-        ):
-            body = raw_json.dumps(unsealed)
-            head, losses = protocol.read_head(body), (protocol.NAMES["signature"],)
+        if _WRAPPED_PREFIX in body:
+            document = raw_json.read_object(body)
+            unwrapped = protocol.without_wrapped_signatures(document)
+            if unwrapped != document:
+                body = raw_json.dumps(unwrapped)
+                head, losses = protocol.read_head(body), (protocol.NAMES["signature"],)
         return protocol.outgoing(head, body, plan.model), losses
 
     def _resolve(self, snapshot: Snapshot, provider: str | None, sent: str, rights: Rights) -> resolve.Resolution:
