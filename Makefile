@@ -11,6 +11,9 @@ PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder -m "not slow and not ti
 # What the fast path may change: every call through a real gateway, and the suites that hold protocols and shared state.
 CONTRACTS := tests/journeys tests/protocols tests/state tests/relay tests/upstream
 
+# Compiled files are kept, whatever the environment says: the tests start hundreds of interpreters.
+test slow slow-ci: export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: run test slow slow-ci clean
 
 run: $(VENV)/.ready
@@ -20,7 +23,7 @@ test: $(VENV)/.tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pytest $(PARALLEL) $(OPTIONS)
-	$(BIN)/pytest -m "timing and not slow" $(OPTIONS)
+	$(BIN)/pytest -m "timing and not slow" $(OPTIONS) $$(grep -rl 'pytest.mark.timing' tests)
 
 slow: $(VENV)/.tests
 	$(BIN)/pytest -m slow $(OPTIONS)

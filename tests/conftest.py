@@ -9,7 +9,7 @@ import pytest
 from tests.gateway import ROOT, Gateway, seed
 from tests.vendor import Vendor
 
-JOURNEYS = ROOT / "tests" / "journeys"
+JOURNEYS = "tests/journeys/"
 SHORT_TIMEOUTS = ", connect_timeout_s = 2, first_byte_timeout_s = 1.5, idle_timeout_s = 1.5"
 
 
@@ -19,7 +19,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     Journeys come first: their files take longest, and none of them should be left for one worker at the end.
     """
-    items.sort(key=lambda item: JOURNEYS not in item.path.parents)
+    items.sort(key=lambda item: not item.nodeid.startswith(JOURNEYS))
     for module in {item.getparent(pytest.Module) for item in items} - {None}:
         if module.get_closest_marker("xdist_group") is None:
             module.add_marker(pytest.mark.xdist_group(str(module.path.relative_to(ROOT))))
