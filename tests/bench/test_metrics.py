@@ -5,7 +5,7 @@ import os
 import time
 from types import SimpleNamespace
 
-from gproxy import logs
+from gproxy.fastpath import access_line
 from gproxy.metrics import definitions
 from gproxy.metrics.call_metrics import CallMetrics
 from gproxy.metrics.call_summary import CallSummary
@@ -82,7 +82,7 @@ def test_a_line_of_the_access_log_costs_at_most_15_microseconds(record_property,
     }
     caplog.set_level(logging.INFO, "gproxy.access")
     with open(os.devnull, "wb") as null_device:
-        monkeypatch.setattr(logs, "STANDARD_ERROR", null_device.fileno())
+        monkeypatch.setattr(access_line, "STANDARD_ERROR", null_device.fileno())
         found = best(lambda: access_log.write(environ, 200, 1234, 0.0123, ("127.0.0.1", "::1")))
     record_property("microseconds", found)
     print(f"access log: {found:.1f} µs of CPU per line")

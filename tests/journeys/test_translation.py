@@ -224,10 +224,10 @@ def test_a_refusal_before_the_first_byte_is_the_sdks_own(gateway, vendor, speake
     vendor.scripts[model] = answers_error(status, f"vendor says {status} 東京", {"retry-after": "7"})
     speaker, name = speakers[client], f"{PROVIDERS[upstream]}/{model}"
     for is_streamed in (False, True):
-        with pytest.raises(speaker.fault(status), match=f"vendor says {status} 東京") as told:
+        with pytest.raises(speaker.exception(status), match=f"vendor says {status} 東京") as told:
             speaker.send(name, speaker.first_turn("Hello"), (), is_streamed)
         gateway.heal()
-        assert type(told.value) is speaker.fault(status)
+        assert type(told.value) is speaker.exception(status)
         assert code_of(told.value) == status
         assert speaker.headers["retry-after"] == "7"
         assert speaker.headers["x-gproxy-translated"] == f"{client}->{upstream}"
@@ -242,7 +242,7 @@ def test_an_error_that_is_no_json_stays_readable(gateway, vendor, speakers, clie
     page = b"<html><head><style>b{}</style><title>502</title></head><body><h1>Bad &amp; gone</h1></body></html>"
     vendor.scripts["page"] = answers(500, page, {"Content-Type": "text/html"})
     speaker = speakers[client]
-    with pytest.raises(speaker.fault(500), match="502 Bad & gone") as told:
+    with pytest.raises(speaker.exception(500), match="502 Bad & gone") as told:
         speaker.send(f"{PROVIDERS[upstream]}/page", speaker.first_turn("Hello"), (), is_streamed)
     gateway.heal()
     assert "<" not in str(told.value).replace("<class", "")
@@ -279,7 +279,7 @@ BROKEN = {
 def test_a_whole_reply_that_is_none_is_an_upstream_error(vendor, speakers, client, upstream):
     vendor.scripts["no-reply"] = answers(200, b"<html>All is well</html>")
     speaker = speakers[client]
-    with pytest.raises(speaker.fault(500), match="upstream_error") as told:
+    with pytest.raises(speaker.exception(500), match="upstream_error") as told:
         speaker.send(f"{PROVIDERS[upstream]}/no-reply", speaker.first_turn("Hello"))
     assert code_of(told.value) == 502
 
@@ -684,8 +684,8 @@ def test_citations_of_a_stream_accumulate(vendor, speakers):
               "content_block_delta") for one in (first, second)
     ]  # fmt: skip
     vendor.scripts["cites"] = sends(STREAM_HEAD, *(chunk(one) for one in (*events[:4], *cited, *events[4:])), "close")
-    heard = speakers["openai_chat"].ask("anthropic-main/cites", speakers["openai_chat"].first_turn("Hi"), (), True)
+    heard = speakers["openai_chat"].send("anthropic-main/cites", speakers["openai_chat"].first_turn("Hi"), (), True)
     told = [one.url_citation if hasattr(one, "url_citation") else one for one in heard.raw.annotations]
     assert [one.url for one in told] == ["https://x.de/1", "https://x.de/2"]
-    heard = speakers["openai_responses"].ask("anthropic-main/cites", "Hi", (), True)
+    heard = speakers["openai_responses"].send("anthropic-main/cites", "Hi", (), True)
     assert [one.url for one in heard.raw.output[0].content[0].annotations] == ["https://x.de/1", "https://x.de/2"]

@@ -937,12 +937,12 @@ def test_a_cut_array_for_gemini_is_still_json(gateway, vendor, upstream):
 def test_names_are_the_clients_over_aliases_and_scoped_paths(gateway, vendor):
     claude, google = SDK_CLIENTS[2](gateway.url), SDK_CLIENTS[3](gateway.url)
     for is_streamed in (False, True):
-        assert claude.ask("chat-default", claude.first_turn("Hi"), (), is_streamed).model == "chat-default"
-        assert google.ask("fast-4.1-mini", google.first_turn("Hi"), (), is_streamed).model == "fast-4.1-mini"
+        assert claude.send("chat-default", claude.first_turn("Hi"), (), is_streamed).model == "chat-default"
+        assert google.send("fast-4.1-mini", google.first_turn("Hi"), (), is_streamed).model == "fast-4.1-mini"
     claude.close()
     google.close()
     scoped = SDK_CLIENTS[2](f"{gateway.url}/openai-main")
-    assert scoped.ask("gpt-4.1-mini", scoped.first_turn("Hi")).model == "gpt-4.1-mini"
+    assert scoped.send("gpt-4.1-mini", scoped.first_turn("Hi")).model == "gpt-4.1-mini"
     assert scoped.headers["x-gproxy-translated"] == "anthropic->openai_responses"
     scoped.close()
     assert vendor.asked("gpt-4.1-mini")[-1].path == "/v1/responses"

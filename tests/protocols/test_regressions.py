@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from gproxy import channels, protocols
-from gproxy.channels.model_capabilities import facts
+from gproxy.channels.model_capabilities import capabilities
 from gproxy.errors import BadRequest
 from gproxy.protocols import validate
 from gproxy.protocols.hub import (
@@ -395,7 +395,7 @@ def test_a_long_call_in_many_chunks_is_read_in_linear_time():
 
 @pytest.mark.parametrize("name", [CHAT, RESPONSES])
 def test_omitting_a_default_value_is_not_a_loss(name):
-    known = facts(name, "o3")
+    known = capabilities(name, "o3")
     thinker = Target(PROVIDER, "o3", refused=known.refused, efforts=known.efforts, traits=known.traits)
     for temperature, expected in ((1, set()), (1.0, set()), (0.5, {"temperature"}), (0, {"temperature"})):
         body, lost = write(name, temperature=temperature, to=thinker)

@@ -739,7 +739,7 @@ FAILURES = {
         CHAT,
         chat_body(message={"content": "so"}, finish_reason="error"),
         [chat_body(delta={"content": "so"}), chat_body(delta={}, finish_reason="error")],
-        (502, "upstream_error", "the upstream says that it failed and not why"),
+        (502, "upstream_error", "the upstream reported a failure without a reason"),
     ),
     "responses": (
         RESPONSES,
