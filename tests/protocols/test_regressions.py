@@ -456,7 +456,7 @@ def passed_on(protocol: str, body: dict) -> tuple[bytes, tuple[str, ...]]:
     plan = Plan(
         None, LOADED[protocol].read_head(data), "m", "m", None, None, None, "", "m", "", protocol, data, None, "", 0
     )
-    sent, losses = PLANNER.passed(plan, call)
+    sent, losses = PLANNER.passthrough_body(plan, call)
     assert data == call.body
     return sent, losses
 
