@@ -1,92 +1,95 @@
-"""What users do for themselves: their keys, what they may and have used, and nothing of anybody else's."""
+"""What users do themselves: they manage their own keys and read their own usage, and reach no one else's."""
 
 import pytest
 
+from tests import rows
 from tests.gateway import ADMIN
-from tests.journeys.test_login import PASSWORD, log_in, make
+from tests.journeys.test_login import PASSWORD, session_token
 
 
 @pytest.fixture
-def running(own_gateway):
-    return own_gateway(GPROXY_ADMIN_PASSWORD=PASSWORD, GPROXY_ADMIN_API_KEY=ADMIN)
+def user(gateway):
+    return rows.user(gateway, password=PASSWORD, keys=0)
 
 
-def test_own_keys_are_made_told_once_switched_and_deleted(running):
-    user_id = make(running, "ann")
-    token = log_in(running, "ann").json["session_token"]
-    running.post("/admin/user-permissions/upsert", {"user_id": user_id, "model_pattern": "*"})
-    assert running.post("/user/keys/query", b"", token).json == []
-    made = running.post("/user/keys/generate", {"label": "laptop"}, token).json
-    assert running.chat("openai-main/gpt-1", made["api_key"]).status == 200
-    (shown,) = running.post("/user/keys/query", {}, token).json
+@pytest.fixture
+def token(gateway, user) -> str:
+    return session_token(gateway, user.name)
+
+
+def test_a_user_makes_disables_and_deletes_keys_and_sees_each_key_once(gateway, user, token):
+    assert gateway.post("/user/keys/query", b"", token).json == []
+    made = gateway.post("/user/keys/generate", {"label": "laptop"}, token).json
+    assert gateway.chat("openai-main/gpt-1", made["api_key"]).status == 200
+    (shown,) = gateway.post("/user/keys/query", {}, token).json
     assert (shown["id"], shown["label"], shown["enabled"]) == (made["id"], "laptop", True)
     assert made["api_key"] not in str(shown)
-    assert running.post("/user/keys/update-enabled", {"id": made["id"], "enabled": False}, token).status == 200
-    assert running.chat("openai-main/gpt-1", made["api_key"]).status == 401
-    assert running.post("/user/keys/delete", {"id": made["id"]}, token).status == 200
-    assert running.post("/user/keys/query", {}, token).json == []
-    assert running.post("/user/keys/generate", {"budget": 5}, token).status == 400
-    (noted, *_) = running.post("/admin/audit/query", {"entity": "user_keys"}).json
-    assert (noted["user_name"], noted["action"]) == ("ann", "user/keys/delete")
+    assert gateway.post("/user/keys/update-enabled", {"id": made["id"], "enabled": False}, token).status == 200
+    assert gateway.chat("openai-main/gpt-1", made["api_key"]).status == 401
+    assert gateway.post("/user/keys/delete", {"id": made["id"]}, token).status == 200
+    assert gateway.post("/user/keys/query", {}, token).json == []
+    assert gateway.post("/user/keys/generate", {"budget": 5}, token).status == 400
+    (newest, *_) = gateway.post("/admin/audit/query", {"entity": "user_keys"}).json
+    assert (newest["user_name"], newest["action"]) == (user.name, "user/keys/delete")
 
 
-def test_nobody_reaches_anothers_keys(running):
-    make(running, "ann")
-    token = log_in(running, "ann").json["session_token"]
-    own = [running.post("/user/keys/generate", {}, token).json["id"] for _ in range(2)]
-    (other, *_) = [key["id"] for key in running.post("/admin/user-keys/query").json if key["user_name"] == "dev"]
+def test_a_user_reaches_no_key_of_another_user(gateway, token):
+    other = rows.user(gateway).key_id
+    own = [gateway.post("/user/keys/generate", {}, token).json["id"] for _ in range(2)]
     for path, body in (
         ("update-enabled", {"id": other, "enabled": False}),
         ("delete", {"id": other}),
         ("batch-delete", [*own, other]),
     ):
-        refused = running.post(f"/user/keys/{path}", body, token)
+        refused = gateway.post(f"/user/keys/{path}", body, token)
         assert (refused.status, str(other) in refused.json["error"]["message"]) == (404, True)
-    assert len(running.post("/user/keys/query", {}, token).json) == 2
-    assert running.post("/user/keys/batch-delete", own, token).status == 200
+    assert len(gateway.post("/user/keys/query", {}, token).json) == 2
+    assert gateway.post("/user/keys/batch-delete", own, token).status == 200
     for path in ("users/query", "usages/query", "providers/query"):
-        assert running.post(f"/admin/{path}", {}, token).status == 403
+        assert gateway.post(f"/admin/{path}", {}, token).status == 403
 
 
-def test_own_usage_quota_and_limits(running):
-    user_id = make(running, "ann")
-    token = log_in(running, "ann").json["session_token"]
-    key = running.post("/user/keys/generate", {}, token).json["api_key"]
-    running.post("/admin/user-permissions/upsert", {"user_id": user_id, "model_pattern": "*"})
-    assert running.get("/user/quota", token).json == {
-        "user_id": user_id, "quota": None, "cost_used": 0, "remaining": None, "period": None
+def test_a_user_sees_its_own_usage_quota_and_limits(gateway, user, token):
+    other = rows.user(gateway)
+    model = rows.unique("gpt-own")
+    key = gateway.post("/user/keys/generate", {}, token).json["api_key"]
+    assert gateway.get("/user/quota", token).json == {
+        "user_id": user.id, "quota": None, "cost_used": 0, "remaining": None, "period": None
     }  # fmt: skip
-    running.post("/admin/user-quotas/upsert", {"user_id": user_id, "quota": 5})
-    running.post("/admin/user-rate-limits/upsert", {"user_id": user_id, "model_pattern": "gpt-*", "rpm": 50})
+    rows.set_quota(gateway, user.id, 5)
+    rows.rate_limit(gateway, user.id, "gpt-*", rpm=50)
     for n, tag in enumerate(("red", "red", None)):
         headers = {"x_gproxy_tag": tag} if tag else {}
-        body = {"model": f"openai-main/gpt-{n % 2}", "messages": []}
-        assert running.post("/v1/chat/completions", body, key, **headers).status == 200
-    running.chat("openai-main/gpt-9")  # somebody else's
-    running.wait_rows(4)
-    assert running.post("/user/usages/count", {"user_id": 1}, token).json == {"count": 3}
-    assert len(running.post("/user/usages/query", {"user_id": "all", "limit": 2}, token).json) == 2
-    summary = running.post("/user/usages/summary", {}, token).json
+        body = {"model": f"openai-main/{model}-{n % 2}", "messages": []}
+        assert gateway.post("/v1/chat/completions", body, key, **headers).status == 200
+    assert gateway.chat(f"openai-main/{model}-other", other.key).status == 200
+    gateway.wait_rows(3, user_id=user.id)
+    gateway.wait_rows(1, user_id=other.id)
+    assert gateway.post("/user/usages/count", {"user_id": other.id}, token).json == {"count": 3}
+    assert len(gateway.post("/user/usages/query", {"user_id": "all", "limit": 2}, token).json) == 2
+    summary = gateway.post("/user/usages/summary", {}, token).json
     assert (summary["count"], summary["input_tokens"], summary["output_tokens"]) == (3, 36, 120)
-    by_model = running.post("/user/usages/breakdown", {"by": "model"}, token).json
-    assert [(row["model"], row["count"]) for row in by_model] == [("gpt-0", 2), ("gpt-1", 1)]
-    by_tag = running.get("/me/usage?by=tag", key).json["rows"]
+    by_model = gateway.post("/user/usages/breakdown", {"by": "model"}, token).json
+    assert [(row["model"], row["count"]) for row in by_model] == [(f"{model}-0", 2), (f"{model}-1", 1)]
+    by_tag = gateway.get("/me/usage?by=tag", key).json["rows"]
     assert [(row["tag"], row["count"]) for row in by_tag] == [("red", 2), (None, 1)]
-    (today,) = running.get("/me/usage", key).json["rows"]
+    (today,) = gateway.get("/me/usage", key).json["rows"]
     assert (today["count"], today["total_cost"]) == (3, summary["total_cost"])
-    assert running.get("/me/usage?by=user_id", key).status == 400
-    assert running.get("/me/usage?from_unix_ms=x", key).status == 400
-    quota = running.get("/user/quota", token).json
+    assert gateway.get("/me/usage?by=user_id", key).status == 400
+    assert gateway.get("/me/usage?from_unix_ms=x", key).status == 400
+    quota = gateway.get("/user/quota", token).json
     assert (quota["cost_used"], quota["remaining"]) == (summary["total_cost"], 5 - summary["total_cost"])
-    (limit,) = running.get("/user/limits", token).json
+    (limit,) = gateway.get("/user/limits", token).json
     assert (limit["model_pattern"], limit["counters"][0]["remaining"]) == ("gpt-*", 47)
-    assert running.post("/admin/usages/count", {}).json == {"count": 4}
-    rows = running.post("/admin/usages/breakdown", {"by": "user_id"}).json
-    assert {row["user_id"]: row["count"] for row in rows}[user_id] == 3
-    assert running.post("/admin/usages/breakdown", {"by": "moon"}).status == 400
+    assert gateway.post("/admin/usages/count", {"user_id": user.id}).json == {"count": 3}
+    assert gateway.post("/admin/usages/count", {}).json["count"] >= 4
+    by_user = gateway.post("/admin/usages/breakdown", {"by": "user_id"}).json
+    counts = {row["user_id"]: row["count"] for row in by_user}
+    assert (counts[user.id], counts[other.id]) == (3, 1)
+    assert gateway.post("/admin/usages/breakdown", {"by": "moon"}).status == 400
 
 
 @pytest.mark.parametrize("key", [None, ADMIN, "sess-unknown"])
-def test_only_a_session_opens_the_door(running, key):
+def test_user_endpoints_accept_a_session_token_alone(gateway, key):
     for method, path in (("POST", "keys/query"), ("GET", "quota"), ("GET", "limits"), ("POST", "usages/query")):
-        assert running.request(method, f"/user/{path}", b"{}" if method == "POST" else None, key).status == 401
+        assert gateway.request(method, f"/user/{path}", b"{}" if method == "POST" else None, key).status == 401
