@@ -114,7 +114,7 @@ class Exchange:
         self._chunked = Chunked(file) if is_plain and file is not None and IS_ON else None
 
     def observe(self, on_piece: Callable[[bytes], None], on_close: Callable[[], None]) -> None:
-        """From now on calls `on_piece` with each piece of the body, and `on_close` once, when the exchange is closed."""
+        """Calls `on_piece` with each further piece of the body, and `on_close` once, when the exchange is closed."""
         release = self._release
 
         def end() -> None:
