@@ -61,7 +61,7 @@ from gproxy.store.database import Database, prepare_folders
 from gproxy.store.sealing import Seal
 from gproxy.threads import Threads
 from gproxy.upstream.client import Client
-from gproxy.upstream.images import Images
+from gproxy.upstream.images import ImageFetcher
 
 log = logging.getLogger(__name__)
 
@@ -419,7 +419,7 @@ def _relay(
         kinds=channels.load(),
         snapshot=snapshots,
         upstream=upstream,
-        images=Images(tls, settings.proxy),
+        images=ImageFetcher(tls, settings.proxy),
         ttl_store=TtlStore(settings.data_dir / "keepsakes"),
         reserver=reserver,
         pool=pool,

@@ -30,7 +30,7 @@ class Exchange:
     def masked(self, data: bytes) -> bytes:
         return data
 
-    def hurry(self, idle_s: float | None) -> None:
+    def limit_idle(self, idle_s: float | None) -> None:
         """Does nothing: there is no wait."""
 
     def close(self) -> None:

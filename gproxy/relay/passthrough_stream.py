@@ -105,7 +105,7 @@ class PassthroughStream:
             if self._pending:
                 out.append(self._pending)
                 self._pending = b""
-                self._exchange.hurry(None)
+                self._exchange.limit_idle(None)
             if verdict is Verdict.BROKEN:
                 self._error = UpstreamError(NO_END)
                 break
@@ -116,11 +116,11 @@ class PassthroughStream:
             frame = self._framing.event_bytes(event, data, forwarded)
             if verdict is Verdict.MAY_END:
                 self._pending = frame
-                self._exchange.hurry(LAST_EVENT_S)
+                self._exchange.limit_idle(LAST_EVENT_S)
                 continue
             if verdict is Verdict.ENDS or reader.has_failed:
                 self._settle()
-                self._exchange.hurry(TAIL_S)
+                self._exchange.limit_idle(TAIL_S)
             out.append(frame)
         settlement.record_first_byte(reader.text_bytes)
         return b"".join(out)

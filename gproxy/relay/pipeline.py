@@ -35,7 +35,7 @@ from gproxy.state.ttl_store import TtlStore
 from gproxy.translation import reasoning_state, translate
 from gproxy.units import NS
 from gproxy.upstream.client import Client, Exchange, Limits, Transport
-from gproxy.upstream.images import Images
+from gproxy.upstream.images import ImageFetcher
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Relay:
     journal: Journal
     ids: Ids
     capacity: Capacity
-    images: Images  # fetches files that a client named by URL
+    images: ImageFetcher  # fetches files that a client named by URL
     ttl_store: TtlStore  # reasoning state, and the credentials of stored responses
     reserver: Reserver  # reserves in limits, quotas and budgets
     pool: Pool  # the credentials and their state
@@ -293,7 +293,7 @@ class Relay:
         Raises UpstreamError if the response breaks off.
         """
         if error_classifier.may_be_fault(exchange.status):
-            return error_classifier.classify(exchange.status, exchange.headers, exchange.kept(watch), time.time())
+            return error_classifier.classify(exchange.status, exchange.headers, exchange.read_ahead(watch), time.time())
         if exchange.status != 200 or not exchange.is_stream or not failover.may_retry:
             return None
         try:

@@ -138,9 +138,9 @@ class TranslatedStream:
         _, verdict = self._reader.observe(data)
         self._settlement.record_first_byte(self._reader.text_bytes)
         if verdict is Verdict.ENDS or self._reader.has_failed:
-            self._exchange.hurry(TAIL_S)
+            self._exchange.limit_idle(TAIL_S)
         elif verdict is Verdict.MAY_END:
-            self._exchange.hurry(LAST_EVENT_S)
+            self._exchange.limit_idle(LAST_EVENT_S)
         return verdict, _document(data)
 
     def _check_quota(self) -> None:

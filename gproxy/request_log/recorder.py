@@ -116,7 +116,7 @@ class AttemptLog:
             attempt.end()
             raise
         attempt.answered(exchange.status, exchange.headers)
-        exchange.watch(attempt.received, attempt.end)
+        exchange.observe(attempt.received, attempt.end)
         return exchange
 
     def _start(

@@ -1,1 +1,1 @@
-"""The only sockets to vendors."""
+"""HTTP to upstreams and to the hosts of images. No other room opens a socket to them."""

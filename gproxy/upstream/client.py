@@ -1,6 +1,7 @@
-"""Prepared requests straight through a tuned requests adapter: one bounded pool per upstream, one shared TLS context.
+"""Sends prepared requests through a requests adapter: one bounded pool per upstream, one shared TLS context.
 
-A session would merge environment proxies, netrc and cookies of other tenants into a call, at three times the cost.
+No requests.Session: it would merge environment proxies, netrc and cookies of other tenants into a call, and costs three
+times as much.
 """
 
 import http.client
@@ -28,20 +29,20 @@ from gproxy.upstream import error_mapping
 
 log = logging.getLogger(__name__)
 
-# A vendor's list of models or its rate-limit headers can pass http.client's default of 100 header lines.
+# A vendor's rate-limit headers can exceed http.client's default of 100 header lines.
 http.client._MAXHEADERS = 256
 
 READ_BYTES = 65536
 MAX_REPLY_BYTES = 256 * 1024 * 1024
 MASK, MIN_SECRET = "********", 16
 TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-POOLS = 256
-# Every so many reads that were ready at once, the other greenlets get their turn.
-READS_IN_A_ROW = 32
+MAX_POOLS = 256
+# After this number of reads without a wait, the call yields to other greenlets.
+MAX_READS_IN_A_ROW = 32
 
 
 class _Adapter(HTTPAdapter):
-    """One upstream. What requests would look up for every call is decided once."""
+    """The adapter of one upstream: decides once what requests would look up for every call."""
 
     def __init__(self, base_url: str, proxy: str | None, tls: ssl.SSLContext, size: int):
         super().__init__(pool_maxsize=size)
@@ -50,7 +51,7 @@ class _Adapter(HTTPAdapter):
         kwargs = {"ssl_context": tls, "cert_reqs": ssl.CERT_REQUIRED} if parts.scheme == "https" else {}
         self._pool = manager.connection_from_host(parts.host, parts.port, parts.scheme, pool_kwargs=kwargs)
         self._pool.ConnectionCls = CONNECTIONS.get(self._pool.ConnectionCls, self._pool.ConnectionCls)
-        # An HTTP proxy wants the whole URL of a plain HTTP call in the request line.
+        # For plain HTTP, an HTTP proxy needs the whole URL in the request line.
         is_absolute = proxy and proxy.startswith("http") and parts.scheme == "http"
         self._prefix = base_url if is_absolute else (parts.path or "")
         self._proxy_headers = self.proxy_headers(proxy) if is_absolute else {}
@@ -59,7 +60,7 @@ class _Adapter(HTTPAdapter):
         return self._pool
 
     def cert_verify(self, conn, url, verify, cert):
-        """The pool's context verifies; requests would load the CA bundle again for every connection."""
+        """Does nothing: the pool's context verifies, and requests would load the CA bundle for each connection."""
 
     def request_url(self, request, proxies):
         return self._prefix + request.url
@@ -68,12 +69,12 @@ class _Adapter(HTTPAdapter):
         request.headers.update(self._proxy_headers)
 
     def build_response(self, req, resp):
-        """The library's answer itself: a requests.Response would add a cookie jar and a guess at the charset."""
+        """Returns urllib3's response: a requests.Response would add a cookie jar and a guess at the charset."""
         return resp
 
 
 class Exchange:
-    """An upstream's answer as it comes in. `headers` have lower-case names."""
+    """An upstream's response, with its body still to be read. `headers` have lower-case names."""
 
     def __init__(
         self,
@@ -83,54 +84,54 @@ class Exchange:
         deadline: float,
         secret: str,
         waited_s: float,
-        let_go: Callable[[], None],
+        release: Callable[[], None],
     ):
-        """`let_go` gives back the connection's place, once."""
-        self._let_go: Callable[[], None] | None = let_go
+        """`release` frees the connection's slot; it is called once. `deadline` is on the monotonic clock."""
+        self._release: Callable[[], None] | None = release
         self.status = status
-        # A short one, as local servers have, is an ordinary word that answers may hold.
+        # A short secret, as local servers have, may be an ordinary word of a response.
         secret = secret if len(secret) >= MIN_SECRET else ""
-        # What could not be sent on is left out, and an upstream that echoes our key does not tell it to the client.
+        # Headers that cannot be forwarded are omitted, and our key is masked where an upstream echoes it.
         self.headers = {
             name.lower(): value.replace(secret, MASK) if secret and secret in value else value
             for name, value in raw.headers.items()
             if value.isprintable() and TOKEN.fullmatch(name)
         }
-        self.waited_s = waited_s  # for the upstream, so far
+        self.waited_s = waited_s  # for the upstream until now
         self._raw, self._limits, self._deadline = raw, limits, deadline
-        self._hurry_s: float | None = None
-        self._quiet_s = 0.0  # how long nothing has come, over waits that were broken off
-        self._kept: bytes | None = None
-        self._ahead: deque[bytes] = deque()
+        self._idle_limit_s: float | None = None
+        self._silent_s = 0.0  # since the last piece, across interrupted waits
+        self._body: bytes | None = None
+        self._peeked: deque[bytes] = deque()
         self._secret = secret.encode() if secret else None
-        self._came: Callable[[bytes], None] | None = None  # is shown what comes
-        # Private names of http.client and urllib3, both pinned; without them the library reads the body itself.
+        self._on_piece: Callable[[bytes], None] | None = None
+        # Private names of http.client and urllib3, both pinned. Without them the library reads the body itself.
         inner = self._inner = getattr(raw, "_fp", None)
         file = getattr(inner, "fp", None)
-        # The connection has let go of its socket when the upstream said `Connection: close`; the body's file has not.
+        # After `Connection: close` the connection no longer has its socket, but the body's file has.
         self._sock = getattr(getattr(file, "raw", None), "_sock", None)
         is_plain = raw.chunked and "content-encoding" not in self.headers
         self._chunked = Chunked(file) if is_plain and file is not None and IS_ON else None
 
-    def watch(self, came: Callable[[bytes], None], ended: Callable[[], None]) -> None:
-        """From now on `came` is shown each piece of the body, and `ended` is called once, when it is closed."""
-        let_go = self._let_go
+    def observe(self, on_piece: Callable[[bytes], None], on_close: Callable[[], None]) -> None:
+        """Calls `on_piece` with each further piece of the body, and `on_close` once, when the exchange is closed."""
+        release = self._release
 
         def end() -> None:
-            if let_go is not None:
-                let_go()
-            ended()
+            if release is not None:
+                release()
+            on_close()
 
-        self._came, self._let_go = came, end
+        self._on_piece, self._release = on_piece, end
 
     @property
     def is_stream(self) -> bool:
         return self.headers.get("content-type", "").startswith("text/event-stream")
 
     def read(self, watch: AbstractContextManager) -> bytes:
-        """The whole body; the connection is let go in any case. Raises UpstreamError, and what `presence` throws in."""
-        if self._kept is not None:
-            return self._kept
+        """Returns the whole body and closes the exchange. Raises UpstreamError, and what the watch throws."""
+        if self._body is not None:
+            return self._body
         pieces, size = [], 0
         try:
             for piece in self.chunks(watch):
@@ -142,100 +143,101 @@ class Exchange:
             self.close()
         return self.masked(pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
-    def kept(self, watch: AbstractContextManager) -> bytes:
-        """The whole body, which `read` gives once more. One that broke off is kept as nothing, and fails there."""
+    def read_ahead(self, watch: AbstractContextManager) -> bytes:
+        """Returns the whole body, which `read` returns again. A broken body gives b"" here, and `read` raises."""
         try:
-            self._kept = self.read(watch)
+            self._body = self.read(watch)
         except UpstreamError:
             return b""
-        return self._kept
+        return self._body
 
     def masked(self, data: bytes) -> bytes:
-        """The same without our key, for a whole body or a whole event: in pieces it could hide."""
+        """Masks our key. `data` is a whole body or event: a key that is split between two pieces would not be found."""
         if self._secret and self._secret in data:
             return data.replace(self._secret, MASK.encode())
         return data
 
     def peek(self, watch: AbstractContextManager, wait_s: float) -> bytes | None:
-        """The next bytes of the body, which `chunks` gives once more; empty at its end, None when none came in time.
+        """Returns the next bytes of the body, which `chunks` yields again; b"" at its end, None after `wait_s` seconds.
 
-        Raises UpstreamError, and what `presence` throws in.
+        Raises UpstreamError, and what the watch throws.
         """
         with gevent.Timeout(max(0.0, wait_s), False):
-            piece = next(self._arriving(watch), b"")
+            piece = next(self._receive(watch), b"")
             if piece:
-                self._ahead.append(piece)
+                self._peeked.append(piece)
             return piece
         return None
 
     def chunks(self, watch: AbstractContextManager) -> Iterator[bytes]:
-        """The body as it arrives. Raises UpstreamError, and what `presence` throws in."""
-        while self._ahead:
-            yield self._ahead.popleft()
-        yield from self._arriving(watch)
+        """Yields the body as it arrives. Raises UpstreamError, and what the watch throws."""
+        while self._peeked:
+            yield self._peeked.popleft()
+        yield from self._receive(watch)
 
-    def _arriving(self, watch: AbstractContextManager) -> Iterator[bytes]:
+    def _receive(self, watch: AbstractContextManager) -> Iterator[bytes]:
         in_a_row = 0
         while True:
-            self._set_timeout((self._limits.idle_s if self._hurry_s is None else self._hurry_s) - self._quiet_s)
+            idle_s = self._limits.idle_s if self._idle_limit_s is None else self._idle_limit_s
+            self._set_timeout(idle_s - self._silent_s)
             in_a_row += 1
-            if in_a_row >= READS_IN_A_ROW:
+            if in_a_row >= MAX_READS_IN_A_ROW:
                 in_a_row = 0
                 fairness.yield_to_others()
             started = time.perf_counter()
             try:
                 with watch:
                     chunk = self._read()
-            except error_mapping.FOREIGN as fault:
-                raise error_mapping.told(fault) from None
+            except error_mapping.LIBRARY_ERRORS as fault:
+                raise error_mapping.to_upstream_error(fault) from None
             finally:
                 waited_s = time.perf_counter() - started
                 self.waited_s += waited_s
-                self._quiet_s += waited_s
-            self._quiet_s = 0.0
+                self._silent_s += waited_s
+            self._silent_s = 0.0
             if not chunk:
                 return
-            if self._came is not None:
-                self._came(chunk)
+            if self._on_piece is not None:
+                self._on_piece(chunk)
             yield chunk
 
     def _read(self) -> bytes:
-        """What has arrived of the body, at least one byte unless it is over."""
+        """Returns the bytes that have arrived, after a wait for the first one; b"" at the end of the body."""
         if self._chunked is None:
-            # Waited for outside of the library, which closes the connection when a wait is broken off.
+            # Waits here, because the library would close the connection if its wait were interrupted.
             if self._inner is not None and self._inner.fp is not None and self._inner.length != 0:
                 self._inner.fp.peek(1)
             return self._raw.read1(READ_BYTES, decode_content=True)
         chunk = self._chunked.read()
         if not chunk and not self._chunked.remainder:
-            # As http.client does at the end of a body: then the connection can be used again.
+            # As http.client does at the end of a body, so that the connection can be used again.
             self._raw._fp._close_conn()
             self._raw.release_conn()
         return chunk
 
-    def hurry(self, idle_s: float | None) -> None:
-        """From now on a silence is at most so long; None takes it back."""
-        self._hurry_s = idle_s
+    def limit_idle(self, idle_s: float | None) -> None:
+        """Sets the longest silence for the remainder of the body; None restores the configured one."""
+        self._idle_limit_s = idle_s
 
     def close(self) -> None:
         """Closes the upstream's connection unless its body was read to the end. Idempotent."""
         self._raw.close()
-        if self._let_go is not None:
-            let_go, self._let_go = self._let_go, None
-            let_go()
+        if self._release is not None:
+            release, self._release = self._release, None
+            release()
 
     def _set_timeout(self, idle_s: float) -> None:
-        left = self._deadline - time.monotonic()
-        if left <= 0:
+        remaining_s = self._deadline - time.monotonic()
+        if remaining_s <= 0:
             raise UpstreamTimeout("the answer took longer than total_timeout_s")
         if idle_s <= 0:
             raise UpstreamTimeout("no answer in time")
         if self._sock is not None:
-            self._sock.settimeout(min(idle_s, left))
+            self._sock.settimeout(min(idle_s, remaining_s))
 
 
 class Limits:
-    """Timeouts of one call, in seconds; how many connections its upstream may have, and how long one is waited for."""
+    """Timeouts of one call in seconds, the maximum of connections to its upstream, and the wait for a free one."""
 
     __slots__ = ("connect_s", "connections", "first_byte_s", "idle_s", "total_s", "wait_s")
 
@@ -253,7 +255,7 @@ class Limits:
 
 
 class Transport(NamedTuple):
-    """How an upstream is reached where that differs: its proxy (`direct`: none), and files in PEM."""
+    """An upstream's own proxy (`direct` for no proxy) and PEM files; None means the default of the process."""
 
     proxy: str | None = None
     ca_file: str | None = None
@@ -261,18 +263,18 @@ class Transport(NamedTuple):
     key_file: str | None = None
 
 
-AS_ALL = Transport()
+DEFAULT_TRANSPORT = Transport()
 
 
 class Client:
-    """All upstreams of one worker. `proxy` and `tls` are for those that have none of their own."""
+    """Sends the calls of one worker. `proxy` and `tls` are for upstreams without settings of their own."""
 
     def __init__(self, proxy: str | None, tls: ssl.SSLContext, default_ca: str, pool_size: int):
-        """`default_ca`: the file of authorities that `tls` checks against."""
+        """`default_ca` is the CA file that `tls` uses."""
         self._proxy, self._tls, self._default_ca, self._pool_size = proxy, tls, default_ca, pool_size
         self._adapters: dict[tuple[str, Transport], _Adapter] = {}
         self._contexts: dict[tuple, ssl.SSLContext] = {}
-        self._places: dict[str, tuple[int, BoundedSemaphore]] = {}
+        self._slots: dict[str, tuple[int, BoundedSemaphore]] = {}
 
     def send(
         self,
@@ -284,46 +286,46 @@ class Client:
         limits: Limits,
         watch: AbstractContextManager,
         secret: str,
-        transport: Transport = AS_ALL,
-        told: Callable[[int], None] | None = None,
+        transport: Transport = DEFAULT_TRANSPORT,
+        on_connection: Callable[[int], None] | None = None,
     ) -> Exchange:
-        """Sends one call and waits for the answer's head. `told` is called with 1 when a connection begins to serve it,
-        and with -1 when that ends.
+        """Sends one call and returns the exchange once the response's head has arrived.
 
-        Raises UpstreamError, Overloaded, and what `presence` throws in.
+        `on_connection` is called with 1 when the call begins to use a connection, and with -1 when that ends.
+        Raises UpstreamError, Overloaded, and what the watch throws.
         """
-        leave = self._enter(base_url, limits, watch)
+        release_slot = self._acquire_slot(base_url, limits, watch)
 
-        def let_go() -> None:
-            leave()
-            if told is not None:
-                told(-1)
+        def release() -> None:
+            release_slot()
+            if on_connection is not None:
+                on_connection(-1)
 
-        if told is not None:
-            told(1)
+        if on_connection is not None:
+            on_connection(1)
         try:
             adapter = self._adapter(base_url, transport)
-            return self._send(adapter, method, path, headers, body, limits, watch, secret, let_go)
+            return self._send(adapter, method, path, headers, body, limits, watch, secret, release)
         except BaseException:
-            let_go()
+            release()
             raise
 
-    def _enter(self, base_url: str, limits: Limits, watch: AbstractContextManager) -> Callable[[], None]:
-        """A place among the upstream's connections; what gives it back. Raises Overloaded."""
-        maximum, places = self._places.get(base_url, (0, None))
+    def _acquire_slot(self, base_url: str, limits: Limits, watch: AbstractContextManager) -> Callable[[], None]:
+        """Takes one of the upstream's connection slots and returns the function that frees it. Raises Overloaded."""
+        maximum, slots = self._slots.get(base_url, (0, None))
         if maximum != limits.connections:
-            if len(self._places) >= POOLS:
-                self._places.clear()  # those that are out go back to where they came from
-            places = BoundedSemaphore(limits.connections)
-            self._places[base_url] = limits.connections, places
-        if not places.acquire(blocking=False):
+            if len(self._slots) >= MAX_POOLS:
+                self._slots.clear()  # a slot in use is freed in its own semaphore
+            slots = BoundedSemaphore(limits.connections)
+            self._slots[base_url] = limits.connections, slots
+        if not slots.acquire(blocking=False):
             with watch:
-                if not places.acquire(timeout=limits.wait_s):
+                if not slots.acquire(timeout=limits.wait_s):
                     raise Overloaded(f"{limits.connections} connections of this worker to the upstream are in use")
-        return places.release
+        return slots.release
 
     def _send(
-        self, adapter: _Adapter, method, path, headers, body, limits, watch, secret, let_go: Callable[[], None]
+        self, adapter: _Adapter, method, path, headers, body, limits, watch, secret, release: Callable[[], None]
     ) -> Exchange:
         request = requests.PreparedRequest()
         request.method, request.url, request.body = method, path, body
@@ -332,28 +334,28 @@ class Client:
             request.headers["Content-Length"] = str(len(body))
         SENDING.set(sending := Sending())
         started, deadline = time.perf_counter(), time.monotonic() + limits.total_s
-        waits = Timeout(connect=limits.connect_s, read=limits.first_byte_s)
-        # The library's timeouts run per system call; this one also ends a head that comes in byte by byte.
+        timeout = Timeout(connect=limits.connect_s, read=limits.first_byte_s)
+        # The library's timeouts run per system call; this one also ends a head that arrives byte by byte.
         alarm = gevent.Timeout.start_new(min(limits.connect_s + limits.first_byte_s, limits.total_s))
         try:
             with watch:
-                raw = adapter.send(request, stream=True, timeout=waits)
-        except error_mapping.FOREIGN as fault:
+                raw = adapter.send(request, stream=True, timeout=timeout)
+        except error_mapping.LIBRARY_ERRORS as fault:
             # `from None`: the chained text would be printed with a traceback.
-            raise error_mapping.told(fault, sending) from None
+            raise error_mapping.to_upstream_error(fault, sending) from None
         except gevent.Timeout as fault:
             if fault is not alarm:
                 raise
-            raise error_mapping.told(TimeoutError(), sending) from None
+            raise error_mapping.to_upstream_error(TimeoutError(), sending) from None
         finally:
             alarm.close()
         waited_s = time.perf_counter() - started
-        return Exchange(raw, raw.status, limits, deadline, secret, waited_s, let_go)
+        return Exchange(raw, raw.status, limits, deadline, secret, waited_s, release)
 
     def _adapter(self, base_url: str, transport: Transport) -> _Adapter:
         adapter = self._adapters.get((base_url, transport))
         if adapter is None:
-            if len(self._adapters) >= POOLS:
+            if len(self._adapters) >= MAX_POOLS:
                 self._adapters.pop(next(iter(self._adapters))).close()
             proxy = None if transport.proxy == "direct" else transport.proxy or self._proxy
             adapter = _Adapter(base_url, proxy, self._context(transport), self._pool_size)
@@ -361,9 +363,9 @@ class Client:
         return adapter
 
     def _context(self, transport: Transport) -> ssl.SSLContext:
-        """One for all upstreams with the same files. Raises UpstreamError when they cannot be read."""
+        """Returns the TLS context for these files, created once. Raises UpstreamError if they cannot be read."""
         files = transport[1:]
-        if files == AS_ALL[1:]:
+        if files == DEFAULT_TRANSPORT[1:]:
             return self._tls
         if (context := self._contexts.get(files)) is None:
             try:
@@ -372,9 +374,9 @@ class Client:
                     context.load_cert_chain(transport.cert_file, transport.key_file)
             except (OSError, ssl.SSLError) as fault:
                 log.error("ca_file or client_cert_file of an upstream cannot be used: %s", fault)
-                found = UpstreamError("its ca_file or client_cert_file cannot be used; the log says why")
-                found.was_sent = False
-                raise found from None
+                error = UpstreamError("its ca_file or client_cert_file cannot be used; the log has the reason")
+                error.was_sent = False
+                raise error from None
             self._contexts[files] = context
         return context
 

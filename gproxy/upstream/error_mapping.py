@@ -1,6 +1,6 @@
-"""What the libraries below can raise, and what a caller is told instead.
+"""Maps the exceptions of requests, urllib3 and http.client to UpstreamError.
 
-Their texts are never passed on: they quote URLs, and a refused header quotes its value, which is the key.
+Their texts are never passed on: they quote URLs, and a rejected header quotes its value, which is the key.
 """
 
 import http.client
@@ -12,11 +12,11 @@ import urllib3
 from gproxy.errors import UpstreamError, UpstreamTimeout
 from gproxy.fastpath.connection import Sending
 
-# How a connection ends that the other side had closed before.
-DIED = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
-# Ordered: the first row whose class fits decides.
-FAULTS: tuple[tuple[type[BaseException], type[UpstreamError], str], ...] = (
-    (requests.exceptions.InvalidHeader, UpstreamError, "the credential holds a character that no header can carry"),
+# Raised when a request is sent over a connection that the upstream had already closed.
+CLOSED_BY_PEER = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
+# Library exception, our exception, text. The first row that matches applies.
+MAPPING: tuple[tuple[type[BaseException], type[UpstreamError], str], ...] = (
+    (requests.exceptions.InvalidHeader, UpstreamError, "the credential contains a character that no header can carry"),
     (requests.exceptions.ConnectTimeout, UpstreamTimeout, "no connection in time"),
     (requests.exceptions.Timeout, UpstreamTimeout, "no answer in time"),
     (urllib3.exceptions.TimeoutError, UpstreamTimeout, "no answer in time"),
@@ -31,31 +31,38 @@ FAULTS: tuple[tuple[type[BaseException], type[UpstreamError], str], ...] = (
     (urllib3.exceptions.HTTPError, UpstreamError, "the connection broke"),
     (http.client.IncompleteRead, UpstreamError, "the connection broke"),
     (http.client.HTTPException, UpstreamError, "the answer is not HTTP"),
-    # http.client refuses a header value with a line break, or one that is not Latin-1, with a plain ValueError.
-    (ValueError, UpstreamError, "the credential or a header holds a character that no header can carry"),
+    # http.client rejects a header value with a line break, or one that is not Latin-1, with a plain ValueError.
+    (ValueError, UpstreamError, "the credential or a header contains a character that no header can carry"),
     (OSError, UpstreamError, "the connection broke"),
 )
 
 
-def told(fault: BaseException, sending: Sending | None = None) -> UpstreamError:
-    """Our error for a library's, and how far the request came. The fault's own text stays inside."""
-    found = next((ours(text) for foreign, ours, text in FAULTS if isinstance(fault, foreign)), None)
-    found = found or UpstreamError("the upstream call failed")
+def to_upstream_error(fault: BaseException, sending: Sending | None = None) -> UpstreamError:
+    """Returns the UpstreamError for a library's exception, without its text.
+
+    With `sending`, sets `was_sent` and `is_stale` from the progress of the request.
+    """
+    error = next((kind(text) for library_kind, kind, text in MAPPING if isinstance(fault, library_kind)), None)
+    error = error or UpstreamError("the upstream call failed")
     if sending is not None:
-        found.was_sent = sending.is_sent
-        found.is_stale = sending.is_sent and sending.was_open and any(isinstance(one, DIED) for one in _causes(fault))
-    return found
+        error.was_sent = sending.is_sent
+        error.is_stale = sending.is_sent and sending.was_open and _is_closed_by_peer(fault)
+    return error
+
+
+def _is_closed_by_peer(fault: BaseException) -> bool:
+    return any(isinstance(cause, CLOSED_BY_PEER) for cause in _causes(fault))
 
 
 def _causes(fault: BaseException) -> Iterator[BaseException]:
-    """The fault and what the libraries wrapped it around, each in its own way."""
-    left, seen = [fault], set()
-    while left:
-        one = left.pop()
-        if isinstance(one, BaseException) and id(one) not in seen:
-            seen.add(id(one))
-            yield one
-            left += [one.__cause__, one.__context__, getattr(one, "reason", None), *one.args]
+    """Yields the exception and all exceptions that it wraps: as cause, context, `reason` or argument."""
+    pending, seen = [fault], set()
+    while pending:
+        cause = pending.pop()
+        if isinstance(cause, BaseException) and id(cause) not in seen:
+            seen.add(id(cause))
+            yield cause
+            pending += [cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args]
 
 
-FOREIGN = tuple(foreign for foreign, _, _ in FAULTS)
+LIBRARY_ERRORS = tuple(library_kind for library_kind, _, _ in MAPPING)

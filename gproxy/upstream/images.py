@@ -88,7 +88,7 @@ MEDIA_TYPES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
+class FileContent:
     media_type: str
     data: bytes
 
@@ -102,7 +102,7 @@ def is_public(address: Address) -> bool:
     return not any(address in network for network in CLOSED_4)
 
 
-class Images:
+class ImageFetcher:
     """All fetches of one process."""
 
     def __init__(
@@ -121,7 +121,7 @@ class Images:
         # vendors' names waiting.
         self._names = ThreadPool(AT_ONCE)
 
-    def fetch(self, url: str, watch: AbstractContextManager) -> Fetched:
+    def fetch(self, url: str, watch: AbstractContextManager) -> FileContent:
         """The body that the URL leads to. Raises what `presence` throws in, and
 
         BadRequest for whatever is wrong with the URL or its host; Overloaded when no fetch ended in time for this one
@@ -137,12 +137,12 @@ class Images:
         finally:
             self._places.release()
 
-    def _fetch(self, target: Url, bounds: "_Bounds", watch: AbstractContextManager) -> Fetched:
+    def _fetch(self, target: Url, bounds: "_Bounds", watch: AbstractContextManager) -> FileContent:
         # Timeouts of a socket run per system call; this one also ends a look-up, or a handshake that trickles in.
         alarm = gevent.Timeout.start_new(bounds.left_s())
         try:
             return self._follow(target, bounds, watch)
-        except error_mapping.FOREIGN as fault:
+        except error_mapping.LIBRARY_ERRORS as fault:
             # `from None`: the chained text would be printed with a traceback.
             raise _told(fault, bounds) from None
         except gevent.Timeout as fault:
@@ -152,7 +152,7 @@ class Images:
         finally:
             alarm.close()
 
-    def _follow(self, target: Url, bounds: "_Bounds", watch: AbstractContextManager) -> Fetched:
+    def _follow(self, target: Url, bounds: "_Bounds", watch: AbstractContextManager) -> FileContent:
         for _ in range(MAX_REDIRECTS + 1):
             with self._ask(target, bounds, watch) as response:
                 if response.status not in REDIRECTS:
@@ -240,7 +240,9 @@ class Images:
             return isinstance(cause, socks.ProxyConnectionError | socks.SOCKS5AuthError | socket.gaierror)
         return self._proxy is not None
 
-    def _read(self, response: urllib3.BaseHTTPResponse, bounds: "_Bounds", watch: AbstractContextManager) -> Fetched:
+    def _read(
+        self, response: urllib3.BaseHTTPResponse, bounds: "_Bounds", watch: AbstractContextManager
+    ) -> FileContent:
         if response.status != 200:
             raise _bad(f"the host answered {response.status}")
         # Not asked for, and a small body could become a huge one.
@@ -259,7 +261,7 @@ class Images:
             pieces.append(piece)
         if not pieces:
             raise _bad("the body is empty")
-        return Fetched(media_type, b"".join(pieces))
+        return FileContent(media_type, b"".join(pieces))
 
     def _too_large(self) -> BadRequest:
         return _bad(f"larger than {self._max_bytes} bytes")
@@ -416,7 +418,7 @@ def _told(fault: BaseException, bounds: _Bounds) -> GatewayError:
     """What the host did wrong is told as a fault of the URL; only the proxy is ours."""
     if isinstance(fault, ssl.SSLError | CertificateError):
         fault = urllib3.exceptions.SSLError(fault)
-    ours = error_mapping.told(fault)
+    ours = error_mapping.to_upstream_error(fault)
     if isinstance(fault, ProxyError):
         return ours
     return bounds.late() if isinstance(ours, UpstreamTimeout) else _bad(ours.message.removeprefix(f"{ours.label}: "))

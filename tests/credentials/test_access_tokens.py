@@ -9,7 +9,7 @@ import pytest
 from gproxy.credentials.access_tokens import EXPIRY_MARGIN_S, FRESH_S, RENEW_BEFORE_S, AccessTokens
 from gproxy.errors import CredentialRefused, UpstreamError, UpstreamTimeout
 from gproxy.snapshot import Credential, ServiceAccount
-from gproxy.upstream.client import AS_ALL
+from gproxy.upstream.client import DEFAULT_TRANSPORT
 from tests.accounts import EMAIL, PEM, claims
 
 ACCOUNT = ServiceAccount("acme-1", EMAIL, "https://tokens.test/oauth", "k1")
@@ -59,7 +59,7 @@ def account(secret: str = PEM) -> Credential:
 
 
 def get_secret(tokens, credential=None) -> str:
-    return tokens.secret(credential or account(), AS_ALL, NO_WATCH)
+    return tokens.secret(credential or account(), DEFAULT_TRANSPORT, NO_WATCH)
 
 
 def test_an_api_key_is_returned_unchanged(tokens, endpoint):

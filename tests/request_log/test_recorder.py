@@ -72,7 +72,7 @@ def test_an_attempt_waits_for_no_reload():
     class Exchange:
         status, headers = 200, {}
 
-        def watch(self, received, end):
+        def observe(self, received, end):
             self.received, self.end = received, end
 
     exchange = attempt_log.send(1, 1, "http://u/v1?access_token=abcdef&a=b", {}, b"{}", "sk-12345678", Exchange)
@@ -89,7 +89,7 @@ def test_an_error_while_logging_costs_a_row_and_no_call(caplog):
     spool = SimpleNamespace(put=failing_put)
     recorder = Recorder(spool, lambda: Snapshot, lambda: Snapshot, lambda at: at, frozenset(), 100)
     attempt_log = AttemptLog(recorder, None, True, ())
-    exchange = SimpleNamespace(status=200, headers={}, watch=lambda received, end: end())
+    exchange = SimpleNamespace(status=200, headers={}, observe=lambda received, end: end())
     assert attempt_log.send(1, 1, "http://u", {}, b"{}", "sk-12345678", lambda: exchange) is exchange
     assert attempt_log.send(1, 1, "http://u", {}, 7, "sk-12345678", lambda: exchange) is exchange
     assert caplog.text.count("a request log row is lost") == 2

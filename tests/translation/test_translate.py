@@ -17,7 +17,7 @@ from gproxy.relay import translated_stream
 from gproxy.relay.passthrough_stream import NO_END
 from gproxy.snapshot import Dispatch, Provider, ProviderSettings
 from gproxy.translation import translate
-from gproxy.upstream.images import Fetched
+from gproxy.upstream.images import FileContent
 from tests.sampled import asking, documents, payloads, sample
 
 KINDS = channels.load()
@@ -211,10 +211,10 @@ def test_the_url_of_a_document_is_not_an_image_of_chat():
 class Fetcher:
     """Returns files by the last segment of their URL."""
 
-    def __init__(self, **found: Fetched):
+    def __init__(self, **found: FileContent):
         self.found, self.requested = found, []
 
-    def fetch(self, url: str, watch) -> Fetched:
+    def fetch(self, url: str, watch) -> FileContent:
         self.requested.append(url)
         with watch:
             name = url.rpartition("/")[2]
@@ -240,7 +240,7 @@ def with_images(*urls: str) -> dict:
 def test_each_url_is_fetched_once_and_its_data_sent():
     translation = prepare(CLAUDE, GEMINI, with_images(f"{URL}/one", f"{URL}/two", f"{URL}/one"), fetch_images=True)
     assert translation.urls == (f"{URL}/one", f"{URL}/two")
-    one, two = Fetched("image/png", b"\x89PNG"), Fetched("application/pdf", b"%PDF")
+    one, two = FileContent("image/png", b"\x89PNG"), FileContent("application/pdf", b"%PDF")
     fetcher = Fetcher(one=one, two=two)
     fetched = translate.fetch_files(translation, fetcher, nullcontext())
     assert fetcher.requested == [f"{URL}/one", f"{URL}/two"]
@@ -292,7 +292,7 @@ def test_the_total_size_of_the_files_of_a_request_is_limited(monkeypatch):
     assert translate.MAX_FETCHED_BYTES == 50 * 1024 * 1024
     monkeypatch.setattr(translate, "MAX_FETCHED_BYTES", 12)
     translation = prepare(CLAUDE, GEMINI, with_images(f"{URL}/one", f"{URL}/two", f"{URL}/three"), fetch_images=True)
-    six, seven = Fetched("image/png", b"123456"), Fetched("image/png", b"1234567")
+    six, seven = FileContent("image/png", b"123456"), FileContent("image/png", b"1234567")
     fetcher = Fetcher(one=six, two=seven, three=six)
     with pytest.raises(BadRequest, match=r"messages\.content\.image: more than 12 bytes in all"):
         translate.fetch_files(translation, fetcher, nullcontext())
@@ -501,8 +501,8 @@ class Exchange:
     def masked(self, data: bytes) -> bytes:
         return data
 
-    def hurry(self, idle_s: float | None) -> None:
-        """Nothing is waited for here."""
+    def limit_idle(self, idle_s: float | None) -> None:
+        """Does nothing: there is no wait."""
 
     def close(self) -> None:
         self.is_closed = True

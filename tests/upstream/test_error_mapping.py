@@ -1,4 +1,4 @@
-"""Everything the libraries below can raise, and that none of it is told."""
+"""Every exception of the libraries has a mapping, and its text reaches no client."""
 
 import http.client
 import inspect
@@ -19,9 +19,9 @@ TIMEOUTS = (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError, Timeou
 
 def tree(module, *roots: type) -> set[type]:
     return {
-        found
-        for _, found in inspect.getmembers(module, inspect.isclass)
-        if issubclass(found, roots) and not issubclass(found, Warning)
+        kind
+        for _, kind in inspect.getmembers(module, inspect.isclass)
+        if issubclass(kind, roots) and not issubclass(kind, Warning)
     }
 
 
@@ -34,13 +34,13 @@ CLASSES = sorted(
         BrokenPipeError, ssl.SSLError, ssl.SSLCertVerificationError, ssl.SSLEOFError, socket.gaierror, socket.herror,
         ValueError, UnicodeError, UnicodeEncodeError,
     },
-    key=lambda found: (found.__module__, found.__name__),
+    key=lambda kind: (kind.__module__, kind.__name__),
 )  # fmt: skip
 
 
-def make(found: type) -> BaseException:
-    """One of it that quotes the secret wherever it can, without knowing what its constructor wants."""
-    fault = found.__new__(found, SECRET)
+def make(kind: type) -> BaseException:
+    """Returns an exception that quotes the secret wherever it can, made without its constructor."""
+    fault = kind.__new__(kind, SECRET)
     fault.args = (SECRET, f"Invalid header value b'Bearer {SECRET}'")
     fault.__notes__ = [SECRET]
     fault.__cause__ = ValueError(SECRET)
@@ -48,35 +48,35 @@ def make(found: type) -> BaseException:
 
 
 def raised(fault: BaseException) -> UpstreamError:
-    """As the client does it."""
+    """Returns the mapped exception, raised as the client raises it."""
     try:
         try:
             raise fault
-        except error_mapping.FOREIGN as caught:
-            raise error_mapping.told(caught) from None
-    except UpstreamError as ours:
-        return ours
+        except error_mapping.LIBRARY_ERRORS as caught:
+            raise error_mapping.to_upstream_error(caught) from None
+    except UpstreamError as error:
+        return error
 
 
-def test_the_libraries_trees_are_walked():
+def test_the_exception_trees_of_the_libraries_are_read():
     assert len(CLASSES) > 60
     assert {requests.exceptions.InvalidHeader, urllib3.exceptions.ReadTimeoutError, http.client.BadStatusLine} < set(
         CLASSES
     )
 
 
-@pytest.mark.parametrize("found", CLASSES, ids=lambda found: f"{found.__module__}.{found.__name__}")
-def test_every_fault_is_ours_and_keeps_its_text_to_itself(found):
-    fault = make(found)
-    assert isinstance(fault, error_mapping.FOREIGN)
-    ours = raised(fault)
-    assert type(ours) is (UpstreamTimeout if issubclass(found, TIMEOUTS) else UpstreamError)
-    assert ours.status == (504 if issubclass(found, TIMEOUTS) else 502)
-    shown = "".join(traceback.format_exception(ours))
-    for text in (ours.message, str(ours), repr(ours), str(ours.headers), repr(ours.args), shown):
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
+def test_every_library_exception_becomes_an_upstream_error_without_its_text(kind):
+    fault = make(kind)
+    assert isinstance(fault, error_mapping.LIBRARY_ERRORS)
+    error = raised(fault)
+    assert type(error) is (UpstreamTimeout if issubclass(kind, TIMEOUTS) else UpstreamError)
+    assert error.status == (504 if issubclass(kind, TIMEOUTS) else 502)
+    printed = "".join(traceback.format_exception(error))
+    for text in (error.message, str(error), repr(error), str(error.headers), repr(error.args), printed):
         assert SECRET not in text
-    assert ours.__cause__ is None
-    assert ours.message.startswith(("upstream_error: ", "upstream_timeout: "))
+    assert error.__cause__ is None
+    assert error.message.startswith(("upstream_error: ", "upstream_timeout: "))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_every_fault_is_ours_and_keeps_its_text_to_itself(found):
     [
         (requests.exceptions.ConnectTimeout(), "no connection in time"),
         (requests.exceptions.ReadTimeout(), "no answer in time"),
-        (requests.exceptions.InvalidHeader(), "the credential holds a character that no header can carry"),
+        (requests.exceptions.InvalidHeader(), "the credential contains a character that no header can carry"),
         (requests.exceptions.SSLError(), "TLS failed"),
         (requests.exceptions.ProxyError(), "the outbound proxy failed"),
         (requests.exceptions.ConnectionError(), "the connection failed"),
@@ -96,17 +96,17 @@ def test_every_fault_is_ours_and_keeps_its_text_to_itself(found):
         (http.client.IncompleteRead(b""), "the connection broke"),
         (ConnectionResetError(), "the connection broke"),
         (TimeoutError(), "no answer in time"),
-        (UnicodeEncodeError("latin-1", "x", 0, 1, "no"), "the credential or a header holds a character"),
+        (UnicodeEncodeError("latin-1", "x", 0, 1, "no"), "the credential or a header contains a character"),
         (KeyError("unforeseen"), "the upstream call failed"),
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_fault_is_told_in_words_that_help(fault, text):
-    assert text in error_mapping.told(fault).message
+def test_an_exception_has_a_helpful_message(fault, text):
+    assert text in error_mapping.to_upstream_error(fault).message
 
 
-def test_no_row_of_the_table_is_hidden_by_an_earlier_one():
-    classes = [row[0] for row in error_mapping.FAULTS]
+def test_every_row_of_the_table_can_match():
+    classes = [row[0] for row in error_mapping.MAPPING]
     hidden = [
         (later, earlier) for at, later in enumerate(classes) for earlier in classes[:at] if issubclass(later, earlier)
     ]
@@ -114,16 +114,16 @@ def test_no_row_of_the_table_is_hidden_by_an_earlier_one():
 
 
 @pytest.mark.parametrize("fault", [KeyError(), TypeError(), AttributeError(), ZeroDivisionError(), KeyboardInterrupt()])
-def test_a_fault_of_our_own_is_not_blamed_on_the_upstream(fault):
-    assert not isinstance(fault, error_mapping.FOREIGN)
+def test_a_bug_of_our_own_is_not_mapped_to_an_upstream_error(fault):
+    assert not isinstance(fault, error_mapping.LIBRARY_ERRORS)
 
 
-def test_a_refused_header_does_not_tell_its_value():
-    """What the libraries really raise for a key that no header can carry."""
+def test_the_error_for_a_rejected_header_omits_its_value():
+    """With the exceptions that http.client raises for a key that no header can carry."""
     connection = http.client.HTTPConnection("127.0.0.1", 9)
     connection.putrequest("POST", "/")  # nothing is sent before the headers end
     for value in (f"Bearer {SECRET}\r\nX: y", f"Bearer {SECRET}ü€"):
         with pytest.raises(ValueError, match=r"Invalid|codec") as caught:
             connection.putheader("Authorization", value)
-        ours = raised(caught.value)
-        assert SECRET not in "".join(traceback.format_exception(ours))
+        error = raised(caught.value)
+        assert SECRET not in "".join(traceback.format_exception(error))

@@ -28,7 +28,7 @@ from cryptography.x509.oid import NameOID
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from gproxy.errors import BadRequest, ClientDisconnected, GatewayError, Overloaded, UpstreamError
-from gproxy.upstream.images import AT_ONCE, MAX_URL, Fetched, Images, is_public
+from gproxy.upstream.images import AT_ONCE, MAX_URL, FileContent, ImageFetcher, is_public
 
 ROOT = Path(__file__).resolve().parents[2]
 LITERAL = re.compile(r"[0-9a-fx.:]+")
@@ -284,11 +284,11 @@ def is_here(address) -> bool:
     return str(address) == "127.0.0.1"
 
 
-def make(tls: ssl.SSLContext = TLS, **options) -> Images:
-    return Images(tls, **{"is_public": is_here, "timeout_s": 5.0, "max_bytes": 100_000, **options})
+def make(tls: ssl.SSLContext = TLS, **options) -> ImageFetcher:
+    return ImageFetcher(tls, **{"is_public": is_here, "timeout_s": 5.0, "max_bytes": 100_000, **options})
 
 
-def fetch(url: str, watch=None, **options) -> Fetched:
+def fetch(url: str, watch=None, **options) -> FileContent:
     return make(**options).fetch(url, watch or nullcontext())
 
 
@@ -599,7 +599,7 @@ def test_a_body_of_the_most_bytes_is_fetched_and_not_one_more(site):
         }
         for page in ("/length", "/close", "/chunked"):
             if is_fine:
-                assert fetch(site.url + page) == Fetched("image/png", data)
+                assert fetch(site.url + page) == FileContent("image/png", data)
             else:
                 assert refused(site.url + page) == "larger than 100000 bytes"
 
@@ -728,13 +728,13 @@ def test_a_handshake_counts(opened):
 @pytest.mark.parametrize("declared", ["", "image/jpeg", "text/html", "application/octet-stream"])
 def test_a_body_is_what_its_first_bytes_say(site, data, media_type, declared):
     site.pages["/it"] = answer(data, Content_Type=declared)
-    assert fetch(f"{site.url}/it") == Fetched(media_type, data)
+    assert fetch(f"{site.url}/it") == FileContent(media_type, data)
 
 
 @pytest.mark.parametrize("declared", ["image/png", "IMAGE/PNG ; charset=binary"])
 def test_a_body_that_says_nothing_is_what_its_header_says(site, declared):
     site.pages["/it"] = answer(b"a dialect of its own", Content_Type=declared)
-    assert fetch(f"{site.url}/it") == Fetched("image/png", b"a dialect of its own")
+    assert fetch(f"{site.url}/it") == FileContent("image/png", b"a dialect of its own")
 
 
 @pytest.mark.parametrize(
@@ -832,7 +832,7 @@ def test_a_host_proves_its_name(secured, names):
     site, tls = secured
     names["pictures.test"] = names["pictures.test."] = ["127.0.0.1"]
     for host in ("pictures.test", "Pictures.Test."):
-        assert fetch(f"https://{host}:{site.port}/a.png", tls=tls) == Fetched("image/png", PNG)
+        assert fetch(f"https://{host}:{site.port}/a.png", tls=tls) == FileContent("image/png", PNG)
         assert site.asked[-1] == "pictures.test"
         assert site.said("Host") == f"pictures.test:{site.port}"
 
@@ -1024,13 +1024,13 @@ def in_a_worker(url: str, function: str = "fetch") -> list[tuple[float, str]]:
 
     No socket may be left open, even before garbage is collected.
     """
-    told = subprocess.run(
+    to_upstream_error = subprocess.run(
         [sys.executable, "-c", WORKER, url, function], cwd=ROOT, capture_output=True, text=True, timeout=60,
         check=False,
         env={"PATH": os.environ["PATH"]},
     )  # fmt: skip
-    assert (told.returncode, told.stderr) == (0, "")
-    lines = (line.split(" ", 1) for line in told.stdout.splitlines())
+    assert (to_upstream_error.returncode, to_upstream_error.stderr) == (0, "")
+    lines = (line.split(" ", 1) for line in to_upstream_error.stdout.splitlines())
     return [(float(took), text) for took, text in lines]
 
 
