@@ -14,6 +14,7 @@ SHORT_TIMEOUTS = ", connect_timeout_s = 2, first_byte_timeout_s = 1.5, idle_time
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+@pytest.hookimpl(tryfirst=True)  # before the hook of xdist, which reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where several workers run, each file is one worker's, for the sake of its fixtures, unless a test has a group.
 

@@ -5,6 +5,8 @@ import os
 import time
 from types import SimpleNamespace
 
+import pytest
+
 from gproxy.fastpath import access_line
 from gproxy.metrics import definitions
 from gproxy.metrics.call_metrics import CallMetrics
@@ -15,6 +17,7 @@ from gproxy.snapshot import Model, Provider, ProviderSettings, Snapshot
 from gproxy.web import access_log, request_input
 from tests.bench.test_checks import LIST_US, list_us
 
+pytestmark = [pytest.mark.slow, pytest.mark.ci]
 MAX_COUNTING_US, MAX_LINE_US = 5.0, 15.0
 BATCHES, CALLS = 25, 1_000
 PROVIDER = Provider(1, "main", "openai", ProviderSettings(), ())

@@ -60,7 +60,8 @@ def at_once(gateways: list[Gateway], key: str, count: int, **fields) -> list:
         return list(pool.map(lambda n: ask(gateways[n % len(gateways)], key, **fields), range(count)))
 
 
-@pytest.fixture(params=["file", "redis"])
+# A worker that waits longer than 0.1 s for Redis counts by itself, so exact counts over Redis need a quiet machine.
+@pytest.fixture(params=["file", pytest.param("redis", marks=pytest.mark.timing)])
 def shared(request, pytestconfig) -> dict[str, str]:
     """The environment of a gateway whose state is shared in one way or the other."""
     return {} if request.param == "file" else {"GPROXY_REDIS_URL": fresh(pytestconfig)[0]}
@@ -121,6 +122,7 @@ def test_a_quota_worth_ten_requests_holds_against_a_hundred_at_once(own_gateway,
     assert _verify(gateway).returncode == 0
 
 
+@pytest.mark.timing
 def test_two_machines_keep_one_limit_and_one_quota(own_gateway, vendor, pytestconfig):
     """Two data directories on one PostgreSQL and one Redis."""
     env = {"GPROXY_DSN": fresh_database(pytestconfig), "GPROXY_REDIS_URL": fresh(pytestconfig)[0]}

@@ -975,10 +975,10 @@ import contextlib, gc, os, ssl, sys, time
 import gevent, certifi
 from gproxy.errors import ClientDisconnected, GatewayError
 from gproxy.relay.disconnect import DisconnectWatch
-from gproxy.upstream.images import Images
+from gproxy.upstream.images import ImageFetcher
 
 url, deed = sys.argv[1:]
-images = Images(ssl.create_default_context(cafile=certifi.where()), timeout_s=1.0, is_public=lambda address: True)
+images = ImageFetcher(ssl.create_default_context(cafile=certifi.where()), timeout_s=1.0, is_public=lambda address: True)
 longest, last = 0, time.monotonic()
 
 def sockets():
@@ -1024,13 +1024,13 @@ def in_a_worker(url: str, function: str = "fetch") -> list[tuple[float, str]]:
 
     No socket may be left open, even before garbage is collected.
     """
-    to_upstream_error = subprocess.run(
+    finished = subprocess.run(
         [sys.executable, "-c", WORKER, url, function], cwd=ROOT, capture_output=True, text=True, timeout=60,
         check=False,
         env={"PATH": os.environ["PATH"]},
     )  # fmt: skip
-    assert (to_upstream_error.returncode, to_upstream_error.stderr) == (0, "")
-    lines = (line.split(" ", 1) for line in to_upstream_error.stdout.splitlines())
+    assert (finished.returncode, finished.stderr) == (0, "")
+    lines = (line.split(" ", 1) for line in finished.stdout.splitlines())
     return [(float(took), text) for took, text in lines]
 
 
