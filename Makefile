@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 CONFIG := $(if $(wildcard gproxy.toml),gproxy.toml,conf/quickstart.toml)
 
 OPTIONS ?=
-# Two workers; each file's tests stay together.
-PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder -m "not slow and not timing"
+# Most journeys wait, so three workers keep two cores busy. Each file's tests stay together and share fixtures.
+PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder -m "not slow and not timing"
 # What the fast path may change: every call through a real gateway, and the suites that hold protocols and shared state.
 CONTRACTS := tests/journeys tests/protocols tests/state tests/relay tests/upstream
 

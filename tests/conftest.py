@@ -13,17 +13,9 @@ JOURNEYS = "tests/journeys/"
 SHORT_TIMEOUTS = ", connect_timeout_s = 2, first_byte_timeout_s = 1.5, idle_timeout_s = 1.5"
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-@pytest.hookimpl(tryfirst=True)  # before the hook of xdist, which reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several workers run, each file is one worker's, for the sake of its fixtures, unless a test has a group.
-
-    Journeys come first: their files take longest, and none of them should be left for one worker at the end.
-    """
+    """Journeys come first: their files take longest, and none of them should be left for one worker at the end."""
     items.sort(key=lambda item: not item.nodeid.startswith(JOURNEYS))
-    for module in {item.getparent(pytest.Module) for item in items} - {None}:
-        if module.get_closest_marker("xdist_group") is None:
-            module.add_marker(pytest.mark.xdist_group(str(module.path.relative_to(ROOT))))
 
 
 @pytest.fixture(scope="session", autouse=True)
