@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.gateway import ROOT, Gateway, seed
+from tests.gateway import Gateway, seed
 from tests.vendor import Vendor
 
 JOURNEYS = "tests/journeys/"

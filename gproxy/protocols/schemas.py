@@ -623,9 +623,10 @@ def _with_conjunction(walk: _Walk, node: object, at: _Position) -> dict:
     at = walk.enter(node, at)
     out = _normalized(node)
     target = _at_pointer(walk.document, out.get("$ref"))
-    if isinstance(target, dict) and id(target) not in at.enclosing:
+    if isinstance(target, dict):
         del out["$ref"]
-        _conjoin(walk, out, _with_conjunction(walk, target, at), "$ref")
+        if id(target) not in at.enclosing:  # a schema that refers to itself adds nothing to itself
+            _conjoin(walk, out, _with_conjunction(walk, target, at), "$ref")
     if (parts := out.pop("allOf", None)) is not None:
         for part in _children(walk, "allOf", parts, at, _with_conjunction):
             _conjoin(walk, out, part, "allOf")

@@ -16,7 +16,7 @@ SEED = """
 name = "up"
 channel = "custom"
 settings = {{ base_url = "{vendor}/v1", protocol = "openai_chat", connect_timeout_s = 1, first_byte_timeout_s = 1, \
-idle_timeout_s = 1, total_timeout_s = 4, max_connections = 4, connection_wait_s = 0.5 }}
+idle_timeout_s = 1, total_timeout_s = 2.5, max_connections = 4, connection_wait_s = 0.5 }}
 credentials = [{{ api_key = "sk-up-0001" }}]
 
 [[providers]]

@@ -1,6 +1,7 @@
 """Limits, quotas and budgets over real workers: exact in any parallelism, freed by any end, told so that SDKs wait."""
 
 import asyncio
+import http.client
 import json
 import os
 import signal
@@ -634,7 +635,7 @@ def _at_once_lossy(gateway: Gateway, key: str, count: int, **fields) -> Counter:
     def one(_: int) -> int | None:
         try:
             return ask(gateway, key, **fields).status
-        except OSError:
+        except (OSError, http.client.HTTPException):
             return None
 
     with ThreadPoolExecutor(count) as pool:

@@ -68,6 +68,7 @@ def test_events_leave_at_once_and_a_client_that_leaves_is_seen(nginx, vendor):
     assert [row["outcome"] for row in rows] == ["partial", "complete"]
 
 
+@pytest.mark.timing
 def test_each_event_is_there_within_50_ms(nginx, vendor):
     """Of a provider with one key: where there is another, what comes before the first output is held with it."""
     _, port = nginx

@@ -5,7 +5,7 @@ import json
 import sys
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gproxy.errors import BadRequest
@@ -1415,6 +1415,7 @@ def test_every_strict_object_is_closed(document):
 
 
 @given(DEFINED)
+@example({"$ref": "#/$defs/A", "anyOf": [], "$defs": {"A": {"$ref": "#/$defs/A"}}})
 @settings(deadline=None)
 def test_a_tools_schema_is_an_object_and_stays_the_same_when_rewritten_again(document):
     for rewrite in (for_openai, for_anthropic):
