@@ -21,7 +21,7 @@ UPSTREAM_KEYS = ("sk-upstream-openai-aaaa", "sk-upstream-openai-bbbb", "sk-ant-u
 # A variable of the tests' own environment reaches a gateway, unless it is one that a gateway reads.
 READ_BY_GATEWAYS = ("GPROXY_", "DATABASE_")
 VENDOR_VARIABLES = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "http_proxy", "HTTP_PROXY")
-# This one is for whoever runs the tests: the whole suite passes with it too.
+# Set by the person who runs the tests: the whole suite passes with it too.
 FOR_ALL_GATEWAYS = ("GPROXY_FASTPATH",)
 
 SEED = """
@@ -150,7 +150,7 @@ class Reply:
 
 
 class Gateway:
-    """A gateway in a folder of its own, with its log. Whoever makes one ends it by `end()`, or by `stop()`.
+    """A gateway in a folder of its own, with its log. The code that makes a gateway must end it by `end()` or `stop()`.
 
     A start forks from a process that has imported everything (`tests.forkserver`); `cold` starts `python -m gunicorn`.
     No log and no reply may hold its keys and passwords: those of its seed, of its environment and of calls made here.
@@ -246,9 +246,9 @@ class Gateway:
             sent["Authorization"] = f"Bearer {key}"
         if data is not None:
             sent.setdefault("Content-Type", "application/json")
-        asked = urllib.request.Request(self.url + path, data, sent, method=method)
+        request = urllib.request.Request(self.url + path, data, sent, method=method)
         try:
-            with urllib.request.urlopen(asked, timeout=timeout_s) as answer:
+            with urllib.request.urlopen(request, timeout=timeout_s) as answer:
                 reply = Reply(answer.status, answer.headers, answer.read())
         except urllib.error.HTTPError as fault:
             with fault:
@@ -262,7 +262,7 @@ class Gateway:
         self._secrets |= secret_search.of_seed(text, self.env) | secret_search.of_environment(self.env)
 
     def _search(self, reply: Reply, path: bytes, body: bytes) -> None:
-        """No reply holds a secret, except one that the same call named or asked for."""
+        """No reply holds a secret, except one that the same call named or requested."""
         if not any(word in body for word in secret_search.ASKS_FOR_SECRETS):
             said = (path + body).decode("utf-8", "surrogateescape")
             hidden = {secret for secret in self._secrets if secret not in said}
@@ -282,24 +282,24 @@ class Gateway:
         return self.post("/v1/chat/completions", {"model": model, "messages": messages, **fields}, key)
 
     def heal(self) -> None:
-        """Nothing is known against any credential any more."""
+        """Makes every credential healthy again."""
         for one in self.post("/admin/credential-statuses/query").json:
             if one["status"] != "healthy":
-                asked = {"provider_name": one["provider"], "index": one["index"], "status": "healthy"}
-                assert self.post("/admin/credential-statuses/update", asked).status == 200
+                body = {"provider_name": one["provider"], "index": one["index"], "status": "healthy"}
+                assert self.post("/admin/credential-statuses/update", body).status == 200
 
-    def usages(self, **asked) -> list[dict]:
-        reply = self.post("/admin/usages/query", asked)
+    def usages(self, **filters) -> list[dict]:
+        reply = self.post("/admin/usages/query", filters)
         assert reply.status == 200, reply.body
         return reply.json
 
-    def wait_rows(self, count: int, timeout_s: float = 15, **asked) -> list[dict]:
+    def wait_rows(self, count: int, timeout_s: float = 15, **filters) -> list[dict]:
         """The usage rows, once there are `count` of them. They must not become more."""
         deadline = time.monotonic() + timeout_s
         rows: list[dict] = []
         while time.monotonic() < deadline:
             try:
-                rows = self.usages(**asked)
+                rows = self.usages(**filters)
             except (OSError, AssertionError):
                 rows = []
             if len(rows) >= count:

@@ -1,4 +1,4 @@
-"""Many requests at once, over plain sockets, and what the books must say afterwards."""
+"""Many requests at once, over plain sockets, and a check of their usage rows."""
 
 import json
 import threading
@@ -25,7 +25,7 @@ _calls = count()
 
 @dataclass
 class Load:
-    """`statuses` counts what clients were told; None stands for a broken connection."""
+    """`statuses` counts the statuses of the replies; None stands for a broken connection."""
 
     gateway: Gateway
     model: str
@@ -56,7 +56,7 @@ class Load:
             self.ended[end_of(reply.body)] += 1
 
     def run(self, count: int, threads: int = 50, meanwhile=None) -> "Load":
-        """`count` mixed requests, so many threads at once; `meanwhile()` runs beside them."""
+        """Sends `count` mixed requests from `threads` threads; `meanwhile()` runs beside them."""
         numbers = iter(range(count))
         lock = threading.Lock()
 
@@ -86,9 +86,9 @@ def end_of(body: bytes) -> str:
 
 
 def expected_cost(vendor: Vendor, model: str) -> int:
-    """What every request that the vendor saw costs in nano-USD, had each been answered whole."""
+    """Returns the cost in nano-USD of all requests that the vendor received, if each got a complete answer."""
     total = 0
-    for seen in vendor.asked(model):
+    for seen in vendor.received(model):
         prompt, completion = PRICES[seen.protocol]
         total += round(PROMPT_TOKENS * prompt * 1000) + round(COMPLETION_TOKENS * completion * 1000)
     return total
@@ -98,9 +98,9 @@ def nano(usd: float) -> int:
     return round(usd * 1_000_000_000)
 
 
-def check_books(gateway: Gateway, vendor: Vendor, model: str, timeout_s: float = 20) -> list[dict]:
-    """Each request that the vendor saw has its one row, and what is complete costs what it must."""
-    seen = Counter(seen.headers["traceparent"] for seen in vendor.asked(model))
+def check_usage_rows(gateway: Gateway, vendor: Vendor, model: str, timeout_s: float = 20) -> list[dict]:
+    """Checks that each request the vendor received has one usage row, and that complete calls have the right cost."""
+    seen = Counter(seen.headers["traceparent"] for seen in vendor.received(model))
     assert set(seen.values()) == {1}, "a request was sent twice"
     deadline = time.monotonic() + timeout_s
     while True:
@@ -108,12 +108,12 @@ def check_books(gateway: Gateway, vendor: Vendor, model: str, timeout_s: float =
             rows = gateway.usages(model=model)
         except (OSError, AssertionError):
             rows = []
-        booked = Counter(row["request_id"] for row in rows)
-        if set(booked) >= set(seen) and gateway.get("/readyz").json["in_flight"] == 0:
+        stored = Counter(row["request_id"] for row in rows)
+        if set(stored) >= set(seen) and gateway.get("/readyz").json["in_flight"] == 0:
             break
-        assert time.monotonic() < deadline, f"{len(set(seen) - set(booked))} of {len(seen)} requests have no row"
+        assert time.monotonic() < deadline, f"{len(set(seen) - set(stored))} of {len(seen)} requests have no row"
         time.sleep(0.1)
-    assert set(booked.values()) == {1}, "a request was booked twice"
+    assert set(stored.values()) == {1}, "a request has two usage rows"
     assert len({row["trace_id"] for row in rows}) == len(rows)
     # A worker killed between the journal and the socket leaves a row that no upstream saw.
     assert all(row["status"] is None for row in rows if row["request_id"] not in seen)

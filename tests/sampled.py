@@ -35,12 +35,12 @@ def documents(stream: bytes) -> list[dict]:
     return [json.loads(data) for data in payloads(stream) if not data.startswith(b"[DONE]")]
 
 
-def asking(wants_usage: bool = True) -> RequestHead:
+def request_head(wants_usage: bool = True) -> RequestHead:
     return RequestHead("asked", True, wants_usage, None, None)
 
 
 @dataclass
-class Reading:
+class StreamResult:
     """The output of a stream reader for one stream."""
 
     stream: object
@@ -53,12 +53,12 @@ class Reading:
         return [json.loads(data) for data in self.passed if not data.startswith(b"[DONE]")]
 
 
-def read(protocol: ModuleType, stream: bytes, name: str = "asked", wants_usage: bool = True) -> Reading:
-    reading = Reading(protocol.Stream(json.dumps(name).encode(), asking(wants_usage)))
+def read(protocol: ModuleType, stream: bytes, name: str = "asked", wants_usage: bool = True) -> StreamResult:
+    result = StreamResult(protocol.Stream(json.dumps(name).encode(), request_head(wants_usage)))
     for data in payloads(stream):
-        passed, verdict = reading.stream.observe(data)
-        reading.is_unchanged &= passed is data
-        reading.verdicts.append(verdict)
+        passed, verdict = result.stream.observe(data)
+        result.is_unchanged &= passed is data
+        result.verdicts.append(verdict)
         if passed is not None:
-            reading.passed.append(passed)
-    return reading
+            result.passed.append(passed)
+    return result

@@ -149,8 +149,8 @@ def test_no_field_contains_a_secret(write, secret):
 
 
 def test_a_line_without_a_reader_fails_no_request(monkeypatch):
-    reading, writing = os.pipe()
-    os.close(reading)
+    result, writing = os.pipe()
+    os.close(result)
     monkeypatch.setattr(access_line, "STANDARD_ERROR", writing)
     try:
         logs.write_fields("gproxy.test", "request", FIELDS)

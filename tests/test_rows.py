@@ -52,7 +52,7 @@ def test_a_provider_is_called_with_its_keys(gateway, vendor):
     name = rows.unique("gpt-rows")
     for _ in range(12):
         assert gateway.chat(f"{made.name}/{name}").status == 200
-    seen = {request.headers["authorization"] for request in vendor.asked(name)}
+    seen = {request.headers["authorization"] for request in vendor.received(name)}
     assert seen == {f"Bearer {key}" for key in made.keys}
     assert len(set(made.credential_ids)) == 2
 

@@ -136,7 +136,7 @@ def test_a_key_of_an_earlier_seed_or_environment_is_searched_for_too(own_gateway
     (gateway.folder / "log").write_text("")
 
 
-def test_a_reply_that_holds_a_key_fails_unless_the_call_asked_for_it(own_gateway, vendor):
+def test_a_reply_that_holds_a_key_fails_unless_the_call_requested_it(own_gateway, vendor):
     async def echoes(seen, reader, writer):
         writer.write(body(200, b'{"id": "x", "choices": [], "note": "sk-other-0003"}'))
 

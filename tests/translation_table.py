@@ -59,7 +59,7 @@ def said(*blocks) -> Request:
     return Request((Turn("user", blocks),), max_tokens=100)
 
 
-def asked(**fields) -> Request:
+def request_with(**fields) -> Request:
     return Request((Turn("user", (Text("Hi"),)),), **{"max_tokens": 100, **fields})
 
 
@@ -86,43 +86,43 @@ FEATURES: dict[str, Request] = {
     "PDF, address": said(Text("Read"), Media("file", "application/pdf", url="https://example.com/a.pdf")),
     "audio": said(Text("Listen"), Media("audio", "audio/wav", WAV)),
     "file by the vendor's id": said(Text("Read"), Media("file", file_id="file-1")),
-    "tools": asked(tools=(TOOL,)),
-    "tools, strict": asked(tools=(Tool("weather", None, SCHEMA, True),)),
-    "custom tools (free text)": asked(tools=(Tool("patch", "Applies a patch."),)),
-    "tool choice: any": asked(tools=(TOOL,), choice=ToolChoice("any")),
-    "tool choice: none": asked(tools=(TOOL,), choice=ToolChoice("none")),
-    "tool choice: one": asked(tools=(TOOL,), choice=ToolChoice("any", ("weather",))),
-    "tool choice: one of some": asked(
+    "tools": request_with(tools=(TOOL,)),
+    "tools, strict": request_with(tools=(Tool("weather", None, SCHEMA, True),)),
+    "custom tools (free text)": request_with(tools=(Tool("patch", "Applies a patch."),)),
+    "tool choice: any": request_with(tools=(TOOL,), choice=ToolChoice("any")),
+    "tool choice: none": request_with(tools=(TOOL,), choice=ToolChoice("none")),
+    "tool choice: one": request_with(tools=(TOOL,), choice=ToolChoice("any", ("weather",))),
+    "tool choice: one of some": request_with(
         tools=(TOOL, Tool("time", None, SCHEMA)), choice=ToolChoice("any", ("weather", "time"))
     ),
-    "one call at a time": asked(tools=(TOOL,), parallel=False),
+    "one call at a time": request_with(tools=(TOOL,), parallel=False),
     "call and result": tooled(CALL, ToolResult("call_1", (Text("Sun"),))),
     "result: image": tooled(CALL, ToolResult("call_1", (Text("See"), Media("image", "image/png", "AAAA")))),
     "result: error": tooled(CALL, ToolResult("call_1", (Text("No such city"),), is_error=True)),
-    "vendor's web search": asked(tools=(WebSearch(),)),
-    "vendor's code execution": asked(tools=(CodeExecution(),)),
-    "vendor's page reader": asked(tools=(WebFetch(),)),
+    "vendor's web search": request_with(tools=(WebSearch(),)),
+    "vendor's code execution": request_with(tools=(CodeExecution(),)),
+    "vendor's page reader": request_with(tools=(WebFetch(),)),
     "JSON": replace(said(Text("Tell it in JSON")), format=Format()),
-    "JSON by a schema": asked(format=Format(SCHEMA, "answer")),
-    "stop sequences": asked(stop=("END",)),
-    "temperature": asked(temperature=0.5),
-    "top_p": asked(top_p=0.5),
-    "top_k": asked(top_k=5),
-    "seed": asked(seed=7),
-    "penalties": asked(frequency_penalty=0.5, presence_penalty=0.5),
-    "several answers": asked(n=2),
-    "log-probabilities": asked(logprobs=2),
-    "no maximum of tokens": asked(max_tokens=None),
-    "reasoning: effort": asked(reasoning=Reasoning("high"), max_tokens=4000),
-    "reasoning: budget": asked(reasoning=Reasoning(None, 2000, True), max_tokens=4000),
-    "reasoning: off": asked(reasoning=Reasoning("none")),
-    "verbosity": asked(verbosity="low"),
-    "service tier: flex": asked(tier="flex"),
-    "service tier: priority": asked(tier="priority"),
-    "end user": asked(end_user="alice"),
-    "metadata": asked(metadata={"team": "blue"}),
-    "stored at the vendor": asked(store=True),
-    "prompt cache key": asked(cache_key="k"),
+    "JSON by a schema": request_with(format=Format(SCHEMA, "answer")),
+    "stop sequences": request_with(stop=("END",)),
+    "temperature": request_with(temperature=0.5),
+    "top_p": request_with(top_p=0.5),
+    "top_k": request_with(top_k=5),
+    "seed": request_with(seed=7),
+    "penalties": request_with(frequency_penalty=0.5, presence_penalty=0.5),
+    "several answers": request_with(n=2),
+    "log-probabilities": request_with(logprobs=2),
+    "no maximum of tokens": request_with(max_tokens=None),
+    "reasoning: effort": request_with(reasoning=Reasoning("high"), max_tokens=4000),
+    "reasoning: budget": request_with(reasoning=Reasoning(None, 2000, True), max_tokens=4000),
+    "reasoning: off": request_with(reasoning=Reasoning("none")),
+    "verbosity": request_with(verbosity="low"),
+    "service tier: flex": request_with(tier="flex"),
+    "service tier: priority": request_with(tier="priority"),
+    "end user": request_with(end_user="alice"),
+    "metadata": request_with(metadata={"team": "blue"}),
+    "stored at the vendor": request_with(store=True),
+    "prompt cache key": request_with(cache_key="k"),
     "earlier thinking, unsigned": Request(
         (
             Turn("user", (Text("Hi"),)),
@@ -175,7 +175,7 @@ def _says(read: Request, meant: Request) -> bool:
     """Whether the client's protocol can say this at all."""
     plain = {"turns", "system", "max_tokens"}
     fields = [name for name in Request.__dataclass_fields__ if name not in plain]
-    told = all(
+    is_complete = all(
         getattr(read, name) == getattr(meant, name) or name in ("format", "reasoning", "tools")
         for name in fields
         if getattr(meant, name) not in (None, (), {})
@@ -184,7 +184,7 @@ def _says(read: Request, meant: Request) -> bool:
     roles = lambda request: {turn.role for turn in request.turns}  # noqa: E731
     same = kinds(meant) <= kinds(read) and roles(meant) <= roles(read)
     tools = {type(tool) for tool in meant.tools} <= {type(tool) for tool in read.tools}
-    return told and same and tools and (meant.reasoning is None) == (read.reasoning is None)
+    return is_complete and same and tools and (meant.reasoning is None) == (read.reasoning is None)
 
 
 def table(client: str) -> str:

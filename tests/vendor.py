@@ -211,8 +211,8 @@ def embedded(seen: "Seen") -> dict:
     given = seen.json["input"]
     texts = [given] if isinstance(given, str) else given
     rows = [{"object": "embedding", "index": i, "embedding": vector(text)} for i, text in enumerate(texts)]
-    told = {"prompt_tokens": PROMPT_TOKENS, "total_tokens": PROMPT_TOKENS}
-    return {"object": "list", "data": rows, "model": seen.model, "usage": told}
+    usage = {"prompt_tokens": PROMPT_TOKENS, "total_tokens": PROMPT_TOKENS}
+    return {"object": "list", "data": rows, "model": seen.model, "usage": usage}
 
 
 def head(status: int = 200, headers: dict[str, str] | None = None) -> bytes:
@@ -260,7 +260,7 @@ def models(seen: Seen) -> dict:
 
 
 def answers(status: int, data: bytes, headers: dict[str, str] | None = None) -> Script:
-    """One answer, whatever is asked."""
+    """The same answer to every request."""
 
     async def script(seen, reader, writer):
         writer.write(body(status, data, headers))
@@ -286,7 +286,7 @@ def sends(*steps: bytes | float | str) -> Script:
             elif isinstance(step, float | int):
                 await asyncio.sleep(step)
             elif step == "hang":
-                await gone(seen, reader)
+                await wait_for_disconnect(seen, reader)
                 return
             elif step == "reset":
                 linger = socket.SO_LINGER
@@ -318,7 +318,7 @@ def streams(count: int | None, end: str, pause_s: float = 0.0, first: bytes = b"
     return script
 
 
-async def gone(seen: Seen, reader: asyncio.StreamReader) -> None:
+async def wait_for_disconnect(seen: Seen, reader: asyncio.StreamReader) -> None:
     """Waits until the gateway closes the connection, and notes when."""
     try:
         await reader.read(1)
@@ -328,7 +328,7 @@ async def gone(seen: Seen, reader: asyncio.StreamReader) -> None:
 
 
 class Vendor:
-    """`seen` holds every request; `scripts` maps a model name to what happens to it."""
+    """`seen` has every request; `scripts` maps a model name to the function that answers it."""
 
     def __init__(self, tls: ssl.SSLContext | None = None):
         self._tls = tls
@@ -345,7 +345,7 @@ class Vendor:
     def url(self) -> str:
         return f"http{'s' if self._tls else ''}://127.0.0.1:{self.port}"
 
-    def asked(self, model: str) -> list[Seen]:
+    def received(self, model: str) -> list[Seen]:
         return [seen for seen in list(self.seen) if seen.model == model]
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from gproxy import protocols
 from gproxy.channels import demo
 from gproxy.protocols.hub import Usage
 from gproxy.protocols.verdict import Verdict
-from tests.sampled import asking, documents, payloads, read
+from tests.sampled import documents, payloads, read, request_head
 
 LOADED = protocols.load()
 EACH = pytest.mark.parametrize("name", LOADED)
@@ -92,23 +92,23 @@ def test_it_quotes_the_last_user_text_whole_and_word_by_word(name):
 def test_a_word_is_one_token_in_replies_and_streams(name):
     expected = Usage(input_tokens=5, output_tokens=len(REPLY.split()))
     usage, found = LOADED[name].read_whole(whole(name, REQUESTS[name]))
-    reading = read(LOADED[name], stream(name, REQUESTS[name]), demo.MODEL)
-    assert usage == reading.stream.usage == expected
+    result = read(LOADED[name], stream(name, REQUESTS[name]), demo.MODEL)
+    assert usage == result.stream.usage == expected
     assert bytes(found[LOADED[name].MODEL_FIELD]) == b'"demo-1"'
 
 
 @EACH
 def test_its_streams_have_the_terminal_event_of_their_protocol(name):
-    reading = read(LOADED[name], stream(name, REQUESTS[name]), demo.MODEL)
-    assert reading.stream.is_terminal
-    assert reading.verdicts[-1] in (Verdict.ENDS, Verdict.MAY_END)
-    assert reading.stream.tail() == b""
-    assert reading.is_unchanged
+    result = read(LOADED[name], stream(name, REQUESTS[name]), demo.MODEL)
+    assert result.stream.is_terminal
+    assert result.verdicts[-1] in (Verdict.ENDS, Verdict.MAY_END)
+    assert result.stream.tail() == b""
+    assert result.is_unchanged
 
 
 @EACH
 def test_the_terminal_event_comes_after_the_last_word(name):
-    reader = LOADED[name].Stream(b'"demo-1"', asking())
+    reader = LOADED[name].Stream(b'"demo-1"', request_head())
     body = stream(name, REQUESTS[name])
     whole_text = read(LOADED[name], body).stream.text_bytes
     for data in payloads(body):

@@ -13,7 +13,7 @@ CHAT = "openai-main/gpt-4.1-mini"
 
 
 def lines(gateway: Gateway, count: int, **having) -> list[dict]:
-    """The lines that have these fields, once there are so many."""
+    """Returns the lines with these fields, once there are `count` of them."""
     deadline = time.monotonic() + 10
     while True:
         written = [json.loads(line) for line in gateway.log.splitlines() if '"logger": "gproxy.access"' in line]
@@ -25,21 +25,21 @@ def lines(gateway: Gateway, count: int, **having) -> list[dict]:
 
 
 @pytest.fixture
-def told(own_gateway) -> Gateway:
+def logged(own_gateway) -> Gateway:
     return own_gateway(GPROXY_LOG_FORMAT="json")
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_call_is_one_line_with_all_that_it_was(told, stream):
-    reply = told.post(
+def test_a_call_is_one_line_with_all_that_it_was(logged, stream):
+    reply = logged.post(
         "/v1/chat/completions?x=secret-query",
         {"model": "chat-default", "messages": [], "stream": stream},
         DEV,
         x_request_id="call-7",
         x_forwarded_for="203.0.113.9",
     )
-    (line,) = lines(told, 1, request_id="call-7")
-    assert line.pop("ms") > 0 and line.pop("pid") in told.workers() and line.pop("time")
+    (line,) = lines(logged, 1, request_id="call-7")
+    assert line.pop("ms") > 0 and line.pop("pid") in logged.workers() and line.pop("time")
     assert ("ttft_ms" in line) is stream
     line.pop("ttft_ms", None)
     cost = line.pop("cost_usd")
@@ -54,51 +54,51 @@ def test_a_call_is_one_line_with_all_that_it_was(told, stream):
     }
 
 
-def test_a_stream_that_its_client_leaves_is_told_at_its_end(told, vendor):
+def test_a_stream_that_its_client_leaves_is_logged_at_its_end(logged, vendor):
     vendor.scripts["gpt-left"] = streams(3, "hang")
-    connection = http.client.HTTPConnection("127.0.0.1", told.port)
+    connection = http.client.HTTPConnection("127.0.0.1", logged.port)
     body = json.dumps({"model": "openai-main/gpt-left", "messages": [], "stream": True})
     connection.request("POST", "/v1/chat/completions", body, {"Authorization": f"Bearer {ADMIN}"})
     answer = connection.getresponse()
     answer.read(10)
-    assert lines(told, 0, path="/v1/chat/completions") == []
+    assert lines(logged, 0, path="/v1/chat/completions") == []
     answer.close()
     connection.close()
-    (line,) = lines(told, 1, path="/v1/chat/completions")
+    (line,) = lines(logged, 1, path="/v1/chat/completions")
     assert (line["outcome"], line["status"], line["user"]) == ("partial", 200, "admin")
     del vendor.scripts["gpt-left"]
 
 
-def test_refusals_and_other_routes_have_their_line(told):
-    told.chat(CHAT, OTHER)
-    told.chat(CHAT, "sk-nobody-knows")
-    told.get("/me", ADMIN)
-    told.get("/v1/models", DEV)
-    told.get("/metrics", ADMIN)
-    (forbidden,) = lines(told, 1, status=403)
+def test_refusals_and_other_routes_have_their_line(logged):
+    logged.chat(CHAT, OTHER)
+    logged.chat(CHAT, "sk-nobody-knows")
+    logged.get("/me", ADMIN)
+    logged.get("/v1/models", DEV)
+    logged.get("/metrics", ADMIN)
+    (forbidden,) = lines(logged, 1, status=403)
     assert (forbidden["error"], forbidden["user"], "provider" in forbidden) == ("forbidden", "other", False)
-    (unknown,) = lines(told, 1, status=401)
+    (unknown,) = lines(logged, 1, status=401)
     assert (unknown["error"], "user" in unknown) == ("unauthorized", False)
-    (listed,) = lines(told, 1, path="/v1/models")
+    (listed,) = lines(logged, 1, path="/v1/models")
     assert (listed["status"], listed["user"], "outcome" in listed) == (200, "dev", False)
-    (scraped,) = lines(told, 1, path="/metrics")
+    (scraped,) = lines(logged, 1, path="/metrics")
     assert (scraped["user"], scraped["key"], "protocol" in scraped) == ("admin", 1, False)
-    (other,) = lines(told, 1, path="/me")
+    (other,) = lines(logged, 1, path="/me")
     assert (other["method"], other["status"], other["user"]) == ("GET", 200, "admin")
 
 
-def test_nothing_secret_is_in_a_line_and_no_line_can_be_forged(told):
-    told.chat(CHAT, stream=True)
-    told.post(f"/v1beta/models/{CHAT}:generateContent?key={ADMIN}", {"contents": []}, None)
+def test_nothing_secret_is_in_a_line_and_no_line_can_be_forged(logged):
+    logged.chat(CHAT, stream=True)
+    logged.post(f"/v1beta/models/{CHAT}:generateContent?key={ADMIN}", {"contents": []}, None)
     forged = "%0A2026-01-01T00:00:00.000Z%20error%20[1]%20gproxy:%20forged%0D%1B[31m"
-    told.get(f"/v1/models/{forged}", ADMIN)
-    told.get(f"/{UPSTREAM_KEYS[0]}/x", ADMIN)
-    lines(told, 1, path="/[redacted]/x")
-    (odd,) = lines(told, 1, status=400, method="GET")
+    logged.get(f"/v1/models/{forged}", ADMIN)
+    logged.get(f"/{UPSTREAM_KEYS[0]}/x", ADMIN)
+    lines(logged, 1, path="/[redacted]/x")
+    (odd,) = lines(logged, 1, status=400, method="GET")
     assert "\n" in odd["path"]  # as JSON has it
     hidden = (*UPSTREAM_KEYS, ADMIN, DEV, "Say hello", "Hello", "\x1b", "?key=")
-    assert [text for text in hidden if text in told.log.partition("gproxy.access")[2]] == []
-    assert all(line.startswith("{") or "forged" not in line for line in told.log.splitlines())
+    assert [text for text in hidden if text in logged.log.partition("gproxy.access")[2]] == []
+    assert all(line.startswith("{") or "forged" not in line for line in logged.log.splitlines())
 
 
 def test_text_lines_cannot_be_forged_either(own_gateway):

@@ -46,7 +46,7 @@ def test_two_administrators_that_demote_each_other_at_once_are_not_both_demoted(
     assert left
 
 
-def test_of_two_that_take_one_name_at_once_one_is_told_that_it_is_taken(database, monkeypatch):
+def test_of_two_rows_added_at_once_with_one_name_one_is_refused(database, monkeypatch):
     start = threading.Barrier(2)
     real = entities._check_unique
 
@@ -65,8 +65,8 @@ def test_of_two_that_take_one_name_at_once_one_is_told_that_it_is_taken(database
         return "taken"
 
     with ThreadPoolExecutor(2) as pool:
-        told = sorted(pool.map(take, range(2)))
-    assert "taken" in told and any("twin" in message for message in told), told
+        results = sorted(pool.map(take, range(2)))
+    assert "taken" in results and any("twin" in message for message in results), results
 
 
 def test_the_greatest_id_leaves_room_for_the_next_row(database):

@@ -1,4 +1,4 @@
-"""Rules of the administrative calls that are easily broken: nothing is widened, lost or told on the way."""
+"""Rules of the administrative calls that are easily broken: nothing is widened, lost or disclosed."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -30,8 +30,8 @@ def apply_import(g, text, **more):
     return g.post("/admin/config/import-toml", {"toml": text, **more})
 
 
-def exported(g, **asked) -> str:
-    return ok(g.post("/admin/config/export-toml", asked)).body.decode()
+def exported(g, **filters) -> str:
+    return ok(g.post("/admin/config/export-toml", filters)).body.decode()
 
 
 def test_a_password_exchanged_by_an_import_ends_sessions(g):
@@ -78,15 +78,15 @@ def test_a_credential_keeps_its_key_when_one_before_it_is_taken_out_of_the_file(
     if cut == text:  # written as tables
         cut = re.sub(r'\[\[providers.credentials\]\]\napi_key = "\$\{GPROXY_KEY_TRIO_1\}"\n(?:\w+ = .*\n)*', "", text)
     assert "GPROXY_KEY_TRIO_1" not in cut
-    told = ok(apply_import(g, cut, prune=True)).json["changes"]
+    changes = ok(apply_import(g, cut, prune=True)).json["changes"]
     after = {
         one["credential"]["fingerprint"] for one in g.post("/admin/credentials/query", {"provider_name": "trio"}).json
     }
-    assert after < before, told
+    assert after < before, changes
     assert len(after) == 2
 
 
-def test_the_index_of_a_credential_is_its_place_whatever_was_asked_for(g):
+def test_the_index_of_a_credential_does_not_depend_on_filters(g):
     ok(g.post("/admin/providers/upsert", {"name": "duo", "channel": "openai"}))
     ids = [
         ok(g.post("/admin/credentials/upsert", {"provider_name": "duo", "credential": f"sk-duo-{n}"})).json["id"]
@@ -110,7 +110,7 @@ def test_defaults_for_all_that_the_api_takes_can_be_read_back(g):
         assert g.post("/admin/global-settings/upsert", {"provider_defaults": defaults}).status == 400
 
 
-def test_a_proxys_password_is_told_nobody(g):
+def test_a_proxys_password_is_never_shown(g):
     body = {"name": "proxied", "channel": "openai", "settings": {"proxy": "http://user:hunter2secret@127.0.0.1:9"}}
     ok(g.post("/admin/providers/upsert", body))
     assert "hunter2secret" not in exported(g)
@@ -221,7 +221,7 @@ def test_a_login_that_is_overtaken_by_a_new_password_opens_no_session(tmp_path):
     assert not database.run(users.open_session, database, seen, "digest", 2**62)
 
 
-def test_a_proxys_password_is_a_fingerprint_in_the_books(g):
+def test_a_proxys_password_is_a_fingerprint_in_the_audit_log(g):
     body = {"name": "proxied-2", "channel": "openai", "settings": {"proxy": "http://user:hunter3secret@127.0.0.1:9"}}
     ok(g.post("/admin/providers/upsert", body))
     assert b"hunter3secret" not in g.post("/admin/audit/query", {"entity": "providers"}).body

@@ -51,7 +51,7 @@ def test_a_new_key_works_and_a_revoked_one_does_not_in_every_worker(own_gateway)
         connection.close()
 
 
-def test_keys_are_told_once_and_stored_as_digests(own_gateway):
+def test_keys_are_shown_once_and_stored_as_digests(own_gateway):
     gateway = own_gateway()
     made = gateway.post("/admin/user-keys/batch-upsert", {"user_id": 2, "count": 3, "label": "many"}).json["keys"]
     assert len({key["api_key"] for key in made}) == 3
@@ -71,7 +71,7 @@ def test_keys_are_told_once_and_stored_as_digests(own_gateway):
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "told"),
+    ("path", "body", "message"),
     [
         ("user-keys/generate", {}, "user_id"),
         ("user-keys/generate", {"user_id": "1"}, "user_id"),
@@ -85,10 +85,10 @@ def test_keys_are_told_once_and_stored_as_digests(own_gateway):
         ("usages/summary", b"{", "JSON"),
     ],
 )
-def test_bad_admin_documents_name_the_field(gateway, path, body, told):
+def test_bad_admin_documents_name_the_field(gateway, path, body, message):
     reply = gateway.post(f"/admin/{path}", body)
     assert reply.status == 400
-    assert told in reply.json["error"]["message"]
+    assert message in reply.json["error"]["message"]
 
 
 def test_the_admin_api_is_for_administrators(gateway):

@@ -26,15 +26,18 @@ def running(vendor, tmp_path_factory):
 
 @dataclass
 class Case:
-    """`made` are documents for new rows; `changes` what is changed, `shown` how the row is then told; `wrong` what is
-    refused, with a word of the refusal; `gone` and `many` tell a row that is to be deleted."""
+    """The documents of one kind of row.
+
+    `made` are documents for new rows, `changes` changed fields, `shown` the row's fields after the change, `wrong` refused
+    documents with a part of the message. `deletion` and `many` identify a row to delete.
+    """
 
     path: str
     made: list[Callable]
     changes: dict
     shown: dict
     wrong: list[tuple[object, str]]
-    gone: Callable[[dict], object] = lambda row: {"id": row["id"]}
+    deletion: Callable[[dict], object] = lambda row: {"id": row["id"]}
     many: Callable[[dict], object] = lambda row: row["id"]
 
 
@@ -71,7 +74,7 @@ CASES = [
             ({"id": 1, "nam": "x"}, "nam"),
             ({"id": -1, "name": "x", "channel": "openai"}, "id"),
         ],
-        gone=lambda row: {"name": row["name"]},
+        deletion=lambda row: {"name": row["name"]},
         many=lambda row: row["name"],
     ),
     Case(
@@ -156,21 +159,21 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.path)
 def test_made_read_changed_and_deleted(running, case):
-    def rows(**asked) -> list[dict]:
-        reply = running.post(f"/admin/{case.path}/query", asked)
+    def rows(**filters) -> list[dict]:
+        reply = running.post(f"/admin/{case.path}/query", filters)
         assert reply.status == 200, reply.body
         return reply.json
 
     before = rows()
     for number, make in enumerate(case.made):
-        told = running.post(f"/admin/{case.path}/upsert", make(running, number))
-        assert told.status == 200, told.body
-        (row,) = rows(id={"eq": told.json["id"]})
+        reply = running.post(f"/admin/{case.path}/upsert", make(running, number))
+        assert reply.status == 200, reply.body
+        (row,) = rows(id={"eq": reply.json["id"]})
         again = running.post(f"/admin/{case.path}/upsert", {"id": row["id"], **case.changes})
         assert (again.status, again.json["id"]) == (200, row["id"]), again.body
         (changed,) = rows(id={"In": [row["id"]]})
         assert {name: changed[name] for name in case.shown} == case.shown
-        assert running.post(f"/admin/{case.path}/delete", case.gone(changed)).status == 200
+        assert running.post(f"/admin/{case.path}/delete", case.deletion(changed)).status == 200
         assert rows(id=row["id"]) == []
         assert running.post(f"/admin/{case.path}/delete", {"id": row["id"]}).status == 404
     assert rows() == before
@@ -195,21 +198,21 @@ def test_a_batch_is_all_or_nothing(running, case):
     missing = running.post(f"/admin/{case.path}/batch-delete", [case.many(rows[0]), {"id": 99_999}])
     assert (missing.status, "99999" in missing.json["error"]["message"]) == (404, True)
     assert len(query()) == len(before) + 3
-    told = running.post(f"/admin/{case.path}/batch-delete", [case.many(row) for row in rows])
-    assert told.json == {"ok": True, "deleted": 3}
+    reply = running.post(f"/admin/{case.path}/batch-delete", [case.many(row) for row in rows])
+    assert reply.json == {"ok": True, "deleted": 3}
     assert query() == before
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "told"), [(case.path, body, told) for case in CASES for body, told in case.wrong]
+    ("path", "body", "message"), [(case.path, body, message) for case in CASES for body, message in case.wrong]
 )
-def test_what_is_wrong_is_refused_by_its_name(running, path, body, told):
+def test_what_is_wrong_is_refused_by_its_name(running, path, body, message):
     if body == {"id": 1, "enabled": False}:
         (admin,) = running.post("/admin/users/query", {"name": "admin"}).json
         body = {"id": admin["id"], "enabled": False}
     reply = running.post(f"/admin/{path}/upsert", body)
     assert reply.status in (400, 404), reply.body
-    assert told in reply.json["error"]["message"]
+    assert message in reply.json["error"]["message"]
 
 
 @pytest.mark.parametrize("path", [case.path for case in CASES])
@@ -285,7 +288,7 @@ def test_each_is_in_force_in_every_worker_when_the_call_returns(running):
             connection.close()
 
 
-def test_credentials_are_told_by_their_place_too(running):
+def test_credentials_are_also_found_by_their_index(running):
     for n in range(3):
         running.post("/admin/credentials/upsert", {"provider_name": "keyless", "credential": f"sk-upstream-place-{n}"})
     rows = running.post("/admin/credentials/query", {"provider_name": {"Eq": "keyless"}}).json
@@ -300,8 +303,8 @@ def test_credentials_are_told_by_their_place_too(running):
 
 def test_secrets_are_shown_where_they_are_sealed_and_that_is_noted(running, own_gateway):
     secret = "sk-upstream-openai-aaaa"
-    asked = {"provider_name": "openai-main", "reveal": True}
-    shown = running.post("/admin/credentials/query", asked)
+    body = {"provider_name": "openai-main", "reveal": True}
+    shown = running.post("/admin/credentials/query", body)
     assert shown.json[0]["credential"]["api_key"] == secret
     hidden = running.post("/admin/credentials/query", {"provider_name": "openai-main"})
     assert secret not in hidden.body.decode()
@@ -309,7 +312,7 @@ def test_secrets_are_shown_where_they_are_sealed_and_that_is_noted(running, own_
     (noted, *_) = running.post("/admin/audit/query", {"action": "admin/credentials/query", "limit": 1}).json
     assert (noted["user_name"], noted["changes"]["what"], noted["address"]) == ("admin", "revealed", "127.0.0.1")
     open_one = own_gateway()
-    refused = open_one.post("/admin/credentials/query", asked)
+    refused = open_one.post("/admin/credentials/query", body)
     assert refused.status == 403
     assert "DATABASE_SECRET_KEY" in refused.json["error"]["message"]
 
@@ -326,8 +329,8 @@ def test_every_change_is_noted_with_who_and_what_and_without_secrets(running):
     refused = running.post("/admin/users/upsert", {"id": made, "enabled": False})
     assert refused.status == 400
     rows = running.post("/admin/audit/query", {"limit": 8}).json
-    told = [(row["action"].removeprefix("admin/"), row["entity"], row["changes"]["what"]) for row in rows]
-    assert told[:6] == [
+    changes = [(row["action"].removeprefix("admin/"), row["entity"], row["changes"]["what"]) for row in rows]
+    assert changes[:6] == [
         ("users/delete", "users", "deleted"),
         ("user-keys/generate", "user_keys", "added"),
         ("user-rate-limits/upsert", "user_rate_limits", "added"),
@@ -396,6 +399,6 @@ def test_the_configuration_goes_out_and_in(running):
     assert {running.post("/admin/users/query", {"name": "imported"}).status for _ in range(8)} == {200}
     back = running.post("/admin/config/import-toml", {"toml": text, "prune": True}).json["changes"]
     assert sorted(one["what"] for one in back) == ["changed", "deleted"]
-    for toml, told in (("[[", "not readable"), ('[[providers]]\nname = "x"\n', "channel: missing"), (7, "toml")):
+    for toml, message in (("[[", "not readable"), ('[[providers]]\nname = "x"\n', "channel: missing"), (7, "toml")):
         refused = running.post("/admin/config/import-toml", {"toml": toml})
-        assert (refused.status, told in refused.json["error"]["message"]) == (400, True)
+        assert (refused.status, message in refused.json["error"]["message"]) == (400, True)

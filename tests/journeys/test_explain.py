@@ -1,4 +1,4 @@
-"""What would become of a request, told without making it, and true of the one that is then made."""
+"""Explaining a request without sending it; the request that is then sent matches the explanation."""
 
 import json
 
@@ -43,13 +43,13 @@ def ids(gateway, label: str) -> tuple[int, int]:
     return row["user_id"], row["id"]
 
 
-def explained(gateway, **asked) -> dict:
-    reply = gateway.post("/admin/explain", asked)
+def explained(gateway, **body) -> dict:
+    reply = gateway.post("/admin/explain", body)
     assert reply.status == 200, reply.body
     return reply.json
 
 
-def test_what_is_told_is_what_is_then_sent(running, vendor):
+def test_the_explained_request_is_the_one_that_is_sent(running, vendor):
     user_id, key_id = ids(running, "laptop")
     body = {"model": "openai-main/gpt-4.1-mini", **HELLO, "stream": True}
     before = len(vendor.seen)
@@ -78,7 +78,7 @@ def test_what_is_told_is_what_is_then_sent(running, vendor):
     assert user_id == found["who"]["user_id"]
 
 
-def test_it_takes_nothing_however_often_it_is_asked(running):
+def test_explaining_reserves_nothing_however_often(running):
     _, key_id = ids(running, "laptop")
     body = {"model": "openai-main/gpt-4.1-mini", **HELLO}
     first = explained(running, key_id=key_id, body=body)
@@ -94,7 +94,7 @@ def test_it_takes_nothing_however_often_it_is_asked(running):
     assert running.chat("openai-main/gpt-4.1-mini", DEV).status == 429
 
 
-def test_targets_are_told_in_order_with_what_is_lost(running):
+def test_targets_are_listed_in_order_with_losses(running):
     (admin,) = running.post("/admin/users/query", {"name": "admin"}).json
     body = {"model": "smart", **HELLO, "seed": 7}
     found = explained(running, user_id=admin["id"], body=body)
@@ -130,7 +130,7 @@ def test_targets_are_told_in_order_with_what_is_lost(running):
         ),
     ],
 )
-def test_what_would_be_refused_is_told_as_it_would_be(running, path, body, status, code):
+def test_a_refusal_is_explained_with_its_error(running, path, body, status, code):
     name = "admin" if status == 404 else "dev"
     (user,) = running.post("/admin/users/query", {"name": name}).json
     found = explained(running, user_id=user["id"], path=path, body=body)
@@ -148,13 +148,13 @@ def test_who_may_not_call_at_all(running):
     off = next(row for row in keys if row["user_name"] == "dev" and not row["enabled"])
     late = next(row for row in keys if row["expires_at"])
     body = {"model": "openai-main/gpt-1", **HELLO}
-    told = [explained(running, key_id=one["id"], body=body)["who"]["why_not"] for one in (gone, off, late)]
-    assert told == ["the user is disabled", "the key is disabled", "the key is expired"]
+    reasons = [explained(running, key_id=one["id"], body=body)["who"]["why_not"] for one in (gone, off, late)]
+    assert reasons == ["the user is disabled", "the key is disabled", "the key is expired"]
     assert explained(running, key_id=off["id"], body=body)["outcome"]["status"] == 401
 
 
 @pytest.mark.parametrize(
-    ("asked", "status"),
+    ("body", "status"),
     [
         ({}, 400),
         ({"user_id": 4711}, 404),
@@ -166,5 +166,5 @@ def test_who_may_not_call_at_all(running):
         ({"user_id": 1, "key_id": 4711}, 404),
     ],
 )
-def test_what_cannot_be_explained(running, asked, status):
-    assert running.post("/admin/explain", asked).status == status
+def test_what_cannot_be_explained(running, body, status):
+    assert running.post("/admin/explain", body).status == status

@@ -193,7 +193,7 @@ def key_of(seen) -> str:
 
 def keys_used(vendor, model: str) -> list[str]:
     """The keys of the calls for a model, in order."""
-    return [key_of(seen) for seen in vendor.asked(model)]
+    return [key_of(seen) for seen in vendor.received(model)]
 
 
 def usage_rows(gateway, model: str, count: int, **filters) -> list[dict]:
@@ -259,7 +259,7 @@ def test_a_rate_limited_credential_cools_down_for_the_given_time_and_is_then_pro
         await next(answers_of_first, faithful)(seen, reader, writer)
 
     def calls_of_first() -> list:
-        return [seen for seen in vendor.asked("rate-limited") if key_of(seen) == KEYS[0]]
+        return [seen for seen in vendor.received("rate-limited") if key_of(seen) == KEYS[0]]
 
     vendor.scripts["rate-limited"] = by_key({KEYS[0]: first})
     assert gateway.chat("pool/rate-limited").status == 200
@@ -272,7 +272,7 @@ def test_a_rate_limited_credential_cools_down_for_the_given_time_and_is_then_pro
         assert last_of_second - calls_of_first()[0].at < 2.5
     limited, probe = calls_of_first()
     assert probe.at - limited.at > 1.6, "the credential was used while it cooled down"
-    before = len(vendor.asked("rate-limited"))
+    before = len(vendor.received("rate-limited"))
     for _ in range(3):
         assert gateway.chat("pool/rate-limited").status == 200
     assert keys_used(vendor, "rate-limited")[before:] == [KEYS[0]] * 3
@@ -459,8 +459,8 @@ def test_a_client_that_disconnects_during_a_probe_frees_the_credential(gateway, 
     vendor.scripts["probed"] = sends("hang")
     time.sleep(1.1)
     with open_stream(gateway.port, "single/probed"):
-        wait_until(lambda: len(vendor.asked("probed")) == 2)
-    wait_until(lambda: vendor.asked("probed")[1].closed_at)
+        wait_until(lambda: len(vendor.received("probed")) == 2)
+    wait_until(lambda: vendor.received("probed")[1].closed_at)
     vendor.scripts["probed"] = faithful
     wait_until(lambda: gateway.chat("single/probed").status == 200, timeout_s=0.5)
 
@@ -497,7 +497,7 @@ def test_a_call_frees_its_place_with_a_credential_however_it_ends(gateway, vendo
     model = f"occupying-{end}"
     vendor.scripts[model] = streams(None, "clean", pause_s=0.1)
     sock = open_stream(gateway.port, f"narrow/{model}")
-    wait_until(lambda: vendor.asked(model))
+    wait_until(lambda: vendor.received(model))
     refused = gateway.chat("narrow/refused")
     assert (refused.status, refused.json["error"]["code"]) == (503, "no_credential")
     if end == "complete":

@@ -1,4 +1,4 @@
-"""Whatever an upstream does, its client is told what it was, in time, and nothing stays behind."""
+"""For every upstream fault the client gets the matching error in time, and nothing is left behind."""
 
 import asyncio
 import gzip
@@ -77,7 +77,7 @@ def zipped_stream():
     return sends(head + chunk(data[:50]), 0.1, chunk(data[50:]) + b"0\r\n\r\n")
 
 
-# What it does; and what a whole reply and a stream come to: a status, and whether the answer is complete.
+# The fault; then for a whole reply and for a stream the status, and whether the answer is complete.
 GOOD, TIMEOUT, BROKEN, CUT = (200, True), (504, False), (502, False), (200, False)
 FAULTS = {
     "resets before the head": (sends("reset"), BROKEN, BROKEN),
@@ -162,14 +162,14 @@ def faulty(vendor, tmp_path_factory):
 def ask(gateway: Gateway, model: str, speaks: str, is_streamed: bool):
     if speaks == "chat":
         return gateway.chat(model, stream=is_streamed)
-    asked = {"model": model, "max_tokens": 50, "messages": [{"role": "user", "content": "q"}], "stream": is_streamed}
-    return gateway.post("/v1/messages", asked, ADMIN)
+    body = {"model": model, "max_tokens": 50, "messages": [{"role": "user", "content": "q"}], "stream": is_streamed}
+    return gateway.post("/v1/messages", body, ADMIN)
 
 
 @pytest.mark.parametrize("is_streamed", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("speaks", list(END), ids=["same dialect", "translated"])
 @pytest.mark.parametrize("does", list(FAULTS))
-def test_the_client_is_told_what_it_was(faulty, vendor, does, speaks, is_streamed):
+def test_the_client_gets_the_matching_error(faulty, vendor, does, speaks, is_streamed):
     script, of_whole, of_stream = FAULTS[does]
     model = f"{does.replace(' ', '-')}-{speaks}-{is_streamed}"
     vendor.scripts[model] = script
@@ -195,14 +195,14 @@ def test_the_client_is_told_what_it_was(faulty, vendor, does, speaks, is_streame
     assert (row["cost"] > 0) is (row["outcome"] != "failed")
 
 
-def test_a_refused_connection_is_told(faulty):
+def test_a_refused_connection_is_a_502(faulty):
     for is_streamed in (False, True):
         for speaks in END:
             assert ask(faulty, "refusing/x", speaks, is_streamed).status in (502, 503)
 
 
 def test_nothing_stays_behind(faulty, vendor):
-    """After all of the above: no request, no hold, no place of a connection, no socket that the other side closed."""
+    """After all of the above: no request, reservation, place of a connection or half-closed socket is left."""
     with ThreadPoolExecutor(4) as together:
         assert set(together.map(lambda n: faulty.chat(f"up/after-{n}").status, range(4))) == {200}
     (worker,) = workers(faulty)

@@ -80,13 +80,13 @@ def test_model_lists(gateway):
 
 
 def test_the_troubleshooting_table(gateway):
-    def told(reply):
+    def read_error(reply):
         return reply.status, reply.json["error"]["message"]
 
-    status, message = told(gateway.chat("openai-main/gpt-4.1-mini", key=None))
+    status, message = read_error(gateway.chat("openai-main/gpt-4.1-mini", key=None))
     assert (status, message.partition(":")[0]) == (401, "unauthorized")
-    status, message = told(gateway.chat("gpt-unheard-of"))
+    status, message = read_error(gateway.chat("gpt-unheard-of"))
     assert (status, message.partition(":")[0]) == (400, "provider prefix")
-    status, message = told(gateway.chat("anthropic-main/claude", key="sk-dev-0002"))
+    status, message = read_error(gateway.chat("anthropic-main/claude", key="sk-dev-0002"))
     assert status == 403
     assert message.startswith("forbidden: model")

@@ -1,4 +1,4 @@
-"""Limits, quotas and budgets over real workers: exact in any parallelism, freed by any end, told so that SDKs wait."""
+"""Limits, quotas and budgets over real workers: exact in parallel calls, freed by every end, and SDKs wait."""
 
 import asyncio
 import http.client
@@ -26,7 +26,7 @@ from tests.redis import fresh, server
 from tests.vendor import STREAM_HEAD, chunk, events, faithful, sends
 
 # At the seed's price of gpt-*, an exact upper bound of what `ask` may cost: see test_quotas.
-ASKED = {"model": "gpt-limits", "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 40}
+REQUEST = {"model": "gpt-limits", "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 40}
 PARALLEL = 300
 
 
@@ -52,11 +52,11 @@ def quota(usd: float, period: str | None = None) -> str:
 
 
 def ask(gateway: Gateway, key: str, **fields):
-    return gateway.post("/openai-main/v1/chat/completions", {**ASKED, **fields}, key, timeout_s=60)
+    return gateway.post("/openai-main/v1/chat/completions", {**REQUEST, **fields}, key, timeout_s=60)
 
 
 def at_once(gateways: list[Gateway], key: str, count: int, **fields) -> list:
-    """So many requests, over these gateways in turn, all at once."""
+    """Sends `count` requests at once, to these gateways in turn, and returns the replies."""
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(lambda n: ask(gateways[n % len(gateways)], key, **fields), range(count)))
 
@@ -77,12 +77,12 @@ def test_exactly_rpm_pass_in_each_of_five_runs(own_gateway, vendor, shared):
     for run in range(5):
         found = Counter(reply.status for reply in at_once([gateway], f"sk-user-{run}", PARALLEL))
         assert found == {200: 100, 429: PARALLEL - 100}
-    assert len(vendor.asked("gpt-limits")) == 500
+    assert len(vendor.received("gpt-limits")) == 500
     vendor.seen.clear()
 
 
 def test_a_quota_worth_ten_requests_holds_against_a_hundred_at_once(own_gateway, vendor, shared):
-    """Settled and held are looked at all the while, and a worker is killed in the middle of a second run."""
+    """The settled and the reserved money are read all the time; a worker is killed in the middle of a second run."""
     price, bound = 0.0000688, _bound_usd()
     text = seed(vendor.url) + users(quota(10 * bound), count=2)
     gateway = own_gateway(text, workers=4, **shared)
@@ -107,7 +107,7 @@ def test_a_quota_worth_ten_requests_holds_against_a_hundred_at_once(own_gateway,
     assert "USD are left" in refused.json["error"]["message"]
     after = gateway.get("/me", "sk-user-0").json["quota"]
     assert (after["held"], nano(after["cost_used"])) == (0, 10 * nano(price))
-    # The kill: whatever it hit, nothing stays held, and what was used is what was booked.
+    # After the kill no reservation is left, and the used money is the sum of the usage rows.
     killer = threading.Timer(0.15, gateway.kill_worker)
     killer.start()
     lost = _at_once_lossy(gateway, "sk-user-1", 100, model="gpt-slow-quota")
@@ -116,10 +116,10 @@ def test_a_quota_worth_ten_requests_holds_against_a_hundred_at_once(own_gateway,
     while gateway.get("/me", "sk-user-1").json["quota"]["held"]:
         assert time.monotonic() < deadline, "a hold was left"
         time.sleep(0.1)
-    _wait_until_booked(gateway)
+    _wait_until_stored(gateway)
     used = nano(gateway.get("/me", "sk-user-1").json["quota"]["cost_used"])
-    booked = gateway.post("/admin/usages/summary", {"user_id": _user_id(gateway, "user-1")}).json["total_cost"]
-    assert used == nano(booked)
+    stored = gateway.post("/admin/usages/summary", {"user_id": _user_id(gateway, "user-1")}).json["total_cost"]
+    assert used == nano(stored)
     assert _verify(gateway).returncode == 0
 
 
@@ -178,7 +178,7 @@ def test_concurrency_is_freed_by_any_end(own_gateway, vendor):
     assert ask(gateway, key).status == 200  # a whole reply
     assert ask(gateway, key, model="gpt-limits", stream=True).status == 200  # a whole stream
     assert b'"error"' in ask(gateway, key, model="gpt-cut", stream=True).body  # one that is cut
-    assert gateway.post("/unreachable/v1/chat/completions", ASKED, key).status == 502
+    assert gateway.post("/unreachable/v1/chat/completions", REQUEST, key).status == 502
     assert stands() == 1
     for pid in gateway.workers():  # kill -9, in the middle of the other
         os.kill(pid, signal.SIGKILL)
@@ -212,7 +212,7 @@ def test_tokens_are_bounded_at_admission_and_corrected_by_what_was_used(own_gate
 
 @pytest.fixture(scope="module")
 def limited(vendor, tmp_path_factory):
-    """One gateway for what is only told: a user who has spent a limit, one whose quota is too small."""
+    """One gateway for tests of replies: one user has spent a limit, another has too small a quota."""
     text = seed(vendor.url, "") + users(limit(rpm=2, total_tokens=100_000))
     text += "\n\n" + users(limit(rpm=100_000, rpd=100_000, total_tokens=10**9), name="free")
     text += "\n\n" + users(quota(0.000000001, "month"), name="poor")
@@ -223,7 +223,7 @@ def limited(vendor, tmp_path_factory):
     running.stop()
 
 
-def test_what_is_left_is_told_under_each_vendors_names(limited):
+def test_remaining_limits_are_shown_under_each_vendors_header_names(limited):
     chat = ask(limited, "sk-free-0").headers
     assert chat["X-RateLimit-Limit"] == chat["x-ratelimit-limit-requests"] == "100000"
     assert int(chat["x-ratelimit-remaining-requests"]) < 100_000
@@ -231,14 +231,14 @@ def test_what_is_left_is_told_under_each_vendors_names(limited):
     assert chat["x-ratelimit-limit-tokens"] == str(10**9)
     assert abs(int(chat["X-RateLimit-Reset"]) - time.time() - 60) < 3
     claude = limited.post(
-        "/anthropic-main/v1/messages", {**ASKED, "model": "claude-x"}, "sk-free-0", anthropic_version="2023-06-01"
+        "/anthropic-main/v1/messages", {**REQUEST, "model": "claude-x"}, "sk-free-0", anthropic_version="2023-06-01"
     ).headers
     assert claude["anthropic-ratelimit-requests-limit"] == "100000"
     assert claude["anthropic-ratelimit-tokens-reset"].endswith("Z")
     assert "x-ratelimit-limit-requests" not in claude
 
 
-def test_the_upstreams_own_limits_are_told_only_to_those_who_have_none(limited, vendor):
+def test_the_upstreams_own_limits_are_shown_only_to_users_without_limits(limited, vendor):
     """They are the operator's, and would lead a caller with smaller ones astray."""
     headers = {"x-ratelimit-limit-requests": "77", "x-ratelimit-remaining-project-tokens": "5"}
 
@@ -250,15 +250,15 @@ def test_the_upstreams_own_limits_are_told_only_to_those_who_have_none(limited, 
     vendor.scripts["gpt-generous"] = generous
     unlimited = ask(limited, ADMIN, model="gpt-generous").headers
     assert unlimited["x-ratelimit-limit-requests"] == "77"
-    told = ask(limited, "sk-free-0", model="gpt-generous").headers
-    assert told["x-ratelimit-limit-requests"] == "100000"
-    assert "x-ratelimit-remaining-project-tokens" not in told
+    headers = ask(limited, "sk-free-0", model="gpt-generous").headers
+    assert headers["x-ratelimit-limit-requests"] == "100000"
+    assert "x-ratelimit-remaining-project-tokens" not in headers
 
 
 def test_the_sdks_raise_their_own_classes(limited):
     chat = openai.OpenAI(base_url=f"{limited.url}/openai-main/v1", api_key="sk-user-0", max_retries=0)
     with pytest.raises(openai.RateLimitError) as limit_hit:
-        chat.chat.completions.create(**ASKED)
+        chat.chat.completions.create(**REQUEST)
     assert limit_hit.value.code == "rate_limited"
     assert 1 <= int(limit_hit.value.response.headers["retry-after"]) <= 60
     assert limit_hit.value.response.headers["x-ratelimit-remaining-requests"] == "0"
@@ -269,7 +269,7 @@ def test_the_sdks_raise_their_own_classes(limited):
     assert "resets at" in spent.value.message
     claude = anthropic.Anthropic(base_url=f"{limited.url}/anthropic-main", api_key="sk-user-0", max_retries=0)
     with pytest.raises(anthropic.RateLimitError) as limit_hit:
-        claude.messages.create(**{**ASKED, "model": "claude-x"})
+        claude.messages.create(**{**REQUEST, "model": "claude-x"})
     assert limit_hit.value.response.headers["anthropic-ratelimit-requests-remaining"] == "0"
     options = {"base_url": f"{limited.url}/vertex-main", "retry_options": {"attempts": 1}}
     gemini = google.genai.Client(api_key="sk-user-0", http_options=options)
@@ -281,7 +281,7 @@ def test_the_sdks_raise_their_own_classes(limited):
     assert 0 < float(delay.removesuffix("s")) <= 60
 
 
-def test_quota_is_told_before_limit_and_permission_before_both(own_gateway, vendor):
+def test_permission_is_checked_before_quota_and_quota_before_limits(own_gateway, vendor):
     text = seed(vendor.url) + users(limit(rpm=0), quota(0.000000001))
     text = text.replace(
         'user_name = "user-0"\nmodel_pattern = "*"\n\n[[rate', 'user_name = "user-0"\nmodel_pattern = "gpt-*"\n\n[[rate'
@@ -326,18 +326,18 @@ async def _long_stream(seen, reader, writer):
 
 
 STREAMED = {
-    "openai_chat": ("/openai-main/v1/chat/completions", {"messages": ASKED["messages"], "stream": True}),
+    "openai_chat": ("/openai-main/v1/chat/completions", {"messages": REQUEST["messages"], "stream": True}),
     "openai_responses": ("/openai-main/v1/responses", {"input": "x", "stream": True}),
-    "anthropic": ("/anthropic-main/v1/messages", {"messages": ASKED["messages"], "stream": True}),
+    "anthropic": ("/anthropic-main/v1/messages", {"messages": REQUEST["messages"], "stream": True}),
     "gemini": ("/vertex-main/v1beta/models/gpt-long:streamGenerateContent?alt=sse", {"contents": []}),
     # a chat client of a Claude model
-    "translated": ("/v1/chat/completions", {"messages": ASKED["messages"], "stream": True}),
+    "translated": ("/v1/chat/completions", {"messages": REQUEST["messages"], "stream": True}),
 }
 
 
 @pytest.mark.parametrize("protocol", STREAMED)
 def test_a_stream_ends_when_its_caller_has_no_more_to_spend(own_gateway, vendor, protocol):
-    """Without max_tokens little is held, and more of it as it runs, until nothing is left."""
+    """Without max_tokens the reservation is small, and is extended while the stream runs, until nothing is left."""
     vendor.scripts["gpt-long"] = _long_stream
     cap = 0.0001 if protocol == "gemini" else 0.0006  # the one costs less by the token
     gateway = own_gateway(seed(vendor.url, ", assumed_output_tokens = 16") + users(quota(cap)))
@@ -368,7 +368,7 @@ def test_a_provider_may_let_streams_run_on(own_gateway, vendor):
 
 
 def test_a_stream_with_a_bound_of_its_own_is_never_cut(own_gateway, vendor):
-    """Its text is long, and its tokens are what the vendor says: they were held from the start."""
+    """The text is long, but the vendor counts few tokens, all of them reserved from the start."""
     vendor.scripts["gpt-long"] = _long_stream
     gateway = own_gateway(seed(vendor.url) + users(quota(0.00008)))
     path, body = STREAMED["openai_chat"]
@@ -507,7 +507,7 @@ def test_a_stream_that_runs_while_the_file_is_lost_is_still_counted_once(own_gat
 
 
 def test_a_quota_and_a_limit_that_come_while_a_stream_runs_count_it_once(own_gateway, vendor):
-    """Its user had neither when it was admitted; whoever loads them gives it a hold, and it ends with the stream."""
+    """The user had neither at admission; loading them adds a reservation, which ends with the stream."""
     vendor.scripts["gpt-paced"] = _paced
     gateway = own_gateway(seed(vendor.url) + users())
     user = _user_id(gateway, "user-0")
@@ -541,7 +541,7 @@ def test_a_quota_may_change_its_period_and_what_was_used_while_calls_run(own_gat
     sock.close()
     me = gateway.get("/me", "sk-user-0").json["quota"]
     assert (me["held"], nano(me["cost_used"])) == (0, 500_000_000 + 68_800)
-    _wait_until_booked(gateway)
+    _wait_until_stored(gateway)
     assert _verify(gateway).returncode == 0
     (account,) = gateway.post("/admin/user-quotas/query", {"user_id": user}).json
     assert nano(account["cost_used"]) == 500_000_000 + 68_800
@@ -562,7 +562,7 @@ def test_limited_traffic_goes_on_while_the_database_is_away(own_gateway, vendor)
 
 
 def test_redis_that_is_gone_leaves_each_machine_its_own_counters(own_gateway, vendor, pytestconfig):
-    """Told once in the log and in readyz; back by itself, with what was spent meanwhile."""
+    """The outage is reported once in the log and in readyz; afterwards Redis gets what was spent meanwhile."""
     text = seed(vendor.url) + users(limit(rpm=1000), quota(1.0))
     with server() as redis:
         gateway = own_gateway(text, GPROXY_REDIS_URL=redis.url)
@@ -578,10 +578,10 @@ def test_redis_that_is_gone_leaves_each_machine_its_own_counters(own_gateway, ve
         time.sleep(6)  # each breaker is open for five seconds
         assert Counter(one.status for one in at_once([gateway], "sk-user-0", 20)) == {200: 20}
         _wait_for(lambda: all(gateway.get("/readyz").json["shared"] for _ in range(10)))
-        _wait_until_booked(gateway)
+        _wait_until_stored(gateway)
         used = nano(gateway.get("/me", "sk-user-0").json["quota"]["cost_used"])
-        booked = gateway.post("/admin/usages/summary", {"user_id": _user_id(gateway, "user-0")}).json["total_cost"]
-        assert used == nano(booked)
+        stored = gateway.post("/admin/usages/summary", {"user_id": _user_id(gateway, "user-0")}).json["total_cost"]
+        assert used == nano(stored)
     warnings = [line for line in gateway.log.splitlines() if "shared state" in line and "warning" in line]
     assert 1 <= len(warnings) <= 2  # one for each worker
 
@@ -610,8 +610,8 @@ def _verify(gateway: Gateway) -> subprocess.CompletedProcess:
 
 
 def _bound_usd() -> float:
-    """What is held for one `ASKED`: its body by bytes, and its 40 tokens of output."""
-    sent = -(-len(json.dumps({**ASKED, "model": "gpt-slow-quota"}).encode()) // 4)
+    """Returns the upper bound of one `REQUEST`: its body by bytes, and its 40 tokens of output."""
+    sent = -(-len(json.dumps({**REQUEST, "model": "gpt-slow-quota"}).encode()) // 4)
     return (sent * 0.40 + 40 * 1.60) / 1_000_000
 
 
@@ -654,7 +654,7 @@ def _user_id(gateway: Gateway, name: str) -> int:
     return next(key["user_id"] for key in keys if key["user_name"] == name)
 
 
-def _wait_until_booked(gateway: Gateway) -> None:
+def _wait_until_stored(gateway: Gateway) -> None:
     """Until no row comes any more."""
     before, deadline = -1, time.monotonic() + 20
     while (now := gateway.post("/admin/usages/summary").json["count"]) != before:

@@ -1,4 +1,4 @@
-"""What is measured is exact over all workers, whichever is asked, and after one of them is killed."""
+"""Metrics are exact over all workers, whichever worker answers, also after one was killed."""
 
 import http.client
 import json
@@ -70,7 +70,7 @@ def test_it_needs_an_administrators_key(gateway):
     assert gateway.post("/metrics", {}, ADMIN).status == 405
 
 
-def test_the_sums_of_two_workers_are_exact_whoever_is_asked(own_gateway):
+def test_the_sums_of_two_workers_are_exact_whichever_answers(own_gateway):
     gateway = own_gateway()
     count, streamed = 60, 30
     replies = at_once(lambda n: gateway.chat(CHAT, stream=n < streamed), count)
@@ -150,7 +150,7 @@ def test_names_that_clients_make_up_make_no_series(own_gateway):
     def ask(part: int) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=30)
         for number, name in enumerate(names[part::threads]):
-            # One that its upstream serves whatever it is called, one that nobody has, one that fails.
+            # A model that its upstream serves under any name, one that no provider has, one that fails.
             model = (f"openai-main/{name}", f"{name}/x", f"unreachable/{name}")[number % 3]
             body = json.dumps({"model": model, "messages": []})
             headers = {"Authorization": f"Bearer {ADMIN}", "Content-Type": "application/json"}
@@ -172,7 +172,7 @@ def test_names_that_clients_make_up_make_no_series(own_gateway):
     )
 
 
-def test_every_refusal_is_told_by_its_code(own_gateway, vendor):
+def test_every_refusal_is_counted_by_its_code(own_gateway, vendor):
     gateway = own_gateway()
     vendor.scripts["gpt-metered"] = refuses(500, "no")
     refused = [
@@ -211,7 +211,7 @@ def test_limits_and_quotas_are_refusals_too(own_gateway, vendor):
     assert found.sum("gproxy_requests_total") == 1
 
 
-def test_the_state_of_credentials_is_told_and_nothing_secret(own_gateway, vendor):
+def test_the_state_of_credentials_is_shown_without_secrets(own_gateway, vendor):
     gateway = own_gateway()
     vendor.scripts["gpt-dead"] = refuses(401, "no such key")
     gateway.chat("openai-main/gpt-dead")

@@ -60,17 +60,17 @@ def test_events_leave_at_once_and_a_client_that_leaves_is_seen(nginx, vendor):
     sock.recv(100)
     sock.close()
     left = time.monotonic()
-    while not vendor.asked("gpt-nginx-left")[0].closed_at:
+    while not vendor.received("gpt-nginx-left")[0].closed_at:
         assert time.monotonic() - left < 2
         time.sleep(0.01)
-    assert vendor.asked("gpt-nginx-left")[0].closed_at - left < 0.2
+    assert vendor.received("gpt-nginx-left")[0].closed_at - left < 0.2
     rows = gateway.wait_rows(2)
     assert [row["outcome"] for row in rows] == ["partial", "complete"]
 
 
 @pytest.mark.timing
 def test_each_event_is_there_within_50_ms(nginx, vendor):
-    """Of a provider with one key: where there is another, what comes before the first output is held with it."""
+    """The provider has one key; with two, gproxy would delay all events before the first output."""
     _, port = nginx
     sent: list[float] = []
 
@@ -112,7 +112,7 @@ def test_a_body_of_64_mb_passes(nginx, vendor):
     request.add_header("Content-Type", "application/json")
     with urllib.request.urlopen(request, timeout=60) as reply:
         assert reply.status == 200
-    assert len(vendor.asked("gpt-large")[0].body) > 63 * 1024 * 1024
+    assert len(vendor.received("gpt-large")[0].body) > 63 * 1024 * 1024
     vendor.seen.clear()  # the body is not kept
 
 

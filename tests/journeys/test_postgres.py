@@ -1,4 +1,4 @@
-"""The same books on PostgreSQL, and two machines on one database."""
+"""Usage rows and accounts on PostgreSQL, and two machines on one database."""
 
 import asyncio
 import time
@@ -6,7 +6,7 @@ import time
 import psycopg
 import pytest
 
-from tests.load import Load, check_books
+from tests.load import Load, check_usage_rows
 from tests.postgres import fresh_database
 from tests.vendor import faithful
 
@@ -48,7 +48,7 @@ def test_two_machines_on_one_database(own_gateway, vendor, dsn):
     loads = [Load(one, "gpt-pg").run(150, meanwhile=lambda: time.sleep(0.4) or one.kill_worker())]
     loads.append(Load(two, "gpt-pg").run(150))
     assert sum(load.statuses[200] for load in loads) > 200
-    rows = check_books(one, vendor, "gpt-pg")
+    rows = check_usage_rows(one, vendor, "gpt-pg")
     assert len(two.usages(model="gpt-pg")) == len(rows)
 
 
@@ -64,4 +64,4 @@ def test_a_postgresql_that_goes_away_and_comes_back(own_gateway, vendor, dsn):
     assert gateway.log.count("usage rows cannot be stored") <= 2, "each worker logs an outage once"
     allow_connections(dsn, True)
     gateway.wait_until_ready()
-    check_books(gateway, vendor, "gpt-pg-away")
+    check_usage_rows(gateway, vendor, "gpt-pg-away")

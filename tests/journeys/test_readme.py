@@ -42,7 +42,7 @@ def test_each_command_answers(quickstart, command):
         "sk-api01-",
         "input_tokens",
     )
-    # A usage query before the first row is booked has nothing to tell.
+    # A usage query before the first row is stored returns nothing.
     assert any(answer in done.stdout for answer in answers) or done.stdout == "[]"
 
 

@@ -31,7 +31,7 @@ def test_unknown_fields_survive_and_only_the_model_changes(gateway, vendor):
     content = b'"\\u00fc \\"model\\": \\"x\\""'
     body = b'{"model" : "openai-main/gpt-4.1-mini", "x_new":{"a":[1.0, 2e3]}, "messages":[{"content":%s}]}' % content
     assert gateway.post("/v1/chat/completions", body).status == 200
-    sent = vendor.asked("gpt-4.1-mini")[-1]
+    sent = vendor.received("gpt-4.1-mini")[-1]
     assert b'"x_new":{"a":[1.0, 2e3]}' in sent.body
     assert content in sent.body
     assert sent.path == "/v1/chat/completions"
@@ -40,7 +40,7 @@ def test_unknown_fields_survive_and_only_the_model_changes(gateway, vendor):
 def test_a_body_that_needs_no_change_passes_byte_for_byte(gateway, vendor):
     body = b'{ "model":"gpt-4.1-mini",  "messages":[ {"role":"user","content":"Hi"} ]}'
     assert gateway.post("/openai-main/v1/chat/completions", body).status == 200
-    assert vendor.asked("gpt-4.1-mini")[-1].body == body
+    assert vendor.received("gpt-4.1-mini")[-1].body == body
 
 
 def test_headers_and_query_pass_by_allow_list(gateway, vendor):
@@ -56,7 +56,7 @@ def test_headers_and_query_pass_by_allow_list(gateway, vendor):
         openai_beta="b2",
         x_stainless_lang="python",
     )
-    sent = vendor.asked("gpt-4.1-mini")[-1]
+    sent = vendor.received("gpt-4.1-mini")[-1]
     assert sent.query == "trace=on"
     assert (sent.headers["traceparent"], sent.headers["x-team"], sent.headers["openai-beta"]) == (
         "00-1-2-03",
@@ -69,12 +69,12 @@ def test_headers_and_query_pass_by_allow_list(gateway, vendor):
 
 def test_the_answer_carries_its_headers(gateway):
     reply = gateway.chat(CHAT, key=ADMIN)
-    told = {name.lower(): value for name, value in reply.headers.items()}
-    assert told["x-gproxy-provider"] == "openai-main"
-    assert told["x-upstream-request-id"] == "req_up"
-    assert told["x-gproxy-cost-usd"] == "0.000068800"  # 12 × 0.40 + 40 × 1.60 per million
-    assert 0 <= float(told["x-gproxy-overhead-ms"]) < 1000
-    assert told["access-control-allow-origin"] == "*"
+    headers = {name.lower(): value for name, value in reply.headers.items()}
+    assert headers["x-gproxy-provider"] == "openai-main"
+    assert headers["x-upstream-request-id"] == "req_up"
+    assert headers["x-gproxy-cost-usd"] == "0.000068800"  # 12 × 0.40 + 40 × 1.60 per million
+    assert 0 <= float(headers["x-gproxy-overhead-ms"]) < 1000
+    assert headers["access-control-allow-origin"] == "*"
 
 
 @pytest.mark.parametrize(("sent", "kept"), [("abc-123", True), ("a b", False), ("x" * 200, False)])
@@ -158,7 +158,7 @@ def test_an_error_names_the_provider_only_once_permitted(gateway):
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [
         (b'{"model": ', "not readable JSON"),
         (b"[1]", "must be a JSON object"),
@@ -171,10 +171,10 @@ def test_an_error_names_the_provider_only_once_permitted(gateway):
     ],
 )
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/messages"])
-def test_bad_bodies_are_told_what_is_wrong(gateway, path, body, told):
+def test_errors_of_bad_bodies_name_the_fault(gateway, path, body, message):
     reply = gateway.post(path, body)
     assert (reply.status, "invalid_request" in reply.json["error"]["message"]) == (400, True)
-    assert told in reply.json["error"]["message"]
+    assert message in reply.json["error"]["message"]
 
 
 def test_errors_have_the_shape_of_their_protocol(gateway):
@@ -259,7 +259,7 @@ def test_a_cut_gemini_array_is_still_json_and_ends_in_an_error(gateway, vendor):
         ),
     ],
 )
-def test_a_failing_upstream_is_told_as_what_it_is(gateway, vendor, name, script, status, label):
+def test_a_failing_upstream_is_reported_by_its_fault(gateway, vendor, name, script, status, label):
     vendor.scripts[name] = script
     reply = gateway.chat(f"openai-main/{name}")
     assert (reply.status, reply.json["error"]["code"]) == (status, label), reply.body
@@ -285,14 +285,14 @@ def test_an_upstreams_error_passes_byte_for_byte_in_streams_too(gateway, vendor)
 
 
 def test_no_key_crosses_the_gateway(gateway, vendor):
-    """An upstream that echoes everything, errors included, still tells no key; and the client's goes nowhere."""
+    """No key is shown although the upstream echoes everything, also in errors; the client's key is not passed on."""
 
     async def echo(seen, reader, writer):
-        told = {"error": {"message": f"bad key in {seen.headers}", "type": "x", "code": None}}
+        reply = {"error": {"message": f"bad key in {seen.headers}", "type": "x", "code": None}}
         writer.write(
-            b"HTTP/1.1 400 No\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(dumps(told))
+            b"HTTP/1.1 400 No\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(dumps(reply))
         )
-        writer.write(dumps(told))
+        writer.write(dumps(reply))
 
     vendor.scripts["echo"] = echo
     for _ in range(4):
@@ -310,11 +310,11 @@ def test_a_key_that_comes_in_two_pieces_or_in_a_header_is_masked_too(gateway, ve
         import asyncio
 
         key = seen.headers["authorization"].removeprefix("Bearer ").encode()
-        told = b'{"error": {"message": "bad key %s here"}}' % key
+        reply = b'{"error": {"message": "bad key %s here"}}' % key
         head = b"HTTP/1.1 400 No\r\nx-ratelimit-key: %s\r\nx-request-id: %s\r\nContent-Length: %d\r\n\r\n"
-        writer.write(head % (key, key, len(told)) + told[:40])
+        writer.write(head % (key, key, len(reply)) + reply[:40])
         await asyncio.sleep(0.2)
-        writer.write(told[40:])
+        writer.write(reply[40:])
 
     async def streamed(seen, reader, writer):
         import asyncio
@@ -329,9 +329,9 @@ def test_a_key_that_comes_in_two_pieces_or_in_a_header_is_masked_too(gateway, ve
     for model, stream in (("echo-pieces", False), ("echo-stream", True)):
         for _ in range(3):
             reply = gateway.chat(f"openai-main/{model}", stream=stream)
-            told = reply.body + str(reply.headers).encode()
-            assert b"****" in told
-            assert not any(key.encode() in told for key in UPSTREAM_KEYS)
+            received = reply.body + str(reply.headers).encode()
+            assert b"****" in received
+            assert not any(key.encode() in received for key in UPSTREAM_KEYS)
 
 
 @pytest.mark.parametrize("end", [b"", b"Connection: close\r\n"])
@@ -404,7 +404,7 @@ def test_credentials_take_turns(gateway, vendor):
     vendor.seen.clear()
     for _ in range(40):
         gateway.chat("openai-main/turns")
-    used = {seen.headers["authorization"] for seen in vendor.asked("turns")}
+    used = {seen.headers["authorization"] for seen in vendor.received("turns")}
     assert used == {"Bearer sk-upstream-openai-aaaa", "Bearer sk-upstream-openai-bbbb"}
 
 
@@ -426,7 +426,7 @@ def test_a_truncated_body_is_refused(gateway, vendor):
     assert b"cut off" in got
     chunked = HEAD + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % (len(body) + 5) + body
     assert b" 400 " in raw(gateway, chunked, half_close=True).split(b"\r\n")[0]
-    assert not vendor.asked("truncated")
+    assert not vendor.received("truncated")
 
 
 def test_a_slow_body_is_timed_out(own_gateway):

@@ -51,8 +51,8 @@ def test_chat_streamed(openai_client, wants_usage):
     chunks = list(openai_client.chat.completions.create(model=CHAT, messages=HELLO, stream=True, **options))
     assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == TEXT
     assert {c.model for c in chunks} == {CHAT}
-    told = [c.usage.completion_tokens for c in chunks if c.usage]
-    assert told == ([COMPLETION_TOKENS] if wants_usage else [])
+    completion_tokens = [c.usage.completion_tokens for c in chunks if c.usage]
+    assert completion_tokens == ([COMPLETION_TOKENS] if wants_usage else [])
     assert all(c.choices for c in chunks) is not wants_usage
 
 
@@ -140,18 +140,18 @@ def test_an_upstreams_error_is_the_sdks_own(
 ):
     model = f"says-{status}"
     vendor.scripts[model] = refuses(status, f"vendor says {status}", {"retry-after": "7"})
-    with pytest.raises(openai_error, match=f"vendor says {status}") as told:
+    with pytest.raises(openai_error, match=f"vendor says {status}") as caught:
         openai_client.chat.completions.create(model=f"openai-main/{model}", messages=HELLO)
-    assert told.value.response.headers["retry-after"] == "7"
+    assert caught.value.response.headers["retry-after"] == "7"
     gateway.heal()
     with pytest.raises(openai_error):
         openai_client.responses.create(model=f"openai-main/{model}", input="Hello", stream=True)
     gateway.heal()
     with pytest.raises(anthropic_error, match=f"vendor says {status}"):
         anthropic_client.messages.create(model=f"anthropic-main/{model}", max_tokens=9, messages=HELLO)
-    with pytest.raises(genai_errors.APIError) as told:
+    with pytest.raises(genai_errors.APIError) as caught:
         genai_client.models.generate_content(model=f"vertex-main/{model}", contents="Hello")
-    assert told.value.code == status
+    assert caught.value.code == status
     gateway.heal()
 
 
@@ -167,9 +167,9 @@ def test_our_own_errors_are_the_sdks_own(gateway, openai_client, anthropic_clien
     with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="sk-wrong", max_retries=0) as stranger:
         with pytest.raises(openai.AuthenticationError, match="unauthorized"):
             stranger.models.list()
-    with pytest.raises(openai.APIStatusError, match="unsupported") as told:
+    with pytest.raises(openai.APIStatusError, match="unsupported") as caught:
         openai_client.with_options(max_retries=0).images.generate(model=CHAT, prompt="A lighthouse")
-    assert told.value.status_code == 501
+    assert caught.value.status_code == 501
 
 
 @pytest.mark.parametrize("end", ["clean", "reset", "close", "hang"])

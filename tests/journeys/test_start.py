@@ -100,7 +100,7 @@ def test_a_seed_with_twenty_mistakes_lists_them_all(own_gateway):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("[[providers]\n", "seed.toml: not readable as TOML"),
         ("x = 1\nx = 2\n", "seed.toml: not readable as TOML"),
@@ -109,13 +109,13 @@ def test_a_seed_with_twenty_mistakes_lists_them_all(own_gateway):
         ("[global]\ndsn = 'mysql://u:p@h/db'\n", "MySQL is not supported"),
     ],
 )
-def test_an_unreadable_seed(own_gateway, text, told):
+def test_an_unreadable_seed(own_gateway, text, message):
     env = {} if "port" not in text else {"GPROXY_PORT": ""}
-    assert told in fails(own_gateway(text, start=False, **env))
+    assert message in fails(own_gateway(text, start=False, **env))
 
 
 @pytest.mark.parametrize(
-    ("env", "told"),
+    ("env", "message"),
     [
         ({"GPROXY_PORT": "70000"}, "GPROXY_PORT"),
         ({"GPROXY_WORKERS": "many"}, "GPROXY_WORKERS"),
@@ -129,9 +129,9 @@ def test_an_unreadable_seed(own_gateway, text, told):
         ({"GPROXY_PROXY": "no-proxy"}, "GPROXY_PROXY"),
     ],
 )
-def test_a_bad_setting(own_gateway, env, told):
+def test_a_bad_setting(own_gateway, env, message):
     log = fails(own_gateway(start=False, **env))
-    assert told in log
+    assert message in log
     assert "hunter2" not in log
 
 
@@ -182,13 +182,13 @@ def test_a_key_from_the_environment_is_never_stored_and_changes_with_a_restart(o
     gateway = own_gateway(text, CLAUDE_KEY=" sk-from-env-1\n")
     body = {"model": "anthropic-main/claude-env", "max_tokens": 1, "messages": []}
     assert gateway.post("/v1/messages", body).status == 200
-    assert vendor.asked("claude-env")[-1].headers["x-api-key"] == "sk-from-env-1"
+    assert vendor.received("claude-env")[-1].headers["x-api-key"] == "sk-from-env-1"
     gateway.stop()
     assert b"sk-from-env" not in b"".join(path.read_bytes() for path in gateway.data.glob("gproxy.db*"))
     gateway.env["CLAUDE_KEY"] = "sk-from-env-2"
     gateway.start()
     gateway.post("/v1/messages", body)
-    assert vendor.asked("claude-env")[-1].headers["x-api-key"] == "sk-from-env-2"
+    assert vendor.received("claude-env")[-1].headers["x-api-key"] == "sk-from-env-2"
     gateway.stop()
     gateway.env["CLAUDE_KEY"] = "sk-with\nnewline"
     gateway.start()
@@ -202,7 +202,7 @@ def test_a_key_from_the_environment_is_never_stored_and_changes_with_a_restart(o
     assert gateway.post("/v1/messages", body).status == 503
 
 
-def test_a_first_start_without_a_seed_tells_its_administrator_once(own_gateway, vendor):
+def test_a_first_start_without_a_seed_shows_its_administrator_key_once(own_gateway, vendor):
     gateway = own_gateway("", GEMINI_API_KEY="AIza-env", GPROXY_ADMIN_USER="root")
     key = next(line.split()[-1] for line in gateway.log.splitlines() if line.strip().startswith("API key"))
     listed = gateway.post("/admin/user-keys/query", {}, key)
@@ -269,7 +269,7 @@ def test_make_run_serves_the_quick_start(tmp_path):
     assert secret_search.found_in_log({PUBLISHED_KEY}, log.read_text()) == []
 
 
-def test_a_python_that_is_too_old_is_told_in_one_line(tmp_path):
+def test_a_python_that_is_too_old_is_reported_in_one_line(tmp_path):
     old = tmp_path / "python3"
     old.write_text("#!/bin/sh\nexit 1\n")
     old.chmod(0o755)

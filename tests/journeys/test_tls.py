@@ -73,10 +73,10 @@ def test_a_client_that_leaves_closes_the_upstream_at_once(own_gateway, secure_ve
         got += sock.recv(65536)
     left = time.monotonic()
     sock.close()
-    while not secure_vendor.asked("gpt-tls-left")[0].closed_at:
+    while not secure_vendor.received("gpt-tls-left")[0].closed_at:
         assert time.monotonic() - left < 3
         time.sleep(0.005)
-    assert secure_vendor.asked("gpt-tls-left")[0].closed_at - left < 0.1
+    assert secure_vendor.received("gpt-tls-left")[0].closed_at - left < 0.1
     assert gateway.wait_rows(1)[0]["outcome"] == "partial"
 
 
@@ -97,7 +97,7 @@ def test_a_certificate_that_nobody_signed_is_refused(own_gateway, secure_vendor)
     reply = gateway.chat("openai-main/gpt-untrusted")
     assert (reply.status, reply.json["error"]["code"]) == (502, "upstream_error")
     assert "TLS" in reply.json["error"]["message"]
-    assert not secure_vendor.asked("gpt-untrusted")
+    assert not secure_vendor.received("gpt-untrusted")
     assert gateway.get("/v1/models", ADMIN).status == 200
 
 
@@ -122,8 +122,8 @@ def test_a_provider_may_have_an_authority_of_its_own(own_gateway, secure_vendor,
     assert own_gateway(own(secure_vendor.url, "")).chat("there/gpt-tls").status == 502
     gateway = own_gateway(own(secure_vendor.url, f', ca_file = "{certificate}"'))
     assert gateway.chat("there/gpt-tls").status == 200
-    gone = own_gateway(own(secure_vendor.url, ', ca_file = "/nowhere/ca.pem"'))
-    reply = gone.chat("there/gpt-tls")
+    gateway = own_gateway(own(secure_vendor.url, ', ca_file = "/nowhere/ca.pem"'))
+    reply = gateway.chat("there/gpt-tls")
     assert (reply.status, "ca_file" in reply.json["error"]["message"]) == (502, True)
     assert "/nowhere" not in reply.body.decode()
 
@@ -132,7 +132,7 @@ def test_a_provider_may_want_a_client_certificate(own_gateway, certificate):
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=certificate)
     context.load_cert_chain(certificate)
     context.verify_mode = ssl.CERT_REQUIRED
-    context.maximum_version = ssl.TLSVersion.TLSv1_2  # a later one tells the refusal when the handshake is over
+    context.maximum_version = ssl.TLSVersion.TLSv1_2  # a later version reports the refusal after the handshake
     strict = Vendor(context)
     trusts = f', ca_file = "{certificate}"'
     try:
@@ -146,6 +146,6 @@ def test_a_provider_may_want_a_client_certificate(own_gateway, certificate):
 def test_a_provider_may_have_a_proxy_of_its_own_or_none(own_gateway, vendor):
     through = own("http://upstream.invalid/v1", f', proxy = "{vendor.url}"')
     assert own_gateway(through).chat("there/gpt-own-proxy").status == 200
-    assert vendor.asked("gpt-own-proxy")[0].path == "http://upstream.invalid/v1/chat/completions"
+    assert vendor.received("gpt-own-proxy")[0].path == "http://upstream.invalid/v1/chat/completions"
     direct = own_gateway(own(f"{vendor.url}/v1", ', proxy = "direct"'), GPROXY_PROXY="http://127.0.0.1:9")
     assert direct.chat("there/gpt-direct").status == 200

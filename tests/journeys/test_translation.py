@@ -43,11 +43,11 @@ def gateway(vendor, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def speakers(gateway):
-    made = {speaker.name: speaker(gateway.url) for speaker in SDK_CLIENTS}
+def sdks(gateway):
+    made = {sdk.name: sdk(gateway.url) for sdk in SDK_CLIENTS}
     yield made
-    for speaker in made.values():
-        speaker.close()
+    for sdk in made.values():
+        sdk.close()
 
 
 PRICED = ("anthropic", "gemini")  # by the journeys' seed
@@ -70,12 +70,12 @@ SCENES = {
 @pytest.mark.parametrize("scene", SCENES)
 @pytest.mark.parametrize("is_streamed", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize(("client", "upstream"), PAIRS)
-def test_what_the_vendor_said_comes_out(vendor, speakers, client, upstream, is_streamed, scene):
+def test_what_the_vendor_said_comes_out(vendor, sdks, client, upstream, is_streamed, scene):
     said = SCENES[scene]
     model = f"{scene}-{client}-{upstream}-{is_streamed}"
     vendor.scripts[model] = replies_with(said)
-    speaker, name = speakers[client], f"{PROVIDERS[upstream]}/{model}"
-    heard = speaker.send(name, speaker.first_turn("How is it?"), TOOLS, is_streamed)
+    sdk, name = sdks[client], f"{PROVIDERS[upstream]}/{model}"
+    heard = sdk.send(name, sdk.first_turn("How is it?"), TOOLS, is_streamed)
     assert (heard.text, heard.thinking) == (said.text, said.thinking)
     assert heard.calls == [(call.name, call.arguments) for call in said.calls]
     if upstream != "gemini":
@@ -85,9 +85,9 @@ def test_what_the_vendor_said_comes_out(vendor, speakers, client, upstream, is_s
     assert heard.stop == said.stop_reason
     assert (heard.prompt_tokens, heard.cached_tokens, heard.output_tokens) == (UNCACHED + CACHED, CACHED, OUTPUT)
     assert heard.model == name
-    assert speaker.headers["x-gproxy-translated"] == f"{client}->{upstream}"
-    assert ("x-gproxy-cost-usd" in speaker.headers) is (not is_streamed and upstream in PRICED)
-    (seen,) = vendor.asked(model)
+    assert sdk.headers["x-gproxy-translated"] == f"{client}->{upstream}"
+    assert ("x-gproxy-cost-usd" in sdk.headers) is (not is_streamed and upstream in PRICED)
+    (seen,) = vendor.received(model)
     assert schema_errors(seen) == []
     got = parse_request(seen)
     assert (got.users, got.tools) == (["How is it?"], {"get_weather": CITY, "get_time": ZONE})
@@ -120,16 +120,16 @@ def looks(vendor, upstream: str, tag: str, said: VendorReply = LOOKS) -> str:
 @pytest.mark.parametrize("way", ["echo", "echo_without_reasoning"])
 @pytest.mark.parametrize("is_streamed", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize(("client", "upstream"), PAIRS)
-def test_a_tool_round_trip_brings_the_vendors_seal_back(vendor, speakers, client, upstream, is_streamed, way):
+def test_a_tool_call_and_its_result_return_the_vendors_signature(vendor, sdks, client, upstream, is_streamed, way):
     """Also where the client sends nothing but the calls' ids back."""
     model = looks(vendor, upstream, f"trip-{client}-{is_streamed}-{way}")
-    speaker, name = speakers[client], f"{PROVIDERS[upstream]}/{model}"
-    history = speaker.first_turn("How is it?")
-    heard = speaker.send(name, history, TOOLS, is_streamed)
+    sdk, name = sdks[client], f"{PROVIDERS[upstream]}/{model}"
+    history = sdk.first_turn("How is it?")
+    heard = sdk.send(name, history, TOOLS, is_streamed)
     assert (heard.text, len(heard.calls)) == (LOOKS.text, 2)
-    history += getattr(speaker, way)(heard, ["sunny", "noon"])
-    assert speaker.send(name, history, TOOLS, is_streamed).text == ANSWERS.text
-    seen = vendor.asked(model)[1]
+    history += getattr(sdk, way)(heard, ["sunny", "noon"])
+    assert sdk.send(name, history, TOOLS, is_streamed).text == ANSWERS.text
+    seen = vendor.received(model)[1]
     assert schema_errors(seen) == []
     got = parse_request(seen)
     assert (got.users, got.assistants) == (["How is it?"], [LOOKS.text])
@@ -141,7 +141,7 @@ def test_a_tool_round_trip_brings_the_vendors_seal_back(vendor, speakers, client
     assert got.signatures == [SIGNATURE]
     if upstream in ("anthropic", "openai_responses"):
         assert got.thinking == [LOOKS.thinking]
-    assert NAMED_SEAL[client] not in speaker.headers.get("x-gproxy-lossy", "")
+    assert NAMED_SEAL[client] not in sdk.headers.get("x-gproxy-lossy", "")
 
 
 NAMED_SEAL = {
@@ -150,25 +150,25 @@ NAMED_SEAL = {
     "anthropic": "messages.content.signature",
     "gemini": "contents.parts.thoughtSignature",
 }
-MARK = b"Z3Byb3h5LXNlYWwx"  # how every envelope of ours begins
+MARK = b"Z3Byb3h5LXNlYWwx"  # the start of every signature that gproxy wrapped
 ELSEWHERE = [(client, first, then) for client, first in PAIRS for then in PROTOCOLS if then != first]
 
 
 @pytest.mark.parametrize(("client", "first", "then"), ELSEWHERE)
-def test_what_one_vendor_sealed_is_never_sent_to_another(vendor, speakers, client, first, then):
-    """Nor where the second provider speaks the client's own protocol."""
+def test_what_one_vendor_sealed_is_never_sent_to_another(vendor, sdks, client, first, then):
+    """The same if the second provider has the client's own protocol."""
     name = f"moved-{client}-{first}-{then}"
-    speaker, begun, gone_on = speakers[client], looks(vendor, first, name), looks(vendor, then, name)
-    history = speaker.first_turn("How is it?")
-    heard = speaker.send(f"{PROVIDERS[first]}/{begun}", history, TOOLS)
-    history += speaker.echo(heard, ["sunny", "noon"])
-    answer = speaker.send(f"{PROVIDERS[then]}/{gone_on}", history, TOOLS)
+    sdk, begun, next_name = sdks[client], looks(vendor, first, name), looks(vendor, then, name)
+    history = sdk.first_turn("How is it?")
+    heard = sdk.send(f"{PROVIDERS[first]}/{begun}", history, TOOLS)
+    history += sdk.echo(heard, ["sunny", "noon"])
+    answer = sdk.send(f"{PROVIDERS[then]}/{next_name}", history, TOOLS)
     assert answer.text == ANSWERS.text
-    (seen,) = vendor.asked(gone_on)
+    (seen,) = vendor.received(next_name)
     assert SIGNATURE.encode() not in seen.body
     assert MARK not in seen.body
-    assert speaker.headers["x-gproxy-lossy"]
-    assert ("x-gproxy-translated" in speaker.headers) is (client != then)
+    assert sdk.headers["x-gproxy-lossy"]
+    assert ("x-gproxy-translated" in sdk.headers) is (client != then)
     got = parse_request(seen)
     assert [call[1:] for call in got.calls] == [(call.name, call.arguments) for call in LOOKS.calls]
     assert [text for _, text in got.results] == ["sunny", "noon"]
@@ -177,27 +177,25 @@ def test_what_one_vendor_sealed_is_never_sent_to_another(vendor, speakers, clien
         assert schema_errors(seen) == []
     if then == "gemini":
         assert set(got.signatures) == {"skip_thought_signature_validator"}
-        assert NAMED_SEAL[client] in speaker.headers["x-gproxy-lossy"]
+        assert NAMED_SEAL[client] in sdk.headers["x-gproxy-lossy"]
     else:
         assert got.signatures == []
 
 
 @pytest.mark.parametrize(("client", "first"), [(c, f) for c, f in PAIRS if c != "openai_chat"])
-def test_thinking_that_nobody_signed_does_not_go_to_the_clients_own_vendor(vendor, speakers, client, first):
+def test_thinking_that_nobody_signed_does_not_go_to_the_clients_own_vendor(vendor, sdks, client, first):
     """It would refuse it, and Gemini a call without a signature too."""
     unsigned = VendorReply("Let me see.", thinking="I should look.", calls=(Call("get_weather", {"city": "Bonn"}),))
     name = f"unsigned-{client}-{first}"
-    speaker, begun, gone_on = speakers[client], looks(vendor, first, name, unsigned), looks(vendor, client, name)
+    sdk, begun, next_name = sdks[client], looks(vendor, first, name, unsigned), looks(vendor, client, name)
     for is_streamed in (False, True):
-        history = speaker.first_turn("How is it?")
-        heard = speaker.send(f"{PROVIDERS[first]}/{begun}", history, TOOLS, is_streamed)
+        history = sdk.first_turn("How is it?")
+        heard = sdk.send(f"{PROVIDERS[first]}/{begun}", history, TOOLS, is_streamed)
         assert heard.thinking == unsigned.thinking
-        assert (
-            speaker.send(f"{PROVIDERS[first]}/{begun}", history + speaker.echo(heard, ["sunny"])).text == ANSWERS.text
-        )
-        assert NAMED_SEAL[client] not in speaker.headers.get("x-gproxy-lossy", "") or first == "gemini"
-        speaker.send(f"{PROVIDERS[client]}/{gone_on}", history + speaker.echo(heard, ["sunny"]), TOOLS)
-        seen = vendor.asked(gone_on)[-1]
+        assert sdk.send(f"{PROVIDERS[first]}/{begun}", history + sdk.echo(heard, ["sunny"])).text == ANSWERS.text
+        assert NAMED_SEAL[client] not in sdk.headers.get("x-gproxy-lossy", "") or first == "gemini"
+        sdk.send(f"{PROVIDERS[client]}/{next_name}", history + sdk.echo(heard, ["sunny"]), TOOLS)
+        seen = vendor.received(next_name)[-1]
         assert MARK not in seen.body
         got = parse_request(seen)
         assert got.calls[0][1:] == ("get_weather", {"city": "Bonn"})
@@ -211,7 +209,7 @@ def code_of(fault) -> int:
     return fault.code if isinstance(fault, genai_errors.APIError) else fault.status_code
 
 
-def told_type(client: str, fault) -> str:
+def error_type(client: str, fault) -> str:
     if client == "gemini":
         return fault.status
     return fault.body["error"]["type"] if client == "anthropic" else fault.body["type"]
@@ -219,34 +217,34 @@ def told_type(client: str, fault) -> str:
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 429, 500, 529])
 @pytest.mark.parametrize(("client", "upstream"), PAIRS)
-def test_a_refusal_before_the_first_byte_is_the_sdks_own(gateway, vendor, speakers, client, upstream, status):
+def test_a_refusal_before_the_first_byte_is_the_sdks_own(gateway, vendor, sdks, client, upstream, status):
     model = f"says-{status}"
     vendor.scripts[model] = answers_error(status, f"vendor says {status} 東京", {"retry-after": "7"})
-    speaker, name = speakers[client], f"{PROVIDERS[upstream]}/{model}"
+    sdk, name = sdks[client], f"{PROVIDERS[upstream]}/{model}"
     for is_streamed in (False, True):
-        with pytest.raises(speaker.exception(status), match=f"vendor says {status} 東京") as told:
-            speaker.send(name, speaker.first_turn("Hello"), (), is_streamed)
+        with pytest.raises(sdk.exception(status), match=f"vendor says {status} 東京") as caught:
+            sdk.send(name, sdk.first_turn("Hello"), (), is_streamed)
         gateway.heal()
-        assert type(told.value) is speaker.exception(status)
-        assert code_of(told.value) == status
-        assert speaker.headers["retry-after"] == "7"
-        assert speaker.headers["x-gproxy-translated"] == f"{client}->{upstream}"
-        assert speaker.headers["x-upstream-request-id"] == "req_up"
+        assert type(caught.value) is sdk.exception(status)
+        assert code_of(caught.value) == status
+        assert sdk.headers["retry-after"] == "7"
+        assert sdk.headers["x-gproxy-translated"] == f"{client}->{upstream}"
+        assert sdk.headers["x-upstream-request-id"] == "req_up"
         if status in ERROR_TYPES["openai"] and status < 500:
-            assert told_type(client, told.value) == ERROR_TYPES.get(client, ERROR_TYPES["openai"])[status]
+            assert error_type(client, caught.value) == ERROR_TYPES.get(client, ERROR_TYPES["openai"])[status]
 
 
 @pytest.mark.parametrize("is_streamed", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize(("client", "upstream"), PAIRS)
-def test_an_error_that_is_no_json_stays_readable(gateway, vendor, speakers, client, upstream, is_streamed):
+def test_an_error_that_is_no_json_stays_readable(gateway, vendor, sdks, client, upstream, is_streamed):
     page = b"<html><head><style>b{}</style><title>502</title></head><body><h1>Bad &amp; gone</h1></body></html>"
     vendor.scripts["page"] = answers(500, page, {"Content-Type": "text/html"})
-    speaker = speakers[client]
-    with pytest.raises(speaker.exception(500), match="502 Bad & gone") as told:
-        speaker.send(f"{PROVIDERS[upstream]}/page", speaker.first_turn("Hello"), (), is_streamed)
+    sdk = sdks[client]
+    with pytest.raises(sdk.exception(500), match="502 Bad & gone") as caught:
+        sdk.send(f"{PROVIDERS[upstream]}/page", sdk.first_turn("Hello"), (), is_streamed)
     gateway.heal()
-    assert "<" not in str(told.value).replace("<class", "")
-    assert speaker.headers["content-type"].startswith("application/json")
+    assert "<" not in str(caught.value).replace("<class", "")
+    assert sdk.headers["content-type"].startswith("application/json")
 
 
 SLOW_TALK = VendorReply("One two three four five six seven")
@@ -254,7 +252,7 @@ SLOW_TALK = VendorReply("One two three four five six seven")
 
 @pytest.mark.parametrize("end", ["error", "clean", "close", "reset"])
 @pytest.mark.parametrize(("client", "upstream"), PAIRS)
-def test_a_stream_that_breaks_raises_in_every_sdk(vendor, speakers, client, upstream, end):
+def test_a_stream_that_breaks_raises_in_every_sdk(vendor, sdks, client, upstream, end):
     """After its first words, and never as an end."""
     model = f"breaks-{end}-{client}-{upstream}"
     count = {"openai_chat": 2, "openai_responses": 5, "anthropic": 3, "gemini": 1}[upstream]
@@ -262,7 +260,7 @@ def test_a_stream_that_breaks_raises_in_every_sdk(vendor, speakers, client, upst
     words: list[str] = []
     label = "vendor fell over" if end == "error" else "upstream_error"
     with pytest.raises(BROKEN[client], match=label):
-        for piece in speakers[client].stream_text(f"{PROVIDERS[upstream]}/{model}"):
+        for piece in sdks[client].stream_text(f"{PROVIDERS[upstream]}/{model}"):
             words.append(piece)
     assert "".join(words) == SLOW_TALK.text_parts[0]
 
@@ -276,12 +274,12 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("client", "upstream"), PAIRS)
-def test_a_whole_reply_that_is_none_is_an_upstream_error(vendor, speakers, client, upstream):
+def test_a_whole_reply_that_is_none_is_an_upstream_error(vendor, sdks, client, upstream):
     vendor.scripts["no-reply"] = answers(200, b"<html>All is well</html>")
-    speaker = speakers[client]
-    with pytest.raises(speaker.exception(500), match="upstream_error") as told:
-        speaker.send(f"{PROVIDERS[upstream]}/no-reply", speaker.first_turn("Hello"))
-    assert code_of(told.value) == 502
+    sdk = sdks[client]
+    with pytest.raises(sdk.exception(500), match="upstream_error") as caught:
+        sdk.send(f"{PROVIDERS[upstream]}/no-reply", sdk.first_turn("Hello"))
+    assert code_of(caught.value) == 502
 
 
 # -- what each SDK does beyond asking ------------------------------------------------------------------------------
@@ -307,8 +305,8 @@ def new(vendor, upstream: str, model: str, said: VendorReply, *then) -> str:
 
 
 def check_schema(vendor, model: str) -> None:
-    """The vendor was told what a pydantic model looks like."""
-    (seen,) = vendor.asked(model)
+    """The vendor received the schema of a pydantic model."""
+    (seen,) = vendor.received(model)
     assert schema_errors(seen) == []
     schema = parse_request(seen).schema
     assert (set(schema["properties"]), set(schema["required"])) == ({"city", "degrees"},) * 2
@@ -316,8 +314,8 @@ def check_schema(vendor, model: str) -> None:
 
 
 @others("openai_chat")
-def test_chat_parses_into_a_model(vendor, speakers, upstream):
-    sdk, expected = speakers["openai_chat"].sdk.chat.completions, Weather(city="Köln", degrees=7)
+def test_chat_parses_into_a_model(vendor, sdks, upstream):
+    sdk, expected = sdks["openai_chat"].sdk.chat.completions, Weather(city="Köln", degrees=7)
     name = new(vendor, upstream, f"chat-parse-{upstream}", RAINY)
     hello = [{"role": "user", "content": "Hello"}]
     reply = sdk.parse(model=name, messages=hello, response_format=Weather)
@@ -332,8 +330,8 @@ def test_chat_parses_into_a_model(vendor, speakers, upstream):
 
 
 @others("openai_chat")
-def test_chat_parses_the_arguments_of_a_strict_tool(vendor, speakers, upstream):
-    sdk, model = speakers["openai_chat"].sdk.chat.completions, f"chat-strict-{upstream}"
+def test_chat_parses_the_arguments_of_a_strict_tool(vendor, sdks, upstream):
+    sdk, model = sdks["openai_chat"].sdk.chat.completions, f"chat-strict-{upstream}"
     name = new(vendor, upstream, model, VendorReply(calls=(Call("Weather", {"city": "Köln", "degrees": 7}),)))
     tools, hello = [openai.pydantic_function_tool(Weather)], [{"role": "user", "content": "Hello"}]
     whole = sdk.parse(model=name, messages=hello, tools=tools)
@@ -344,26 +342,24 @@ def test_chat_parses_the_arguments_of_a_strict_tool(vendor, speakers, upstream):
         (call,) = reply.choices[0].message.tool_calls
         assert call.function.parsed_arguments == Weather(city="Köln", degrees=7)
     assert [event.name for event in done] == ["Weather"]
-    assert schema_errors(vendor.asked(model)[0]) == []
+    assert schema_errors(vendor.received(model)[0]) == []
 
 
 @others("openai_chat")
 @pytest.mark.parametrize("wants_usage", [False, True])
-def test_chat_tells_usage_in_a_stream_only_if_asked(vendor, speakers, upstream, wants_usage):
+def test_chat_sends_usage_in_a_stream_only_if_requested(vendor, sdks, upstream, wants_usage):
     name = new(vendor, upstream, f"chat-usage-{upstream}", VendorReply("Hi"))
     options = {"stream_options": {"include_usage": True}} if wants_usage else {}
     hello = [{"role": "user", "content": "Hello"}]
-    chunks = list(
-        speakers["openai_chat"].sdk.chat.completions.create(model=name, messages=hello, stream=True, **options)
-    )
+    chunks = list(sdks["openai_chat"].sdk.chat.completions.create(model=name, messages=hello, stream=True, **options))
     assert [(c.usage.prompt_tokens, c.choices) for c in chunks if c.usage] == [(UNCACHED + CACHED, [])] * wants_usage
     assert {c.model for c in chunks} == {name}
     assert len({c.id for c in chunks}) == 1
 
 
 @others("openai_responses")
-def test_responses_parse_into_a_model(vendor, speakers, upstream):
-    sdk, expected = speakers["openai_responses"].sdk.responses, Weather(city="Köln", degrees=7)
+def test_responses_parse_into_a_model(vendor, sdks, upstream):
+    sdk, expected = sdks["openai_responses"].sdk.responses, Weather(city="Köln", degrees=7)
     name = new(vendor, upstream, f"responses-parse-{upstream}", RAINY)
     assert sdk.parse(model=name, input="Hello", text_format=Weather).output_parsed == expected
     check_schema(vendor, f"responses-parse-{upstream}")
@@ -375,10 +371,10 @@ def test_responses_parse_into_a_model(vendor, speakers, upstream):
 
 
 @others("openai_responses")
-def test_every_item_of_a_responses_stream_lives_its_whole_life(vendor, speakers, upstream):
+def test_every_item_of_a_responses_stream_lives_its_whole_life(vendor, sdks, upstream):
     said = VendorReply("42", thinking="Hm.", signature=SIGNATURE, calls=(Call("get_weather", {"city": "Rom"}),))
     name = new(vendor, upstream, f"responses-life-{upstream}", said)
-    events = list(speakers["openai_responses"].sdk.responses.create(model=name, input="Hello", stream=True))
+    events = list(sdks["openai_responses"].sdk.responses.create(model=name, input="Hello", stream=True))
     kinds = [event.type for event in events]
     assert kinds[:2] == ["response.created", "response.in_progress"]
     assert kinds[-1] == "response.completed"
@@ -394,7 +390,7 @@ def test_every_item_of_a_responses_stream_lives_its_whole_life(vendor, speakers,
 
 
 @others("anthropic")
-def test_the_tool_runner_of_anthropic_runs_to_the_answer(vendor, speakers, upstream):
+def test_the_tool_runner_of_anthropic_runs_to_the_answer(vendor, sdks, upstream):
     """It asks for a thread that the vendor keeps, is refused one, and then sends the whole conversation."""
     asked_for = []
 
@@ -412,7 +408,7 @@ def test_the_tool_runner_of_anthropic_runs_to_the_answer(vendor, speakers, upstr
     for is_streamed in (False, True):
         model = THINKERS[upstream].format(f"runner-{is_streamed}")
         name = new(vendor, upstream, model, said, (b"sunny", ANSWERS))
-        runner = speakers["anthropic"].sdk.beta.messages.tool_runner(
+        runner = sdks["anthropic"].sdk.beta.messages.tool_runner(
             model=name,
             max_tokens=2000,
             tools=[get_weather],
@@ -422,7 +418,7 @@ def test_the_tool_runner_of_anthropic_runs_to_the_answer(vendor, speakers, upstr
         turns = [turn.get_final_message() if is_streamed else turn for turn in runner]
         assert turns[-1].content[0].text == ANSWERS.text
         assert len(turns) == 2
-        seen = vendor.asked(model)[1]
+        seen = vendor.received(model)[1]
         got = parse_request(seen)
         assert (got.results[0][1], got.signatures) == ("sunny", [SIGNATURE])
         assert schema_errors(seen) == []
@@ -430,9 +426,9 @@ def test_the_tool_runner_of_anthropic_runs_to_the_answer(vendor, speakers, upstr
 
 
 @others("anthropic")
-def test_anthropic_streams_texts_and_parses(vendor, speakers, gateway, upstream):
+def test_anthropic_streams_texts_and_parses(vendor, sdks, gateway, upstream):
     name = new(vendor, upstream, f"claude-text-{upstream}", RAINY)
-    sdk, hello = speakers["anthropic"].sdk.messages, [{"role": "user", "content": "Hello"}]
+    sdk, hello = sdks["anthropic"].sdk.messages, [{"role": "user", "content": "Hello"}]
     with sdk.stream(model=name, max_tokens=99, messages=hello) as stream:
         assert list(stream.text_stream) == RAINY.text_parts
     parsed = new(vendor, upstream, f"claude-parse-{upstream}", RAINY)
@@ -451,7 +447,7 @@ def test_anthropic_streams_texts_and_parses(vendor, speakers, gateway, upstream)
 
 @others("gemini")
 @pytest.mark.parametrize("is_streamed", [False, True], ids=["whole", "streamed"])
-def test_a_gemini_chat_remembers_what_was_said(vendor, speakers, upstream, is_streamed):
+def test_a_gemini_chat_remembers_what_was_said(vendor, sdks, upstream, is_streamed):
     model = THINKERS[upstream].format(f"gemini-chat-{is_streamed}")
     name = new(
         vendor,
@@ -460,15 +456,15 @@ def test_a_gemini_chat_remembers_what_was_said(vendor, speakers, upstream, is_st
         VendorReply("One, two.", thinking="I count.", signature=SIGNATURE),
         (b"More?", VendorReply("Three.")),
     )
-    chat = speakers["gemini"].sdk.chats.create(model=name)
+    chat = sdks["gemini"].sdk.chats.create(model=name)
     for question, answer in (("Count!", "One, two."), ("More?", "Three.")):
         if is_streamed:
             pieces = [chunk for chunk in chat.send_message_stream(question) if chunk.candidates]
-            told = "".join(chunk.text or "" for chunk in pieces if chunk.candidates[0].content.parts)
+            text = "".join(chunk.text or "" for chunk in pieces if chunk.candidates[0].content.parts)
         else:
-            told = chat.send_message(question).text
-        assert told == answer
-    seen = vendor.asked(model)[1]
+            text = chat.send_message(question).text
+        assert text == answer
+    seen = vendor.received(model)[1]
     got = parse_request(seen)
     assert (got.users, got.assistants) == (["Count!", "More?"], ["One, two."])
     assert got.signatures == [SIGNATURE]
@@ -479,7 +475,7 @@ def test_a_gemini_chat_remembers_what_was_said(vendor, speakers, upstream, is_st
 
 @others("gemini")
 @pytest.mark.parametrize("is_streamed", [False, True], ids=["whole", "streamed"])
-def test_gemini_calls_a_python_function_by_itself(vendor, speakers, upstream, is_streamed):
+def test_gemini_calls_a_python_function_by_itself(vendor, sdks, upstream, is_streamed):
     asked_for = []
 
     def get_weather(city: str) -> str:
@@ -490,15 +486,15 @@ def test_gemini_calls_a_python_function_by_itself(vendor, speakers, upstream, is
     model = THINKERS[upstream].format(f"gemini-function-{is_streamed}")
     said = VendorReply(thinking="I should look.", signature=SIGNATURE, calls=(Call("get_weather", {"city": "Bonn"}),))
     name = new(vendor, upstream, model, said, (b"sunny", ANSWERS))
-    models, config = speakers["gemini"].sdk.models, genai_types.GenerateContentConfig(tools=[get_weather])
+    models, config = sdks["gemini"].sdk.models, genai_types.GenerateContentConfig(tools=[get_weather])
     if is_streamed:
         chunks = models.generate_content_stream(model=name, contents="How is it?", config=config)
         parts = [part for chunk in chunks for part in chunk.candidates[0].content.parts or []]
-        told = "".join(part.text or "" for part in parts if not part.thought)
+        text = "".join(part.text or "" for part in parts if not part.thought)
     else:
-        told = models.generate_content(model=name, contents="How is it?", config=config).text
-    assert (told, asked_for) == (ANSWERS.text, ["Bonn"])
-    first, second = vendor.asked(model)
+        text = models.generate_content(model=name, contents="How is it?", config=config).text
+    assert (text, asked_for) == (ANSWERS.text, ["Bonn"])
+    first, second = vendor.received(model)
     assert parse_request(first).tools["get_weather"]["properties"]["city"]["type"] == "string"
     got = parse_request(second)
     assert ("sunny" in got.results[0][1], got.signatures) == (True, [SIGNATURE])
@@ -507,12 +503,12 @@ def test_gemini_calls_a_python_function_by_itself(vendor, speakers, upstream, is
 
 @others("gemini")
 @pytest.mark.parametrize("way", ["response_schema", "response_json_schema"])
-def test_gemini_parses_into_a_model(vendor, speakers, upstream, way):
+def test_gemini_parses_into_a_model(vendor, sdks, upstream, way):
     model = f"gemini-parse-{upstream}-{way}"
     name = new(vendor, upstream, model, RAINY)
     schema = Weather if way == "response_schema" else Weather.model_json_schema()
     config = genai_types.GenerateContentConfig(response_mime_type="application/json", **{way: schema})
-    reply = speakers["gemini"].sdk.models.generate_content(model=name, contents="Hello", config=config)
+    reply = sdks["gemini"].sdk.models.generate_content(model=name, contents="Hello", config=config)
     expected = Weather(city="Köln", degrees=7)
     assert reply.parsed == (expected if way == "response_schema" else expected.model_dump())
     check_schema(vendor, model)
@@ -524,17 +520,17 @@ def test_gemini_streams_an_array_too(vendor, gateway, upstream):
     body = {"contents": [{"parts": [{"text": "Hi"}]}]}
     reply = gateway.post(f"/v1beta/models/{name}:streamGenerateContent", body)
     assert reply.headers["Content-Type"].startswith("application/json")
-    told = reply.json
-    assert told[-1]["candidates"][0]["finishReason"] == "STOP"
-    parts = [part for one in told for part in one["candidates"][0]["content"]["parts"]]
+    replies = reply.json
+    assert replies[-1]["candidates"][0]["finishReason"] == "STOP"
+    parts = [part for one in replies for part in one["candidates"][0]["content"]["parts"]]
     assert "".join(part["text"] for part in parts) == "One two"
 
 
 # -- counts and embeddings -----------------------------------------------------------------------------------------
 
 
-def counted(speakers, client: str, name: str) -> int:
-    sdk = speakers[client].sdk
+def counted(sdks, client: str, name: str) -> int:
+    sdk = sdks[client].sdk
     if client == "gemini":
         return sdk.models.count_tokens(model=name, contents="Hello there").total_tokens
     if client == "anthropic":
@@ -545,27 +541,27 @@ def counted(speakers, client: str, name: str) -> int:
 
 @pytest.mark.parametrize("upstream", ["openai_responses", "anthropic", "gemini"])
 @pytest.mark.parametrize("client", ["openai_responses", "anthropic", "gemini"])
-def test_tokens_are_counted_by_the_vendor(vendor, gateway, speakers, client, upstream):
+def test_tokens_are_counted_by_the_vendor(vendor, gateway, sdks, client, upstream):
     model = f"count-{client}-{upstream}"
-    assert counted(speakers, client, f"{PROVIDERS[upstream]}/{model}") == PROMPT_TOKENS
-    (seen,) = vendor.asked(model)
+    assert counted(sdks, client, f"{PROVIDERS[upstream]}/{model}") == PROMPT_TOKENS
+    (seen,) = vendor.received(model)
     assert (seen.operation, seen.protocol) == ("count", upstream)
     if client != upstream:
         assert schema_errors(seen) == []
-    assert ("x-gproxy-translated" in speakers[client].headers) is (client != upstream)
-    assert "x-gproxy-estimated" not in speakers[client].headers
+    assert ("x-gproxy-translated" in sdks[client].headers) is (client != upstream)
+    assert "x-gproxy-estimated" not in sdks[client].headers
     assert gateway.usages(model=model) == []
 
 
 @pytest.mark.parametrize("client", ["openai_responses", "anthropic", "gemini"])
-def test_tokens_are_estimated_where_the_vendor_does_not_count(vendor, speakers, client):
-    assert counted(speakers, client, "chat-main/count-here") > 1
-    assert speakers[client].headers["x-gproxy-estimated"] == "true"
-    assert vendor.asked("count-here") == []
+def test_tokens_are_estimated_where_the_vendor_does_not_count(vendor, sdks, client):
+    assert counted(sdks, client, "chat-main/count-here") > 1
+    assert sdks[client].headers["x-gproxy-estimated"] == "true"
+    assert vendor.received("count-here") == []
 
 
-def test_embeddings_of_gemini_for_openai(vendor, gateway, speakers):
-    sdk, texts = speakers["openai_chat"].sdk.embeddings, ["Hello", "東京"]
+def test_embeddings_of_gemini_for_openai(vendor, gateway, sdks):
+    sdk, texts = sdks["openai_chat"].sdk.embeddings, ["Hello", "東京"]
     for form in ({}, {"encoding_format": "float"}, {"encoding_format": "base64"}):
         reply = sdk.create(model="vertex-main/embed-1", input=texts, dimensions=3, **form)
         vectors = [row.embedding for row in reply.data]
@@ -575,38 +571,38 @@ def test_embeddings_of_gemini_for_openai(vendor, gateway, speakers):
         assert reply.model == "vertex-main/embed-1"
     one = sdk.create(model="vertex-main/embed-1", input="Hello")
     assert [row.embedding for row in one.data] == [vector("Hello")]
-    first = vendor.asked("embed-1")[0]
+    first = vendor.received("embed-1")[0]
     assert first.path.endswith(":batchEmbedContents")
     assert [one["outputDimensionality"] for one in first.json["requests"]] == [3, 3]
     assert len(gateway.wait_rows(4, model="embed-1")) == 4
 
 
 @pytest.mark.parametrize("provider", ["openai-main", "chat-main", "responses-main"])
-def test_embeddings_of_openai_for_gemini(vendor, gateway, speakers, provider):
-    models, model = speakers["gemini"].sdk.models, f"text-embedding-{provider}"
+def test_embeddings_of_openai_for_gemini(vendor, gateway, sdks, provider):
+    models, model = sdks["gemini"].sdk.models, f"text-embedding-{provider}"
     config = genai_types.EmbedContentConfig(output_dimensionality=3)
     one = models.embed_content(model=f"{provider}/{model}", contents="Hello", config=config)
     many = models.embed_content(model=f"{provider}/{model}", contents=["Hello", "東京", ""])
     assert [e.values for e in one.embeddings] == [vector("Hello")]
     assert [e.values for e in many.embeddings] == [vector("Hello"), vector("東京"), vector("")]
-    for seen in vendor.asked(model):
+    for seen in vendor.received(model):
         assert schema_errors(seen) == []
-    assert vendor.asked(model)[0].json["dimensions"] == 3
+    assert vendor.received(model)[0].json["dimensions"] == 3
     assert {row["input_tokens"] for row in gateway.wait_rows(2, model=model)} == {PROMPT_TOKENS}
 
 
-def test_a_provider_without_embeddings_says_so(speakers):
-    with pytest.raises(openai.APIStatusError, match="unsupported") as told:
-        speakers["openai_chat"].sdk.embeddings.create(model="anthropic-main/claude", input="Hello")
-    assert told.value.status_code == 501
-    with pytest.raises(genai_errors.ServerError, match="unsupported") as told:
-        speakers["gemini"].sdk.models.embed_content(model="anthropic-main/claude", contents="Hello")
-    assert told.value.code == 501
+def test_a_provider_without_embeddings_says_so(sdks):
+    with pytest.raises(openai.APIStatusError, match="unsupported") as caught:
+        sdks["openai_chat"].sdk.embeddings.create(model="anthropic-main/claude", input="Hello")
+    assert caught.value.status_code == 501
+    with pytest.raises(genai_errors.ServerError, match="unsupported") as caught:
+        sdks["gemini"].sdk.models.embed_content(model="anthropic-main/claude", contents="Hello")
+    assert caught.value.code == 501
 
 
-def test_token_arrays_are_refused(speakers):
+def test_token_arrays_are_refused(sdks):
     with pytest.raises(openai.BadRequestError, match="input: token arrays"):
-        speakers["openai_chat"].sdk.embeddings.create(model="vertex-main/embed-2", input=[[1, 2]])
+        sdks["openai_chat"].sdk.embeddings.create(model="vertex-main/embed-2", input=[[1, 2]])
 
 
 # -- less common content -------------------------------------------------------------------------------------------
@@ -614,10 +610,10 @@ def test_token_arrays_are_refused(speakers):
 
 @pytest.mark.parametrize("is_streamed", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize(("client", "upstream"), [pair for pair in PAIRS if pair[1].startswith("openai")])
-def test_a_refusal_is_heard(vendor, speakers, client, upstream, is_streamed):
+def test_a_refusal_is_heard(vendor, sdks, client, upstream, is_streamed):
     name = new(vendor, upstream, f"refusal-{client}-{upstream}", VendorReply(refusal="I will not."))
-    speaker = speakers[client]
-    heard = speaker.send(name, speaker.first_turn("Do it"), (), is_streamed)
+    sdk = sdks[client]
+    heard = sdk.send(name, sdk.first_turn("Do it"), (), is_streamed)
     if client.startswith("openai"):
         assert (heard.refusal, heard.text) == ("I will not.", "")
     else:
@@ -626,17 +622,17 @@ def test_a_refusal_is_heard(vendor, speakers, client, upstream, is_streamed):
 
 @pytest.mark.parametrize("is_streamed", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize(("client", "upstream"), [pair for pair in PAIRS if pair[1] != "anthropic"])
-def test_an_image_of_the_model_comes_out_or_is_told_as_lost(vendor, gateway, speakers, client, upstream, is_streamed):
+def test_an_image_of_the_model_comes_out_or_is_reported_as_lost(vendor, gateway, sdks, client, upstream, is_streamed):
     model = f"paints-{client}-{upstream}-{is_streamed}"
     name = new(vendor, upstream, model, VendorReply("Here.", image=PIXEL))
-    speaker = speakers[client]
-    heard = speaker.send(name, speaker.first_turn("Paint"), (), is_streamed)
+    sdk = sdks[client]
+    heard = sdk.send(name, sdk.first_turn("Paint"), (), is_streamed)
     assert heard.text == "Here."
     if client == "anthropic":
         assert heard.images == []
         assert len(gateway.wait_rows(1, model=model)[0]["losses"]) >= 1
         if not is_streamed:
-            assert speaker.headers["x-gproxy-lossy"]
+            assert sdk.headers["x-gproxy-lossy"]
     else:
         assert heard.images == [f"data:image/png;base64,{PIXEL}"]
 
@@ -658,23 +654,23 @@ PICTURE = {
 
 
 @pytest.mark.parametrize(("client", "upstream"), PAIRS)
-def test_an_image_of_the_user_goes_in(vendor, speakers, client, upstream):
+def test_an_image_of_the_user_goes_in(vendor, sdks, client, upstream):
     model = f"sees-{client}-{upstream}"
-    name, speaker = new(vendor, upstream, model, VendorReply("Nice.")), speakers[client]
+    name, sdk = new(vendor, upstream, model, VendorReply("Nice.")), sdks[client]
     if client == "gemini":
         picture = genai_types.Part.from_bytes(data=base64.b64decode(PIXEL), mime_type="image/png")
         history = [genai_types.Content(role="user", parts=[genai_types.Part(text="See"), picture])]
     else:
         history = [{"role": "user", "content": PICTURE[client]}]
-    assert speaker.send(name, history).text == "Nice."
-    (seen,) = vendor.asked(model)
+    assert sdk.send(name, history).text == "Nice."
+    (seen,) = vendor.received(model)
     assert schema_errors(seen) == []
     got = parse_request(seen)
     assert (got.users, got.images) == (["See"], [f"data:image/png;base64,{PIXEL}"])
-    assert "image" not in speaker.headers.get("x-gproxy-lossy", "")
+    assert "image" not in sdk.headers.get("x-gproxy-lossy", "")
 
 
-def test_citations_of_a_stream_accumulate(vendor, speakers):
+def test_citations_of_a_stream_accumulate(vendor, sdks):
     """Each comes in an event of its own, and OpenAI's SDK joins them by their index."""
     first, second = ({"type": "web_search_result_location", "url": f"https://x.de/{n}", "title": f"T{n}",
                       "cited_text": "q", "encrypted_index": ""} for n in (1, 2))  # fmt: skip
@@ -684,8 +680,8 @@ def test_citations_of_a_stream_accumulate(vendor, speakers):
               "content_block_delta") for one in (first, second)
     ]  # fmt: skip
     vendor.scripts["cites"] = sends(STREAM_HEAD, *(chunk(one) for one in (*events[:4], *cited, *events[4:])), "close")
-    heard = speakers["openai_chat"].send("anthropic-main/cites", speakers["openai_chat"].first_turn("Hi"), (), True)
-    told = [one.url_citation if hasattr(one, "url_citation") else one for one in heard.raw.annotations]
-    assert [one.url for one in told] == ["https://x.de/1", "https://x.de/2"]
-    heard = speakers["openai_responses"].send("anthropic-main/cites", "Hi", (), True)
+    heard = sdks["openai_chat"].send("anthropic-main/cites", sdks["openai_chat"].first_turn("Hi"), (), True)
+    citations = [one.url_citation if hasattr(one, "url_citation") else one for one in heard.raw.annotations]
+    assert [one.url for one in citations] == ["https://x.de/1", "https://x.de/2"]
+    heard = sdks["openai_responses"].send("anthropic-main/cites", "Hi", (), True)
     assert [one.url for one in heard.raw.output[0].content[0].annotations] == ["https://x.de/1", "https://x.de/2"]

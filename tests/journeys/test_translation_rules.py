@@ -1,4 +1,4 @@
-"""Around a translation: headers, books, seals over workers, what is refused, and what an operator's routing says."""
+"""Around a translation: headers, usage rows, signatures over workers, refusals, and an operator's routing."""
 
 import json
 import os
@@ -151,12 +151,12 @@ def message(reply) -> str:
     return reply.json["error"]["message"]
 
 
-# -- headers and books ---------------------------------------------------------------------------------------------
+# -- headers and usage rows -----------------------------------------------------------------------------------------
 
 
 @BOTH
 @EVERY_PAIR
-def test_the_books_follow_the_upstreams_own_usage(gateway, vendor, client, upstream, is_streamed):
+def test_usage_rows_have_the_upstreams_own_usage(gateway, vendor, client, upstream, is_streamed):
     model = f"booked-{client}-{upstream}-{is_streamed}"
     vendor.scripts[model] = replies_with(VendorReply("Hello you", thinking="Hm."))
     reply = post(gateway, client, f"{PROVIDERS[upstream]}/{model}", None, is_streamed)
@@ -183,19 +183,19 @@ def test_the_books_follow_the_upstreams_own_usage(gateway, vendor, client, upstr
 
 
 @BOTH
-def test_losses_are_told_in_one_order_and_booked(gateway, vendor, is_streamed):
+def test_losses_are_listed_in_one_order_and_stored(gateway, vendor, is_streamed):
     model = f"lossy-{is_streamed}"
     vendor.scripts[model] = replies_with(VendorReply("Hi"))
     more = {"seed": 7, "n": 1, "logit_bias": {"1": 2}, "top_logprobs": 2, "logprobs": True, "presence_penalty": 0.5}
     reply = post(gateway, "openai_chat", f"anthropic-main/{model}", more, is_streamed)
-    told = reply.headers["x-gproxy-lossy"]
-    names = told.split(", ")
+    losses = reply.headers["x-gproxy-lossy"]
+    names = losses.split(", ")
     assert {"logit_bias", "logprobs", "max_completion_tokens", "presence_penalty", "seed"} == set(names)
     assert names == sorted(names)
     assert gateway.wait_rows(1, model=model)[0]["losses"] == names
     backwards = dict(reversed(more.items()))
     again = post(gateway, "openai_chat", f"anthropic-main/{model}", backwards, is_streamed)
-    assert again.headers["x-gproxy-lossy"] == told
+    assert again.headers["x-gproxy-lossy"] == losses
 
 
 @EVERY_PAIR
@@ -209,7 +209,7 @@ def test_a_plain_question_loses_nothing(gateway, vendor, client, upstream):
     }.get(client, {})
     reply = post(gateway, client, f"{PROVIDERS[upstream]}/{model}", {**limit})
     assert reply.headers["x-gproxy-lossy"] is None
-    assert parse_request(vendor.asked(model)[0]).maximum == 99
+    assert parse_request(vendor.received(model)[0]).maximum == 99
 
 
 @pytest.mark.parametrize("phase", ["before the head", "in a stream", "in a whole reply"])
@@ -235,15 +235,15 @@ def test_a_client_that_leaves_closes_the_upstream(gateway, vendor, client, upstr
         while phase == "in a stream" and said.text_parts[0].encode() not in got:
             got += sock.recv(65536)
         deadline = time.monotonic() + 5
-        while not vendor.asked(model):
+        while not vendor.received(model):
             assert time.monotonic() < deadline
             time.sleep(0.005)
         time.sleep(0.1)
         left = time.monotonic()
-    while not vendor.asked(model)[0].closed_at:
+    while not vendor.received(model)[0].closed_at:
         assert time.monotonic() - left < 3, "the upstream was not closed"
         time.sleep(0.005)
-    assert vendor.asked(model)[0].closed_at - left < 0.5
+    assert vendor.received(model)[0].closed_at - left < 0.5
     row = gateway.wait_rows(1, model=model)[0]
     assert (row["outcome"], row["status"], row["estimated"]) == ("partial", 499, True)
     assert row["input_tokens"] + row["cache_read_input_tokens"] > 0
@@ -253,7 +253,7 @@ def test_a_client_that_leaves_closes_the_upstream(gateway, vendor, client, upstr
 
 @pytest.mark.parametrize("end", ["close", "error"])
 @EVERY_PAIR
-def test_a_broken_stream_is_booked_for_what_was_delivered(gateway, vendor, client, upstream, end):
+def test_a_broken_stream_is_billed_for_the_delivered_part(gateway, vendor, client, upstream, end):
     model = f"broken-{client}-{upstream}-{end}"
     count = {"openai_chat": 2, "openai_responses": 5, "anthropic": 3, "gemini": 1}[upstream]
     vendor.scripts[model] = breaks_after(VendorReply("Hello there, my friend"), count, end)
@@ -303,7 +303,7 @@ def test_a_worker_killed_during_translated_streams_loses_no_row(own_gateway, ven
         thread.join()
     assert ended["cut"] > 0, "the kill hit nobody"
     assert ended["done"] > 100, ended
-    seen = Counter(one.headers["traceparent"] for one in vendor.asked(model))
+    seen = Counter(one.headers["traceparent"] for one in vendor.received(model))
     assert set(seen.values()) == {1}
     deadline = time.monotonic() + 20
     while True:
@@ -311,12 +311,12 @@ def test_a_worker_killed_during_translated_streams_loses_no_row(own_gateway, ven
             rows = gateway.usages(model=model)
         except (OSError, AssertionError):
             rows = []
-        booked = Counter(row["request_id"] for row in rows)
-        if set(booked) >= set(seen):
+        stored = Counter(row["request_id"] for row in rows)
+        if set(stored) >= set(seen):
             break
-        assert time.monotonic() < deadline, f"{len(set(seen) - set(booked))} rows are missing"
+        assert time.monotonic() < deadline, f"{len(set(seen) - set(stored))} rows are missing"
         time.sleep(0.1)
-    assert set(booked.values()) == {1}
+    assert set(stored.values()) == {1}
     outcomes = Counter(row["outcome"] for row in rows)
     assert outcomes["complete"] >= ended["done"]
     assert outcomes["failed"] > 0
@@ -367,7 +367,7 @@ def test_seals_are_kept_over_workers_and_restarts(own_gateway, vendor):
                 speaker = speakers[client](gateway.url)  # with a connection of its own
                 assert speaker.send(f"{PROVIDERS[upstream]}/{model}", history, TOOLS).text == "Sunny."
                 speaker.close()
-                assert parse_request(vendor.asked(model)[-1]).signatures == [SIGNATURE], (client, upstream)
+                assert parse_request(vendor.received(model)[-1]).signatures == [SIGNATURE], (client, upstream)
 
     check(3)
     for pid in gateway.workers():
@@ -392,7 +392,7 @@ def test_a_seal_is_found_by_its_own_user_only(gateway, vendor):
     for key, seals in ((ADMIN, [SIGNATURE]), (OTHER, [])):
         reply = gateway.post("/v1/chat/completions", {"model": f"anthropic-main/{model}", "messages": history}, key)
         assert reply.status == 200, reply.body
-        seen = vendor.asked(model)[-1]
+        seen = vendor.received(model)[-1]
         assert (parse_request(seen).signatures, schema_errors(seen)) == (seals, [])
 
 
@@ -412,7 +412,7 @@ def test_ids_that_repeat_do_not_mix_conversations_up(gateway, vendor, client):
         turns.append((model, history + speaker.echo_without_reasoning(heard, ["sunny"]), seal))
     for (model, history, seal), is_known in zip(turns, (False, True), strict=True):  # the newest is kept
         speaker.send(f"chat-main/{model}", history, TOOLS)
-        assert parse_request(vendor.asked(model)[-1]).signatures == ([seal] if is_known else [])
+        assert parse_request(vendor.received(model)[-1]).signatures == ([seal] if is_known else [])
     speaker.close()
 
 
@@ -444,7 +444,7 @@ def test_gemini_3_gets_the_documented_word_where_a_signature_is_gone(gateway, ve
     }[client]  # fmt: skip
     reply = post(gateway, client, f"vertex-main/{model}", history)
     assert reply.status == 200
-    (seen,) = vendor.asked(model)
+    (seen,) = vendor.received(model)
     parts = seen.json["contents"][1]["parts"]
     assert [part.get("thoughtSignature") for part in parts] == ["skip_thought_signature_validator", None]
     assert re.search(r"reasoning_details|encrypted_content|signature", reply.headers["x-gproxy-lossy"])
@@ -462,7 +462,7 @@ def test_strict_translation_refuses_by_name(gateway, vendor):
     assert re.search(r"container, top_k.*strict_translation", message(reply))
     reply = post(gateway, "openai_responses", "strict/strict-model", {"truncation": "auto"}, True)
     assert (reply.status, "truncation" in message(reply)) == (400, True)
-    assert len(vendor.asked("strict-model")) == 1
+    assert len(vendor.received("strict-model")) == 1
     # Its own protocol is not translated.
     assert post(gateway, "openai_chat", "strict/strict-model", {"logit_bias": {}}).status == 200
 
@@ -472,10 +472,10 @@ def test_strict_translation_refuses_by_name(gateway, vendor):
     [("previous_response_id", "resp_1"), ("conversation", "conv_1"), ("background", True), ("prompt", {"id": "p"})],
 )
 @pytest.mark.parametrize("upstream", ["openai_chat", "anthropic", "gemini"])
-def test_what_stands_at_the_vendor_is_refused(gateway, vendor, upstream, field, value):
+def test_objects_stored_at_the_vendor_are_refused(gateway, vendor, upstream, field, value):
     reply = post(gateway, "openai_responses", f"{PROVIDERS[upstream]}/kept-there", {field: value})
     assert (reply.status, f"invalid_request: {field}:" in message(reply)) == (400, True)
-    assert vendor.asked("kept-there") == []
+    assert vendor.received("kept-there") == []
 
 
 @pytest.mark.parametrize("thread", [{"type": "create"}, {"type": "continue", "previous_message_id": "msg_1"}])
@@ -511,17 +511,17 @@ def test_an_address_of_an_image_goes_to_gemini_only_if_the_operator_lets_it_be_f
     reply = post(gateway, client, "vertex-main/sees-url", body)
     assert (reply.status, "fetch_images" in message(reply)) == (400, True)
     assert "image" in message(reply)
-    assert vendor.asked("sees-url") == []
+    assert vendor.received("sees-url") == []
     for upstream in PROTOCOLS:
         if upstream in (client, "gemini"):
             continue
         model = f"sees-url-{client}"
         vendor.scripts[model] = replies_with(VendorReply("Nice."))
         assert post(gateway, client, f"{PROVIDERS[upstream]}/{model}", body).status == 200
-        assert parse_request(vendor.asked(model)[-1]).images == ["https://example.com/a.png"]
+        assert parse_request(vendor.received(model)[-1]).images == ["https://example.com/a.png"]
 
 
-# "Nested too deeply" is told of a body, whichever its field.
+# "Nested too deeply" is reported of the body, not of a field.
 DEEP: dict = {"type": "object"}
 for _ in range(200):
     DEEP = {"type": "object", "properties": {"a": DEEP}}
@@ -666,7 +666,7 @@ def test_bad_input_is_a_named_400_or_a_named_loss(gateway, vendor, client, numbe
     body, named = BAD[client][number]
     model = f"bad-{client}-{number}"
     vendor.scripts[model] = replies_with(VendorReply("Hi"))
-    told = []
+    losses = []
     for upstream in PROTOCOLS:
         if upstream == client:
             continue
@@ -674,14 +674,14 @@ def test_bad_input_is_a_named_400_or_a_named_loss(gateway, vendor, client, numbe
         reply = gateway.post(path, sent)
         assert reply.status in (200, 400), (upstream, reply.body)
         if reply.status == 400:
-            told.append(message(reply))
+            losses.append(message(reply))
             assert message(reply).startswith("invalid_request: ")
         else:
-            told.append(reply.headers["x-gproxy-lossy"] or "")
-            assert schema_errors(vendor.asked(model)[-1]) == []
-    assert any(re.search(f"{named}|nested too deeply", one) for one in told), told
+            losses.append(reply.headers["x-gproxy-lossy"] or "")
+            assert schema_errors(vendor.received(model)[-1]) == []
+    assert any(re.search(f"{named}|nested too deeply", one) for one in losses), losses
     # Where it is an error of the body itself, every upstream's client hears of it.
-    refused = [one for one in told if one.startswith("invalid_request")]
+    refused = [one for one in losses if one.startswith("invalid_request")]
     for one in refused:
         assert re.search(f"{named}|nested too deeply", one), one
 
@@ -716,9 +716,9 @@ def test_who_is_spoken_to_in_what(gateway, vendor, provider, client, spoken, is_
     reply = post(gateway, client, f"{provider}/{model}", None, is_streamed)
     assert (reply.status, b"Hi" in reply.body or b'"H"' in reply.body) == (200, True)
     assert reply.headers["x-gproxy-translated"] == (f"{client}->{spoken}" if spoken else None)
-    assert vendor.asked(model)[-1].protocol == (spoken or client)
+    assert vendor.received(model)[-1].protocol == (spoken or client)
     # Both ends of one connection agree on whether it streams.
-    assert vendor.asked(model)[-1].is_stream is is_streamed
+    assert vendor.received(model)[-1].is_stream is is_streamed
 
 
 def test_an_override_document_is_the_whole_table(gateway, vendor):
@@ -731,7 +731,7 @@ def test_an_override_document_is_the_whole_table(gateway, vendor):
     assert reply.status == 200, reply.body
     assert [block["type"] for block in reply.json["content"]] == ["text", "tool_use"]
     assert reply.json["usage"]["output_tokens"] == OUTPUT
-    assert vendor.asked("picky-2")[0].is_stream
+    assert vendor.received("picky-2")[0].is_stream
     assert gateway.wait_rows(1, model="picky-2")[0]["outcome"] == "complete"
     for client, is_streamed in (
         ("gemini", False),
@@ -745,7 +745,7 @@ def test_an_override_document_is_the_whole_table(gateway, vendor):
     assert (counted.status, counted.headers["x-gproxy-estimated"]) == (200, "true")
     assert counted.json["input_tokens"] > 1
     assert gateway.post("/v1/embeddings", {"model": "picky/picky-3", "input": "x"}).status == 501
-    assert vendor.asked("picky-3") == []
+    assert vendor.received("picky-3") == []
 
 
 def test_a_whole_reply_made_of_a_stream_that_breaks_is_an_error(gateway, vendor):
@@ -804,7 +804,7 @@ def test_how_much_to_think_arrives(gateway, vendor, client, body, upstream, mode
     vendor.scripts[model] = replies_with(VendorReply("Hi"))
     reply = post(gateway, client, f"{PROVIDERS[upstream]}/{model}", body)
     assert reply.status == 200, reply.body
-    (seen,) = vendor.asked(model)
+    (seen,) = vendor.received(model)
     for place, value in expected.items():
         found = seen.json
         for key in place.split("."):
@@ -821,7 +821,7 @@ def test_deepseek_gets_words_for_a_schema_and_its_thinking_back(gateway, vendor)
     text = {"format": {"type": "json_schema", "name": "x", "schema": schema}}
     reply = post(gateway, "openai_responses", "deep/deepseek-chat", {"text": text, "max_output_tokens": 50,
                                                                      "reasoning": {"effort": "high"}})  # fmt: skip
-    sent = vendor.asked("deepseek-chat")[0].json
+    sent = vendor.received("deepseek-chat")[0].json
     assert sent["response_format"] == {"type": "json_object"}
     assert json.dumps(schema, separators=(",", ":")) in sent["messages"][0]["content"]
     assert (sent["max_tokens"], sent["thinking"]) == (50, {"type": "enabled"})
@@ -829,20 +829,20 @@ def test_deepseek_gets_words_for_a_schema_and_its_thinking_back(gateway, vendor)
     assert reply.headers["x-gproxy-lossy"] == "text.format"
     again = [{"role": "user", "content": "Hi"}, *reply.json["output"], {"role": "user", "content": "sunny"}]
     assert post(gateway, "openai_responses", "deep/deepseek-chat", {"input": again}).status == 200
-    assert vendor.asked("deepseek-chat")[1].json["messages"][1]["reasoning_content"] == "Hm."
+    assert vendor.received("deepseek-chat")[1].json["messages"][1]["reasoning_content"] == "Hm."
 
 
 def test_groq_is_not_sent_what_it_refuses(gateway, vendor):
     vendor.scripts["llama"] = replies_with(VendorReply("Hi"))
     body = {"generationConfig": {"candidateCount": 2, "responseLogprobs": True, "temperature": 0.5}}
     reply = post(gateway, "gemini", "quick/llama", body)
-    sent = vendor.asked("llama")[0].json
+    sent = vendor.received("llama")[0].json
     assert not {"n", "logprobs", "top_logprobs"} & set(sent)
     assert sent["temperature"] == 0.5
     assert reply.headers["x-gproxy-lossy"] == "generationConfig.candidateCount, generationConfig.responseLogprobs"
 
 
-# -- odd vendors and odd ways --------------------------------------------------------------------------------------
+# -- unusual vendors and fields ------------------------------------------------------------------------------------
 
 
 @EVERY_PAIR
@@ -903,7 +903,7 @@ def test_no_key_crosses_a_translation(gateway, vendor, client, upstream):
         reply = post(gateway, client, f"{PROVIDERS[upstream]}/{model}", None, is_streamed)
         assert reply.status == (200 if is_streamed else 400)
         assert not any(key.encode() in reply.body for key in UPSTREAM_KEYS)
-    seen = vendor.asked(model)[0]
+    seen = vendor.received(model)[0]
     assert ADMIN not in f"{seen.headers}{seen.path}{seen.query}{seen.body}"
     assert not any(key in gateway.everything_printed() for key in UPSTREAM_KEYS)
 
@@ -913,14 +913,14 @@ def test_only_headers_of_the_upstreams_own_protocol_pass(gateway, vendor):
     asks = {"anthropic_beta": "b1", "openai_beta": "b2", "traceparent": "00-1-2-03"}
     post(gateway, "openai_chat", "anthropic-main/headers", None, **asks)
     post(gateway, "anthropic", "chat-main/headers", None, **asks)
-    first, second = vendor.asked("headers")
+    first, second = vendor.received("headers")
     assert (first.headers.get("anthropic-beta"), first.headers.get("openai-beta")) == ("b1", None)
     assert (second.headers.get("anthropic-beta"), second.headers.get("openai-beta")) == (None, "b2")
     assert {seen.headers["traceparent"] for seen in (first, second)} == {"00-1-2-03"}
     assert first.headers["anthropic-version"]
     path, body = addressed("gemini", "chat-main/headers", HELLO["gemini"])
     assert gateway.post(f"{path}?alt=json&prettyPrint=true", body).status == 200
-    assert vendor.asked("headers")[2].query == ""
+    assert vendor.received("headers")[2].query == ""
 
 
 @pytest.mark.parametrize("upstream", ["openai_chat", "openai_responses", "anthropic"])
@@ -945,10 +945,10 @@ def test_names_are_the_clients_over_aliases_and_scoped_paths(gateway, vendor):
     assert scoped.send("gpt-4.1-mini", scoped.first_turn("Hi")).model == "gpt-4.1-mini"
     assert scoped.headers["x-gproxy-translated"] == "anthropic->openai_responses"
     scoped.close()
-    assert vendor.asked("gpt-4.1-mini")[-1].path == "/v1/responses"
+    assert vendor.received("gpt-4.1-mini")[-1].path == "/v1/responses"
 
 
-def test_permission_is_asked_before_a_body_is_translated(gateway):
+def test_permission_is_checked_before_a_body_is_translated(gateway):
     path, body = addressed("openai_chat", "chat-main/claude", {"messages": 7})
     assert gateway.post(path, body, "sk-dev-0002").status == 403
     assert gateway.post(path, body, None).status == 401
@@ -958,5 +958,5 @@ def test_permission_is_asked_before_a_body_is_translated(gateway):
 def test_an_address_inside_is_never_fetched(gateway, vendor, url):
     reply = post(gateway, "openai_chat", "fetching/sees-inside", picture("openai_chat", url))
     assert (reply.status, "image_url" in message(reply)) == (400, True)
-    assert vendor.asked("sees-inside") == []
+    assert vendor.received("sees-inside") == []
     assert gateway.usages(model="sees-inside") == []

@@ -35,11 +35,11 @@ model_pattern = "*"
 def test_an_http_proxy_gets_the_whole_url(own_gateway, vendor):
     gateway = own_gateway(custom("http://upstream.invalid/prefix/v1"), GPROXY_PROXY=vendor.url)
     assert gateway.chat("there/gpt-by-proxy").status == 200
-    assert vendor.asked("gpt-by-proxy")[0].path == "http://upstream.invalid/prefix/v1/chat/completions"
+    assert vendor.received("gpt-by-proxy")[0].path == "http://upstream.invalid/prefix/v1/chat/completions"
 
 
-def test_a_socks_proxy_is_asked_for_the_host(own_gateway, vendor):
-    asked = []
+def test_a_socks_proxy_resolves_the_host(own_gateway, vendor):
+    connect_requests = []
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve():
@@ -48,7 +48,7 @@ def test_a_socks_proxy_is_asked_for_the_host(own_gateway, vendor):
             client.recv(2 + client.recv(2)[1])
             client.sendall(b"\5\0")
             head = client.recv(4)
-            asked.append((head[3], client.recv(client.recv(1)[0]), client.recv(2)))
+            connect_requests.append((head[3], client.recv(client.recv(1)[0]), client.recv(2)))
             client.sendall(b"\5\0\0\1\0\0\0\0\0\0")
             while ready := select.select([client, upstream], [], [], 5)[0]:
                 data = ready[0].recv(65536)
@@ -63,7 +63,7 @@ def test_a_socks_proxy_is_asked_for_the_host(own_gateway, vendor):
     assert gateway.chat("there/gpt-by-socks").status == 200
     thread.join(10)
     listener.close()
-    assert asked == [(3, b"upstream.invalid", (81).to_bytes(2, "big"))]
+    assert connect_requests == [(3, b"upstream.invalid", (81).to_bytes(2, "big"))]
 
 
 def test_a_connect_that_hangs_is_given_up(own_gateway):
@@ -148,7 +148,7 @@ def channels_gateway(vendor, tmp_path_factory):
     running.stop()
 
 
-def test_a_custom_provider_speaks_what_it_is_said_to(own_gateway, vendor):
+def test_a_custom_provider_uses_its_configured_protocol(own_gateway, vendor):
     gateway = own_gateway(custom(vendor.url, ', protocol = "anthropic"'), workers=1)
     assert gateway.post("/there/v1/messages", {"model": "m", "messages": []}).status == 200
     hello = [{"role": "user", "content": "Hi"}]
@@ -159,12 +159,12 @@ def test_a_custom_provider_speaks_what_it_is_said_to(own_gateway, vendor):
 
 
 def test_lists_are_fetched_at_once_given_up_in_time_and_kept(own_gateway, vendor):
-    asked: list[str] = []
+    paths: list[str] = []
 
     async def listed(seen, reader, writer):
         import asyncio
 
-        asked.append(seen.path)
+        paths.append(seen.path)
         if seen.path.startswith("/hangs"):
             await asyncio.sleep(30)
         await asyncio.sleep(0.5)
@@ -185,12 +185,12 @@ def test_lists_are_fetched_at_once_given_up_in_time_and_kept(own_gateway, vendor
         assert gateway.get("/v1/models", ADMIN).json == first.json
         assert gateway.get("/a/v1/models/of-a", ADMIN).json["id"] == "of-a"
         assert time.monotonic() - started < 1
-        assert len(asked) == 5
+        assert len(paths) == 5
     finally:
         del vendor.scripts[""]
 
 
-def test_a_model_that_no_list_shows_is_asked_for(gateway, vendor):
+def test_a_model_that_no_list_has_is_requested(gateway, vendor):
     async def unlisted(seen, reader, writer):
         writer.write(body(200, dumps({"id": "gpt-unlisted", "object": "model", "created": 5, "owned_by": "x"})))
 
@@ -218,10 +218,10 @@ def beating(vendor, tmp_path_factory):
 
 
 def pausing(protocol: str, head: bytes = STREAM_HEAD, wrap=chunk, end: bytes = b"0\r\n\r\n"):
-    """A faithful stream, silent for a while in its middle: until it means output its head is held."""
-    told = [wrap(event) for event in events(protocol, "quiet")]
-    half = len(told) // 2
-    return sends(head + b"".join(told[:half]), QUIET, b"".join(told[half:]) + end, "close")
+    """A faithful stream with a pause in its middle; gproxy delays its head until the first output."""
+    pieces = [wrap(event) for event in events(protocol, "quiet")]
+    half = len(pieces) // 2
+    return sends(head + b"".join(pieces[:half]), QUIET, b"".join(pieces[half:]) + end, "close")
 
 
 PLAIN_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
@@ -288,7 +288,7 @@ def test_a_drained_stream_is_read_to_its_end_and_billed_exactly(own_gateway, ven
     (row,) = gateway.wait_rows(1, model={"Eq": "drained"})
     assert (row["outcome"], row["status"], row["estimated"]) == ("partial", 499, False)
     assert (row["input_tokens"], row["output_tokens"]) == (12, 40)
-    (seen,) = vendor.asked("drained")
+    (seen,) = vendor.received("drained")
     assert not seen.error and seen.closed_at is None
 
 

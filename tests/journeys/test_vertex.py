@@ -79,17 +79,17 @@ def test_an_account_that_is_refused_gives_way_to_the_next(google, vendor):
         assert gateway.chat(MODEL).status == 200
     standing = gateway.post("/admin/credential-statuses/query").json
     assert [one["status"] for one in standing] == ["unavailable", "healthy"]
-    assert len(vendor.asked("/gone")) == 1
+    assert len(vendor.received("/gone")) == 1
     (tries,) = {row["tries"] and json.dumps(row["tries"]) for row in gateway.wait_rows(4) if len(row["tries"]) > 1}
     assert "upstream_error" in tries
 
 
-def test_alone_it_is_told_why(google, vendor):
+def test_the_error_of_a_sole_credential_gives_the_reason(google, vendor):
     vendor.scripts["/gone"] = answers(401, b'{"error": "invalid_client"}')
     gateway = google(credential(vendor, "/gone"))
-    told = gateway.chat(MODEL)
-    assert told.status == 502
-    assert "the token endpoint answered 401: invalid_client" in told.json["error"]["message"]
+    reply = gateway.chat(MODEL)
+    assert reply.status == 502
+    assert "the token endpoint answered 401: invalid_client" in reply.json["error"]["message"]
     assert gateway.chat(MODEL).status == 503
 
 

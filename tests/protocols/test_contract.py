@@ -12,7 +12,7 @@ from gproxy.errors import BadRequest, GatewayError
 from gproxy.protocols import sse
 from gproxy.protocols.hub import ModelCard, Usage
 from gproxy.protocols.verdict import Verdict
-from tests.sampled import asking, documents, names, payloads, read, sample, split
+from tests.sampled import documents, names, payloads, read, request_head, sample, split
 
 LOADED = protocols.load()
 EACH = pytest.mark.parametrize("protocol", LOADED.values(), ids=LOADED)
@@ -111,7 +111,7 @@ def test_an_unreadable_request_is_a_bad_request(protocol, body):
 def test_an_event_with_the_right_model_is_passed_on_as_the_same_object(name, stream):
     for data in payloads(sample(name, stream)):
         model = None if data.startswith(b"[DONE]") else _value_at(json.loads(data), MODEL_PATHS[name])
-        passed, _ = LOADED[name].Stream(json.dumps(model or "asked").encode(), asking()).observe(data)
+        passed, _ = LOADED[name].Stream(json.dumps(model or "asked").encode(), request_head()).observe(data)
         assert model == "" or passed is data
 
 
@@ -124,8 +124,8 @@ def _value_at(document: dict, path: tuple[str, ...]):
 @STREAMS
 def test_the_model_name_is_replaced_at_its_path_and_nowhere_else(name, stream):
     body = sample(name, stream)
-    reading = read(LOADED[name], body, "größe/asked")
-    assert reading.documents == [with_model(document, MODEL_PATHS[name], "größe/asked") for document in documents(body)]
+    result = read(LOADED[name], body, "größe/asked")
+    assert result.documents == [with_model(document, MODEL_PATHS[name], "größe/asked") for document in documents(body)]
 
 
 @STREAMS
@@ -134,14 +134,14 @@ def test_an_event_with_another_model_is_still_one_event(name, stream):
         data = sse.data_of(event)
         if data is None or data.startswith(b"[DONE]"):
             continue
-        passed, _ = LOADED[name].Stream(b'"other"', asking()).observe(data)
+        passed, _ = LOADED[name].Stream(b'"other"', request_head()).observe(data)
         written = split(sse.with_data(event, passed))
         assert [json.loads(sse.data_of(written_event)) for written_event in written] == [json.loads(passed)]
 
 
 @STREAMS
 def test_no_text_follows_the_terminal_event(name, stream):
-    reader = LOADED[name].Stream(b'"asked"', asking())
+    reader = LOADED[name].Stream(b'"asked"', request_head())
     for data in payloads(sample(name, stream)):
         had_ended, before = reader.is_terminal, reader.text_bytes
         reader.observe(data)
@@ -151,12 +151,12 @@ def test_no_text_follows_the_terminal_event(name, stream):
 @EACH
 def test_a_cut_stream_is_not_terminal(protocol):
     for stream in names(protocol.NAME, ".sse"):
-        reading = read(protocol, sample(protocol.NAME, stream))
-        is_complete = reading.stream.is_terminal and not reading.stream.has_failed
+        result = read(protocol, sample(protocol.NAME, stream))
+        is_complete = result.stream.is_terminal and not result.stream.has_failed
         is_cut = stream.startswith(("cut", "error", "failed", "done_without", "one_choice", "finish_is_empty"))
         assert is_complete is not is_cut, stream
         assert (
-            {Verdict.ENDS, Verdict.MAY_END} & set(reading.verdicts) or not is_complete or stream == "without_done.sse"
+            {Verdict.ENDS, Verdict.MAY_END} & set(result.verdicts) or not is_complete or stream == "without_done.sse"
         ), stream
 
 
@@ -165,7 +165,7 @@ def test_no_prefix_of_a_stream_that_stops_within_the_text_is_terminal(protocol):
     events = payloads(sample(protocol.NAME, "text.sse"))
     whole = read(protocol, sample(protocol.NAME, "text.sse")).stream.text_bytes
     assert whole > 0
-    reader = protocol.Stream(b'"asked"', asking())
+    reader = protocol.Stream(b'"asked"', request_head())
     for data in events:
         _, verdict = reader.observe(data)
         if reader.text_bytes < whole:
@@ -176,10 +176,10 @@ def test_no_prefix_of_a_stream_that_stops_within_the_text_is_terminal(protocol):
 @EACH
 @pytest.mark.parametrize("stream", ["text.sse", "tool_call.sse", "parallel_tools.sse", "thinking.sse"])
 def test_the_text_and_the_tokens_of_a_stream_are_counted(protocol, stream):
-    reading = read(protocol, sample(protocol.NAME, stream))
-    assert reading.stream.text_bytes >= 15
-    assert reading.stream.usage.output_tokens > 0
-    assert reading.stream.usage.input_tokens > 0
+    result = read(protocol, sample(protocol.NAME, stream))
+    assert result.stream.text_bytes >= 15
+    assert result.stream.usage.output_tokens > 0
+    assert result.stream.usage.input_tokens > 0
 
 
 @EACH
@@ -210,7 +210,7 @@ def test_the_text_and_the_tokens_of_a_stream_are_counted(protocol, stream):
     ids=lambda data: data[:40],
 )
 def test_an_unreadable_frame_is_passed_on_and_ends_nothing(protocol, data):
-    reader = protocol.Stream(b'"asked"', asking())
+    reader = protocol.Stream(b'"asked"', request_head())
     passed, verdict = reader.observe(data)
     assert passed is not None
     assert verdict is Verdict.CONTINUES
@@ -264,25 +264,25 @@ def test_an_error_event_is_one_event_that_fails_the_stream(protocol):
     event = protocol.error_event(502, "upstream_error", TRICKY, "req_1")
     (data,) = payloads(event)
     assert json.loads(data)["error"]["message"] == TRICKY
-    reading = read(protocol, sample(protocol.NAME, "cut.sse") + event)
-    assert reading.stream.has_failed
-    assert Verdict.ENDS not in reading.verdicts
+    result = read(protocol, sample(protocol.NAME, "cut.sse") + event)
+    assert result.stream.has_failed
+    assert Verdict.ENDS not in result.verdicts
 
 
 @EACH
 def test_a_broken_stream_ends_with_an_error_event(protocol):
-    reading = read(protocol, sample(protocol.NAME, "cut.sse"))
-    *_, last = reading.stream.failure_events(502, "upstream_error", TRICKY, "req_1")
+    result = read(protocol, sample(protocol.NAME, "cut.sse"))
+    *_, last = result.stream.failure_events(502, "upstream_error", TRICKY, "req_1")
     assert json.loads(payloads(last)[0])["error"]["message"] == TRICKY
 
 
 @EACH
 def test_the_upstreams_own_error_event_is_passed_on_and_is_no_end(protocol):
-    reading = read(protocol, sample(protocol.NAME, "error.sse"))
-    assert reading.stream.has_failed
-    assert reading.stream.text_bytes > 0
-    assert reading.documents[-1]["error"]["message"]
-    assert Verdict.ENDS not in reading.verdicts
+    result = read(protocol, sample(protocol.NAME, "error.sse"))
+    assert result.stream.has_failed
+    assert result.stream.text_bytes > 0
+    assert result.documents[-1]["error"]["message"]
+    assert Verdict.ENDS not in result.verdicts
 
 
 CARDS = [

@@ -22,20 +22,20 @@ ROW = RateLimit(3, "*", glob("*").fullmatch, rpm=9)
 CAPPED = Caller(1, "user", 2, False, None, (), quota=Quota(10**9, None), limits=(ROW,))
 
 
-def asking(max_output: int | None = None, choices: int = 1) -> RequestHead:
+def request_head(max_output: int | None = None, choices: int = 1) -> RequestHead:
     return RequestHead("m", False, False, None, None, max_output=max_output, choices=choices)
 
 
 @pytest.mark.parametrize(
     ("requested", "max_output", "money", "tokens", "covered_output"),
     [
-        (asking(50), None, 100 * 1_000 + 50 * 2_000, 150, None),
-        (asking(50, choices=3), None, 100 * 1_000 + 150 * 2_000, 250, None),
-        (asking(), None, 100 * 1_000 + 4_096 * 2_000, 4_196, 4_096),
-        (asking(), 100_000, 100 * 1_000 + 4_096 * 2_000, 4_196, 4_096),
-        (asking(choices=2), 100_000, 100 * 1_000 + 8_192 * 2_000, 8_292, 8_192),
-        (asking(), 300, 100 * 1_000 + 300 * 2_000, 400, None),  # it cannot write more
-        (asking(50), 0, 100 * 1_000, 100, None),  # an embedding writes nothing
+        (request_head(50), None, 100 * 1_000 + 50 * 2_000, 150, None),
+        (request_head(50, choices=3), None, 100 * 1_000 + 150 * 2_000, 250, None),
+        (request_head(), None, 100 * 1_000 + 4_096 * 2_000, 4_196, 4_096),
+        (request_head(), 100_000, 100 * 1_000 + 4_096 * 2_000, 4_196, 4_096),
+        (request_head(choices=2), 100_000, 100 * 1_000 + 8_192 * 2_000, 8_292, 8_192),
+        (request_head(), 300, 100 * 1_000 + 300 * 2_000, 400, None),  # it cannot write more
+        (request_head(50), 0, 100 * 1_000, 100, None),  # an embedding writes nothing
     ],
     ids=["declared", "n", "assumed", "known and larger", "assumed and n", "known and smaller", "no output"],
 )
@@ -46,13 +46,13 @@ def test_the_upper_bound_of_a_call(requested, max_output, money, tokens, covered
 
 def test_the_upper_bound_includes_the_price_of_cache_writes():
     assert (
-        upper_bound(*applying(CAPPED, "m"), asking(1), PRICE, "", 100, None, 1, True, False).money
+        upper_bound(*applying(CAPPED, "m"), request_head(1), PRICE, "", 100, None, 1, True, False).money
         == 100 * 5_000 + 2_000
     )
 
 
 def test_without_a_price_no_money_is_reserved_and_tokens_are_counted():
-    found = upper_bound(*applying(CAPPED, "m"), asking(7), None, "", 100, None, 1, False, False)
+    found = upper_bound(*applying(CAPPED, "m"), request_head(7), None, "", 100, None, 1, False, False)
     assert (found.money, found.tokens) == (0, 107)
 
 
@@ -206,7 +206,7 @@ def test_a_call_without_a_reservation_settles_one_that_a_load_gave_it(state):
 
 
 def test_huge_upper_bounds_fit_into_the_state_and_are_refused(state):
-    requested = asking(10**12, choices=10**12)
+    requested = request_head(10**12, choices=10**12)
     found = upper_bound(*applying(CAPPED, "m"), requested, PRICE, "", 10**12, None, 4_096, True, True)
     reserver = Reserver(state, "0/000/x", loader(state)[1])
     with pytest.raises(OverQuota):

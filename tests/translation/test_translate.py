@@ -18,7 +18,7 @@ from gproxy.relay.passthrough_stream import NO_END
 from gproxy.snapshot import Dispatch, Provider, ProviderSettings
 from gproxy.translation import translate
 from gproxy.upstream.images import FileContent
-from tests.sampled import asking, documents, payloads, sample
+from tests.sampled import documents, payloads, request_head, sample
 
 KINDS = channels.load()
 PROTOCOLS = protocols.load()
@@ -558,7 +558,7 @@ class Stream:
         self.stream = translated_stream.TranslatedStream(
             *(
                 translation,
-                asking(),
+                request_head(),
                 context(translation),
                 exchange,
                 self.settlement,
@@ -584,7 +584,7 @@ def test_a_stream_that_exceeds_the_quota_ends_with_an_error(client, upstream):
     (how, status, _, size), *_ = found.settlement.ends
     assert (how, status) == ("failed", 402)
     assert size > 1
-    ended = PROTOCOLS[client].Stream(None, asking())
+    ended = PROTOCOLS[client].Stream(None, request_head())
     for data in payloads(sent):
         ended.observe(data)
     assert ended.has_failed or not ended.is_terminal
@@ -595,7 +595,7 @@ def test_a_stream_is_settled_before_its_terminal_event_is_sent(client, upstream)
     found = Stream(client, upstream, Exchange(sample(upstream, "text.sse")))
     for piece in found.stream.frames():
         sent = [data for data in payloads(piece) if data]
-        ended = PROTOCOLS[client].Stream(None, asking())
+        ended = PROTOCOLS[client].Stream(None, request_head())
         for data in sent:
             ended.observe(data)
         assert found.settlement.is_settled or not ended.is_terminal
@@ -638,7 +638,7 @@ def _timeless(document: dict) -> dict:
 def test_a_cut_stream_ends_with_an_error_and_is_billed_for_the_delivered_text(client, upstream, stream, end):
     found = Stream(client, upstream, Exchange(sample(upstream, stream), end=end))
     body = found.all()
-    reader = PROTOCOLS[client].Stream(None, asking())
+    reader = PROTOCOLS[client].Stream(None, request_head())
     for data in payloads(body):
         reader.observe(data)
     assert reader.has_failed
@@ -700,7 +700,7 @@ def test_a_whole_reply_is_built_from_a_stream(client, upstream):
 def test_a_stream_is_built_from_a_whole_reply(client, upstream):
     translation = prepare(client, upstream, hello(client), STREAM)
     found = translated_stream.WholeReplyStream(translation, sample(upstream, "reply.json"), context(translation), False)
-    reader = PROTOCOLS[client].Stream(None, asking())
+    reader = PROTOCOLS[client].Stream(None, request_head())
     for data in payloads(b"".join(found.frames())):
         reader.observe(data)
     assert reader.is_terminal
@@ -808,7 +808,7 @@ def test_a_stream_that_reports_a_failure_ends_with_an_error(client, upstream, wh
         found.stream.close()
         assert {how for how, *_ in found.settlement.ends} == {"failed"}
         assert found.disconnects == []
-        reader = PROTOCOLS[client].Stream(None, asking())
+        reader = PROTOCOLS[client].Stream(None, request_head())
         for data in payloads(body):
             reader.observe(data)
         assert reader.has_failed
@@ -907,7 +907,7 @@ def check_broken(found: Stream, client: str) -> None:
     found.stream.close()
     assert {how for how, *_ in found.settlement.ends} == {"failed"}
     assert found.disconnects == []
-    reader = PROTOCOLS[client].Stream(None, asking())
+    reader = PROTOCOLS[client].Stream(None, request_head())
     for data in payloads(body):
         reader.observe(data)
     assert reader.has_failed
@@ -970,7 +970,14 @@ def test_every_exception_in_translating_a_stream_becomes_an_error_event(client, 
     ends = {"read_stream": "upstream", "write_stream": "client"}
     failing = replace(translation, **{ends[side]: FailingProtocol(getattr(translation, ends[side]), side, fault=fault)})
     stream = translated_stream.TranslatedStream(
-        failing, asking(), context(translation), exchange, settlement, Watch(), False, lambda: disconnects.append(1)
+        failing,
+        request_head(),
+        context(translation),
+        exchange,
+        settlement,
+        Watch(),
+        False,
+        lambda: disconnects.append(1),
     )
     body = b"".join(stream.frames())
     stream.close()
@@ -986,7 +993,7 @@ def test_every_exception_in_a_stream_read_as_a_whole_reply_becomes_an_upstream_e
     translation = prepare(CHAT, CLAUDE, hello(CHAT), GENERATE, upstream_operation=STREAM)
     failing = replace(translation, upstream=FailingProtocol(translation.upstream, "read_stream", fault=fault))
     stream = translated_stream.TranslatedStream(
-        failing, asking(), context(translation), exchange, settlement, Watch(), False, lambda: None
+        failing, request_head(), context(translation), exchange, settlement, Watch(), False, lambda: None
     )
     with pytest.raises(UpstreamError) as failed:
         translate.fold_stream(failing, stream.events(), context(translation), stream.losses)

@@ -181,7 +181,7 @@ def hangs(sock: socket.socket) -> None:
 
 
 class Relay(Listener):
-    """An outbound proxy: notes where it is asked to connect to, and connects there."""
+    """An outbound proxy that records each requested target and connects to it."""
 
     def __init__(self, refuses: bytes = b""):
         self.targets: list[str] = []
@@ -222,11 +222,11 @@ class Socks(Relay):
     def negotiate(self, sock):
         sock.recv(64)
         sock.sendall(b"\5\0")
-        asked = sock.recv(512)
-        if asked[3] != 1:
-            self.targets.append(f"kind {asked[3]}")
+        connect_request = sock.recv(512)
+        if connect_request[3] != 1:
+            self.targets.append(f"kind {connect_request[3]}")
             return None
-        host, port = socket.inet_ntoa(asked[4:8]), int.from_bytes(asked[8:10], "big")
+        host, port = socket.inet_ntoa(connect_request[4:8]), int.from_bytes(connect_request[8:10], "big")
         self.targets.append(f"{host}:{port}")
         sock.sendall(self._refuses or b"\5\0\0\1\0\0\0\0\0\0")
         return None if self._refuses else (host, port)
@@ -567,7 +567,7 @@ def test_a_redirect_is_checked_like_a_first_url(site, names, where, text):
     assert site.connections == 1
 
 
-def test_redirects_come_to_an_end(site):
+def test_the_number_of_redirects_is_limited(site):
     site.pages |= {"/loop": moved("/loop")}
     assert refused(f"{site.url}/loop") == "more than 3 redirects"
     assert site.connections == 4
@@ -799,7 +799,7 @@ def test_a_broken_answer_is_the_callers_to_know(site, page, text):
     assert refused(f"{site.url}/it") == text
 
 
-def test_no_url_is_told_or_logged(site, caplog):
+def test_no_url_is_shown_or_logged(site, caplog):
     caplog.set_level(logging.WARNING)
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # as gproxy.logs has it
     site.pages["/it"] = b"HTTP/1.1 200 OK\r\nno header\r\nContent-Type: text/html\r\n\r\nnothing"
@@ -820,10 +820,10 @@ def secured(tmp_path_factory):
     path = certificate(tmp_path_factory.mktemp("tls"), "pictures.test")
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     server.load_cert_chain(path)
-    asked = []
-    server.sni_callback = lambda sock, name, context: asked.append(name)
+    server_names = []
+    server.sni_callback = lambda sock, name, context: server_names.append(name)
     site = Site(tls=server)
-    site.asked = asked
+    site.server_names = server_names
     yield site, ssl.create_default_context(cafile=path)
     site.close()
 
@@ -833,7 +833,7 @@ def test_a_host_proves_its_name(secured, names):
     names["pictures.test"] = names["pictures.test."] = ["127.0.0.1"]
     for host in ("pictures.test", "Pictures.Test."):
         assert fetch(f"https://{host}:{site.port}/a.png", tls=tls) == FileContent("image/png", PNG)
-        assert site.asked[-1] == "pictures.test"
+        assert site.server_names[-1] == "pictures.test"
         assert site.said("Host") == f"pictures.test:{site.port}"
 
 
@@ -904,7 +904,7 @@ def test_a_proxy_is_given_the_checked_address(opened, site, secured, names, kind
     assert len(proxy.targets) == 2
 
 
-def test_a_proxy_is_told_who_we_are_and_the_host_is_not(opened, site):
+def test_a_proxy_gets_our_credentials_and_the_host_does_not(opened, site):
     proxy = opened(Tunnel())
     assert fetch(f"{site.url}/a.png", proxy=f"http://me:a%40b@127.0.0.1:{proxy.port}").data == PNG
     assert proxy.logins == ["Basic " + base64.b64encode(b"me:a@b").decode()]
@@ -1093,7 +1093,7 @@ def test_a_client_that_leaves_ends_the_fetch_at_once(site):
         assert site.left.wait(5)
 
 
-def test_only_so_many_are_fetched_at_once_and_waiting_counts(site):
+def test_the_number_of_fetches_at_once_is_limited_and_waiting_counts(site):
     now, maximum, lock = 0, 0, threading.Lock()
 
     def page(sock):

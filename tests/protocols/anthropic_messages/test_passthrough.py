@@ -14,7 +14,7 @@ from gproxy.protocols.anthropic_messages import passthrough
 from gproxy.protocols.hub import ModelCard, Signature, Usage
 from gproxy.protocols.signatures import wrap
 from gproxy.protocols.verdict import Verdict
-from tests.sampled import asking, documents, names, payloads, read, sample
+from tests.sampled import documents, names, payloads, read, request_head, sample
 
 CLIENT = anthropic.Anthropic(api_key="none", base_url="http://127.0.0.1:9")
 REQUEST = httpx2.Request("POST", "http://127.0.0.1:9/v1/messages")
@@ -75,20 +75,20 @@ def test_the_mode_and_the_output_limit_of_a_request_are_read(body, expected):
     ],
 )
 def test_only_message_stop_ends_a_stream(name, last, is_terminal, has_failed):
-    reading = read(passthrough, sample("anthropic", name))
-    assert reading.documents[-1]["type"] == last
-    assert reading.stream.is_terminal is is_terminal
-    assert reading.stream.has_failed is has_failed
-    assert (reading.verdicts[-1] is Verdict.ENDS) is is_terminal
-    assert Verdict.ENDS not in reading.verdicts[:-1]
-    assert reading.stream.tail() == b""
+    result = read(passthrough, sample("anthropic", name))
+    assert result.documents[-1]["type"] == last
+    assert result.stream.is_terminal is is_terminal
+    assert result.stream.has_failed is has_failed
+    assert (result.verdicts[-1] is Verdict.ENDS) is is_terminal
+    assert Verdict.ENDS not in result.verdicts[:-1]
+    assert result.stream.tail() == b""
 
 
 def test_the_model_name_is_replaced_in_message_start_only():
     body = sample("anthropic", "tool_call.sse")
-    reading = read(passthrough, body, "asked")
-    assert reading.documents[0]["message"]["model"] == "asked"
-    assert reading.passed[1:] == payloads(body)[1:]
+    result = read(passthrough, body, "asked")
+    assert result.documents[0]["message"]["model"] == "asked"
+    assert result.passed[1:] == payloads(body)[1:]
 
 
 FULL = {
@@ -189,7 +189,7 @@ def test_the_vendors_own_tools_are_counted_by_their_requests(server_tool_use, ca
 
 
 def test_the_last_number_of_tool_requests_in_a_stream_counts():
-    reader = passthrough.Stream(None, asking())
+    reader = passthrough.Stream(None, request_head())
     start = {"input_tokens": 5, "service_tier": "batch", "server_tool_use": {"web_search_requests": 0}}
     reader.observe(json.dumps({"type": "message_start", "message": {"usage": start}}).encode())
     for number in (1, 2):
@@ -265,7 +265,7 @@ def test_the_usage_of_a_stream_is_read(name, expected):
     ],
 )
 def test_the_text_of_a_delta_is_counted(delta, size):
-    reader = passthrough.Stream(b'"a"', asking())
+    reader = passthrough.Stream(b'"a"', request_head())
     data = json.dumps({"type": "content_block_delta", "index": 0, "delta": delta}).encode()
     assert reader.observe(data) == (data, Verdict.CONTINUES)
     assert reader.text_bytes == size

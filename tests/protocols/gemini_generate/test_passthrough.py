@@ -12,7 +12,7 @@ from gproxy.protocols.gemini_generate import passthrough
 from gproxy.protocols.hub import ModelCard, Signature, Usage
 from gproxy.protocols.signatures import SKIP_VALIDATOR, wrap
 from gproxy.protocols.verdict import Verdict
-from tests.sampled import asking, documents, names, read, sample
+from tests.sampled import documents, names, read, request_head, sample
 
 REQUEST = httpx2.Request("POST", "http://127.0.0.1:9/v1beta/models/m:generateContent")
 
@@ -111,17 +111,17 @@ def test_a_model_that_the_body_repeats_is_replaced(body, model, expected):
     ],
 )
 def test_the_end_of_a_stream_is_recognised(name, is_terminal, has_failed, last):
-    reading = read(passthrough, sample("gemini", name))
-    assert reading.stream.is_terminal is is_terminal
-    assert reading.stream.has_failed is has_failed
-    assert reading.verdicts[-1] is last
-    assert Verdict.MAY_END not in reading.verdicts[:-1]
-    assert reading.stream.tail() == b""
+    result = read(passthrough, sample("gemini", name))
+    assert result.stream.is_terminal is is_terminal
+    assert result.stream.has_failed is has_failed
+    assert result.verdicts[-1] is last
+    assert Verdict.MAY_END not in result.verdicts[:-1]
+    assert result.stream.tail() == b""
 
 
 @pytest.mark.parametrize("reason", [None, "", "FINISH_REASON_UNSPECIFIED"])
 def test_an_unspecified_finish_reason_does_not_end_a_stream(reason):
-    reader = passthrough.Stream(b'"a"', asking())
+    reader = passthrough.Stream(b'"a"', request_head())
     reader.observe(
         json.dumps({"candidates": [{"finishReason": reason}], "usageMetadata": {"promptTokenCount": 1}}).encode()
     )
@@ -130,20 +130,20 @@ def test_an_unspecified_finish_reason_does_not_end_a_stream(reason):
 
 @pytest.mark.parametrize("reason", ["STOP", "MAX_TOKENS", "SAFETY", "MALFORMED_FUNCTION_CALL", "SOMETHING_NEW"])
 def test_every_other_finish_reason_ends_a_stream(reason):
-    reader = passthrough.Stream(b'"a"', asking())
+    reader = passthrough.Stream(b'"a"', request_head())
     reader.observe(json.dumps({"candidates": [{"finishReason": reason}]}).encode())
     assert reader.is_terminal
 
 
 def test_a_finished_candidate_stays_finished():
-    reader = passthrough.Stream(b'"a"', asking())
+    reader = passthrough.Stream(b'"a"', request_head())
     reader.observe(b'{"candidates": [{"finishReason": "STOP"}]}')
     reader.observe(b'{"candidates": [{"groundingMetadata": {}}]}')
     assert reader.is_terminal
 
 
 def test_prompt_feedback_ends_a_stream_once_it_has_a_block_reason():
-    reader = passthrough.Stream(b'"a"', asking())
+    reader = passthrough.Stream(b'"a"', request_head())
     reader.observe(b'{"promptFeedback": {"safetyRatings": []}}')
     assert not reader.is_terminal
     reader.observe(b'{"promptFeedback": {"blockReason": "SAFETY"}}')
@@ -316,7 +316,7 @@ def test_a_reply_with_search_queries_counts_as_one_search(candidates, calls):
     reply = {"candidates": candidates, "usageMetadata": {"promptTokenCount": 3}}
     usage, _ = passthrough.read_whole(json.dumps(reply).encode())
     assert (usage, usage.tool_calls) == (Usage(input_tokens=3), calls)
-    reader = passthrough.Stream(None, asking())
+    reader = passthrough.Stream(None, request_head())
     for chunk in ({"candidates": candidates}, reply, {"usageMetadata": reply["usageMetadata"]}):
         reader.observe(json.dumps(chunk).encode())
     assert reader.usage.tool_calls == calls
@@ -343,7 +343,7 @@ def test_the_usage_of_a_whole_reply_is_read():
     ],
 )
 def test_texts_and_calls_are_counted(part, minimum):
-    reader = passthrough.Stream(b'"a"', asking())
+    reader = passthrough.Stream(b'"a"', request_head())
     reader.observe(json.dumps({"candidates": [{"content": {"parts": [part]}}]}).encode())
     assert reader.text_bytes >= minimum
     assert (reader.text_bytes > 0) == (minimum > 0)

@@ -13,7 +13,7 @@ from gproxy.protocols.hub import Signature, Usage
 from gproxy.protocols.openai_chat import passthrough
 from gproxy.protocols.signatures import wrap
 from gproxy.protocols.verdict import Verdict
-from tests.sampled import asking, documents, names, read, sample
+from tests.sampled import documents, names, read, request_head, sample
 
 CLIENT = openai.OpenAI(api_key="none", base_url="http://127.0.0.1:9/v1")
 REQUEST = httpx2.Request("POST", "http://127.0.0.1:9/v1/chat/completions")
@@ -159,34 +159,34 @@ def test_usage_that_the_client_requested_is_forwarded(name):
 )
 def test_the_end_of_a_stream_is_recognised(name, is_terminal, has_failed, ends, tail):
     body = sample("openai_chat", name)
-    reading = read(passthrough, body)
-    kinds = ["chunk"] * len(reading.verdicts)
+    result = read(passthrough, body)
+    kinds = ["chunk"] * len(result.verdicts)
     if body.rstrip().endswith(b"[DONE]"):
         kinds[-1] = "done"
         kinds[-2] = "usage"
-    assert reading.stream.is_terminal is is_terminal
-    assert reading.stream.has_failed is has_failed
-    assert [k for k, v in zip(kinds, reading.verdicts, strict=True) if v is Verdict.ENDS] == ends
-    assert reading.stream.tail() == tail
+    assert result.stream.is_terminal is is_terminal
+    assert result.stream.has_failed is has_failed
+    assert [k for k, v in zip(kinds, result.verdicts, strict=True) if v is Verdict.ENDS] == ends
+    assert result.stream.tail() == tail
 
 
 @pytest.mark.parametrize("name", ["done_without_finish.sse", "one_choice_of_two_unfinished.sse"])
 def test_done_without_a_finish_reason_breaks_the_stream_and_is_dropped(name):
-    reading = read(passthrough, sample("openai_chat", name))
-    assert reading.verdicts[-1] is Verdict.BROKEN
-    assert b"[DONE]" not in reading.passed
+    result = read(passthrough, sample("openai_chat", name))
+    assert result.verdicts[-1] is Verdict.BROKEN
+    assert b"[DONE]" not in result.passed
 
 
 def test_done_after_an_error_is_dropped_without_a_second_error():
-    reading = read(passthrough, sample("openai_chat", "error_then_done.sse"), "asked")
-    assert Verdict.BROKEN not in reading.verdicts
-    assert b"[DONE]" not in reading.passed
-    assert reading.documents[-1]["error"]["message"] == "Provider disconnected unexpectedly"
-    assert reading.documents[-1]["model"] == "asked"
+    result = read(passthrough, sample("openai_chat", "error_then_done.sse"), "asked")
+    assert Verdict.BROKEN not in result.verdicts
+    assert b"[DONE]" not in result.passed
+    assert result.documents[-1]["error"]["message"] == "Provider disconnected unexpectedly"
+    assert result.documents[-1]["model"] == "asked"
 
 
 def test_a_stream_without_choices_ends_at_done_only():
-    reader = passthrough.Stream(b'"a"', asking())
+    reader = passthrough.Stream(b'"a"', request_head())
     reader.observe(b'{"choices": [], "usage": {"prompt_tokens": 3}}')
     assert not reader.is_terminal
     assert reader.observe(b"[DONE]") == (b"[DONE]", Verdict.ENDS)
@@ -194,21 +194,21 @@ def test_a_stream_without_choices_ends_at_done_only():
 
 
 def test_a_finished_choice_stays_finished():
-    reader = passthrough.Stream(b'"a"', asking())
+    reader = passthrough.Stream(b'"a"', request_head())
     reader.observe(b'{"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}')
     reader.observe(b'{"choices": [{"index": 0, "delta": {}, "finish_reason": null, "content_filter_offsets": {}}]}')
     assert reader.is_terminal
 
 
 def test_usage_does_not_end_a_stream_with_an_open_choice():
-    reader = passthrough.Stream(b'"a"', asking())
+    reader = passthrough.Stream(b'"a"', request_head())
     reader.observe(b'{"choices": [{"index": 0, "delta": {"content": "x"}}]}')
     _, verdict = reader.observe(b'{"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1}}')
     assert verdict is Verdict.CONTINUES
 
 
 def test_a_null_usage_is_removed_from_a_chunk_without_choices():
-    reader = passthrough.Stream(b'"a"', asking(wants_usage=False))
+    reader = passthrough.Stream(b'"a"', request_head(wants_usage=False))
     passed, _ = reader.observe(b'{"choices":[],"usage":null,"prompt_filter_results":[{"prompt_index":0}]}')
     assert json.loads(passed) == {"choices": [], "prompt_filter_results": [{"prompt_index": 0}]}
 
@@ -227,13 +227,13 @@ def test_a_null_usage_is_removed_from_a_chunk_without_choices():
     ],
 )
 def test_the_text_of_a_delta_is_counted(delta, size):
-    reader = passthrough.Stream(b'"a"', asking())
+    reader = passthrough.Stream(b'"a"', request_head())
     reader.observe(json.dumps({"choices": [{"index": 0, "delta": delta}]}).encode())
     assert reader.text_bytes == size
 
 
 def test_arguments_of_a_tool_call_are_counted():
-    reader = passthrough.Stream(b'"a"', asking())
+    reader = passthrough.Stream(b'"a"', request_head())
     call = {"index": 0, "function": {"arguments": '{"city": "Paris"}'}}
     reader.observe(json.dumps({"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]}).encode())
     assert reader.text_bytes >= len('{"city": "Paris"}')
@@ -421,14 +421,14 @@ USAGE = {"prompt_tokens": 1, "completion_tokens": 1}
 def test_the_tier_that_served_a_reply_is_read(reported, tier):
     reply = {"choices": [], "service_tier": reported, "usage": USAGE}
     assert passthrough.read_whole(json.dumps(reply).encode())[0].tier == tier
-    reader = passthrough.Stream(None, asking())
+    reader = passthrough.Stream(None, request_head())
     reader.observe(json.dumps({"choices": [{"index": 0, "finish_reason": "stop"}], "service_tier": reported}).encode())
     reader.observe(json.dumps({"choices": [], "usage": USAGE}).encode())
     assert reader.usage.tier == tier
 
 
 def test_the_last_tier_in_a_stream_counts():
-    reader = passthrough.Stream(None, asking())
+    reader = passthrough.Stream(None, request_head())
     for tier in ("priority", "auto", "default"):
         reader.observe(json.dumps({"choices": [], "service_tier": tier, "usage": USAGE}).encode())
     assert reader.usage.tier == "default"
@@ -465,7 +465,7 @@ def test_the_vendors_client_raises_its_own_exception(status, raised):
 
 
 def test_the_model_name_is_replaced_in_frames_with_half_an_emoji():
-    reader = passthrough.Stream(b'"asked"', asking())
+    reader = passthrough.Stream(b'"asked"', request_head())
     for half in (b"\\ud83d", b"\\ude00"):
         frame = b'{"model":"theirs","choices":[{"index":0,"delta":{"content":"%s"},"finish_reason":null}]}' % half
         passed, verdict = reader.observe(frame)

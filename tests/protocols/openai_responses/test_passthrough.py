@@ -13,7 +13,7 @@ from gproxy.protocols.hub import Signature, Usage
 from gproxy.protocols.openai_responses import passthrough
 from gproxy.protocols.signatures import wrap
 from gproxy.protocols.verdict import Verdict
-from tests.sampled import asking, documents, names, payloads, read, sample
+from tests.sampled import documents, names, payloads, read, request_head, sample
 
 CLIENT = openai.OpenAI(api_key="none", base_url="http://127.0.0.1:9/v1")
 REQUEST = httpx2.Request("POST", "http://127.0.0.1:9/v1/responses")
@@ -81,30 +81,30 @@ def test_usage_is_not_requested_since_every_response_has_it(is_stream):
     ],
 )
 def test_the_end_of_a_stream_is_recognised(name, last, has_failed, verdict):
-    reading = read(passthrough, sample("openai_responses", name))
-    assert reading.documents[-1]["type"] == last
-    assert reading.stream.has_failed is has_failed
-    assert reading.stream.is_terminal is (verdict is Verdict.ENDS)
-    assert reading.verdicts[-1] is verdict
-    assert Verdict.ENDS not in reading.verdicts[:-1]
-    assert reading.stream.tail() == b""
+    result = read(passthrough, sample("openai_responses", name))
+    assert result.documents[-1]["type"] == last
+    assert result.stream.has_failed is has_failed
+    assert result.stream.is_terminal is (verdict is Verdict.ENDS)
+    assert result.verdicts[-1] is verdict
+    assert Verdict.ENDS not in result.verdicts[:-1]
+    assert result.stream.tail() == b""
 
 
 def test_the_model_name_is_replaced_in_the_response_and_not_in_its_tools():
     body = sample("openai_responses", "text.sse")
-    reading = read(passthrough, body, "asked")
-    responses = [document["response"] for document in reading.documents if "response" in document]
+    result = read(passthrough, body, "asked")
+    responses = [document["response"] for document in result.documents if "response" in document]
     assert len(responses) == 3
     assert {response["model"] for response in responses} == {"asked"}
     enums = [response["tools"][0]["parameters"]["properties"]["model"]["enum"] for response in responses]
     assert enums == [["gpt-5.1-2025-11-13"]] * 3
-    assert sum(before == after for before, after in zip(payloads(body), reading.passed, strict=True)) == len(
+    assert sum(before == after for before, after in zip(payloads(body), result.passed, strict=True)) == len(
         payloads(body)
     ) - len(responses)
 
 
 def test_sequence_numbers_continue_after_a_keepalive():
-    reader = passthrough.Stream(b'"a"', asking())
+    reader = passthrough.Stream(b'"a"', request_head())
     for data in payloads(sample("openai_responses", "keepalive.sse")):
         reader.observe(data)
     last = documents(sample("openai_responses", "keepalive.sse"))[-1]["sequence_number"]
@@ -116,7 +116,7 @@ def test_sequence_numbers_continue_after_a_keepalive():
 
 
 def test_a_broken_stream_ends_with_a_failed_response_under_the_clients_model_name():
-    reader = passthrough.Stream(b'"asked"', asking())
+    reader = passthrough.Stream(b'"asked"', request_head())
     (first, *_) = payloads(sample("openai_responses", "cut.sse"))
     reader.observe(first)
     failed, _ = (documents(event)[0] for event in reader.failure_events(502, "upstream_error", "cut", "req_1"))
@@ -229,7 +229,7 @@ def test_the_vendors_own_tools_are_counted_by_their_calls(output, calls):
     reply = {"output": output, "usage": USAGE, "service_tier": "flex"}
     usage, _ = passthrough.read_whole(json.dumps(reply).encode())
     assert (usage.tool_calls, usage.tier) == (calls, "flex")
-    reader = passthrough.Stream(None, asking())
+    reader = passthrough.Stream(None, request_head())
     reader.observe(json.dumps({"type": "response.completed", "response": reply}).encode())
     assert (reader.usage.tool_calls, reader.usage.tier) == (calls, "flex")
 
@@ -237,7 +237,7 @@ def test_the_vendors_own_tools_are_counted_by_their_calls(output, calls):
 @pytest.mark.parametrize(("output", "calls"), [row for row in OUTPUTS if isinstance(row[0], list)])
 @pytest.mark.parametrize("last_output", [[], None])
 def test_finished_calls_are_counted_where_the_last_response_does_not_list_them(output, calls, last_output):
-    reader = passthrough.Stream(None, asking())
+    reader = passthrough.Stream(None, request_head())
     for item in output:
         for kind in ("added", "done"):
             reader.observe(json.dumps({"type": f"response.output_item.{kind}", "item": item}).encode())
@@ -259,14 +259,14 @@ def test_calls_that_are_listed_twice_are_counted_once():
 
 
 def test_a_complete_response_without_usage_has_no_usage_even_with_tool_calls():
-    reader = passthrough.Stream(None, asking())
+    reader = passthrough.Stream(None, request_head())
     reader.observe(json.dumps({"type": "response.output_item.done", "item": SEARCH}).encode())
     reader.observe(b'{"type": "response.completed", "response": {"usage": null}}')
     assert reader.usage is None
 
 
 def test_the_tier_of_the_last_response_counts():
-    reader = passthrough.Stream(None, asking())
+    reader = passthrough.Stream(None, request_head())
     for kind, tier in (("created", "auto"), ("in_progress", "auto"), ("completed", "priority")):
         response = {"service_tier": tier, "usage": USAGE if kind == "completed" else None}
         reader.observe(json.dumps({"type": f"response.{kind}", "response": response}).encode())
@@ -274,7 +274,7 @@ def test_the_tier_of_the_last_response_counts():
 
 
 def test_a_later_response_without_usage_keeps_the_earlier_usage():
-    reader = passthrough.Stream(b'"a"', asking())
+    reader = passthrough.Stream(b'"a"', request_head())
     reader.observe(b'{"type": "response.in_progress", "response": {"usage": {"input_tokens": 9, "output_tokens": 2}}}')
     reader.observe(b'{"type": "response.failed", "response": {"usage": null}}')
     assert reader.usage == Usage(input_tokens=9, output_tokens=2)

@@ -1,4 +1,4 @@
-"""The books are exact: each request that the vendor saw has one row, whatever is killed, locked, full or cut."""
+"""Usage is exact: each request that the vendor received has one usage row after kills, locks, full disks and cuts."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import missing
 from tests.gateway import ADMIN
-from tests.load import Load, check_books, expected_cost, nano
+from tests.load import Load, check_usage_rows, expected_cost, nano
 from tests.processes import resident_mb, workers
 from tests.raw_http import check_events_leave_at_once, open_stream
 from tests.vendor import STREAM_HEAD, WORDS, answers, chunk, event, events, faithful, sends, streams
@@ -32,7 +32,7 @@ def test_500_parallel_mixed_requests(own_gateway, vendor):
     load = Load(gateway, "gpt-load-1").run(500, threads=100)
     assert load.statuses == {200: 500}
     assert load.ended == {"done": 248}
-    rows = check_books(gateway, vendor, "gpt-load-1")
+    rows = check_usage_rows(gateway, vendor, "gpt-load-1")
     assert len(rows) == 500
     assert {row["outcome"] for row in rows} == {"complete"}
     summary = gateway.post("/admin/usages/summary", {"model": "gpt-load-1"}).json
@@ -51,7 +51,7 @@ def test_a_worker_killed_in_the_middle(own_gateway, vendor):
     load = Load(gateway, "gpt-kill").run(500, meanwhile=kill)
     assert load.statuses[None] > 0, "the kill hit nobody"
     assert load.statuses[200] + load.statuses[None] == 500
-    rows = check_books(gateway, vendor, "gpt-kill")
+    rows = check_usage_rows(gateway, vendor, "gpt-kill")
     lost = [row for row in rows if row["status"] is None]
     assert lost
     for row in lost:
@@ -76,7 +76,7 @@ def test_a_second_kill_during_recovery(own_gateway, vendor):
     lock.close()
     assert load.statuses[200] > 100
     gateway.wait_until_ready()
-    check_books(gateway, vendor, "gpt-twice")
+    check_usage_rows(gateway, vendor, "gpt-twice")
 
 
 def test_a_database_locked_for_ten_seconds_stops_nothing(own_gateway, vendor):
@@ -97,14 +97,14 @@ def test_a_database_locked_for_ten_seconds_stops_nothing(own_gateway, vendor):
         assert seen_not_persisting
         lock.execute("ROLLBACK")
     lock.close()
-    check_books(gateway, vendor, "gpt-locked")
+    check_usage_rows(gateway, vendor, "gpt-locked")
     deadline = time.monotonic() + 10
     while not all(gateway.get("/readyz").json["persisting"] for _ in range(6)):
         assert time.monotonic() < deadline
         time.sleep(0.2)
 
 
-def test_term_lets_streams_finish_and_tells_those_it_cuts(own_gateway, vendor):
+def test_term_lets_streams_finish_and_sends_an_error_to_those_it_cuts(own_gateway, vendor):
     gateway = own_gateway(GPROXY_GRACE="3")
     vendor.scripts["gpt-short"] = streams(None, "clean", pause_s=0.2)
     vendor.scripts["gpt-long"] = streams(None, "clean", pause_s=1.05)
@@ -129,12 +129,12 @@ def test_term_lets_streams_finish_and_tells_those_it_cuts(own_gateway, vendor):
     idle.close()
     assert 2.5 < took < 8
     assert loads["gpt-short"].ended == {"done": 8}
-    assert loads["gpt-long"].ended == {"error": 8}, "a cut stream was not told"
+    assert loads["gpt-long"].ended == {"error": 8}, "a cut stream got no error event"
     gateway.start()
-    short, long = check_books(gateway, vendor, "gpt-short"), check_books(gateway, vendor, "gpt-long")
+    short, long = check_usage_rows(gateway, vendor, "gpt-short"), check_usage_rows(gateway, vendor, "gpt-long")
     assert {row["outcome"] for row in short} == {"complete"}
     assert {row["status"] for row in long} == {503}
-    # Responses has told nothing but its start by then, and that costs nothing.
+    # By then a Responses stream has sent its start only, which costs nothing.
     assert {(row["outcome"], row["estimated"]) for row in long} == {("partial", True), ("failed", False)}
     assert not list((gateway.data / "journal").glob("*/*.log")) or gateway.workers()
 
@@ -150,11 +150,11 @@ def test_term_in_the_middle_of_many_requests(own_gateway, vendor):
     load = Load(gateway, "gpt-term").run(300, meanwhile=stop)
     assert load.statuses[200] >= 50
     gateway.start()
-    rows = check_books(gateway, vendor, "gpt-term")
+    rows = check_usage_rows(gateway, vendor, "gpt-term")
     assert len(rows) == load.statuses[200], "a request that was sent upstream was not answered"
 
 
-def test_idle_connections_do_not_hold_a_stop(own_gateway):
+def test_idle_connections_do_not_delay_a_stop(own_gateway):
     gateway = own_gateway(GPROXY_GRACE="30")
     idle = [socket.create_connection(("127.0.0.1", gateway.port)) for _ in range(10)]
     for sock in idle[:5]:
@@ -183,12 +183,12 @@ def test_hup_replaces_the_workers_without_cutting_anyone(own_gateway, vendor):
     while set(gateway.workers()) & before:
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    check_books(gateway, vendor, "gpt-hup")
+    check_usage_rows(gateway, vendor, "gpt-hup")
 
 
 @pytest.mark.slow  # mounting needs root
 @pytest.mark.ci
-def test_a_full_disk_refuses_and_books_what_runs(own_gateway, vendor, tmp_path):
+def test_a_full_disk_refuses_new_calls_and_records_running_ones(own_gateway, vendor, tmp_path):
     data = tmp_path / "full"
     data.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(data)], check=False).returncode:
@@ -221,8 +221,8 @@ def test_a_full_disk_refuses_and_books_what_runs(own_gateway, vendor, tmp_path):
         while gateway.chat("openai-main/gpt-more").status != 200:
             assert time.monotonic() < deadline
             time.sleep(0.2)
-        check_books(gateway, vendor, "gpt-full")
-        gateway.wait_rows(len(vendor.asked("gpt-more")), model="gpt-more")
+        check_usage_rows(gateway, vendor, "gpt-full")
+        gateway.wait_rows(len(vendor.received("gpt-more")), model="gpt-more")
         gateway.stop()
     finally:
         subprocess.run(["umount", "-l", str(data)], check=False)
@@ -249,10 +249,10 @@ def test_a_client_that_leaves_closes_the_upstream_at_once(own_gateway, vendor, p
     left = time.monotonic()
     sock.close()
     deadline = left + 5
-    while not (vendor.asked(model) and vendor.asked(model)[0].closed_at):
+    while not (vendor.received(model) and vendor.received(model)[0].closed_at):
         assert time.monotonic() < deadline, "the upstream was not closed"
         time.sleep(0.005)
-    assert vendor.asked(model)[0].closed_at - left < 0.1
+    assert vendor.received(model)[0].closed_at - left < 0.1
     row = gateway.wait_rows(1, model=model)[0]
     assert (row["outcome"], row["status"], row["estimated"]) == ("partial", 499, True)
     assert row["input_tokens"] > 0
@@ -270,7 +270,7 @@ def test_a_client_that_sent_more_than_its_request_is_seen_leaving_too(own_gatewa
     time.sleep(0.3)
     left = time.monotonic()
     sock.close()
-    while not vendor.asked("gpt-pipelined")[0].closed_at:
+    while not vendor.received("gpt-pipelined")[0].closed_at:
         assert time.monotonic() - left < 3
         time.sleep(0.01)
     assert gateway.wait_rows(1, model="gpt-pipelined")[0]["outcome"] == "partial"
@@ -302,7 +302,7 @@ def test_ctrl_c_ends_as_term_does(own_gateway, vendor):
     thread.join()
     assert load.ended == {"error": 1}
     gateway.start()
-    assert check_books(gateway, vendor, "gpt-ctrl-c")[0]["outcome"] == "partial"
+    assert check_usage_rows(gateway, vendor, "gpt-ctrl-c")[0]["outcome"] == "partial"
 
 
 def test_a_client_that_does_not_read_is_let_go(own_gateway, vendor):
@@ -363,9 +363,9 @@ def test_a_cut_stream_is_still_billed_for_what_was_delivered(gateway, vendor):
 
 def test_an_upstreams_error_event_ends_the_stream_and_bills_what_was_delivered(gateway, vendor):
     """The event passes as it is, once, although the upstream then keeps the connection open."""
-    told = b'data: {"error": {"message": "overloaded", "type": "server_error", "code": null}}\n\n'
+    event = b'data: {"error": {"message": "overloaded", "type": "server_error", "code": null}}\n\n'
     head = [chunk(one) for one in events("openai_chat", "m")[:3]]
-    vendor.scripts["gpt-error-event"] = sends(STREAM_HEAD, *head, chunk(told), "hang")
+    vendor.scripts["gpt-error-event"] = sends(STREAM_HEAD, *head, chunk(event), "hang")
     started = time.monotonic()
     reply = gateway.chat("openai-main/gpt-error-event", stream=True)
     assert time.monotonic() - started < 1.2
@@ -400,7 +400,7 @@ def test_what_came_before_a_false_end_is_delivered(gateway, vendor):
     assert b"[DONE]" not in reply.body
 
 
-def test_an_error_told_with_200_is_not_billed(gateway, vendor):
+def test_an_error_with_status_200_is_not_billed(gateway, vendor):
     vendor.scripts["gpt-error-200"] = answers(200, b'{"error": {"message": "no", "content": "long long text"}}')
     assert gateway.chat("openai-main/gpt-error-200").status == 200
     row = gateway.wait_rows(1, model="gpt-error-200")[0]
@@ -413,8 +413,8 @@ def test_a_row_says_what_it_must(gateway, vendor):
     row = gateway.wait_rows(1, model="gpt-row")[0]
     assert row["trace_id"].isdigit()
     assert 0 < int(row["trace_id"]) < 2**63
-    told = {name: row[name] for name in ("end_user", "tag", "request_id", "operation", "protocol", "price_source")}
-    assert told == {
+    fields = {name: row[name] for name in ("end_user", "tag", "request_id", "operation", "protocol", "price_source")}
+    assert fields == {
         "end_user": "alice",
         "tag": "team-7",
         "request_id": "r-1",

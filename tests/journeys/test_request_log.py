@@ -1,4 +1,4 @@
-"""Logs of requests through a running gateway: what came in, each attempt, no secret, and nothing held back or lost."""
+"""Logs of requests through a running gateway: each request and attempt, without secrets, delays or gaps."""
 
 import json
 import time
@@ -30,11 +30,11 @@ def running(own_gateway, vendor):
     vendor.scripts.clear()
 
 
-def rows(gateway, kind: str, count: int, **asked) -> list[dict]:
-    """The newest first, once there are so many."""
+def rows(gateway, kind: str, count: int, **filters) -> list[dict]:
+    """Returns the rows, newest first, once there are `count` of them."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
-        found = gateway.post(f"/admin/requests/{kind}/query", {"include_body": True, "as_text": True, **asked}).json
+        found = gateway.post(f"/admin/requests/{kind}/query", {"include_body": True, "as_text": True, **filters}).json
         if len(found) >= count:
             break
         time.sleep(0.1)
@@ -53,9 +53,9 @@ def test_what_came_in_and_went_out_and_each_attempt(running, vendor):
     assert down["request_query"] == "key=%5Bredacted%5D&a=b"
     assert json.loads(down["request_body"]) == body
     assert down["response_body"].encode() == reply.body
-    sent, told = dict(down["request_headers_json"]), dict(down["response_headers_json"])
+    sent, received = dict(down["request_headers_json"]), dict(down["response_headers_json"])
     assert (sent["authorization"], sent["x-team"]) == ("[redacted]", "blue")
-    assert told["x-request-id"] == reply.headers["x-request-id"]
+    assert received["x-request-id"] == reply.headers["x-request-id"]
     (up,) = rows(running, "upstream", 1)
     assert (up["request_url"], up["response_status"]) == (f"{vendor.url}/v1/chat/completions?a=b", 200)
     assert json.loads(up["request_body"])["model"] == "gpt-logged"
