@@ -21,11 +21,17 @@ class _DirectResponse(Response):
         return ClosingIterator(body, end)
 
 
+class _LibraryResponse(Response):
+    """A response of werkzeug that adds no headers of its own."""
+
+    default_mimetype = None
+    automatically_set_content_length = False
+
+
 def respond(status: int, headers: list[tuple[str, str]], body: Iterable[bytes], end: Callable[[], None]) -> Response:
     """Returns a response with exactly these headers. `end` is called once, however the response ends."""
     if switches.is_on("direct_response"):
         return _DirectResponse(status, headers, body, end)
-    response = Response(body, status, headers, direct_passthrough=True)
-    response.automatically_set_content_length = False
+    response = _LibraryResponse(body, status, headers)
     response.call_on_close(end)
     return response

@@ -1,9 +1,9 @@
 """Fetches an image or PDF that a client named by URL, for a vendor that takes none. The URL is hostile input.
 
-What is checked is the address: each one that the name stands for must be public, and the connection goes to a checked
-one by its number, so a name cannot mean something else a moment later. A redirect is checked like a first URL. Any port
-will do, because a public address is one that the client can reach without us. Names of metadata services need no list:
-they stand for addresses that are not public. No text that a caller is told holds any part of the URL.
+All addresses of the host must be public, and the connection is made to a checked address, so a second look-up of the name
+cannot return another. A redirect is checked like the first URL. Any port is allowed, because the client can reach a
+public address without gproxy. Metadata services need no list of names: their addresses are not public. No error message
+has any part of the URL.
 """
 
 import functools
@@ -37,9 +37,9 @@ from gproxy.upstream import error_mapping
 Address = IPv4Address | IPv6Address
 
 FIELD = "image_url"
-AT_ONCE = 8  # per process
+MAX_FETCHES = 8  # per process
 MAX_REDIRECTS = 3
-MAX_ADDRESSES = 4  # of one name, that a connection is tried to
+MAX_ADDRESSES = 4  # connection attempts per host
 MAX_URL = 8192
 HEAD_BYTES = 65536
 READ_BYTES = 65536
@@ -47,10 +47,10 @@ REDIRECTS = {301, 302, 303, 307, 308}
 DIRECT = {"http": HTTPConnection, "https": HTTPSConnection}
 THROUGH_SOCKS = {"http": SOCKSConnection, "https": SOCKSHTTPSConnection}
 UNSAFE = re.compile(r"[\x00-\x20\x7f\\]")
-# As parse_url leaves it: IDNA, and no zone of an IPv6 address.
+# A host as parse_url returns it: IDNA, and IPv6 addresses without a zone.
 HOST = re.compile(r"\[[0-9a-f:.]+\]|[a-z0-9_][a-z0-9_.-]{0,252}", re.IGNORECASE)
 
-# Written out, because what `ipaddress` calls global differs between Python's patch releases.
+# A list of our own, because `is_global` of `ipaddress` differs between Python's patch releases.
 # https://www.iana.org/assignments/iana-ipv4-special-registry and iana-ipv6-special-registry
 CLOSED_4 = tuple(
     IPv4Network(network)
@@ -58,15 +58,15 @@ CLOSED_4 = tuple(
         *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12"),
         *("192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24"),
         *("203.0.113.0/24", "224.0.0.0/3"),
-        # Azure's own services for a machine, at an address that looks public.
+        # Azure's platform services for a machine, at an address outside the private ranges.
         "168.63.129.16/32",
     )
 )
-# Of IPv6 only what is handed out as global unicast, less special uses, documentation, Teredo and 6to4: the last two
-# carry an IPv4 address to who knows where, and nobody serves images from them.
+# IPv6: global unicast without special uses, documentation, Teredo and 6to4. Teredo and 6to4 addresses contain an IPv4
+# address, which may be private.
 OPEN_6 = IPv6Network("2000::/3")
 CLOSED_6 = tuple(IPv6Network(network) for network in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"))
-# On a network without IPv4 this is how every host with IPv4 alone is named.
+# On a network without IPv4, hosts that have IPv4 only are reached through these addresses.
 NAT64 = IPv6Network("64:ff9b::/96")
 
 MAGIC = (
@@ -76,7 +76,7 @@ MAGIC = (
     (b"GIF89a", "image/gif"),
     (b"%PDF-", "application/pdf"),
 )
-# Ordered: an AVIF image may also name the brands of HEIF, which it is a kind of.
+# AVIF first, because an AVIF image may also list the brands of HEIF.
 BRANDS = (
     ({b"avif", b"avis"}, "image/avif"),
     ({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}, "image/heic"),
@@ -94,7 +94,7 @@ class FileContent:
 
 
 def is_public(address: Address) -> bool:
-    """Whether the address is one of the open internet, which the client could reach without us."""
+    """Returns whether the address is on the public internet, so that the client could reach it without gproxy."""
     if isinstance(address, IPv6Address):
         if address not in NAT64:
             return address in OPEN_6 and not any(address in network for network in CLOSED_6)
@@ -103,7 +103,7 @@ def is_public(address: Address) -> bool:
 
 
 class ImageFetcher:
-    """All fetches of one process."""
+    """Fetches files for one process, a limited number at a time."""
 
     def __init__(
         self,
@@ -116,35 +116,35 @@ class ImageFetcher:
         self._tls, self._max_bytes, self._timeout_s, self._is_public = tls, max_bytes, timeout_s, is_public
         self._proxy = parse_url(proxy) if proxy else None
         self._socks = SOCKSProxyManager(proxy).connection_pool_kw if proxy and proxy.startswith("socks") else None
-        self._places = BoundedSemaphore(AT_ONCE)
-        # A look-up cannot be interrupted. In the hub's resolver those of a hostile name server would keep the
-        # vendors' names waiting.
-        self._names = ThreadPool(AT_ONCE)
+        self._places = BoundedSemaphore(MAX_FETCHES)
+        # A look-up cannot be interrupted. These have a pool of their own, so that a slow, hostile name server does not
+        # delay look-ups of the vendors' names.
+        self._names = ThreadPool(MAX_FETCHES)
 
     def fetch(self, url: str, watch: AbstractContextManager) -> FileContent:
-        """The body that the URL leads to. Raises what `presence` throws in, and
+        """Returns the content of the URL, after redirects.
 
-        BadRequest for whatever is wrong with the URL or its host; Overloaded when no fetch ended in time for this one
-        to begin; UpstreamError when the outbound proxy failed, which is not the caller's doing.
+        Raises BadRequest on a fault of the URL or its host, Overloaded if all places stayed taken for `timeout_s`,
+        UpstreamError on a failed outbound proxy, and ClientDisconnected if `watch` notices that the client left.
         """
         target, bounds = _read_url(url), _Bounds(self._timeout_s)
         with watch:
             has_place = self._places.acquire(timeout=self._timeout_s)
         if not has_place:
-            raise Overloaded(f"{AT_ONCE} images are being fetched in this worker")
+            raise Overloaded(f"{MAX_FETCHES} images are being fetched in this worker")
         try:
             return self._fetch(target, bounds, watch)
         finally:
             self._places.release()
 
     def _fetch(self, target: Url, bounds: "_Bounds", watch: AbstractContextManager) -> FileContent:
-        # Timeouts of a socket run per system call; this one also ends a look-up, or a handshake that trickles in.
+        # A socket's timeout applies to one system call; this one also ends a look-up or a slow handshake.
         alarm = gevent.Timeout.start_new(bounds.left_s())
         try:
             return self._follow(target, bounds, watch)
         except error_mapping.LIBRARY_ERRORS as fault:
-            # `from None`: the chained text would be printed with a traceback.
-            raise _told(fault, bounds) from None
+            # `from None`, because a traceback would print the text of the chained exception, which has the URL.
+            raise _as_gateway_error(fault, bounds) from None
         except gevent.Timeout as fault:
             if fault is not alarm:
                 raise
@@ -154,7 +154,7 @@ class ImageFetcher:
 
     def _follow(self, target: Url, bounds: "_Bounds", watch: AbstractContextManager) -> FileContent:
         for _ in range(MAX_REDIRECTS + 1):
-            with self._ask(target, bounds, watch) as response:
+            with self._request(target, bounds, watch) as response:
                 if response.status not in REDIRECTS:
                     return self._read(response, bounds, watch)
                 location = response.headers.get("location")
@@ -162,8 +162,10 @@ class ImageFetcher:
         raise _bad(f"more than {MAX_REDIRECTS} redirects")
 
     @contextmanager
-    def _ask(self, target: Url, bounds: "_Bounds", watch: AbstractContextManager) -> Iterator[urllib3.BaseHTTPResponse]:
-        """The answer's head, over a connection of its own that ends with it."""
+    def _request(
+        self, target: Url, bounds: "_Bounds", watch: AbstractContextManager
+    ) -> Iterator[urllib3.BaseHTTPResponse]:
+        """Yields the response with its body unread, then closes its connection."""
         bounds.wire_bytes = HEAD_BYTES
         with ExitStack() as opened:
             connection = self._connect(target, bounds, watch, opened)
@@ -178,7 +180,7 @@ class ImageFetcher:
     def _connect(
         self, target: Url, bounds: "_Bounds", watch: AbstractContextManager, opened: ExitStack
     ) -> HTTPConnection:
-        """A connection to the first address that takes one; each gets an equal share of the time."""
+        """Returns a connection to the first address that accepts one. Each gets an equal share of the time left."""
         addresses = self._resolve(target, watch)
         for at, address in enumerate(addresses):
             connection = self._connection(target, address)
@@ -188,19 +190,19 @@ class ImageFetcher:
             try:
                 with watch:
                     connection.connect()
-            except ConnectTimeoutError as fault:  # which urllib3's NewConnectionError is as well
-                if self._is_of_the_proxy(fault):
+            except ConnectTimeoutError as fault:  # also NewConnectionError, which is a subclass
+                if self._is_proxy_fault(fault):
                     raise ProxyError("", fault) from None
             except BaseException as fault:
-                # A handshake that is broken off leaves its socket open in a frame, and the fault holds all frames.
+                # After an interrupted handshake a frame refers to the open socket, and the exception to the frame.
                 traceback.clear_frames(fault.__traceback__)
                 raise
             else:
                 return connection
-        raise _bad("the host takes no connection")
+        raise _bad("the host accepts no connection")
 
     def _resolve(self, target: Url, watch: AbstractContextManager) -> list[str]:
-        """Addresses to connect to. One that is not public spoils all: such a name is made to get past a check."""
+        """Returns the addresses to connect to. Raises BadRequest if any is not public, which suggests an attack."""
         with watch:
             found = self._names.apply(_look_up, (target.host.strip("[]"), _port(target)))
         if not found:
@@ -210,10 +212,10 @@ class ImageFetcher:
         return found[:MAX_ADDRESSES]
 
     def _connection(self, target: Url, address: str) -> HTTPConnection:
-        """Not yet connected: to the address, in the name of the host."""
+        """Returns an unconnected connection to the address, which checks the certificate for the host."""
         port, options = _port(target), {}
         if target.scheme == "https":
-            # Not `assert_hostname`: for that, urllib3 would switch off the check in the context that all calls share.
+            # `assert_hostname` would make urllib3 switch off the check in the TLS context that all calls share.
             name = target.host.rstrip(".")
             options = {"ssl_context": self._tls, "cert_reqs": ssl.CERT_REQUIRED, "server_hostname": name}
         if self._socks:
@@ -223,7 +225,7 @@ class ImageFetcher:
         return DIRECT[target.scheme](address, port, **options)
 
     def _tunnel(self, scheme: str, address: str, port: int, options: dict) -> HTTPConnection:
-        """CONNECT for plain HTTP as well: a proxy that is given a whole URL would exchange the host for the address."""
+        """Returns a connection by CONNECT, also for HTTP: a proxy may replace the Host of a full URL by the address."""
         proxy = self._proxy
         if (scheme, proxy.scheme) == ("http", "https"):
             raise _bad("an http URL cannot be fetched through the outbound proxy; use https")
@@ -234,7 +236,7 @@ class ImageFetcher:
         connection.set_tunnel(address, port, login, scheme=proxy.scheme)
         return connection
 
-    def _is_of_the_proxy(self, fault: ConnectTimeoutError) -> bool:
+    def _is_proxy_fault(self, fault: ConnectTimeoutError) -> bool:
         if self._socks:
             cause = fault.__context__
             return isinstance(cause, socks.ProxyConnectionError | socks.SOCKS5AuthError | socket.gaierror)
@@ -245,12 +247,12 @@ class ImageFetcher:
     ) -> FileContent:
         if response.status != 200:
             raise _bad(f"the host answered {response.status}")
-        # Not asked for, and a small body could become a huge one.
+        # We request no compression; and a small compressed body could become a huge one.
         if response.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
             raise _bad("the body is compressed")
         if (response.length_remaining or 0) > self._max_bytes:
             raise self._too_large()
-        # Twice as much for the framing of chunks, which http.client reads without a bound, and a size of -1 to the end.
+        # Twice the size, since chunk framing counts too: http.client reads it without a limit of its own.
         bounds.wire_bytes = 2 * self._max_bytes + HEAD_BYTES
         pieces, size, media_type = [], 0, ""
         for piece in _pieces(response, watch):
@@ -268,7 +270,7 @@ class ImageFetcher:
 
 
 class _Bounds:
-    """What one fetch may still take: time, and bytes off the wire."""
+    """The remaining time and the remaining bytes of one fetch, counted on the connection."""
 
     def __init__(self, timeout_s: float):
         self._timeout_s, self._until = timeout_s, time.monotonic() + timeout_s
@@ -290,10 +292,10 @@ class _Bounds:
 
 
 class _Bounded(io.RawIOBase):
-    """What http.client takes for the socket that it reads an answer from.
+    """Stands in for the socket from which http.client reads a response.
 
-    Each read has the time that is left, and the other greenlets get their turn before it: a socket that always has
-    more, such as an endless head, would otherwise never let go of the worker.
+    Each read has the remaining time as its timeout, and first yields to other greenlets: a socket that always has data,
+    such as one with an endless head, would otherwise block the worker.
     """
 
     def __init__(self, sock: socket.socket, bounds: _Bounds):
@@ -318,7 +320,7 @@ class _Bounded(io.RawIOBase):
 
 
 def _response(sock: socket.socket, bounds: _Bounds, opened: ExitStack, **options) -> http.client.HTTPResponse:
-    """An answer holds its socket open; the connection lets go of it when the host says `Connection: close`."""
+    """Returns a response that `opened` closes: after `Connection: close` the connection no longer owns the socket."""
     return opened.enter_context(http.client.HTTPResponse(_Bounded(sock, bounds), **options))
 
 
@@ -332,7 +334,7 @@ def _pieces(response: urllib3.BaseHTTPResponse, watch: AbstractContextManager) -
 
 
 def _read_url(text: str) -> Url:
-    """Raises BadRequest for what will not be fetched, whatever its address."""
+    """Returns the parsed URL. Raises BadRequest on a URL that is never fetched, independent of its addresses."""
     if len(text) > MAX_URL:
         raise _bad(f"the URL is longer than {MAX_URL} characters")
     try:
@@ -354,11 +356,11 @@ def _read_url(text: str) -> Url:
 
 def _redirected(target: Url, location: str | None) -> Url:
     if not location:
-        raise _bad("a redirect that leads nowhere")
+        raise _bad("a redirect without a location")
     try:
         found = _read_url(urljoin(target.url, location))
     except ValueError:
-        raise _bad("a redirect to what is no valid URL") from None
+        raise _bad("a redirect to an invalid URL") from None
     if (target.scheme, found.scheme) == ("https", "http"):
         raise _bad("a redirect from https to http")
     return found
@@ -369,7 +371,7 @@ def _port(target: Url) -> int:
 
 
 def _headers(target: Url) -> dict[str, str]:
-    """Nothing of the caller's, and nothing that tells who asks."""
+    """Returns request headers without data of the caller."""
     host, port = target.host.rstrip("."), _port(target)
     return {
         "Host": host if port == port_by_scheme[target.scheme] else f"{host}:{port}",
@@ -381,7 +383,10 @@ def _headers(target: Url) -> dict[str, str]:
 
 
 def _look_up(host: str, port: int) -> list[str]:
-    """In a native thread, so with the function that gevent replaced. A fault would be printed past the log."""
+    """Returns the addresses of a host, none on a fault, which the thread pool would print to stderr.
+
+    Runs in a native thread and so uses the original function, which gevent replaced.
+    """
     try:
         found = monkey.get_original("socket", "getaddrinfo")(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
@@ -404,7 +409,7 @@ def _sniffed(head: bytes) -> str | None:
         return "image/webp"
     if head[4:8] != b"ftyp":
         return None
-    # A box of brands: the major one, a version, and those that it is compatible with.
+    # The box has the major brand, a version and the compatible brands.
     rest = head[16 : int.from_bytes(head[:4], "big")]
     brands = {head[8:12], *(rest[at : at + 4] for at in range(0, len(rest), 4))}
     return next((media_type for known, media_type in BRANDS if known & brands), None)
@@ -414,11 +419,11 @@ def _bad(text: str) -> BadRequest:
     return BadRequest(f"{FIELD}: {text}")
 
 
-def _told(fault: BaseException, bounds: _Bounds) -> GatewayError:
-    """What the host did wrong is told as a fault of the URL; only the proxy is ours."""
+def _as_gateway_error(fault: BaseException, bounds: _Bounds) -> GatewayError:
+    """Returns a fault of the host as BadRequest, and one of our outbound proxy as UpstreamError."""
     if isinstance(fault, ssl.SSLError | CertificateError):
         fault = urllib3.exceptions.SSLError(fault)
-    ours = error_mapping.to_upstream_error(fault)
+    error = error_mapping.to_upstream_error(fault)
     if isinstance(fault, ProxyError):
-        return ours
-    return bounds.late() if isinstance(ours, UpstreamTimeout) else _bad(ours.message.removeprefix(f"{ours.label}: "))
+        return error
+    return bounds.late() if isinstance(error, UpstreamTimeout) else _bad(error.message.removeprefix(f"{error.label}: "))

@@ -28,8 +28,8 @@ def running(vendor, tmp_path_factory):
 class Case:
     """The documents of one kind of row.
 
-    `made` are documents for new rows, `changes` changed fields, `shown` the row's fields after the change, `wrong` refused
-    documents with a part of the message. `deletion` and `many` identify a row to delete.
+    `made` are documents for new rows, `changes` changed fields, `shown` the row's fields after the change, `wrong`
+    refused documents with a part of the message. `deletion` and `many` identify a row to delete.
     """
 
     path: str

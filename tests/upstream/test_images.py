@@ -28,7 +28,7 @@ from cryptography.x509.oid import NameOID
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from gproxy.errors import BadRequest, ClientDisconnected, GatewayError, Overloaded, UpstreamError
-from gproxy.upstream.images import AT_ONCE, MAX_URL, FileContent, ImageFetcher, is_public
+from gproxy.upstream.images import MAX_FETCHES, MAX_URL, FileContent, ImageFetcher, is_public
 
 ROOT = Path(__file__).resolve().parents[2]
 LITERAL = re.compile(r"[0-9a-fx.:]+")
@@ -233,7 +233,7 @@ class Socks(Relay):
 
 
 class Waits:
-    """A presence that counts the waits, and throws something in at one of them."""
+    """A watch that counts the waits, and throws something in at one of them."""
 
     def __init__(self, at: int = 0, fault: BaseException | None = None):
         self.count, self.is_inside = 0, False
@@ -455,7 +455,7 @@ def test_an_address_that_is_silent_leaves_time_for_the_next(names, opened):
 
 def test_a_host_that_takes_no_connection(site):
     site.close()
-    assert refused(f"{site.url}/a.png") == "the host takes no connection"
+    assert refused(f"{site.url}/a.png") == "the host accepts no connection"
 
 
 # URLs
@@ -554,9 +554,9 @@ def test_a_redirect_is_followed(site, opened, status):
         ("file:///etc/passwd", "the scheme is neither http nor https"),
         ("javascript:alert(1)", "the scheme is neither http nor https"),
         (f"http://user:{SECRET}@127.0.0.1/", "the URL holds credentials"),
-        ("http://[", "a redirect to what is no valid URL"),
+        ("http://[", "a redirect to an invalid URL"),
         ("http://127.0.0.1:99999/", "not a valid URL"),
-        ("", "a redirect that leads nowhere"),
+        ("", "a redirect without a location"),
         ("/" + "a" * MAX_URL, f"the URL is longer than {MAX_URL} characters"),
     ],
 )
@@ -926,7 +926,9 @@ def test_a_host_that_a_proxy_does_not_reach_is(opened):
     tunnel = opened(Tunnel(b"HTTP/1.1 502 Bad Gateway\r\n\r\n"))
     assert refused("http://127.0.0.1/a.png", proxy=f"http://127.0.0.1:{tunnel.port}") == "the connection broke"
     relay = opened(Socks(b"\5\5\0\1\0\0\0\0\0\0"))
-    assert refused("http://127.0.0.1/a.png", proxy=f"socks5://127.0.0.1:{relay.port}") == "the host takes no connection"
+    assert (
+        refused("http://127.0.0.1/a.png", proxy=f"socks5://127.0.0.1:{relay.port}") == "the host accepts no connection"
+    )
 
 
 def test_plain_http_does_not_pass_a_proxy_over_tls(unreachable):
@@ -952,7 +954,7 @@ def test_every_wait_is_one_that_a_leaving_client_ends(site):
         assert images.fetch(f"{site.url}/a.png", nullcontext()).data == PNG
 
 
-def test_what_a_presence_throws_is_never_taken_for_a_fault_of_the_host(site):
+def test_what_a_watch_throws_is_never_taken_for_a_fault_of_the_host(site):
     fault = Overloaded("the worker stops")
     for at in range(1, 6):
         with pytest.raises(GatewayError) as caught:
@@ -962,7 +964,7 @@ def test_what_a_presence_throws_is_never_taken_for_a_fault_of_the_host(site):
 
 def test_a_place_is_given_back_whatever_happens(site):
     images = make(max_bytes=10)
-    for _ in range(3 * AT_ONCE):
+    for _ in range(3 * MAX_FETCHES):
         with pytest.raises(BadRequest, match="larger than 10 bytes"):
             images.fetch(f"{site.url}/a.png", nullcontext())
 
@@ -977,7 +979,7 @@ from gproxy.errors import ClientDisconnected, GatewayError
 from gproxy.relay.disconnect import DisconnectWatch
 from gproxy.upstream.images import ImageFetcher
 
-url, deed = sys.argv[1:]
+url, action = sys.argv[1:]
 images = ImageFetcher(ssl.create_default_context(cafile=certifi.where()), timeout_s=1.0, is_public=lambda address: True)
 longest, last = 0, time.monotonic()
 
@@ -996,11 +998,11 @@ def tick():
 
 def fetch():
     started = time.monotonic()
-    presence = DisconnectWatch(None)
-    if deed == "leave":
-        gevent.spawn_later(0.2, presence.interrupt, ClientDisconnected())
+    watch = DisconnectWatch(None)
+    if action == "leave":
+        gevent.spawn_later(0.2, watch.interrupt, ClientDisconnected())
     try:
-        text = images.fetch(url, presence).media_type
+        text = images.fetch(url, watch).media_type
     except ClientDisconnected:
         text = "gone"
     except GatewayError as fault:
@@ -1011,7 +1013,7 @@ def fetch():
 gc.disable()
 faults, before = [], sockets()
 gevent.spawn(tick)
-for one in gevent.joinall([gevent.spawn(fetch) for _ in range(20 if deed == "crowd" else 1)]):
+for one in gevent.joinall([gevent.spawn(fetch) for _ in range(20 if action == "crowd" else 1)]):
     print(one.value)
 gevent.sleep(0.02)
 print(f"{longest:.2f} longest")
@@ -1108,7 +1110,7 @@ def test_the_number_of_fetches_at_once_is_limited_and_waiting_counts(site):
 
     site.pages["/busy"] = page
     *fetches, _ = in_a_worker(f"{site.url}/busy", "crowd")
-    assert maximum == AT_ONCE
-    assert [text for _, text in fetches].count("image/png") in range(AT_ONCE, 2 * AT_ONCE + 1)
+    assert maximum == MAX_FETCHES
+    assert [text for _, text in fetches].count("image/png") in range(MAX_FETCHES, 2 * MAX_FETCHES + 1)
     assert {text for _, text in fetches} - {"image/png"} == {LATE}
     assert max(took for took, _ in fetches) < 2
