@@ -1,9 +1,9 @@
 """Fetches an image or PDF that a client named by URL, for a vendor that takes none. The URL is hostile input.
 
 All addresses of the host must be public, and the connection is made to a checked address, so a second look-up of the
-name cannot return another. A redirect is checked like the first URL. Any port is allowed, because the client can reach a
-public address without gproxy. Metadata services need no list of names: their addresses are not public. No error message
-has any part of the URL.
+name cannot return another. A redirect is checked like the first URL. Any port is allowed, because the client can reach
+a public address without gproxy. Metadata services need no list of names: their addresses are not public. No error
+message has any part of the URL.
 """
 
 import functools
