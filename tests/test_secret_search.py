@@ -70,11 +70,11 @@ def test_a_secret_is_found_as_a_word_of_its_own():
 
 
 def test_only_the_lines_that_show_the_published_key_on_purpose_may_hold_it():
-    told = f"  curl http://127.0.0.1:1/v1/chat/completions -H 'Authorization: Bearer {ADMIN}' -H 'C: D' -d '{{}}'\n"
+    allowed = f"  curl http://127.0.0.1:1/v1/chat/completions -H 'Authorization: Bearer {ADMIN}' -H 'C: D' -d '{{}}'\n"
     refused = f"  {ADMIN} is the published quick-start key and would be open to the network on 0.0.0.0; give\n"
-    assert secret_search.found_in_log({ADMIN}, told + refused) == []
-    assert secret_search.found_in_log({ADMIN}, told + f"info: Bearer {ADMIN}\n") == [ADMIN]
-    assert secret_search.found_in_log({"sk-other-one"}, told + "  key sk-other-one\n") == ["sk-other-one"]
+    assert secret_search.found_in_log({ADMIN}, allowed + refused) == []
+    assert secret_search.found_in_log({ADMIN}, allowed + f"info: Bearer {ADMIN}\n") == [ADMIN]
+    assert secret_search.found_in_log({"sk-other-one"}, allowed + "  key sk-other-one\n") == ["sk-other-one"]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from tests.scraping import scrape
 TEXT = (ROOT / "conf" / "grafana-dashboard.json").read_text()
 DASHBOARD = json.loads(TEXT)
 NAME = re.compile(r"\bgproxy_\w+")
-# One that a panel shows or a variable asks for, with what stands between its braces.
+# One that a panel shows or a variable asks for, with its text in braces.
 SELECTED = re.compile(r"\b(gproxy_\w+)(?:\{([^}]*)\})?")
 LABEL = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)")
 BY = re.compile(r"by \(([^)]*)\)")

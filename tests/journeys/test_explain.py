@@ -78,7 +78,7 @@ def test_the_explained_request_is_the_one_that_is_sent(running, vendor):
     assert user_id == found["who"]["user_id"]
 
 
-def test_explaining_reserves_nothing_however_often(running):
+def test_an_explanation_reserves_nothing_however_often(running):
     _, key_id = ids(running, "laptop")
     body = {"model": "openai-main/gpt-4.1-mini", **HELLO}
     first = explained(running, key_id=key_id, body=body)

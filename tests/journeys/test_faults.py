@@ -49,10 +49,10 @@ model_pattern = "*"
 concurrency = 100
 """
 
-TOLD = events("openai_chat", "m")
+EVENTS = events("openai_chat", "m")
 REPLY = dumps(whole("openai_chat", "m"))
 JSON_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-PART = b"".join(map(chunk, TOLD[:3]))
+PART = b"".join(map(chunk, EVENTS[:3]))
 GZIP = {"Content-Encoding": "gzip"}
 
 
@@ -72,7 +72,7 @@ def either(of_whole, of_stream):
 
 
 def zipped_stream():
-    data = gzip.compress(b"".join(TOLD))
+    data = gzip.compress(b"".join(EVENTS))
     head = STREAM_HEAD.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n")
     return sends(head + chunk(data[:50]), 0.1, chunk(data[50:]) + b"0\r\n\r\n")
 
@@ -108,7 +108,7 @@ FAULTS = {
         CUT,
     ),
     "ends within an event": (
-        either(answers(200, REPLY[:-1]), sends(STREAM_HEAD + PART + chunk(TOLD[3][:30]) + b"0\r\n\r\n")),
+        either(answers(200, REPLY[:-1]), sends(STREAM_HEAD + PART + chunk(EVENTS[3][:30]) + b"0\r\n\r\n")),
         BROKEN,
         CUT,
     ),
@@ -116,7 +116,7 @@ FAULTS = {
         either(
             sends(JSON_HEAD % (len(REPLY) + 9) + REPLY, "close"),
             sends(
-                b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 9999\r\n\r\n" + TOLD[0],
+                b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 9999\r\n\r\n" + EVENTS[0],
                 "close",
             ),
         ),
@@ -146,7 +146,7 @@ FAULTS = {
     "compresses": (either(answers(200, gzip.compress(REPLY), GZIP), zipped_stream()), GOOD, GOOD),
     "lies that it compresses": (either(answers(200, REPLY, GZIP), sends(
         STREAM_HEAD.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n") + PART, "close")), BROKEN, CUT),
-    "answers": (either(sends(body(200, REPLY)), sends(STREAM_HEAD + b"".join(map(chunk, TOLD)) + b"0\r\n\r\n")), GOOD,
+    "answers": (either(sends(body(200, REPLY)), sends(STREAM_HEAD + b"".join(map(chunk, EVENTS)) + b"0\r\n\r\n")), GOOD,
                 GOOD),
 }  # fmt: skip
 END = {"chat": b"[DONE]", "messages": b"message_stop"}
@@ -159,32 +159,32 @@ def faulty(vendor, tmp_path_factory):
     running.stop()
 
 
-def ask(gateway: Gateway, model: str, speaks: str, is_streamed: bool):
-    if speaks == "chat":
+def ask(gateway: Gateway, model: str, protocol: str, is_streamed: bool):
+    if protocol == "chat":
         return gateway.chat(model, stream=is_streamed)
     body = {"model": model, "max_tokens": 50, "messages": [{"role": "user", "content": "q"}], "stream": is_streamed}
     return gateway.post("/v1/messages", body, ADMIN)
 
 
 @pytest.mark.parametrize("is_streamed", [False, True], ids=["whole", "streamed"])
-@pytest.mark.parametrize("speaks", list(END), ids=["same dialect", "translated"])
+@pytest.mark.parametrize("protocol", list(END), ids=["same protocol", "translated"])
 @pytest.mark.parametrize("does", list(FAULTS))
-def test_the_client_gets_the_matching_error(faulty, vendor, does, speaks, is_streamed):
+def test_the_client_gets_the_matching_error(faulty, vendor, does, protocol, is_streamed):
     script, of_whole, of_stream = FAULTS[does]
-    model = f"{does.replace(' ', '-')}-{speaks}-{is_streamed}"
+    model = f"{does.replace(' ', '-')}-{protocol}-{is_streamed}"
     vendor.scripts[model] = script
     started = time.monotonic()
-    reply = ask(faulty, f"up/{model}", speaks, is_streamed)
+    reply = ask(faulty, f"up/{model}", protocol, is_streamed)
     took_s = time.monotonic() - started
     status, is_complete = of_stream if is_streamed else of_whole
     assert reply.status == status, reply.body
     assert took_s < 5
     if not is_complete:
         # A page passes as it is where nothing is translated.
-        assert b"error" in reply.body or (speaks, does) == ("chat", "fails in HTML")
-        assert END[speaks] not in reply.body
+        assert b"error" in reply.body or (protocol, does) == ("chat", "fails in HTML")
+        assert END[protocol] not in reply.body
     elif is_streamed:
-        assert END[speaks] in reply.body and b"error" not in reply.body
+        assert END[protocol] in reply.body and b"error" not in reply.body
     else:
         assert "error" not in reply.json
     (row,) = faulty.wait_rows(1, model={"Eq": model})
@@ -197,8 +197,8 @@ def test_the_client_gets_the_matching_error(faulty, vendor, does, speaks, is_str
 
 def test_a_refused_connection_is_a_502(faulty):
     for is_streamed in (False, True):
-        for speaks in END:
-            assert ask(faulty, "refusing/x", speaks, is_streamed).status in (502, 503)
+        for protocol in END:
+            assert ask(faulty, "refusing/x", protocol, is_streamed).status in (502, 503)
 
 
 def test_nothing_stays_behind(faulty, vendor):

@@ -77,8 +77,8 @@ def test_an_account_that_is_refused_gives_way_to_the_next(google, vendor):
     gateway = google(credential(vendor, "/gone"), credential(vendor))
     for _ in range(4):
         assert gateway.chat(MODEL).status == 200
-    standing = gateway.post("/admin/credential-statuses/query").json
-    assert [one["status"] for one in standing] == ["unavailable", "healthy"]
+    statuses = gateway.post("/admin/credential-statuses/query").json
+    assert [one["status"] for one in statuses] == ["unavailable", "healthy"]
     assert len(vendor.received("/gone")) == 1
     (tries,) = {row["tries"] and json.dumps(row["tries"]) for row in gateway.wait_rows(4) if len(row["tries"]) > 1}
     assert "upstream_error" in tries
