@@ -1,4 +1,4 @@
-"""What the system knows of a gateway's processes."""
+"""Reads facts about a gateway's processes from the system."""
 
 import os
 from pathlib import Path
@@ -29,7 +29,7 @@ def resident_mb(pid: int) -> float:
 
 
 def sockets(pid: int) -> int:
-    """How many it has open."""
+    """Returns the number of its open sockets."""
     found = 0
     for link in Path(f"/proc/{pid}/fd").iterdir():
         try:

@@ -1,4 +1,4 @@
-"""Plain sockets, for what an HTTP client would hide."""
+"""HTTP over plain sockets, for details that an HTTP client hides."""
 
 import json
 import socket

@@ -1,4 +1,4 @@
-"""How long work takes this process, whatever else the machine does."""
+"""Measures the duration of work in this process."""
 
 import gc
 import time
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 def seconds(work: Callable[[], object], times: int = 3) -> float:
-    """The best of some runs, without the collector: what other tests left behind is not to be measured."""
+    """Returns the shortest of several runs, without the garbage collector, which would walk objects of other tests."""
     found = []
     gc.disable()
     try:

@@ -156,7 +156,7 @@ def target(protocol: str, feature: str) -> Target:
 
 
 def cell(client: str, upstream: str, feature: str) -> str | None:
-    """What is lost on the way, as the client calls it; empty when nothing is, None when the client cannot say it."""
+    """Returns the names of the losses, "" without losses, None if the client's protocol cannot express the feature."""
     codec = LOADED[client].CODECS["generate_content"]
     unsaid = Losses()
     wire = codec.write_request(FEATURES[feature], Target("client", "m", traits=frozenset(("custom_tools",))), unsaid)
@@ -172,7 +172,7 @@ def cell(client: str, upstream: str, feature: str) -> str | None:
 
 
 def _says(read: Request, meant: Request) -> bool:
-    """Whether the client's protocol can say this at all."""
+    """Returns whether the client's protocol can express the request."""
     plain = {"turns", "system", "max_tokens"}
     fields = [name for name in Request.__dataclass_fields__ if name not in plain]
     is_complete = all(

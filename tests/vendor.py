@@ -37,7 +37,7 @@ class Seen:
 
     @property
     def model(self) -> str:
-        """By which scripts are chosen; of a form it is the path."""
+        """The model name, by which a script is chosen; for a form the path."""
         if self.headers.get("content-type") == "application/x-www-form-urlencoded":
             return self.path
         if "/models/" in self.path:
@@ -190,7 +190,7 @@ def error(protocol: str, status: int, message: str) -> dict:
 
 
 def counted(protocol: str) -> dict:
-    """The answer to a question for the number of tokens."""
+    """Returns the reply to a token count."""
     if protocol == "gemini":
         return {"totalTokens": PROMPT_TOKENS}
     named = {"object": "response.input_tokens"} if protocol == "openai_responses" else {}
@@ -198,7 +198,7 @@ def counted(protocol: str) -> dict:
 
 
 def vector(text: str) -> list[float]:
-    """Of these floats none loses anything as four bytes."""
+    """Returns floats that four bytes represent exactly."""
     return [float(len(text)), 0.5, -0.25]
 
 

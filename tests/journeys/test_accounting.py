@@ -22,7 +22,7 @@ from tests.vendor import STREAM_HEAD, WORDS, answers, chunk, event, events, fait
 
 
 async def slowly(seen, reader, writer):
-    """A faithful answer that takes its time, so that there is a middle."""
+    """A complete answer with pauses, so that a test can interrupt it."""
     await asyncio.sleep(0.15)
     await faithful(seen, reader, writer)
 
@@ -362,7 +362,7 @@ def test_a_cut_stream_is_still_billed_for_what_was_delivered(gateway, vendor):
 
 
 def test_an_upstreams_error_event_ends_the_stream_and_bills_what_was_delivered(gateway, vendor):
-    """The event passes as it is, once, although the upstream then keeps the connection open."""
+    """The event is passed on unchanged and once, although the upstream then keeps the connection open."""
     event = b'data: {"error": {"message": "overloaded", "type": "server_error", "code": null}}\n\n'
     head = [chunk(one) for one in events("openai_chat", "m")[:3]]
     vendor.scripts["gpt-error-event"] = sends(STREAM_HEAD, *head, chunk(event), "hang")
@@ -376,7 +376,7 @@ def test_an_upstreams_error_event_ends_the_stream_and_bills_what_was_delivered(g
 
 
 def test_a_gemini_that_finishes_in_every_event_is_read_to_its_end(gateway, vendor):
-    """Some models say STOP in each chunk; only the last usage is the whole one."""
+    """Some models send STOP in each chunk; only the last usage is complete."""
 
     def one(word, made):
         candidate = {"content": {"parts": [{"text": word}]}, "finishReason": "STOP", "index": 0}

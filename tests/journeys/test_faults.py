@@ -202,7 +202,7 @@ def test_a_refused_connection_is_a_502(faulty):
 
 
 def test_nothing_stays_behind(faulty, vendor):
-    """After all of the above: no request, reservation, place of a connection or half-closed socket is left."""
+    """After the tests above no request, reservation, connection slot or half-closed socket is left."""
     with ThreadPoolExecutor(4) as together:
         assert set(together.map(lambda n: faulty.chat(f"up/after-{n}").status, range(4))) == {200}
     (worker,) = workers(faulty)

@@ -27,7 +27,7 @@ COMMANDS = [line.replace(" \\ ", " \\\n  ") for line in PAGE]
 
 
 def run(command: str, gateway) -> dict:
-    """The command in a shell, as a reader would paste it."""
+    """Runs the command in a shell, as a reader would paste it."""
     assert HOST in command
     done = subprocess.run(
         ["bash", "-c", command.replace(HOST, gateway.url) + " -sS --fail-with-body"], capture_output=True, timeout=20

@@ -64,7 +64,7 @@ def at_once(gateways: list[Gateway], key: str, count: int, **fields) -> list:
 # A worker that waits longer than 0.1 s for Redis counts by itself, so exact counts over Redis need a quiet machine.
 @pytest.fixture(params=["file", pytest.param("redis", marks=pytest.mark.timing)])
 def shared(request, pytestconfig) -> dict[str, str]:
-    """The environment of a gateway whose state is shared in one way or the other."""
+    """Returns variables of a gateway that shares its state by a file or by Redis."""
     return {} if request.param == "file" else {"GPROXY_REDIS_URL": fresh(pytestconfig)[0]}
 
 
@@ -239,7 +239,7 @@ def test_remaining_limits_are_shown_under_each_vendors_header_names(limited):
 
 
 def test_the_upstreams_own_limits_are_shown_only_to_users_without_limits(limited, vendor):
-    """They are the operator's, and would lead a caller with smaller ones astray."""
+    """The upstream's limits are the operator's, and would mislead a caller with smaller limits."""
     headers = {"x-ratelimit-limit-requests": "77", "x-ratelimit-remaining-project-tokens": "5"}
 
     async def generous(seen, reader, writer):
@@ -310,7 +310,7 @@ def test_a_refused_call_consumes_nothing(own_gateway, vendor):
 
 
 def _long(protocol: str, model: str, count: int = 400) -> list[bytes]:
-    """A stream that says its second text event over and over, and ends as it should."""
+    """Returns a stream that repeats its second text event and then ends completely."""
     found = events(protocol, model)
     at = {"openai_chat": 2, "anthropic": 4, "gemini": 0, "openai_responses": 5}[protocol]
     return [*found[:at], *found[at : at + 1] * count, *found[at + 1 :]]
@@ -630,7 +630,7 @@ async def _paced(seen, reader, writer):
 
 
 def _at_once_lossy(gateway: Gateway, key: str, count: int, **fields) -> Counter:
-    """As `at_once`, where a worker is killed: None is a broken connection."""
+    """Does the same as `at_once` while a worker is killed; returns the statuses, None for a broken connection."""
 
     def one(_: int) -> int | None:
         try:
@@ -655,7 +655,7 @@ def _user_id(gateway: Gateway, name: str) -> int:
 
 
 def _wait_until_stored(gateway: Gateway) -> None:
-    """Until no row comes any more."""
+    """Waits until the number of usage rows stays the same."""
     before, deadline = -1, time.monotonic() + 20
     while (now := gateway.post("/admin/usages/summary").json["count"]) != before:
         assert time.monotonic() < deadline

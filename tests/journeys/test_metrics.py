@@ -40,7 +40,7 @@ model_pattern = "*"
 
 
 def until(gateway: Gateway, is_so, timeout_s: float = 10) -> Scraped:
-    """The first scrape that is so."""
+    """Returns the first scrape that meets the condition."""
     deadline = time.monotonic() + timeout_s
     while not is_so(found := scrape(gateway)):
         assert time.monotonic() < deadline, found.text
@@ -135,7 +135,7 @@ def test_a_killed_worker_takes_nothing_with_it(own_gateway, vendor):
 
 
 def _ignoring(gateway: Gateway, model: str) -> None:
-    """A stream whose end does not matter."""
+    """Reads a stream and ignores how it ends."""
     try:
         gateway.chat(model, stream=True)
     except (OSError, http.client.HTTPException):

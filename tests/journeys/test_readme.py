@@ -1,4 +1,4 @@
-"""What the README shows works as it stands there, host aside."""
+"""The commands of the README work as written, except for the host."""
 
 import re
 import subprocess

@@ -15,7 +15,7 @@ HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer 
 
 
 def raw(gateway, data: bytes, timeout_s: float = 5, half_close: bool = False) -> bytes:
-    """Whatever comes back for these very bytes."""
+    """Sends these bytes and returns the bytes of the reply."""
     with socket.create_connection(("127.0.0.1", gateway.port), timeout_s) as sock:
         sock.sendall(data)
         if half_close:
@@ -536,7 +536,7 @@ def test_a_short_upstream_key_is_an_ordinary_word(own_gateway, vendor):
 
 
 def test_a_large_reply_reaches_a_slow_reader(own_gateway, vendor):
-    """It takes longer than a stalled write may, and is never stalled."""
+    """The transfer takes longer than the write timeout, but no single write does."""
     gateway = own_gateway(timeouts=", write_timeout_s = 1", workers=1)
     vendor.scripts["large"] = answers(200, b'{"x": "' + b"y" * 24_000_000 + b'"}')
     body = dumps({"model": "openai-main/large", "messages": []})

@@ -1,4 +1,4 @@
-"""The vendors' own SDKs are the judges: they talk through gproxy as they talk to their vendor."""
+"""The vendors' own SDKs work through gproxy as with their vendor."""
 
 import asyncio
 
@@ -174,7 +174,7 @@ def test_our_own_errors_are_the_sdks_own(gateway, openai_client, anthropic_clien
 
 @pytest.mark.parametrize("end", ["clean", "reset", "close", "hang"])
 def test_a_cut_stream_raises_in_every_sdk(vendor, openai_client, anthropic_client, genai_client, end):
-    """Whatever the cause, the error event comes and never a clean end."""
+    """For every cause the stream ends with an error event, never with a complete end."""
     model = f"cut-by-{end}"
     vendor.scripts[model] = streams(4, end)
     with pytest.raises(openai.APIError, match="upstream_"):

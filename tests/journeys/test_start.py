@@ -75,7 +75,7 @@ quota = 1
 
 
 def fails(gateway: Gateway, timeout_s: float = 15) -> str:
-    """What a start printed that must not succeed."""
+    """Starts a gateway, checks that the start fails, and returns its output."""
     gateway.start(wait=False)
     try:
         code = gateway.process.wait(timeout_s)
@@ -234,7 +234,7 @@ def test_two_gateways_started_at_once_seed_one_database_once(own_gateway, tmp_pa
 
 
 def test_make_run_serves_the_quick_start(tmp_path):
-    """The two words of the README, from a checkout without a configuration of its own."""
+    """`make run` of the README, in a checkout without a configuration of its own."""
     checkout = tmp_path / "checkout"
     shutil.copytree(
         ROOT, checkout, ignore=shutil.ignore_patterns(".venv", "data", ".git", "gproxy.toml", "__pycache__")

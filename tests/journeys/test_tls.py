@@ -1,4 +1,4 @@
-"""Upstreams over TLS: verified by one shared context, and otherwise no different."""
+"""Upstreams over TLS, verified by one shared context."""
 
 import datetime
 import ipaddress

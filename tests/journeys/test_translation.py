@@ -1,4 +1,4 @@
-"""Every client at every vendor: the SDKs judge what comes out, and the vendors' own types what went in."""
+"""Every client with every vendor: the SDKs check the replies, and the vendors' own types the requests."""
 
 import asyncio
 import base64
@@ -111,7 +111,7 @@ ANSWERS = VendorReply("Sunny at noon.")
 
 
 def looks(vendor, upstream: str, tag: str, said: VendorReply = LOOKS) -> str:
-    """A model that calls tools and answers once it has their results."""
+    """Scripts a model that calls tools and answers once it has the results."""
     model = THINKERS[upstream].format(tag)
     vendor.scripts[model] = replies_with(said, (b"sunny", ANSWERS))
     return model
@@ -184,7 +184,7 @@ def test_what_one_vendor_sealed_is_never_sent_to_another(vendor, sdks, client, f
 
 @pytest.mark.parametrize(("client", "first"), [(c, f) for c, f in PAIRS if c != "openai_chat"])
 def test_thinking_that_nobody_signed_does_not_go_to_the_clients_own_vendor(vendor, sdks, client, first):
-    """It would refuse it, and Gemini a call without a signature too."""
+    """The vendor would refuse it, and Gemini also a call without a signature."""
     unsigned = VendorReply("Let me see.", thinking="I should look.", calls=(Call("get_weather", {"city": "Bonn"}),))
     name = f"unsigned-{client}-{first}"
     sdk, begun, next_name = sdks[client], looks(vendor, first, name, unsigned), looks(vendor, client, name)
@@ -391,7 +391,7 @@ def test_every_item_of_a_responses_stream_lives_its_whole_life(vendor, sdks, ups
 
 @others("anthropic")
 def test_the_tool_runner_of_anthropic_runs_to_the_answer(vendor, sdks, upstream):
-    """It asks for a thread that the vendor keeps, is refused one, and then sends the whole conversation."""
+    """The runner requests a thread stored at the vendor, is refused, and then sends the whole conversation."""
     asked_for = []
 
     @anthropic.beta_tool

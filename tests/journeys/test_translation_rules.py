@@ -348,7 +348,7 @@ def looks(call_id: str) -> VendorReply:
 
 
 def test_seals_are_kept_over_workers_and_restarts(own_gateway, vendor):
-    """The calls' ids are all that these clients bring back."""
+    """These clients send back only the ids of the calls."""
     gateway = own_gateway(seeded(vendor))
     speakers = {speaker.name: speaker for speaker in SDK_CLIENTS}
     turns = []
@@ -398,7 +398,7 @@ def test_a_seal_is_found_by_its_own_user_only(gateway, vendor):
 
 @pytest.mark.parametrize("client", ["openai_responses", "anthropic", "gemini"])
 def test_ids_that_repeat_do_not_mix_conversations_up(gateway, vendor, client):
-    """Some models count their calls, and begin anew in each conversation."""
+    """Some models number their calls, starting anew in each conversation."""
     speaker = {one.name: one for one in SDK_CLIENTS}[client](gateway.url)
     turns = []
     for city, seal in (("Bonn", SIGNATURE), ("Rom", SIGNATURE[:-4] + "LTI=")):
@@ -662,7 +662,7 @@ ROWS = [(client, number) for client in BAD for number in range(len(BAD[client]))
 
 @pytest.mark.parametrize(("client", "number"), ROWS)
 def test_bad_input_is_a_named_400_or_a_named_loss(gateway, vendor, client, number):
-    """And what is sent all the same is something that the vendor takes."""
+    """What is sent nevertheless is valid for the vendor."""
     body, named = BAD[client][number]
     model = f"bad-{client}-{number}"
     vendor.scripts[model] = replies_with(VendorReply("Hi"))

@@ -89,7 +89,7 @@ def test_a_connect_that_hangs_is_given_up(own_gateway):
 
 
 def test_a_stream_that_never_ends_is_ended(own_gateway, vendor):
-    """Neither idle nor silent at first, and yet longer than the operator allows."""
+    """The stream is never idle, but lasts longer than the operator allows."""
     word = chunk(events("openai_chat", "m")[1])
     vendor.scripts["gpt-endless"] = sends(STREAM_HEAD, *[word, 0.1] * 100)
     gateway = own_gateway(timeouts=", total_timeout_s = 1", workers=1)
@@ -211,7 +211,7 @@ QUIET = 1.3
 
 @pytest.fixture(scope="module")
 def beating(vendor, tmp_path_factory):
-    """A gateway that says after half a second of silence that a stream lives."""
+    """A gateway that sends a heartbeat after half a second of silence in a stream."""
     running = Gateway(tmp_path_factory.mktemp("beating"), seed(vendor.url, ", heartbeat_s = 0.5")).start()
     yield running
     running.stop()

@@ -37,7 +37,7 @@ def credential(vendor, path: str = "/token", key: str = "${VERTEX_KEY}") -> str:
 
 @pytest.fixture
 def google(own_gateway, vendor):
-    """A gateway with such credentials, and the endpoint that gives them tokens."""
+    """Starts a gateway with service accounts and the endpoint that issues their tokens."""
     endpoint = vendor.scripts["/token"] = Endpoint()
 
     def make(*credentials: str, workers: int = 1):
