@@ -204,9 +204,8 @@ class Exchange:
     def _read(self) -> bytes:
         """Returns the bytes that have arrived, after a wait for the first one; b"" at the end of the body."""
         if self._chunked is None:
-            # Waits here, because the library would close the connection if its wait were interrupted.
             if self._inner is not None and self._inner.fp is not None and self._inner.length != 0:
-                self._inner.fp.peek(1)
+                self._wait_for_data(self._inner)
             return self._raw.read1(READ_BYTES, decode_content=True)
         chunk = self._chunked.read()
         if not chunk and not self._chunked.remainder:
@@ -214,6 +213,15 @@ class Exchange:
             self._raw._fp._close_conn()
             self._raw.release_conn()
         return chunk
+
+    @staticmethod
+    def _wait_for_data(response: http.client.HTTPResponse) -> None:
+        """Waits for the next byte. If urllib3 waited, an interruption of its wait would close the connection."""
+        if response.chunked and response.chunk_left == 0:
+            # http.client would read the line end of this chunk only together with the size of the next one.
+            response.fp.read(2)
+            response.chunk_left = None
+        response.fp.peek(1)
 
     def limit_idle(self, idle_s: float | None) -> None:
         """Sets the longest silence for the remainder of the body; None restores the configured one."""

@@ -5,6 +5,7 @@ import select
 import socket
 import threading
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -232,17 +233,32 @@ ROUTES = {
 }
 
 
+GZIP_HEAD = STREAM_HEAD.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n")
+
+
+def gzip_chunk():
+    """Returns a function that compresses an event so that it can be read at once, and wraps it as a chunk."""
+    packer = zlib.compressobj(wbits=31)
+    return lambda event: chunk(packer.compress(event) + packer.flush(zlib.Z_SYNC_FLUSH))
+
+
+def framed(framing: str) -> dict:
+    """Returns the arguments of `pausing` for a stream in this framing."""
+    if framing == "until the end":
+        return {"head": PLAIN_HEAD, "wrap": bytes, "end": b""}
+    return {} if framing == "chunked" else {"head": GZIP_HEAD, "wrap": gzip_chunk()}
+
+
 def drop_beats(body: bytes) -> bytes:
     return body.replace(b": heartbeat\n\n", b"")
 
 
-@pytest.mark.parametrize("framing", ["chunked", "until the end"])
+@pytest.mark.parametrize("framing", ["chunked", "compressed", "until the end"])
 @pytest.mark.parametrize("protocol", list(ROUTES))
 def test_a_silent_stream_beats_and_nothing_of_it_changes(beating, vendor, protocol, framing):
     provider, path, body = ROUTES[protocol]
     model = f"quiet-{protocol}-{framing[:3]}"
-    plain = {} if framing == "chunked" else {"head": PLAIN_HEAD, "wrap": bytes, "end": b""}
-    vendor.scripts[model] = pausing(protocol, **plain)
+    vendor.scripts[model] = pausing(protocol, **framed(framing))
     reply = beating.post(path, {**body, "model": f"{provider}/{model}"})
     assert reply.status == 200
     assert 1 <= reply.body.count(b": heartbeat\n\n") <= 3
