@@ -29,7 +29,7 @@ from gproxy.relay import dispatch, first_event_probe, headers, local_exchange, p
 from gproxy.relay.disconnect import DisconnectWatch
 from gproxy.relay.failover import Failover
 from gproxy.relay.planner import Call, Plan, Planner
-from gproxy.relay.settlement import BYTES_PER_TOKEN, NoSettlement, Outcome, Settlement, input_estimate
+from gproxy.relay.settlement import NoSettlement, Outcome, Settlement, input_estimate
 from gproxy.snapshot import Caller, Credential, Snapshot
 from gproxy.state.ttl_store import TtlStore
 from gproxy.translation import reasoning_state, translate
@@ -198,9 +198,7 @@ class Relay:
         )
         settlement.summary, settlement.count_metrics = call.summary, self.metrics.settled
         call.summary.set_target(plan)
-        stops_at_quota = plan.operation == STREAM and plan.price is not None and plan.provider.settings.stop_at_quota
-        if stops_at_quota and reservation.max_output is not None:
-            settlement.covered_bytes = reservation.max_output * BYTES_PER_TOKEN
+        settlement.cover(plan)
         return settlement
 
     def _opened_entry(self, plan: Plan, call: Call, credential: Credential | None, at: int) -> dict:
