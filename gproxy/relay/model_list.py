@@ -220,7 +220,7 @@ class ModelList:
             headers.with_project(headers.path(lane.path, model, query), credential, settings.location),
             lane.auth(secret),
             None,
-            _list_limits(limits_of(settings)),
+            _list_limits(limits_of(provider)),
             no_watch,
             secret,
             transport,
@@ -257,4 +257,5 @@ def _is_local(provider: Provider, wire_name: str, operation: str = LIST_MODELS) 
 
 def _list_limits(limits: Limits) -> Limits:
     """Returns the limits with timeouts of at most FETCH_S."""
-    return Limits(min(limits.connect_s, FETCH_S), FETCH_S, FETCH_S, FETCH_S, limits.connections, FETCH_S)
+    connect_s = min(limits.connect_s, FETCH_S)
+    return Limits(connect_s, FETCH_S, FETCH_S, FETCH_S, limits.connections, FETCH_S, limits.provider)

@@ -30,7 +30,7 @@ from gproxy.relay.disconnect import DisconnectWatch
 from gproxy.relay.failover import Failover
 from gproxy.relay.planner import Call, Plan, Planner
 from gproxy.relay.settlement import NoSettlement, Outcome, Settlement, input_estimate
-from gproxy.snapshot import Caller, Credential, Snapshot
+from gproxy.snapshot import Caller, Credential, Provider, Snapshot
 from gproxy.state.ttl_store import TtlStore
 from gproxy.translation import reasoning_state, translate
 from gproxy.units import NS
@@ -278,7 +278,7 @@ class Relay:
         def send() -> Exchange:
             on_connection = self.metrics.connections(provider.name)
             return self.upstream.send(
-                "POST", base_url, path, sent, plan.body, limits_of(settings), watch, secret, transport, on_connection
+                "POST", base_url, path, sent, plan.body, limits_of(provider), watch, secret, transport, on_connection
             )
 
         if call.attempt_log is None:
@@ -486,8 +486,9 @@ def transport_of(settings) -> Transport:
     return Transport(settings.proxy, settings.ca_file, settings.client_cert_file, settings.client_key_file)
 
 
-def limits_of(settings) -> Limits:
+def limits_of(provider: Provider) -> Limits:
     """Returns the timeouts and the connection limit of a provider."""
+    settings = provider.settings
     return Limits(
         settings.connect_timeout_s,
         settings.first_byte_timeout_s,
@@ -495,4 +496,5 @@ def limits_of(settings) -> Limits:
         settings.total_timeout_s,
         settings.max_connections,
         settings.connection_wait_s,
+        provider.id,
     )

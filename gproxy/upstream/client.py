@@ -17,7 +17,7 @@ from typing import NamedTuple
 import gevent
 import requests
 import urllib3
-from gevent.lock import BoundedSemaphore
+from gevent.event import Event
 from requests.adapters import HTTPAdapter
 from urllib3.util import Timeout
 
@@ -237,9 +237,12 @@ class Exchange:
 
 
 class Limits:
-    """Timeouts of one call in seconds, the maximum of connections to its upstream, and the wait for a free one."""
+    """Timeouts of one call in seconds, the maximum of connections to its upstream, and the wait for a free one.
 
-    __slots__ = ("connect_s", "connections", "first_byte_s", "idle_s", "total_s", "wait_s")
+    Connections are counted for each provider (its id) and base URL.
+    """
+
+    __slots__ = ("connect_s", "connections", "first_byte_s", "idle_s", "provider", "total_s", "wait_s")
 
     def __init__(
         self,
@@ -249,9 +252,61 @@ class Limits:
         total_s: float = 3600,
         connections: int = 1000,
         wait_s: float = 10,
+        provider: int | None = None,
     ):
         self.connect_s, self.first_byte_s, self.idle_s, self.total_s = connect_s, first_byte_s, idle_s, total_s
-        self.connections, self.wait_s = connections, wait_s
+        self.connections, self.wait_s, self.provider = connections, wait_s, provider
+
+
+class _Slots:
+    """The connection slots of one upstream. A slot that is freed belongs to the call that waits longest.
+
+    Each call names the maximum; the last one applies to all. What runs when it becomes smaller runs on.
+    """
+
+    __slots__ = ("_maximum", "_used", "_waiting")
+
+    def __init__(self):
+        self._maximum = self._used = 0
+        self._waiting: deque[Event] = deque()
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._used and not self._waiting
+
+    def acquire(self, limits: Limits, watch: AbstractContextManager) -> None:
+        """Takes a slot. Raises Overloaded, and what the watch throws."""
+        self._maximum = limits.connections
+        self._grant()
+        if self._used < self._maximum:
+            self._used += 1
+            return
+        granted = Event()
+        self._waiting.append(granted)
+        try:
+            with watch:
+                granted.wait(limits.wait_s)
+        except BaseException:
+            self._give_up(granted)
+            raise
+        if not granted.is_set():
+            self._give_up(granted)
+            raise Overloaded(f"{limits.connections} connections of this worker to the upstream are in use")
+
+    def release(self) -> None:
+        self._used -= 1
+        self._grant()
+
+    def _grant(self) -> None:
+        while self._waiting and self._used < self._maximum:
+            self._used += 1
+            self._waiting.popleft().set()
+
+    def _give_up(self, granted: Event) -> None:
+        if granted.is_set():
+            self.release()
+        else:
+            self._waiting.remove(granted)
 
 
 class Transport(NamedTuple):
@@ -274,7 +329,7 @@ class Client:
         self._proxy, self._tls, self._default_ca, self._pool_size = proxy, tls, default_ca, pool_size
         self._adapters: dict[tuple[str, Transport], _Adapter] = {}
         self._contexts: dict[tuple, ssl.SSLContext] = {}
-        self._slots: dict[str, tuple[int, BoundedSemaphore]] = {}
+        self._slots: dict[tuple[int | None, str], _Slots] = {}
 
     def send(
         self,
@@ -312,16 +367,14 @@ class Client:
 
     def _acquire_slot(self, base_url: str, limits: Limits, watch: AbstractContextManager) -> Callable[[], None]:
         """Takes one of the upstream's connection slots and returns the function that frees it. Raises Overloaded."""
-        maximum, slots = self._slots.get(base_url, (0, None))
-        if maximum != limits.connections:
+        key = limits.provider, base_url
+        slots = self._slots.get(key)
+        if slots is None:
             if len(self._slots) >= MAX_POOLS:
-                self._slots.clear()  # a slot in use is freed in its own semaphore
-            slots = BoundedSemaphore(limits.connections)
-            self._slots[base_url] = limits.connections, slots
-        if not slots.acquire(blocking=False):
-            with watch:
-                if not slots.acquire(timeout=limits.wait_s):
-                    raise Overloaded(f"{limits.connections} connections of this worker to the upstream are in use")
+                # Those in use are kept: they are no more than the calls that run.
+                self._slots = {one: found for one, found in self._slots.items() if not found.is_idle}
+            slots = self._slots[key] = _Slots()
+        slots.acquire(limits, watch)
         return slots.release
 
     def _send(
