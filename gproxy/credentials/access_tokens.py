@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from itertools import count
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -30,6 +31,7 @@ class _Token(NamedTuple):
     fingerprint: str  # of the service account and its key
     fetched_at: float
     expires_at: float
+    number: int  # of its request
 
 
 class AccessTokens:
@@ -38,6 +40,7 @@ class AccessTokens:
     def __init__(self, client: Client, run: Callable, clock: Callable[[], float] = time.time):
         self._client, self._run, self._clock = client, run, clock
         self._tokens: dict[int, _Token] = {}
+        self._numbers = count(1)
         # A request belongs to the exact key and way to the endpoint: a replaced key must not get the old one's result.
         self._requests: dict[tuple[int, str, Transport], AsyncResult] = {}
 
@@ -92,7 +95,7 @@ class AccessTokens:
             request.set(result)
 
     def _fetch(self, credential: Credential, transport: Transport) -> str:
-        account, now = credential.account, self._clock()
+        account, now, number = credential.account, self._clock(), next(self._numbers)
         try:
             form = self._run(
                 vertex.token_request,
@@ -120,6 +123,7 @@ class AccessTokens:
         if result.token is None:
             raise (CredentialRefused if result.is_refusal else UpstreamError)(result.reason)
         cached = self._tokens.get(credential.id)
-        if cached is None or cached.fetched_at <= now:  # else the key was replaced during this request
-            self._tokens[credential.id] = _Token(result.token, credential.fingerprint, now, now + result.lifetime_s)
+        if cached is None or cached.number < number:  # else the key was replaced during this request
+            expires_at = now + result.lifetime_s
+            self._tokens[credential.id] = _Token(result.token, credential.fingerprint, now, expires_at, number)
         return result.token

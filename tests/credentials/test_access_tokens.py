@@ -148,7 +148,7 @@ def test_a_request_of_the_old_key_that_ends_late_does_not_replace_the_new_keys_t
     old = gevent.spawn(outcome, tokens, account())
     gevent.sleep(0)
     gevent.sleep(0)
-    clock.now += 1
+    clock.now -= 1
     assert get_secret(tokens, account(PEM + "\n")) == "token-2"
     endpoint.waits[1].set()
     assert old.get() == "token-1"
