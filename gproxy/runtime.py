@@ -356,7 +356,8 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
     mmap_values = MmapValues(settings.data_dir / "metrics", slot.number, definitions.GAUGES)
     metrics = CallMetrics(mmap_values, lambda: snapshots.current)
     writer.on_stored = metrics.stored
-    relay = _relay(settings, snapshots, journal, ids, reserver, Pool(shared_dict, reserver, ids.next), metrics, threads)
+    pool = Pool(shared_dict, reserver, ids.next, is_current=lambda credential: snapshots().is_current(credential))
+    relay = _relay(settings, snapshots, journal, ids, reserver, pool, metrics, threads)
     recorder, mover = _request_log(settings, database, snapshots, ids)
     runtime = Runtime(
         settings=settings,

@@ -70,8 +70,8 @@ class Credential:
 
     @property
     def fingerprint(self) -> str:
-        """A short hash of the secret, which changes when the secret is replaced."""
-        return _fingerprint(self.secret)
+        """A short hash of the secret and the service account, which changes when either is replaced."""
+        return _fingerprint(self.secret, self.account)
 
     @property
     def is_limited(self) -> bool:
@@ -230,10 +230,18 @@ class Snapshot:
     callers: Mapping[str, Caller] = field(default_factory=dict)  # of usable keys, by key digest
     logins: Mapping[str, Login] = field(default_factory=dict)  # of enabled users, by session digest
 
+    def is_current(self, credential: Credential) -> bool:
+        """Returns True if an enabled provider has this credential with the same key."""
+        provider = self.provider_by_id.get(credential.provider_id)
+        return provider is not None and any(
+            one.id == credential.id and one.fingerprint == credential.fingerprint for one in provider.credentials
+        )
+
 
 @lru_cache(maxsize=4096)
-def _fingerprint(secret: str) -> str:
-    return blake2b(secret.encode(), digest_size=4).hexdigest()
+def _fingerprint(secret: str, account: ServiceAccount | None) -> str:
+    text = secret if account is None else f"{secret}\n{account}"
+    return blake2b(text.encode(), digest_size=4).hexdigest()
 
 
 def glob(pattern: str) -> re.Pattern:

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from itertools import count
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -27,9 +28,10 @@ NO_WATCH = nullcontext()
 
 class _Token(NamedTuple):
     value: str
-    fingerprint: str  # of the service account's key
+    fingerprint: str  # of the service account and its key
     fetched_at: float
     expires_at: float
+    number: int  # of its request
 
 
 class AccessTokens:
@@ -38,7 +40,9 @@ class AccessTokens:
     def __init__(self, client: Client, run: Callable, clock: Callable[[], float] = time.time):
         self._client, self._run, self._clock = client, run, clock
         self._tokens: dict[int, _Token] = {}
-        self._requests: dict[int, AsyncResult] = {}
+        self._numbers = count(1)
+        # A request belongs to the exact key and way to the endpoint: a replaced key must not get the old one's result.
+        self._requests: dict[tuple[int, str, Transport], AsyncResult] = {}
 
     def secret(self, credential: Credential, transport: Transport, watch: AbstractContextManager) -> str:
         """Returns the API key or a cached OAuth access token.
@@ -70,9 +74,10 @@ class AccessTokens:
 
     def _request(self, credential: Credential, transport: Transport) -> AsyncResult:
         """Starts the request of a token, or returns the running one; a caller that gives up does not cancel it."""
-        request = self._requests.get(credential.id)
+        key = credential.id, credential.fingerprint, transport
+        request = self._requests.get(key)
         if request is None:
-            request = self._requests[credential.id] = AsyncResult()
+            request = self._requests[key] = AsyncResult()
             gevent.spawn(self._renew, credential, transport, request)
         return request
 
@@ -86,11 +91,11 @@ class AccessTokens:
         finally:
             if isinstance(result, UpstreamError):
                 result.was_sent = False  # the client's own request was not
-            del self._requests[credential.id]
+            del self._requests[credential.id, credential.fingerprint, transport]
             request.set(result)
 
     def _fetch(self, credential: Credential, transport: Transport) -> str:
-        account, now = credential.account, self._clock()
+        account, now, number = credential.account, self._clock(), next(self._numbers)
         try:
             form = self._run(
                 vertex.token_request,
@@ -117,5 +122,8 @@ class AccessTokens:
         result = vertex.read_token(exchange.status, exchange.read(NO_WATCH))
         if result.token is None:
             raise (CredentialRefused if result.is_refusal else UpstreamError)(result.reason)
-        self._tokens[credential.id] = _Token(result.token, credential.fingerprint, now, now + result.lifetime_s)
+        cached = self._tokens.get(credential.id)
+        if cached is None or cached.number < number:  # else the key was replaced during this request
+            expires_at = now + result.lifetime_s
+            self._tokens[credential.id] = _Token(result.token, credential.fingerprint, now, expires_at, number)
         return result.token

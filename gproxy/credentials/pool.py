@@ -50,7 +50,9 @@ class Limiter(Protocol):
 class Pool:
     """The credentials of one process, whose cooldowns and limits all processes share.
 
-    `clock` returns seconds since the epoch; `new_id` returns a new call id for a time in nanoseconds.
+    `clock` returns seconds since the epoch; `new_id` returns a new call id for a time in nanoseconds. `is_current`
+    returns False for a credential that was deleted or has another key now: the result of a call with an old key says
+    nothing about the new one.
     """
 
     def __init__(
@@ -60,8 +62,9 @@ class Pool:
         new_id: Callable[[int], int],
         clock: Callable[[], float] = time.time,
         dice: Callable[[], float] = random.random,
+        is_current: Callable[[Credential], bool] = lambda credential: True,
     ):
-        self.reserver, self.clock = reserver, clock
+        self.reserver, self.clock, self.is_current = reserver, clock, is_current
         self._shared_dict, self._new_id, self._dice = shared_dict, new_id, dice
         self._calls: dict[int, int] = {}
 
@@ -139,14 +142,18 @@ class Pool:
 
         def update(note: bytes | None) -> bytes | None:
             cooldown = _load(note)
-            return note if cooldown is None else _dump(cooldown._replace(probe_until=0.0))
+            if cooldown is None or cooldown.fingerprint != credential.fingerprint:
+                return note
+            return _dump(cooldown._replace(probe_until=0.0))
 
         for cooldown, name in zip(self.cooldowns(credential, model), ("", model), strict=True):
             if cooldown is not None and cooldown.probe_until > self.clock():
                 self._shared_dict.change(_name(credential.id, name), update)
 
     def failed(self, credential: Credential, model: str, fault: Fault) -> None:
-        """Starts or extends the cooldown, for this model or for all."""
+        """Starts or extends the cooldown, for this model or for all. A replaced key changes nothing."""
+        if not self.is_current(credential):
+            return
         now, dice = self.clock(), self._dice()
 
         def update(note: bytes | None) -> bytes:
@@ -156,13 +163,16 @@ class Pool:
         self._shared_dict.change(_name(credential.id, "" if for_all else model), update)
 
     def succeeded(self, credential: Credential, model: str, began: float) -> None:
-        """Ends the cooldowns that existed when the call began. An invalid key stays disabled."""
+        """Ends the cooldowns that existed when the call began. An invalid key stays disabled.
+
+        A replaced key changes nothing.
+        """
 
         def update(note: bytes | None) -> bytes | None:
             cooldown = _load(note)
             return note if cooldown is None or _stays_after(cooldown, credential, began) else None
 
-        if (cooldowns := self.cooldowns(credential, model)) is NO_COOLDOWNS:
+        if (cooldowns := self.cooldowns(credential, model)) is NO_COOLDOWNS or not self.is_current(credential):
             return
         for cooldown, name in zip(cooldowns, ("", model), strict=True):
             if cooldown is not None and not _stays_after(cooldown, credential, began):
@@ -278,7 +288,11 @@ class Candidates:
         """Returns, of the credentials whose cooldown allows a last resort, the one that is usable first; else None."""
         allowed = []
         for credential in self._remaining:
-            cooldowns = [cooldown for cooldown in self._pool.cooldowns(credential, self._model) if cooldown is not None]
+            cooldowns = [
+                cooldown
+                for cooldown in self._pool.cooldowns(credential, self._model)
+                if cooldown is not None and cooldown.fingerprint == credential.fingerprint
+            ]
             if all(map(allows_last_resort, cooldowns)):
                 allowed.append((max((cooldown.until for cooldown in cooldowns), default=0.0), credential))
         for _, credential in sorted(allowed, key=lambda one: one[0]):

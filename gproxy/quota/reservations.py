@@ -25,6 +25,10 @@ MAX_AMOUNT = 2**61
 STEP_TOKENS = 1_024
 
 
+# The accounts and limits in which a call counts.
+Scope = tuple[tuple[Account, ...], tuple[Limit, ...]]
+
+
 class UpperBound(NamedTuple):
     """The upper bound of a call in nano-USD and tokens, and the accounts and limits in which it counts.
 
@@ -38,7 +42,7 @@ class UpperBound(NamedTuple):
     max_output: int | None = None
 
 
-def applying(caller: Caller, name: str) -> tuple[tuple[Account, ...], tuple[Limit, ...]]:
+def applying(caller: Caller, name: str) -> Scope:
     """Returns the accounts and limits in which a call of this model name counts."""
     return budgets.accounts(caller), limits.applying(caller, name)
 
@@ -152,11 +156,6 @@ class Reservation:
         """Money and tokens for the journal, from which the reservation is restored if the shared state is lost."""
         return [self._upper_bound.money, self._upper_bound.tokens]
 
-    @property
-    def max_output(self) -> int | None:
-        """The output tokens that it covers, or None if the call cannot pass them or has no cap."""
-        return self._upper_bound.max_output if self._upper_bound.accounts else None
-
     def settle(self, money: int, tokens: int) -> None:
         self._reserver.settle(self._call, money, tokens)
 
@@ -184,7 +183,7 @@ class NoReservation:
 
     __slots__ = ("_call", "_changes", "_reserver", "at")
 
-    amounts = max_output = None
+    amounts = None
 
     def __init__(self, reserver: Reserver, call: int, at: int):
         self._reserver, self._call, self.at, self._changes = reserver, call, at, reserver.changes()

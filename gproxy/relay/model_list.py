@@ -48,7 +48,7 @@ class ModelList:
     relay: Relay
     clock: Callable[[], float] = time.monotonic
     _cached: dict[int, _CachedOffers] = field(default_factory=dict)
-    _pending: dict[int, AsyncResult] = field(default_factory=dict)
+    _pending: dict[int, tuple[Provider, AsyncResult]] = field(default_factory=dict)
 
     def aggregated(self, caller: Caller, snapshot: Snapshot, wire_name: str) -> list[tuple[ModelCard, str]]:
         """Returns all models that the caller may use, sorted, with their names on aggregated paths.
@@ -151,9 +151,10 @@ class ModelList:
         cached = self._cached.get(provider.id)
         if cached is not None and cached.provider == provider and cached.until > self.clock():
             return cached.cards
-        if (pending := self._pending.get(provider.id)) is not None:
-            return pending.get()
-        pending = self._pending[provider.id] = AsyncResult()
+        pending = self._pending.get(provider.id)
+        if pending is not None and pending[0] == provider:
+            return pending[1].get()
+        pending = self._pending[provider.id] = provider, AsyncResult()
         cards, seconds = (), CACHED_AFTER_FAILURE_S
         try:
             with gevent.Timeout(FETCH_S, UpstreamError("the model list took too long")):
@@ -161,9 +162,10 @@ class ModelList:
         except GatewayError as error:
             log.warning("models of provider %s cannot be listed: %s", provider.name, error.message)
         finally:
-            self._cached[provider.id] = _CachedOffers(cards, self.clock() + seconds, provider)
-            del self._pending[provider.id]
-            pending.set(cards)
+            if self._pending.get(provider.id) is pending:  # else the provider was changed during this fetch
+                self._cached[provider.id] = _CachedOffers(cards, self.clock() + seconds, provider)
+                del self._pending[provider.id]
+            pending[1].set(cards)
         return cards
 
     def fetch_offers(self, provider: Provider) -> list[ModelCard]:
@@ -220,7 +222,7 @@ class ModelList:
             headers.with_project(headers.path(lane.path, model, query), credential, settings.location),
             lane.auth(secret),
             None,
-            _list_limits(limits_of(settings)),
+            _list_limits(limits_of(provider)),
             no_watch,
             secret,
             transport,
@@ -257,4 +259,5 @@ def _is_local(provider: Provider, wire_name: str, operation: str = LIST_MODELS) 
 
 def _list_limits(limits: Limits) -> Limits:
     """Returns the limits with timeouts of at most FETCH_S."""
-    return Limits(min(limits.connect_s, FETCH_S), FETCH_S, FETCH_S, FETCH_S, limits.connections, FETCH_S)
+    connect_s = min(limits.connect_s, FETCH_S)
+    return Limits(connect_s, FETCH_S, FETCH_S, FETCH_S, limits.connections, FETCH_S, limits.provider)

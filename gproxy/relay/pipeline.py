@@ -29,8 +29,8 @@ from gproxy.relay import dispatch, first_event_probe, headers, local_exchange, p
 from gproxy.relay.disconnect import DisconnectWatch
 from gproxy.relay.failover import Failover
 from gproxy.relay.planner import Call, Plan, Planner
-from gproxy.relay.settlement import BYTES_PER_TOKEN, NoSettlement, Outcome, Settlement, input_estimate
-from gproxy.snapshot import Caller, Credential, Snapshot
+from gproxy.relay.settlement import NoSettlement, Outcome, Settlement, input_estimate
+from gproxy.snapshot import Caller, Credential, Provider, Snapshot
 from gproxy.state.ttl_store import TtlStore
 from gproxy.translation import reasoning_state, translate
 from gproxy.units import NS
@@ -198,9 +198,7 @@ class Relay:
         )
         settlement.summary, settlement.count_metrics = call.summary, self.metrics.settled
         call.summary.set_target(plan)
-        stops_at_quota = plan.operation == STREAM and plan.price is not None and plan.provider.settings.stop_at_quota
-        if stops_at_quota and reservation.max_output is not None:
-            settlement.covered_bytes = reservation.max_output * BYTES_PER_TOKEN
+        settlement.cover(plan)
         return settlement
 
     def _opened_entry(self, plan: Plan, call: Call, credential: Credential | None, at: int) -> dict:
@@ -280,7 +278,7 @@ class Relay:
         def send() -> Exchange:
             on_connection = self.metrics.connections(provider.name)
             return self.upstream.send(
-                "POST", base_url, path, sent, plan.body, limits_of(settings), watch, secret, transport, on_connection
+                "POST", base_url, path, sent, plan.body, limits_of(provider), watch, secret, transport, on_connection
             )
 
         if call.attempt_log is None:
@@ -488,8 +486,9 @@ def transport_of(settings) -> Transport:
     return Transport(settings.proxy, settings.ca_file, settings.client_cert_file, settings.client_key_file)
 
 
-def limits_of(settings) -> Limits:
+def limits_of(provider: Provider) -> Limits:
     """Returns the timeouts and the connection limit of a provider."""
+    settings = provider.settings
     return Limits(
         settings.connect_timeout_s,
         settings.first_byte_timeout_s,
@@ -497,4 +496,5 @@ def limits_of(settings) -> Limits:
         settings.total_timeout_s,
         settings.max_connections,
         settings.connection_wait_s,
+        provider.id,
     )

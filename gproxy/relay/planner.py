@@ -20,7 +20,7 @@ from gproxy.protocols import raw_json
 from gproxy.protocols.hub import RequestHead
 from gproxy.protocols.signatures import WRAPPED_PREFIX
 from gproxy.quota import reservations
-from gproxy.quota.reservations import UpperBound
+from gproxy.quota.reservations import Scope, UpperBound
 from gproxy.relay import dispatch, headers
 from gproxy.relay.settlement import input_estimate
 from gproxy.request_log.recorder import AttemptLog
@@ -36,6 +36,7 @@ from gproxy.translation.translate import Translation
 MAX_MODEL_CHARS = 512
 _WRAPPED_PREFIX = WRAPPED_PREFIX.encode()
 _PREVIOUS_RESPONSE = b'"previous_response_id"'
+_CACHE_FIELD = b'"cache_control"'
 # One of these is in every audio or image part of a request, in any protocol.
 _MEDIA_FIELDS = (b"audio", b"image", b"inlineData", b"inline_data", b"fileData", b"file_data")
 
@@ -80,7 +81,8 @@ class Plan:
     input_tokens: int  # estimated
     affinity: bytes = b""  # a key of the conversation, if the provider's strategy is cache_affinity
     pinned_credential: int | None = None  # id of the credential under which the vendor stored the previous response
-    upper_bound: UpperBound | None = None  # None: no quota and no limit applies
+    upper_bound: UpperBound | None = None  # over all targets of the call; None: no quota and no limit applies
+    target_bound: UpperBound | None = None  # the upper bound of the call at this target alone
     # The alias's later targets; each function returns the plan of the same call there, or raises GatewayError.
     fallbacks: tuple[Callable[[], "Plan"], ...] = ()
     skipped: tuple[tuple[Target, GatewayError], ...] = ()  # earlier targets that cannot serve the call, and why
@@ -128,9 +130,21 @@ class Planner:
 
         plan, fallbacks, skipped = self._first_plan(targets, plan_target)
         plan.skipped = skipped
-        if plan.lane is not None and operation != COUNT:  # a count costs nothing and is not limited
-            plan.upper_bound = self._upper_bound(plan, snapshot, resolved, fallbacks)
-        plan.fallbacks = tuple(partial(plan_target, target) for target in fallbacks)
+        if plan.lane is None or operation == COUNT:  # a count costs nothing and is not limited
+            plan.fallbacks = tuple(partial(plan_target, target) for target in fallbacks)
+            return plan
+        scope = reservations.applying(plan.caller, plan.name)
+        if any(scope):
+            plan.target_bound = self._target_bound(plan, scope)
+            plan.upper_bound = self._upper_bound(plan, call, snapshot, resolved, fallbacks)
+
+        def plan_fallback(target: Target) -> Plan:
+            planned = plan_target(target)
+            if any(scope):
+                planned.target_bound = self._target_bound(planned, scope)
+            return planned
+
+        plan.fallbacks = tuple(partial(plan_fallback, target) for target in fallbacks)
         return plan
 
     def _first_plan(
@@ -196,33 +210,58 @@ class Planner:
         find = partial(self.ttl_store.find, plan.caller.user_id)
         return previous and reasoning_state.find_response_credential(find, plan.provider.id, previous)
 
-    def _upper_bound(
-        self, plan: Plan, snapshot: Snapshot, resolved: resolve.Resolution, fallbacks: Sequence[Target]
-    ) -> UpperBound | None:
-        """Returns the upper bound over all targets of the call, or None if no quota and no limit applies."""
-        accounts, limits = reservations.applying(plan.caller, plan.name)
-        if not accounts and not limits:
-            return None
-        writes = plan.operation in (GENERATE, STREAM)
-        may_cache = b'"cache_control"' in plan.body
+    def _target_bound(self, plan: Plan, scope: Scope) -> UpperBound:
+        """Returns the upper bound of the call at the plan's own target."""
+        may_cache = _CACHE_FIELD in plan.body
         has_media = any(field in plan.body for field in _MEDIA_FIELDS)
+        return self._bound_at(
+            plan, scope, plan.provider, plan.upstream_protocol, plan.model, plan.price, plan.mode, may_cache, has_media
+        )
 
-        def upper_bound(
-            provider: Provider, upstream_protocol: str, model: str, price: prices.FoundPrice | None
-        ) -> UpperBound:
-            maximum = capabilities(upstream_protocol, model).max_output if writes else 0
-            assumed = provider.settings.assumed_output_tokens
-            return reservations.upper_bound(
-                accounts, limits, plan.head, price, plan.mode, plan.input_tokens, maximum, assumed, may_cache, has_media
-            )
+    def _upper_bound(
+        self, plan: Plan, call: Call, snapshot: Snapshot, resolved: resolve.Resolution, fallbacks: Sequence[Target]
+    ) -> UpperBound:
+        """Returns the upper bound over all targets of the call.
 
-        found = upper_bound(plan.provider, plan.upstream_protocol, plan.model, plan.price)
+        The later targets are not planned yet. Each may get the client's own body or a translation of it, so the most
+        expensive assumption counts.
+        """
+        found = plan.target_bound
+        if not fallbacks:
+            return found
+        scope = found.accounts, found.limits
+        may_cache = _CACHE_FIELD in plan.body or _CACHE_FIELD in call.body
+        has_media = any(field in plan.body or field in call.body for field in _MEDIA_FIELDS)
+        modes = {"", plan.mode, plan.head.mode}
         for target in fallbacks:
             provider, kind = target.provider, self.kinds[target.provider.channel]
-            upstream_protocol = kind.preferred_protocol or plan.upstream_protocol
+            protocol = kind.preferred_protocol or plan.upstream_protocol
             price = prices.find(snapshot, provider.id, provider.channel, target.model, resolved.alias)
-            found = reservations.covering(found, upper_bound(provider, upstream_protocol, target.model, price))
+            for mode in modes:
+                found = reservations.covering(
+                    found,
+                    self._bound_at(plan, scope, provider, protocol, target.model, price, mode, may_cache, has_media),
+                )
         return found
+
+    def _bound_at(
+        self,
+        plan: Plan,
+        scope: Scope,
+        provider: Provider,
+        upstream_protocol: str,
+        model: str,
+        price: prices.FoundPrice | None,
+        mode: str,
+        may_cache: bool,
+        has_media: bool,
+    ) -> UpperBound:
+        writes = plan.operation in (GENERATE, STREAM)
+        maximum = capabilities(upstream_protocol, model).max_output if writes else 0
+        assumed = provider.settings.assumed_output_tokens
+        return reservations.upper_bound(
+            *scope, plan.head, price, mode, plan.input_tokens, maximum, assumed, may_cache, has_media
+        )
 
     def _set_lane(self, plan: Plan, call: Call, decision: Dispatch) -> None:
         """Sets the lane, the path and the body of the plan. Raises BadRequest."""

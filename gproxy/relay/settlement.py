@@ -13,6 +13,7 @@ from enum import StrEnum
 from gproxy.accounting import prices
 from gproxy.accounting.cost import cost
 from gproxy.accounting.journal import Journal
+from gproxy.channels.kind import STREAM
 from gproxy.metrics.call_summary import CallSummary
 from gproxy.protocols.hub import Usage
 from gproxy.quota.reservations import STEP_TOKENS, NoReservation, Reservation
@@ -106,12 +107,26 @@ class Settlement:
         self.covered_bytes = text_bytes + max(1, covered_tokens) * BYTES_PER_TOKEN
         return False
 
+    def cover(self, plan) -> None:
+        """Sets `covered_bytes` for the target that serves the call; infinite if the text needs no check."""
+        bound = plan.target_bound
+        self.covered_bytes = math.inf
+        if bound is None or not bound.accounts or plan.price is None:
+            return
+        if plan.operation != STREAM or not plan.provider.settings.stop_at_quota:
+            return
+        if bound.money > self.reservation.money:  # the target was not planned yet when the reservation was made
+            self.covered_bytes = 0
+        elif bound.max_output is not None:
+            self.covered_bytes = bound.max_output * BYTES_PER_TOKEN
+
     def _cost(self, usage: Usage) -> int:
         return min(cost(usage, self.price.price, self.mode), MAX_COST)
 
     def set_target(self, plan, credential: Credential | None) -> None:
         """Sets the target that answers: its price applies, and the usage row names it."""
         self.price, self.mode, self.input_estimate = plan.price, plan.mode, plan.input_tokens
+        self.cover(plan)
         self.served_by = plan.provider.id, plan.provider.channel, credential.id if credential else None
         if self.summary is not None:
             self.summary.set_target(plan)

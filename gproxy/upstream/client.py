@@ -12,12 +12,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import NamedTuple
 
 import gevent
 import requests
 import urllib3
-from gevent.lock import BoundedSemaphore
+from gevent.event import Event
 from requests.adapters import HTTPAdapter
 from urllib3.util import Timeout
 
@@ -37,6 +38,8 @@ MAX_REPLY_BYTES = 256 * 1024 * 1024
 MASK, MIN_SECRET = "********", 16
 TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 MAX_POOLS = 256
+# The TLS files of an upstream are checked for a change at most this often, in seconds, and only when a call needs them.
+FILE_CHECK_S = 1.0
 # After this number of reads without a wait, the call yields to other greenlets.
 MAX_READS_IN_A_ROW = 32
 
@@ -50,6 +53,7 @@ class _Adapter(HTTPAdapter):
         manager = self.proxy_manager_for(proxy) if proxy else self.poolmanager
         kwargs = {"ssl_context": tls, "cert_reqs": ssl.CERT_REQUIRED} if parts.scheme == "https" else {}
         self._pool = manager.connection_from_host(parts.host, parts.port, parts.scheme, pool_kwargs=kwargs)
+        self.tls = tls
         self._pool.ConnectionCls = CONNECTIONS.get(self._pool.ConnectionCls, self._pool.ConnectionCls)
         # For plain HTTP, an HTTP proxy needs the whole URL in the request line.
         is_absolute = proxy and proxy.startswith("http") and parts.scheme == "http"
@@ -245,9 +249,12 @@ class Exchange:
 
 
 class Limits:
-    """Timeouts of one call in seconds, the maximum of connections to its upstream, and the wait for a free one."""
+    """Timeouts of one call in seconds, the maximum of connections to its upstream, and the wait for a free one.
 
-    __slots__ = ("connect_s", "connections", "first_byte_s", "idle_s", "total_s", "wait_s")
+    Connections are counted for each provider (its id) and base URL.
+    """
+
+    __slots__ = ("connect_s", "connections", "first_byte_s", "idle_s", "provider", "total_s", "wait_s")
 
     def __init__(
         self,
@@ -257,9 +264,61 @@ class Limits:
         total_s: float = 3600,
         connections: int = 1000,
         wait_s: float = 10,
+        provider: int | None = None,
     ):
         self.connect_s, self.first_byte_s, self.idle_s, self.total_s = connect_s, first_byte_s, idle_s, total_s
-        self.connections, self.wait_s = connections, wait_s
+        self.connections, self.wait_s, self.provider = connections, wait_s, provider
+
+
+class _Slots:
+    """The connection slots of one upstream. A slot that is freed belongs to the call that waits longest.
+
+    Each call names the maximum; the last one applies to all. What runs when it becomes smaller runs on.
+    """
+
+    __slots__ = ("_maximum", "_used", "_waiting")
+
+    def __init__(self):
+        self._maximum = self._used = 0
+        self._waiting: deque[Event] = deque()
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._used and not self._waiting
+
+    def acquire(self, limits: Limits, watch: AbstractContextManager) -> None:
+        """Takes a slot. Raises Overloaded, and what the watch throws."""
+        self._maximum = limits.connections
+        self._grant()
+        if self._used < self._maximum:
+            self._used += 1
+            return
+        granted = Event()
+        self._waiting.append(granted)
+        try:
+            with watch:
+                granted.wait(limits.wait_s)
+        except BaseException:
+            self._give_up(granted)
+            raise
+        if not granted.is_set():
+            self._give_up(granted)
+            raise Overloaded(f"{limits.connections} connections of this worker to the upstream are in use")
+
+    def release(self) -> None:
+        self._used -= 1
+        self._grant()
+
+    def _grant(self) -> None:
+        while self._waiting and self._used < self._maximum:
+            self._used += 1
+            self._waiting.popleft().set()
+
+    def _give_up(self, granted: Event) -> None:
+        if granted.is_set():
+            self.release()
+        else:
+            self._waiting.remove(granted)
 
 
 class Transport(NamedTuple):
@@ -272,6 +331,25 @@ class Transport(NamedTuple):
 
 
 DEFAULT_TRANSPORT = Transport()
+# CA file, certificate file and key file of a transport.
+_Files = tuple[str | None, ...]
+
+
+class _Context(NamedTuple):
+    """The TLS context of some files, the versions of the files last read, and when to check them again."""
+
+    tls: ssl.SSLContext
+    versions: tuple[tuple[int, ...] | None, ...]
+    check_at: float  # on the monotonic clock
+
+
+def _version(path: str) -> tuple[int, ...] | None:
+    """Returns numbers that change with the file's content or permissions, or None if there is no readable file."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 class Client:
@@ -281,8 +359,8 @@ class Client:
         """`default_ca` is the CA file that `tls` uses."""
         self._proxy, self._tls, self._default_ca, self._pool_size = proxy, tls, default_ca, pool_size
         self._adapters: dict[tuple[str, Transport], _Adapter] = {}
-        self._contexts: dict[tuple, ssl.SSLContext] = {}
-        self._slots: dict[str, tuple[int, BoundedSemaphore]] = {}
+        self._contexts: dict[_Files, _Context] = {}
+        self._slots: dict[tuple[int | None, str], _Slots] = {}
 
     def send(
         self,
@@ -320,16 +398,14 @@ class Client:
 
     def _acquire_slot(self, base_url: str, limits: Limits, watch: AbstractContextManager) -> Callable[[], None]:
         """Takes one of the upstream's connection slots and returns the function that frees it. Raises Overloaded."""
-        maximum, slots = self._slots.get(base_url, (0, None))
-        if maximum != limits.connections:
+        key = limits.provider, base_url
+        slots = self._slots.get(key)
+        if slots is None:
             if len(self._slots) >= MAX_POOLS:
-                self._slots.clear()  # a slot in use is freed in its own semaphore
-            slots = BoundedSemaphore(limits.connections)
-            self._slots[base_url] = limits.connections, slots
-        if not slots.acquire(blocking=False):
-            with watch:
-                if not slots.acquire(timeout=limits.wait_s):
-                    raise Overloaded(f"{limits.connections} connections of this worker to the upstream are in use")
+                # Those in use are kept: they are no more than the calls that run.
+                self._slots = {one: found for one, found in self._slots.items() if not found.is_idle}
+            slots = self._slots[key] = _Slots()
+        slots.acquire(limits, watch)
         return slots.release
 
     def _send(
@@ -361,32 +437,56 @@ class Client:
         return Exchange(raw, raw.status, limits, deadline, secret, waited_s, release)
 
     def _adapter(self, base_url: str, transport: Transport) -> _Adapter:
+        """Returns the adapter of this upstream, a new one if its TLS files have changed. Raises UpstreamError."""
         adapter = self._adapters.get((base_url, transport))
-        if adapter is None:
-            if len(self._adapters) >= MAX_POOLS:
-                self._adapters.pop(next(iter(self._adapters))).close()
-            proxy = None if transport.proxy == "direct" else transport.proxy or self._proxy
-            adapter = _Adapter(base_url, proxy, self._context(transport), self._pool_size)
-            self._adapters[base_url, transport] = adapter
+        if adapter is not None and adapter.tls is self._tls:
+            return adapter
+        if adapter is None and len(self._adapters) >= MAX_POOLS:
+            self._adapters.pop(next(iter(self._adapters))).close()
+        tls = self._context(transport)
+        if adapter is not None:
+            if adapter.tls is tls:
+                return adapter
+            # Closes its idle connections. A connection in use is closed at the end of its response.
+            self._adapters.pop((base_url, transport)).close()
+        proxy = None if transport.proxy == "direct" else transport.proxy or self._proxy
+        adapter = self._adapters[base_url, transport] = _Adapter(base_url, proxy, tls, self._pool_size)
         return adapter
 
     def _context(self, transport: Transport) -> ssl.SSLContext:
-        """Returns the TLS context for these files, created once. Raises UpstreamError if they cannot be read."""
+        """Returns the TLS context for these files, a new one if a file has changed.
+
+        If the changed files cannot be used, the earlier context stays in use, and a warning is logged once. Raises
+        UpstreamError if there is no earlier one.
+        """
         files = transport[1:]
         if files == DEFAULT_TRANSPORT[1:]:
             return self._tls
-        if (context := self._contexts.get(files)) is None:
-            try:
-                context = ssl.create_default_context(cafile=transport.ca_file or self._default_ca)
-                if transport.cert_file is not None:
-                    context.load_cert_chain(transport.cert_file, transport.key_file)
-            except (OSError, ssl.SSLError) as fault:
+        context, now = self._contexts.get(files), time.monotonic()
+        if context is not None and now < context.check_at:
+            return context.tls
+        ca_file = transport.ca_file or self._default_ca
+        versions = tuple(_version(path) for path in (ca_file, *files[1:]) if path is not None)
+        if context is not None and context.versions == versions:
+            self._contexts[files] = context._replace(check_at=now + FILE_CHECK_S)
+            return context.tls
+        try:
+            tls = ssl.create_default_context(cafile=ca_file)
+            if transport.cert_file is not None:
+                tls.load_cert_chain(transport.cert_file, transport.key_file)
+        except (OSError, ssl.SSLError) as fault:
+            if context is None:
                 log.error("ca_file or client_cert_file of an upstream cannot be used: %s", fault)
                 error = UpstreamError("its ca_file or client_cert_file cannot be used; the log has the reason")
                 error.was_sent = False
                 raise error from None
-            self._contexts[files] = context
-        return context
+            log.warning("a changed ca_file or client_cert_file of an upstream cannot be used: %s", fault)
+            tls = context.tls
+        if context is None and len(self._contexts) >= MAX_POOLS:
+            in_use = {adapter.tls for adapter in self._adapters.values()}
+            self._contexts = {one: found for one, found in self._contexts.items() if found.tls in in_use}
+        self._contexts[files] = _Context(tls, versions, now + FILE_CHECK_S)
+        return tls
 
     def close(self) -> None:
         for adapter in self._adapters.values():

@@ -1,6 +1,7 @@
 """Access tokens: one request for all waiting calls, renewal before expiry, and the errors of the token endpoint."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import gevent
@@ -9,7 +10,7 @@ import pytest
 from gproxy.credentials.access_tokens import EXPIRY_MARGIN_S, FRESH_S, RENEW_BEFORE_S, AccessTokens
 from gproxy.errors import CredentialRefused, UpstreamError, UpstreamTimeout
 from gproxy.snapshot import Credential, ServiceAccount
-from gproxy.upstream.client import DEFAULT_TRANSPORT
+from gproxy.upstream.client import DEFAULT_TRANSPORT, Transport
 from tests.accounts import EMAIL, PEM, claims
 
 ACCOUNT = ServiceAccount("acme-1", EMAIL, "https://tokens.test/oauth", "k1")
@@ -22,16 +23,18 @@ class Endpoint:
 
     def __init__(self):
         self.requests, self.reply, self.wait = [], None, gevent.event.Event()
+        self.replies, self.waits = {}, {}  # of single requests, by their number
         self.wait.set()
 
     def send(self, method, base_url, path, headers, body, limits, watch, secret, transport):
         claims(body)
         self.requests.append((method, base_url + path))
         number = len(self.requests)
-        self.wait.wait()
-        if isinstance(self.reply, Exception):
-            raise self.reply
-        status, content = self.reply or (200, b'{"access_token": "token-%d", "expires_in": %d}' % (number, LIVES_S))
+        self.waits.get(number, self.wait).wait()
+        reply = self.replies.get(number, self.reply)
+        if isinstance(reply, Exception):
+            raise reply
+        status, content = reply or (200, b'{"access_token": "token-%d", "expires_in": %d}' % (number, LIVES_S))
         return SimpleNamespace(status=status, read=lambda watch: content)
 
 
@@ -60,6 +63,14 @@ def account(secret: str = PEM) -> Credential:
 
 def get_secret(tokens, credential=None) -> str:
     return tokens.secret(credential or account(), DEFAULT_TRANSPORT, NO_WATCH)
+
+
+def outcome(tokens, credential) -> str | type[Exception]:
+    """Returns the token, or the class of the error."""
+    try:
+        return get_secret(tokens, credential)
+    except UpstreamError as error:
+        return type(error)
 
 
 def test_an_api_key_is_returned_unchanged(tokens, endpoint):
@@ -102,6 +113,58 @@ def test_a_token_is_not_used_shortly_before_its_expiry(tokens, clock):
 def test_another_key_gets_another_token(tokens):
     get_secret(tokens)
     assert get_secret(tokens, account(PEM + "\n")) == "token-2"
+
+
+@pytest.mark.parametrize("old_reply", [None, (400, b'{"error": "invalid_grant"}')])
+def test_a_replaced_key_does_not_share_the_request_of_the_old_key(tokens, endpoint, old_reply):
+    endpoint.wait.clear()
+    old = gevent.spawn(outcome, tokens, account())
+    gevent.sleep(0)
+    endpoint.replies[1] = old_reply
+    new = gevent.spawn(outcome, tokens, account(PEM + "\n"))
+    gevent.sleep(0)
+    endpoint.wait.set()
+    assert new.get() == "token-2"
+    assert old.get() == ("token-1" if old_reply is None else CredentialRefused)
+    assert len(endpoint.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "changed", [{"client_email": "other@acme.test"}, {"token_uri": "https://other.test/t"}, {"private_key_id": "k2"}]
+)
+def test_an_account_whose_other_fields_changed_gets_another_token(tokens, endpoint, changed):
+    get_secret(tokens)
+    endpoint.wait.clear()
+    renewed = Credential(1, 1, PEM, account=replace(ACCOUNT, **changed))
+    assert account().fingerprint != renewed.fingerprint
+    new = gevent.spawn(outcome, tokens, renewed)
+    gevent.sleep(0)
+    endpoint.wait.set()
+    assert new.get() == "token-2"
+
+
+def test_a_request_of_the_old_key_that_ends_late_does_not_replace_the_new_keys_token(tokens, endpoint, clock):
+    endpoint.waits[1] = gevent.event.Event()
+    old = gevent.spawn(outcome, tokens, account())
+    gevent.sleep(0)
+    gevent.sleep(0)
+    clock.now -= 1
+    assert get_secret(tokens, account(PEM + "\n")) == "token-2"
+    endpoint.waits[1].set()
+    assert old.get() == "token-1"
+    assert get_secret(tokens, account(PEM + "\n")) == "token-2"
+    assert len(endpoint.requests) == 2
+
+
+def test_a_changed_proxy_does_not_share_the_request_through_the_old_one(tokens, endpoint):
+    endpoint.wait.clear()
+    old = gevent.spawn(outcome, tokens, account())
+    gevent.sleep(0)
+    endpoint.replies[1] = UpstreamTimeout("no answer in time")
+    new = gevent.spawn(tokens.secret, account(), Transport("direct"), NO_WATCH)
+    gevent.sleep(0)
+    endpoint.wait.set()
+    assert (old.get(), new.get()) == (UpstreamTimeout, "token-2")
 
 
 def test_a_refused_token_is_fetched_again_unless_it_is_fresh(tokens, clock):

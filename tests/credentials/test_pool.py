@@ -208,3 +208,59 @@ def test_the_first_usable_credential_is_used_for_model_lists(make, clock):
     assert pool.first_usable(both).id == 1
     with pytest.raises(NoCredential):
         pool.first_usable(Provider(1, "p", "openai", ProviderSettings(), ()))
+
+
+# -- keys that were replaced ---------------------------------------------------------------------------------------
+
+OLD, NEW = Credential(1, 1, "old"), Credential(1, 1, "new")
+INVALID = Fault(Verdict.INVALID_KEY)
+
+
+@pytest.fixture
+def rotated(make, clock):
+    """A pool at the moment when OLD was replaced by NEW, and calls with OLD still run."""
+    pool = make()
+    pool.is_current = lambda credential: credential.fingerprint == NEW.fingerprint
+    return pool
+
+
+@pytest.mark.parametrize("fault", [INVALID, RATE_LIMITED, UPSTREAM_FAILED, Fault(Verdict.NO_CREDIT)])
+@pytest.mark.parametrize("before", [None, INVALID, Fault(Verdict.NO_CREDIT), RATE_LIMITED])
+def test_a_fault_of_a_replaced_key_changes_nothing_for_the_new_key(rotated, clock, fault, before):
+    if before is not None:
+        rotated.failed(NEW, "m", before)
+    expected = rotated.state(NEW)
+    clock.now += 1
+    rotated.failed(OLD, "m", fault)
+    assert rotated.state(NEW) == expected
+    assert rotated.is_usable(NEW) is (before is None or before is RATE_LIMITED)
+
+
+@pytest.mark.parametrize("before", [INVALID, RATE_LIMITED])
+def test_a_success_of_a_replaced_key_ends_no_cooldown_of_the_new_key(rotated, clock, before):
+    rotated.failed(NEW, "m", before)
+    expected = rotated.state(NEW)
+    rotated.succeeded(OLD, "m", clock.now + 1)
+    assert rotated.state(NEW) == expected
+
+
+def test_a_call_with_a_replaced_key_does_not_release_the_probe_of_the_new_key(rotated, clock):
+    rotated.failed(NEW, "m", RATE_LIMITED)
+    clock.now += 31
+    assert order(rotated, provider(NEW)) == [1]
+    rotated.release_probe(OLD, "m")
+    assert order(rotated, provider(NEW)) == []
+
+
+def test_a_success_of_the_new_key_ends_the_cooldown_of_the_old_one(make, clock):
+    pool = make()
+    pool.failed(OLD, "m", INVALID)
+    pool.succeeded(NEW, "m", clock.now)
+    assert pool.cooldowns(NEW, "m") == (None, None)
+
+
+def test_the_cooldown_of_the_old_key_does_not_keep_the_new_one_from_the_last_resort(make, clock):
+    pool = make()
+    pool.failed(OLD, "m", INVALID)
+    assert pool.candidates(provider(OLD), "m", b"").last_resort() is None
+    assert pool.candidates(provider(NEW), "m", b"").last_resort() == (NEW, None)

@@ -1,5 +1,6 @@
 """Failover over real workers: the next credential, the next target, cooldowns and the health of credentials."""
 
+import asyncio
 import json
 import random
 import re
@@ -9,6 +10,7 @@ from collections import Counter
 
 import pytest
 
+from tests import rows
 from tests.gateway import ADMIN
 from tests.polling import wait_until
 from tests.postgres import fresh_database
@@ -250,6 +252,31 @@ def test_a_rejected_key_is_disabled_on_all_workers_and_after_a_restart_until_it_
     gateway.heal()
     assert gateway.chat("pool/enabled-again").status == 200
     assert keys_used(vendor, "enabled-again") == [KEYS[0]]
+
+
+def test_a_late_401_of_a_replaced_key_changes_nothing_for_the_new_key(gateway, vendor, enable_credentials):
+    provider = rows.provider(gateway, base_url=f"{vendor.url}/v1", credentials=["sk-replaced-0001"])
+    model, ends = rows.unique("replaced"), threading.Event()
+
+    async def script(seen, reader, writer):
+        while key_of(seen) == "sk-replaced-0001" and not ends.is_set():
+            await asyncio.sleep(0.01)
+        await refuses(401, "no such key")(seen, reader, writer)
+
+    def status() -> str:
+        return gateway.post("/admin/credential-statuses/query", {"provider_name": provider.name}).json[0]["status"]
+
+    vendor.scripts[model] = script
+    old_call = threading.Thread(target=gateway.chat, args=(f"{provider.name}/{model}",))
+    old_call.start()
+    wait_until(lambda: vendor.received(model))
+    rows.put(gateway, "credentials", id=provider.credential_ids[0], credential="sk-replaced-0002")
+    assert status() == "healthy"
+    assert gateway.chat(f"{provider.name}/{model}").status == 401
+    assert status() == "unavailable"
+    ends.set()
+    old_call.join()
+    assert status() == "unavailable"
 
 
 def test_a_rate_limited_credential_cools_down_for_the_given_time_and_is_then_probed(gateway, vendor):

@@ -23,7 +23,7 @@ from tests.load import nano
 from tests.postgres import fresh_database
 from tests.raw_http import open_stream
 from tests.redis import fresh, server
-from tests.vendor import STREAM_HEAD, chunk, events, faithful, sends
+from tests.vendor import STREAM_HEAD, body, chunk, events, faithful, sends
 
 # At the seed's price of gpt-*, an exact upper bound of what `ask` may cost: see test_quotas.
 REQUEST = {"model": "gpt-limits", "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 40}
@@ -375,6 +375,92 @@ def test_a_stream_with_a_bound_of_its_own_is_never_cut(own_gateway, vendor):
     reply = gateway.post(path, {"model": "gpt-long", "max_tokens": 40, **body}, "sk-user-0")
     assert b"[DONE]" in reply.body
     assert nano(gateway.get("/me", "sk-user-0").json["quota"]["cost_used"]) == 68_800
+
+
+FAILOVER = """
+[[providers]]
+name = "free"
+channel = "custom"
+settings = { base_url = "VENDOR/v1", protocol = "openai_chat", assumed_output_tokens = 16 }
+credentials = [{ api_key = "sk-free-0001" }]
+
+[[providers]]
+name = "free-claude"
+channel = "custom"
+settings = { base_url = "VENDOR", protocol = "anthropic", assumed_output_tokens = 16 }
+credentials = [{ api_key = "sk-free-0002" }]
+"""
+
+
+# The targets of an alias: the first fails, and the second serves the call.
+FAILING_OVER = {
+    "to-free": ("openai-main", "free"),
+    "to-free-claude": ("openai-main", "free-claude"),
+    "to-priced": ("free", "openai-main"),
+    "to-priced-claude": ("free", "anthropic-main"),
+    "to-dearer-claude": ("openai-main", "anthropic-main"),
+}
+
+
+def failing_alias(name: str, use: str) -> str:
+    """An alias of its own for each use, because a target that failed is skipped for a second."""
+    first, second = FAILING_OVER[name]
+    targets = (
+        f'{{ provider = "{first}", model = "gpt-down-{name}-{use}" }}',
+        f'{{ provider = "{second}", model = "gpt-served-{use}", tier = 1 }}',
+    )
+    return f'[[model_aliases]]\nalias = "{name}-{use}"\ntargets = [{", ".join(targets)}]'
+
+
+@pytest.fixture(scope="module")
+def failing_over(module_gateway, vendor):
+    aliases = [failing_alias(name, use) for name in FAILING_OVER for use in ("whole", "stream", "uncapped")]
+    callers = [users(quota(0.0006), name=f"{name}-{use}") for name in FAILING_OVER for use in ("whole", "stream")]
+    text = seed(vendor.url, ", assumed_output_tokens = 16") + FAILOVER.replace("VENDOR", vendor.url)
+    for use in ("whole", "stream", "uncapped"):
+        vendor.scripts[f"gpt-served-{use}"] = faithful if use == "whole" else _long_stream
+        for name in FAILING_OVER:
+            vendor.scripts[f"gpt-down-{name}-{use}"] = sends(body(500, b"{}"))
+    return module_gateway(text + "\n\n".join([*aliases, *callers, users(name="uncapped")]))
+
+
+def ask_alias(gateway: Gateway, name: str, use: str):
+    """Returns the reply and the caller's quota."""
+    key = "sk-uncapped-0" if use == "uncapped" else f"sk-{name}-{use}-0"
+    document = {"model": f"{name}-{use}", "messages": REQUEST["messages"], "stream": use != "whole"}
+    reply = gateway.post("/v1/chat/completions", document, key)
+    assert (reply.status, reply.headers["x-gproxy-provider"]) == (200, FAILING_OVER[name][1])
+    return reply, gateway.get("/me", key).json["quota"]
+
+
+@pytest.mark.parametrize("use", ["whole", "stream", "uncapped"])
+@pytest.mark.parametrize("name", ["to-free", "to-free-claude"])
+def test_a_target_without_a_price_serves_a_call_that_began_at_a_priced_one(failing_over, name, use):
+    reply, me = ask_alias(failing_over, name, use)
+    assert b"error" not in reply.body
+    assert (b"[DONE]" in reply.body) is (use != "whole")
+    if use != "uncapped":
+        assert (me["held"], me["cost_used"]) == (0, 0)
+
+
+@pytest.mark.parametrize("name", ["to-priced", "to-priced-claude", "to-dearer-claude"])
+def test_a_stream_ends_at_the_quota_also_if_a_later_target_serves_it(failing_over, name):
+    reply, me = ask_alias(failing_over, name, "stream")
+    assert (b"quota_exceeded" in reply.body, b"[DONE]" in reply.body) == (True, False)
+    assert me["held"] == 0
+    assert 0.9 * 0.0006 < me["cost_used"] < 1.2 * 0.0006
+
+
+@pytest.mark.parametrize("name", ["to-priced", "to-priced-claude", "to-dearer-claude"])
+def test_a_whole_reply_has_the_price_of_the_later_target_that_serves_it(failing_over, name):
+    reply, me = ask_alias(failing_over, name, "whole")
+    assert me["held"] == 0
+    assert nano(me["cost_used"]) == nano(float(reply.headers["x-gproxy-cost-usd"])) > 0
+
+
+@pytest.mark.parametrize("name", ["to-priced", "to-priced-claude"])
+def test_a_caller_without_a_quota_gets_the_whole_stream_of_a_later_target(failing_over, name):
+    assert b"[DONE]" in ask_alias(failing_over, name, "uncapped")[0].body
 
 
 # -- keys -----------------------------------------------------------------------------------------------------------

@@ -1,10 +1,12 @@
 """Settlement of one call: one `opened` entry and one `settled` entry, in every case."""
 
+import math
 import os
 import time
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 
 import orjson
 import pytest
@@ -12,10 +14,14 @@ import pytest
 from gproxy.accounting.journal import Journal, read_lines
 from gproxy.accounting.prices import FoundPrice, Price, Tier
 from gproxy.accounting.slots import Slot, take_slot
+from gproxy.channels.kind import GENERATE, STREAM
 from gproxy.errors import Unavailable
 from gproxy.metrics.call_summary import CallSummary
 from gproxy.protocols.hub import Usage
+from gproxy.quota.reservations import UpperBound
 from gproxy.relay.settlement import MAX_LOSSES_BYTES, MAX_TEXT_CHARS, NoSettlement, Settlement, estimate, input_estimate
+from gproxy.snapshot import Provider, ProviderSettings
+from gproxy.state.interface import Account
 
 PRICE = FoundPrice(Price(Decimal("0.001"), (Tier(10**8, Decimal(1), Decimal(2), Decimal("0.1")),)), "model")
 ENTRY = {"rq": "req_1", "at": 1, "u": 1, "k": 2, "p": 3, "c": "demo", "r": None, "op": "o", "pr": "p", "m": "m"}
@@ -247,3 +253,45 @@ def test_an_estimate_is_fast_for_any_body(run):
     started = time.perf_counter()
     input_estimate(body)
     assert time.perf_counter() - started < 0.2
+
+
+# -- the text that a reservation covers ----------------------------------------------------------------------------
+
+ACCOUNTS = (Account("u1", 10**9),)
+OPEN, BOUNDED = UpperBound(ACCOUNTS, (), 500, 20, 16), UpperBound(ACCOUNTS, (), 500, 20, None)
+UNCAPPED = UpperBound((), (), 500, 20, 16)
+
+
+def plan(bound: UpperBound | None, price=PRICE, operation: str = STREAM, stop_at_quota: bool = True):
+    provider = Provider(1, "p", "openai", ProviderSettings(stop_at_quota=stop_at_quota), ())
+    return SimpleNamespace(
+        provider=provider,
+        price=price,
+        operation=operation,
+        mode="",
+        input_tokens=100,
+        target_bound=bound,
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "covered"),
+    [
+        (plan(OPEN), 64),
+        (plan(BOUNDED), math.inf),
+        (plan(OPEN._replace(money=501)), 0),
+        (plan(BOUNDED._replace(money=501)), 0),
+        (plan(OPEN, price=None), math.inf),
+        (plan(OPEN, stop_at_quota=False), math.inf),
+        (plan(OPEN, operation=GENERATE), math.inf),
+        (plan(UNCAPPED), math.inf),
+        (plan(None), math.inf),
+    ],
+    ids=["open", "bounded", "dearer", "bounded and dearer", "unpriced", "may run on", "whole", "no cap", "no limit"],
+)
+@pytest.mark.parametrize("before", [OPEN, BOUNDED, None])
+def test_the_text_that_is_covered_is_that_of_the_target_that_serves(journal, target, covered, before):
+    settlement = make(journal, reservation=SimpleNamespace(money=500, amounts=None))
+    settlement.cover(plan(before, price=PRICE if before else None))
+    settlement.set_target(target, None)
+    assert settlement.covered_bytes == covered
