@@ -16,10 +16,9 @@ import peewee as pw
 
 from gproxy.store import models as m
 from gproxy.store.database import Database
-from gproxy.store.paging import within_times
+from gproxy.store.paging import page, within_times
 from gproxy.store.sealing import Seal
 
-MAX_ROWS = 1_000
 MAX_TEXT = 4_096  # characters of one value; a longer text is cut
 ADDED, CHANGED, DELETED, REVEALED = "added", "changed", "deleted", "revealed"
 URL_PASSWORD = re.compile(r'(://[^/\s":]*:)([^/\s"]+)@')  # as in the address of a proxy
@@ -153,6 +152,4 @@ def query(filters: dict) -> list[dict]:
     found = within_times(m.Audit, found, filters)
     if filters.get("before_id") is not None:
         found = found.where(m.Audit.id < filters["before_id"])
-    limit = filters.get("limit")
-    found = found.limit(MAX_ROWS if limit is None else min(limit, MAX_ROWS)).offset(filters.get("offset") or 0)
-    return [{**row, "changes": json.loads(row["changes"])} for row in found.dicts()]
+    return [{**row, "changes": json.loads(row["changes"])} for row in page(found, filters).dicts()]

@@ -42,6 +42,13 @@ def test_only_changed_columns_are_logged(database):
     assert len(logged(database)) == 1
 
 
+def test_entries_are_listed_in_pages(database):
+    for label in "abc":
+        put(database, entities.PROVIDER, {"id": 1, "label": label})
+    labels = [row["changes"]["fields"]["label"][1] for row in logged(database, limit=2, offset=1)]
+    assert labels == ["b", "a"]
+
+
 def test_a_change_that_is_rolled_back_is_not_logged(database):
     with pytest.raises(BadRequest):
         put(database, entities.PROVIDER, {"name": "three", "channel": "openai"}, {"name": "one", "channel": "openai"})
