@@ -56,7 +56,7 @@ def test_a_secret_that_is_not_utf8_is_redacted():
 
 
 class Snapshot:
-    providers: dict = {}
+    secrets: frozenset = frozenset()
 
 
 def test_an_attempt_waits_for_no_reload():
