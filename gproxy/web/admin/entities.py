@@ -175,8 +175,10 @@ def _credentials_json(rows: list[dict], query: dict) -> list[dict]:
     running = runtime()
     if query["reveal"]:
         _audit_reveal(rows)
-    names = {one["id"]: one["name"] for one in running.ask(entities.find, entities.PROVIDER, {})}
-    places = running.ask(entities.credential_positions, {row["provider_id"] for row in rows})
+    provider_ids = {row["provider_id"] for row in rows}
+    providers = running.ask(entities.find, entities.PROVIDER, {"id": provider_ids})
+    names = {one["id"]: one["name"] for one in providers}
+    places = running.ask(entities.credential_positions, provider_ids)
     return [
         _credential_json(row, places.get(row["id"]), names[row["provider_id"]], query["reveal"])
         for row in rows
