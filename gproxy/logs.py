@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import time
+from collections.abc import Set
 from datetime import UTC, datetime
 from functools import lru_cache
 
@@ -24,7 +25,7 @@ _PLAIN = re.compile(r"[!#-<>-\[\]-~]+")
 _secrets: tuple[str, ...] = ()
 
 
-def hide(secrets: set[str]) -> None:
+def hide(secrets: Set[str]) -> None:
     """Redacts these secrets in all later log lines, also where their quotes and backslashes are escaped."""
     global _secrets
     long = {secret for secret in secrets if len(secret) >= MIN_SECRET}

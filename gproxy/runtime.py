@@ -143,7 +143,8 @@ class Runtime:
     model_list: ModelList
     machine: int
     seal: Seal | None
-    threads: Threads
+    threads: Threads  # for queries, which may be slow: nothing that must be prompt waits for them
+    changing_threads: Threads  # for changes
     passwords: Threads  # a single thread: hashing a password takes 20 MB
     shared: SharedState
     owner: str
@@ -172,8 +173,8 @@ class Runtime:
 
     def _run_change(self, actor: Actor | None, function: Callable, *args):
         if actor is None:
-            return self.threads.run(self.database.run_for_caller, function, self.database, *args)
-        return self.threads.run(
+            return self.changing_threads.run(self.database.run_for_caller, function, self.database, *args)
+        return self.changing_threads.run(
             self.database.run_for_caller, run_audited, self.database, actor, self.seal, function, *args
         )
 
@@ -249,8 +250,8 @@ class Runtime:
         return exposition.write(definitions.FAMILIES, totals.values | series)
 
     def poll_changes(self) -> None:
-        """Loop: loads changes of other machines, and renews the leases of this machine and process."""
-        seen = renewed = time.monotonic()
+        """Loop: loads changes of other machines, and renews the leases of this process."""
+        renewed = time.monotonic()
         while True:
             gevent.sleep(POLL_S)
             self.snapshots.refresh()
@@ -262,9 +263,12 @@ class Runtime:
             if now - renewed >= RENEW_S:
                 renewed = now
                 self._quietly(self._renew)
-            if now - seen >= machines.HEARTBEAT_S:
-                seen = now
-                self._quietly(self.threads.run, self.database.run, machines.heartbeat, self.machine)
+
+    def renew_machine(self) -> None:
+        """Loop: writes into the database that this machine runs."""
+        while True:
+            gevent.sleep(machines.HEARTBEAT_S)
+            self._quietly(self.threads.run, self.database.run, machines.heartbeat, self.machine)
 
     def heartbeat(self) -> None:
         """Loop: sends heartbeats into idle streams."""
@@ -342,7 +346,8 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
     database = Database(settings.dsn, settings.data_dir)
     change_counter = ChangeCounter(settings.data_dir / "signal")
     threads = Threads(2)
-    snapshots = Snapshots(settings, prepared.seal, database, change_counter, threads)
+    # A reload has a thread of its own: a slow query must not delay a change of the configuration.
+    snapshots = Snapshots(settings, prepared.seal, database, change_counter, Threads(1))
     root = settings.data_dir / "journal"
     slot = slots.take_slot(root)
     journal = Journal(slot)
@@ -357,7 +362,7 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
     metrics = CallMetrics(mmap_values, lambda: snapshots.current)
     writer.on_stored = metrics.stored
     pool = Pool(shared_dict, reserver, ids.next, is_current=lambda credential: snapshots().is_current(credential))
-    relay = _relay(settings, snapshots, journal, ids, reserver, pool, metrics, threads)
+    relay = _relay(settings, snapshots, journal, ids, reserver, pool, metrics)
     recorder, mover = _request_log(settings, database, snapshots, ids)
     runtime = Runtime(
         settings=settings,
@@ -371,6 +376,7 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
         machine=prepared.machine,
         seal=prepared.seal,
         threads=threads,
+        changing_threads=Threads(2),
         passwords=Threads(1),
         shared=shared,
         owner=owner,
@@ -392,6 +398,7 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
         gevent.spawn,
         (
             runtime.poll_changes,
+            runtime.renew_machine,
             runtime.heartbeat,
             runtime.preload_limits,
             runtime.verify_ledger,
@@ -409,7 +416,6 @@ def _relay(
     reserver: Reserver,
     pool: Pool,
     metrics: CallMetrics,
-    threads: Threads,
 ) -> Relay:
     # The operator's bundle in OpenSSL's own variable, else the one that comes with requests.
     ca_file = settings.environ.get("SSL_CERT_FILE") or certifi.where()
@@ -424,7 +430,7 @@ def _relay(
         ttl_store=TtlStore(settings.data_dir / "keepsakes"),
         reserver=reserver,
         pool=pool,
-        tokens=AccessTokens(upstream, threads.run),
+        tokens=AccessTokens(upstream, Threads(1).run),
         journal=journal,
         ids=ids,
         capacity=Capacity(settings.max_inflight, settings.max_inflight_bytes),

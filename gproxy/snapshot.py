@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
 from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
 
 # Values that can be sent in an HTTP header: visible ASCII characters without blanks.
 HEADER_SAFE = re.compile(r"[\x21-\x7e]+")
@@ -236,6 +237,20 @@ class Snapshot:
         return provider is not None and any(
             one.id == credential.id and one.fingerprint == credential.fingerprint for one in provider.credentials
         )
+
+    @property
+    def secrets(self) -> frozenset[str]:
+        """All secrets of the configuration, which must never be logged: keys, and passwords of proxies."""
+        providers = self.providers.values()
+        passwords = (text for one in providers if one.settings.proxy for text in _passwords(one.settings.proxy))
+        keys = (credential.secret for one in providers for credential in one.credentials if credential.secret)
+        return frozenset((*keys, *passwords))
+
+
+def _passwords(url: str) -> tuple[str, ...]:
+    """The password of a URL as it is written and percent-decoded; nothing if it has none."""
+    password = urlsplit(url).password
+    return (password, unquote(password)) if password else ()
 
 
 @lru_cache(maxsize=4096)

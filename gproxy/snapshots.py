@@ -2,7 +2,6 @@
 
 import logging
 from functools import partial
-from urllib.parse import urlsplit
 
 import gevent
 
@@ -89,7 +88,5 @@ class Snapshots:
     def _load_all(database: Database, settings: Settings, seal: Seal | None, before: Snapshot | None) -> Snapshot:
         loaded = database.run(snapshot_loader.load, before, settings.environ, seal)
         if loaded is not before:
-            providers = loaded.providers.values()
-            passwords = {urlsplit(p.settings.proxy).password for p in providers if p.settings.proxy}
-            logs.hide({c.secret for p in providers for c in p.credentials if c.secret} | passwords - {None})
+            logs.hide(loaded.secrets)
         return loaded

@@ -3,7 +3,7 @@
 from marshmallow import Schema, fields
 from marshmallow.validate import Length, OneOf, Range
 
-from gproxy.config.filters import BigInt, FieldDocument, Id, ValueFilter
+from gproxy.config.filters import BigInt, FieldDocument, Id, Page, ValueFilter
 from gproxy.config.schemas import Amounts, Money, pattern, quota_period, user_cap
 
 # The largest value of an id column.
@@ -15,11 +15,6 @@ def row_id(**kwargs) -> fields.Integer:
     """Returns the field for the id of the row to change; 0 creates a row."""
     error = f"expected a whole number from 0, for a new row, to {MAX_ID}"
     return fields.Integer(strict=True, validate=Range(0, MAX_ID, error=error), **kwargs)
-
-
-class Page(Schema):
-    limit = BigInt(load_default=None, allow_none=True)
-    offset = BigInt(load_default=0)
 
 
 class LimitQuery(Page):
@@ -81,7 +76,7 @@ class Quota(Schema):
     period = quota_period()
 
 
-class CredentialStatusQuery(Schema):
+class CredentialStatusQuery(Page):
     provider_name = ValueFilter(fields.String())
 
 

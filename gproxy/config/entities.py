@@ -12,8 +12,8 @@ from marshmallow import Schema, ValidationError, fields, missing, pre_load, vali
 from marshmallow.validate import Length, Range
 
 from gproxy.config import schemas
-from gproxy.config.access import MAX_ID, Page, row_id
-from gproxy.config.filters import FieldDocument, Id, ValueFilter
+from gproxy.config.access import MAX_ID, row_id
+from gproxy.config.filters import MAX_LOG_ROWS, FieldDocument, Id, Page, PageLimit, ValueFilter
 from gproxy.config.keys import MAX_AT_ONCE
 from gproxy.config.routing import Routing
 from gproxy.config.schemas import Count, Switch, Text, Weight, given, without_nul
@@ -352,6 +352,7 @@ class ListDocument(FieldDocument):
 
 
 class AuditQuery(Page):
+    limit = PageLimit(MAX_LOG_ROWS)
     user_id = ValueFilter(Id())
     entity = ValueFilter(fields.String())
     entity_id = ValueFilter(fields.String())

@@ -1,4 +1,4 @@
-"""Filters of admin queries: the field that accepts all, one or several values, and the documents about usage."""
+"""Filters of queries: pages, the field that accepts all, one or several values, and the documents about usage."""
 
 import re
 
@@ -8,6 +8,8 @@ from marshmallow.validate import OneOf, Range
 # The largest value of a 64-bit column. The database would fail on a larger one.
 MAX = 2**63 - 1
 MAX_MS = MAX // 1_000_000 - 1
+# The most rows of a page, and of a page of the audit log or a request log, whose rows are longer.
+MAX_ROWS, MAX_LOG_ROWS = 10_000, 1_000
 # Each value is a parameter of the SQL statement, and PostgreSQL accepts 65,535 parameters for all fields together.
 MAX_VALUES = 1_000
 OWN_GROUPS = ("day", "model", "tag", "user_key_id")
@@ -58,6 +60,25 @@ class BigInt(fields.Integer):
         return super()._deserialize(value, attr, data, **kwargs)
 
 
+class PageLimit(BigInt):
+    """The number of rows of a page. Loads to `maximum` if it is missing, null, 0 or larger."""
+
+    def __init__(self, maximum: int):
+        description = f"The number of rows of a page. Missing, null or 0: {maximum}, which is the maximum."
+        super().__init__(load_default=maximum, allow_none=True, metadata={"description": description})
+        self.page_maximum = maximum
+
+    def deserialize(self, value, attr=None, data=None, **kwargs) -> int:
+        return min(super().deserialize(value, attr, data, **kwargs) or self.page_maximum, self.page_maximum)
+
+
+class Page(Schema):
+    """Selects a part of the rows that a query finds. Every `/query` route has it."""
+
+    limit = PageLimit(MAX_ROWS)
+    offset = BigInt(load_default=0)
+
+
 class FieldDocument:
     """A document that consists of one field. It has the `load` method of a schema."""
 
@@ -99,10 +120,8 @@ class MyUsage(Schema):
     to_unix_ms = BigInt(MAX_MS, load_default=None)
 
 
-class UsageQuery(UsageFilter):
+class UsageQuery(UsageFilter, Page):
     """A usage filter with a page. The cursor is the last row of the previous page."""
 
     cursor_at_unix_ms = BigInt(MAX_MS, load_default=None, allow_none=True)
     cursor_trace_id = BigInt(load_default=None, allow_none=True)
-    offset = BigInt(load_default=0)
-    limit = BigInt(load_default=None, allow_none=True)

@@ -5,7 +5,7 @@ import secrets
 from marshmallow import Schema, fields
 from marshmallow.validate import Length, Range
 
-from gproxy.config.filters import FieldDocument, Id, ValueFilter
+from gproxy.config.filters import FieldDocument, Id, Page, ValueFilter
 from gproxy.config.schemas import Instant, Money, Switch, key_cap, without_nul
 
 MAX_AT_ONCE = 1_000
@@ -15,7 +15,7 @@ def key_label(**kwargs) -> fields.String:
     return fields.String(allow_none=True, validate=[Length(max=256), without_nul], **kwargs)
 
 
-class KeyQuery(Schema):
+class KeyQuery(Page):
     user_id = ValueFilter(Id())
 
 

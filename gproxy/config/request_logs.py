@@ -3,13 +3,13 @@
 from marshmallow import Schema, fields
 from marshmallow.validate import Length
 
-from gproxy.config.filters import MAX_MS, BigInt, Id, ValueFilter
+from gproxy.config.filters import MAX_LOG_ROWS, MAX_MS, BigInt, Id, Page, PageLimit, ValueFilter
 from gproxy.config.schemas import Switch
 
 MAX_AT_ONCE = 10_000
 
 
-class Query(Schema):
+class Query(Page):
     """`as_text` returns bodies as text instead of lists of bytes."""
 
     trace_id = ValueFilter(BigInt())
@@ -17,8 +17,7 @@ class Query(Schema):
     to_unix_ms = BigInt(MAX_MS, load_default=None, allow_none=True)
     cursor_at_unix_ms = BigInt(MAX_MS, load_default=None, allow_none=True)
     cursor_trace_id = BigInt(load_default=None, allow_none=True)
-    offset = BigInt(load_default=0)
-    limit = BigInt(load_default=None, allow_none=True)
+    limit = PageLimit(MAX_LOG_ROWS)
     include_body = Switch(default=False)
     as_text = Switch(default=False)
 

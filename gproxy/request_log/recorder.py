@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
 from gproxy.request_log.redaction import Redactor
 from gproxy.request_log.spool import Spool
@@ -47,10 +46,7 @@ class Recorder:
         """A redactor for all secrets in use. Does not wait for a reload. Raises Unavailable."""
         current = self.current() or self.snapshot()
         if current is not self._redactor_snapshot:
-            providers = current.providers.values()
-            secrets = {credential.secret for provider in providers for credential in provider.credentials}
-            secrets |= {urlsplit(one.settings.proxy).password for one in providers if one.settings.proxy} - {None}
-            self._redactor, self._redactor_snapshot = Redactor(secrets | self.secrets), current
+            self._redactor, self._redactor_snapshot = Redactor(current.secrets | self.secrets), current
         return self._redactor
 
     def put(self, row: tuple) -> None:

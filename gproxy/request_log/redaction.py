@@ -30,8 +30,8 @@ _SECRET_FIELD = re.compile(
     rb'\s*[:=]\s*)(\\{0,7}")(?:[^"\\]|\\(?s:.)|\\\Z)*?(\2|(?=")|\Z)',
     re.IGNORECASE,
 )
-# The password in the URL of a proxy.
-_PROXY_PASSWORD = re.compile(rb'(://[^\s"/@:]{0,256}:)[^\s"/@]{1,1024}@')
+# The password in the URL of a proxy. User and password may contain "@"; the last one precedes the host.
+_PROXY_PASSWORD = re.compile(rb'(://[^\s"/:]{0,256}:)[^\s"/]{1,1024}@')
 # Keys and session tokens that gproxy issued: only their digests are known, so they are recognised by their format.
 _ISSUED = re.compile(rb"(?:sk-api01-|sess-)[0-9a-f]{32}")
 _ISSUED_BYTES = 41

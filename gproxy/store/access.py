@@ -10,6 +10,7 @@ from gproxy.errors import NotFound
 from gproxy.store import models as m
 from gproxy.store.audit import track_changes
 from gproxy.store.database import Database
+from gproxy.store.paging import page
 from gproxy.store.rows import insert
 from gproxy.store.snapshot_loader import bump
 
@@ -54,7 +55,7 @@ def rows(kind: type, filters: dict) -> list:
     """The rows of a kind whose columns have one of the filters' values; `limit` and `offset` choose a page."""
     table = TABLES[kind]
     columns = [getattr(table, name) for name in kind.__dataclass_fields__]
-    query = table.select(*columns).order_by(table.id).limit(filters.get("limit")).offset(filters.get("offset"))
+    query = page(table.select(*columns).order_by(table.id), filters)
     for name in ("user_id", "key_id", "provider_id"):
         if filters.get(name) is not None:
             query = query.where(getattr(table, name).in_(filters[name]))

@@ -20,6 +20,7 @@ from gproxy.store import models as m
 from gproxy.store import rollups
 from gproxy.store.audit import track_changes
 from gproxy.store.database import Database
+from gproxy.store.paging import page
 from gproxy.store.snapshot_loader import bump
 from gproxy.units import NANO, NS
 
@@ -300,7 +301,7 @@ def list_accounts(filters: dict, now: int) -> list[tuple[int, Account]]:
 
     `filters`: `user_id`, a list; `limit` and `offset` choose a page.
     """
-    query = m.Quota.select().order_by(m.Quota.user).limit(filters.get("limit")).offset(filters.get("offset"))
+    query = page(m.Quota.select().order_by(m.Quota.user), filters)
     if filters.get("user_id") is not None:
         query = query.where(m.Quota.user.in_(filters["user_id"]))
     found = []

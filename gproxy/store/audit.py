@@ -4,7 +4,6 @@ It is written in the transaction of the change. Secrets appear as fingerprints.
 """
 
 import json
-import re
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -15,14 +14,13 @@ from hashlib import sha256
 import peewee as pw
 
 from gproxy.store import models as m
+from gproxy.store import proxy_passwords
 from gproxy.store.database import Database
-from gproxy.store.paging import within_times
+from gproxy.store.paging import page, within_times
 from gproxy.store.sealing import Seal
 
-MAX_ROWS = 1_000
 MAX_TEXT = 4_096  # characters of one value; a longer text is cut
 ADDED, CHANGED, DELETED, REVEALED = "added", "changed", "deleted", "revealed"
-URL_PASSWORD = re.compile(r'(://[^/\s":]*:)([^/\s"]+)@')  # as in the address of a proxy
 IGNORED_COLUMNS = {"id", "created_at", "updated_at", "api_key_digest", "seal_json"}
 
 
@@ -126,7 +124,7 @@ def _logged(row: dict, seal: Seal | None) -> dict:
         elif name == "password":
             found["password"] = _digest(value) if value else None
         elif name == "settings_json":
-            found[name] = URL_PASSWORD.sub(lambda match: f"{match[1]}{_digest(match[2])}@", value)[:MAX_TEXT]
+            found[name] = proxy_passwords.hide_in(value, _digest)[:MAX_TEXT]
         elif name not in IGNORED_COLUMNS:
             found[name] = value[:MAX_TEXT] if isinstance(value, str) else value
     return found
@@ -153,6 +151,4 @@ def query(filters: dict) -> list[dict]:
     found = within_times(m.Audit, found, filters)
     if filters.get("before_id") is not None:
         found = found.where(m.Audit.id < filters["before_id"])
-    limit = filters.get("limit")
-    found = found.limit(MAX_ROWS if limit is None else min(limit, MAX_ROWS)).offset(filters.get("offset") or 0)
-    return [{**row, "changes": json.loads(row["changes"])} for row in found.dicts()]
+    return [{**row, "changes": json.loads(row["changes"])} for row in page(found, filters).dicts()]

@@ -14,11 +14,10 @@ from gproxy.errors import BadRequest, NotFound
 from gproxy.store import models as m
 from gproxy.store.audit import log_change, track_changes
 from gproxy.store.database import Database
+from gproxy.store.paging import page
 from gproxy.store.rows import insert
 from gproxy.store.sealing import Seal
 from gproxy.store.snapshot_loader import bump
-
-MAX_ROWS = 10_000
 
 
 class Entity(NamedTuple):
@@ -49,7 +48,7 @@ API_NAMES = {"secret_json": "credential"}
 def find(entity: Entity, filters: dict) -> list[dict]:
     """The rows whose columns have one of the filters' values, by id; `limit` and `offset` choose a page."""
     table = entity.table
-    query = table.select().order_by(table.id).limit(filters.get("limit") or MAX_ROWS).offset(filters.get("offset") or 0)
+    query = page(table.select().order_by(table.id), filters)
     for name, values in filters.items():
         if values is not None and name not in ("limit", "offset"):
             query = query.where(getattr(table, name).in_(values))
@@ -200,6 +199,12 @@ def targets(alias_ids: Sequence[int]) -> dict[int, list[dict]]:
         target = {"provider": row.provider.name, "model": row.model_id, "tier": row.tier, "weight": row.weight}
         found.setdefault(row.alias_id, []).append(target)
     return found
+
+
+def credential_counts(provider_ids: Collection[int]) -> dict[int, int]:
+    """The number of credentials of each of these providers that has any, by the provider's id."""
+    query = m.Credential.select(m.Credential.provider, pw.fn.COUNT(m.Credential.id)).group_by(m.Credential.provider)
+    return dict(query.where(m.Credential.provider.in_(list(provider_ids))).tuples())
 
 
 def credential_at(provider_name: str, index: int) -> int:

@@ -147,6 +147,9 @@ class _Import:
             stamp = {"updated_at": self.now} if "updated_at" in table._meta.fields else {}
             table.update(**changed, **stamp).where(table.id == row.id).execute()
         fields = {n: ("…", "…") if n in SECRET_COLUMNS else pair for n, pair in differing.items()}
+        if "settings_json" in fields:
+            before, after = fields["settings_json"]
+            fields["settings_json"] = proxy_passwords.hide_in(before), proxy_passwords.hide_in(after)
         self.changes.append(Change(CHANGED, table._meta.table_name, name, fields))
 
     def _delete(self, table: type[pw.Model], row: pw.Model, key: tuple) -> None:

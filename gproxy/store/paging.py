@@ -1,6 +1,11 @@
-"""Conditions for pages of rows, which are ordered by time and id, the newest first."""
+"""Pages of rows, and conditions for pages that are ordered by time and id, the newest first."""
 
 import peewee as pw
+
+
+def page(query: pw.Query, filters: dict) -> pw.Query:
+    """The query for `limit` rows from number `offset` on; for all rows if the filters have neither."""
+    return query.limit(filters.get("limit")).offset(filters.get("offset"))
 
 
 def after_cursor(table: type[pw.Model], filters: dict) -> pw.Expression | None:

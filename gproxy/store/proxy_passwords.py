@@ -2,18 +2,31 @@
 
 import json
 import re
+from collections.abc import Callable
 
 from gproxy.errors import BadRequest
 
-_PASSWORD = re.compile(r"(://[^/@:]*:)[^/@]*(?=@)")
+# User and password may contain "@"; the last one precedes the host.
+_PASSWORD = re.compile(r"(://[^/?#:]*:)([^/?#]*)(?=@)")
 MASK = "***"
 
 
-def hide(settings: dict) -> dict:
-    """The settings with the password masked."""
+def _mask(password: str) -> str:
+    return MASK
+
+
+def hide(settings: dict, replace: Callable[[str], str] = _mask) -> dict:
+    """The settings with the password masked, or replaced by what `replace` returns for it."""
     if not isinstance(proxy := settings.get("proxy"), str):
         return settings
-    return {**settings, "proxy": _PASSWORD.sub(rf"\g<1>{MASK}", proxy)}
+    return {**settings, "proxy": _PASSWORD.sub(lambda match: match[1] + replace(match[2]), proxy)}
+
+
+def hide_in(settings_json: str, replace: Callable[[str], str] = _mask) -> str:
+    """Like `hide`, for the JSON text of settings. Text without a password stays as it is."""
+    settings = json.loads(settings_json)
+    hidden = hide(settings, replace)
+    return settings_json if hidden == settings else json.dumps(hidden)
 
 
 def restore(settings_json: str, before_json: str | None) -> str:

@@ -8,9 +8,8 @@ import peewee as pw
 
 from gproxy.store import models as m
 from gproxy.store.database import Database
-from gproxy.store.paging import after_cursor, within_times
+from gproxy.store.paging import after_cursor, page, within_times
 
-MAX_ROWS = 1_000
 MAX_BYTES = 32 * 1024 * 1024  # of a page with bodies; its JSON takes five times as much
 KINDS = {"downstream": m.DownstreamRequest, "upstream": m.UpstreamRequest}
 # The values of an entry after its kind, in their order.
@@ -53,8 +52,7 @@ def query(kind: str, filters: dict) -> list[dict]:
     found = _where(table, table.select(*fields), filters).order_by(table.at.desc(), table.trace_id.desc())
     if (older := after_cursor(table, filters)) is not None:
         found = found.where(older)
-    limit = filters.get("limit")
-    found = found.limit(MAX_ROWS if limit is None else min(limit, MAX_ROWS)).offset(filters.get("offset") or 0)
+    found = page(found, filters)
     if filters.get("include_body"):
         found = found.limit(_rows_within_bytes(found, table))
     rows = []
@@ -67,14 +65,14 @@ def query(kind: str, filters: dict) -> list[dict]:
     return rows
 
 
-def _rows_within_bytes(found: pw.Query, table: type[pw.Model]) -> int:
-    """How many of these rows fit into MAX_BYTES, at least one."""
+def _rows_within_bytes(found: pw.Query, table: type[pw.Model]) -> int | None:
+    """How many of these rows fit into MAX_BYTES, at least one; the query's own limit if all of them do."""
     total = 0
     for n, (size,) in enumerate(found.clone().select(table.size).tuples()):
         total += size
         if total > MAX_BYTES and n:
             return n
-    return MAX_ROWS if found._limit is None else found._limit
+    return found._limit
 
 
 def count(kind: str, filters: dict) -> int:

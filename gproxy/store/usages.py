@@ -12,7 +12,7 @@ from gproxy.store import models as m
 from gproxy.store.accounts import Charge
 from gproxy.store.database import Database
 from gproxy.store.ledger import stored_calls
-from gproxy.store.paging import after_cursor, within_times
+from gproxy.store.paging import after_cursor, page, within_times
 
 COLUMNS = tuple(field.column_name for field in m.Usage._meta.sorted_fields if field.name != "created_at")
 row_values = itemgetter(*COLUMNS)
@@ -20,7 +20,6 @@ charge_values = itemgetter("user_id", "user_key_id", "at", "cost")
 INSERT = f"INSERT INTO usages ({', '.join(COLUMNS)}, created_at) VALUES ({', '.join('?' * (len(COLUMNS) + 1))})"
 ADD_POSITION = 'INSERT INTO journal_marks (segment, "offset") VALUES (?, 0) ON CONFLICT (segment) DO NOTHING'
 ADVANCE_POSITION = 'UPDATE journal_marks SET "offset" = ? WHERE segment = ?'
-MAX_ROWS = 10_000
 MAX_INTEGER = 2**63 - 1
 ATTEMPT_FIELDS = ("provider_id", "credential_id", "end", "ms")
 FILTERS = {
@@ -117,9 +116,7 @@ def query(filters: dict) -> list[dict]:
     found = where(m.Usage.select(), filters).order_by(m.Usage.at.desc(), m.Usage.trace_id.desc())
     if (older := after_cursor(m.Usage, filters)) is not None:
         found = found.where(older)
-    limit = filters.get("limit")
-    found = found.limit(MAX_ROWS if limit is None else min(limit, MAX_ROWS)).offset(filters.get("offset") or 0)
-    rows = list(found.dicts())
+    rows = list(page(found, filters).dicts())
     for row in rows:
         row["losses"] = json.loads(row["losses"])
         row["tries"] = [dict(zip(ATTEMPT_FIELDS, one, strict=True)) for one in json.loads(row["tries"])]

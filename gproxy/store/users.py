@@ -8,6 +8,7 @@ from gproxy.store import accounts
 from gproxy.store import models as m
 from gproxy.store.audit import track_changes
 from gproxy.store.database import Database
+from gproxy.store.paging import page
 from gproxy.store.snapshot_loader import bump
 
 
@@ -62,14 +63,14 @@ def close_session(database: Database, digest: str) -> None:
         bump("sessions")
 
 
-def keys(user_ids: list[int] | None) -> list[Key]:
-    """The keys of these users; None: of all users."""
+def keys(user_ids: list[int] | None, filters: dict | None = None) -> list[Key]:
+    """The keys of these users; None: of all users. `limit` and `offset` of the filters choose a page."""
     query = m.UserKey.select(m.UserKey, m.User).join(m.User).order_by(m.UserKey.id)
     if user_ids is not None:
         query = query.where(m.UserKey.user.in_(user_ids))
     return [
         Key(k.id, k.user_id, k.user.name, k.fingerprint, k.label, k.enabled, k.expires_at, k.budget, k.cost_used)
-        for k in query
+        for k in page(query, filters or {})
     ]
 
 

@@ -30,6 +30,11 @@ def guard_user() -> None:
     g.caller = _authenticate(token)
 
 
+def guard_key() -> None:
+    """Sets `g.caller`. Raises Unauthorized unless the request carries a valid API key."""
+    g.caller = _noted(runtime().relay.admit(request_input.key(request.environ, False))[0])
+
+
 def session_token() -> str:
     """Returns the session token of the request. Raises Unauthorized if there is none or it is not valid."""
     guard_user()
@@ -39,9 +44,12 @@ def session_token() -> str:
 def _authenticate(token: str | None) -> Caller | Login:
     """Returns the owner of a session token or an API key. Raises Unauthorized."""
     if token is not None and token.startswith(sessions.PREFIX):
-        caller = sessions.admit(runtime().snapshots(), token, time.time())
-    else:
-        caller = runtime().relay.admit(token)[0]
+        return _noted(sessions.admit(runtime().snapshots(), token, time.time()))
+    return _noted(runtime().relay.admit(token)[0])
+
+
+def _noted(caller: Caller | Login) -> Caller | Login:
+    """Returns the caller, and notes it for the access log and the request log."""
     request.environ[request_input.CALLER] = caller
     return caller
 

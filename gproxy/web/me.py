@@ -1,6 +1,6 @@
 """The routes `/me` and `/me/usage`: limits, quota, budget and usage of the API key that calls them."""
 
-from flask import Blueprint, request
+from flask import Blueprint, g, request
 
 from gproxy.config.filters import MyUsage
 from gproxy.quota import budgets, limits
@@ -8,21 +8,21 @@ from gproxy.snapshot import Caller
 from gproxy.state.periods import DAY, window
 from gproxy.store import usage_queries
 from gproxy.units import NS, moment, usd
-from gproxy.web import limit_views, request_input
+from gproxy.web import limit_views
 from gproxy.web.admin import loaded
 from gproxy.web.admin.usages import usage_breakdown
+from gproxy.web.auth import guard_key
 from gproxy.web.error_responses import runtime
 
 blueprint = Blueprint("me", __name__)
+blueprint.before_request(guard_key)
 USAGE = MyUsage()
 
 
 @blueprint.get("/me")
 def me() -> dict:
     """Returns the caller with its quota, budget, rate limits and today's usage."""
-    running = runtime()
-    caller, _ = running.relay.admit(request_input.key(request.environ, False))
-    request.environ[request_input.CALLER] = caller
+    running, caller = runtime(), g.caller
     rows = (*caller.limits, *caller.key_limits)
     counted = tuple(map(limits.limit_of, rows))
     taken = running.relay.reserver.inspect(budgets.accounts(caller), counted)
@@ -48,9 +48,8 @@ def me() -> dict:
 @blueprint.get("/me/usage")
 def usage() -> dict:
     """Returns the user's usage totals over all of its keys, by day, model, tag or key."""
-    caller, _ = runtime().relay.admit(request_input.key(request.environ, False))
     filters = loaded(USAGE, request.args.to_dict())
-    return {"rows": usage_breakdown({**filters, "user_id": [caller.user_id]})}
+    return {"rows": usage_breakdown({**filters, "user_id": [g.caller.user_id]})}
 
 
 def _today(caller: Caller, now_s: float) -> dict:

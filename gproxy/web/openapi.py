@@ -165,7 +165,7 @@ def _property(converter, field: fields.Field, ret: dict) -> dict:
             inner = converter.field2property(field.inner)
             many = {"type": "array", "items": inner, "maxItems": filters.MAX_VALUES}
             schema = {"anyOf": [inner, {"enum": ["All", "all"]}, _tagged("eq", inner), _tagged("in", many)]}
-        case filters.BigInt():
+        case filters.BigInt():  # also the limit of a page
             schema = {"type": ["integer", "string"], "pattern": "^[0-9]{1,19}$"}
         case schemas.UnsupportedField():
             schema = {"type": "null", "description": field.refusal}

@@ -4,7 +4,7 @@ import pytest
 from marshmallow import ValidationError
 
 from gproxy.config import access as documents
-from gproxy.config.filters import MAX
+from gproxy.config.filters import MAX, MAX_ROWS
 
 PLACE = {"user_id": 1, "model_pattern": "*"}
 
@@ -20,7 +20,7 @@ DEFAULTS = [
     ),
     (documents.Quota, {"user_id": 1, "quota": None}, {"cost_used": None}),
     (documents.Quota, {"user_id": 1, "quota": None, "period": None}, {"cost_used": None}),
-    (documents.QuotaQuery, {}, {"user_id": None, "limit": None, "offset": 0}),
+    (documents.QuotaQuery, {}, {"user_id": None, "limit": MAX_ROWS, "offset": 0}),
 ]
 
 

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from marshmallow import ValidationError
 
-from gproxy.config.filters import MAX, MAX_MS, MAX_VALUES, UsageFilter, UsageQuery
+from gproxy.config.entities import AuditQuery
+from gproxy.config.filters import MAX, MAX_LOG_ROWS, MAX_MS, MAX_ROWS, MAX_VALUES, UsageFilter, UsageQuery
 from gproxy.config.keys import KeySwitch, NewKeys, id_list, new_key
 
 
@@ -95,7 +96,15 @@ def test_a_time_range_fits_a_column_of_nanoseconds():
 def test_only_a_query_has_a_page():
     with pytest.raises(ValidationError):
         UsageFilter().load({"limit": 1})
-    assert loaded({"limit": 0})["limit"] == 0
+
+
+@pytest.mark.parametrize(("schema", "maximum"), [(UsageQuery, MAX_ROWS), (AuditQuery, MAX_LOG_ROWS)])
+def test_a_page_has_the_maximum_unless_a_smaller_limit_is_given(schema, maximum):
+    for page in ({}, {"limit": None}, {"limit": 0}, {"limit": "0"}, {"limit": maximum + 1}, {"limit": MAX}):
+        assert schema().load(page)["limit"] == maximum, page
+    for limit in (1, "1", maximum - 1):
+        assert schema().load({"limit": limit})["limit"] == int(limit)
+    assert schema().load({})["offset"] == 0
 
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["", "x", "12", "all", "\0"])

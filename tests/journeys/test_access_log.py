@@ -6,7 +6,9 @@ import time
 
 import pytest
 
+from tests import rows
 from tests.gateway import ADMIN, DEV, OTHER, UPSTREAM_KEYS, Gateway
+from tests.journeys.test_login import PASSWORD, session_token
 from tests.vendor import COMPLETION_TOKENS, PROMPT_TOKENS, streams
 
 CHAT = "openai-main/gpt-4.1-mini"
@@ -85,6 +87,25 @@ def test_refusals_and_other_routes_have_their_line(logged):
     assert (scraped["user"], scraped["key"], "protocol" in scraped) == ("admin", 1, False)
     (other,) = lines(logged, 1, path="/me")
     assert (other["method"], other["status"], other["user"]) == ("GET", 200, "admin")
+
+
+def test_every_line_of_a_caller_names_the_user_and_the_key_if_there_is_one(logged):
+    """A body that is not readable changes nothing, and its caller is authenticated all the same."""
+    admin = rows.user(logged, password=PASSWORD, is_admin=True)
+    token, paths = session_token(logged, admin.name), logged.get("/openapi.json").json["paths"]
+    own = {path for path in paths if path.startswith(("/me", "/user/", "/admin/")) or path in ("/metrics", "/logout")}
+    assert len(own) > 60
+    expected = {}
+    for path in [*sorted(own - {"/logout"}), "/logout"]:
+        key = token if path.startswith(("/user/", "/logout")) else admin.key
+        for method in paths[path]:
+            reply = logged.request(method.upper(), path, b"[" if method == "post" else None, key)
+            assert reply.status not in (401, 403, 404, 405, 500), (path, reply.body)
+            expected[method.upper(), path] = (admin.name, admin.key_id if key == admin.key else None)
+    lines(logged, 1, path="/logout")
+    written = [json.loads(line) for line in logged.log.splitlines() if '"logger": "gproxy.access"' in line]
+    written = written[1 + next(n for n, line in enumerate(written) if line["path"] == "/openapi.json") :]
+    assert {(line["method"], line["path"]): (line.get("user"), line.get("key")) for line in written} == expected
 
 
 def test_nothing_secret_is_in_a_line_and_no_line_can_be_forged(logged):

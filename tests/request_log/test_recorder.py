@@ -45,6 +45,8 @@ def test_an_issued_key_cut_at_the_end_is_never_logged():
         '{"toml": "password = \\"hunter2',
         '{"proxy": "http://u:hunter2@h:1"}',
         '{"settings_json": "{\\"proxy\\": \\"socks5h://u:hunter2@h:1\\"}"}',
+        '{"proxy": "http://u:a@hunter2@h:1"}',
+        '{"proxy": "http://u@corp:hunter2@h:1"}',
     ],
 )
 def test_a_secret_in_a_document_is_redacted(text):
@@ -56,7 +58,7 @@ def test_a_secret_that_is_not_utf8_is_redacted():
 
 
 class Snapshot:
-    providers: dict = {}
+    secrets: frozenset = frozenset()
 
 
 def test_an_attempt_waits_for_no_reload():

@@ -42,6 +42,13 @@ def test_only_changed_columns_are_logged(database):
     assert len(logged(database)) == 1
 
 
+def test_entries_are_listed_in_pages(database):
+    for label in "abc":
+        put(database, entities.PROVIDER, {"id": 1, "label": label})
+    labels = [row["changes"]["fields"]["label"][1] for row in logged(database, limit=2, offset=1)]
+    assert labels == ["b", "a"]
+
+
 def test_a_change_that_is_rolled_back_is_not_logged(database):
     with pytest.raises(BadRequest):
         put(database, entities.PROVIDER, {"name": "three", "channel": "openai"}, {"name": "one", "channel": "openai"})
@@ -79,3 +86,14 @@ def test_the_log_is_filtered_by_entity_user_and_id(database):
 def test_without_an_actor_nothing_is_logged(database):
     database.run(entities.put, database, entities.USER, [{"name": "carl"}])
     assert logged(database) == []
+
+
+@pytest.mark.parametrize("password", ["first-password", 'quoted"pass word', "with@sign"])
+def test_a_password_of_a_proxy_is_logged_as_a_fingerprint(database, password):
+    settings = {"proxy": f"http://u:{password}@proxy:3128", "drain_s": 5}
+    put(database, entities.PROVIDER, {"id": 1, "settings_json": json.dumps(settings)})
+    (row,) = logged(database)
+    found = json.loads(row["changes"]["fields"]["settings_json"][1])
+    assert found["proxy"].startswith("http://u:sha256:") and found["proxy"].endswith("@proxy:3128")
+    assert found["drain_s"] == 5
+    assert not any(word in json.dumps(row) for word in password.replace('"', " ").replace("@", " ").split())

@@ -322,7 +322,6 @@ FILTERS = [
     ({"from_unix_ms": AT + 1, "to_unix_ms": AT + 1}, [7, 6]),
     ({"from_unix_ms": AT + 3}, []),
     ({"limit": 2}, [8, 7]),
-    ({"limit": 0}, []),
     ({"limit": 2, "offset": 3}, [5, 4]),
     ({"offset": 7}, [1]),
     ({"limit": 2**62, "offset": 100}, []),

@@ -33,6 +33,11 @@ def test_keys_are_found_by_their_users(database: Database, user_ids, found):
     assert ids(database, user_ids) == found
 
 
+def test_keys_are_listed_in_pages(database: Database):
+    for page, found in (({"limit": 1, "offset": 0}, [1]), ({"limit": 5, "offset": 1}, [2]), ({}, [1, 2])):
+        assert [key.id for key in database.run(users.keys, None, page)] == found
+
+
 def test_new_keys_are_listed_and_usable(database: Database):
     before = revision(database)
     added = database.run(users.add_keys, database, 2, [("d1", "f1"), ("d2", "f2")], "laptop")

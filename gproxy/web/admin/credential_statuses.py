@@ -16,14 +16,15 @@ QUERY, CHANGE = documents.CredentialStatusQuery(), documents.CredentialStatus()
 @blueprint.post("/credential-statuses/query")
 @takes(QUERY)
 def query(filters: dict) -> list[dict]:
-    names = filters["provider_name"]
+    names, first = filters["provider_name"], filters["offset"]
     pool, providers = runtime().relay.pool, runtime().snapshots().providers
-    return [
-        _status(pool, provider.name, index, credential)
+    found = [
+        (provider.name, index, credential)
         for provider in providers.values()
         if names is None or provider.name in names
         for index, credential in enumerate(provider.credentials)
     ]
+    return [_status(pool, *one) for one in found[first : first + filters["limit"]]]
 
 
 @blueprint.post("/credential-statuses/update")

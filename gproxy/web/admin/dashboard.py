@@ -42,13 +42,10 @@ def overview(filters: dict) -> dict:
 @blueprint.post("/dashboard/top-providers")
 @takes(QUERY)
 def top_providers(filters: dict) -> dict:
-    channels = {row["id"]: row["channel"] for row in runtime().ask(entities.find, entities.PROVIDER, {})}
-    rows = runtime().ask(usage_queries.breakdown, filters, "provider_id")
-    return {
-        "rows": [
-            {"provider_id": value, "channel": channels.get(value), **_row(totals)} for value, totals in rows[:MAX_ROWS]
-        ]
-    }
+    rows = runtime().ask(usage_queries.breakdown, filters, "provider_id")[:MAX_ROWS]
+    providers = runtime().ask(entities.find, entities.PROVIDER, {"id": [value for value, _ in rows]})
+    channels = {one["id"]: one["channel"] for one in providers}
+    return {"rows": [{"provider_id": value, "channel": channels.get(value), **_row(totals)} for value, totals in rows]}
 
 
 @blueprint.post("/dashboard/top-models")

@@ -109,9 +109,7 @@ def _ids(rows: list[dict]) -> list[int]:
 
 
 def _providers_json(rows: list[dict], query: dict) -> list[dict]:
-    running = runtime()
-    credentials = running.ask(entities.find, entities.CREDENTIAL, {"provider_id": [row["id"] for row in rows]})
-    counts = [one["provider_id"] for one in credentials]
+    counts = runtime().ask(entities.credential_counts, [row["id"] for row in rows])
     return [
         {
             "id": row["id"],
@@ -123,7 +121,7 @@ def _providers_json(rows: list[dict], query: dict) -> list[dict]:
             "routing_json": documents.as_object(row["routing_json"])
             or _channel_routing(row["channel"], row["settings_json"]),
             "has_own_routing": bool(documents.as_object(row["routing_json"])),
-            "credential_count": counts.count(row["id"]),
+            "credential_count": counts.get(row["id"], 0),
         }
         for row in rows
     ]
@@ -177,8 +175,10 @@ def _credentials_json(rows: list[dict], query: dict) -> list[dict]:
     running = runtime()
     if query["reveal"]:
         _audit_reveal(rows)
-    names = {one["id"]: one["name"] for one in running.ask(entities.find, entities.PROVIDER, {})}
-    places = running.ask(entities.credential_positions, {row["provider_id"] for row in rows})
+    provider_ids = {row["provider_id"] for row in rows}
+    providers = running.ask(entities.find, entities.PROVIDER, {"id": provider_ids})
+    names = {one["id"]: one["name"] for one in providers}
+    places = running.ask(entities.credential_positions, provider_ids)
     return [
         _credential_json(row, places.get(row["id"]), names[row["provider_id"]], query["reveal"])
         for row in rows

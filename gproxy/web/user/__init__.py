@@ -19,7 +19,7 @@ from gproxy.web.error_responses import runtime
 blueprint = Blueprint("user", __name__, url_prefix="/user")
 blueprint.before_request(guard_user)
 NEW, SWITCH, ONE, MANY = documents.OwnKey(), documents.KeySwitch(), documents.KeyId(), documents.id_list()
-QUERY, FILTER, BREAKDOWN = UsageQuery(), UsageFilter(), UsageBreakdown()
+QUERY, FILTER, BREAKDOWN, KEYS = UsageQuery(), UsageFilter(), UsageBreakdown(), documents.KeyQuery()
 
 
 def _user_id() -> int:
@@ -27,8 +27,9 @@ def _user_id() -> int:
 
 
 @blueprint.post("/keys/query")
-def find_keys() -> list[dict]:
-    return [user_keys.key_view(key) for key in runtime().ask(users.keys, [_user_id()])]
+@takes(KEYS)
+def find_keys(filters: dict) -> list[dict]:
+    return [user_keys.key_view(key) for key in runtime().ask(users.keys, [_user_id()], filters)]
 
 
 @blueprint.post("/keys/generate")
