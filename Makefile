@@ -10,6 +10,8 @@ OPTIONS ?=
 PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder -m "not slow and not timing"
 # What the fast path may change: every call through a real gateway, and the suites that hold protocols and shared state.
 CONTRACTS := tests/journeys tests/protocols tests/state tests/relay tests/upstream
+# Property tests: `make test` runs them with a third of their examples.
+PROPERTY_TESTS := $(shell grep -rl "import examples" tests --include=*.py)
 
 # Compiled files are kept, whatever the environment says: the tests start hundreds of interpreters.
 test slow slow-ci: export PYTHONDONTWRITEBYTECODE =
@@ -27,11 +29,13 @@ test: $(VENV)/.tests
 
 slow: $(VENV)/.tests
 	$(BIN)/pytest -m slow $(OPTIONS)
+	PROPERTIES=full $(BIN)/pytest $(PARALLEL) $(OPTIONS) $(PROPERTY_TESTS)
 	GPROXY_FASTPATH=off $(BIN)/pytest $(PARALLEL) $(OPTIONS) $(CONTRACTS)
 
 # At most 20 minutes.
 slow-ci: $(VENV)/.tests
 	$(BIN)/pytest -m "slow and ci" $(OPTIONS)
+	PROPERTIES=full $(BIN)/pytest $(PARALLEL) $(OPTIONS) $(PROPERTY_TESTS)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \

@@ -15,6 +15,7 @@ from gproxy.app import create_app, reserved_names
 from gproxy.config import seed as documents
 from gproxy.errors import StartupError
 from gproxy.state import periods
+from tests.examples import examples
 
 KINDS = channels.load()
 RESERVED = frozenset({"v1", "admin"})
@@ -827,7 +828,7 @@ def tables(schema) -> st.SearchStrategy:
     return st.fixed_dictionaries({}, optional={**known, "unheard_of": PLAIN})
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @given(tables(documents.schemas.Seed()))
 @example({"providers": [{"name": "one", "channel": "openai", "settings": {"base_url": "http://["}}]})
 @example({"global": {"idle_timeout_s": Decimal("NaN")}})

@@ -61,6 +61,7 @@ from tests.conversations import (
     context,
     target,
 )
+from tests.examples import examples
 from tests.expected_losses import apply, comparable, replies, requests
 from tests.protocols.test_streams import ALL, GRAMMARS, bytes_of, check_order
 from tests.sampled import documents
@@ -71,9 +72,9 @@ PAIRS = pytest.mark.parametrize(("one", "other"), list(itertools.product(LOADED,
 RULES, WHOLE, STREAMED = requests(LOADED), replies(False), replies(True)
 
 
-def examples(maximum: int):
+def up_to(maximum: int):
     return settings(
-        max_examples=maximum,
+        max_examples=examples(maximum),
         deadline=None,
         derandomize=True,
         database=None,
@@ -197,7 +198,7 @@ def round_trip(name: str, request: Request, losses: Losses) -> Request:
 
 
 @EACH
-@examples(60)
+@up_to(60)
 @given(request=conversations())
 def test_any_request_is_read_back_as_it_was_written(name, request):
     expected, lost = apply(RULES[name], request)
@@ -207,7 +208,7 @@ def test_any_request_is_read_back_as_it_was_written(name, request):
 
 
 @PAIRS
-@examples(25)
+@up_to(25)
 @given(request=conversations())
 def test_any_request_is_translated_between_two_protocols(one, other, request):
     changed, _ = apply(RULES[one], request)
@@ -254,7 +255,7 @@ REPLY = st.builds(
 
 
 @PAIRS
-@examples(15)
+@up_to(15)
 @given(reply=REPLY)
 def test_any_reply_is_translated_between_two_protocols_whole_and_streamed(one, other, reply):
     changed, _ = apply(WHOLE[one], reply)
@@ -337,7 +338,7 @@ def _renumbered(events: list) -> list:
 
 
 @EACH
-@examples(120)
+@up_to(120)
 @given(events=event_sequences())
 def test_any_legal_order_of_events_is_written_by_the_grammar_and_read_back(name, events):
     check_order([event for event in events if event is not None])
@@ -370,7 +371,7 @@ def _document(event: bytes) -> dict | None:
 
 
 @pytest.mark.parametrize(("name", "stream"), ALL)
-@examples(6)
+@up_to(6)
 @given(data=st.data())
 def test_a_stream_may_be_cut_at_any_byte(name, stream, data):
     whole = bytes_of(name, stream)
@@ -477,7 +478,7 @@ KEYS = sorted(
 
 
 @EACH
-@examples(1200)
+@up_to(1200)
 @SEED
 def test_a_garbage_request_is_a_bad_request_or_a_request(name, seed):
     body = corrupted(random.Random(seed), REQUEST_BODIES[name])
@@ -500,7 +501,7 @@ def test_a_garbage_request_is_a_bad_request_or_a_request(name, seed):
 
 
 @EACH
-@examples(600)
+@up_to(600)
 @SEED
 def test_a_garbage_reply_is_an_error_or_a_reply(name, seed):
     body = corrupted(random.Random(seed), REPLY_BODIES[name])
@@ -519,7 +520,7 @@ def test_a_garbage_reply_is_an_error_or_a_reply(name, seed):
 
 
 @EACH
-@examples(600)
+@up_to(600)
 @SEED
 def test_garbage_in_a_stream_never_breaks_the_reader(name, seed):
     dice = random.Random(seed)
@@ -539,7 +540,7 @@ def test_garbage_in_a_stream_never_breaks_the_reader(name, seed):
 
 
 @EACH
-@examples(300)
+@up_to(300)
 @SEED
 def test_a_stream_of_garbage_only_is_read_to_its_end(name, seed):
     dice = random.Random(seed)

@@ -19,6 +19,7 @@ from gproxy.protocols.schemas import (
     is_strict,
     strict,
 )
+from tests.examples import examples
 
 PLACE = "tools[0].parameters"
 ALLOWED = {
@@ -1360,7 +1361,7 @@ def test_a_rewriter_raises_only_bad_request_and_never_changes_its_input(rewrite,
 
 
 @given(DEFINED | GARBAGE)
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 def test_a_schema_for_gemini_has_only_its_keywords_and_stays_the_same_when_rewritten_again(document):
     try:
         rewritten, losses = for_gemini(document, PLACE)
@@ -1539,7 +1540,7 @@ def is_valid(schema, value, root) -> bool:
 
 
 @given(DOCUMENTS)
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 def test_a_schema_without_losses_accepts_the_same_values(document):
     rewritten, losses = for_gemini(document, PLACE)
     if losses:

@@ -15,6 +15,7 @@ from gproxy.state.periods import DAY as DAILY
 from gproxy.state.periods import MONTH, WEEK, window
 from gproxy.state.redis.state import RedisState
 from tests import redis
+from tests.examples import examples
 from tests.state_helpers import DAY, HOUR, MINUTE, MONDAY, NS, Clock, call, is_taken, load, load_empty, status_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -178,7 +179,7 @@ def test_the_minute_survives_a_change_of_the_amount(state, clock):
     assert is_taken(state.take(call(11, limits=[Limit("user", rpm=6)])))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 5), st.lists(st.floats(0, 61) | st.sampled_from([0, 20, 30, 60]), max_size=40))
 def test_rpm_is_exact_in_every_minute(place, maximum, pauses):
     clock = place.clock
@@ -815,7 +816,7 @@ def _comparable(taken) -> tuple:
     return (taken.at, refused, [(*one[:4], one.used, one.reserved) for one in taken.statuses])
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(OPERATIONS, max_size=40))
 def test_both_states_return_the_same(tmp_path_factory, pytestconfig, operations):
     clock = Clock()

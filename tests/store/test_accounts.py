@@ -20,6 +20,7 @@ from gproxy.store.database import Database
 from gproxy.store.seeding import NewUser
 from gproxy.units import NS
 from tests import postgres
+from tests.examples import examples
 from tests.sample_db import filled, key
 from tests.store.test_usages import row
 
@@ -377,7 +378,7 @@ OPERATIONS = st.one_of(
 def test_no_history_loses_or_adds_money(location, monkeypatch):
     monkeypatch.setattr(ledger_check, "VISIBILITY_DELAY_NS", 0)  # no other process writes here
 
-    @settings(deadline=None, max_examples=40 if location[0].startswith("sqlite") else 15)
+    @settings(deadline=None, max_examples=examples(40 if location[0].startswith("sqlite") else 15))
     @given(calls=CALLS, operations=st.lists(OPERATIONS, max_size=14))
     def run_history(calls, operations):
         database = without_usage(location)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from gproxy.state.mmap import table as tables
 from gproxy.state.mmap.table import Corrupted, Table, TableFull, Transaction
+from tests.examples import examples
 
 KIND = 7
 
@@ -127,7 +128,7 @@ OPERATIONS = st.lists(st.tuples(st.integers(0, 20), st.sampled_from([None, b"x",
 
 
 @given(st.lists(OPERATIONS, max_size=40))
-@hypothesis_settings(max_examples=150, deadline=None)
+@hypothesis_settings(max_examples=examples(150), deadline=None)
 def test_any_history_reads_like_a_dictionary(tmp_path_factory, history):
     """The digests collide on purpose: they begin with the same bytes, so that the entries share a few rows of slots."""
     table = Table(tmp_path_factory.mktemp("table"))
