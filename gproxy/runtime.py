@@ -4,10 +4,11 @@ import logging
 import ssl
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
+from types import ModuleType
 
 import certifi
 import gevent
@@ -21,6 +22,7 @@ from gproxy.accounting.state_loader import StateLoader
 from gproxy.accounting.writer import Writer
 from gproxy.admission import keys
 from gproxy.admission.capacity import Capacity
+from gproxy.channels.kind import Kind
 from gproxy.credentials.access_tokens import AccessTokens
 from gproxy.credentials.pool import Pool, expires
 from gproxy.errors import BadRequest, GatewayError, StartupError, Unavailable
@@ -30,8 +32,13 @@ from gproxy.metrics.call_metrics import CallMetrics
 from gproxy.metrics.mmap_values import MmapValues
 from gproxy.quota import budgets, limits
 from gproxy.quota.reservations import Reserver
+from gproxy.relay.attempt import Attempts
 from gproxy.relay.model_list import ModelList
 from gproxy.relay.pipeline import Relay
+from gproxy.relay.planner import Planner
+from gproxy.relay.reserve import CallOpener
+from gproxy.relay.respond import Answers
+from gproxy.relay.running_calls import RunningCalls
 from gproxy.request_log.recorder import Recorder
 from gproxy.request_log.spool import Mover, Spool
 from gproxy.settings import PUBLISHED_KEY, Settings, is_loopback
@@ -139,6 +146,11 @@ class Runtime:
     change_counter: ChangeCounter
     journal: Journal
     writer: Writer
+    protocols: Mapping[str, ModuleType]
+    kinds: Mapping[str, Kind]
+    upstream: Client
+    ttl_store: TtlStore
+    reserver: Reserver
     relay: Relay
     model_list: ModelList
     machine: int
@@ -207,7 +219,7 @@ class Runtime:
     def _read(self, text: str, reserved: frozenset[str]) -> seeding.Content:
         try:
             document = tomllib.loads(text, parse_float=Decimal)
-            return bootstrap.read(document, "toml", self.settings.environ, self.relay.kinds, reserved)
+            return bootstrap.read(document, "toml", self.settings.environ, self.kinds, reserved)
         except (ValueError, RecursionError) as fault:
             raise BadRequest(f"toml: not readable: {fault}") from None
         except StartupError as fault:
@@ -229,8 +241,8 @@ class Runtime:
             "persisting": self.writer.is_persisting,
             "current": self.snapshots.is_current,
             "shared": self.shared.is_shared,
-            "in_flight": self.relay.capacity.requests,
-            "clients_gone": self.relay.client_disconnects,
+            "in_flight": self.relay.running.capacity.requests,
+            "clients_gone": self.relay.running.client_disconnects,
             "credentials": len(credentials),
             "credentials_usable": sum(map(self.relay.pool.is_usable, credentials)),
         }
@@ -274,7 +286,7 @@ class Runtime:
         """Loop: sends heartbeats into idle streams."""
         while True:
             gevent.sleep(POLL_S)
-            self.relay.send_heartbeats()
+            self.relay.running.send_heartbeats()
 
     def preload_limits(self) -> None:
         """Loop: loads the limits and quotas of all callers into the shared state after each change."""
@@ -305,7 +317,7 @@ class Runtime:
 
     def _renew(self) -> None:
         """Retries pending settlements, and renews the lease of this process's reservations. Raises Unavailable."""
-        self.relay.reserver.settle_pending()
+        self.reserver.settle_pending()
         self.shared.renew(self.owner)
 
     def _preload(self) -> None:
@@ -317,7 +329,7 @@ class Runtime:
             rows = (*caller.limits, *caller.key_limits)
             accounts = budgets.accounts(caller)
             if accounts or rows:
-                self.relay.reserver.inspect(accounts, tuple(map(limits.limit_of, rows)))
+                self.reserver.inspect(accounts, tuple(map(limits.limit_of, rows)))
                 gevent.sleep(0)
         self._preloaded = current
 
@@ -325,13 +337,13 @@ class Runtime:
         """Stores what is settled and releases all resources."""
         for greenlet in self._greenlets:
             greenlet.kill()
-        self._quietly(self.relay.reserver.settle_pending)
+        self._quietly(self.reserver.settle_pending)
         self.writer.close(timeout_s)
         self.mover.close(timeout_s)
         self.retention.close()
         self.mmap_values.close()  # the writer has released their number, so another worker may wait for these files
-        self.relay.upstream.close()
-        self.relay.ttl_store.close()
+        self.upstream.close()
+        self.ttl_store.close()
         self.relay.pool.close()
         if self.shared_dict_sync is not None:
             self.shared_dict_sync.close()
@@ -362,7 +374,20 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
     metrics = CallMetrics(mmap_values, lambda: snapshots.current)
     writer.on_stored = metrics.stored
     pool = Pool(shared_dict, reserver, ids.next, is_current=lambda credential: snapshots().is_current(credential))
-    relay = _relay(settings, snapshots, journal, ids, reserver, pool, metrics)
+    wire_protocols, kinds = protocols.load(), channels.load()
+    upstream, images = _upstream(settings)
+    ttl_store = TtlStore(settings.data_dir / "keepsakes")
+    tokens = AccessTokens(upstream, Threads(1).run)
+    running = RunningCalls(Capacity(settings.max_inflight, settings.max_inflight_bytes), metrics)
+    relay = Relay(
+        snapshot=snapshots,
+        planner=Planner(wire_protocols, kinds, ttl_store),
+        pool=pool,
+        opener=CallOpener(wire_protocols, journal, ids, reserver, metrics),
+        attempts=Attempts(wire_protocols, upstream, tokens, images, metrics),
+        answers=Answers(wire_protocols, ttl_store, running.count_disconnect),
+        running=running,
+    )
     recorder, mover = _request_log(settings, database, snapshots, ids)
     runtime = Runtime(
         settings=settings,
@@ -371,8 +396,13 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
         change_counter=change_counter,
         journal=journal,
         writer=writer,
+        protocols=wire_protocols,
+        kinds=kinds,
+        upstream=upstream,
+        ttl_store=ttl_store,
+        reserver=reserver,
         relay=relay,
-        model_list=ModelList(relay),
+        model_list=ModelList(wire_protocols, kinds, pool, tokens, upstream),
         machine=prepared.machine,
         seal=prepared.seal,
         threads=threads,
@@ -408,34 +438,11 @@ def start(settings: Settings, prepared: Prepared) -> Runtime:
     return runtime
 
 
-def _relay(
-    settings: Settings,
-    snapshots: Snapshots,
-    journal: Journal,
-    ids: Ids,
-    reserver: Reserver,
-    pool: Pool,
-    metrics: CallMetrics,
-) -> Relay:
+def _upstream(settings: Settings) -> tuple[Client, ImageFetcher]:
     # The operator's bundle in OpenSSL's own variable, else the one that comes with requests.
     ca_file = settings.environ.get("SSL_CERT_FILE") or certifi.where()
     tls = ssl.create_default_context(cafile=ca_file)
-    upstream = Client(settings.proxy, tls, ca_file, settings.max_inflight)
-    return Relay(
-        protocols=protocols.load(),
-        kinds=channels.load(),
-        snapshot=snapshots,
-        upstream=upstream,
-        images=ImageFetcher(tls, settings.proxy),
-        ttl_store=TtlStore(settings.data_dir / "keepsakes"),
-        reserver=reserver,
-        pool=pool,
-        tokens=AccessTokens(upstream, Threads(1).run),
-        journal=journal,
-        ids=ids,
-        capacity=Capacity(settings.max_inflight, settings.max_inflight_bytes),
-        metrics=metrics,
-    )
+    return Client(settings.proxy, tls, ca_file, settings.max_inflight), ImageFetcher(tls, settings.proxy)
 
 
 def _request_log(settings: Settings, database: Database, snapshots: Snapshots, ids: Ids) -> tuple[Recorder, Mover]:

@@ -222,7 +222,9 @@ class GatewayWorker(GeventWorker):
             self._close_idle()
             gevent.sleep(0.05)
         if self._connections and self.runtime is not None:
-            count = self.runtime.relay.interrupt_all(lambda: ShuttingDown("this worker is stopping", retry_after_s=1))
+            count = self.runtime.relay.running.interrupt_all(
+                lambda: ShuttingDown("this worker is stopping", retry_after_s=1)
+            )
             log.warning("the grace time is over: %d running calls are ended", count)
             deadline = time.monotonic() + CUT_S
             while self._connections and time.monotonic() < deadline:

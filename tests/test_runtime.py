@@ -13,7 +13,7 @@ import pytest
 from gproxy import runtime, settings
 from gproxy.snapshot import Credential, ServiceAccount
 from gproxy.store import entities, machines, seeding
-from gproxy.upstream.client import DEFAULT_TRANSPORT
+from gproxy.upstream.endpoint import DEFAULT_TRANSPORT
 from tests.accounts import EMAIL, PEM, Endpoint
 from tests.sample_db import content
 
@@ -86,6 +86,8 @@ def test_slow_queries_delay_no_signature(make, vendor):
     vendor.scripts["/token"] = Endpoint()
     account = ServiceAccount("acme-1", EMAIL, f"{vendor.url}/token")
     with gevent.Timeout(PROMPT_S):
-        token = process.relay.tokens.secret(Credential(1, 1, PEM, account=account), DEFAULT_TRANSPORT, nullcontext())
+        token = process.relay.attempts.tokens.secret(
+            Credential(1, 1, PEM, account=account), DEFAULT_TRANSPORT, nullcontext()
+        )
     assert token == "ya29.token-000001"
     del vendor.scripts["/token"]

@@ -14,7 +14,8 @@ from gevent.event import AsyncResult
 from gproxy.channels import vertex
 from gproxy.errors import CredentialRefused, GatewayError, UpstreamError
 from gproxy.snapshot import Credential
-from gproxy.upstream.client import Client, Limits, Transport
+from gproxy.upstream.client import Client
+from gproxy.upstream.endpoint import Endpoint, Limits, Transport
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class AccessTokens:
         self._client, self._run, self._clock = client, run, clock
         self._tokens: dict[int, _Token] = {}
         self._numbers = count(1)
-        # A request belongs to the exact key and way to the endpoint: a replaced key must not get the old one's result.
+        # A request belongs to the exact key and egress: a replaced key must not get the old one's result.
         self._requests: dict[tuple[int, str, Transport], AsyncResult] = {}
 
     def secret(self, credential: Credential, transport: Transport, watch: AbstractContextManager) -> str:
@@ -107,18 +108,7 @@ class AccessTokens:
             )
         except ValueError as fault:
             raise CredentialRefused(f"the service account's private_key is {fault}") from None
-        address = urlsplit(account.token_uri)
-        exchange = self._client.send(
-            "POST",
-            f"{address.scheme}://{address.netloc}",
-            address.path or "/",
-            {"Content-Type": "application/x-www-form-urlencoded"},
-            form,
-            LIMITS,
-            NO_WATCH,
-            "",
-            transport,
-        )
+        exchange = self._client.send(_token_endpoint(account.token_uri, transport).request("", form), NO_WATCH)
         result = vertex.read_token(exchange.status, exchange.read(NO_WATCH))
         if result.token is None:
             raise (CredentialRefused if result.is_refusal else UpstreamError)(result.reason)
@@ -127,3 +117,11 @@ class AccessTokens:
             expires_at = now + result.lifetime_s
             self._tokens[credential.id] = _Token(result.token, credential.fingerprint, now, expires_at, number)
         return result.token
+
+
+def _token_endpoint(uri: str, transport: Transport) -> Endpoint:
+    address = urlsplit(uri)
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    return Endpoint(
+        f"{address.scheme}://{address.netloc}", address.path or "/", headers, limits=LIMITS, transport=transport
+    )

@@ -6,7 +6,7 @@ from gproxy.credentials import selection
 from gproxy.credentials.pool import CredentialState, Pool
 from gproxy.errors import GatewayError
 from gproxy.quota import budgets, limits, reservations
-from gproxy.relay import headers
+from gproxy.relay import endpoints
 from gproxy.relay.pipeline import Relay
 from gproxy.relay.planner import Call, Plan
 from gproxy.snapshot import Caller, Credential, Snapshot
@@ -44,19 +44,16 @@ class PlannedTarget:
     def url(self) -> str | None:
         """The URL of the request, with the project of the first candidate; None if the gateway answers locally."""
         plan = self.plan
-        if plan is None or plan.lane is None or plan.kind.responder is not None:
+        if plan is None or plan.endpoint is None or plan.kind.responder is not None:
             return None
-        settings = plan.provider.settings
-        path = plan.path
-        if self.candidates:
-            path = headers.with_project(path, self.candidates[0].credential, settings.location)
-        return f"{settings.base_url or plan.kind.base_url_at(settings.location)}{path}"
+        if not self.candidates:
+            return plan.endpoint.url
+        return endpoints.with_project(plan.endpoint, self.candidates[0].credential).url
 
-    def request_headers(self, call: Call) -> dict[str, str]:
-        """Returns the headers of the request, with HIDDEN in place of the credential."""
-        plan = self.plan
-        auth = plan.lane.auth(HIDDEN)
-        return headers.to_upstream(plan.upstream_protocol, plan.provider.settings.forward_headers, call.header, auth)
+    @property
+    def request_headers(self) -> dict[str, str]:
+        """The headers of the request, with HIDDEN in place of the credential."""
+        return self.plan.endpoint.request(HIDDEN, None).headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +73,13 @@ def explain(relay: Relay, call: Call, caller: Caller, snapshot: Snapshot) -> Exp
     except GatewayError as error:
         return Explanation(error, _name(relay, call, snapshot), (), None)
     accounts, rows = reservations.applying(caller, plan.name)
-    taken = relay.reserver.inspect(accounts, rows) if accounts or rows else None
+    taken = relay.opener.reserver.inspect(accounts, rows) if accounts or rows else None
     targets = [PlannedTarget(one.provider.name, one.model, one.tier, None, error) for one, error in plan.skipped]
     targets.append(_planned_target(relay.pool, plan))
     for fallback in plan.fallbacks:
-        target = fallback.args[0]
+        target = fallback.target
         try:
-            targets.append(_planned_target(relay.pool, fallback()))
+            targets.append(_planned_target(relay.pool, fallback.plan()))
         except GatewayError as error:
             targets.append(PlannedTarget(target.provider.name, target.model, target.tier, None, error))
     return Explanation(_refusal(plan, taken), plan.name, tuple(targets), taken)
@@ -91,7 +88,7 @@ def explain(relay: Relay, call: Call, caller: Caller, snapshot: Snapshot) -> Exp
 def _name(relay: Relay, call: Call, snapshot: Snapshot) -> str | None:
     """Returns the model name of a call that cannot be planned, or None if it cannot be read."""
     try:
-        sent = call.model or relay.protocols[call.protocol].read_head(call.body).model
+        sent = call.model or relay.planner.protocols[call.protocol].read_head(call.body).model
     except GatewayError:
         return None
     prefix, _, tail = (sent or "").partition("/")
@@ -99,7 +96,7 @@ def _name(relay: Relay, call: Call, snapshot: Snapshot) -> str | None:
 
 
 def _planned_target(pool: Pool, plan: Plan) -> PlannedTarget:
-    candidates = () if plan.lane is None or plan.kind.responder is not None else _candidates(pool, plan)
+    candidates = () if plan.endpoint is None or plan.kind.responder is not None else _candidates(pool, plan)
     return PlannedTarget(plan.provider.name, plan.model, plan.tier, plan, None, candidates)
 
 

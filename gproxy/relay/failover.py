@@ -8,7 +8,9 @@ from enum import Enum
 from gproxy.channels.error_classifier import Fault, Verdict
 from gproxy.credentials.pool import Candidates, Pool
 from gproxy.errors import BadRequest, CredentialRefused, GatewayError, NoCredential, Overloaded, UpstreamError
+from gproxy.relay.planner import Plan
 from gproxy.snapshot import Credential
+from gproxy.upstream.client import Exchange
 
 UNREACHED, REFUSED = Fault(Verdict.UPSTREAM_FAILED), Fault(Verdict.INVALID_KEY)
 
@@ -81,6 +83,14 @@ class CredentialReservation:
             self._pool.release(reserved)
 
 
+@dataclass(slots=True)
+class _ReachedTarget:
+    """A target of the call that failover has reached. `candidates`: None if gproxy answers itself."""
+
+    plan: Plan
+    candidates: Candidates | None
+
+
 class Failover:
     """The attempts of one call. `plan` and `credential` are those of the current attempt.
 
@@ -89,22 +99,25 @@ class Failover:
     credential.
     """
 
-    def __init__(self, pool: Pool, plan):
+    def __init__(self, pool: Pool, plan: Plan):
         self._pool, self._fallbacks = pool, list(plan.fallbacks)
-        self._targets: list[tuple[object, Candidates]] = []  # plan and candidates of each target reached so far
+        self._reached: list[_ReachedTarget] = []  # those with a credential, or without a need for one
         self._refusals: list[NoCredential] = []
-        self._first_failure: tuple[object, GatewayError | object] | None = None  # plan, and error or failed response
+        self._first_failure: tuple[_ReachedTarget, GatewayError | Exchange] | None = None
         self.reservation = CredentialReservation(pool)
         self._has_reserved = False
         self._has_open_attempt = False  # a credential was selected, and its result is not known
-        self._upper_bound = plan.upper_bound
         settings = plan.provider.settings
         self._retries_timeouts = settings.retry_timeouts
         self.policy = RetryPolicy(settings.max_attempts, settings.retry_within_s)
-        self.plan, self.credential = plan, None
-        has_attempt = plan.kind.responder is not None or (self._add_target(plan) and self._next_credential())
-        if not has_attempt and not self._next_target():
+        self.plan, self._current = plan, _ReachedTarget(plan, None)
+        self.credential: Credential | None = None
+        if not self._reach(plan) and not self._next_target():
             raise self._no_credential()
+
+    def replace_plan(self, plan: Plan) -> None:
+        """Replaces the plan of the current target, for all further attempts at it."""
+        self.plan = self._current.plan = plan
 
     def reserve(self) -> None:
         """Reserves in the selected credential's own limits; if they are used up, selects and reserves another one.
@@ -114,8 +127,7 @@ class Failover:
         self._has_reserved = True
         if self.credential is None or not self.credential.is_limited:
             return
-        candidates = next(found for plan, found in self._targets if plan is self.plan)
-        self.reservation.id = candidates.reserve(self.credential)
+        self.reservation.id = self._current.candidates.reserve(self.credential)
         if self.reservation.id is None:
             self.abandon()
             if not self._next_credential() and not self._next_target():
@@ -130,7 +142,8 @@ class Failover:
     def may_retry(self) -> bool:
         """Whether there may be another attempt after the current one."""
         is_last = self.credential is None or len(self.policy.attempts) + 1 >= self.policy.max_attempts
-        return not is_last and bool(self._fallbacks or self._targets[-1][1].remaining)
+        candidates = self._reached[-1].candidates
+        return not is_last and bool(self._fallbacks or (candidates is not None and candidates.remaining))
 
     def succeeded(self, status: int, began: float) -> None:
         """Ends the attempt with a usable response."""
@@ -167,7 +180,8 @@ class Failover:
 
     def first_failure(self):
         """Returns the first failed response. Raises the first error instead if there was no response."""
-        self.plan, failure = self._first_failure
+        self._current, failure = self._first_failure
+        self.plan = self._current.plan
         if isinstance(failure, GatewayError):
             raise failure
         return failure
@@ -189,7 +203,7 @@ class Failover:
 
     def _advance(self, failure, fault: Fault, may_retry: bool = True) -> bool:
         """Records the failure, and selects the next credential or target. Returns whether there is one."""
-        self._first_failure = self._first_failure or (self.plan, failure)
+        self._first_failure = self._first_failure or (self._current, failure)
         self.reservation.release()
         if self.credential is None:
             return False
@@ -197,44 +211,45 @@ class Failover:
         return may_retry and not self.policy.is_exhausted() and (self._next_credential() or self._next_target())
 
     def _next_credential(self) -> bool:
-        """Selects the next usable credential of the current target. Returns whether there is one."""
-        plan, candidates = self._targets[-1]
-        return self._select(plan, candidates.next)
+        """Selects the next usable credential of the target reached last. Returns whether there is one."""
+        target = self._reached[-1]
+        return target.candidates is not None and self._select(target, target.candidates.next)
 
     def _next_target(self) -> bool:
         """Selects a credential of the next target; after the last target, one that failed only temporarily."""
         while self._fallbacks:
             try:
-                plan = self._fallbacks.pop(0)()
+                plan = self._fallbacks.pop(0).plan()
             except GatewayError:  # this target cannot serve the call
                 continue
-            plan.upper_bound = self._upper_bound
-            if plan.kind.responder is not None:
-                self.plan, self.credential = plan, None
+            if plan.endpoint is not None and self._reach(plan):
                 return True
-            if plan.lane is not None and self._add_target(plan) and self._next_credential():
-                return True
-        return any(self._select(plan, candidates.last_resort) for plan, candidates in self._targets)
+        with_candidates = [target for target in self._reached if target.candidates is not None]
+        return any(self._select(target, target.candidates.last_resort) for target in with_candidates)
 
-    def _add_target(self, plan) -> bool:
-        """Makes this the current target. Returns False if it has no credential at all."""
+    def _reach(self, plan: Plan) -> bool:
+        """Makes this the current target and selects its first credential. Returns False if no credential is usable."""
+        if plan.kind.responder is not None:
+            self._reached.append(_ReachedTarget(plan, None))
+            self._current, self.plan, self.credential = self._reached[-1], plan, None
+            return True
         try:
-            self._targets.append(
-                (plan, self._pool.candidates(plan.provider, plan.model, plan.affinity, plan.pinned_credential))
-            )
+            candidates = self._pool.candidates(plan.provider, plan.model, plan.affinity, plan.pinned_credential)
         except NoCredential as refusal:
             self._refusals.append(refusal)
             return False
-        return True
+        self._reached.append(_ReachedTarget(plan, candidates))
+        return self._next_credential()
 
-    def _select(self, plan, choose: Callable[[bool], tuple[Credential, int | None] | None]) -> bool:
+    def _select(self, target: _ReachedTarget, choose: Callable[[bool], tuple[Credential, int | None] | None]) -> bool:
         if (found := choose(self._has_reserved)) is None:
             return False
-        self.plan, (self.credential, self.reservation.id) = plan, found
+        self._current, self.plan, (self.credential, self.reservation.id) = target, target.plan, found
         self._has_open_attempt = True
         return True
 
     def _no_credential(self) -> NoCredential:
         """Returns the error with the shortest wait of all targets."""
-        refusals = [*self._refusals, *(candidates.refusal() for _, candidates in self._targets)]
+        of_targets = [target.candidates.refusal() for target in self._reached if target.candidates is not None]
+        refusals = [*self._refusals, *of_targets]
         return min(refusals, key=lambda refusal: int(refusal.headers["Retry-After"]))

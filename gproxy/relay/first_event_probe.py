@@ -10,7 +10,7 @@ from gproxy.protocols import sse
 from gproxy.protocols.hub import RequestHead
 from gproxy.protocols.verdict import Verdict
 from gproxy.relay.disconnect import DisconnectWatch
-from gproxy.relay.passthrough_stream import NO_END
+from gproxy.relay.stream import NO_END
 
 # Since the upstream's status 200. A model that thinks longer counts as one that produces output.
 MAX_PROBE_S, MAX_PROBE_BYTES = 2.0, 64 * 1024

@@ -6,8 +6,9 @@ permissions are applied. If an upstream fails, the list contains the other provi
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from types import ModuleType
 
 import gevent
 import orjson
@@ -15,15 +16,17 @@ from gevent.event import AsyncResult
 
 from gproxy.accounting import prices
 from gproxy.admission.permissions import Rights
-from gproxy.channels.kind import GET_MODEL, LIST_MODELS
+from gproxy.channels.kind import GET_MODEL, LIST_MODELS, Kind
+from gproxy.credentials.access_tokens import AccessTokens
+from gproxy.credentials.pool import Pool
 from gproxy.errors import GatewayError, NotFound, Unsupported, UpstreamError
 from gproxy.protocols.hub import ModelCard
-from gproxy.relay import headers
+from gproxy.relay import endpoints, headers
 from gproxy.relay.disconnect import DisconnectWatch
-from gproxy.relay.pipeline import Relay, limits_of, transport_of
 from gproxy.routing import resolve
 from gproxy.snapshot import Caller, Provider, Snapshot
-from gproxy.upstream.client import Exchange, Limits
+from gproxy.upstream.client import Client
+from gproxy.upstream.endpoint import Endpoint
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +48,11 @@ class _CachedOffers:
 class ModelList:
     """The model lists of one worker. `clock` is in seconds."""
 
-    relay: Relay
+    protocols: Mapping[str, ModuleType]
+    kinds: Mapping[str, Kind]
+    pool: Pool
+    tokens: AccessTokens
+    upstream: Client
     clock: Callable[[], float] = time.monotonic
     _cached: dict[int, _CachedOffers] = field(default_factory=dict)
     _pending: dict[int, tuple[Provider, AsyncResult]] = field(default_factory=dict)
@@ -170,17 +177,21 @@ class ModelList:
 
     def fetch_offers(self, provider: Provider) -> list[ModelCard]:
         """Returns the models that the upstream lists now. Raises GatewayError."""
-        if not self.relay.kinds[provider.channel].responder:
-            self.relay.pool.first_usable(provider)
-        with headers.ProviderHeader(provider), gevent.Timeout(FETCH_S, UpstreamError("the model list took too long")):
-            return list(self._fetch(provider))
+        if not self.kinds[provider.channel].responder:
+            self.pool.first_usable(provider)
+        try:
+            with gevent.Timeout(FETCH_S, UpstreamError("the model list took too long")):
+                return list(self._fetch(provider))
+        except GatewayError as error:
+            headers.name_provider(error, provider)
+            raise
 
     def _fetch(self, provider: Provider) -> Iterator[ModelCard]:
-        kind = self.relay.kinds[provider.channel]
+        kind = self.kinds[provider.channel]
         upstream_protocol = kind.native_protocol(LIST_MODELS, provider.settings.protocol)
         if upstream_protocol is None:
             return
-        protocol = self.relay.protocols[upstream_protocol]
+        protocol = self.protocols[upstream_protocol]
         if kind.responder:
             yield from protocol.read_models({"data": kind.responder.models()})
             return
@@ -195,13 +206,16 @@ class ModelList:
 
     def _fetch_model(self, provider: Provider, model: str) -> ModelCard:
         """Returns a model that no list contains, from the upstream. Raises GatewayError, NotFound if there is none."""
-        kind = self.relay.kinds[provider.channel]
+        kind = self.kinds[provider.channel]
         upstream_protocol = kind.native_protocol(GET_MODEL, provider.settings.protocol)
         if upstream_protocol is None or kind.responder:
             raise NotFound(f"there is no model {model!r} at provider {provider.name!r}")
-        with headers.ProviderHeader(provider):
-            body = self._get(provider, GET_MODEL, upstream_protocol, model, ())
-        protocol = self.relay.protocols[upstream_protocol]
+        try:
+            body = self._get(provider, GET_MODEL, upstream_protocol, model)
+        except GatewayError as error:
+            headers.name_provider(error, provider)
+            raise
+        protocol = self.protocols[upstream_protocol]
         if isinstance(body.get("data"), dict):  # some compatible hosts wrap it
             body = body["data"]
         cards = protocol.read_models({"data": [body], "models": [body]})
@@ -209,24 +223,16 @@ class ModelList:
             raise UpstreamError("the upstream's answer is not a model")
         return cards[0]
 
-    def _get(self, provider: Provider, operation: str, upstream_protocol: str, model: str, query: tuple) -> dict:
+    def _get(self, provider: Provider, operation: str, upstream_protocol: str, model: str, query: tuple = ()) -> dict:
         """Sends one GET and returns the JSON object. Raises GatewayError, NotFound on the upstream's status 404."""
-        credential = self.relay.pool.first_usable(provider)
-        kind, settings = self.relay.kinds[provider.channel], provider.settings
-        lane = kind.lane(operation, upstream_protocol, settings.protocol)
-        no_watch, transport = DisconnectWatch(None), transport_of(settings)
-        secret = self.relay.tokens.secret(credential, transport, no_watch)
-        exchange: Exchange = self.relay.upstream.send(
-            "GET",
-            settings.base_url or kind.base_url_at(settings.location),
-            headers.with_project(headers.path(lane.path, model, query), credential, settings.location),
-            lane.auth(secret),
-            None,
-            _list_limits(limits_of(provider)),
-            no_watch,
-            secret,
-            transport,
-        )
+        credential = self.pool.first_usable(provider)
+        kind = self.kinds[provider.channel]
+        lane = kind.lane(operation, upstream_protocol, provider.settings.protocol)
+        endpoint = endpoints.build(provider, kind, lane, endpoints.path(lane.path, model, query), {})
+        endpoint = _with_short_timeouts(endpoints.with_project(endpoint, credential))
+        no_watch = DisconnectWatch(None)
+        secret = self.tokens.secret(credential, endpoint.transport, no_watch)
+        exchange = self.upstream.send(endpoint.request(secret, None, "GET"), no_watch)
         body = exchange.read(no_watch)
         if exchange.status == 404:
             raise NotFound(f"there is no model {model!r} at provider {provider.name!r}")
@@ -257,7 +263,10 @@ def _is_local(provider: Provider, wire_name: str, operation: str = LIST_MODELS) 
     return _dispatch_of(provider, wire_name, operation) == "local"
 
 
-def _list_limits(limits: Limits) -> Limits:
-    """Returns the limits with timeouts of at most FETCH_S."""
-    connect_s = min(limits.connect_s, FETCH_S)
-    return Limits(connect_s, FETCH_S, FETCH_S, FETCH_S, limits.connections, FETCH_S, limits.provider)
+def _with_short_timeouts(endpoint: Endpoint) -> Endpoint:
+    """Returns the endpoint with timeouts of at most FETCH_S."""
+    limits = endpoint.limits
+    short = limits._replace(
+        connect_s=min(limits.connect_s, FETCH_S), first_byte_s=FETCH_S, idle_s=FETCH_S, total_s=FETCH_S, wait_s=FETCH_S
+    )
+    return replace(endpoint, limits=short)

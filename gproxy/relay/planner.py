@@ -1,17 +1,18 @@
-"""Plans a call: permission, targets, dispatch, translation, upper bound. No effects.
+"""Plans a call: permission, targets, dispatch, translation, endpoint, upper bound. No effects.
 
 The first target that can serve the call is planned at once, its fallbacks only when failover needs them.
 """
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import ModuleType
+from typing import NamedTuple
 
 from gproxy.accounting import prices
 from gproxy.admission.permissions import Rights
-from gproxy.channels.kind import COUNT, GENERATE, STREAM, Kind, Lane
+from gproxy.channels.kind import COUNT, GENERATE, STREAM, Kind
 from gproxy.channels.model_capabilities import capabilities
 from gproxy.credentials import affinity, selection
 from gproxy.errors import BadRequest, Forbidden, GatewayError
@@ -21,7 +22,7 @@ from gproxy.protocols.hub import RequestHead
 from gproxy.protocols.signatures import WRAPPED_PREFIX
 from gproxy.quota import reservations
 from gproxy.quota.reservations import Scope, UpperBound
-from gproxy.relay import dispatch, headers
+from gproxy.relay import dispatch, endpoints, headers
 from gproxy.relay.settlement import input_estimate
 from gproxy.request_log.recorder import AttemptLog
 from gproxy.routing import resolve
@@ -31,6 +32,7 @@ from gproxy.snapshot import Caller, Dispatch, Provider, Snapshot
 from gproxy.state.ttl_store import TtlStore
 from gproxy.translation import reasoning_state, translate
 from gproxy.translation.translate import Translation
+from gproxy.upstream.endpoint import Endpoint
 
 # A model name is matched against patterns and written to usage rows and journal entries, so its length is limited.
 MAX_MODEL_CHARS = 512
@@ -60,9 +62,17 @@ class Call:
     summary: CallSummary = field(default_factory=lambda: CallSummary(""))
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """A later target of an alias. `plan` returns the plan of the same call there, or raises GatewayError."""
+
+    target: Target
+    plan: Callable[[], "Plan"]
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """What will be done for a call at one target. The planner fills it step by step; afterwards it is only read."""
+    """What will be done for a call at one target."""
 
     caller: Caller
     head: RequestHead
@@ -70,37 +80,53 @@ class Plan:
     name: str  # without provider prefix
     provider: Provider
     kind: Kind
-    lane: Lane | None  # None: answered locally
-    path: str  # below the upstream's base URL
     model: str  # the upstream's name of the model
     operation: str  # the client's
+    endpoint: Endpoint | None  # None: gproxy counts the tokens itself
     upstream_protocol: str
     body: bytes
     price: prices.FoundPrice | None
     mode: str  # the pricing mode, such as flex or priority; "" is the default
     input_tokens: int  # estimated
+    tier: int = 0  # of the alias's target
+    losses: tuple[str, ...] = ()
+    translation: Translation | None = None  # None: the client and the upstream use the same protocol
+    # Whether a later call must use this call's credential, because the vendor stores the response under it.
+    pins_responses: bool = False
     affinity: bytes = b""  # a key of the conversation, if the provider's strategy is cache_affinity
     pinned_credential: int | None = None  # id of the credential under which the vendor stored the previous response
     upper_bound: UpperBound | None = None  # over all targets of the call; None: no quota and no limit applies
     target_bound: UpperBound | None = None  # the upper bound of the call at this target alone
-    # The alias's later targets; each function returns the plan of the same call there, or raises GatewayError.
-    fallbacks: tuple[Callable[[], "Plan"], ...] = ()
+    fallbacks: tuple[Fallback, ...] = ()
     skipped: tuple[tuple[Target, GatewayError], ...] = ()  # earlier targets that cannot serve the call, and why
-    tier: int = 0  # of the alias's target
+
+    def with_translation(self, translation: Translation) -> "Plan":
+        """Returns the plan with the translation that was written after its files were fetched."""
+        return replace(self, body=translation.body, losses=translation.losses, translation=translation)
+
+
+class _Request(NamedTuple):
+    """What is the same for all targets of a call. `scope`: the accounts and limits in which it counts."""
+
+    call: Call
+    caller: Caller
+    snapshot: Snapshot
+    head: RequestHead
+    sent_model: str
+    operation: str
+    resolved: resolve.Resolution
+    scope: Scope
+
+
+class _Sent(NamedTuple):
+    """What one target gets of a call."""
+
+    endpoint: Endpoint | None
+    protocol: str
+    body: bytes
+    mode: str
     losses: tuple[str, ...] = ()
-    translation: Translation | None = None  # None: the client and the upstream use the same protocol
-
-    def set_translation(self, translation: Translation) -> None:
-        self.body, self.losses, self.translation = translation.body, translation.losses, translation
-
-    @property
-    def pins_responses(self) -> bool:
-        """Whether a later call must use this call's credential, because the vendor stores the response under it."""
-        return (
-            self.upstream_protocol == "openai_responses"
-            and self.translation is None
-            and len(self.provider.credentials) > 1
-        )
+    translation: Translation | None = None
 
 
 @dataclass(slots=True)
@@ -111,197 +137,199 @@ class Planner:
     dice: Callable[[], float] = random.random
 
     def plan(self, call: Call, caller: Caller, snapshot: Snapshot) -> Plan:
-        """Returns the plan of the first target that can serve the call. Raises GatewayError. No effects."""
-        protocol = self.protocols[call.protocol]
-        head = protocol.read_head(call.body)
+        """Returns the plan of the first target that can serve the call. No effects.
+
+        Raises GatewayError: the first target's error if no target can serve the call.
+        """
+        request = self._read(call, caller, snapshot)
+        targets = order_by_tier(request.resolved.targets, self.dice)
+        if not targets[0].model:
+            raise BadRequest("model: names a provider and no model")
+        skipped: tuple[tuple[Target, GatewayError], ...] = ()
+        for n, target in enumerate(targets):
+            try:
+                return self._plan_target(request, target, targets[n + 1 :], skipped)
+            except GatewayError as error:
+                skipped += ((target, error),)
+        raise skipped[0][1]
+
+    def _read(self, call: Call, caller: Caller, snapshot: Snapshot) -> _Request:
+        head = self.protocols[call.protocol].read_head(call.body)
         sent = call.model or head.model
         if not sent:
             raise BadRequest("model: missing; name a model")
         if len(sent) > MAX_MODEL_CHARS:
             raise BadRequest(f"model: longer than {MAX_MODEL_CHARS} characters")
         operation = STREAM if call.operation == GENERATE and head.is_stream else call.operation
-        resolved = self._resolve(snapshot, call.provider, sent, Rights(caller))
-        targets = order_by_tier(resolved.targets, self.dice)
-        if not targets[0].model:
-            raise BadRequest("model: names a provider and no model")
-
-        def plan_target(target: Target) -> Plan:
-            return self._plan_target(call, caller, snapshot, head, sent, operation, resolved, target)
-
-        plan, fallbacks, skipped = self._first_plan(targets, plan_target)
-        plan.skipped = skipped
-        if plan.lane is None or operation == COUNT:  # a count costs nothing and is not limited
-            plan.fallbacks = tuple(partial(plan_target, target) for target in fallbacks)
-            return plan
-        scope = reservations.applying(plan.caller, plan.name)
-        if any(scope):
-            plan.target_bound = self._target_bound(plan, scope)
-            plan.upper_bound = self._upper_bound(plan, call, snapshot, resolved, fallbacks)
-
-        def plan_fallback(target: Target) -> Plan:
-            planned = plan_target(target)
-            if any(scope):
-                planned.target_bound = self._target_bound(planned, scope)
-            return planned
-
-        plan.fallbacks = tuple(partial(plan_fallback, target) for target in fallbacks)
-        return plan
-
-    def _first_plan(
-        self, targets: list[Target], plan_target: Callable[[Target], Plan]
-    ) -> tuple[Plan, list[Target], tuple[tuple[Target, GatewayError], ...]]:
-        """Returns the plan of the first target that can serve the call, the later targets, and the earlier ones with
-        their errors.
-
-        Raises the first target's error if no target can serve the call.
-        """
-        skipped: tuple[tuple[Target, GatewayError], ...] = ()
-        for n, target in enumerate(targets):
-            try:
-                return plan_target(target), targets[n + 1 :], skipped
-            except GatewayError as error:
-                skipped += ((target, error),)
-        raise skipped[0][1]
+        rights = Rights(caller)
+        if call.provider is None:
+            resolved = resolve.aggregated(snapshot, sent, rights)
+        else:
+            resolved = resolve.scoped(snapshot, call.provider, sent, rights)
+        # A token count costs nothing and is not limited.
+        scope = ((), ()) if operation == COUNT else reservations.applying(caller, resolved.name)
+        return _Request(call, caller, snapshot, head, sent, operation, resolved, scope)
 
     def _plan_target(
         self,
-        call: Call,
-        caller: Caller,
-        snapshot: Snapshot,
-        head: RequestHead,
-        sent: str,
-        operation: str,
-        resolved: resolve.Resolution,
+        request: _Request,
         target: Target,
+        later: Sequence[Target] = (),
+        skipped: tuple[tuple[Target, GatewayError], ...] = (),
+        upper_bound: UpperBound | None = None,
     ) -> Plan:
-        provider, kind = target.provider, self.kinds[target.provider.channel]
-        with headers.ProviderHeader(provider):
-            decision = dispatch.choose(kind, provider, operation, call.protocol, call.as_array, self.protocols)
-            plan = Plan(
-                caller=caller,
-                head=head,
-                sent_model=sent,
-                name=resolved.name,
-                provider=provider,
-                kind=kind,
-                lane=None,
-                path="",
-                model=target.model,
-                operation=operation,
-                upstream_protocol=call.protocol,
-                body=call.body,
-                price=prices.find(snapshot, provider.id, provider.channel, target.model, resolved.alias),
-                mode=head.mode,
-                input_tokens=input_estimate(call.body),
-                tier=target.tier,
-            )
-            if plan.price is None and provider.settings.unpriced == "deny" and operation != COUNT:
+        """Returns the plan at a target. `upper_bound`: of the whole call, computed here for its first target."""
+        call, head, provider, kind = request.call, request.head, target.provider, self.kinds[target.provider.channel]
+        try:
+            decision = dispatch.choose(kind, provider, request.operation, call.protocol, call.as_array, self.protocols)
+            price = self._price(request, target)
+            if price is None and provider.settings.unpriced == "deny" and request.operation != COUNT:
                 raise Forbidden(f"model {target.model!r} has no price, and its provider refuses models without a price")
-            if decision.how != "local":
-                self._set_lane(plan, call, decision)
-            if plan.pins_responses and _PREVIOUS_RESPONSE in call.body:
-                plan.pinned_credential = self._find_pinned_credential(plan)
-            if provider.settings.rotation_strategy == selection.CACHE_AFFINITY:
-                plan.affinity = affinity.key(head, target.model)
-            return plan
-
-    def _find_pinned_credential(self, plan: Plan) -> int | None:
-        previous = raw_json.text(plan.head.body, "previous_response_id")
-        find = partial(self.ttl_store.find, plan.caller.user_id)
-        return previous and reasoning_state.find_response_credential(find, plan.provider.id, previous)
-
-    def _target_bound(self, plan: Plan, scope: Scope) -> UpperBound:
-        """Returns the upper bound of the call at the plan's own target."""
-        may_cache = _CACHE_FIELD in plan.body
-        has_media = any(field in plan.body for field in _MEDIA_FIELDS)
-        return self._bound_at(
-            plan, scope, plan.provider, plan.upstream_protocol, plan.model, plan.price, plan.mode, may_cache, has_media
+            sent = self._sent(request, target, decision)
+            pins = sent.protocol == "openai_responses" and sent.translation is None and len(provider.credentials) > 1
+            pinned = self._find_pinned_credential(request, provider) if pins else None
+            is_affine = provider.settings.rotation_strategy == selection.CACHE_AFFINITY
+            conversation = affinity.key(head, target.model) if is_affine else b""
+        except GatewayError as error:
+            headers.name_provider(error, provider)
+            raise
+        input_tokens = input_estimate(call.body)
+        target_bound = None
+        if any(request.scope):
+            target_bound = self._target_bound(request, target, sent, price, input_tokens)
+            upper_bound = upper_bound or self._upper_bound(request, target_bound, sent, input_tokens, later)
+        return Plan(
+            caller=request.caller,
+            head=head,
+            sent_model=request.sent_model,
+            name=request.resolved.name,
+            provider=provider,
+            kind=kind,
+            model=target.model,
+            operation=request.operation,
+            endpoint=sent.endpoint,
+            upstream_protocol=sent.protocol,
+            body=sent.body,
+            price=price,
+            mode=sent.mode,
+            input_tokens=input_tokens,
+            tier=target.tier,
+            losses=sent.losses,
+            translation=sent.translation,
+            pins_responses=pins,
+            affinity=conversation,
+            pinned_credential=pinned,
+            upper_bound=upper_bound,
+            target_bound=target_bound,
+            fallbacks=tuple(
+                Fallback(one, partial(self._plan_target, request, one, upper_bound=upper_bound)) for one in later
+            ),
+            skipped=skipped,
         )
 
-    def _upper_bound(
-        self, plan: Plan, call: Call, snapshot: Snapshot, resolved: resolve.Resolution, fallbacks: Sequence[Target]
+    def _price(self, request: _Request, target: Target) -> prices.FoundPrice | None:
+        provider = target.provider
+        return prices.find(request.snapshot, provider.id, provider.channel, target.model, request.resolved.alias)
+
+    def _find_pinned_credential(self, request: _Request, provider: Provider) -> int | None:
+        if _PREVIOUS_RESPONSE not in request.call.body:
+            return None
+        previous = raw_json.text(request.head.body, "previous_response_id")
+        find = partial(self.ttl_store.find, request.caller.user_id)
+        return previous and reasoning_state.find_response_credential(find, provider.id, previous)
+
+    # -- what the target gets ------------------------------------------------------------------------------------------
+
+    def _sent(self, request: _Request, target: Target, decision: Dispatch) -> _Sent:
+        """Returns what the target gets. Raises BadRequest."""
+        call, head, provider, kind = request.call, request.head, target.provider, self.kinds[target.provider.channel]
+        if decision.how == "local":
+            return _Sent(None, call.protocol, call.body, head.mode)
+        lane = kind.lane(decision.operation, decision.protocol, provider.settings.protocol)
+        is_passthrough = decision.protocol == call.protocol and decision.operation == request.operation
+        # The client's query parameters belong to its own protocol.
+        path = endpoints.path(lane.path, target.model, call.query if is_passthrough else ())
+        forwarded = endpoints.forwarded(decision.protocol, provider.settings.forward_headers, call.header)
+        endpoint = endpoints.build(provider, kind, lane, path, forwarded)
+        if is_passthrough:
+            body, losses = passthrough_body(self.protocols[call.protocol], head, call.body, target.model)
+            return _Sent(endpoint, call.protocol, body, head.mode, losses)
+        translation = translate.prepare(
+            self.protocols[call.protocol],
+            self.protocols[decision.protocol],
+            request.operation,
+            decision,
+            kind,
+            provider,
+            target.model,
+            call.body,
+            self.ttl_store,
+            request.caller.user_id,
+        )
+        mode = translation.upstream.read_head(translation.body).mode if translation.body else head.mode
+        return _Sent(endpoint, decision.protocol, translation.body, mode, translation.losses, translation)
+
+    # -- upper bounds --------------------------------------------------------------------------------------------------
+
+    def _target_bound(
+        self, request: _Request, target: Target, sent: _Sent, price: prices.FoundPrice | None, input_tokens: int
     ) -> UpperBound:
-        """Returns the upper bound over all targets of the call.
+        """Returns the upper bound of the call at this target alone."""
+        contents = _Contents(sent.mode, input_tokens, *_cost_features(sent.body))
+        return _bound(request, target, sent.protocol, price, contents)
+
+    def _upper_bound(
+        self, request: _Request, first: UpperBound, sent: _Sent, input_tokens: int, later: Sequence[Target]
+    ) -> UpperBound:
+        """Returns the upper bound over all targets of the call. `first` is that of the first target.
 
         The later targets are not planned yet. Each may get the client's own body or a translation of it, so the most
         expensive assumption counts.
         """
-        found = plan.target_bound
-        if not fallbacks:
-            return found
-        scope = found.accounts, found.limits
-        may_cache = _CACHE_FIELD in plan.body or _CACHE_FIELD in call.body
-        has_media = any(field in plan.body or field in call.body for field in _MEDIA_FIELDS)
-        modes = {"", plan.mode, plan.head.mode}
-        for target in fallbacks:
-            provider, kind = target.provider, self.kinds[target.provider.channel]
-            protocol = kind.preferred_protocol or plan.upstream_protocol
-            price = prices.find(snapshot, provider.id, provider.channel, target.model, resolved.alias)
-            for mode in modes:
-                found = reservations.covering(
-                    found,
-                    self._bound_at(plan, scope, provider, protocol, target.model, price, mode, may_cache, has_media),
-                )
+        if not later:
+            return first
+        own, found = _cost_features(request.call.body), first
+        may_cache, has_media = (one or other for one, other in zip(own, _cost_features(sent.body), strict=True))
+        for target in later:
+            price = self._price(request, target)
+            protocol = self.kinds[target.provider.channel].preferred_protocol or sent.protocol
+            for mode in {"", sent.mode, request.head.mode}:
+                contents = _Contents(mode, input_tokens, may_cache, has_media)
+                found = reservations.covering(found, _bound(request, target, protocol, price, contents))
         return found
 
-    def _bound_at(
-        self,
-        plan: Plan,
-        scope: Scope,
-        provider: Provider,
-        upstream_protocol: str,
-        model: str,
-        price: prices.FoundPrice | None,
-        mode: str,
-        may_cache: bool,
-        has_media: bool,
-    ) -> UpperBound:
-        writes = plan.operation in (GENERATE, STREAM)
-        maximum = capabilities(upstream_protocol, model).max_output if writes else 0
-        assumed = provider.settings.assumed_output_tokens
-        return reservations.upper_bound(
-            *scope, plan.head, price, mode, plan.input_tokens, maximum, assumed, may_cache, has_media
-        )
 
-    def _set_lane(self, plan: Plan, call: Call, decision: Dispatch) -> None:
-        """Sets the lane, the path and the body of the plan. Raises BadRequest."""
-        plan.lane = plan.kind.lane(decision.operation, decision.protocol, plan.provider.settings.protocol)
-        if decision.protocol == call.protocol and decision.operation == plan.operation:
-            plan.body, plan.losses = self.passthrough_body(plan, call)
-            plan.path = headers.path(plan.lane.path, plan.model, call.query)
-            return
-        translation = translate.prepare(
-            self.protocols[call.protocol],
-            self.protocols[decision.protocol],
-            plan.operation,
-            decision,
-            plan.kind,
-            plan.provider,
-            plan.model,
-            call.body,
-            self.ttl_store,
-            plan.caller.user_id,
-        )
-        # The client's query parameters belong to its own protocol and are not forwarded.
-        plan.path = headers.path(plan.lane.path, plan.model, ())
-        plan.upstream_protocol = decision.protocol
-        if translation.body:
-            plan.mode = translation.upstream.read_head(translation.body).mode
-        plan.set_translation(translation)
+def passthrough_body(protocol: ModuleType, head: RequestHead, body: bytes, model: str) -> tuple[bytes, tuple[str, ...]]:
+    """Returns the body with the upstream's model name and without other providers' signatures, and the losses."""
+    losses: tuple[str, ...] = ()
+    if _WRAPPED_PREFIX in body:
+        document = raw_json.read_object(body)
+        unwrapped = protocol.without_wrapped_signatures(document)
+        if unwrapped != document:
+            body = raw_json.dumps(unwrapped)
+            head, losses = protocol.read_head(body), (protocol.NAMES["signature"],)
+    return protocol.outgoing(head, body, model), losses
 
-    def passthrough_body(self, plan: Plan, call: Call) -> tuple[bytes, tuple[str, ...]]:
-        """Returns the body with the upstream's model name and without other providers' signatures, and the losses."""
-        protocol = self.protocols[call.protocol]
-        head, body, losses = plan.head, call.body, ()
-        if _WRAPPED_PREFIX in body:
-            document = raw_json.read_object(body)
-            unwrapped = protocol.without_wrapped_signatures(document)
-            if unwrapped != document:
-                body = raw_json.dumps(unwrapped)
-                head, losses = protocol.read_head(body), (protocol.NAMES["signature"],)
-        return protocol.outgoing(head, body, plan.model), losses
 
-    def _resolve(self, snapshot: Snapshot, provider: str | None, sent: str, rights: Rights) -> resolve.Resolution:
-        if provider is None:
-            return resolve.aggregated(snapshot, sent, rights)
-        return resolve.scoped(snapshot, provider, sent, rights)
+class _Contents(NamedTuple):
+    """What the cost of a request depends on, beside its price and its output."""
+
+    mode: str
+    input_tokens: int
+    may_cache: bool
+    has_media: bool
+
+
+def _cost_features(body: bytes) -> tuple[bool, bool]:
+    """Returns whether a request may write to a cache, and whether it may contain audio or images."""
+    return _CACHE_FIELD in body, any(field in body for field in _MEDIA_FIELDS)
+
+
+def _bound(
+    request: _Request, target: Target, protocol: str, price: prices.FoundPrice | None, contents: _Contents
+) -> UpperBound:
+    maximum = capabilities(protocol, target.model).max_output if request.operation in (GENERATE, STREAM) else 0
+    assumed, (mode, input_tokens, may_cache, has_media) = target.provider.settings.assumed_output_tokens, contents
+    return reservations.upper_bound(
+        *request.scope, request.head, price, mode, input_tokens, maximum, assumed, may_cache, has_media
+    )

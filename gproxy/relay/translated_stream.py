@@ -1,7 +1,6 @@
 """Streams of the translated lane: an upstream's stream or whole reply, written as a stream of the client's protocol."""
 
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import orjson
 
@@ -10,18 +9,18 @@ from gproxy.protocols import raw_json, sse
 from gproxy.protocols.hub import Context, End, Failed, RequestHead, unfold
 from gproxy.protocols.losses import Losses
 from gproxy.protocols.verdict import Verdict
-from gproxy.relay.disconnect import DisconnectWatch, read_chunks
-from gproxy.relay.passthrough_stream import (
-    ARRAY_HEARTBEAT,
+from gproxy.relay.disconnect import read_chunks
+from gproxy.relay.stream import (
     LAST_EVENT_S,
     NO_END,
     TAIL_S,
+    TOO_LARGE,
     ArrayFraming,
     SseFraming,
-    drain,
+    Stream,
+    StreamedCall,
     is_complete_event,
 )
-from gproxy.relay.settlement import Settlement
 from gproxy.translation import reasoning_state
 from gproxy.translation.translate import (
     Translation,
@@ -31,36 +30,18 @@ from gproxy.translation.translate import (
     untranslatable_error,
 )
 
-log = logging.getLogger(__name__)
-
 # A larger piece is sent at once: joining it with others would block the worker for long.
 LARGE_BYTES = 256 * 1024
 
 
-class TranslatedStream:
-    """One stream. `frames()` yields the bytes for the client; `close()` settles any end that `frames()` did not see."""
+class TranslatedStream(Stream):
+    """One stream. `context`: what the reply needs of the request."""
 
-    def __init__(
-        self,
-        translation: Translation,
-        head: RequestHead,
-        context: Context,
-        exchange,
-        settlement: Settlement,
-        watch: DisconnectWatch,
-        as_array: bool,
-        on_disconnect: Callable[[], None],
-        drain_s: float = 0.0,
-    ):
-        self._client, self._upstream = translation.client, translation.upstream
+    def __init__(self, call: StreamedCall, translation: Translation, head: RequestHead, context: Context):
+        super().__init__(call, translation.upstream.Stream(None, head), translation.client.HEARTBEAT)
+        self._client, self._upstream, self._context = translation.client, translation.upstream, context
         self._put_state, self._tool_names = translation.put_state, translation.tool_names
-        self._context, self._exchange, self._settlement = context, exchange, settlement
-        self._watch, self._on_disconnect, self._status = watch, on_disconnect, exchange.status
-        self._reader = translation.upstream.Stream(None, head)
-        self._framing = ArrayFraming() if as_array else SseFraming()
-        self._heartbeat = ARRAY_HEARTBEAT if as_array else translation.client.HEARTBEAT
         self._is_quiet = False
-        self._splitter, self._drain_s = sse.Splitter(), drain_s
         self.losses = Losses(translation.upstream.NAMES)
 
     def frames(self) -> Iterator[bytes]:
@@ -82,7 +63,7 @@ class TranslatedStream:
             self.close()  # counted there; no error event, because there is no client
         except Exception as error:  # noqa: BLE001 - events that were read and cannot be written
             failed = self._end_with_error(untranslatable_error(error))
-            event = self._client.error_event(failed.status, failed.code, failed.message, self._context.request_id)
+            event = self._client.error_event(failed.status, failed.code, failed.message, self._request_id)
             yield b"".join(out) + self._framing.own_event(event) + self._framing.end(b"")
 
     def events(self) -> Iterator:
@@ -94,8 +75,8 @@ class TranslatedStream:
             events = reasoning_state.store_stream(events, self._put_state)
         try:
             for event in events:
-                if isinstance(event, End | Failed):
-                    self._settle(isinstance(event, Failed))
+                if isinstance(event, End | Failed) and not self._settlement.is_settled:
+                    self._settle_end(isinstance(event, Failed))
                 yield event
         except Exception as error:  # noqa: BLE001 - whatever the upstream sends, the client gets an end
             yield self._end_with_error(untranslatable_error(error))
@@ -108,8 +89,9 @@ class TranslatedStream:
                 self._is_quiet = chunk is None
                 for event in splitter.feed(chunk or b""):
                     verdict, payload = self._read_event(event)
-                    if verdict is Verdict.CONTINUES and self._reader.text_bytes > self._settlement.covered_bytes:
-                        self._check_quota()
+                    is_beyond = self._reader.text_bytes > self._settlement.covered_bytes
+                    if is_beyond and verdict is Verdict.CONTINUES and self._exceeds_quota():
+                        raise self._settlement.reservation.exhausted()
                     if payload is not None:
                         yield payload
                     if verdict is Verdict.ENDS:
@@ -124,7 +106,7 @@ class TranslatedStream:
             if not self._reader.is_terminal and not self._reader.has_failed:
                 raise UpstreamError(NO_END)
         except sse.TooLong:
-            yield self._end_with_error(UpstreamError("the upstream sent an event larger than the maximum"))
+            yield self._end_with_error(UpstreamError(TOO_LARGE))
         except GatewayError as error:
             # A timeout after the terminal event is no failure: the upstream only did not close the body.
             if not (isinstance(error, UpstreamTimeout) and self._reader.is_terminal):
@@ -143,42 +125,13 @@ class TranslatedStream:
             self._exchange.limit_idle(LAST_EVENT_S)
         return verdict, _document(data)
 
-    def _check_quota(self) -> None:
-        """Raises OverQuota if the stream costs more than the caller's quotas allow."""
-        if self._settlement.exceeds_quota(self._reader.usage, self._reader.text_bytes):
-            raise self._settlement.reservation.exhausted()
-
-    def _settle(self, has_failed: bool) -> None:
-        if self._settlement.is_settled:
-            return
-        reader = self._reader
-        self._settlement.losses = list(self.losses.names())
-        if has_failed:
-            self._settlement.settle_failed(self._status, reader.usage, reader.text_bytes)
-        else:
-            self._settlement.settle_complete(self._status, reader.usage, reader.text_bytes)
+    def _list_losses(self) -> list[str]:
+        return list(self.losses.names())
 
     def _end_with_error(self, error: GatewayError) -> Failed:
         """Settles, and returns the event that reports the error."""
-        reader = self._reader
-        self._settlement.losses = list(self.losses.names())
-        self._settlement.settle_failed(error.status, reader.usage, reader.text_bytes)
-        log.warning("request %s: the stream was cut: %s", self._context.request_id, error.message)
+        self._settle_broken(error)
         return Failed(error.status, error.code, error.message)
-
-    def close(self) -> None:
-        """Closes the upstream's response and settles: a call without an end counts as disconnected. Idempotent."""
-        self._watch.close()
-        settlement, reader, is_complete = self._settlement, self._reader, False
-        try:
-            if self._drain_s and not settlement.is_settled:
-                is_complete = drain(self._exchange, self._watch, reader, self._splitter, self._drain_s)
-            self._exchange.close()
-        finally:
-            if not settlement.is_settled:
-                settlement.losses = list(self.losses.names())
-                settlement.settle_disconnected(reader.usage, reader.text_bytes, is_complete)
-                self._on_disconnect()
 
 
 def _document(data: bytes) -> dict | None:

@@ -5,8 +5,9 @@ Everything is redacted and truncated here, before it is written anywhere.
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from gproxy.request_log.redaction import Redactor
 from gproxy.request_log.spool import Spool
@@ -16,6 +17,16 @@ log = logging.getLogger(__name__)
 
 # The first value of a row: requests of clients, and attempts at upstreams.
 DOWNSTREAM, UPSTREAM = "downstream", "upstream"
+
+
+class UpstreamRequest(Protocol):
+    """A request to an upstream; `secret` is its API key or access token."""
+
+    url: str
+    method: str
+    headers: Mapping[str, str]
+    body: bytes
+    secret: str
 
 
 @dataclass(slots=True)
@@ -96,14 +107,9 @@ class AttemptLog:
         self._recorder, self._downstream, self._redactor = recorder, downstream_id, recorder.redactor()
         self._has_body, self._secrets = has_body, tuple(secrets)
 
-    def send(
-        self, provider_id: int, credential_id: int, url: str, headers: dict, body: bytes, secret: str, send: Callable
-    ):
-        """Returns what `send` returns, or raises what it raises; a row is written when the response ends.
-
-        `secret` is the API key or access token of the attempt.
-        """
-        attempt = self._recorder.quietly(self._start, provider_id, credential_id, url, headers, body, secret)
+    def send(self, provider_id: int, credential_id: int, request: UpstreamRequest, send: Callable):
+        """Returns what `send` returns, or raises what it raises; a row is written when the response ends."""
+        attempt = self._recorder.quietly(self._start, provider_id, credential_id, request)
         if attempt is None:
             return send()
         try:
@@ -115,18 +121,16 @@ class AttemptLog:
         exchange.observe(attempt.received, attempt.end)
         return exchange
 
-    def _start(
-        self, provider_id: int, credential_id: int, url: str, headers: dict, body: bytes, secret: str
-    ) -> "_Attempt":
-        recorder = self._recorder
+    def _start(self, provider_id: int, credential_id: int, request: UpstreamRequest) -> "_Attempt":
+        recorder, body = self._recorder, request.body
         number, at = recorder.next_id()
-        redactor, secrets = self._redactor, (*self._secrets, secret.encode())
+        redactor, secrets = self._redactor, (*self._secrets, request.secret.encode())
         maximum, request_body = recorder.max_body + redactor.margin(secrets), None
         if self._has_body:
             request_body = redactor.beginning(bytes(body[:maximum]), recorder.max_body, secrets, len(body) > maximum)
         row = (
-            *(UPSTREAM, number, self._downstream, at, provider_id, credential_id, "POST"),
-            *(redactor.headers(headers.items(), secrets), redactor.url(url, secrets), request_body),
+            *(UPSTREAM, number, self._downstream, at, provider_id, credential_id, request.method),
+            *(redactor.headers(request.headers.items(), secrets), redactor.url(request.url, secrets), request_body),
         )
         return _Attempt(recorder, redactor, row, Capture(maximum) if self._has_body else None, secrets)
 

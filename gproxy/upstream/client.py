@@ -10,7 +10,7 @@ import re
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +27,7 @@ from gproxy.fastpath import fairness
 from gproxy.fastpath.chunked import IS_ON, Chunked
 from gproxy.fastpath.connection import CONNECTIONS, SENDING, Sending
 from gproxy.upstream import error_mapping
+from gproxy.upstream.endpoint import DEFAULT_TRANSPORT, Limits, Transport, UpstreamRequest
 
 log = logging.getLogger(__name__)
 
@@ -83,18 +84,16 @@ class Exchange:
     def __init__(
         self,
         raw: urllib3.HTTPResponse,
-        status: int,
-        limits: "Limits",
+        request: UpstreamRequest,
         deadline: float,
-        secret: str,
         waited_s: float,
         release: Callable[[], None],
     ):
         """`release` frees the connection's slot; it is called once. `deadline` is on the monotonic clock."""
         self._release: Callable[[], None] | None = release
-        self.status = status
+        self.status: int = raw.status
         # A short secret, as local servers have, may be an ordinary word of a response.
-        secret = secret if len(secret) >= MIN_SECRET else ""
+        secret = request.secret if len(request.secret) >= MIN_SECRET else ""
         # Headers that cannot be forwarded are omitted, and our key is masked where an upstream echoes it.
         self.headers = {
             name.lower(): value.replace(secret, MASK) if secret and secret in value else value
@@ -102,7 +101,7 @@ class Exchange:
             if value.isprintable() and TOKEN.fullmatch(name)
         }
         self.waited_s = waited_s  # for the upstream until now
-        self._raw, self._limits, self._deadline = raw, limits, deadline
+        self._raw, self._limits, self._deadline = raw, request.endpoint.limits, deadline
         self._idle_limit_s: float | None = None
         self._silent_s = 0.0  # since the last piece, across interrupted waits
         self._body: bytes | None = None
@@ -248,28 +247,6 @@ class Exchange:
             self._sock.settimeout(min(idle_s, remaining_s))
 
 
-class Limits:
-    """Timeouts of one call in seconds, the maximum of connections to its upstream, and the wait for a free one.
-
-    Connections are counted for each provider (its id) and base URL.
-    """
-
-    __slots__ = ("connect_s", "connections", "first_byte_s", "idle_s", "provider", "total_s", "wait_s")
-
-    def __init__(
-        self,
-        connect_s: float = 10,
-        first_byte_s: float = 300,
-        idle_s: float = 120,
-        total_s: float = 3600,
-        connections: int = 1000,
-        wait_s: float = 10,
-        provider: int | None = None,
-    ):
-        self.connect_s, self.first_byte_s, self.idle_s, self.total_s = connect_s, first_byte_s, idle_s, total_s
-        self.connections, self.wait_s, self.provider = connections, wait_s, provider
-
-
 class _Slots:
     """The connection slots of one upstream. A slot that is freed belongs to the call that waits longest.
 
@@ -321,16 +298,6 @@ class _Slots:
             self._waiting.remove(granted)
 
 
-class Transport(NamedTuple):
-    """An upstream's own proxy (`direct` for no proxy) and PEM files; None means the default of the process."""
-
-    proxy: str | None = None
-    ca_file: str | None = None
-    cert_file: str | None = None
-    key_file: str | None = None
-
-
-DEFAULT_TRANSPORT = Transport()
 # CA file, certificate file and key file of a transport.
 _Files = tuple[str | None, ...]
 
@@ -364,23 +331,17 @@ class Client:
 
     def send(
         self,
-        method: str,
-        base_url: str,
-        path: str,
-        headers: Mapping[str, str],
-        body: bytes | None,
-        limits: Limits,
+        request: UpstreamRequest,
         watch: AbstractContextManager,
-        secret: str,
-        transport: Transport = DEFAULT_TRANSPORT,
         on_connection: Callable[[int], None] | None = None,
     ) -> Exchange:
-        """Sends one call and returns the exchange once the response's head has arrived.
+        """Sends one request and returns the exchange once the response's head has arrived.
 
         `on_connection` is called with 1 when the call begins to use a connection, and with -1 when that ends.
         Raises UpstreamError, Overloaded, and what the watch throws.
         """
-        release_slot = self._acquire_slot(base_url, limits, watch)
+        endpoint = request.endpoint
+        release_slot = self._acquire_slot(endpoint.base_url, endpoint.limits, watch)
 
         def release() -> None:
             release_slot()
@@ -390,8 +351,7 @@ class Client:
         if on_connection is not None:
             on_connection(1)
         try:
-            adapter = self._adapter(base_url, transport)
-            return self._send(adapter, method, path, headers, body, limits, watch, secret, release)
+            return self._send(self._adapter(endpoint.base_url, endpoint.transport), request, watch, release)
         except BaseException:
             release()
             raise
@@ -409,13 +369,13 @@ class Client:
         return slots.release
 
     def _send(
-        self, adapter: _Adapter, method, path, headers, body, limits, watch, secret, release: Callable[[], None]
+        self, adapter: _Adapter, request: UpstreamRequest, watch: AbstractContextManager, release: Callable[[], None]
     ) -> Exchange:
-        request = requests.PreparedRequest()
-        request.method, request.url, request.body = method, path, body
-        request.headers = {"User-Agent": "gproxy", "Accept-Encoding": "identity", **headers}
-        if body is not None:
-            request.headers["Content-Length"] = str(len(body))
+        prepared, limits = requests.PreparedRequest(), request.endpoint.limits
+        prepared.method, prepared.url, prepared.body = request.method, request.endpoint.path, request.body
+        prepared.headers = {"User-Agent": "gproxy", "Accept-Encoding": "identity", **request.headers}
+        if request.body is not None:
+            prepared.headers["Content-Length"] = str(len(request.body))
         SENDING.set(sending := Sending())
         started, deadline = time.perf_counter(), time.monotonic() + limits.total_s
         timeout = Timeout(connect=limits.connect_s, read=limits.first_byte_s)
@@ -423,7 +383,7 @@ class Client:
         alarm = gevent.Timeout.start_new(min(limits.connect_s + limits.first_byte_s, limits.total_s))
         try:
             with watch:
-                raw = adapter.send(request, stream=True, timeout=timeout)
+                raw = adapter.send(prepared, stream=True, timeout=timeout)
         except error_mapping.LIBRARY_ERRORS as fault:
             # `from None`: the chained text would be printed with a traceback.
             raise error_mapping.to_upstream_error(fault, sending) from None
@@ -434,7 +394,7 @@ class Client:
         finally:
             alarm.close()
         waited_s = time.perf_counter() - started
-        return Exchange(raw, raw.status, limits, deadline, secret, waited_s, release)
+        return Exchange(raw, request, deadline, waited_s, release)
 
     def _adapter(self, base_url: str, transport: Transport) -> _Adapter:
         """Returns the adapter of this upstream, a new one if its TLS files have changed. Raises UpstreamError."""

@@ -2,17 +2,19 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from types import ModuleType
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Flask, Response, request
+from werkzeug.exceptions import HTTPException
 
 from gproxy.errors import ClientDisconnected, GatewayError, NotFound, RequestTimeout, ShuttingDown, Unsupported
 from gproxy.fastpath.direct_response import respond
 from gproxy.metrics.call_summary import CallSummary
-from gproxy.relay.pipeline import Answer
 from gproxy.relay.planner import Call
+from gproxy.relay.respond import Answer
 from gproxy.web import request_input
 from gproxy.web.error_responses import CORS, PREFLIGHT, error_response, internal_error, request_id_headers, runtime
 
@@ -43,14 +45,13 @@ def blueprints(protocols: Mapping[str, ModuleType]) -> list[Blueprint]:
     for protocol in protocols.values():
         for route, operation in protocol.ROUTES.items():
             if "{model}" not in route:
-                views.append((route, route, ("POST",), _operation_view(protocol, operation)))
+                views.append((route, route, ("POST",), OperationView(protocol, operation)))
     for route, methods, protocol_name in NOT_IMPLEMENTED:
         views.append((route, route, methods, _not_implemented_view(protocols, protocol_name)))
-    gemini_view = _gemini_view(protocols["gemini"])
-    views.append(("models/<path:target>", "gemini", ("POST",), gemini_view))
+    gemini = protocols["gemini"]
+    views.append(("models/<path:target>", "gemini", ("POST",), GeminiView(gemini)))
     # Some clients leave out `models/` before a model whose name has a slash.
-    actions = protocols["gemini"].ACTIONS
-    bare = [(f"<path:target>:{action}", action, ("POST",), _with_action(gemini_view, action)) for action in actions]
+    bare = [(f"<path:target>:{action}", action, ("POST",), GeminiView(gemini, action)) for action in gemini.ACTIONS]
     found = []
     for name, prefix in (("aggregated", ""), ("scoped", "/<provider>")):
         blueprint = Blueprint(name, __name__)
@@ -67,28 +68,17 @@ def blueprints(protocols: Mapping[str, ModuleType]) -> list[Blueprint]:
     return found
 
 
-def call_of_path(path: str, query: str, protocols: Mapping[str, ModuleType]) -> dict | None:
-    """Returns the fields of a `Call` that the path determines, or None if it is not the path of an LLM operation."""
-    parts = path.strip("/").split("/")
-    provider = parts.pop(0) if parts[0] not in VERSIONS else None
-    if not parts or parts.pop(0) not in VERSIONS:
+def call_fields(app: Flask, path: str, query: str) -> dict | None:
+    """Returns the fields of a `Call` that a path and its query determine, by the app's own routes.
+
+    Returns None if it is not the path of an LLM operation.
+    """
+    try:
+        endpoint, arguments = app.url_map.bind("").match("/" + unquote(path).strip("/"), method="POST")
+    except HTTPException:
         return None
-    route = "/".join(parts)
-    for protocol in protocols.values():
-        if route in protocol.ROUTES:
-            return {"protocol": protocol.NAME, "operation": protocol.ROUTES[route], "provider": provider}
-    model, _, action = route.removeprefix("models/").rpartition(":")
-    operation = protocols["gemini"].ACTIONS.get(action)
-    if operation is None or not model:
-        return None
-    as_array = action == "streamGenerateContent" and ("alt", "sse") not in parse_qsl(query.lower())
-    return {
-        "protocol": "gemini",
-        "operation": operation,
-        "provider": provider,
-        "model": model,
-        "as_array": as_array,
-    }
+    view = app.view_functions[endpoint]
+    return view.call_fields(query, **arguments) if isinstance(view, OperationView | GeminiView) else None
 
 
 def preflight() -> Response:
@@ -103,14 +93,14 @@ def guarded(protocol: ModuleType, view: Callable[[str], Response]) -> Response:
     try:
         return view(request_id)
     except GatewayError as fault:
-        runtime().relay.metrics.failed(summary, fault.code)
+        runtime().relay.running.metrics.failed(summary, fault.code)
         if not isinstance(fault, RequestTimeout | ShuttingDown):  # for these no time remains to read the body
             request_input.discard(request.environ, DISCARD_BYTES, DISCARD_S)
         return error_response(protocol, fault, request_id)
     except ClientDisconnected:
         return Response(status=499)  # for the access log alone: the client has disconnected
     except Exception as fault:  # noqa: BLE001 - last resort: the log has the traceback, the client only the request id
-        runtime().relay.metrics.failed(summary, GatewayError.code)
+        runtime().relay.running.metrics.failed(summary, GatewayError.code)
         return internal_error(protocol, fault, request_id)
 
 
@@ -122,42 +112,61 @@ def admit() -> tuple:
     return caller, snapshot
 
 
-def _operation_view(protocol: ModuleType, operation: str) -> Callable:
-    def operate(provider: str | None = None) -> Response:
-        if request.method == "OPTIONS":
-            return preflight()
+@dataclass(frozen=True, slots=True)
+class OperationView:
+    """The view of one operation. The body names the model."""
 
-        def view(request_id: str) -> Response:
-            return relay(protocol.NAME, request_id, provider=provider, operation=operation)
+    protocol: ModuleType
+    operation: str
 
-        return guarded(protocol, view)
+    def __call__(self, **path) -> Response:
+        return _serve(self, path)
 
-    return operate
-
-
-def _gemini_view(protocol: ModuleType) -> Callable:
-    def operate(target: str, provider: str | None = None) -> Response:
-        """Serves `models/{model}:{action}`. A model's name may itself contain `/` and `:`."""
-        if request.method == "OPTIONS":
-            return preflight()
-        model, _, action = target.rpartition(":")
-
-        def view(request_id: str) -> Response:
-            if action not in protocol.ACTIONS or not model:
-                raise NotFound(f"there is no path {request.path!r}")
-            as_array = action == "streamGenerateContent" and request.args.get("alt", "").lower() != "sse"
-            operation = protocol.ACTIONS[action]
-            return relay(
-                protocol.NAME, request_id, provider=provider, model=model, operation=operation, as_array=as_array
-            )
-
-        return guarded(protocol, view)
-
-    return operate
+    def call_fields(self, query: str, provider: str | None = None) -> dict:
+        """Returns the fields of a `Call` that the path determines."""
+        return {"protocol": self.protocol.NAME, "operation": self.operation, "provider": provider}
 
 
-def _with_action(gemini_view: Callable, action: str) -> Callable:
-    return lambda target: gemini_view(f"{target}:{action}")
+@dataclass(frozen=True, slots=True)
+class GeminiView:
+    """The view of `models/{model}:{action}`, or `{model}:{action}` for one action."""
+
+    protocol: ModuleType
+    action: str | None = None
+
+    def __call__(self, **path) -> Response:
+        return _serve(self, path)
+
+    def call_fields(self, query: str, target: str, provider: str | None = None) -> dict | None:
+        """Returns the fields of a `Call` that the path determines, or None if there is no such action.
+
+        A model's name may itself contain `/` and `:`.
+        """
+        model, _, action = target.rpartition(":") if self.action is None else (target, ":", self.action)
+        operation = self.protocol.ACTIONS.get(action)
+        if operation is None or not model:
+            return None
+        as_array = action == "streamGenerateContent" and ("alt", "sse") not in parse_qsl(query.lower())
+        return {
+            "protocol": self.protocol.NAME,
+            "operation": operation,
+            "provider": provider,
+            "model": model,
+            "as_array": as_array,
+        }
+
+
+def _serve(view: OperationView | GeminiView, path: dict) -> Response:
+    if request.method == "OPTIONS":
+        return preflight()
+
+    def serve(request_id: str) -> Response:
+        fields = view.call_fields(request.environ.get("QUERY_STRING", ""), **path)
+        if fields is None:
+            raise NotFound(f"there is no path {request.path!r}")
+        return relay(request_id, fields)
+
+    return guarded(view.protocol, serve)
 
 
 def _not_implemented_view(protocols: Mapping[str, ModuleType], protocol_name: str | None) -> Callable:
@@ -182,38 +191,39 @@ def _not_implemented_view(protocols: Mapping[str, ModuleType], protocol_name: st
     return refuse
 
 
-def relay(protocol: str, request_id: str, provider: str | None = None, **path) -> Response:
-    """Reads, plans and runs one call, and returns its response. Raises GatewayError or ClientDisconnected."""
+def relay(request_id: str, fields: dict) -> Response:
+    """Reads, plans and runs one call, and returns its response. Raises GatewayError or ClientDisconnected.
+
+    `fields`: those of the `Call` that the path determines.
+    """
     started = time.perf_counter()
     environ, running = request.environ, runtime()
     caller, snapshot = admit()
-    sock = environ.get("gunicorn.socket")
-    permit, watch = running.relay.capacity.acquire(), running.relay.open_watch(sock)
+    sock, calls = environ.get("gunicorn.socket"), running.relay.running
+    permit, watch = calls.open(sock)
 
     def release() -> None:
-        running.relay.close_watch(watch)
-        permit.release()
+        calls.close(permit, watch)
 
     try:
         call = Call(
-            protocol=protocol,
             body=request_input.body(environ, running.settings.max_body, running.settings.body_timeout_s, permit, watch),
             header=lambda name: environ.get(_environ_name(name)),
             query=request_input.query(environ),
             request_id=request_id,
             started=started,
-            provider=provider,
             summary=environ[request_input.SUMMARY],
             request_log_id=environ.get(request_input.TRACE),
             attempt_log=environ.get(request_input.ATTEMPT_LOG),
-            **path,
+            **fields,
         )
         plan = running.relay.plan(call, caller, snapshot)
         answer = running.relay.run(plan, call, watch)
     except BaseException:
         release()
         raise
-    answer.headers += (*request_id_headers(running.relay.protocols[protocol], request_id), *CORS)
+    protocol = running.protocols[call.protocol]
+    answer.headers += (*request_id_headers(protocol, request_id), *CORS)
     body = answer.body
     if isinstance(body, bytes):
         answer.headers.append(("Content-Length", str(len(body))))

@@ -25,7 +25,7 @@ def me() -> dict:
     running, caller = runtime(), g.caller
     rows = (*caller.limits, *caller.key_limits)
     counted = tuple(map(limits.limit_of, rows))
-    taken = running.relay.reserver.inspect(budgets.accounts(caller), counted)
+    taken = running.reserver.inspect(budgets.accounts(caller), counted)
     now_s = taken.at / NS
     accounts = {one.key[0]: limit_views.account(one, now_s) for one in taken.statuses if one.counter is None}
     if budgets.USER in accounts:

@@ -3,7 +3,6 @@
 import inspect
 import re
 from collections.abc import Callable, Iterator
-from types import ModuleType
 from typing import get_type_hints
 
 import orjson
@@ -53,7 +52,7 @@ def build(app: Flask) -> dict:
     spec.components.schema("Error", {"properties": {"error": {"type": "object"}}, "required": ["error"]})
     refused = {"schema": {"$ref": "#/components/schemas/Error"}}
     spec.components.response("Refused", {"description": "Refused.", "content": {"application/json": refused}})
-    for path, operations in _routes(app, app.extensions["protocols"], plugin):
+    for path, operations in _routes(app, plugin):
         spec.path(path, operations=operations)
     return spec.to_dict()
 
@@ -66,7 +65,7 @@ def _schema_name(schema) -> str:
     return f"{module.capitalize()}{schema_class.__name__}{partial}"
 
 
-def _routes(app: Flask, protocols: dict[str, ModuleType], plugin) -> Iterator[tuple[str, dict]]:
+def _routes(app: Flask, plugin) -> Iterator[tuple[str, dict]]:
     """Yields each path with its operations, without the routes that only answer 501."""
     paths: dict[str, dict] = {}
     for rule in sorted(app.url_map.iter_rules(), key=lambda rule: rule.rule):
@@ -76,7 +75,7 @@ def _routes(app: Flask, protocols: dict[str, ModuleType], plugin) -> Iterator[tu
         path = _PARAMETER.sub(r"{\1}", rule.rule).replace("{target}", "{model}:{action}")
         names = re.findall(r"{(\w+)}", path)
         for method in sorted(set(METHODS) & rule.methods):
-            operation = _operation(path, method, view, protocols, plugin)
+            operation = _operation(path, method, view, plugin)
             operation["parameters"] = [
                 {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
             ]
@@ -85,7 +84,7 @@ def _routes(app: Flask, protocols: dict[str, ModuleType], plugin) -> Iterator[tu
     yield from paths.items()
 
 
-def _operation(path: str, method: str, view: Callable, protocols: dict[str, ModuleType], plugin) -> dict:
+def _operation(path: str, method: str, view: Callable, plugin) -> dict:
     is_llm = any(part in llm.VERSIONS for part in path.split("/")[1:3])
     description = inspect.getdoc(inspect.unwrap(view)) if not is_llm else None
     operation: dict = {
@@ -95,7 +94,7 @@ def _operation(path: str, method: str, view: Callable, protocols: dict[str, Modu
         "responses": _responses(path, view, is_llm),
     }
     if method == "POST" and is_llm:
-        operation["requestBody"] = _body(_llm_request(path, protocols), is_required=True)
+        operation["requestBody"] = _body(_llm_request(view), is_required=True)
     elif method == "POST" and (schema := getattr(view, "takes", None)) is not None:
         operation["requestBody"] = _body(_json_schema(schema, plugin), is_required=False)
     return operation
@@ -121,10 +120,9 @@ def _json_schema(schema, plugin) -> dict:
     return plugin.converter.resolve_nested_schema(schema)
 
 
-def _llm_request(path: str, protocols: dict[str, ModuleType]) -> dict:
+def _llm_request(view: Callable) -> dict:
     """Describes only what the gateway itself reads of a request: the vendor defines the rest."""
-    call = llm.call_of_path(path.replace("{action}", "generateContent"), "", protocols)
-    if call is None or call["protocol"] == "gemini":
+    if isinstance(view, llm.GeminiView):
         return {"type": "object"}
     return {"type": "object", "required": ["model"], "properties": {"model": {"type": "string"}}}
 

@@ -10,7 +10,7 @@ import pytest
 from gproxy.credentials.access_tokens import EXPIRY_MARGIN_S, FRESH_S, RENEW_BEFORE_S, AccessTokens
 from gproxy.errors import CredentialRefused, UpstreamError, UpstreamTimeout
 from gproxy.snapshot import Credential, ServiceAccount
-from gproxy.upstream.client import DEFAULT_TRANSPORT, Transport
+from gproxy.upstream.endpoint import DEFAULT_TRANSPORT, Transport
 from tests.accounts import EMAIL, PEM, claims
 
 ACCOUNT = ServiceAccount("acme-1", EMAIL, "https://tokens.test/oauth", "k1")
@@ -26,9 +26,9 @@ class Endpoint:
         self.replies, self.waits = {}, {}  # of single requests, by their number
         self.wait.set()
 
-    def send(self, method, base_url, path, headers, body, limits, watch, secret, transport):
-        claims(body)
-        self.requests.append((method, base_url + path))
+    def send(self, request, watch):
+        claims(request.body)
+        self.requests.append((request.method, request.url))
         number = len(self.requests)
         self.waits.get(number, self.wait).wait()
         reply = self.replies.get(number, self.reply)

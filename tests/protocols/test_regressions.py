@@ -37,7 +37,7 @@ from gproxy.protocols.hub import (
 from gproxy.protocols.losses import Losses
 from gproxy.protocols.repair import NO_RESULT
 from gproxy.protocols.signatures import SKIP_VALIDATOR, WRAPPED_PREFIX, wrap
-from gproxy.relay.planner import Call, Plan, Planner
+from gproxy.relay.planner import passthrough_body
 from tests.conversations import OWN_SIGNATURES, PDF, PNG, PROVIDER, context, target
 from tests.stopwatch import seconds
 
@@ -446,19 +446,12 @@ def test_deepseek_gets_reasoning_content_with_every_call(blocks, expected, lost)
 
 # -- same-protocol lane --------------------------------------------------------------------------------------------
 
-PLANNER = Planner(LOADED, {}, None)
 WRAPPED = wrap(Signature("other/gemini", "S"))
 
 
 def passed_on(protocol: str, body: dict) -> tuple[bytes, tuple[str, ...]]:
     data = json.dumps(body, indent=1).encode()  # indented, unlike our own JSON
-    call = Call(protocol, data, lambda name: None, (), "req_1", 0.0, model="m")
-    plan = Plan(
-        None, LOADED[protocol].read_head(data), "m", "m", None, None, None, "", "m", "", protocol, data, None, "", 0
-    )
-    sent, losses = PLANNER.passthrough_body(plan, call)
-    assert data == call.body
-    return sent, losses
+    return passthrough_body(LOADED[protocol], LOADED[protocol].read_head(data), data, "m")
 
 
 # A client's own request with the prefix of wrapped signatures in its texts.

@@ -139,8 +139,9 @@ def plan(number: int, credentials: int, *fallbacks, concurrency=(), **settings):
     found = tuple(Credential(10 * number + n, number, f"s{n}", concurrency=limit) for n, limit in enumerate(limits))
     provider = Provider(number, f"p{number}", "openai", ProviderSettings(**settings), found)
     kind = SimpleNamespace(responder=None)
-    fields = {"affinity": b"", "pinned_credential": None, "lane": "lane", "upper_bound": None}
-    return SimpleNamespace(provider=provider, kind=kind, model="m", fallbacks=fallbacks, **fields)
+    fields = {"affinity": b"", "pinned_credential": None, "endpoint": "endpoint", "upper_bound": None}
+    later = tuple(SimpleNamespace(plan=one) for one in fallbacks)
+    return SimpleNamespace(provider=provider, kind=kind, model="m", fallbacks=later, **fields)
 
 
 def test_all_credentials_of_a_target_are_tried_before_the_next_target():

@@ -37,7 +37,7 @@ def fetched(monkeypatch, gate) -> list[Provider]:
 
 
 def test_a_list_is_fetched_once_for_all_that_wait(fetched):
-    models = ModelList(None)
+    models = ModelList({}, {}, None, None, None)
     waiting = [gevent.spawn(models._offer, NEW) for _ in range(5)]
     assert [one.get() for one in waiting] == [(ModelCard("m"),)] * 5
     assert models._offer(NEW) == (ModelCard("m"),)
@@ -45,7 +45,7 @@ def test_a_list_is_fetched_once_for_all_that_wait(fetched):
 
 
 def test_a_replaced_key_does_not_share_the_fetch_of_the_old_key(fetched, gate):
-    models = ModelList(None)
+    models = ModelList({}, {}, None, None, None)
     old = gevent.spawn(models._offer, OLD)
     gevent.sleep(0)
     new = gevent.spawn(models._offer, NEW)

@@ -66,7 +66,7 @@ CACHED = {
 )
 def test_the_reservation_covers_every_target(protocol, body, targets):
     found = plan(protocol, body, *targets)
-    bounds = [found.target_bound, *(fallback().target_bound for fallback in found.fallbacks)]
+    bounds = [found.target_bound, *(fallback.plan().target_bound for fallback in found.fallbacks)]
     assert len(bounds) == len(targets)
     assert [bool(bound.money) for bound in bounds] == [has_price for _, has_price in targets]
     for bound in bounds:
@@ -81,4 +81,4 @@ def test_a_call_to_one_target_reserves_its_own_upper_bound():
 
 def test_a_target_whose_streams_may_not_pass_a_maximum_has_no_open_output():
     found = plan(CHAT, {**TEXT, "max_tokens": 7}, (CHAT, True), (CLAUDE, True))
-    assert [found.target_bound.max_output, found.fallbacks[0]().target_bound.max_output] == [None, None]
+    assert [found.target_bound.max_output, found.fallbacks[0].plan().target_bound.max_output] == [None, None]

@@ -57,6 +57,10 @@ def test_a_secret_that_is_not_utf8_is_redacted():
     assert Redactor(["abcdefgh\udce4"]).body(b"x abcdefgh\xe4 y") == b"x [redacted] y"
 
 
+def request(url: str, body=b"{}") -> SimpleNamespace:
+    return SimpleNamespace(url=url, method="POST", headers={}, body=body, secret="sk-12345678")
+
+
 class Snapshot:
     secrets: frozenset = frozenset()
 
@@ -77,7 +81,7 @@ def test_an_attempt_waits_for_no_reload():
         def observe(self, received, end):
             self.received, self.end = received, end
 
-    exchange = attempt_log.send(1, 1, "http://u/v1?access_token=abcdef&a=b", {}, b"{}", "sk-12345678", Exchange)
+    exchange = attempt_log.send(1, 1, request("http://u/v1?access_token=abcdef&a=b"), Exchange)
     exchange.received(b"hello")
     exchange.end()
     assert not snapshot_reads
@@ -92,8 +96,8 @@ def test_an_error_while_logging_costs_a_row_and_no_call(caplog):
     recorder = Recorder(spool, lambda: Snapshot, lambda: Snapshot, lambda at: at, frozenset(), 100)
     attempt_log = AttemptLog(recorder, None, True, ())
     exchange = SimpleNamespace(status=200, headers={}, observe=lambda received, end: end())
-    assert attempt_log.send(1, 1, "http://u", {}, b"{}", "sk-12345678", lambda: exchange) is exchange
-    assert attempt_log.send(1, 1, "http://u", {}, 7, "sk-12345678", lambda: exchange) is exchange
+    assert attempt_log.send(1, 1, request("http://u"), lambda: exchange) is exchange
+    assert attempt_log.send(1, 1, request("http://u", 7), lambda: exchange) is exchange
     assert caplog.text.count("a request log row is lost") == 2
 
 

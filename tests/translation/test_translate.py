@@ -14,7 +14,7 @@ from gproxy.errors import BadRequest, ClientDisconnected, OverQuota, UpstreamErr
 from gproxy.protocols.hub import Answer, Reply, Signature, ToolCall
 from gproxy.protocols.signatures import wrap
 from gproxy.relay import translated_stream
-from gproxy.relay.passthrough_stream import NO_END
+from gproxy.relay.stream import NO_END, StreamedCall
 from gproxy.snapshot import Dispatch, Provider, ProviderSettings
 from gproxy.translation import translate
 from gproxy.upstream.images import FileContent
@@ -555,18 +555,10 @@ class Stream:
     def __init__(self, client: str, upstream: str, exchange: Exchange, as_array: bool = False, settlement=None):
         self.settlement, self.exchange, self.disconnects, self.watch = settlement or Settlement(), exchange, [], Watch()
         translation = prepare(client, upstream, hello(client), STREAM)
-        self.stream = translated_stream.TranslatedStream(
-            *(
-                translation,
-                request_head(),
-                context(translation),
-                exchange,
-                self.settlement,
-                self.watch,
-                as_array,
-                lambda: self.disconnects.append(1),
-            )
+        call = StreamedCall(
+            exchange, self.settlement, self.watch, "req_1", as_array, 0.0, lambda: self.disconnects.append(1)
         )
+        self.stream = translated_stream.TranslatedStream(call, translation, request_head(), context(translation))
 
     def all(self) -> bytes:
         return b"".join(self.stream.frames())
@@ -969,16 +961,8 @@ def test_every_exception_in_translating_a_stream_becomes_an_error_event(client, 
     translation = prepare(client, CLAUDE, hello(client), STREAM)
     ends = {"read_stream": "upstream", "write_stream": "client"}
     failing = replace(translation, **{ends[side]: FailingProtocol(getattr(translation, ends[side]), side, fault=fault)})
-    stream = translated_stream.TranslatedStream(
-        failing,
-        request_head(),
-        context(translation),
-        exchange,
-        settlement,
-        Watch(),
-        False,
-        lambda: disconnects.append(1),
-    )
+    call = StreamedCall(exchange, settlement, Watch(), "req_1", False, 0.0, lambda: disconnects.append(1))
+    stream = translated_stream.TranslatedStream(call, failing, request_head(), context(translation))
     body = b"".join(stream.frames())
     stream.close()
     assert b"cannot be translated: " in body
@@ -992,9 +976,8 @@ def test_every_exception_in_a_stream_read_as_a_whole_reply_becomes_an_upstream_e
     exchange, settlement = Exchange(sample(CLAUDE, "text.sse")), Settlement()
     translation = prepare(CHAT, CLAUDE, hello(CHAT), GENERATE, upstream_operation=STREAM)
     failing = replace(translation, upstream=FailingProtocol(translation.upstream, "read_stream", fault=fault))
-    stream = translated_stream.TranslatedStream(
-        failing, request_head(), context(translation), exchange, settlement, Watch(), False, lambda: None
-    )
+    call = StreamedCall(exchange, settlement, Watch(), "req_1", False, 0.0, lambda: None)
+    stream = translated_stream.TranslatedStream(call, failing, request_head(), context(translation))
     with pytest.raises(UpstreamError) as failed:
         translate.fold_stream(failing, stream.events(), context(translation), stream.losses)
     assert "cannot be translated: " in failed.value.message

@@ -18,7 +18,8 @@ from cryptography.x509.oid import NameOID
 
 from gproxy.errors import Overloaded, UpstreamError
 from gproxy.upstream import client as module
-from gproxy.upstream.client import MAX_POOLS, Client, Limits, Transport
+from gproxy.upstream.client import MAX_POOLS, Client
+from gproxy.upstream.endpoint import Endpoint, Limits, Transport
 from tests.vendor import Vendor, body, sends
 
 NO_WATCH = nullcontext()
@@ -172,8 +173,9 @@ def always_check(monkeypatch):
 
 def call(client: Client, vendor: Vendor, transport: Transport):
     vendor.scripts["m"] = sends(body(200, b"ok"))
-    path, headers = "/v1/chat/completions", {"Content-Type": "application/json"}
-    return client.send("POST", vendor.url, path, headers, b'{"model": "m"}', Limits(), NO_WATCH, "", transport)
+    headers = {"Content-Type": "application/json"}
+    endpoint = Endpoint(vendor.url, "/v1/chat/completions", headers, transport=transport)
+    return client.send(endpoint.request("", b'{"model": "m"}'), NO_WATCH)
 
 
 def authorities(client: Client, transport: Transport) -> list[str]:

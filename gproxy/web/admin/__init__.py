@@ -29,7 +29,7 @@ def document(schema):
     Raises GatewayError; for an invalid document its message names each wrong field.
     """
     running = runtime()
-    permit = running.relay.capacity.acquire()
+    permit = running.relay.running.capacity.acquire()
     try:
         body = request_input.body(request.environ, MAX_BODY, running.settings.body_timeout_s, permit, nullcontext())
     finally:

@@ -91,7 +91,7 @@ def _provider_rows(rows: list[dict]) -> list[dict]:
         merged = {**known.get(row["id"], {}), **row}
         merged["settings"] = documents.as_object(merged.get("settings_json") or "{}")
         place = f"[{n}]" if len(rows) > 1 else "body"
-        problems += seed.provider_problems(merged, place, runtime().relay.kinds, current_app.extensions["reserved"])
+        problems += seed.provider_problems(merged, place, runtime().kinds, current_app.extensions["reserved"])
     if problems:
         raise BadRequest("; ".join(problem.removeprefix("body.") for problem in problems))
     return [{name: _or(value, DEFAULTS.get(name)) for name, value in row.items()} for row in rows]
@@ -129,8 +129,8 @@ def _providers_json(rows: list[dict], query: dict) -> list[dict]:
 
 def _channel_routing(channel: str, settings_json: str) -> dict:
     """Returns the routing of a provider without routing of its own."""
-    relay, setting = runtime().relay, documents.as_object(settings_json).get("protocol")
-    return {"rules": dispatch.default_rules(relay.kinds[channel], setting, relay.protocols)}
+    running, setting = runtime(), documents.as_object(settings_json).get("protocol")
+    return {"rules": dispatch.default_rules(running.kinds[channel], setting, running.protocols)}
 
 
 # Credentials
@@ -167,7 +167,7 @@ def _check_kind(row: dict, secret: dict | None) -> None:
         secret = entities.open_secret(before["secret_json"], running.seal) if secret is None else secret
     for provider in running.ask(entities.find, entities.PROVIDER, {"id": [provider_id]}):
         with_secret = {"channel": provider["channel"], "credentials": [secret], "settings": {"base_url": "-"}}
-        for problem in seed.provider_problems(with_secret, "", running.relay.kinds, frozenset()):
+        for problem in seed.provider_problems(with_secret, "", running.kinds, frozenset()):
             raise BadRequest(f"credential: {problem.partition(': ')[2]}")
 
 

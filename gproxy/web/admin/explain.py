@@ -1,6 +1,7 @@
 """The admin route that explains a request: how it would be handled, without sending it."""
 
 import orjson
+from flask import current_app
 
 from gproxy.config import entities as documents
 from gproxy.errors import BadRequest, GatewayError, NotFound
@@ -39,7 +40,7 @@ def view(document: dict) -> dict:
         "limits": _limits(caller, explanation),
         "accounts": _accounts(explanation),
         "outcome": _outcome(why_not, explanation),
-        "targets": [_target(target, call) for target in explanation.targets],
+        "targets": [_target(target) for target in explanation.targets],
     }
 
 
@@ -57,7 +58,7 @@ def _caller(user_id: int | None, key_id: int | None) -> tuple[Caller, str | None
 def _call(document: dict) -> Call:
     """Raises BadRequest."""
     path, _, query = document["path"].partition("?")
-    fields = llm.call_of_path(path, query, runtime().relay.protocols)
+    fields = llm.call_fields(current_app, path, query)
     if fields is None:
         raise BadRequest(f"path: {path!r} is not the path of an LLM operation")
     headers = {name.lower(): value for name, value in document["headers"].items()}
@@ -113,7 +114,7 @@ def _outcome(why_not: str | None, explanation: Explanation) -> dict:
     if explanation.error is not None:
         return _error(explanation.error)
     if any(
-        target.plan is not None and (target.plan.kind.responder or target.plan.lane is None)
+        target.plan is not None and (target.plan.kind.responder or target.plan.endpoint is None)
         for target in explanation.targets
     ):
         return {"status": 200, "code": None, "message": "it would be answered"}
@@ -126,7 +127,7 @@ def _error(error: GatewayError) -> dict:
     return {"status": error.status, "code": error.code, "message": error.message}
 
 
-def _target(target: PlannedTarget, call: Call) -> dict:
+def _target(target: PlannedTarget) -> dict:
     view = {"provider": target.provider, "model": target.model, "tier": target.tier}
     if target.plan is None:
         return {**view, "is_possible": False, "why_not": _error(target.error)}
@@ -141,7 +142,7 @@ def _target(target: PlannedTarget, call: Call) -> dict:
         "price": None if plan.price is None else plan.price.source,
         "bound": _upper_bound(plan),
         "credentials": [_candidate(one, plan.model) for one in target.candidates],
-        "upstream": _upstream(target, call),
+        "upstream": _upstream(target),
     }
 
 
@@ -165,7 +166,7 @@ def _candidate(one: Candidate, model: str) -> dict:
     }
 
 
-def _upstream(target: PlannedTarget, call: Call) -> dict | None:
+def _upstream(target: PlannedTarget) -> dict | None:
     """Returns the request as it would be sent, without the credential; None if the gateway answers by itself."""
     if target.url is None:
         return None
@@ -177,7 +178,7 @@ def _upstream(target: PlannedTarget, call: Call) -> dict | None:
     return {
         "method": "POST",
         "url": target.url,
-        "headers": target.request_headers(call),
+        "headers": target.request_headers,
         "body": parsed,
         "body_text": body.decode("utf-8", "replace"),
     }

@@ -94,10 +94,10 @@ def change_settings(values: dict) -> dict:
 @blueprint.post("/providers/default-routing")
 @takes(CHANNEL)
 def default_routing(document: dict) -> dict:
-    channel, relay = document["channel"], runtime().relay
-    if channel not in relay.kinds:
-        raise BadRequest(f"channel: unknown channel {channel!r}; known: {', '.join(sorted(relay.kinds))}")
-    return {"rules": dispatch.default_rules(relay.kinds[channel], None, relay.protocols)}
+    channel, running = document["channel"], runtime()
+    if channel not in running.kinds:
+        raise BadRequest(f"channel: unknown channel {channel!r}; known: {', '.join(sorted(running.kinds))}")
+    return {"rules": dispatch.default_rules(running.kinds[channel], None, running.protocols)}
 
 
 @blueprint.post("/models/pull")

@@ -86,7 +86,7 @@ def own_limits() -> list[dict]:
     rows = [(row, "user", None) for row in of_users.get(_user_id(), ())]
     for key in runtime().ask(users.keys, [_user_id()]):
         rows += [(row, "key", key.id) for row in of_keys.get(key.id, ())]
-    taken = runtime().relay.reserver.inspect((), tuple(limits.limit_of(row) for row, _, _ in rows))
+    taken = runtime().reserver.inspect((), tuple(limits.limit_of(row) for row, _, _ in rows))
     now_s = taken.at / NS
     return [{**limit_views.limit(row, scope, taken.statuses, now_s), "key_id": key_id} for row, scope, key_id in rows]
 
