@@ -1,11 +1,19 @@
 """Journal entries: `opened` and `settled` lines joined into usage rows."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import orjson
 import pytest
 
+from gproxy import protocols
 from gproxy.accounting.entries import JournalReader
+from gproxy.accounting.journal import Journal
+from gproxy.accounting.slots import take_slot
+from gproxy.relay.pipeline import Relay
+from gproxy.relay.settlement import Settlement
 
 
 def opened(call: int, **more) -> dict:
@@ -187,3 +195,75 @@ def test_a_corrupted_line_does_not_prevent_reading_the_others(tmp_path, corrupte
     good = [orjson.dumps(entry) for entry in (opened(1), settled(1), opened(2), settled(2))]
     path.write_bytes(b"\n".join([*good[:2], corrupted, *good[2:]]) + b"\n" + b"\0" * 100)
     assert ids(JournalReader().settled_calls(path, 0, None)) == [1, 2]
+
+
+# -- the bytes on disk -----------------------------------------------------------------------------------------------
+
+MARKS = 'Grüße "\\ \b\t\n\f\r\0\x1f\x7f \u2028 \U0001f600'
+MARKS_IN_JSON = 'Grüße \\"\\\\ \\b\\t\\n\\f\\r\\u0000\\u001f\x7f \u2028 \U0001f600'
+GREATEST = 2**63 - 1
+FEW = {"request_log_id": None, "credential": None, "end_user": None, "tag": None, "losses": (), "reserved": None}
+MANY = {
+    "request_log_id": GREATEST,
+    "credential": 4,
+    "end_user": MARKS,
+    "tag": "",
+    "losses": ("seed", "tools"),
+    "reserved": (2**61, 0),
+}
+OPENED_START = '{"o":7,"e":41,"rq":"req_7",'
+OPENED_MIDDLE = '"at":1795420800000000001,"u":1,"k":2,"p":3,"c":"openai",'
+OPENED_END = '"op":"generate_content","pr":"openai_chat_completions","m":"gpt-4.1",'
+OPENED_LINES = [
+    (FEW, f'{OPENED_START}{OPENED_MIDDLE}"r":null,{OPENED_END}"eu":null,"t":null}}\n'),
+    (
+        MANY,
+        f'{OPENED_START}"d":9223372036854775807,{OPENED_MIDDLE}"r":4,{OPENED_END}"eu":"{MARKS_IN_JSON}","t":"",'
+        '"lo":["seed","tools"],"h":[2305843009213693952,0]}\n',
+    ),
+    (FEW | {"credential": 4}, f'{OPENED_START}{OPENED_MIDDLE}"r":4,{OPENED_END}"eu":null,"t":null}}\n'),
+    (FEW | {"request_log_id": 0}, f'{OPENED_START}"d":0,{OPENED_MIDDLE}"r":null,{OPENED_END}"eu":null,"t":null}}\n'),
+    (
+        FEW | {"end_user": "x" * 129},
+        f'{OPENED_START}{OPENED_MIDDLE}"r":null,{OPENED_END}"eu":"{"x" * 128}","t":null}}\n',
+    ),
+    (FEW | {"tag": "ü" * 129}, f'{OPENED_START}{OPENED_MIDDLE}"r":null,{OPENED_END}"eu":null,"t":"{"ü" * 128}"}}\n'),
+    (FEW | {"losses": ("ä",)}, f'{OPENED_START}{OPENED_MIDDLE}"r":null,{OPENED_END}"eu":null,"t":null,"lo":["ä"]}}\n'),
+    (FEW | {"reserved": (0, 0)}, f'{OPENED_START}{OPENED_MIDDLE}"r":null,{OPENED_END}"eu":null,"t":null,"h":[0,0]}}\n'),
+]
+
+
+def journal_bytes(tmp_path: Path, write_entry: Callable[[Journal], None]) -> bytes:
+    journal = Journal(take_slot(tmp_path / "journal"))
+    write_entry(journal)
+    (path,) = journal.segments
+    journal.close()
+    os.close(journal.slot.lock)
+    return path.read_bytes()[: journal.end]
+
+
+def write_opened(journal: Journal, fields: dict) -> None:
+    plan = SimpleNamespace(
+        caller=SimpleNamespace(user_id=1, key_id=2),
+        provider=SimpleNamespace(id=3, channel="openai"),
+        operation="generate_content",
+        name="gpt-4.1",
+        head=SimpleNamespace(end_user=fields["end_user"]),
+        losses=fields["losses"],
+    )
+    call = SimpleNamespace(
+        request_id="req_7",
+        request_log_id=fields["request_log_id"],
+        protocol="openai_chat",
+        header=lambda name: fields["tag"],
+    )
+    credential = None if fields["credential"] is None else SimpleNamespace(id=fields["credential"])
+    relay = SimpleNamespace(protocols=protocols.load())
+    reservation = SimpleNamespace(amounts=None if fields["reserved"] is None else list(fields["reserved"]))
+    settlement = Settlement(journal, 7, None, 41, 0.0, reservation=reservation)
+    settlement.open(Relay._opened_entry(relay, plan, call, credential, 1_795_420_800_000_000_001))
+
+
+@pytest.mark.parametrize(("fields", "line"), OPENED_LINES)
+def test_the_bytes_of_an_opened_line(tmp_path, fields, line):
+    assert journal_bytes(tmp_path, lambda journal: write_opened(journal, fields)) == line.encode()

@@ -19,6 +19,7 @@ from gproxy.errors import Unavailable
 from gproxy.metrics.call_summary import CallSummary
 from gproxy.protocols.hub import Usage
 from gproxy.quota.reservations import UpperBound
+from gproxy.relay import settlement as settlement_module
 from gproxy.relay.settlement import MAX_LOSSES_BYTES, MAX_TEXT_CHARS, NoSettlement, Settlement, estimate, input_estimate
 from gproxy.snapshot import Provider, ProviderSettings
 from gproxy.state.interface import Account
@@ -295,3 +296,85 @@ def test_the_text_that_is_covered_is_that_of_the_target_that_serves(journal, tar
     settlement.cover(plan(before, price=PRICE if before else None))
     settlement.set_target(target, None)
     assert settlement.covered_bytes == covered
+
+
+# -- the bytes on disk -----------------------------------------------------------------------------------------------
+
+FREE = FoundPrice(Price(Decimal(0), ()), "shipped")
+NO_TOKENS = '"n":[0,0,0,0,0,0,0]'
+ALL_TOKENS = '"n":[30,5,2,60,7,8,9]'
+TWO = [(1, None, "upstream_error", 3), (2, 9, 200, 41)]
+TEN = [(number, number, 500, 1) for number in range(10)]
+EIGHT_IN_JSON = ",".join(f"[{number},{number},500,1]" for number in range(2, 10))
+SETTLED_LINES = [
+    ({}, "settle_failed", (502, None, 0), f'{{"s":7,"x":"failed","st":502,{NO_TOKENS},"c":0,"l":1500,"a":1}}\n'),
+    (
+        {"price": FREE},
+        "settle_failed",
+        (502, None, 0),
+        f'{{"s":7,"x":"failed","st":502,{NO_TOKENS},"c":0,"l":1500,"a":1,"ps":"shipped"}}\n',
+    ),
+    (
+        {"price": PRICE},
+        "settle_complete",
+        (200, USAGE, 0),
+        f'{{"s":7,"x":"complete","st":200,{ALL_TOKENS},"c":1070000,"l":1500,"a":1,"ps":"model"}}\n',
+    ),
+    (
+        {},
+        "settle_complete",
+        (200, None, 41),
+        '{"s":7,"x":"complete","st":200,"n":[100,11,0,0,0,0,0],"c":0,"l":1500,"a":1,"est":true}\n',
+    ),
+    (
+        {"first_byte": 100.25},
+        "settle_complete",
+        (200, USAGE, 0),
+        f'{{"s":7,"x":"complete","st":200,{ALL_TOKENS},"c":0,"l":1500,"a":1,"f":250}}\n',
+    ),
+    (
+        {"losses": ["a" * 298]},
+        "settle_complete",
+        (200, USAGE, 0),
+        f'{{"s":7,"x":"complete","st":200,{ALL_TOKENS},"c":0,"l":1500,"a":1,"lo":[]}}\n',
+    ),
+    (
+        {"attempts": TWO[1:], "served_by": (2, "anthropic", 9)},
+        "settle_complete",
+        (200, USAGE, 0),
+        f'{{"s":7,"x":"complete","st":200,{ALL_TOKENS},"c":0,"l":1500,"a":1}}\n',
+    ),
+    (
+        {"attempts": TWO},
+        "settle_complete",
+        (200, USAGE, 0),
+        f'{{"s":7,"x":"complete","st":200,{ALL_TOKENS},"c":0,"l":1500,"a":2,'
+        '"tr":[[1,null,"upstream_error",3],[2,9,200,41]]}\n',
+    ),
+    (
+        {
+            "price": PRICE,
+            "attempts": TEN,
+            "served_by": (9, "demo", None),
+            "first_byte": 99.0,
+            "losses": ["ä", "seed"],
+        },
+        "settle_disconnected",
+        (None, 41),
+        '{"s":7,"x":"partial","st":499,"n":[100,11,0,0,0,0,0],"c":1122000,"l":1500,"a":10,'
+        f'"tr":[{EIGHT_IN_JSON}],"by":[9,"demo",null],"ps":"model","est":true,"f":-1000,"lo":["ä","seed"]}}\n',
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "end", "arguments", "line"), SETTLED_LINES)
+def test_the_bytes_of_a_settled_line(journal, monkeypatch, fields, end, arguments, line):
+    monkeypatch.setattr(settlement_module, "time", SimpleNamespace(perf_counter=lambda: 101.5))
+    settlement = Settlement(journal, 7, fields.get("price"), 100, 100.0)
+    for name, value in fields.items():
+        setattr(settlement, name, value)
+    settlement.open(dict(ENTRY))
+    start = journal.end
+    getattr(settlement, end)(*arguments)
+    (path,) = journal.segments
+    assert path.read_bytes()[start : journal.end] == line.encode()
