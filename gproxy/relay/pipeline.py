@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from types import ModuleType
 
+from gproxy.accounting.entries import Opened, cut
 from gproxy.accounting.journal import Ids, Journal
 from gproxy.admission import keys
 from gproxy.admission.capacity import Capacity
@@ -173,7 +174,7 @@ class Relay:
             settlement = self._new_settlement(failover.plan, call, call_id, reservation)
             settlement.attempts = failover.policy.attempts
             settlement.release_credential = failover.reservation.release
-            settlement.open(self._opened_entry(failover.plan, call, failover.credential, reservation.at))
+            self.journal.open(self._opened_entry(call_id, failover.plan, call, failover.credential, reservation))
         except BaseException:
             reservation.settle(0, 0)
             raise
@@ -201,24 +202,34 @@ class Relay:
         settlement.cover(plan)
         return settlement
 
-    def _opened_entry(self, plan: Plan, call: Call, credential: Credential | None, at: int) -> dict:
+    def _opened_entry(
+        self,
+        call_id: int,
+        plan: Plan,
+        call: Call,
+        credential: Credential | None,
+        reservation: Reservation | NoReservation,
+    ) -> Opened:
         """Returns the `opened` journal entry of a call that is about to be sent."""
-        return {
-            "rq": call.request_id,
-            **({} if call.request_log_id is None else {"d": call.request_log_id}),
-            "at": at,
-            "u": plan.caller.user_id,
-            "k": plan.caller.key_id,
-            "p": plan.provider.id,
-            "c": plan.provider.channel,
-            "r": credential.id if credential else None,
-            "op": EMBED if plan.operation == EMBED_BATCH else plan.operation,
-            "pr": dispatch.wire_name(self.protocols[call.protocol], plan.operation),
-            "m": plan.name,
-            "eu": plan.head.end_user,
-            "t": call.header("x-gproxy-tag"),
-            **({"lo": plan.losses} if plan.losses else {}),
-        }
+        return Opened(
+            call_id=call_id,
+            input_tokens=plan.input_tokens,
+            request_id=call.request_id,
+            request_log_id=call.request_log_id,
+            at=reservation.at,
+            user_id=plan.caller.user_id,
+            key_id=plan.caller.key_id,
+            provider_id=plan.provider.id,
+            channel=plan.provider.channel,
+            credential_id=credential.id if credential else None,
+            operation=EMBED if plan.operation == EMBED_BATCH else plan.operation,
+            protocol=dispatch.wire_name(self.protocols[call.protocol], plan.operation),
+            model=plan.name,
+            end_user=cut(plan.head.end_user),
+            tag=cut(call.header("x-gproxy-tag")),
+            losses=tuple(plan.losses),
+            reserved=reservation.amounts,
+        )
 
     def _attempt(self, failover: Failover, call: Call, settlement: Settlement, watch: DisconnectWatch) -> Exchange:
         """Makes attempts until one succeeds. Returns its response, or the first failed response if none succeeds.
