@@ -1,36 +1,35 @@
-"""Starts and closes one process: store, state, snapshot, journal and relay. Used by workers and by test fixtures."""
+"""Composes and closes one process: store, state, snapshot, journal and relay. Used by workers and by test fixtures."""
 
 import logging
 import ssl
 import time
-import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from decimal import Decimal
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
 
 import certifi
-import gevent
 
-from gproxy import __version__, bootstrap, channels, protocols
+from gproxy import channels, protocols, tasks
 from gproxy.accounting import prices, slots
 from gproxy.accounting.journal import Ids, Journal
 from gproxy.accounting.ledger_check import LedgerChecker
 from gproxy.accounting.retention import Retention
+from gproxy.accounting.slots import Slot
 from gproxy.accounting.state_loader import StateLoader
 from gproxy.accounting.writer import Writer
+from gproxy.admin_ops import AdminOps, ConfigurationReader
 from gproxy.admission import keys
 from gproxy.admission.capacity import Capacity
 from gproxy.channels.kind import Kind
 from gproxy.credentials.access_tokens import AccessTokens
 from gproxy.credentials.pool import Pool, expires
-from gproxy.errors import BadRequest, GatewayError, StartupError, Unavailable
+from gproxy.errors import StartupError, Unavailable
 from gproxy.fastpath import collector
-from gproxy.metrics import call_metrics, definitions, exposition
+from gproxy.metrics import definitions
 from gproxy.metrics.call_metrics import CallMetrics
 from gproxy.metrics.mmap_values import MmapValues
-from gproxy.quota import budgets, limits
 from gproxy.quota.reservations import Reserver
 from gproxy.relay.attempt import Attempts
 from gproxy.relay.model_list import ModelList
@@ -43,27 +42,14 @@ from gproxy.request_log.recorder import Recorder
 from gproxy.request_log.spool import Mover, Spool
 from gproxy.settings import PUBLISHED_KEY, Settings, is_loopback
 from gproxy.settings import secrets as secrets_of
-from gproxy.snapshot import Snapshot
 from gproxy.snapshots import Snapshots
 from gproxy.state.change_counter import ChangeCounter
 from gproxy.state.interface import SharedState
 from gproxy.state.mmap.state import MmapState
 from gproxy.state.shared_dict import SharedDict
 from gproxy.state.ttl_store import TtlStore
-from gproxy.store import (
-    accounts,
-    exporting,
-    importing,
-    ledger,
-    ledger_check,
-    limit_replay,
-    machines,
-    request_logs,
-    seeding,
-    usages,
-    users,
-)
-from gproxy.store.audit import Actor, run_audited
+from gproxy.status import Status
+from gproxy.store import accounts, ledger, ledger_check, limit_replay, machines, request_logs, seeding, usages, users
 from gproxy.store.database import Database, prepare_folders
 from gproxy.store.sealing import Seal
 from gproxy.threads import Threads
@@ -72,9 +58,8 @@ from gproxy.upstream.images import ImageFetcher
 
 log = logging.getLogger(__name__)
 
-POLL_S = 0.5
-LEDGER_CHECK_S, RETENTION_S = 60.0, 60.0
-RENEW_S = 5.0  # much shorter than the lease of this process's reservations in Redis
+# At the end of a process, the maximum time for storing usage, and for storing request logs.
+STORE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,324 +121,231 @@ def _refuse_published_key(settings: Settings) -> None:
         )
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class Runtime:
     """One running process. `web` finds it in `app.extensions["gproxy"]`."""
 
     settings: Settings
-    database: Database
     snapshots: Snapshots
-    change_counter: ChangeCounter
-    journal: Journal
-    writer: Writer
-    protocols: Mapping[str, ModuleType]
-    kinds: Mapping[str, Kind]
-    upstream: Client
-    ttl_store: TtlStore
-    reserver: Reserver
     relay: Relay
     model_list: ModelList
-    machine: int
-    seal: Seal | None
-    threads: Threads  # for queries, which may be slow: nothing that must be prompt waits for them
-    changing_threads: Threads  # for changes
-    passwords: Threads  # a single thread: hashing a password takes 20 MB
-    shared: SharedState
-    owner: str
-    ledger_checker: LedgerChecker
     recorder: Recorder
-    mover: Mover
-    retention: Retention
-    mmap_values: MmapValues
-    totals_thread: Threads  # a single thread: adds up the metrics of all workers
-    shared_dict_sync: object | None = None  # exchanges the health of credentials with other machines
-    _preloaded: Snapshot | None = None  # the snapshot whose limits and quotas were preloaded last
-    _greenlets: list[gevent.Greenlet] = field(default_factory=list)
+    admin: AdminOps
+    status: Status
+    resources: ExitStack
 
-    def ask(self, query: Callable, *args):
-        """Runs a query of the store in a native thread and returns its result. Raises Unavailable, BadRequest."""
-        return self.threads.run(self.database.run_for_caller, query, *args)
+    @property
+    def protocols(self) -> Mapping[str, ModuleType]:
+        return self.relay.planner.protocols
 
-    def change(self, actor: Actor | None, function: Callable, *args):
-        """Runs a changing function of the store, and announces the change to all workers before it returns.
+    @property
+    def kinds(self) -> Mapping[str, Kind]:
+        return self.relay.planner.kinds
 
-        With an actor the change is written to the audit log. Raises Unavailable, and what the function raises.
-        """
-        result = self._run_change(actor, function, *args)
-        self.change_counter.increment()
-        return result
+    @property
+    def reserver(self) -> Reserver:
+        return self.relay.opener.reserver
 
-    def _run_change(self, actor: Actor | None, function: Callable, *args):
-        if actor is None:
-            return self.changing_threads.run(self.database.run_for_caller, function, self.database, *args)
-        return self.changing_threads.run(
-            self.database.run_for_caller, run_audited, self.database, actor, self.seal, function, *args
-        )
-
-    def change_account(self, actor: Actor, function: Callable, account: str, *args):
-        """Like `change`, for a function that changes an account's cap or used amount: the account is loaded again."""
-        result = self._run_change(actor, function, *args)
-        self.shared.forget(account)
-        self.change_counter.increment()
-        return result
-
-    def export(self) -> seeding.Content:
-        """Returns the configuration with its secrets. Raises Unavailable."""
-        return self.ask(exporting.content, self.seal)
-
-    def apply_import(self, actor: Actor, text: str, reserved: frozenset[str], prunes: bool, is_dry: bool) -> list:
-        """Imports a configuration in TOML and returns the changes. Raises BadRequest, Unavailable.
-
-        `prunes`: rows that the text does not contain are deleted. `is_dry`: nothing is changed.
-        """
-        content = self.threads.run(self._read, text, reserved)
-        changes = self._run_change(
-            None if is_dry else actor, importing.apply_import, content, self.seal, prunes, is_dry
-        )
-        if changes and not is_dry:
-            for row in self.ask(accounts.list_accounts, {}, time.time_ns()):
-                self.shared.forget(f"u{row[0]}")
-            self.change_counter.increment()
-        return changes
-
-    def _read(self, text: str, reserved: frozenset[str]) -> seeding.Content:
-        try:
-            document = tomllib.loads(text, parse_float=Decimal)
-            return bootstrap.read(document, "toml", self.settings.environ, self.kinds, reserved)
-        except (ValueError, RecursionError) as fault:
-            raise BadRequest(f"toml: not readable: {fault}") from None
-        except StartupError as fault:
-            raise BadRequest("; ".join(fault.problems)) from None
-
-    def readiness(self) -> dict:
-        """Returns the flags and counts of `/readyz`.
-
-        `serving`: calls are accepted. `persisting`: usage rows reach the database. `current`: the latest configuration
-        is loaded. `shared`: limits and quotas apply over all workers, and with Redis over all machines.
-        `credentials_usable`: credentials of enabled providers that are not disabled by a refusal or missing funds.
-        """
-        current = self.snapshots.current
-        credentials = (
-            [one for provider in current.providers.values() for one in provider.credentials] if current else []
-        )
-        return {
-            "serving": current is not None and self.journal.is_writable,
-            "persisting": self.writer.is_persisting,
-            "current": self.snapshots.is_current,
-            "shared": self.shared.is_shared,
-            "in_flight": self.relay.running.capacity.requests,
-            "clients_gone": self.relay.running.client_disconnects,
-            "credentials": len(credentials),
-            "credentials_usable": sum(map(self.relay.pool.is_usable, credentials)),
-        }
-
-    def metrics(self) -> str:
-        """Returns the metrics of all workers of this machine, as text for Prometheus."""
-        current = self.snapshots.current
-        providers = tuple(current.providers.values()) if current is not None else ()
-        statuses = self.relay.pool.statuses([one for provider in providers for one in provider.credentials])
-        series = call_metrics.credentials(providers, statuses)
-        return self.totals_thread.run(self._write_metrics, series)
-
-    def _write_metrics(self, series: dict) -> str:
-        """In a native thread, because there may be many series."""
-        totals = self.mmap_values.totals()
-        series |= call_metrics.process(__version__, totals.workers, slots.size(self.settings.data_dir / "journal"))
-        return exposition.write(definitions.FAMILIES, totals.values | series)
-
-    def poll_changes(self) -> None:
-        """Loop: loads changes of other machines, and renews the leases of this process."""
-        renewed = time.monotonic()
-        while True:
-            gevent.sleep(POLL_S)
-            self.snapshots.refresh()
-            if not self.journal.is_writable:
-                self.journal.check_space()
-            if self.shared_dict_sync is not None and self.shared.is_shared:
-                self._quietly(self.shared_dict_sync.exchange)
-            now = time.monotonic()
-            if now - renewed >= RENEW_S:
-                renewed = now
-                self._quietly(self._renew)
-
-    def renew_machine(self) -> None:
-        """Loop: writes into the database that this machine runs."""
-        while True:
-            gevent.sleep(machines.HEARTBEAT_S)
-            self._quietly(self.threads.run, self.database.run, machines.heartbeat, self.machine)
-
-    def heartbeat(self) -> None:
-        """Loop: sends heartbeats into idle streams."""
-        while True:
-            gevent.sleep(POLL_S)
-            self.relay.running.send_heartbeats()
-
-    def preload_limits(self) -> None:
-        """Loop: loads the limits and quotas of all callers into the shared state after each change."""
-        while True:
-            self._quietly(self._preload)
-            gevent.sleep(POLL_S)
-
-    def verify_ledger(self) -> None:
-        """Loop: compares accounts with usage rows."""
-        while True:
-            gevent.sleep(LEDGER_CHECK_S)
-            self._quietly(self.ledger_checker.check)
-
-    def apply_retention(self) -> None:
-        """Loop: deletes request logs and usage rows beyond their age or size."""
-        while True:
-            gevent.sleep(RETENTION_S)
-            if self.snapshots.current is not None:
-                self._quietly(self.retention.apply, self.snapshots.current.logging)
-
-    def _quietly(self, function: Callable, *args) -> None:
-        try:
-            function(*args)
-        except GatewayError as fault:
-            log.debug("a background task is postponed: %s", fault.message)
-        except Exception as fault:
-            log.error("a background task failed: %s", type(fault).__name__, exc_info=fault)
-
-    def _renew(self) -> None:
-        """Retries pending settlements, and renews the lease of this process's reservations. Raises Unavailable."""
-        self.reserver.settle_pending()
-        self.shared.renew(self.owner)
-
-    def _preload(self) -> None:
-        """Loads missing accounts and limits into the shared state, so that no request waits for the database."""
-        current = self.snapshots.current
-        if current is None or current is self._preloaded:
-            return
-        for caller in current.callers.values():
-            rows = (*caller.limits, *caller.key_limits)
-            accounts = budgets.accounts(caller)
-            if accounts or rows:
-                self.reserver.inspect(accounts, tuple(map(limits.limit_of, rows)))
-                gevent.sleep(0)
-        self._preloaded = current
-
-    def close(self, timeout_s: float = 5.0) -> None:
-        """Stores what is settled and releases all resources."""
-        for greenlet in self._greenlets:
-            greenlet.kill()
-        self._quietly(self.reserver.settle_pending)
-        self.writer.close(timeout_s)
-        self.mover.close(timeout_s)
-        self.retention.close()
-        self.mmap_values.close()  # the writer has released their number, so another worker may wait for these files
-        self.upstream.close()
-        self.ttl_store.close()
-        self.relay.pool.close()
-        if self.shared_dict_sync is not None:
-            self.shared_dict_sync.close()
-        self.ledger_checker.close()
-        self.shared.close()
-        self.change_counter.close()
+    def close(self) -> None:
+        """Ends the loops, stores what is settled within STORE_S, and releases all resources."""
+        self.resources.close()
 
 
 def start(settings: Settings, prepared: Prepared) -> Runtime:
     """Starts everything that one process needs. Called after the fork, because processes must not share any of it."""
     collector.tune_threads()
-    database = Database(settings.dsn, settings.data_dir)
-    change_counter = ChangeCounter(settings.data_dir / "signal")
-    threads = Threads(2)
-    # A reload has a thread of its own: a slow query must not delay a change of the configuration.
-    snapshots = Snapshots(settings, prepared.seal, database, change_counter, Threads(1))
-    root = settings.data_dir / "journal"
-    slot = slots.take_slot(root)
-    journal = Journal(slot)
-    owner = slot.new_owner(prepared.machine)
-    shared = shared_state(settings, prepared.deployment)
-    writer = Writer(journal, root, usages.UsageStore(database), Threads(1), shared, owner)
-    state_loader = StateLoader(shared, root, prepared.machine, _LoaderQueries(database), Threads(1), time.time_ns)
-    reserver = Reserver(shared, owner, state_loader.load, change_counter.read)
-    ids = Ids(prepared.machine, slot.number, _newest_id(database, threads))
+    steps = _Start(settings, prepared, ExitStack())
+    configuration = steps.open_configuration()
+    accounting = steps.open_accounting(configuration)
+    mmap_values = steps.open_metrics(accounting.journal.slot)
     shared_dict = SharedDict(settings.data_dir / "health", expires, is_synced=settings.redis_url is not None)
-    mmap_values = MmapValues(settings.data_dir / "metrics", slot.number, definitions.GAUGES)
-    metrics = CallMetrics(mmap_values, lambda: snapshots.current)
-    writer.on_stored = metrics.stored
-    pool = Pool(shared_dict, reserver, ids.next, is_current=lambda credential: snapshots().is_current(credential))
-    wire_protocols, kinds = protocols.load(), channels.load()
-    upstream, images = _upstream(settings)
-    ttl_store = TtlStore(settings.data_dir / "keepsakes")
-    tokens = AccessTokens(upstream, Threads(1).run)
-    running = RunningCalls(Capacity(settings.max_inflight, settings.max_inflight_bytes), metrics)
-    relay = Relay(
-        snapshot=snapshots,
-        planner=Planner(wire_protocols, kinds, ttl_store),
-        pool=pool,
-        opener=CallOpener(wire_protocols, journal, ids, reserver, metrics),
-        attempts=Attempts(wire_protocols, upstream, tokens, images, metrics),
-        answers=Answers(wire_protocols, ttl_store, running.count_disconnect),
-        running=running,
-    )
-    recorder, mover = _request_log(settings, database, snapshots, ids)
-    runtime = Runtime(
-        settings=settings,
-        database=database,
-        snapshots=snapshots,
-        change_counter=change_counter,
-        journal=journal,
-        writer=writer,
-        protocols=wire_protocols,
-        kinds=kinds,
-        upstream=upstream,
-        ttl_store=ttl_store,
-        reserver=reserver,
-        relay=relay,
-        model_list=ModelList(wire_protocols, kinds, pool, tokens, upstream),
-        machine=prepared.machine,
-        seal=prepared.seal,
-        threads=threads,
-        changing_threads=Threads(2),
-        passwords=Threads(1),
-        shared=shared,
-        owner=owner,
-        recorder=recorder,
-        mover=mover,
-        retention=_retention(settings, database),
-        mmap_values=mmap_values,
-        totals_thread=Threads(1),
-        shared_dict_sync=_shared_dict_sync(settings, prepared.deployment, shared_dict),
-        ledger_checker=LedgerChecker(
-            settings.data_dir / "audit.lock", partial(database.run, ledger_check.verify), Threads(1)
-        ),
-    )
+    relay = steps.open_relay(configuration, accounting, shared_dict, mmap_values)
+    recorder = steps.open_request_log(configuration, accounting.ids)
     prices.shipped()
-    writer.start()
-    mover.start()
-    snapshots.refresh()
-    runtime._greenlets += map(
-        gevent.spawn,
-        (
-            runtime.poll_changes,
-            runtime.renew_machine,
-            runtime.heartbeat,
-            runtime.preload_limits,
-            runtime.verify_ledger,
-            runtime.apply_retention,
+    steps.start_writer(accounting.writer, relay)
+    configuration.snapshots.refresh()
+    steps.start_tasks(configuration, accounting, relay, shared_dict)
+    return Runtime(
+        settings=settings,
+        snapshots=configuration.snapshots,
+        relay=relay,
+        model_list=_model_list(relay),
+        recorder=recorder,
+        admin=steps.admin_ops(configuration, accounting.shared, relay),
+        status=Status(
+            configuration.snapshots, relay, accounting.journal, accounting.writer, accounting.shared, mmap_values
         ),
+        resources=steps.resources,
     )
-    return runtime
 
 
-def _upstream(settings: Settings) -> tuple[Client, ImageFetcher]:
-    # The operator's bundle in OpenSSL's own variable, else the one that comes with requests.
-    ca_file = settings.environ.get("SSL_CERT_FILE") or certifi.where()
-    tls = ssl.create_default_context(cafile=ca_file)
-    return Client(settings.proxy, tls, ca_file, settings.max_inflight), ImageFetcher(tls, settings.proxy)
+def _model_list(relay: Relay) -> ModelList:
+    attempts = relay.attempts
+    return ModelList(relay.planner.protocols, relay.planner.kinds, relay.pool, attempts.tokens, attempts.upstream)
 
 
-def _request_log(settings: Settings, database: Database, snapshots: Snapshots, ids: Ids) -> tuple[Recorder, Mover]:
-    """The recorder of request logs, and the mover of its rows into the database."""
-    root = settings.data_dir / "spool"
-    spool = Spool(root)
-    own = frozenset(secrets_of(settings))
-    recorder = Recorder(spool, snapshots, lambda: snapshots.current, ids.next, own, settings.log_body)
-    return recorder, Mover(
-        spool, root, partial(database.run_on_kept_connection, request_logs.insert, database), Threads(1)
-    )
+@dataclass(frozen=True, slots=True)
+class _Configuration:
+    """The database, and what is loaded from it."""
+
+    database: Database
+    change_counter: ChangeCounter
+    snapshots: Snapshots
+    threads: Threads  # for queries of administrators
+
+
+@dataclass(frozen=True, slots=True)
+class _Accounting:
+    """What reserves, settles and stores calls."""
+
+    journal: Journal
+    ids: Ids
+    shared: SharedState
+    reserver: Reserver
+    writer: Writer
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """The steps of a start. `resources` are released in the reverse order of the steps."""
+
+    settings: Settings
+    prepared: Prepared
+    resources: ExitStack
+
+    def open_configuration(self) -> _Configuration:
+        """Opens the database. The snapshot is loaded by the first `refresh`."""
+        database = Database(self.settings.dsn, self.settings.data_dir)
+        change_counter = self.resources.enter_context(closing(ChangeCounter(self.settings.data_dir / "signal")))
+        # A reload has a thread of its own: a slow query must not delay a change of the configuration.
+        snapshots = Snapshots(self.settings, self.prepared.seal, database, change_counter, Threads(1))
+        return _Configuration(database, change_counter, snapshots, Threads(2))
+
+    def open_accounting(self, configuration: _Configuration) -> _Accounting:
+        """Takes a journal slot, and opens the shared state. The writer is not started yet."""
+        database, machine, root = configuration.database, self.prepared.machine, self.settings.data_dir / "journal"
+        slot = slots.take_slot(root)
+        journal = Journal(slot)
+        owner = slot.new_owner(machine)
+        shared = self.resources.enter_context(closing(shared_state(self.settings, self.prepared.deployment)))
+        writer = Writer(journal, root, usages.UsageStore(database), Threads(1), shared, owner)
+        state_loader = StateLoader(shared, root, machine, _LoaderQueries(database), Threads(1), time.time_ns)
+        reserver = Reserver(shared, owner, state_loader.load, configuration.change_counter.read)
+        ids = Ids(machine, slot.number, _newest_id(database, configuration.threads))
+        return _Accounting(journal, ids, shared, reserver, writer)
+
+    def open_metrics(self, slot: Slot) -> MmapValues:
+        """Opens the metrics of this worker. They are closed after the writer, which releases the slot's number."""
+        values = MmapValues(self.settings.data_dir / "metrics", slot.number, definitions.GAUGES)
+        return self.resources.enter_context(closing(values))
+
+    def open_relay(
+        self,
+        configuration: _Configuration,
+        accounting: _Accounting,
+        shared_dict: SharedDict,
+        mmap_values: MmapValues,
+    ) -> Relay:
+        """Returns the relay, with the state of the credentials and the connections to upstreams."""
+        settings, snapshots = self.settings, configuration.snapshots
+        # The operator's bundle in OpenSSL's own variable, else the one that comes with requests.
+        ca_file = settings.environ.get("SSL_CERT_FILE") or certifi.where()
+        tls = ssl.create_default_context(cafile=ca_file)
+        upstream = Client(settings.proxy, tls, ca_file, settings.max_inflight)
+        pool = Pool(
+            shared_dict,
+            accounting.reserver,
+            accounting.ids.next,
+            is_current=lambda credential: snapshots().is_current(credential),
+        )
+        metrics = CallMetrics(mmap_values, lambda: snapshots.current)
+        wire_protocols, kinds = protocols.load(), channels.load()
+        ttl_store = TtlStore(settings.data_dir / "keepsakes")
+        tokens, images = AccessTokens(upstream, Threads(1).run), ImageFetcher(tls, settings.proxy)
+        running = RunningCalls(Capacity(settings.max_inflight, settings.max_inflight_bytes), metrics)
+        for part in (pool, ttl_store, upstream):
+            self.resources.callback(part.close)
+        return Relay(
+            snapshot=snapshots,
+            planner=Planner(wire_protocols, kinds, ttl_store),
+            pool=pool,
+            opener=CallOpener(wire_protocols, accounting.journal, accounting.ids, accounting.reserver, metrics),
+            attempts=Attempts(wire_protocols, upstream, tokens, images, metrics),
+            answers=Answers(wire_protocols, ttl_store, running.count_disconnect),
+            running=running,
+        )
+
+    def open_request_log(self, configuration: _Configuration, ids: Ids) -> Recorder:
+        """Returns the recorder of request logs, and starts the mover of its rows into the database."""
+        settings, database, snapshots = self.settings, configuration.database, configuration.snapshots
+        root = settings.data_dir / "spool"
+        spool = Spool(root)
+        insert = partial(database.run_on_kept_connection, request_logs.insert, database)
+        mover = Mover(spool, root, insert, Threads(1))
+        mover.start()
+        self.resources.callback(mover.close, STORE_S)
+        own = frozenset(secrets_of(settings))
+        return Recorder(spool, snapshots, lambda: snapshots.current, ids.next, own, settings.log_body)
+
+    def start_writer(self, writer: Writer, relay: Relay) -> None:
+        """Starts moving the journal into the database."""
+        writer.on_stored = relay.running.metrics.stored
+        writer.start()
+        self.resources.callback(writer.close, STORE_S)
+
+    def start_tasks(
+        self, configuration: _Configuration, accounting: _Accounting, relay: Relay, shared_dict: SharedDict
+    ) -> None:
+        """Starts the background loops."""
+        database, snapshots, threads = configuration.database, configuration.snapshots, configuration.threads
+        reserver, shared = accounting.reserver, accounting.shared
+        settle_pending = partial(tasks.run_quietly, reserver.settle_pending)
+        self.resources.callback(settle_pending)
+        loops = tasks.Tasks()
+        renew_machine = partial(threads.run, database.run, machines.heartbeat, self.prepared.machine)
+        loops.repeat(tasks.POLL_S, snapshots.refresh)  # finds changes of other machines
+        loops.repeat(tasks.POLL_S, partial(tasks.check_journal, accounting.journal))
+        loops.repeat(tasks.RENEW_S, partial(tasks.renew_reservations, reserver))
+        loops.repeat(machines.HEARTBEAT_S, renew_machine)
+        loops.repeat(tasks.POLL_S, relay.running.send_heartbeats)
+        loops.repeat(tasks.POLL_S, tasks.LimitPreloader(snapshots, reserver).preload, starts_now=True)
+        loops.repeat(tasks.LEDGER_CHECK_S, self._ledger_checker(database).check)
+        loops.repeat(tasks.RETENTION_S, partial(tasks.apply_retention, self._retention(database), snapshots))
+        if self.settings.redis_url is not None:
+            loops.repeat(tasks.POLL_S, self._exchange(self.settings.redis_url, shared, shared_dict))
+        self.resources.callback(loops.stop)
+
+    def _ledger_checker(self, database: Database) -> LedgerChecker:
+        checker = LedgerChecker(
+            self.settings.data_dir / "audit.lock", partial(database.run, ledger_check.verify), Threads(1)
+        )
+        return self.resources.enter_context(closing(checker))
+
+    def _retention(self, database: Database) -> Retention:
+        trim_log = partial(database.run, request_logs.trim, database)
+        trim_usages = partial(database.run, accounts.delete_usages_before, database)
+        lock, kinds = self.settings.data_dir / "retention.lock", tuple(request_logs.KINDS)
+        return self.resources.enter_context(closing(Retention(lock, trim_log, trim_usages, Threads(1), kinds)))
+
+    def _exchange(self, redis_url: str, shared: SharedState, shared_dict: SharedDict) -> Callable[[], None]:
+        """Returns the task that exchanges the health of credentials with other machines while Redis is available."""
+        # Imported only if it is used, because it takes memory and time.
+        from gproxy.state.redis.shared_dict_sync import SharedDictSync
+
+        sync = self.resources.enter_context(closing(SharedDictSync(redis_url, self.prepared.deployment, shared_dict)))
+        return lambda: sync.exchange() if shared.is_shared else None
+
+    def admin_ops(self, configuration: _Configuration, shared: SharedState, relay: Relay) -> AdminOps:
+        """Returns the queries and changes for administrators."""
+        reader = ConfigurationReader(self.settings.environ, relay.planner.kinds)
+        return AdminOps(
+            database=configuration.database,
+            seal=self.prepared.seal,
+            shared=shared,
+            change_counter=configuration.change_counter,
+            reader=reader,
+            threads=configuration.threads,
+        )
 
 
 def shared_state(settings: Settings, deployment: str) -> SharedState:
@@ -469,20 +361,6 @@ def shared_state(settings: Settings, deployment: str) -> SharedState:
         return CircuitBreaker(RedisState(settings.redis_url, deployment), local)
     except ValueError as fault:  # its text does not contain the URL, which may contain a password
         raise StartupError([f"GPROXY_REDIS_URL: {fault}"]) from None
-
-
-def _retention(settings: Settings, database: Database) -> Retention:
-    trim_log = partial(database.run, request_logs.trim, database)
-    trim_usages = partial(database.run, accounts.delete_usages_before, database)
-    return Retention(settings.data_dir / "retention.lock", trim_log, trim_usages, Threads(1), tuple(request_logs.KINDS))
-
-
-def _shared_dict_sync(settings: Settings, deployment: str, shared_dict: SharedDict):
-    if settings.redis_url is None:
-        return None
-    from gproxy.state.redis.shared_dict_sync import SharedDictSync
-
-    return SharedDictSync(settings.redis_url, deployment, shared_dict)
 
 
 class _LoaderQueries:

@@ -21,7 +21,7 @@ from gproxy import bootstrap, channels, logs, runtime, settings
 from gproxy.app import attach, reserved_names
 from gproxy.errors import ShuttingDown, StartupError
 from gproxy.fastpath import collector, fairness, http_date  # noqa: F401 - http_date replaces gunicorn's
-from gproxy.runtime import Runtime
+from gproxy.runtime import STORE_S, Runtime
 from gproxy.settings import Settings
 from gproxy.web import access_log
 
@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 
 # After the grace time: calls are ended and settled, then usage is stored, before gunicorn kills the worker.
 CUT_S = 2.0
-STORE_S = 5.0
 MARGIN_S = CUT_S + STORE_S + 3.0
 # While the worker stops, a new or just used connection has this time to send its next request.
 QUIET_S = 1.0
@@ -120,7 +119,7 @@ def worker_exit(arbiter, worker) -> None:
     """In the worker, at its end: stores what is settled."""
     running = getattr(worker, "runtime", None)
     if running is not None:
-        running.close(STORE_S)
+        running.close()
 
 
 def _fill(app, database) -> None:

@@ -159,7 +159,7 @@ def test_the_server_has_imported_what_a_start_needs_and_done_nothing_else():
     assert (found["threads"], found["has_hub"]) == (1, False)
     assert found["files"] == ["anon_inode:[eventfd]"]  # of gproxy.turns, which neither reads nor writes it
     assert {"gproxy.server", "gproxy.runtime", "gunicorn.arbiter"} <= set(found["modules"])
-    on_demand = {"argon2", "redis", "cryptography", "apispec", "tomli_w", "yaml", "wsgi", "pytest"}
+    on_demand = {"argon2", "redis", "cryptography", "jwt", "apispec", "tomli_w", "yaml", "wsgi", "pytest"}
     assert not on_demand & set(found["modules"])
     assert "LANG" in found["read"]
     assert [name for name in found["read"] if not name.startswith(forkserver.READ_AT_IMPORT)] == []

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import certifi
+import orjson
 
 from gproxy import channels, protocols
-from gproxy.accounting.journal import Ids, Journal, read_lines
+from gproxy.accounting.journal import Ids, Journal
 from gproxy.accounting.slots import take_slot
 from gproxy.admission.capacity import Capacity
 from gproxy.credentials.access_tokens import AccessTokens
@@ -136,7 +137,8 @@ class Worker:
 
     def entries(self) -> list[dict]:
         """Returns the journal's entries."""
-        return [line.entry for path in self.journal.segments for line in read_lines(path, 0)]
+        contents = b"".join(path.read_bytes().partition(b"\0")[0] for path in self.journal.segments)
+        return [orjson.loads(line) for line in contents.splitlines()]
 
     def settled(self) -> list[dict]:
         return [entry for entry in self.entries() if "s" in entry]

@@ -1,118 +1,160 @@
-"""The schema of journal entries, and the reader that joins `opened` and `settled` entries into usage rows.
+"""The only schema of the journal: what an `opened` and a `settled` line contain, and under which short names.
 
-An entry is a JSON object on one line. `opened`:
-
-    o    call id                            op   operation
-    e    estimated input tokens             pr   protocol
-    h    reserved [nano-USD, tokens]        m    model name of the request
-    at   nanoseconds since the epoch        eu   end user
-    u    user id                            t    tag
-    k    key id                             rq   request id
-    p    provider id                        d    id of the logged client request
-    c    channel                            lo   losses of the request in translation
-    r    credential id
-
-`settled`:
-
-    s    call id                            a    number of attempts
-    x    outcome                            tr   last attempts: [provider id, credential id, result, milliseconds]
-    st   status                             by   [provider id, channel, credential id] that answered
-    n    tokens, see `_row`                 ps   price source
-    c    cost in nano-USD                   est  true if the tokens are estimated
-    l    milliseconds to the end            lo   losses of the reply in translation
-    f    milliseconds to the first byte
+An entry is a JSON object on one line. Its first member is the call id, as `o` in an `opened` and as `s` in a `settled`
+line. The order of the fields is the order on disk. A field that has its default is not written, unless the default is
+`written`. A missing field gets its default, and unknown members are ignored.
 """
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import orjson
+import msgspec
+from msgspec import Struct, field
 
-from gproxy.accounting.journal import Line, read_lines
+# The texts of the client are cut to this length, because an entry has a maximum size.
+MAX_TEXT_CHARS = 128
 
-
-class SettledCall(NamedTuple):
-    """The usage row of one finished call, and the byte offset in its segment up to which it was read."""
-
-    row: dict
-    segment: str
-    end: int
+# One attempt: provider id, credential id, result (a status or an error code), milliseconds.
+Attempt = tuple[int, int | None, int | str, int]
+# What answered a call: provider id, channel, credential id.
+ServedBy = tuple[int, str, int | None]
 
 
-class JournalReader:
-    """Joins the `opened` and `settled` entries of one slot's segments into usage rows."""
+class Reserved(NamedTuple):
+    """The reservation of a call: money in nano-USD, and tokens."""
 
-    def __init__(self):
-        self._opened: dict[int, Line] = {}
-        self._read_to: dict[str, int] = {}  # byte offset up to which each segment was read
-
-    def settled_calls(self, path: Path, start: int, stop: int | None) -> Iterator[SettledCall]:
-        """Yields the calls that settled between two byte offsets of a segment. Raises OSError."""
-        for line in read_lines(path, start, stop):
-            self._read_to[line.segment] = line.end
-            if (call := line.entry.get("o")) is not None:
-                self._opened[call] = line
-            elif opened := self._opened.pop(line.entry["s"], None):
-                yield SettledCall(_row(opened.entry, line.entry), line.segment, line.end)
-
-    def open_calls(self) -> Iterator[tuple[int, dict]]:
-        """Ids and `opened` entries of the calls that did not settle in what was read so far."""
-        return ((call, opened.entry) for call, opened in self._opened.items())
-
-    def orphans(self) -> Iterator[SettledCall]:
-        """The calls of a crashed worker that never settled, as failed rows with the input estimate and cost 0."""
-        for n, opened in enumerate(self._opened.values(), 1):
-            settled = {"n": [opened.entry["e"], 0, 0, 0, 0, 0, 0], "x": "failed", "est": True}
-            # Offsets behind all settled calls, a different one for each: a second run then skips what is stored.
-            yield SettledCall(_row(opened.entry, settled), opened.segment, self._read_to[opened.segment] + n)
-
-    def forget(self, segment: str) -> None:
-        self._read_to.pop(segment, None)
+    money: int
+    tokens: int
 
 
-def _row(opened: dict, settled: dict) -> dict:
-    """The usage row of a call, ready for the database."""
-    fresh, output, reasoning, cache_read, cache_write, cache_write_5m, cache_write_1h = settled["n"]
-    # `by` is present if another target or credential answered than the one of the `opened` entry.
-    provider, channel, credential = settled.get("by") or (opened["p"], opened["c"], opened["r"])
-    return {
-        "trace_id": opened["o"],
-        "downstream_trace_id": opened.get("d"),
-        "request_id": opened["rq"],
-        "at": opened["at"],
-        "provider_id": provider,
-        "provider_channel": channel,
-        "credential_id": credential,
-        "user_id": opened["u"],
-        "user_key_id": opened["k"],
-        "operation": opened["op"],
-        "protocol": opened["pr"],
-        "model": opened["m"],
-        "end_user": opened.get("eu"),
-        "tag": opened.get("t"),
-        "input_tokens": fresh,
-        "output_tokens": output,
-        "reasoning_tokens": reasoning,
-        "cache_read_input_tokens": cache_read,
-        "cache_creation_input_tokens": cache_write + cache_write_5m + cache_write_1h,
-        "cache_creation_input_tokens_5min": cache_write_5m,
-        "cache_creation_input_tokens_1h": cache_write_1h,
-        "cost": settled.get("c", 0),
-        "price_source": settled.get("ps"),
-        "priced": settled.get("ps") is not None,
-        "estimated": settled.get("est", False),
-        "status": settled.get("st"),
-        "outcome": settled["x"],
-        "latency_ms": settled.get("l"),
-        "first_byte_ms": settled.get("f"),
-        "attempts": settled.get("a", 1),
-        "tries": orjson.dumps(settled.get("tr", ())).decode(),
-        "losses": orjson.dumps(sorted({*opened.get("lo", ()), *settled.get("lo", ())})).decode(),
-    }
+class Tokens(Struct, frozen=True, array_like=True):
+    """The tokens of a call, each class counted once; `reasoning` is a part of `output`."""
+
+    input: int = 0
+    output: int = 0
+    reasoning: int = 0
+    cache_read: int = 0
+    cache_write: int = 0
+    cache_write_5m: int = 0
+    cache_write_1h: int = 0
 
 
-def tokens_of(row: dict) -> int:
-    """All tokens of a usage row, each class counted once."""
-    names = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
-    return sum(row[name] for name in names)
+def written(default: Any) -> Any:
+    """Returns the field specification of a default that is written like any other value."""
+    return field(default_factory=lambda: default)
+
+
+class Opened(
+    Struct,
+    frozen=True,
+    kw_only=True,
+    omit_defaults=True,
+    rename={
+        "call_id": "o",
+        "input_tokens": "e",
+        "request_id": "rq",
+        "request_log_id": "d",
+        "at": "at",
+        "user_id": "u",
+        "key_id": "k",
+        "provider_id": "p",
+        "channel": "c",
+        "credential_id": "r",
+        "operation": "op",
+        "protocol": "pr",
+        "model": "m",
+        "end_user": "eu",
+        "tag": "t",
+        "losses": "lo",
+        "reserved": "h",
+    },
+):
+    """A call that is about to be sent.
+
+    `input_tokens` are estimated. `at` is the moment of the reservation, in nanoseconds since the epoch. `model` is the
+    name in the request. `losses` are the names that the request lost in translation.
+    """
+
+    call_id: int
+    input_tokens: int
+    request_id: str
+    request_log_id: int | None = None
+    at: int
+    user_id: int
+    key_id: int
+    provider_id: int
+    channel: str
+    credential_id: int | None
+    operation: str
+    protocol: str
+    model: str
+    end_user: str | None = written(None)
+    tag: str | None = written(None)
+    losses: tuple[str, ...] = ()
+    reserved: Reserved | None = None
+
+
+class Settled(
+    Struct,
+    frozen=True,
+    kw_only=True,
+    omit_defaults=True,
+    rename={
+        "call_id": "s",
+        "outcome": "x",
+        "status": "st",
+        "tokens": "n",
+        "cost": "c",
+        "latency_ms": "l",
+        "attempts": "a",
+        "tries": "tr",
+        "served_by": "by",
+        "price_source": "ps",
+        "is_estimated": "est",
+        "first_byte_ms": "f",
+        "losses": "lo",
+    },
+):
+    """A call that has ended.
+
+    `status` is None only for a call whose worker crashed. `cost` is in nano-USD, and `price_source` None without a
+    price. `attempts` is their number; if there are several, `tries` are the last of them, and `served_by` names what
+    answered. Milliseconds are counted from the start of the call. `is_estimated`: the tokens are. `losses` are the
+    names that the reply lost in translation.
+    """
+
+    call_id: int
+    outcome: str
+    status: int | None = None
+    tokens: Tokens
+    cost: int = written(0)
+    latency_ms: int | None = None
+    attempts: int = written(1)
+    tries: tuple[Attempt, ...] = ()
+    served_by: ServedBy | None = None
+    price_source: str | None = None
+    is_estimated: bool = False
+    first_byte_ms: int | None = None
+    losses: tuple[str, ...] | None = None
+
+
+Entry = Opened | Settled
+
+_OPENED_START = b'{"o":'
+_encode = msgspec.json.Encoder().encode
+_decode_opened = msgspec.json.Decoder(Opened).decode
+_decode_settled = msgspec.json.Decoder(Settled).decode
+
+
+def to_line(entry: Entry) -> bytes:
+    """Returns the entry's line, with its end."""
+    return _encode(entry) + b"\n"
+
+
+def from_line(line: bytes) -> Entry:
+    """Returns the entry of a line. Raises ValueError if it is corrupted."""
+    return _decode_opened(line) if line.startswith(_OPENED_START) else _decode_settled(line)
+
+
+def cut(text: str | None) -> str | None:
+    """Returns a text of the client, cut to the length that an entry may contain."""
+    return text[:MAX_TEXT_CHARS] if text else text

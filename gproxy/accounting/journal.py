@@ -2,7 +2,7 @@
 
 A worker owns one slot, a folder that it keeps locked while it runs, and writes lines into segments there. A plain
 write survives `kill -9`. Disk space for the `settled` line is reserved together with the `opened` line, so that a full
-disk refuses new calls and never loses the end of a running one. `entries.py` describes the content of the lines.
+disk refuses new calls and never loses the end of a running one. `entries.py` has the schema of the lines.
 """
 
 import logging
@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import orjson
-
+from gproxy.accounting.entries import Entry, Opened, Settled, from_line, to_line
 from gproxy.accounting.slots import SLOTS, Slot
 from gproxy.errors import Unavailable
 from gproxy.fastpath.syscalls import pwrite
@@ -68,9 +67,9 @@ class Journal:
         """The number of calls without a `settled` line."""
         return len(self._open_lines)
 
-    def open(self, entry: dict) -> None:
+    def open(self, entry: Opened) -> None:
         """Writes the `opened` line of a call before it is sent. Raises Unavailable if it cannot be written."""
-        line = orjson.dumps(entry) + b"\n"
+        line = to_line(entry)
         try:
             if self._fd < 0 or self.end >= SEGMENT_BYTES:
                 self._next_segment()
@@ -82,17 +81,17 @@ class Journal:
             self.is_writable = False
             raise Unavailable("the usage journal cannot be written", retry_after_s=5) from fault
         self.is_writable = True
-        self._open_lines[entry["o"]] = line
+        self._open_lines[entry.call_id] = line
 
     def refuse_when_full(self) -> None:
         """Raises Unavailable while the journal cannot be written; called first, so that nothing has to be undone."""
         if not self.is_writable:
             raise Unavailable("the usage journal cannot be written", retry_after_s=5)
 
-    def settle(self, entry: dict) -> None:
+    def settle(self, entry: Settled) -> None:
         """Writes the `settled` line of a call, into the space reserved by `open`; works on a full disk."""
-        line = orjson.dumps(entry) + b"\n"
-        self._open_lines.pop(entry["s"], None)
+        line = to_line(entry)
+        self._open_lines.pop(entry.call_id, None)
         try:
             self._write(line)
         except OSError as fault:
@@ -167,9 +166,9 @@ class Journal:
 class Line(NamedTuple):
     """One entry read from a segment, and the byte offset after it."""
 
+    entry: Entry
     segment: str
     end: int
-    entry: dict
 
 
 def read_lines(path: Path, start: int, stop: int | None = None) -> Iterator[Line]:
@@ -186,8 +185,8 @@ def read_lines(path: Path, start: int, stop: int | None = None) -> Iterator[Line
                 return
             position += len(raw)
             try:
-                entry = orjson.loads(raw)
-            except orjson.JSONDecodeError:
+                entry = from_line(raw)
+            except ValueError:
                 log.error("%s: the line that ends at byte %d is corrupted and skipped", path, position)
                 continue
-            yield Line(path.name, position, entry)
+            yield Line(entry, path.name, position)

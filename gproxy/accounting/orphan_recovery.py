@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from gproxy.accounting.entries import SettledCall, tokens_of
+from gproxy.accounting.journal_reader import SettledCall, tokens_of
 from gproxy.errors import Unavailable
 from gproxy.state.interface import SharedState
 

@@ -14,7 +14,8 @@ import gevent
 from gevent.event import AsyncResult
 
 from gproxy.accounting import slots
-from gproxy.accounting.entries import JournalReader, SettledCall, tokens_of
+from gproxy.accounting.entries import Opened, Reserved
+from gproxy.accounting.journal_reader import JournalReader, SettledCall, tokens_of
 from gproxy.accounting.writer import Threads
 from gproxy.errors import Unavailable
 from gproxy.state.interface import BUCKETS, HOUR_S, MINUTE_S, SharedState
@@ -28,7 +29,7 @@ HOUR_NS = HOUR_S * NS
 # of running calls falls.
 LOAD_S, PAUSE_S = 5.0, 0.005
 CREDENTIAL = "c"  # first character of the keys of credentials' limits
-USER, KEY = "u", "k"  # first character of accounts' keys, and names of the owner's id in `opened` entries
+USER, KEY = "u", "k"  # first character of accounts' keys
 
 
 class Store(Protocol):
@@ -46,12 +47,12 @@ class OpenCall:
     """A call that has not settled, and the worker that runs it."""
 
     owner: str
-    opened: dict
+    opened: Opened
 
     @property
-    def reserved(self) -> tuple[int, int]:
-        """Money in nano-USD and tokens."""
-        return tuple(self.opened.get("h", (0, self.opened["e"])))
+    def reserved(self) -> Reserved:
+        """The call's reservation; of a call without one, no money and the estimated input tokens."""
+        return self.opened.reserved or Reserved(0, self.opened.input_tokens)
 
 
 class StateLoader:
@@ -118,7 +119,9 @@ class StateLoader:
         self, owner: str, owner_id: int
     ) -> tuple[int, int, dict[int, int], dict[int, tuple[str, int]]]:
         """The arguments of `SharedState.load`: start of the window, money used in it, settled and running calls."""
-        settled_calls, open_calls = self._read_journal(lambda opened: opened[owner] == owner_id)
+        settled_calls, open_calls = self._read_journal(
+            lambda user_id, key_id: owner_id == (user_id if owner == USER else key_id)
+        )
         ids = [*open_calls, *(call.row["trace_id"] for call in settled_calls)]
         segments = sorted({call.segment for call in settled_calls})
         account_of = (owner_id, None) if owner == USER else (None, owner_id)
@@ -137,21 +140,21 @@ class StateLoader:
         used = account.cost_used if account.window == opened_at else 0
         settled = {call.row["trace_id"]: call.row["cost"] for call in unstored if is_in_window(call.row["at"])}
         running = {
-            call: (one.owner, one.reserved[0])
+            call: (one.owner, one.reserved.money)
             for call, one in open_calls.items()
-            if call not in found.stored and is_in_window(one.opened["at"])  # stored: it ended between the two readings
+            if call not in found.stored and is_in_window(one.opened.at)  # stored: it ended between the two readings
         }
         return opened_at, used, settled, running
 
     def _settled_of(self, calls: Collection[int]) -> list[tuple[int, int, int]]:
         """Those of the calls that have settled: id, cost and tokens."""
-        rows = (call.row for call in self._read_journal(lambda opened: True)[0])
+        rows = (call.row for call in self._read_journal(lambda user_id, key_id: True)[0])
         return [(row["trace_id"], row["cost"], tokens_of(row)) for row in rows if row["trace_id"] in calls]
 
     def _limit_counts(self, limit_id: int):
         """The arguments of `SharedState.load_limit`: counts by hour, recent requests, and running calls."""
         now = self._clock()
-        settled_calls, open_calls = self._read_journal(lambda opened: True)
+        settled_calls, open_calls = self._read_journal(lambda user_id, key_id: True)
         found = self._store.limit_history(
             limit_id,
             (now // HOUR_NS - BUCKETS + 1) * HOUR_NS,
@@ -182,23 +185,27 @@ class StateLoader:
         running = {}
         for call, one in open_calls.items():
             opened = one.opened
-            if call not in found.stored and is_counted(opened["u"], opened["k"], opened["at"], opened["m"]):
-                count(opened["at"] // HOUR_NS, 1, one.reserved[1])
-                sent_at.append(opened["at"])
-                running[call] = (one.owner, opened["at"], one.reserved[1])
+            if call not in found.stored and is_counted(opened.user_id, opened.key_id, opened.at, opened.model):
+                count(opened.at // HOUR_NS, 1, one.reserved.tokens)
+                sent_at.append(opened.at)
+                running[call] = (one.owner, opened.at, one.reserved.tokens)
         recent += [at for at in sent_at if at > now - MINUTE_S * NS]
         return hours, sorted(recent), running
 
-    def _read_journal(self, matches: Callable[[dict], bool]) -> tuple[list[SettledCall], dict[int, OpenCall]]:
-        """The settled and the open calls in this machine's journal whose owner's ids (`u`, `k`) match."""
+    def _read_journal(self, matches: Callable[[int, int], bool]) -> tuple[list[SettledCall], dict[int, OpenCall]]:
+        """The settled and the open calls in this machine's journal whose user id and key id match."""
         settled_calls: list[SettledCall] = []
         open_calls: dict[int, OpenCall] = {}
         for folder in sorted(self._root.glob("[0-9]*")):
             reader = JournalReader()
-            settled_calls += (call for call in _settled_calls(reader, folder) if matches(_owner_ids(call.row)))
+            for call in _settled_calls(reader, folder):
+                if matches(call.row["user_id"], call.row["user_key_id"]):
+                    settled_calls.append(call)
             owner = slots.owner_of(folder, self._machine)
             if owner is not None:
-                open_calls |= {call: OpenCall(owner, entry) for call, entry in reader.open_calls() if matches(entry)}
+                for call_id, opened in reader.open_calls():
+                    if matches(opened.user_id, opened.key_id):
+                        open_calls[call_id] = OpenCall(owner, opened)
         return settled_calls, open_calls
 
 
@@ -208,8 +215,3 @@ def _settled_calls(reader: JournalReader, folder: Path) -> Iterator[SettledCall]
             yield from reader.settled_calls(path, 0, None)
         except FileNotFoundError:  # stored and deleted since it was listed
             continue
-
-
-def _owner_ids(row: dict) -> dict:
-    """The owner's ids of a usage row, under their names in `opened` entries."""
-    return {"u": row["user_id"], "k": row["user_key_id"]}

@@ -16,8 +16,8 @@ import gevent
 from gevent.event import Event
 
 from gproxy.accounting import slots
-from gproxy.accounting.entries import JournalReader, SettledCall
 from gproxy.accounting.journal import Journal
+from gproxy.accounting.journal_reader import JournalReader, SettledCall
 from gproxy.accounting.orphan_recovery import OrphanRecovery
 from gproxy.accounting.slots import Slot
 from gproxy.errors import Unavailable

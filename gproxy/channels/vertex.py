@@ -4,8 +4,6 @@ Addresses: cloud.google.com/vertex-ai/generative-ai/docs/learn/locations and …
 token: developers.google.com/identity/protocols/oauth2/service-account#authorizingrequests.
 """
 
-import base64
-import json
 import re
 from typing import NamedTuple
 from urllib.parse import urlencode
@@ -72,19 +70,12 @@ def token_request(email: str, private_key: str, key_id: str | None, token_uri: s
 
     Raises ValueError if the key cannot be read.
     """
-    from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
-    from cryptography.hazmat.primitives.hashes import SHA256
+    import jwt  # imported only here, as in `read_key`
 
-    head = {"alg": "RS256", "typ": "JWT", **({"kid": key_id} if key_id else {})}
     issued = int(now_s)
     claims = {"iss": email, "scope": SCOPE, "aud": token_uri, "iat": issued, "exp": issued + ASSERTION_LIFETIME_S}
-    signed = b".".join(_base64url(json.dumps(part).encode()) for part in (head, claims))
-    signature = read_key(private_key).sign(signed, PKCS1v15(), SHA256())
-    return urlencode({"grant_type": GRANT_TYPE, "assertion": signed + b"." + _base64url(signature)}).encode()
-
-
-def _base64url(data: bytes) -> bytes:
-    return base64.urlsafe_b64encode(data).rstrip(b"=")
+    assertion = jwt.encode(claims, read_key(private_key), "RS256", {"kid": key_id} if key_id else None)
+    return urlencode({"grant_type": GRANT_TYPE, "assertion": assertion}).encode()
 
 
 class Token(NamedTuple):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from gproxy.accounting import cost
+from gproxy.accounting.entries import Reserved
 from gproxy.accounting.prices import FoundPrice
 from gproxy.errors import OverQuota, Unavailable
 from gproxy.protocols.hub import RequestHead
@@ -152,9 +153,9 @@ class Reservation:
         self.at, self.money, self.statuses = at, upper_bound.money, statuses
 
     @property
-    def amounts(self) -> list[int]:
-        """Money and tokens for the journal, from which the reservation is restored if the shared state is lost."""
-        return [self._upper_bound.money, self._upper_bound.tokens]
+    def amounts(self) -> Reserved:
+        """The amounts for the journal, from which the reservation is restored if the shared state is lost."""
+        return Reserved(self._upper_bound.money, self._upper_bound.tokens)
 
     def settle(self, money: int, tokens: int) -> None:
         self._reserver.settle(self._call, money, tokens)

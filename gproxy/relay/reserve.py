@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
 
+from gproxy.accounting.entries import Opened, cut
 from gproxy.accounting.journal import Ids, Journal
 from gproxy.channels.kind import COUNT, EMBED, EMBED_BATCH
 from gproxy.errors import RateLimited
@@ -51,7 +52,7 @@ class CallOpener:
             settlement.release_credential = failover.reservation.release
             call.summary.set_target(plan)
             settlement.cover(plan)
-            settlement.open(self._opened_entry(plan, call, failover.credential, reservation.at))
+            self.journal.open(self._opened_entry(call_id, plan, call, failover.credential, reservation))
         except BaseException:
             reservation.settle(0, 0)
             raise
@@ -71,21 +72,31 @@ class CallOpener:
             error.headers |= headers.vendor_rate_limits(error.statuses, self.protocols[call.protocol], time.time())
             raise
 
-    def _opened_entry(self, plan: Plan, call: Call, credential: Credential | None, at: int) -> dict:
+    def _opened_entry(
+        self,
+        call_id: int,
+        plan: Plan,
+        call: Call,
+        credential: Credential | None,
+        reservation: Reservation | NoReservation,
+    ) -> Opened:
         """Returns the `opened` journal entry of a call that is about to be sent."""
-        return {
-            "rq": call.request_id,
-            **({} if call.request_log_id is None else {"d": call.request_log_id}),
-            "at": at,
-            "u": plan.caller.user_id,
-            "k": plan.caller.key_id,
-            "p": plan.provider.id,
-            "c": plan.provider.channel,
-            "r": credential.id if credential else None,
-            "op": EMBED if plan.operation == EMBED_BATCH else plan.operation,
-            "pr": dispatch.wire_name(self.protocols[call.protocol], plan.operation),
-            "m": plan.name,
-            "eu": plan.head.end_user,
-            "t": call.header("x-gproxy-tag"),
-            **({"lo": plan.losses} if plan.losses else {}),
-        }
+        return Opened(
+            call_id=call_id,
+            input_tokens=plan.input_tokens,
+            request_id=call.request_id,
+            request_log_id=call.request_log_id,
+            at=reservation.at,
+            user_id=plan.caller.user_id,
+            key_id=plan.caller.key_id,
+            provider_id=plan.provider.id,
+            channel=plan.provider.channel,
+            credential_id=credential.id if credential else None,
+            operation=EMBED if plan.operation == EMBED_BATCH else plan.operation,
+            protocol=dispatch.wire_name(self.protocols[call.protocol], plan.operation),
+            model=plan.name,
+            end_user=cut(plan.head.end_user),
+            tag=cut(call.header("x-gproxy-tag")),
+            losses=tuple(plan.losses),
+            reserved=reservation.amounts,
+        )

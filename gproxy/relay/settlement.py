@@ -1,4 +1,4 @@
-"""Settlement of one call: journal entry before the request is sent, cost exactly once before the end is sent.
+"""Settlement of one call: its cost, exactly once and before the end is sent.
 
 A call that has no usage row settles as NoSettlement.
 """
@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from gproxy.accounting import prices
 from gproxy.accounting.cost import cost
+from gproxy.accounting.entries import Attempt, ServedBy, Settled, Tokens
 from gproxy.accounting.journal import Journal
 from gproxy.channels.kind import STREAM
 from gproxy.metrics.call_summary import CallSummary
@@ -27,8 +28,6 @@ LARGE_BODY_BYTES = 32 * 1024
 _ENCODED = re.compile(rb"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{4096,}")
 ENCODED_TOKENS = 1_500
 CLIENT_CLOSED_STATUS = 499
-# The texts of the client in a usage row are cut to this length, because a journal entry has a maximum size.
-MAX_TEXT_CHARS = 128
 # The number of attempts that a row lists, the last ones.
 MAX_LISTED_ATTEMPTS = 8
 # Total size of the names that a reply lost in translation; those of the request are in the `opened` entry.
@@ -73,8 +72,8 @@ class Settlement:
     mode: str = ""
     reservation: Reservation | NoReservation | None = None
     covered_bytes: float = math.inf
-    attempts: Sequence[tuple] = ()  # each: provider id, credential id, result, milliseconds
-    served_by: tuple[int, str, int | None] | None = None  # provider id, channel and credential id that answered
+    attempts: Sequence[Attempt] = ()
+    served_by: ServedBy | None = None
     release_credential: Callable[[], None] = lambda: None  # releases the reservation in the credential's limits
     losses: list[str] = field(default_factory=list)
     summary: CallSummary | None = None  # gets outcome, usage and cost
@@ -83,15 +82,6 @@ class Settlement:
     first_token: float | None = None
     cost: int | None = None
     is_settled: bool = False
-
-    def open(self, entry: dict) -> None:
-        """Writes the `opened` entry. Raises Unavailable if it cannot; the call must not be sent then."""
-        for name in ("eu", "t"):
-            if entry.get(name):
-                entry[name] = entry[name][:MAX_TEXT_CHARS]
-        if self.reservation is not None and self.reservation.amounts is not None:
-            entry["h"] = self.reservation.amounts
-        self.journal.open({"o": self.call_id, "e": self.input_estimate, **entry})
 
     def exceeds_quota(self, usage: Usage | None, text_bytes: int) -> bool:
         """Returns whether a stream costs more than the caller's quotas allow. Extends the reservation if needed.
@@ -181,11 +171,23 @@ class Settlement:
         if self.price is not None:
             self.cost = 0 if is_free else self._cost(usage)
         now = time.perf_counter()
-        entry = {
-            "s": self.call_id,
-            "x": outcome,
-            "st": status,
-            "n": [
+        try:
+            self.journal.settle(self._settled_entry(outcome, status, usage, is_estimated, now))
+            if self.count_metrics is not None:
+                self._count(outcome, status, usage, now - self.started)
+        finally:
+            if self.reservation is not None:
+                self.reservation.settle(self.cost or 0, usage.prompt_tokens + usage.output_tokens)
+            self.release_credential()
+
+    def _settled_entry(self, outcome: Outcome, status: int, usage: Usage, is_estimated: bool, end: float) -> Settled:
+        """Returns the `settled` journal entry of a call that ended at `end` on the performance counter."""
+        has_several_attempts = len(self.attempts) > 1
+        return Settled(
+            call_id=self.call_id,
+            outcome=outcome,
+            status=status,
+            tokens=Tokens(
                 usage.input_tokens,
                 usage.output_tokens,
                 usage.reasoning_tokens,
@@ -193,31 +195,20 @@ class Settlement:
                 usage.cache_write_tokens,
                 usage.cache_write_5m_tokens,
                 usage.cache_write_1h_tokens,
-            ],
-            "c": self.cost or 0,
-            "l": int((now - self.started) * 1000),
-            "a": max(1, len(self.attempts)),
-        }
-        if len(self.attempts) > 1:
-            entry["tr"] = self.attempts[-MAX_LISTED_ATTEMPTS:]
-            if self.served_by is not None:
-                entry["by"] = self.served_by
-        if self.price is not None:
-            entry["ps"] = self.price.source
-        if is_estimated:
-            entry["est"] = True
-        if self.first_byte is not None:
-            entry["f"] = int((self.first_byte - self.started) * 1000)
-        if self.losses:
-            entry["lo"] = _fitting(self.losses)
-        try:
-            self.journal.settle(entry)
-            if self.count_metrics is not None:
-                self._count(outcome, status, usage, now - self.started)
-        finally:
-            if self.reservation is not None:
-                self.reservation.settle(self.cost or 0, usage.prompt_tokens + usage.output_tokens)
-            self.release_credential()
+            ),
+            cost=self.cost or 0,
+            latency_ms=self._milliseconds_to(end),
+            attempts=max(1, len(self.attempts)),
+            tries=tuple(self.attempts[-MAX_LISTED_ATTEMPTS:]) if has_several_attempts else (),
+            served_by=self.served_by if has_several_attempts else None,
+            price_source=None if self.price is None else self.price.source,
+            is_estimated=is_estimated,
+            first_byte_ms=None if self.first_byte is None else self._milliseconds_to(self.first_byte),
+            losses=_fitting(self.losses) if self.losses else None,
+        )
+
+    def _milliseconds_to(self, moment: float) -> int:
+        return int((moment - self.started) * 1000)
 
     def _count(self, outcome: Outcome, status: int, usage: Usage, seconds: float) -> None:
         summary = self.summary
@@ -227,7 +218,7 @@ class Settlement:
         self.count_metrics(summary, status, seconds, self.attempts)
 
 
-def _fitting(losses: list[str]) -> list[str]:
+def _fitting(losses: list[str]) -> tuple[str, ...]:
     """Returns the first losses, as many as fit into a `settled` entry."""
     fitting, room = [], MAX_LOSSES_BYTES
     for name in losses:
@@ -235,7 +226,7 @@ def _fitting(losses: list[str]) -> list[str]:
         if room < 0:
             break
         fitting.append(name)
-    return fitting
+    return tuple(fitting)
 
 
 class NoSettlement:

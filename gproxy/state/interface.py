@@ -91,18 +91,22 @@ class SharedState(Protocol):
 
         Money counts in the window in which it was reserved, tokens in the hour in which they were counted.
         """
+        ...
 
     def extend(self, call: int, minimum: int, requested: int) -> int:
         """Reserves more money for a running call in each of its accounts, and returns how much.
 
         That is `requested`, or what remains if it is at least `minimum`, or 0.
         """
+        ...
 
     def inspect(self, accounts: tuple[Account, ...], limits: tuple[Limit, ...]) -> Taken:
         """Returns the statuses of accounts and limits without taking anything."""
+        ...
 
     def version(self, account: str) -> int:
         """Returns a number for `load`, which grows with every settlement in this account and with every new window."""
+        ...
 
     def load(
         self,
@@ -120,6 +124,7 @@ class SharedState(Protocol):
         reservation, which will be settled later. `running` maps opened calls to owner and amount: each gets a
         reservation in this account if it has none. Returns False, and changes nothing, if `version` is outdated.
         """
+        ...
 
     def load_limit(
         self,
@@ -134,17 +139,22 @@ class SharedState(Protocol):
         requests in nanoseconds, oldest first. `running` maps opened calls, which `hours` includes, to owner, moment and
         tokens: each gets a reservation in this limit.
         """
+        ...
 
     def forget(self, account: str | None = None) -> None:
         """Has this account, or every account, loaded again before the next take."""
+        ...
 
     def reservations(self) -> dict[str, list[int]]:
         """Returns the calls with a reservation, by owner."""
+        ...
 
     def release(self, call: int) -> None:
         """Ends the reservation of a call that will not be settled, at cost 0; the tokens it counted stay."""
+        ...
 
     def renew(self, owner: str) -> None:
         """Renews the lease of this owner, and releases the reservations of owners whose lease has expired."""
+        ...
 
     def close(self) -> None: ...

@@ -81,6 +81,10 @@ class Generation:
             at = -(-len(bucket.rstrip(b"\0")) // SLOT_BYTES) * SLOT_BYTES
         return start + at if at < BUCKET_BYTES else None
 
+    def append_first(self, digest: bytes, value: bytes, now: int) -> None:
+        """Appends the first value of the generation, all of whose buckets are empty."""
+        self.append(self._bucket_offset(digest), digest, value, now)
+
     def append(self, slot_at: int, digest: bytes, value: bytes, now: int) -> None:
         start = self.end()
         slot = SLOT.pack(digest, start, len(value), now)
@@ -168,13 +172,13 @@ class TtlStore:
         return None
 
     def _append(self, digest: bytes, value: bytes, now: int) -> None:
-        generation, slot_at = self._newest, None
+        generation = self._newest
         if generation is not None and self._has_room(generation, len(value), now):
             slot_at = generation.slot_offset(digest)
-        if slot_at is None:
-            generation = self._start_generation(now)
-            slot_at = generation.slot_offset(digest)
-        generation.append(slot_at, digest, value, now)
+            if slot_at is not None:
+                generation.append(slot_at, digest, value, now)
+                return
+        self._start_generation(now).append_first(digest, value, now)
 
     def _has_room(self, generation: Generation, size: int, now: int) -> bool:
         # A generation of that age ends too: the whole one before it has expired and can leave the disk.
@@ -203,7 +207,7 @@ class TtlStore:
             stat = self._newest_path.stat()
         except FileNotFoundError:
             return self._inode != 0
-        return stat.st_ino != self._inode or stat.st_size < self._newest.min_bytes
+        return self._newest is None or stat.st_ino != self._inode or stat.st_size < self._newest.min_bytes
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -72,9 +72,9 @@ def change(function, *args):
 
     Raises GatewayError.
     """
-    return runtime().change(actor(), function, *args)
+    return runtime().admin.change(actor(), function, *args)
 
 
 def change_account(function, account: str, *args):
     """Like `change`, for a function that changes an account's cap or use: workers reload this account."""
-    return runtime().change_account(actor(), function, account, *args)
+    return runtime().admin.change_account(actor(), function, account, *args)

@@ -14,5 +14,5 @@ def healthz() -> dict:
 
 @blueprint.get("/readyz")
 def readyz() -> tuple[dict, int]:
-    report = runtime().readiness()
+    report = runtime().status.readiness()
     return report, 200 if report["serving"] else 503

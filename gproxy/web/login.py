@@ -31,8 +31,8 @@ def login(document: dict) -> dict:
     running = runtime()
     name = document["username"]
     throttle.refuse_guessing(name)
-    user = running.ask(users.by_name, name)
-    is_right = running.passwords.run(passwords.verify, user and user.password, document["password"])
+    user = running.admin.ask(users.by_name, name)
+    is_right = running.admin.passwords.run(passwords.verify, user and user.password, document["password"])
     throttle.refuse_guessing(name)  # again: concurrent logins have all passed the first check
     if not is_right or not user.enabled:
         throttle.count_failure(name)
@@ -40,7 +40,7 @@ def login(document: dict) -> dict:
         raise Unauthorized(INVALID_LOGIN)
     token = sessions.new_token()
     expires_at = time.time_ns() + sessions.LIFETIME_S * NS
-    if not running.change(None, users.open_session, user, sessions.digest(token), expires_at):
+    if not running.admin.change(None, users.open_session, user, sessions.digest(token), expires_at):
         raise Unauthorized(INVALID_LOGIN)
     return {
         "user_id": user.id,
@@ -53,5 +53,5 @@ def login(document: dict) -> dict:
 @blueprint.post("/logout")
 def logout() -> dict:
     """Ends the session of the token that the request carries."""
-    runtime().change(None, users.close_session, sessions.digest(session_token()))
+    runtime().admin.change(None, users.close_session, sessions.digest(session_token()))
     return {"ok": True}

@@ -55,5 +55,5 @@ def usage() -> dict:
 def _today(caller: Caller, now_s: float) -> dict:
     """Returns the user's usage totals since midnight UTC, over all of its keys."""
     start, _ = window(DAY, now_s)
-    totals = runtime().ask(usage_queries.totals, {"user_id": [caller.user_id], "from_unix_ms": start * 1000})
+    totals = runtime().admin.ask(usage_queries.totals, {"user_id": [caller.user_id], "from_unix_ms": start * 1000})
     return {"since": moment(start), "count": totals.count, **totals.tokens, "total_cost": usd(totals.cost)}

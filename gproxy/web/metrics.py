@@ -12,4 +12,4 @@ blueprint.before_request(guard_admin)
 
 @blueprint.get("/metrics")
 def metrics() -> Response:
-    return Response(runtime().metrics(), content_type=CONTENT_TYPE)
+    return Response(runtime().status.metrics(), content_type=CONTENT_TYPE)

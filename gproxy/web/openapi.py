@@ -31,7 +31,7 @@ def document() -> Response:
     """Returns this document."""
     app = current_app._get_current_object()
     if app not in CACHE:
-        CACHE[app] = runtime().threads.run(lambda: orjson.dumps(build(app)))
+        CACHE[app] = runtime().admin.threads.run(lambda: orjson.dumps(build(app)))
     return Response(CACHE[app], content_type="application/json")
 
 

@@ -1,189 +1,121 @@
-"""Journal entries: `opened` and `settled` lines joined into usage rows."""
+"""The schema of the journal: the exact bytes of its lines, and lines of other versions."""
 
-from pathlib import Path
-
-import orjson
 import pytest
 
-from gproxy.accounting.entries import JournalReader
+from gproxy.accounting.entries import MAX_TEXT_CHARS, Opened, Reserved, Settled, Tokens, cut, from_line, to_line
+
+MARKS = 'Grüße "\\ \b\t\n\f\r\0\x1f\x7f \u2028 \U0001f600'
+MARKS_IN_JSON = 'Grüße \\"\\\\ \\b\\t\\n\\f\\r\\u0000\\u001f\x7f \u2028 \U0001f600'
+GREATEST = 2**63 - 1
+FEW = {"request_log_id": None, "credential_id": None, "end_user": None, "tag": None, "losses": (), "reserved": None}
+MANY = {
+    "request_log_id": GREATEST,
+    "credential_id": 4,
+    "end_user": MARKS,
+    "tag": "",
+    "losses": ("seed", "tools"),
+    "reserved": Reserved(2**61, 0),
+}
+OPENED_START = '{"o":7,"e":41,"rq":"req_7",'
+OPENED_MIDDLE = '"at":1795420800000000001,"u":1,"k":2,"p":3,"c":"openai",'
+OPENED_END = '"op":"generate_content","pr":"openai_chat_completions","m":"gpt-4.1",'
+OPENED_LINES = [
+    (FEW, f'{OPENED_START}{OPENED_MIDDLE}"r":null,{OPENED_END}"eu":null,"t":null}}\n'),
+    (
+        MANY,
+        f'{OPENED_START}"d":9223372036854775807,{OPENED_MIDDLE}"r":4,{OPENED_END}"eu":"{MARKS_IN_JSON}","t":"",'
+        '"lo":["seed","tools"],"h":[2305843009213693952,0]}\n',
+    ),
+    (FEW | {"credential_id": 4}, f'{OPENED_START}{OPENED_MIDDLE}"r":4,{OPENED_END}"eu":null,"t":null}}\n'),
+    (FEW | {"request_log_id": 0}, f'{OPENED_START}"d":0,{OPENED_MIDDLE}"r":null,{OPENED_END}"eu":null,"t":null}}\n'),
+    (
+        FEW | {"end_user": cut("x" * 129)},
+        f'{OPENED_START}{OPENED_MIDDLE}"r":null,{OPENED_END}"eu":"{"x" * 128}","t":null}}\n',
+    ),
+    (
+        FEW | {"tag": cut("ü" * 129)},
+        f'{OPENED_START}{OPENED_MIDDLE}"r":null,{OPENED_END}"eu":null,"t":"{"ü" * 128}"}}\n',
+    ),
+    (FEW | {"losses": ("ä",)}, f'{OPENED_START}{OPENED_MIDDLE}"r":null,{OPENED_END}"eu":null,"t":null,"lo":["ä"]}}\n'),
+    (
+        FEW | {"reserved": Reserved(0, 0)},
+        f'{OPENED_START}{OPENED_MIDDLE}"r":null,{OPENED_END}"eu":null,"t":null,"h":[0,0]}}\n',
+    ),
+]
+ALL_TOKENS = Tokens(30, 5, 2, 60, 7, 8, 9)
+SETTLED_START = '{"s":7,"x":"complete","st":200,"n":[30,5,2,60,7,8,9],'
+SETTLED_LINES = [
+    ({"cost": 0, "attempts": 1}, f'{SETTLED_START}"c":0,"l":1500,"a":1}}\n'),
+    ({"cost": GREATEST, "attempts": 1}, f'{SETTLED_START}"c":9223372036854775807,"l":1500,"a":1}}\n'),
+    ({"tries": ((1, None, "timeout", 3), (2, 9, 200, 41))}, '"a":1,"tr":[[1,null,"timeout",3],[2,9,200,41]]}\n'),
+    ({"served_by": (9, "demo", None)}, '"a":1,"by":[9,"demo",null]}\n'),
+    ({"price_source": "model"}, '"a":1,"ps":"model"}\n'),
+    ({"is_estimated": True}, '"a":1,"est":true}\n'),
+    ({"first_byte_ms": 0}, '"a":1,"f":0}\n'),
+    ({"losses": ()}, '"a":1,"lo":[]}\n'),
+    ({"losses": ("ä", "seed")}, '"a":1,"lo":["ä","seed"]}\n'),
+]
 
 
-def opened(call: int, **more) -> dict:
-    entry = {
-        "o": call,
-        "e": 40 + call,
-        "rq": f"req_{call}",
-        "at": 1_790_000_000_000_000_000 + call,
-        "u": 1,
-        "k": 2,
-        "p": 3,
-        "c": "openai",
-        "r": 4,
-        "op": "generate_content",
-        "pr": "openai_chat_completions",
-        "m": "gpt-4.1",
-        "eu": "end",
-        "t": "tag",
-    }
-    return {**entry, **more}
+def opened_entry(fields: dict) -> Opened:
+    return Opened(
+        call_id=7,
+        input_tokens=41,
+        request_id="req_7",
+        at=1_795_420_800_000_000_001,
+        user_id=1,
+        key_id=2,
+        provider_id=3,
+        channel="openai",
+        operation="generate_content",
+        protocol="openai_chat_completions",
+        model="gpt-4.1",
+        **fields,
+    )
 
 
-def settled(call: int, **more) -> dict:
-    return {"s": call, "x": "complete", "st": 200, "n": [1, 2, 1, 3, 4, 5, 6], "c": 77, "l": 9, "a": 2, **more}
+@pytest.mark.parametrize(("fields", "line"), OPENED_LINES)
+def test_the_bytes_of_an_opened_line(fields, line):
+    entry = opened_entry(fields)
+    assert to_line(entry) == line.encode()
+    assert from_line(line.encode()) == entry
 
 
-def write(path: Path, *entries: dict, room: int = 500) -> Path:
-    path.write_bytes(b"".join(orjson.dumps(entry) + b"\n" for entry in entries) + b"\0" * room)
-    return path
+@pytest.mark.parametrize(("fields", "end"), SETTLED_LINES)
+def test_the_bytes_of_a_settled_line(fields, end):
+    entry = Settled(call_id=7, outcome="complete", status=200, tokens=ALL_TOKENS, latency_ms=1500, **fields)
+    line = (end if end.startswith("{") else f'{SETTLED_START}"c":0,"l":1500,{end}').encode()
+    assert to_line(entry) == line
+    assert from_line(line) == entry
 
 
-def ids(settled_calls) -> list[int]:
-    return [call.row["trace_id"] for call in settled_calls]
+def test_optional_fields_that_another_version_did_not_write_have_their_defaults():
+    line = b'{"o":7,"e":41,"rq":"r","at":1,"u":1,"k":2,"p":3,"c":"openai","r":null,"op":"o","pr":"p","m":"m"}\n'
+    found = from_line(line)
+    assert isinstance(found, Opened)
+    assert (found.request_log_id, found.end_user, found.tag, found.losses, found.reserved) == (
+        None,
+        None,
+        None,
+        (),
+        None,
+    )
+    found = from_line(b'{"s":7,"x":"failed","n":[1,2,3,4,5,6,7]}')
+    assert found == Settled(call_id=7, outcome="failed", tokens=Tokens(1, 2, 3, 4, 5, 6, 7))
+    assert (found.status, found.cost, found.latency_ms, found.attempts, found.is_estimated) == (None, 0, None, 1, False)
 
 
-def test_a_call_becomes_a_row_with_all_fields_of_its_entries(tmp_path):
-    path = write(tmp_path / "1.log", opened(7), settled(7, ps="shipped", f=3, lo=["tools", "seed"], est=True))
-    (call,) = JournalReader().settled_calls(path, 0, None)
-    assert call.row == {
-        "trace_id": 7,
-        "downstream_trace_id": None,
-        "request_id": "req_7",
-        "at": 1_790_000_000_000_000_007,
-        "provider_id": 3,
-        "provider_channel": "openai",
-        "credential_id": 4,
-        "user_id": 1,
-        "user_key_id": 2,
-        "operation": "generate_content",
-        "protocol": "openai_chat_completions",
-        "model": "gpt-4.1",
-        "end_user": "end",
-        "tag": "tag",
-        "input_tokens": 1,
-        "output_tokens": 2,
-        "reasoning_tokens": 1,
-        "cache_read_input_tokens": 3,
-        "cache_creation_input_tokens": 15,
-        "cache_creation_input_tokens_5min": 5,
-        "cache_creation_input_tokens_1h": 6,
-        "cost": 77,
-        "price_source": "shipped",
-        "priced": True,
-        "estimated": True,
-        "status": 200,
-        "outcome": "complete",
-        "latency_ms": 9,
-        "first_byte_ms": 3,
-        "attempts": 2,
-        "tries": "[]",
-        "losses": '["seed","tools"]',
-    }
-    assert call.segment == "1.log"
-    assert call.end == path.read_bytes().rindex(b"}\n") + 2
-
-
-def test_fields_missing_in_the_entries_have_their_defaults(tmp_path):
-    (call,) = JournalReader().settled_calls(write(tmp_path / "1.log", opened(7, eu=None, t=None), settled(7)), 0, None)
-    names = ("price_source", "priced", "estimated", "first_byte_ms", "tries", "losses")
-    assert {name: call.row[name] for name in names} == {
-        "price_source": None,
-        "priced": False,
-        "estimated": False,
-        "first_byte_ms": None,
-        "tries": "[]",
-        "losses": "[]",
-    }
-    assert (call.row["end_user"], call.row["tag"]) == (None, None)
+def test_members_that_a_later_version_adds_are_ignored():
+    assert from_line(b'{"s":7,"x":"failed","n":[1,0,0,0,0,0,0],"new":{"a":[1]}}').tokens == Tokens(1)
 
 
 @pytest.mark.parametrize(
-    ("of_request", "of_reply", "losses"),
-    [
-        (["seed"], ["citations"], '["citations","seed"]'),
-        (["seed"], None, '["seed"]'),
-        (["tools", "seed"], ["seed", "audio"], '["audio","seed","tools"]'),
-    ],
+    "line", [b"", b"{}", b'{"o":1}', b'{"s":1}', b'{"s":1,"x":"failed","n":[1.5]}', b"\xff", b"[7]"]
 )
-def test_losses_of_request_and_reply_are_merged_and_sorted(tmp_path, of_request, of_reply, losses):
-    more = {"lo": of_reply} if of_reply else {}
-    (call,) = JournalReader().settled_calls(
-        write(tmp_path / "1.log", opened(7, lo=of_request), settled(7, **more)), 0, None
-    )
-    assert call.row["losses"] == losses
+def test_a_corrupted_line_is_refused(line):
+    with pytest.raises(ValueError):
+        from_line(line)
 
 
-def test_calls_are_read_in_the_order_in_which_they_settled(tmp_path):
-    path = write(tmp_path / "1.log", opened(1), opened(2), opened(3), settled(2), settled(3), settled(1))
-    assert ids(JournalReader().settled_calls(path, 0, None)) == [2, 3, 1]
-
-
-def test_a_call_that_settles_in_a_later_segment_is_one_row(tmp_path):
-    reader = JournalReader()
-    first = write(tmp_path / "1.log", opened(1), opened(2), settled(1))
-    second = write(tmp_path / "2.log", opened(2), opened(3), settled(3), settled(2))
-    assert ids(reader.settled_calls(first, 0, None)) == [1]
-    assert ids(reader.settled_calls(second, 0, None)) == [3, 2]
-    assert ids(reader.orphans()) == []
-
-
-def test_a_later_segment_alone_contains_the_calls_it_carries(tmp_path):
-    second = write(tmp_path / "2.log", opened(2), settled(2))
-    assert ids(JournalReader().settled_calls(second, 0, None)) == [2]
-
-
-def test_a_settled_line_without_its_opened_line_or_a_second_one_is_skipped(tmp_path):
-    path = write(tmp_path / "1.log", settled(9), opened(1), settled(1), settled(1))
-    assert ids(JournalReader().settled_calls(path, 0, None)) == [1]
-
-
-def test_reading_continues_after_the_last_settled_call(tmp_path):
-    reader = JournalReader()
-    path = write(tmp_path / "1.log", opened(1), opened(2), settled(1), opened(3))
-    (call,) = reader.settled_calls(path, 0, None)
-    write(path, opened(1), opened(2), settled(1), opened(3), settled(3), settled(2))
-    assert ids(reader.settled_calls(path, call.end, None)) == [3, 2]
-
-
-def test_nothing_beyond_the_given_offset_is_read(tmp_path):
-    path = write(tmp_path / "1.log", opened(1), settled(1), opened(2), settled(2))
-    lines = path.read_bytes().split(b"\n")
-    first_two = len(lines[0]) + len(lines[1]) + 2
-    assert ids(JournalReader().settled_calls(path, 0, first_two)) == [1]
-    assert ids(JournalReader().settled_calls(path, 0, first_two + 5)) == [1]
-    assert ids(JournalReader().settled_calls(path, 0, 0)) == []
-
-
-def test_a_call_that_never_settled_is_a_failed_row_with_its_input_estimate_and_no_cost(tmp_path):
-    reader = JournalReader()
-    assert ids(reader.settled_calls(write(tmp_path / "1.log", opened(1), opened(2), settled(1)), 0, None)) == [1]
-    (call,) = reader.orphans()
-    names = (
-        "trace_id",
-        "outcome",
-        "estimated",
-        "input_tokens",
-        "output_tokens",
-        "cost",
-        "priced",
-        "status",
-        "attempts",
-    )
-    assert {name: call.row[name] for name in names} == {
-        "trace_id": 2,
-        "outcome": "failed",
-        "estimated": True,
-        "input_tokens": 42,
-        "output_tokens": 0,
-        "cost": 0,
-        "priced": False,
-        "status": None,
-        "attempts": 1,
-    }
-
-
-@pytest.mark.parametrize("corrupted", [b'{"o": 5, \x01\x02', b"}{", b"", b"\xff\xfe"])
-def test_a_corrupted_line_does_not_prevent_reading_the_others(tmp_path, corrupted):
-    path = tmp_path / "1.log"
-    good = [orjson.dumps(entry) for entry in (opened(1), settled(1), opened(2), settled(2))]
-    path.write_bytes(b"\n".join([*good[:2], corrupted, *good[2:]]) + b"\n" + b"\0" * 100)
-    assert ids(JournalReader().settled_calls(path, 0, None)) == [1, 2]
+def test_texts_of_the_client_are_cut():
+    assert [cut(text) for text in (None, "", "short", "ü" * 5000)] == [None, "", "short", "ü" * MAX_TEXT_CHARS]

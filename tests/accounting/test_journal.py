@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
-import orjson
 import pytest
 
 from gproxy.accounting import journal as journal_module
 from gproxy.accounting import slots
-from gproxy.accounting.entries import JournalReader
+from gproxy.accounting.entries import Entry, Opened, to_line
 from gproxy.accounting.journal import EPOCH_MS, SETTLED_ROOM, Ids, Journal, read_lines
+from gproxy.accounting.journal_reader import JournalReader
 from gproxy.accounting.prices import FoundPrice, Price, Tier
 from gproxy.accounting.slots import Slot, take_slot
 from gproxy.accounting.slots import size as journal_size
@@ -25,21 +25,13 @@ from gproxy.errors import Unavailable
 from gproxy.protocols.hub import MAX_TOKENS, Usage
 from gproxy.relay.settlement import Settlement
 from gproxy.state.folder_lock import try_lock
+from tests.journal_entries import opened, settled
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW_NS = 1_795_420_800_000_000_000  # 2026-11-23T08:00:00Z
 
 
-def opened(call: int, **more) -> dict:
-    known = {"e": 1, "rq": "r", "at": 1, "p": 1, "c": "demo", "r": None, "u": 1, "k": 1, "op": "o", "pr": "p", "m": "m"}
-    return {"o": call, **known, **more}
-
-
-def settled(call: int) -> dict:
-    return {"s": call, "x": "complete", "st": 200, "n": [1, 0, 0, 0, 0, 0, 0]}
-
-
-def entries(folder: Path) -> list[dict]:
+def entries(folder: Path) -> list[Entry]:
     return [line.entry for path in slots.segments(folder) for line in read_lines(path, 0)]
 
 
@@ -70,9 +62,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_written_lines_are_read_back(journal):
-    written = [opened(1), opened(2, m="Grüße \u2028 \n"), settled(2), settled(1)]
+    written = [opened(1), opened(2, model="Grüße \u2028 \n"), settled(2), settled(1)]
     for entry in written:
-        (journal.open if "o" in entry else journal.settle)(entry)
+        (journal.open if isinstance(entry, Opened) else journal.settle)(entry)
     (path,) = journal.segments
     lines = list(read_lines(path, 0))
     assert [line.entry for line in lines] == written
@@ -91,11 +83,11 @@ def test_an_incomplete_last_line_is_not_read(journal):
     first = whole.index(b"\n") + 1
     for end in range(first, len(whole)):
         path.write_bytes(whole[:end])
-        assert [entry["o"] for entry in entries(journal.slot.folder)] == [1]
+        assert [entry.call_id for entry in entries(journal.slot.folder)] == [1]
         path.write_bytes(whole[:end] + b"\0" * 100)
-        assert [entry["o"] for entry in entries(journal.slot.folder)] == [1]
+        assert [entry.call_id for entry in entries(journal.slot.folder)] == [1]
     path.write_bytes(whole)
-    assert [entry["o"] for entry in entries(journal.slot.folder)] == [1, 2]
+    assert [entry.call_id for entry in entries(journal.slot.folder)] == [1, 2]
 
 
 def test_reserved_space_is_zeros_and_is_not_read(journal):
@@ -132,14 +124,14 @@ def test_space_is_reserved_for_the_settled_line_of_every_open_call(journal):
 def test_a_new_segment_carries_the_open_calls(journal):
     padding = "x" * 60_000
     for call in range(1, 81):
-        journal.open(opened(call, t=padding))
+        journal.open(opened(call, tag=padding))
         if call % 2:
             journal.settle(settled(call))
     first, second = journal.segments
     assert first.name < second.name
-    newest = 1 + max(line.entry.get("o", 0) for line in read_lines(first, 0))
+    newest = 1 + max(line.entry.call_id for line in read_lines(first, 0))
     carried = list(range(2, newest, 2))
-    start = [line.entry["o"] for line in read_lines(second, 0) if "o" in line.entry][: len(carried) + 1]
+    start = [one.call_id for one, *_ in read_lines(second, 0) if isinstance(one, Opened)][: len(carried) + 1]
     assert start == [*carried, newest]
     for call in range(2, 81, 2):
         journal.settle(settled(call))
@@ -161,7 +153,7 @@ def test_a_journal_that_cannot_be_written_refuses_calls_until_there_is_space(tmp
     missing.check_space()
     assert missing.is_writable
     missing.open(opened(2))
-    assert [entry["o"] for entry in entries(missing.slot.folder)] == [2]
+    assert [entry.call_id for entry in entries(missing.slot.folder)] == [2]
     missing.close()
 
 
@@ -183,8 +175,8 @@ def test_a_full_disk_refuses_new_calls_and_loses_no_running_one(small_disk):
     journal.check_space()
     assert not journal.is_writable
     for call in taken:
-        longest = orjson.dumps(settled(call))
-        journal.settle({**settled(call), "lo": ["x" * (SETTLED_ROOM - len(longest) - len(b',"lo":[""]\n'))]})
+        room = SETTLED_ROOM - len(to_line(settled(call, losses=("",))))
+        journal.settle(settled(call, losses=("x" * room,)))
     assert journal.open_count == 0
     assert rows(journal.slot.folder) == taken
     with pytest.raises(Unavailable):
@@ -248,7 +240,7 @@ def test_a_settled_line_is_never_longer_than_its_reserved_space(journal, end, lo
     settlement = Settlement(journal, 2**63 - 1, HIGHEST_PRICE, MAX_TOKENS, -1e9, losses=losses)
     settlement.attempts = [(2**31, 2**31, "upstream_timeout", 86_400_000)] * 20
     settlement.served_by = (2**31, "vertexexpress", 2**31)
-    settlement.open(opened(2**63 - 1))
+    journal.open(opened(2**63 - 1))
     settlement.record_first_byte()
     before = journal.end
     if end == "complete":
@@ -299,10 +291,11 @@ import sys, time
 from pathlib import Path
 from gproxy.accounting.journal import Journal
 from gproxy.accounting.slots import take_slot
+from tests.journal_entries import opened, settled
 journal = Journal(take_slot(Path(sys.argv[1])))
-journal.open({"o": 1})
-journal.open({"o": 2})
-journal.settle({"s": 1})
+journal.open(opened(1))
+journal.open(opened(2))
+journal.settle(settled(1))
 print(journal.slot.number, flush=True)
 time.sleep(60)
 """
@@ -330,11 +323,7 @@ def test_the_slot_of_a_running_worker_is_not_taken_and_that_of_a_killed_one_is_i
     inherited = take_slot(root)
     assert inherited.number == 0
     assert inherited.inherited == slots.segments(root / "000") != []
-    assert [line.entry for path in inherited.inherited for line in read_lines(path, 0)] == [
-        {"o": 1},
-        {"o": 2},
-        {"s": 1},
-    ]
+    assert entries(root / "000") == [opened(1), opened(2), settled(1)]
     assert take_slot(root).number == 2
     assert sorted(path.name for path in root.iterdir()) == ["000", "001", "002"]
 

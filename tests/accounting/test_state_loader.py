@@ -7,8 +7,9 @@ from pathlib import Path
 import gevent
 import pytest
 
-from gproxy.accounting.entries import JournalReader, SettledCall
+from gproxy.accounting.entries import Reserved, Tokens
 from gproxy.accounting.journal import Journal
+from gproxy.accounting.journal_reader import JournalReader, SettledCall
 from gproxy.accounting.slots import take_slot
 from gproxy.accounting.state_loader import StateLoader
 from gproxy.errors import Unavailable
@@ -19,6 +20,7 @@ from gproxy.store import ledger, usages
 from gproxy.store import models as m
 from gproxy.store.database import Database
 from gproxy.store.limit_replay import replay_limit
+from tests.journal_entries import opened, settled
 from tests.sample_db import filled
 
 NS = 1_000_000_000
@@ -71,11 +73,13 @@ def write_call(
     journal: Journal, number: int, cost: int | None, at: int = NOW - NS, model: str = "gpt-4", **changes
 ) -> None:
     """Writes a call that settled with this cost and 30 tokens, or (None) that is still open."""
-    opened = {name: 1 for name in ("rq", "u", "k", "p", "c", "r", "op", "pr")}
-    journal.open({"o": number, "e": 5, "at": at, "m": model, **opened, **changes})
+    journal.open(opened(number, input_tokens=5, at=at, model=model, **changes))
     if cost is not None:
-        counts = [10, 20, 0, 0, 0, 0, 0]
-        journal.settle({"s": number, "x": "complete", "st": 200, "n": counts, "c": cost, "ps": "model"})
+        settle(journal, number, cost)
+
+
+def settle(journal: Journal, number: int, cost: int) -> None:
+    journal.settle(settled(number, tokens=Tokens(10, 20), cost=cost, price_source="model"))
 
 
 def store_calls(database: Database, journal: Journal) -> list[SettledCall]:
@@ -99,8 +103,8 @@ def test_an_account_is_the_sum_of_the_database_and_the_unstored_calls(state, dat
     write_call(journal, 1, 100)
     store_calls(database, journal)
     write_call(journal, 2, 30)
-    write_call(journal, 3, None, h=[7, 99])
-    write_call(journal, 4, 1_000, u=2, k=2)
+    write_call(journal, 3, None, reserved=Reserved(7, 99))
+    write_call(journal, 4, 1_000, user_id=2, key_id=2)
     state_loader(state, database, tmp_path).load(("u1", "k1"))
     assert used_and_reserved(state) == used_and_reserved(state, KEY) == (130, 7)
     state.settle(3, 5, 1)
@@ -112,7 +116,7 @@ def test_a_call_that_is_settled_in_the_journal_only_is_not_counted_twice(state, 
     loading = state_loader(state, database, tmp_path)
     loading.load(("u1",))
     state.take(Take(1, journal.slot.new_owner(0), (USER,), (), 50, 0))
-    write_call(journal, 1, 40, h=[50, 0])
+    write_call(journal, 1, 40, reserved=Reserved(50, 0))
     state.forget("u1")
     loading.load(("u1",))
     assert used_and_reserved(state) == (0, 50)
@@ -131,7 +135,7 @@ def test_a_call_counts_only_in_the_window_in_which_it_was_sent(
     write_call(journal, 3, 1_000, at=(DAY - 5) * NS)
     if has_unstored_call_today:
         write_call(journal, 4, 20, at=(DAY + 20) * NS)
-    write_call(journal, 5, None, at=(DAY - 5) * NS, h=[3, 0])
+    write_call(journal, 5, None, at=(DAY - 5) * NS, reserved=Reserved(3, 0))
     state_loader(state, database, tmp_path).load(("u1",))
     daily = Account("u1", 10**12, "day")
     assert used_and_reserved(state, daily) == (27 if has_unstored_call_today else 7, 0)
@@ -165,8 +169,8 @@ def test_a_limit_counts_its_rows_its_unstored_calls_and_its_open_calls(state, da
     write_call(journal, 3, 1, model="claude")
     store_calls(database, journal)
     write_call(journal, 4, 1)
-    write_call(journal, 5, None, h=[0, 500])
-    write_call(journal, 6, 1, u=2)
+    write_call(journal, 5, None, reserved=Reserved(0, 500))
+    write_call(journal, 6, 1, user_id=2)
     state_loader(state, database, tmp_path).load((LIMIT,))
     limit = Limit(LIMIT, rpm=10, rpd=100, total_tokens=10_000, concurrency=5)
     remaining = {one.counter: one.remaining for one in state.inspect((), (limit,)).statuses}
@@ -177,7 +181,7 @@ def test_a_limit_counts_its_rows_its_unstored_calls_and_its_open_calls(state, da
 
 
 def test_a_call_that_is_stored_between_the_two_readings_is_counted_once(state, database, journal, tmp_path):
-    write_call(journal, 1, None, h=[7, 9])
+    write_call(journal, 1, None, reserved=Reserved(7, 9))
 
     class Between(StoreQueries):
         def __init__(self, database):
@@ -185,9 +189,7 @@ def test_a_call_that_is_stored_between_the_two_readings_is_counted_once(state, d
             query = self.account_state
 
             def account_state(*args):
-                journal.settle(
-                    {"s": 1, "x": "complete", "st": 200, "n": [10, 20, 0, 0, 0, 0, 0], "c": 70, "ps": "model"}
-                )
+                settle(journal, 1, 70)
                 store_calls(database, journal)
                 return query(*args)
 
@@ -201,7 +203,7 @@ def test_a_call_that_is_stored_between_the_two_readings_is_counted_once(state, d
 def test_the_reservation_of_an_open_call_includes_its_tokens_in_any_order_of_loading(
     state, database, journal, tmp_path
 ):
-    write_call(journal, 1, None, h=[7, 500])
+    write_call(journal, 1, None, reserved=Reserved(7, 500))
     state_loader(state, database, tmp_path).load(("u1", LIMIT))
     limit = Limit(LIMIT, total_tokens=1_000)
     assert state.inspect((), (limit,)).statuses[0].remaining == 500
@@ -273,7 +275,7 @@ def test_a_call_that_ends_while_a_load_is_repeated_leaves_no_reservation(state, 
     assert state.take(Take(2, "0/000/other", (Account("u1", 10**9),), (), 5, 0)).refused is None
     state.forget("u1")
     for number in (1, 2):
-        write_call(journal, number, None, h=[7, 9])
+        write_call(journal, number, None, reserved=Reserved(7, 9))
 
     class Late(Inline):
         is_first = True
@@ -283,8 +285,7 @@ def test_a_call_that_ends_while_a_load_is_repeated_leaves_no_reservation(state, 
             if self.is_first:
                 self.is_first = False
                 for number in (1, 2):
-                    counts = [10, 20, 0, 0, 0, 0, 0]
-                    journal.settle({"s": number, "x": "complete", "st": 200, "n": counts, "c": 40, "ps": "model"})
+                    settle(journal, number, 40)
                     state.settle(number, 40, 30)
             return result
 
@@ -296,7 +297,7 @@ def test_a_call_that_ends_while_a_load_is_repeated_leaves_no_reservation(state, 
 @pytest.mark.parametrize("key", ["u1", LIMIT])
 def test_a_call_that_ends_while_its_account_is_loaded_leaves_no_reservation(state, database, journal, tmp_path, key):
     """It was sent before the account or the limit existed, so its own settlement found no reservation."""
-    write_call(journal, 1, None, h=[7, 9])
+    write_call(journal, 1, None, reserved=Reserved(7, 9))
 
     class Late(Inline):
         is_first = True
@@ -305,8 +306,7 @@ def test_a_call_that_ends_while_its_account_is_loaded_leaves_no_reservation(stat
             result = function(*args)
             if self.is_first:
                 self.is_first = False
-                counts = [10, 20, 0, 0, 0, 0, 0]
-                journal.settle({"s": 1, "x": "complete", "st": 200, "n": counts, "c": 40, "ps": "model"})
+                settle(journal, 1, 40)
                 state.settle(1, 40, 30)
             return result
 

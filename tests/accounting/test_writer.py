@@ -10,15 +10,17 @@ import pytest
 
 from gproxy.accounting import slots
 from gproxy.accounting import writer as writer_module
-from gproxy.accounting.entries import SettledCall
+from gproxy.accounting.entries import Tokens
 from gproxy.accounting.journal import Journal
+from gproxy.accounting.journal_reader import SettledCall
 from gproxy.accounting.slots import Slot, take_slot
 from gproxy.accounting.writer import Writer
 from gproxy.errors import Unavailable
 from gproxy.state.interface import Account, Limit, Take
 from gproxy.state.mmap.state import MmapState
+from tests.journal_entries import opened, settled
 
-TOKENS = [1, 2, 0, 0, 0, 0, 0]
+TOKENS = Tokens(1, 2)
 
 
 class Store:
@@ -47,10 +49,9 @@ class Inline:
 
 
 def write_call(journal: Journal, number: int, settles: bool = True) -> None:
-    names = ("rq", "at", "u", "k", "p", "c", "r", "op", "pr", "m", "e")
-    journal.open({"o": number, **{name: 1 for name in names}})
+    journal.open(opened(number))
     if settles:
-        journal.settle({"s": number, "x": "complete", "st": 200, "n": TOKENS, "c": 5})
+        journal.settle(settled(number, tokens=TOKENS, cost=5))
 
 
 def make_crashed_slot(root: Path, numbers: range) -> None:

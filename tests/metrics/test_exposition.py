@@ -61,3 +61,33 @@ def test_series_of_another_version_are_left_out():
         ("gone_total", (), 1): [1.0],
     }
     assert read(write((QUESTIONS, TOOK), totals)) == {}
+
+
+def test_the_exact_text_of_every_kind_of_family():
+    totals = {
+        ("asked_total", ("b", NASTY), 1): [2.0],
+        ("asked_total", ("a", ""), 1): [1e15],
+        ("open", (), 1): [0.5],
+        ("spent_usd_total", (), 1): [68_800.0],
+        ("took_seconds", ("a",), 5): [1.0, 2.0, 0.0, 4.0, 12.25],
+    }
+    assert write((QUESTIONS, OPEN, SPENT, TOOK), totals) == (
+        "# HELP asked_total How often.\n"
+        "# TYPE asked_total counter\n"
+        'asked_total{who="a",what=""} 1000000000000000\n'
+        'asked_total{who="b",what="a \\"quoted\\" \\\\ name\\nof two lines, ünd mehr"} 2\n'
+        "# HELP open How many.\n"
+        "# TYPE open gauge\n"
+        "open 0.5\n"
+        "# HELP spent_usd_total Money.\n"
+        "# TYPE spent_usd_total counter\n"
+        "spent_usd_total 6.88e-05\n"
+        "# HELP took_seconds How long.\n"
+        "# TYPE took_seconds histogram\n"
+        'took_seconds_bucket{who="a",le="0.5"} 1\n'
+        'took_seconds_bucket{who="a",le="1"} 3\n'
+        'took_seconds_bucket{who="a",le="2.5"} 3\n'
+        'took_seconds_bucket{who="a",le="+Inf"} 7\n'
+        'took_seconds_sum{who="a"} 12.25\n'
+        'took_seconds_count{who="a"} 7\n'
+    )

@@ -15,6 +15,7 @@ from gproxy.relay.settlement import Settlement
 from gproxy.snapshot import Caller, Quota, RateLimit, glob
 from gproxy.state.interface import Account, Limit
 from gproxy.state.mmap.state import MmapState
+from tests.journal_entries import opened
 
 # 1 and 2 USD per million tokens: 1,000 and 2,000 nano-USD each.
 PRICE = FoundPrice(Price(None, (Tier(10**8, Decimal(1), Decimal(2), cache_write_5m=Decimal(5)),)), "model")
@@ -104,7 +105,7 @@ def test_unknown_accounts_and_limits_are_loaded_once(state):
     reserver = Reserver(state, "0/000/x", load)
     reservation = reserver.take(1, UpperBound((USER,), (Limit("3", rpm=2),), 400, 10))
     assert loaded == [("u1", "3")]
-    assert (reservation.money, reservation.amounts, money(state)) == (400, [400, 10], (0, 400))
+    assert (reservation.money, reservation.amounts, money(state)) == (400, (400, 10), (0, 400))
     reserver.take(2, UpperBound((USER,), (Limit("3", rpm=2),), 400, 10))
     assert len(loaded) == 1
 
@@ -155,7 +156,7 @@ def test_a_settlement_extends_the_reservation_as_its_text_grows(state, tmp_path)
     account = Account("u1", 100_000 + 4_000 * 2_000)
     reservation = reserver.take(1, UpperBound((account,), (), 100_000 + 16 * 2_000, 116, 16))
     settlement = Settlement(journal, 1, PRICE, 100, time.perf_counter(), "", reservation)
-    settlement.open({})
+    journal.open(opened(1))
     settlement.covered_bytes = 64
     assert settlement.exceeds_quota(None, 68) is False
     assert reservation.money == 100_000 + (17 + STEP_TOKENS) * 2_000
@@ -183,7 +184,7 @@ def test_every_end_of_a_call_settles_its_reservation_once(state, tmp_path):
     for number, end in enumerate(ends):
         reservation = reserver.take(number, UpperBound((USER,), (limit,), 100_000, 1_000))
         settlement = Settlement(journal, number, PRICE, 100, time.perf_counter(), "", reservation)
-        settlement.open({})
+        journal.open(opened(number))
         end(settlement)
         end(settlement)
         assert reservation.at > 0
@@ -225,7 +226,7 @@ def test_a_cost_above_the_column_maximum_is_stored_as_the_maximum(state, tmp_pat
     expensive = FoundPrice(Price(None, (Tier(10**8, Decimal(10**6), Decimal(10**6)),)), "model")
     reservation = Reserver(state, "0/000/x", loader(state)[1]).take(1, UpperBound((USER,), (), 5, 5))
     settlement = Settlement(journal, 1, expensive, 100, time.perf_counter(), "", reservation)
-    settlement.open({})
+    journal.open(opened(1))
     settlement.settle_complete(200, Usage(10**12, 10**12), 0)
     assert settlement.cost == 2**63 - 1
     assert state.reservations() == {}

@@ -11,20 +11,20 @@ from types import SimpleNamespace
 import orjson
 import pytest
 
-from gproxy.accounting.journal import Journal, read_lines
+from gproxy.accounting.journal import Journal
 from gproxy.accounting.prices import FoundPrice, Price, Tier
-from gproxy.accounting.slots import Slot, take_slot
+from gproxy.accounting.slots import take_slot
 from gproxy.channels.kind import GENERATE, STREAM
-from gproxy.errors import Unavailable
 from gproxy.metrics.call_summary import CallSummary
 from gproxy.protocols.hub import Usage
 from gproxy.quota.reservations import UpperBound
-from gproxy.relay.settlement import MAX_LOSSES_BYTES, MAX_TEXT_CHARS, NoSettlement, Settlement, estimate, input_estimate
+from gproxy.relay import settlement as settlement_module
+from gproxy.relay.settlement import MAX_LOSSES_BYTES, NoSettlement, Settlement, estimate, input_estimate
 from gproxy.snapshot import Provider, ProviderSettings
 from gproxy.state.interface import Account
+from tests.journal_entries import opened
 
 PRICE = FoundPrice(Price(Decimal("0.001"), (Tier(10**8, Decimal(1), Decimal(2), Decimal("0.1")),)), "model")
-ENTRY = {"rq": "req_1", "at": 1, "u": 1, "k": 2, "p": 3, "c": "demo", "r": None, "op": "o", "pr": "p", "m": "m"}
 USAGE = Usage(30, 5, 2, 60, 7, 8, 9)
 
 
@@ -36,13 +36,20 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     os.close(found.slot.lock)
 
 
-def entries(journal: Journal) -> list[dict]:
-    return [line.entry for path in journal.segments for line in read_lines(path, 0)]
+def written_bytes(journal: Journal) -> bytes:
+    (path,) = journal.segments
+    return path.read_bytes()[: journal.end]
+
+
+def settled_entry(journal: Journal) -> dict:
+    """Returns the journal's second line as it is on disk."""
+    (path,) = journal.segments
+    return orjson.loads(path.read_bytes().splitlines()[1])
 
 
 def make(journal: Journal, price: FoundPrice | None = PRICE, **more) -> Settlement:
     settlement = Settlement(journal, 7, price, 100, time.perf_counter() - 0.5, **more)
-    settlement.open(dict(ENTRY))
+    journal.open(opened(7))
     return settlement
 
 
@@ -78,7 +85,7 @@ def test_outcome_tokens_and_cost_of_a_settled_call(
 ):
     settlement = make(journal)
     getattr(settlement, end)(*arguments)
-    settled = entries(journal)[1]
+    settled = settled_entry(journal)
     assert (settled["s"], settled["x"], settled["st"], settled["n"]) == (7, outcome, status, counts)
     assert settled.get("est", False) is is_estimated
     assert settlement.cost == settled["c"] == nano
@@ -90,41 +97,21 @@ def test_outcome_tokens_and_cost_of_a_settled_call(
 def test_only_the_first_settlement_counts(journal, end, arguments):
     settlement = make(journal)
     getattr(settlement, end)(*arguments)
-    before, cost = entries(journal), settlement.cost
+    before, cost = written_bytes(journal), settlement.cost
     settlement.settle_complete(200, Usage(9, 9), 9)
     settlement.settle_failed(500, Usage(9, 9), 9)
     settlement.settle_disconnected(Usage(9, 9), 9)
-    assert entries(journal) == before
+    assert written_bytes(journal) == before
     assert (settlement.cost, settlement.is_settled, journal.open_count) == (cost, True, 0)
 
 
 def test_a_call_without_a_price_has_no_cost(journal):
     settlement = make(journal, price=None)
     settlement.settle_complete(200, USAGE, 0)
-    settled = entries(journal)[1]
+    settled = settled_entry(journal)
     assert settlement.cost is None
     assert settled["c"] == 0
     assert "ps" not in settled
-
-
-def test_the_opened_entry_is_written_before_the_call_is_sent(journal):
-    make(journal)
-    assert entries(journal) == [{"o": 7, "e": 100, **ENTRY}]
-    assert journal.open_count == 1
-
-
-def test_texts_of_the_client_in_the_row_are_cut(journal):
-    settlement = Settlement(journal, 7, None, 1, 0.0)
-    settlement.open({**ENTRY, "eu": "ü" * 5000, "t": "x" * 5000})
-    (entry,) = entries(journal)
-    assert (entry["eu"], entry["t"]) == ("ü" * MAX_TEXT_CHARS, "x" * MAX_TEXT_CHARS)
-
-
-@pytest.mark.parametrize(("eu", "t"), [(None, None), ("", ""), ("short", "tag")])
-def test_short_and_missing_texts_are_unchanged(journal, eu, t):
-    Settlement(journal, 7, None, 1, 0.0).open({**ENTRY, "eu": eu, "t": t})
-    (entry,) = entries(journal)
-    assert (entry["eu"], entry["t"]) == (eu, t)
 
 
 def test_the_first_byte_is_recorded_once(journal):
@@ -134,13 +121,13 @@ def test_the_first_byte_is_recorded_once(journal):
     settlement.record_first_byte()
     settlement.settle_complete(200, USAGE, 0)
     assert settlement.first_byte == first
-    settled = entries(journal)[1]
+    settled = settled_entry(journal)
     assert 500 <= settled["f"] <= settled["l"]
 
 
 def test_a_call_without_any_byte_has_no_first_byte_time(journal):
     make(journal).settle_failed(502, None, 0)
-    assert "f" not in entries(journal)[1]
+    assert "f" not in settled_entry(journal)
 
 
 def test_attempts_and_losses_are_in_the_settled_entry(journal):
@@ -148,7 +135,7 @@ def test_attempts_and_losses_are_in_the_settled_entry(journal):
     settlement = make(journal, attempts=tries, losses=["seed", "logit_bias"])
     settlement.served_by = (2, "anthropic", 9)
     settlement.settle_complete(200, USAGE, 0)
-    settled = entries(journal)[1]
+    settled = settled_entry(journal)
     assert (settled["a"], settled["lo"], settled["by"]) == (3, ["seed", "logit_bias"], [2, "anthropic", 9])
     assert settled["tr"] == [list(one) for one in tries]
 
@@ -157,7 +144,7 @@ def test_a_single_attempt_is_only_in_the_opened_entry(journal):
     settlement = make(journal, attempts=[(1, 7, 200, 12)])
     settlement.served_by = (1, "openai", 7)
     settlement.settle_complete(200, USAGE, 0)
-    settled = entries(journal)[1]
+    settled = settled_entry(journal)
     assert (settled["a"], "tr" in settled, "by" in settled) == (1, False, False)
 
 
@@ -182,7 +169,7 @@ def test_the_credentials_reservation_is_released_once_at_the_end(journal):
 )
 def test_losses_are_cut_to_the_size_of_an_entry(journal, losses, recorded):
     make(journal, losses=losses).settle_complete(200, USAGE, 0)
-    assert entries(journal)[1].get("lo") == recorded
+    assert settled_entry(journal).get("lo") == recorded
     assert len(orjson.dumps(recorded or []).strip(b"[]")) < MAX_LOSSES_BYTES
 
 
@@ -190,7 +177,9 @@ def test_metrics_are_counted_once_and_after_the_journal(journal):
     recorded = []
 
     def count_metrics(summary, status, seconds, attempts) -> None:
-        recorded.append((summary.outcome, summary.usage, summary.cost, status, attempts, len(entries(journal))))
+        recorded.append(
+            (summary.outcome, summary.usage, summary.cost, status, attempts, len(written_bytes(journal).splitlines()))
+        )
         assert seconds >= 0.5
 
     attempts = [(3, 4, 200, 9)]
@@ -231,12 +220,6 @@ def test_a_token_count_has_no_cost_and_no_entry():
     # Settled from the start: a stream's close has nothing to settle.
     assert (settlement.cost, settlement.is_settled, NoSettlement(print).losses) == (None, True, [])
     assert released  # at the first end already
-
-
-def test_a_call_cannot_be_opened_without_a_journal(tmp_path):
-    settlement = Settlement(Journal(Slot(0, tmp_path / "nowhere", -1, [])), 7, PRICE, 1, 0.0)
-    with pytest.raises(Unavailable):
-        settlement.open(dict(ENTRY))
 
 
 def test_a_base64_image_does_not_count_as_text():
@@ -295,3 +278,85 @@ def test_the_text_that_is_covered_is_that_of_the_target_that_serves(journal, tar
     settlement.cover(plan(before, price=PRICE if before else None))
     settlement.set_target(target, None)
     assert settlement.covered_bytes == covered
+
+
+# -- the bytes on disk -----------------------------------------------------------------------------------------------
+
+FREE = FoundPrice(Price(Decimal(0), ()), "shipped")
+NO_TOKENS = '"n":[0,0,0,0,0,0,0]'
+ALL_TOKENS = '"n":[30,5,2,60,7,8,9]'
+TWO = [(1, None, "upstream_error", 3), (2, 9, 200, 41)]
+TEN = [(number, number, 500, 1) for number in range(10)]
+EIGHT_IN_JSON = ",".join(f"[{number},{number},500,1]" for number in range(2, 10))
+SETTLED_LINES = [
+    ({}, "settle_failed", (502, None, 0), f'{{"s":7,"x":"failed","st":502,{NO_TOKENS},"c":0,"l":1500,"a":1}}\n'),
+    (
+        {"price": FREE},
+        "settle_failed",
+        (502, None, 0),
+        f'{{"s":7,"x":"failed","st":502,{NO_TOKENS},"c":0,"l":1500,"a":1,"ps":"shipped"}}\n',
+    ),
+    (
+        {"price": PRICE},
+        "settle_complete",
+        (200, USAGE, 0),
+        f'{{"s":7,"x":"complete","st":200,{ALL_TOKENS},"c":1070000,"l":1500,"a":1,"ps":"model"}}\n',
+    ),
+    (
+        {},
+        "settle_complete",
+        (200, None, 41),
+        '{"s":7,"x":"complete","st":200,"n":[100,11,0,0,0,0,0],"c":0,"l":1500,"a":1,"est":true}\n',
+    ),
+    (
+        {"first_byte": 100.25},
+        "settle_complete",
+        (200, USAGE, 0),
+        f'{{"s":7,"x":"complete","st":200,{ALL_TOKENS},"c":0,"l":1500,"a":1,"f":250}}\n',
+    ),
+    (
+        {"losses": ["a" * 298]},
+        "settle_complete",
+        (200, USAGE, 0),
+        f'{{"s":7,"x":"complete","st":200,{ALL_TOKENS},"c":0,"l":1500,"a":1,"lo":[]}}\n',
+    ),
+    (
+        {"attempts": TWO[1:], "served_by": (2, "anthropic", 9)},
+        "settle_complete",
+        (200, USAGE, 0),
+        f'{{"s":7,"x":"complete","st":200,{ALL_TOKENS},"c":0,"l":1500,"a":1}}\n',
+    ),
+    (
+        {"attempts": TWO},
+        "settle_complete",
+        (200, USAGE, 0),
+        f'{{"s":7,"x":"complete","st":200,{ALL_TOKENS},"c":0,"l":1500,"a":2,'
+        '"tr":[[1,null,"upstream_error",3],[2,9,200,41]]}\n',
+    ),
+    (
+        {
+            "price": PRICE,
+            "attempts": TEN,
+            "served_by": (9, "demo", None),
+            "first_byte": 99.0,
+            "losses": ["ä", "seed"],
+        },
+        "settle_disconnected",
+        (None, 41),
+        '{"s":7,"x":"partial","st":499,"n":[100,11,0,0,0,0,0],"c":1122000,"l":1500,"a":10,'
+        f'"tr":[{EIGHT_IN_JSON}],"by":[9,"demo",null],"ps":"model","est":true,"f":-1000,"lo":["ä","seed"]}}\n',
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "end", "arguments", "line"), SETTLED_LINES)
+def test_the_bytes_of_a_settled_line(journal, monkeypatch, fields, end, arguments, line):
+    monkeypatch.setattr(settlement_module, "time", SimpleNamespace(perf_counter=lambda: 101.5))
+    settlement = Settlement(journal, 7, fields.get("price"), 100, 100.0)
+    for name, value in fields.items():
+        setattr(settlement, name, value)
+    journal.open(opened(7))
+    start = journal.end
+    getattr(settlement, end)(*arguments)
+    (path,) = journal.segments
+    assert path.read_bytes()[start : journal.end] == line.encode()

@@ -1,5 +1,6 @@
 """The contract of every shared state, both in a file and in Redis."""
 
+import inspect
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from gproxy.state.interface import CONCURRENCY, RPD, RPM, TOKENS, Account, Limit
 from gproxy.state.mmap.state import MmapState
 from gproxy.state.periods import DAY as DAILY
 from gproxy.state.periods import MONTH, WEEK, window
+from gproxy.state.redis.circuit_breaker import CircuitBreaker
 from gproxy.state.redis.state import RedisState
 from tests import redis
 from tests.examples import examples
@@ -120,6 +122,20 @@ def clock(place: Place) -> Clock:
 @pytest.fixture
 def state(place: Place) -> SharedState:
     return place.open()
+
+
+@pytest.mark.parametrize("implementation", [MmapState, RedisState, CircuitBreaker])
+def test_every_state_has_the_methods_of_the_interface(implementation):
+    """With the same parameters and defaults, so that each can replace another."""
+    members = {name: value for name, value in vars(SharedState).items() if inspect.isfunction(value)}
+    public = {name: value for name, value in members.items() if not name.startswith("_")}
+    assert "take" in public
+    for name, member in public.items():
+        found, expected = inspect.signature(getattr(implementation, name)), inspect.signature(member)
+        assert [(one.name, one.kind, one.default) for one in found.parameters.values()] == [
+            (one.name, one.kind, one.default) for one in expected.parameters.values()
+        ], name
+        assert found.return_annotation == expected.return_annotation, name
 
 
 # Unknown accounts and limits

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gproxy.accounting.entries import SettledCall
+from gproxy.accounting.journal_reader import SettledCall
 from gproxy.errors import NotFound
 from gproxy.state.periods import PERIODS, window
 from gproxy.store import accounts, ledger, ledger_check, snapshot_loader, usage_queries, usages

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gproxy.accounting.entries import SettledCall
+from gproxy.accounting.journal_reader import SettledCall
 from gproxy.store import models as m
 from gproxy.store import usages
 from gproxy.store.database import Database

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import psycopg
 import pytest
 
-from gproxy.accounting.entries import SettledCall
+from gproxy.accounting.journal_reader import SettledCall
 from gproxy.errors import Unavailable
 from gproxy.store import accounts, ledger, ledger_check, usage_queries, usages
 from gproxy.store import models as m

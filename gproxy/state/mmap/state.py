@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import TypeGuard, TypeVar
 
 from gproxy.errors import Unavailable
 from gproxy.state.interface import Account, Limit, LimitStatus, Take, Taken
@@ -24,6 +25,7 @@ from gproxy.units import NS
 
 log = logging.getLogger(__name__)
 
+_Entry = TypeVar("_Entry")
 MAX_RECENT, MAX_CALLS = 200 * PAGE_LENGTH, 100  # moments, and reservations, that one transaction can write
 
 
@@ -128,7 +130,7 @@ class MmapState:
         at = self._clock()
         accounts = [AccountEntry.current(transaction, account, at) for account in take.accounts]
         limits = [LimitEntry.current(transaction, limit, at) for limit in take.limits]
-        if None in accounts or None in limits:
+        if not (_are_known(accounts) and _are_known(limits)):
             return Taken(at, unknown=_missing_keys(take.accounts, accounts) + _missing_keys(take.limits, limits))
         if not _have_room(accounts, limits, take):
             statuses = _statuses(transaction, accounts, limits, at, take)
@@ -238,6 +240,10 @@ def _batches(running: Mapping) -> Iterator[list[tuple]]:
     calls = iter(running.items())
     while batch := list(islice(calls, MAX_CALLS)):
         yield batch
+
+
+def _are_known(entries: list[_Entry | None]) -> TypeGuard[list[_Entry]]:
+    return None not in entries
 
 
 def _missing_keys(requested: Sequence[Account | Limit], entries: Sequence) -> tuple[str, ...]:

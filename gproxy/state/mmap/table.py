@@ -16,7 +16,7 @@ import time
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from gproxy.fastpath import syscalls
 
@@ -60,6 +60,14 @@ class Entry(NamedTuple):
     expires: int
 
 
+class _FileStatus(Protocol):
+    """The status of an open file."""
+
+    def look(self) -> tuple[int, int]:
+        """Returns the file's number of links and its size in bytes. Raises OSError."""
+        ...
+
+
 class Table:
     """Opened in each process, after the fork."""
 
@@ -68,8 +76,8 @@ class Table:
         self._folder, self._path, self._fresh_path = folder, folder / "table", folder / "fresh"
         self._max_slots, self._clock = max_slots, clock
         self._folder_fd = self._fd = -1
-        self._map: mmap.mmap | None = None
-        self._watch: syscalls.FileStatus | None = None
+        self._map: mmap.mmap  # set while the file is open
+        self._watch: _FileStatus | None = None
         self._size = self._slots = 0
         self._offsets: dict[bytes, int] = {}  # where each entry was found last
 
@@ -269,7 +277,7 @@ class Table:
         if self._fd >= 0:
             self._map.close()
             os.close(self._fd)
-        self._fd, self._map, self._watch = -1, None, None
+        self._fd, self._watch = -1, None
 
     def _create(self, min_slots: int, entries: list[Entry]) -> None:
         slots = MIN_SLOTS
@@ -312,7 +320,7 @@ class Transaction:
             self._offsets[digest] = offset, slot is not None
         return payload_of(slot) if slot is not None and slot[KIND_AT] == kind else None
 
-    def put(self, digest: bytes, kind: int, payload: bytes, expires: int = NEVER) -> None:
+    def put(self, digest: bytes, kind: int, payload: bytes | bytearray, expires: int = NEVER) -> None:
         """Adds or replaces an entry; after `expires` (seconds since the epoch) its slot may be reused.
 
         Raises TableFull.
@@ -377,7 +385,7 @@ def entry_of(slot: bytes) -> Entry:
     return Entry(digest, kind, payload_of(slot), expires)
 
 
-def _slot_of(digest: bytes, kind: int, payload: bytes, expires: int) -> bytes:
+def _slot_of(digest: bytes, kind: int, payload: bytes | bytearray, expires: int) -> bytes:
     content = SLOT_HEAD.pack(0, digest, kind, len(payload), expires)[DIGEST_AT:] + payload
     return _checksum(content) + content
 

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from gproxy.errors import Unavailable
 from gproxy.state.interface import Account, Limit, SharedState, Take, Taken
@@ -18,6 +18,7 @@ from gproxy.units import NS
 
 log = logging.getLogger(__name__)
 
+_Result = TypeVar("_Result")
 AccountWindow = tuple[str, int]  # an account and the start of its window
 
 
@@ -54,6 +55,10 @@ class _Settlement(NamedTuple):
     is_unknown_remotely: bool = False
 
 
+def _nothing() -> None:
+    """The fallback of what only the remote state has to do."""
+
+
 class CircuitBreaker:
     """One process's access to both states, for the greenlets of one thread.
 
@@ -87,7 +92,7 @@ class CircuitBreaker:
         Both may have a reservation of the call: loading an account or a limit gives one to every running call.
         """
         self._settlements.setdefault(call, self._settlement_of(call, money, tokens))
-        self._on_remote(lambda _: self._send((), (), (call,)))
+        self._on_remote(lambda _: self._send((), (), (call,)), _nothing)
         with suppress(Unavailable):  # the local state has logged it, and the journal has the cost
             self._local.settle(call, money, tokens)
 
@@ -134,7 +139,7 @@ class CircuitBreaker:
 
     def forget(self, account: str | None = None) -> None:
         self._forgotten.add(account)
-        self._on_remote(lambda _: self._send((account,), (), ()))
+        self._on_remote(lambda _: self._send((account,), (), ()), _nothing)
         try:
             self._local.forget(account)
         except Unavailable:
@@ -144,7 +149,7 @@ class CircuitBreaker:
     def reservations(self) -> dict[str, list[int]]:
         """Returns the reservations of both states, or of the local one while the remote one is unreachable."""
         found = self._local.reservations()
-        for owner, calls in (self._on_remote(lambda remote: remote.reservations()) or {}).items():
+        for owner, calls in self._on_remote(lambda remote: remote.reservations(), dict).items():
             found[owner] = sorted({*calls, *found.get(owner, ())})
         return found
 
@@ -152,20 +157,20 @@ class CircuitBreaker:
         """Releases the call in both states; an unreachable remote state still lists it in `reservations` later."""
         self._local_calls.pop(call, None)
         self._local.release(call)
-        self._on_remote(lambda remote: remote.release(call))
+        self._on_remote(lambda remote: remote.release(call), _nothing)
 
     def renew(self, owner: str) -> None:
         self._local.renew(owner)
-        self._on_remote(lambda remote: remote.renew(owner))
+        self._on_remote(lambda remote: remote.renew(owner), _nothing)
 
     def close(self) -> None:
         self._remote.close()
         self._local.close()
 
-    def _on_either(self, function: Callable[[SharedState], object]):
+    def _on_either(self, function: Callable[[SharedState], _Result]) -> _Result:
         return self._on_remote(function, lambda: function(self._local))
 
-    def _on_remote(self, function: Callable[[RemoteState], object], fallback: Callable[[], object] = lambda: None):
+    def _on_remote(self, function: Callable[[RemoteState], _Result], fallback: Callable[[], _Result]) -> _Result:
         """Returns `function(remote)`, or `fallback()` while the remote state is unreachable."""
         if self._is_reachable():
             try:
@@ -238,7 +243,7 @@ class CircuitBreaker:
     def _merge_settlements(self) -> None:
         """Merges settlements into one credit for each account, so that memory does not grow with the outage."""
         for call, settlement in tuple(self._settlements.items()):
-            if settlement.is_unknown_remotely:
+            if settlement.is_unknown_remotely and settlement.windows is not None:
                 del self._settlements[call]
                 self._credits.update(dict.fromkeys(settlement.windows, settlement.money))
 

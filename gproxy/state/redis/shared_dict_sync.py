@@ -5,6 +5,7 @@ The newest change of a name wins, by the clocks of the machines. During a Redis 
 
 import time
 from collections.abc import Callable
+from typing import cast
 
 import redis
 from redis.backoff import NoBackoff
@@ -69,11 +70,12 @@ class SharedDictSync:
                 del self._shared_dict.pending[name]
 
     def _pull(self) -> None:
-        count = int(self._redis.get(self._count_key) or 0)
+        count = int(cast("bytes | None", self._redis.get(self._count_key)) or 0)
         if count == self._read_count:
             return
         now, outdated = self._clock(), []
-        for field, value in self._redis.hgetall(self._notes_key).items():
+        notes = cast("dict[bytes, bytes]", self._redis.hgetall(self._notes_key))
+        for field, value in notes.items():
             stamp, _, note = value.partition(b":")
             name, at = field.decode(), int(stamp)
             if now - at > (UNCHANGED_S if note else REMOVED_S) * NS:

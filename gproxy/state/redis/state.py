@@ -13,6 +13,7 @@ from typing import NamedTuple
 import orjson
 import redis
 from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError
 from redis.retry import Retry
 
 from gproxy.errors import Unavailable
@@ -201,7 +202,7 @@ class RedisState:
         try:
             try:
                 return self._redis.execute_command("EVALSHA", script.digest, *arguments)
-            except redis.exceptions.NoScriptError:
+            except NoScriptError:
                 return self._redis.execute_command("EVAL", script.text, *arguments)
         except redis.RedisError as fault:
             raise Unavailable("the shared state cannot be reached") from fault

@@ -27,7 +27,7 @@ def _blueprint(
     @blueprint.post(f"/{path}/query")
     @takes(query_schema)
     def find(filters: dict) -> list[dict]:
-        return [asdict(found) for found in runtime().ask(access.rows, kind, filters)]
+        return [asdict(found) for found in runtime().admin.ask(access.rows, kind, filters)]
 
     @blueprint.post(f"/{path}/upsert")
     @takes(row_schema)

@@ -20,10 +20,10 @@ def export_toml(document: dict) -> Response:
     """Exports the configuration. `secrets` requires sealed secrets, and the audit log records it."""
     running, has_secrets = runtime(), document["secrets"]
     if has_secrets:
-        if running.seal is None:
+        if running.admin.seal is None:
             raise Forbidden("secrets are exported only if DATABASE_SECRET_KEY seals them, or by `config export`")
-        running.change(None, audit.log_reveal, actor(), ["all"])
-    text = running.threads.run(export.toml, running.export(), has_secrets)
+        running.admin.change(None, audit.log_reveal, actor(), ["all"])
+    text = running.admin.threads.run(export.toml, running.admin.export(), has_secrets)
     return Response(text, content_type="application/toml; charset=utf-8")
 
 
@@ -32,7 +32,7 @@ def export_toml(document: dict) -> Response:
 def import_toml(document: dict) -> dict:
     """Imports a configuration, all of it or nothing. A dry run only reports what would change."""
     reserved = current_app.extensions["reserved"]
-    changes = runtime().apply_import(actor(), document["toml"], reserved, document["prune"], document["dry_run"])
+    changes = runtime().admin.apply_import(actor(), document["toml"], reserved, document["prune"], document["dry_run"])
     return {
         "ok": True,
         "dry_run": document["dry_run"],

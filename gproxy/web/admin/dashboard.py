@@ -16,8 +16,8 @@ MAX_ROWS = 50
 @takes(QUERY)
 def overview(filters: dict) -> dict:
     """Returns totals and a time series. `bucket` is the start of a bucket, in seconds since the epoch."""
-    seconds, buckets = runtime().ask(usage_queries.buckets, filters, filters.pop("bucket_seconds"))
-    totals = runtime().ask(usage_queries.totals, filters)
+    seconds, buckets = runtime().admin.ask(usage_queries.buckets, filters, filters.pop("bucket_seconds"))
+    totals = runtime().admin.ask(usage_queries.totals, filters)
     return {
         "kpi": {
             "total_requests": totals.count,
@@ -42,8 +42,8 @@ def overview(filters: dict) -> dict:
 @blueprint.post("/dashboard/top-providers")
 @takes(QUERY)
 def top_providers(filters: dict) -> dict:
-    rows = runtime().ask(usage_queries.breakdown, filters, "provider_id")[:MAX_ROWS]
-    providers = runtime().ask(entities.find, entities.PROVIDER, {"id": [value for value, _ in rows]})
+    rows = runtime().admin.ask(usage_queries.breakdown, filters, "provider_id")[:MAX_ROWS]
+    providers = runtime().admin.ask(entities.find, entities.PROVIDER, {"id": [value for value, _ in rows]})
     channels = {one["id"]: one["channel"] for one in providers}
     return {"rows": [{"provider_id": value, "channel": channels.get(value), **_row(totals)} for value, totals in rows]}
 
@@ -51,7 +51,7 @@ def top_providers(filters: dict) -> dict:
 @blueprint.post("/dashboard/top-models")
 @takes(QUERY)
 def top_models(filters: dict) -> dict:
-    rows = runtime().ask(usage_queries.breakdown, filters, "model")
+    rows = runtime().admin.ask(usage_queries.breakdown, filters, "model")
     return {"rows": [{"model": value, **_row(totals)} for value, totals in rows[:MAX_ROWS]]}
 
 

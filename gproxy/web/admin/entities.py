@@ -47,7 +47,7 @@ def _blueprint(routes: EntityRoutes) -> Blueprint:
     @blueprint.post(f"/{path}/query")
     @takes(query_schema)
     def query(document: dict) -> list[dict]:
-        return routes.to_json(runtime().ask(entities.find, entity, routes.to_filters(document)), document)
+        return routes.to_json(runtime().admin.ask(entities.find, entity, routes.to_filters(document)), document)
 
     @blueprint.post(f"/{path}/upsert")
     @takes(row_schema)
@@ -81,7 +81,7 @@ def _blueprint(routes: EntityRoutes) -> Blueprint:
 
 def _provider_rows(rows: list[dict]) -> list[dict]:
     """Raises BadRequest if a provider does not fit its channel."""
-    known = {one["id"]: one for one in runtime().ask(entities.find, entities.PROVIDER, {"id": _ids(rows)})}
+    known = {one["id"]: one for one in runtime().admin.ask(entities.find, entities.PROVIDER, {"id": _ids(rows)})}
     problems = []
     for n, row in enumerate(rows):
         if row.get("settings_json") is not None:
@@ -109,7 +109,7 @@ def _ids(rows: list[dict]) -> list[int]:
 
 
 def _providers_json(rows: list[dict], query: dict) -> list[dict]:
-    counts = runtime().ask(entities.credential_counts, [row["id"] for row in rows])
+    counts = runtime().admin.ask(entities.credential_counts, [row["id"] for row in rows])
     return [
         {
             "id": row["id"],
@@ -142,9 +142,9 @@ def _credential_rows(loaded: list[dict]) -> list[dict]:
     for document in loaded:
         row = {name: value for name, value in document.items() if name not in ("provider_name", "credential")}
         if "provider_name" in document:
-            row["provider_id"] = running.ask(entities.provider_id, document["provider_name"])
+            row["provider_id"] = running.admin.ask(entities.provider_id, document["provider_name"])
         if "credential" in document:
-            row["secret_json"] = entities.seal_secret(document["credential"], running.seal)
+            row["secret_json"] = entities.seal_secret(document["credential"], running.admin.seal)
         if {"provider_id", "secret_json"} & row.keys():
             _check_kind(row, document.get("credential"))
         rows.append(row)
@@ -159,13 +159,13 @@ def _check_kind(row: dict, secret: dict | None) -> None:
     running = runtime()
     provider_id = row.get("provider_id")
     if provider_id is None or secret is None:
-        stored = running.ask(entities.find, entities.CREDENTIAL, {"id": [row["id"]]})
+        stored = running.admin.ask(entities.find, entities.CREDENTIAL, {"id": [row["id"]]})
         before = next(iter(stored), None)
         if before is None:
             return  # the store raises NotFound for it
         provider_id = before["provider_id"] if provider_id is None else provider_id
-        secret = entities.open_secret(before["secret_json"], running.seal) if secret is None else secret
-    for provider in running.ask(entities.find, entities.PROVIDER, {"id": [provider_id]}):
+        secret = entities.open_secret(before["secret_json"], running.admin.seal) if secret is None else secret
+    for provider in running.admin.ask(entities.find, entities.PROVIDER, {"id": [provider_id]}):
         with_secret = {"channel": provider["channel"], "credentials": [secret], "settings": {"base_url": "-"}}
         for problem in seed.provider_problems(with_secret, "", running.kinds, frozenset()):
             raise BadRequest(f"credential: {problem.partition(': ')[2]}")
@@ -176,9 +176,9 @@ def _credentials_json(rows: list[dict], query: dict) -> list[dict]:
     if query["reveal"]:
         _audit_reveal(rows)
     provider_ids = {row["provider_id"] for row in rows}
-    providers = running.ask(entities.find, entities.PROVIDER, {"id": provider_ids})
+    providers = running.admin.ask(entities.find, entities.PROVIDER, {"id": provider_ids})
     names = {one["id"]: one["name"] for one in providers}
-    places = running.ask(entities.credential_positions, provider_ids)
+    places = running.admin.ask(entities.credential_positions, provider_ids)
     return [
         _credential_json(row, places.get(row["id"]), names[row["provider_id"]], query["reveal"])
         for row in rows
@@ -188,13 +188,13 @@ def _credentials_json(rows: list[dict], query: dict) -> list[dict]:
 
 def _audit_reveal(rows: list[dict]) -> None:
     """Adds the reveal to the audit log. Raises Forbidden unless secrets are sealed in the database."""
-    if runtime().seal is None:
+    if runtime().admin.seal is None:
         raise Forbidden("credentials are revealed only if DATABASE_SECRET_KEY seals them; set it and restart")
-    runtime().change(None, audit.log_reveal, actor(), [row["id"] for row in rows])
+    runtime().admin.change(None, audit.log_reveal, actor(), [row["id"] for row in rows])
 
 
 def _credential_json(row: dict, index: int | None, provider: str, reveals: bool) -> dict:
-    seal = runtime().seal
+    seal = runtime().admin.seal
     try:
         secret = entities.open_secret(row["secret_json"], seal)
     except ValueError:
@@ -218,7 +218,7 @@ HIDDEN = ("api_key", "private_key", "private_key_id")
 
 def _credential_ids(places: list[dict]) -> list[int]:
     """Raises NotFound."""
-    ask = runtime().ask
+    ask = runtime().admin.ask
     found = [
         place["id"] if "id" in place else ask(entities.credential_at, place["provider_name"], place["index"])
         for place in places
@@ -231,7 +231,7 @@ def _credential_filters(query: dict) -> dict:
     names = query["provider_name"]
     if names is None:
         return {name: value for name, value in query.items() if name not in ("provider_name", "reveal")}
-    ids = [runtime().ask(entities.provider_id, name) for name in names]
+    ids = [runtime().admin.ask(entities.provider_id, name) for name in names]
     return {"id": query["id"], "provider_id": ids, "limit": query["limit"], "offset": query["offset"]}
 
 
@@ -247,7 +247,7 @@ def _with_provider_id(row: dict) -> dict:
     if "provider_name" not in row:
         return row
     others = {name: value for name, value in row.items() if name != "provider_name"}
-    return {**others, "provider_id": runtime().ask(entities.provider_id, row["provider_name"])}
+    return {**others, "provider_id": runtime().admin.ask(entities.provider_id, row["provider_name"])}
 
 
 def _with_prices(row: dict) -> dict:
@@ -266,7 +266,7 @@ def _models_json(rows: list[dict], query: dict) -> list[dict]:
 
 
 def _aliases_json(rows: list[dict], query: dict) -> list[dict]:
-    targets = runtime().ask(entities.targets, [row["id"] for row in rows])
+    targets = runtime().admin.ask(entities.targets, [row["id"] for row in rows])
     names = ("id", "alias", "enabled")
     return [
         {
@@ -284,7 +284,7 @@ def _alias_rows(rows: list[dict]) -> list[dict]:
 
 def _user_rows(rows: list[dict]) -> list[dict]:
     """Replaces passwords by their hashes. An unchanged password keeps its hash, and with it the user's sessions."""
-    users = runtime().ask(entities.find, entities.USER, {"id": _ids(rows)})
+    users = runtime().admin.ask(entities.find, entities.USER, {"id": _ids(rows)})
     known = {one["id"]: one["password"] for one in users}
     return [
         {
@@ -297,7 +297,7 @@ def _user_rows(rows: list[dict]) -> list[dict]:
 
 def _hash(password: str | None, before: str | None) -> dict:
     """Hashes in a native thread, because it takes long."""
-    run = runtime().passwords.run
+    run = runtime().admin.passwords.run
     if not password or (before is not None and run(passwords.verify, before, password)):
         return {}
     return {"password": run(passwords.hash_password, password)}
@@ -313,7 +313,7 @@ def _by_name(entity: Entity) -> Callable[[list], list[int]]:
 
     def ids(identifiers: list) -> list[int]:
         names = [one for one in identifiers if isinstance(one, str)]
-        known = runtime().ask(entities.ids_of, entity, names) if names else {}
+        known = runtime().admin.ask(entities.ids_of, entity, names) if names else {}
         return list(dict.fromkeys(known.get(one, one) for one in identifiers))
 
     return ids

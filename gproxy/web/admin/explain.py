@@ -48,8 +48,8 @@ def _caller(user_id: int | None, key_id: int | None) -> tuple[Caller, str | None
     """Returns the caller, and the reason why it cannot call now. Raises NotFound."""
     running = runtime()
     if user_id is None:
-        user_id = running.ask(snapshot_loader.user_of_key, key_id)
-    resolved = None if user_id is None else running.ask(snapshot_loader.find_caller, user_id, key_id)
+        user_id = running.admin.ask(snapshot_loader.user_of_key, key_id)
+    resolved = None if user_id is None else running.admin.ask(snapshot_loader.find_caller, user_id, key_id)
     if resolved is None:
         raise NotFound(f"there is no key {key_id}" if key_id is not None else f"there is no user {user_id}")
     return resolved
@@ -69,7 +69,7 @@ def _call(document: dict) -> Call:
 
 def _permissions(caller: Caller, name: str | None) -> list[dict]:
     """Returns every permission of the user and of the key, and whether its pattern matches the model name."""
-    rows = runtime().ask(access.rows, access.Permission, {"user_id": [caller.user_id]})
+    rows = runtime().admin.ask(access.rows, access.Permission, {"user_id": [caller.user_id]})
     return [
         {
             "id": row.id,

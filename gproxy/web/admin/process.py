@@ -29,13 +29,13 @@ PROCESS = ("host", "port", "dsn", "data_dir", "proxy", "spoof_emulation", "updat
 @blueprint.get("/health")
 def health() -> dict:
     running = runtime()
-    counts = running.ask(entities.counts)
+    counts = running.admin.ask(entities.counts)
     return {
         "status": "ok",
         "provider_count": counts["providers"],
         "user_count": counts["users"],
         "timestamp_epoch": int(time.time()),
-        **running.readiness(),
+        **running.status.readiness(),
     }
 
 
@@ -51,7 +51,7 @@ def settings() -> dict:
 
 
 def _settings() -> dict:
-    stored = runtime().ask(entities.settings)
+    stored = runtime().admin.ask(entities.settings)
     defaults = documents.as_object(stored.pop("provider_defaults_json"))
     return {**_process(), **stored, "provider_defaults": defaults}
 
@@ -115,7 +115,7 @@ def pull(document: dict) -> dict:
 @takes(AUDIT)
 def changes(filters: dict) -> list[dict]:
     """Returns the audit log, newest entry first."""
-    rows = runtime().ask(audit.query, filters)
+    rows = runtime().admin.ask(audit.query, filters)
     return [{**row, "at": moment(row["at"] / NS)} for row in rows]
 
 

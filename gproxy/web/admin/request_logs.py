@@ -25,15 +25,15 @@ def _blueprint(kind: str) -> Blueprint:
     @takes(query_schema)
     def query(filters: dict) -> Response:
         running = runtime()
-        rows = running.ask(request_logs.query, kind, filters)
-        return Response(running.threads.run(_page, rows, filters["as_text"]), content_type="application/json")
+        rows = running.admin.ask(request_logs.query, kind, filters)
+        return Response(running.admin.threads.run(_page, rows, filters["as_text"]), content_type="application/json")
 
     query.returns = list  # for OpenAPI: the response is written as JSON here
 
     @blueprint.post(f"/requests/{kind}/count")
     @takes(query_schema)
     def count(filters: dict) -> dict:
-        return {"count": runtime().ask(request_logs.count, kind, filters)}
+        return {"count": runtime().admin.ask(request_logs.count, kind, filters)}
 
     @blueprint.post(f"/requests/{kind}/clear")
     @takes(CLEAR)

@@ -47,21 +47,23 @@ def delete_many(ids: list) -> dict:
 
 
 def usage_rows(filters: dict) -> list[dict]:
-    return [_row(row) for row in runtime().ask(usages.query, filters)]
+    return [_row(row) for row in runtime().admin.ask(usages.query, filters)]
 
 
 def usage_count(filters: dict) -> dict:
-    return {"count": runtime().ask(usage_queries.totals, filters).count}
+    return {"count": runtime().admin.ask(usage_queries.totals, filters).count}
 
 
 def usage_totals(filters: dict) -> dict:
-    return _totals(runtime().ask(usage_queries.totals, filters))
+    return _totals(runtime().admin.ask(usage_queries.totals, filters))
 
 
 def usage_breakdown(filters: dict) -> list[dict]:
     """Returns the totals of each value of the field that the filters name in `by`."""
     by = filters.pop("by")
-    return [{by: value, **_totals(totals)} for value, totals in runtime().ask(usage_queries.breakdown, filters, by)]
+    return [
+        {by: value, **_totals(totals)} for value, totals in runtime().admin.ask(usage_queries.breakdown, filters, by)
+    ]
 
 
 def _totals(totals: usage_queries.UsageTotals) -> dict:

@@ -17,7 +17,7 @@ ONE, MANY = documents.KeyId(), documents.id_list()
 @blueprint.post("/user-keys/query")
 @takes(QUERY)
 def query(filters: dict) -> list[dict]:
-    return [key_view(key) for key in runtime().ask(users.keys, filters["user_id"], filters)]
+    return [key_view(key) for key in runtime().admin.ask(users.keys, filters["user_id"], filters)]
 
 
 @blueprint.post("/user-keys/generate")

@@ -16,7 +16,7 @@ QUERY, QUOTA, USER = documents.QuotaQuery(), documents.Quota(), documents.UserId
 @blueprint.post("/user-quotas/query")
 @takes(QUERY)
 def query(filters: dict) -> list[dict]:
-    found = runtime().ask(accounts.list_accounts, filters, time.time_ns())
+    found = runtime().admin.ask(accounts.list_accounts, filters, time.time_ns())
     return [limit_views.quota(user_id, account) for user_id, account in found]
 
 

@@ -29,7 +29,7 @@ def _user_id() -> int:
 @blueprint.post("/keys/query")
 @takes(KEYS)
 def find_keys(filters: dict) -> list[dict]:
-    return [user_keys.key_view(key) for key in runtime().ask(users.keys, [_user_id()], filters)]
+    return [user_keys.key_view(key) for key in runtime().admin.ask(users.keys, [_user_id()], filters)]
 
 
 @blueprint.post("/keys/generate")
@@ -67,7 +67,7 @@ def _delete(ids: list[int]) -> dict:
 
 def _check_own(ids: list[int]) -> None:
     """Raises NotFound unless all keys are the user's own. Another user's key is treated as if it did not exist."""
-    own = {key.id for key in runtime().ask(users.keys, [_user_id()])}
+    own = {key.id for key in runtime().admin.ask(users.keys, [_user_id()])}
     if missing := sorted(set(ids) - own):
         raise NotFound(f"you have no key {', '.join(map(str, missing))}")
 
@@ -75,16 +75,16 @@ def _check_own(ids: list[int]) -> None:
 @blueprint.get("/quota")
 def quota() -> dict:
     user_id = _user_id()
-    found = dict(runtime().ask(accounts.list_accounts, {"user_id": [user_id]}, time.time_ns()))
+    found = dict(runtime().admin.ask(accounts.list_accounts, {"user_id": [user_id]}, time.time_ns()))
     return limit_views.quota(user_id, found.get(user_id, accounts.Account(0)))
 
 
 @blueprint.get("/limits")
 def own_limits() -> list[dict]:
     """Returns the rate limits of the user and of each of its keys, with the remaining amounts."""
-    of_users, of_keys = runtime().ask(snapshot_loader.limits, _user_id())
+    of_users, of_keys = runtime().admin.ask(snapshot_loader.limits, _user_id())
     rows = [(row, "user", None) for row in of_users.get(_user_id(), ())]
-    for key in runtime().ask(users.keys, [_user_id()]):
+    for key in runtime().admin.ask(users.keys, [_user_id()]):
         rows += [(row, "key", key.id) for row in of_keys.get(key.id, ())]
     taken = runtime().reserver.inspect((), tuple(limits.limit_of(row) for row, _, _ in rows))
     now_s = taken.at / NS
