@@ -10,7 +10,7 @@ import orjson
 from gproxy.protocols import signatures, sse, validate
 from gproxy.protocols.anthropic_messages.passthrough import ERROR_TYPES, error_event, read_usage
 from gproxy.protocols.anthropic_messages.request import legal_call_id, read_citation
-from gproxy.protocols.codec import bad_request_as_failed
+from gproxy.protocols.codec import bad_request_as_failed, write_events
 from gproxy.protocols.custom_tools import as_arguments, free_text, is_custom
 from gproxy.protocols.hub import (
     Answer,
@@ -311,97 +311,139 @@ def _event(kind: str, **fields) -> bytes:
     return sse.event(orjson.dumps({"type": kind, **fields}), kind)
 
 
+class _StreamWriter:
+    """Writes a stream as messages events. Thinking without text is started when its text or signature comes."""
+
+    def __init__(self, context: Context, losses: Losses):
+        self._context, self._losses = context, losses
+        self._wire_index = -1  # the index of the newest block
+        self._kinds: dict[int, type] = {}  # open blocks, by the hub's index
+        self._empty: set[int] = set()  # open thinking blocks without text, not yet started on the wire
+        self._unsigned: set[int] = set()  # open thinking blocks with text, without a signature so far
+        self._inputs: dict[int, TextBuffer] = {}  # of open calls of custom tools, which are written when they are whole
+        self._finish, self._used = Finish("stop"), Used(Usage())
+
+    def delta(self, event: Delta) -> bytes:
+        index, text = event.index, event.text
+        if index in self._inputs:
+            self._inputs[index].add(text)
+            return b""
+        if index not in self._kinds:
+            return b""
+        delta = _delta(self._kinds[index], text)
+        if index in self._empty:
+            self._empty.discard(index)
+            self._unsigned.add(index)
+            return self._start_block({"type": "thinking", "thinking": "", "signature": ""}) + self._block_delta(delta)
+        return self._block_delta(delta)
+
+    def start(self, event: Start) -> bytes:
+        message = _message(event.id or self._context.request_id, self._context)
+        blank = {"content": [], "stop_reason": None, "stop_sequence": None}
+        return _event("message_start", message={**message, **blank, "usage": write_usage(event.usage or Usage())})
+
+    def open(self, event: Open) -> bytes:
+        index, block = event.index, event.block
+        if event.choice:
+            _lose_answers(event.choice + 1, self._losses)
+            return b""
+        match block:
+            case Media(kind):
+                self._losses.lose(kind)
+                return b""
+            case Thinking():
+                self._kinds[index] = Thinking
+                self._empty.add(index)
+                return b""
+            case ToolCall():
+                return self._open_call(index, block)
+        self._kinds[index] = Text
+        return self._start_block({"type": "text", "text": ""})
+
+    def _open_call(self, index: int, call: ToolCall) -> bytes:
+        signature = self._redacted(call.signature) if call.signature else b""
+        self._kinds[index] = ToolCall
+        if call.is_custom:
+            self._inputs[index] = TextBuffer()
+        block = {"type": "tool_use", "id": legal_call_id(call.id), "name": call.name, "input": {}}
+        return signature + self._start_block(block)
+
+    def signed(self, event: Signed) -> bytes:
+        if event.index in self._empty:
+            self._empty.discard(event.index)
+            del self._kinds[event.index]
+            return self._redacted(event.signature)
+        if self._kinds.get(event.index) is not Thinking:
+            return b""
+        self._unsigned.discard(event.index)
+        return self._block_delta({"type": "signature_delta", "signature": signatures.wrap(event.signature)})
+
+    def cited(self, event: Cited) -> bytes:
+        if event.index not in self._kinds or (written := _write_citation(event.citation, self._losses)) is None:
+            return b""
+        return self._block_delta({"type": "citations_delta", "citation": written})
+
+    def logprobs(self, event: Logprobs) -> bytes:
+        if event.index in self._kinds:
+            self._losses.lose("logprobs")
+        return b""
+
+    def close(self, event: Close) -> bytes:
+        index = event.index
+        if self._kinds.pop(index, None) is None:
+            return b""
+        if index in self._empty:
+            self._empty.discard(index)
+            return b""
+        rest = b""
+        if index in self._inputs:
+            rest = self._block_delta(_delta(ToolCall, as_arguments(str(self._inputs.pop(index)))))
+        elif index in self._unsigned:
+            self._unsigned.discard(index)
+            signature = signatures.wrap_empty(self._context.provider)
+            rest = self._block_delta({"type": "signature_delta", "signature": signature})
+        return rest + self._stop_block()
+
+    def finish(self, event: Finish) -> bytes:
+        if event.choice:
+            _lose_answers(event.choice + 1, self._losses)
+        else:
+            self._finish = event
+        return b""
+
+    def used(self, event: Used) -> bytes:
+        self._used = event
+        return b""
+
+    def end(self, event: End) -> bytes:
+        finish, used = self._finish, self._used
+        delta = {"stop_reason": _reason(finish.stop, finish.sequence), "stop_sequence": finish.sequence}
+        usage = write_usage(used.usage, used.tier)
+        return _event("message_delta", delta=delta, usage=usage) + _event("message_stop")
+
+    def failed(self, event: Failed) -> bytes:
+        return error_event(event.status, event.code, event.message, self._context.request_id)
+
+    def _start_block(self, block: dict) -> bytes:
+        """Starts the next block on the wire."""
+        self._wire_index += 1
+        return _event("content_block_start", index=self._wire_index, content_block=block)
+
+    def _block_delta(self, delta: dict) -> bytes:
+        return _event("content_block_delta", index=self._wire_index, delta=delta)
+
+    def _stop_block(self) -> bytes:
+        return _event("content_block_stop", index=self._wire_index)
+
+    def _redacted(self, signature: Signature) -> bytes:
+        """Returns a whole block that carries a signature without a text."""
+        block = {"type": "redacted_thinking", "data": signatures.wrap(signature)}
+        return self._start_block(block) + self._stop_block()
+
+
 def write_stream(events: Iterable[Event | None], context: Context, losses: Losses) -> Iterator[bytes]:
-    """Yields the stream's events as bytes, b"" where no data is available yet."""
-    wire_index = -1  # the index of the newest block
-    kinds: dict[int, type] = {}  # open blocks, by the hub's index
-    empty: set[int] = set()  # open thinking blocks without text, not yet started on the wire
-    unsigned: set[int] = set()  # open thinking blocks with text, without a signature so far
-    inputs: dict[int, TextBuffer] = {}  # of open calls of custom tools, which are written when they are whole
-    finish, used = Finish("stop"), Used(Usage())
-
-    def start(block: dict) -> bytes:
-        return _event("content_block_start", index=wire_index, content_block=block)
-
-    def whole_block(block: dict) -> bytes:
-        return start(block) + _event("content_block_stop", index=wire_index)
-
-    for event in events:
-        match event:
-            case Delta(index, text):
-                if index in inputs:
-                    inputs[index].add(text)
-                elif index in kinds:
-                    if index in empty:
-                        empty.discard(index)
-                        unsigned.add(index)
-                        wire_index += 1
-                        yield start({"type": "thinking", "thinking": "", "signature": ""})
-                    yield _event("content_block_delta", index=wire_index, delta=_delta(kinds[index], text))
-            case None:
-                yield b""
-            case Start(message_id, _, usage):
-                message = _message(message_id or context.request_id, context)
-                blank = {"content": [], "stop_reason": None, "stop_sequence": None}
-                yield _event("message_start", message={**message, **blank, "usage": write_usage(usage or Usage())})
-            case Open(choice=choice) | Finish(choice=choice) if choice:
-                _lose_answers(choice + 1, losses)
-            case Open(_, Media(kind)):
-                losses.lose(kind)
-            case Open(index, Thinking()):
-                kinds[index] = Thinking
-                empty.add(index)
-            case Open(index, ToolCall() as call):
-                if call.signature:
-                    wire_index += 1
-                    yield whole_block({"type": "redacted_thinking", "data": signatures.wrap(call.signature)})
-                wire_index += 1
-                kinds[index] = ToolCall
-                if call.is_custom:
-                    inputs[index] = TextBuffer()
-                yield start({"type": "tool_use", "id": legal_call_id(call.id), "name": call.name, "input": {}})
-            case Open(index, _):
-                wire_index += 1
-                kinds[index] = Text
-                yield start({"type": "text", "text": ""})
-            case Signed(index, signature) if index in empty:
-                empty.discard(index)
-                del kinds[index]
-                wire_index += 1
-                yield whole_block({"type": "redacted_thinking", "data": signatures.wrap(signature)})
-            case Signed(index, signature) if kinds.get(index) is Thinking:
-                unsigned.discard(index)
-                delta = {"type": "signature_delta", "signature": signatures.wrap(signature)}
-                yield _event("content_block_delta", index=wire_index, delta=delta)
-            case Cited(index, citation) if index in kinds:
-                if written := _write_citation(citation, losses):
-                    delta = {"type": "citations_delta", "citation": written}
-                    yield _event("content_block_delta", index=wire_index, delta=delta)
-            case Logprobs(index) if index in kinds:
-                losses.lose("logprobs")
-            case Close(index) if index in kinds:
-                if index in inputs:
-                    arguments = as_arguments(str(inputs.pop(index)))
-                    yield _event("content_block_delta", index=wire_index, delta=_delta(ToolCall, arguments))
-                if index in unsigned:
-                    unsigned.discard(index)
-                    delta = {"type": "signature_delta", "signature": signatures.wrap_empty(context.provider)}
-                    yield _event("content_block_delta", index=wire_index, delta=delta)
-                del kinds[index]
-                if index in empty:
-                    empty.discard(index)
-                else:
-                    yield _event("content_block_stop", index=wire_index)
-            case Finish(choice=0):
-                finish = event
-            case Used():
-                used = event
-            case End():
-                delta = {"stop_reason": _reason(finish.stop, finish.sequence), "stop_sequence": finish.sequence}
-                yield _event("message_delta", delta=delta, usage=write_usage(used.usage, used.tier))
-                yield _event("message_stop")
-            case Failed(status, code, message):
-                yield error_event(status, code, message, context.request_id)
+    """Returns the stream's events as bytes, b"" where no data is available yet."""
+    return write_events(events, _StreamWriter(context, losses))
 
 
 def _delta(kind: type, text: str) -> dict:

@@ -4,12 +4,12 @@ https://ai.google.dev/api/generate-content
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import orjson
 
 from gproxy.protocols import signatures, sse, validate
-from gproxy.protocols.codec import bad_request_as_failed
+from gproxy.protocols.codec import bad_request_as_failed, write_events
 from gproxy.protocols.custom_tools import as_arguments, free_text, is_custom
 from gproxy.protocols.gemini_generate.passthrough import STATUSES, error_event, read_usage
 from gproxy.protocols.hub import (
@@ -441,86 +441,108 @@ def _write_call(block: ToolCall, context: Context, losses: Losses) -> dict:
     return {"functionCall": call, "thoughtSignature": wrapped}
 
 
-def write_stream(events: Iterable[Event | None], context: Context, losses: Losses) -> Iterator[bytes]:
-    """Yields the stream's events as bytes, b"" where no data is available yet.
+@dataclass(slots=True)
+class _OpenBlock:
+    """An open block of a choice; `text` is that of a text or a call so far."""
 
-    A call is written when it is whole. The protocol has no end event: the last event has finish reasons and usage.
+    block: Block
+    choice: int
+    start: int  # in the text of its choice, in bytes
+    text: TextBuffer = field(default_factory=TextBuffer)
+
+
+class _StreamWriter:
+    """Writes a stream as events, each with one candidate. A call is written when it is whole.
+
+    The protocol has no end event: the last event has finish reasons and usage.
     """
-    head = _head("", context)
-    blocks: dict[int, tuple[Block, int]] = {}  # open blocks with their choice
-    arguments: dict[int, TextBuffer] = {}  # of open calls
-    lengths: dict[int, int] = {}  # of each choice's text, in bytes
-    texts: dict[int, TextBuffer] = {}  # of open blocks
-    starts: dict[int, int] = {}  # offset of a block's start in the text of its choice, in bytes
-    sources: dict[int, list[dict]] = {}
-    finished: dict[int, Finish] = {}
-    used = Used(Usage())
-    has_content = False
 
-    def chunk(choice: int, parts: list[dict], **more) -> bytes:
-        return sse.event(orjson.dumps({"candidates": [_candidate(choice, parts, None, **more)], **head}))
+    def __init__(self, context: Context, losses: Losses):
+        self._context, self._losses = context, losses
+        self._head = _head("", context)
+        self._blocks: dict[int, _OpenBlock] = {}
+        self._lengths: dict[int, int] = {}  # of each choice's text, in bytes
+        self._sources: dict[int, list[dict]] = {}  # by choice
+        self._finished: dict[int, Finish] = {}
+        self._used = Used(Usage())
+        self._has_content = False
 
-    for event in events:
-        match event:
-            case Delta(index, text):
-                block, choice = blocks[index]
-                if index in arguments:
-                    arguments[index].add(text)
-                    continue
-                thought = {"thought": True} if isinstance(block, Thinking) else {}
-                if isinstance(block, Text):
-                    texts[index].add(text)
-                if not thought:
-                    lengths[choice] = lengths.get(choice, 0) + len(text.encode())
-                has_content = True
-                yield chunk(choice, [{"text": text, **thought}])
-            case None:
-                yield b""
-            case Start(reply_id):
-                head = _head(reply_id, context)
-            case Open(index, block, choice):
-                blocks[index] = (block, choice)
-                starts[index] = lengths.get(choice, 0)
-                if isinstance(block, Text):
-                    texts[index] = TextBuffer()
-                if isinstance(block, ToolCall):
-                    arguments[index] = TextBuffer()
-                elif isinstance(block, Media) and (parts := list(_write_block(block, context, losses))):
-                    has_content = True
-                    yield chunk(choice, parts)
-            case Signed(index, signature):
-                block, choice = blocks[index]
-                if isinstance(block, ToolCall):
-                    blocks[index] = (replace(block, signature=signature), choice)
-                else:
-                    part = {"text": "", "thought": True, "thoughtSignature": signatures.wrap(signature)}
-                    yield chunk(choice, [part])
-            case Cited(index, citation):
-                choice = blocks[index][1]
-                if source := _source(citation, starts[index], str(texts[index]), losses):
-                    sources.setdefault(choice, []).append(source)
-            case Logprobs(index, logprobs):
-                yield chunk(blocks[index][1], [], logprobs=logprobs)
-            case Close(index):
-                block, choice = blocks.pop(index)
-                texts.pop(index, None)
-                if index in arguments:
-                    call = replace(block, arguments=str(arguments.pop(index)))
-                    has_content = True
-                    yield chunk(choice, [_write_call(call, context, losses)])
-            case Finish(choice=choice):
-                finished[choice] = event
-            case Used():
-                used = event
-            case End():
-                yield _last_event(finished, sources, has_content, head, used.usage)
-            case Failed(status, code, message):
-                yield error_event(status, code, message, context.request_id)
+    def delta(self, event: Delta) -> bytes:
+        opened, text = self._blocks[event.index], event.text
+        block, choice = opened.block, opened.choice
+        if isinstance(block, ToolCall):
+            opened.text.add(text)
+            return b""
+        self._has_content = True
+        if isinstance(block, Thinking):
+            return self._chunk(choice, [{"text": text, "thought": True}])
+        if isinstance(block, Text):
+            opened.text.add(text)
+        self._lengths[choice] = self._lengths.get(choice, 0) + len(text.encode())
+        return self._chunk(choice, [{"text": text}])
+
+    def start(self, event: Start) -> bytes:
+        self._head = _head(event.id, self._context)
+        return b""
+
+    def open(self, event: Open) -> bytes:
+        block, choice = event.block, event.choice
+        self._blocks[event.index] = _OpenBlock(block, choice, self._lengths.get(choice, 0))
+        if not isinstance(block, Media) or not (parts := list(_write_block(block, self._context, self._losses))):
+            return b""
+        self._has_content = True
+        return self._chunk(choice, parts)
+
+    def signed(self, event: Signed) -> bytes:
+        opened = self._blocks[event.index]
+        if isinstance(opened.block, ToolCall):
+            opened.block = replace(opened.block, signature=event.signature)
+            return b""
+        part = {"text": "", "thought": True, "thoughtSignature": signatures.wrap(event.signature)}
+        return self._chunk(opened.choice, [part])
+
+    def cited(self, event: Cited) -> bytes:
+        opened = self._blocks[event.index]
+        if source := _source(event.citation, opened.start, str(opened.text), self._losses):
+            self._sources.setdefault(opened.choice, []).append(source)
+        return b""
+
+    def logprobs(self, event: Logprobs) -> bytes:
+        return self._chunk(self._blocks[event.index].choice, [], logprobs=event.logprobs)
+
+    def close(self, event: Close) -> bytes:
+        opened = self._blocks.pop(event.index)
+        if not isinstance(opened.block, ToolCall):
+            return b""
+        self._has_content = True
+        call = replace(opened.block, arguments=str(opened.text))
+        return self._chunk(opened.choice, [_write_call(call, self._context, self._losses)])
+
+    def finish(self, event: Finish) -> bytes:
+        self._finished[event.choice] = event
+        return b""
+
+    def used(self, event: Used) -> bytes:
+        self._used = event
+        return b""
+
+    def end(self, event: End) -> bytes:
+        finished = self._finished
+        is_blocked = not self._has_content and len(finished) == 1 and finished[min(finished)].stop == "filtered"
+        body: dict = {"promptFeedback": {"blockReason": "OTHER"}} if is_blocked else {}
+        if not is_blocked:
+            choices = sorted(finished)
+            body["candidates"] = [_candidate(n, [], finished[n].stop, self._sources.get(n, ())) for n in choices]
+        return sse.event(orjson.dumps({**body, **self._head, "usageMetadata": write_usage(self._used.usage)}))
+
+    def failed(self, event: Failed) -> bytes:
+        return error_event(event.status, event.code, event.message, self._context.request_id)
+
+    def _chunk(self, choice: int, parts: list[dict], logprobs: tuple[Logprob, ...] = ()) -> bytes:
+        candidate = _candidate(choice, parts, None, logprobs=logprobs)
+        return sse.event(orjson.dumps({"candidates": [candidate], **self._head}))
 
 
-def _last_event(finished: dict[int, Finish], sources: dict, has_content: bool, head: dict, usage: Usage) -> bytes:
-    is_blocked = not has_content and len(finished) == 1 and finished[min(finished)].stop == "filtered"
-    body: dict = {"promptFeedback": {"blockReason": "OTHER"}} if is_blocked else {}
-    if not is_blocked:
-        body["candidates"] = [_candidate(n, [], finished[n].stop, sources.get(n, ())) for n in sorted(finished)]
-    return sse.event(orjson.dumps({**body, **head, "usageMetadata": write_usage(usage)}))
+def write_stream(events: Iterable[Event | None], context: Context, losses: Losses) -> Iterator[bytes]:
+    """Returns the stream's events as bytes, b"" where no data is available yet."""
+    return write_events(events, _StreamWriter(context, losses))

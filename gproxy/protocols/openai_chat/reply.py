@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import orjson
 
 from gproxy.protocols import signatures, sse, validate
-from gproxy.protocols.codec import bad_request_as_failed
+from gproxy.protocols.codec import bad_request_as_failed, write_events
 from gproxy.protocols.custom_tools import free_text, is_custom
 from gproxy.protocols.hub import (
     Answer,
@@ -495,106 +495,142 @@ class _Written:
     annotations: int = 0
 
 
-def write_stream(events: Iterable[Event | None], context: Context, losses: Losses) -> Iterator[bytes]:
-    """Yields the stream's events as bytes, b"" where no data is available yet."""
-    head: dict = {}
-    written: dict[int, _Written] = {}  # by choice
-    blocks: dict[int, tuple[Block, int]] = {}  # open blocks with their choice
-    starts: dict[int, int] = {}  # offset of a block's start in the text of its choice
-    call_numbers: dict[int, int] = {}  # number of an open call in its choice
-    thoughts: dict[int, TextBuffer] = {}
-    has_arguments: set[int] = set()
-    used = Used(Usage())
+@dataclass(slots=True)
+class _OpenBlock:
+    """An open block, and what was written of its choice."""
 
-    def chunk(choice: int, delta: dict, finish: str | None = None, logprobs: dict | None = None) -> bytes:
+    block: Block
+    choice: int
+    written: _Written
+    start: int  # in the text of its choice, in characters
+    call_number: int = 0  # of a call in its choice
+    has_arguments: bool = False
+    thoughts: TextBuffer = field(default_factory=TextBuffer)
+
+
+class _StreamWriter:
+    """Writes a stream as chunks, each with one choice. Each choice starts with its role."""
+
+    def __init__(self, context: Context, losses: Losses):
+        self._context, self._losses = context, losses
+        self._head: dict = {}
+        self._written: dict[int, _Written] = {}  # by choice
+        self._blocks: dict[int, _OpenBlock] = {}
+        self._used = Used(Usage())
+
+    def delta(self, event: Delta) -> bytes:
+        text = event.text
+        if not text:
+            return b""
+        opened = self._blocks[event.index]
+        block = opened.block
+        if isinstance(block, Text):
+            opened.written.length += len(text)
+            return self._chunk(opened.choice, {"content": text})
+        if isinstance(block, ToolCall):
+            opened.has_arguments = True
+            fields = {"custom": {"input": text}} if block.is_custom else {"function": {"arguments": text}}
+            return self._call_chunk(opened, fields)
+        if isinstance(block, Thinking):
+            opened.thoughts.add(text)
+            return self._chunk(opened.choice, {"reasoning_content": text})
+        return self._chunk(opened.choice, {"refusal": text})
+
+    def start(self, event: Start) -> bytes:
+        context = self._context
+        self._head = {"id": event.id or context.request_id, "object": "chat.completion.chunk"}
+        self._head |= {"created": context.created, "model": context.name}
+        return self._start_choice(0)
+
+    def open(self, event: Open) -> bytes:
+        choice = event.choice
+        role = b"" if choice in self._written else self._start_choice(choice)
+        written = self._written[choice]
+        opened = self._blocks[event.index] = _OpenBlock(event.block, choice, written, written.length)
+        match event.block:
+            case ToolCall() as call:
+                return role + self._open_call(opened, call)
+            case Media() as media:
+                return role + self._image(opened, media)
+        return role
+
+    def _open_call(self, opened: _OpenBlock, call: ToolCall) -> bytes:
+        opened.call_number = opened.written.calls
+        opened.written.calls += 1
+        kind, blank = ("custom", "input") if call.is_custom else ("function", "arguments")
+        fields = {"id": call.id, "type": kind, kind: {"name": call.name, blank: ""}}
+        return self._call_chunk(opened, {**fields, **_signature_extra(call.signature)})
+
+    def _image(self, opened: _OpenBlock, media: Media) -> bytes:
+        images = _write_image(media, opened.written.images, self._losses)
+        opened.written.images += len(images)
+        return self._chunk(opened.choice, {"images": images}) if images else b""
+
+    def signed(self, event: Signed) -> bytes:
+        opened = self._blocks[event.index]
+        match opened.block:
+            case ToolCall(is_custom=is_custom):
+                # OpenAI's SDK requires the function in every delta of a call.
+                fields = {"custom": {"input": ""}} if is_custom else {"function": {"arguments": ""}}
+                return self._call_chunk(opened, {**fields, **_signature_extra(event.signature)})
+            case Thinking():
+                detail = _detail(str(opened.thoughts), event.signature, opened.written.details)
+                opened.written.details += 1
+                return self._chunk(opened.choice, {"reasoning_details": [detail]})
+        return b""
+
+    def cited(self, event: Cited) -> bytes:
+        opened, chunks = self._blocks[event.index], b""
+        written = opened.written
+        for annotation in _write_citations((event.citation,), opened.start, written.length, self._losses):
+            # OpenAI's SDK merges annotations of several deltas by this index.
+            numbered = {**annotation, "index": written.annotations}
+            chunks += self._chunk(opened.choice, {"annotations": [numbered]})
+            written.annotations += 1
+        return chunks
+
+    def logprobs(self, event: Logprobs) -> bytes:
+        content = {"content": write_logprobs(event.logprobs), "refusal": None}
+        return self._chunk(self._blocks[event.index].choice, {}, None, content)
+
+    def close(self, event: Close) -> bytes:
+        opened = self._blocks.pop(event.index)
+        block = opened.block
+        if isinstance(block, ToolCall) and not block.is_custom and not opened.has_arguments:
+            return self._call_chunk(opened, {"function": {"arguments": "{}"}})
+        return b""
+
+    def finish(self, event: Finish) -> bytes:
+        role = b"" if event.choice in self._written else self._start_choice(event.choice)
+        return role + self._chunk(event.choice, {}, STOPS_BACK[event.stop])
+
+    def used(self, event: Used) -> bytes:
+        self._used = event
+        return b""
+
+    def end(self, event: End) -> bytes:
+        done = b"data: [DONE]\n\n"
+        if not self._context.wants_usage:
+            return done
+        tier = {"service_tier": self._used.tier} if self._used.tier else {}
+        last = {**self._head, "choices": [], **tier, "usage": write_usage(self._used.usage)}
+        return sse.event(orjson.dumps(last)) + done
+
+    def failed(self, event: Failed) -> bytes:
+        return error_event(event.status, event.code, event.message, self._context.request_id)
+
+    def _start_choice(self, choice: int) -> bytes:
+        self._written[choice] = _Written()
+        return self._chunk(choice, {"role": "assistant", "content": ""})
+
+    def _chunk(self, choice: int, delta: dict, finish: str | None = None, logprobs: dict | None = None) -> bytes:
         entry = {"index": choice, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
-        return sse.event(orjson.dumps({**head, "choices": [entry]}))
+        return sse.event(orjson.dumps({**self._head, "choices": [entry]}))
 
-    def call_chunk(choice: int, number: int, fields: dict) -> bytes:
-        return chunk(choice, {"tool_calls": [{"index": number, **fields}]})
+    def _call_chunk(self, opened: _OpenBlock, fields: dict) -> bytes:
+        return self._chunk(opened.choice, {"tool_calls": [{"index": opened.call_number, **fields}]})
 
-    for event in events:
-        match event:
-            case Delta(index, text) if text:
-                block, choice = blocks[index]
-                if isinstance(block, Text):
-                    written[choice].length += len(text)
-                    yield chunk(choice, {"content": text})
-                elif isinstance(block, ToolCall):
-                    has_arguments.add(index)
-                    fields = {"custom": {"input": text}} if block.is_custom else {"function": {"arguments": text}}
-                    yield call_chunk(choice, call_numbers[index], fields)
-                elif isinstance(block, Thinking):
-                    thoughts[index].add(text)
-                    yield chunk(choice, {"reasoning_content": text})
-                else:
-                    yield chunk(choice, {"refusal": text})
-            case None:
-                yield b""
-            case Start(reply_id):
-                head = {"id": reply_id or context.request_id, "object": "chat.completion.chunk"}
-                head |= {"created": context.created, "model": context.name}
-                written[0] = _Written()
-                yield chunk(0, {"role": "assistant", "content": ""})
-            case Open(index, block, choice):
-                if choice not in written:
-                    written[choice] = _Written()
-                    yield chunk(choice, {"role": "assistant", "content": ""})
-                blocks[index] = (block, choice)
-                counts = written[choice]
-                starts[index] = counts.length
-                match block:
-                    case ToolCall(call_id, name):
-                        call_numbers[index] = counts.calls
-                        counts.calls += 1
-                        body = {"custom": {"name": name, "input": ""}} if block.is_custom else None
-                        body = body or {"function": {"name": name, "arguments": ""}}
-                        kind = "custom" if block.is_custom else "function"
-                        fields = {"id": call_id, "type": kind, **body, **_signature_extra(block.signature)}
-                        yield call_chunk(choice, call_numbers[index], fields)
-                    case Thinking():
-                        thoughts[index] = TextBuffer()
-                    case Media():
-                        if images := _write_image(block, counts.images, losses):
-                            counts.images += 1
-                            yield chunk(choice, {"images": images})
-            case Signed(index, signature):
-                block, choice = blocks[index]
-                if isinstance(block, ToolCall):
-                    # OpenAI's SDK requires the function in every delta of a call.
-                    fields = {"custom": {"input": ""}} if block.is_custom else {"function": {"arguments": ""}}
-                    yield call_chunk(choice, call_numbers[index], {**fields, **_signature_extra(signature)})
-                elif isinstance(block, Thinking):
-                    detail = _detail(str(thoughts[index]), signature, written[choice].details)
-                    written[choice].details += 1
-                    yield chunk(choice, {"reasoning_details": [detail]})
-            case Cited(index, citation):
-                choice = blocks[index][1]
-                for annotation in _write_citations((citation,), starts[index], written[choice].length, losses):
-                    # OpenAI's SDK merges annotations of several deltas by this index.
-                    yield chunk(choice, {"annotations": [{**annotation, "index": written[choice].annotations}]})
-                    written[choice].annotations += 1
-            case Logprobs(index, logprobs):
-                content = {"content": write_logprobs(logprobs), "refusal": None}
-                yield chunk(blocks[index][1], {}, None, content)
-            case Close(index):
-                block, choice = blocks.pop(index)
-                thoughts.pop(index, None)
-                if isinstance(block, ToolCall) and not block.is_custom and index not in has_arguments:
-                    yield call_chunk(choice, call_numbers[index], {"function": {"arguments": "{}"}})
-                has_arguments.discard(index)
-            case Finish(stop, choice):
-                if choice not in written:
-                    written[choice] = _Written()
-                    yield chunk(choice, {"role": "assistant", "content": ""})
-                yield chunk(choice, {}, STOPS_BACK[stop])
-            case Used():
-                used = event
-            case End():
-                if context.wants_usage:
-                    tier = {"service_tier": used.tier} if used.tier else {}
-                    last = {**head, "choices": [], **tier, "usage": write_usage(used.usage)}
-                    yield sse.event(orjson.dumps(last))
-                yield b"data: [DONE]\n\n"
-            case Failed(status, code, message):
-                yield error_event(status, code, message, context.request_id)
+
+def write_stream(events: Iterable[Event | None], context: Context, losses: Losses) -> Iterator[bytes]:
+    """Returns the stream's events as bytes, b"" where no data is available yet."""
+    return write_events(events, _StreamWriter(context, losses))

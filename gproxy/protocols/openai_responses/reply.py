@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import orjson
 
 from gproxy.protocols import signatures, sse
+from gproxy.protocols.codec import write_events
 from gproxy.protocols.custom_tools import free_text, is_custom
 from gproxy.protocols.hub import (
     Answer,
@@ -543,120 +544,124 @@ class _Writer:
         }
 
 
-class _EventWriter:
-    """Writes a response as numbered events, one output item after another."""
+class _StreamWriter:
+    """Writes a stream as numbered events, one output item after another; choices after the first are a loss."""
 
-    def __init__(self, reply_id: str, context: Context, losses: Losses):
-        self._context = context
-        self.writer = _Writer(reply_id, context, losses)
-        self.sequence_number = 0
-        self.block: Block | None = None  # the open block; its text so far is in `text`
-        self.text = TextBuffer()
-        self.item: dict | None = None  # the open item
-        self.signature: Signature | None = None
-        self.annotations: list[dict] = []
-        self.logprobs: list[Logprob] = []
+    def __init__(self, context: Context, losses: Losses):
+        self._context, self._losses = context, losses
+        self._writer = _Writer("", context, losses)
+        self._is_started = False
+        self._sequence_number = 0
+        self._indexes: set[int] = set()  # the hub's indexes of the first choice's blocks
+        self._item: dict | None = None  # the open item
+        # The open block, its place in the open item, and what was received of it.
+        self._block: Block | None = None
+        self._position: dict = {}
+        self._text = TextBuffer()
+        self._signature: Signature | None = None
+        self._annotations: list[dict] = []
+        self._logprobs: list[Logprob] = []
+        self._finish, self._used = Finish("stop"), Used(Usage())
 
-    def event(self, kind: str, **fields) -> bytes:
-        data = {"type": kind, "sequence_number": self.sequence_number, **fields}
-        self.sequence_number += 1
-        return sse.event(orjson.dumps(data), kind)
-
-    @property
-    def item_position(self) -> dict:
-        return {"item_id": self.item["id"], "output_index": len(self.writer.items)}
-
-    @property
-    def content_position(self) -> dict:
-        return {**self.item_position, "content_index": len(self.item["content"])}
-
-    def start(self) -> bytes:
-        response = self.writer.response(None)
-        return self.event("response.created", response=response) + self.event("response.in_progress", response=response)
-
-    def _start_item(self, item: dict) -> bytes:
-        self.item = item
-        return self.event("response.output_item.added", output_index=len(self.writer.items), item=item)
-
-    def end_item(self, item: dict | None = None) -> bytes:
-        """Ends the open item if there is one. `item` is its final form where that is not the open item itself."""
-        if self.item is None:
+    def delta(self, event: Delta) -> bytes:
+        if event.index not in self._indexes:
             return b""
-        done = item or {**self.item, "status": "completed"}
-        data = self.event("response.output_item.done", output_index=len(self.writer.items), item=done)
-        self.writer.items.append(done)
-        self.item = None
+        text, position = event.text, self._position
+        data = b""
+        match self._block:
+            case Text():
+                data = self._event("response.output_text.delta", **position, delta=text, logprobs=[])
+            case Refusal():
+                data = self._event("response.refusal.delta", **position, delta=text)
+            case Thinking():
+                data = self._thinking_delta(text)
+            case ToolCall(is_custom=True):
+                data = self._event("response.custom_tool_call_input.delta", **position, delta=text)
+            case ToolCall():
+                data = self._event("response.function_call_arguments.delta", **position, delta=text)
+        self._text.add(text)
         return data
+
+    def _thinking_delta(self, text: str) -> bytes:
+        position, data = self._position, b""
+        if not self._text.length:
+            blank = {"type": "summary_text", "text": ""}
+            data = self._event("response.reasoning_summary_part.added", **position, summary_index=0, part=blank)
+        return data + self._event("response.reasoning_summary_text.delta", **position, summary_index=0, delta=text)
+
+    def start(self, event: Start) -> bytes:
+        self._writer, self._is_started = _Writer(event.id, self._context, self._losses), True
+        response = self._writer.response(None)
+        created = self._event("response.created", response=response)
+        return created + self._event("response.in_progress", response=response)
+
+    def open(self, event: Open) -> bytes:
+        if event.choice:
+            self._losses.lose("n")
+            return b""
+        self._indexes.add(event.index)
+        self._block, self._text, self._signature = event.block, TextBuffer(), None
+        self._annotations, self._logprobs = [], []
+        match event.block:
+            case Text() | Refusal() as block:
+                return self._open_content(block)
+            case Thinking():
+                return self._end_item() + self._start_item(self._writer.reasoning("", None))
+            case ToolCall() as call:
+                return self._end_item() + self._open_call(call)
+            case Media() as media:
+                return self._end_item() + self._image(media)
+
+    def _open_content(self, block: Text | Refusal) -> bytes:
+        data = b""
+        if self._item is None:
+            data = self._start_item(self._writer.message("in_progress"))
+            self._item = {**self._item, "content": []}
+        self._position = {**self._item_position, "content_index": len(self._item["content"])}
+        return data + self._event("response.content_part.added", **self._position, part=self._writer.content(block))
+
+    def _open_call(self, call: ToolCall) -> bytes:
+        data = self._signature_item(call.signature) if call.signature else b""
+        return data + self._start_item(self._writer.call(replace(call, arguments=""), "in_progress"))
 
     def _signature_item(self, signature: Signature) -> bytes:
         """Writes a reasoning item that only carries a signature for the next turn."""
-        item = self.writer.reasoning("", signature)
-        return self._start_item(item) + self.end_item(item)
+        item = self._writer.reasoning("", signature)
+        return self._start_item(item) + self._end_item(item)
 
-    def open(self, block: Block) -> bytes:
-        self.block, self.text, self.signature, self.annotations, self.logprobs = block, TextBuffer(), None, [], []
-        if isinstance(block, Text | Refusal):
-            data = b""
-            if self.item is None:
-                data = self._start_item(self.writer.message("in_progress"))
-                self.item = {**self.item, "content": []}
-            part = self.writer.content(block)
-            return data + self.event("response.content_part.added", **self.content_position, part=part)
-        data = self.end_item()
-        match block:
-            case Thinking():
-                return data + self._start_item(self.writer.reasoning("", None))
-            case ToolCall():
-                if block.signature:
-                    data += self._signature_item(block.signature)
-                return data + self._start_item(self.writer.call(replace(block, arguments=""), "in_progress"))
-            case Media():
-                return data + self._image(block)
-        return data
-
-    def _image(self, block: Media) -> bytes:
-        if (item := self.writer.image(block)) is None:
+    def _image(self, media: Media) -> bytes:
+        if (item := self._writer.image(media)) is None:
             return b""
-        in_progress = {"type": item["type"], "id": item["id"], "status": "in_progress"}
-        data = self._start_item(in_progress)
-        data += self.event("response.image_generation_call.completed", **self.item_position)
-        return data + self.end_item(item)
+        data = self._start_item({"type": item["type"], "id": item["id"], "status": "in_progress"})
+        data += self._event("response.image_generation_call.completed", **self._item_position)
+        return data + self._end_item(item)
 
-    def delta(self, text: str) -> bytes:
-        data = b""
-        match self.block:
-            case Text():
-                data = self.event("response.output_text.delta", **self.content_position, delta=text, logprobs=[])
-            case Refusal():
-                data = self.event("response.refusal.delta", **self.content_position, delta=text)
-            case Thinking():
-                position = self.item_position
-                if not self.text.length:
-                    blank = {"type": "summary_text", "text": ""}
-                    data = self.event("response.reasoning_summary_part.added", **position, summary_index=0, part=blank)
-                data += self.event("response.reasoning_summary_text.delta", **position, summary_index=0, delta=text)
-            case ToolCall(is_custom=True):
-                data = self.event("response.custom_tool_call_input.delta", **self.item_position, delta=text)
-            case ToolCall():
-                data = self.event("response.function_call_arguments.delta", **self.item_position, delta=text)
-        self.text.add(text)
-        return data
+    def signed(self, event: Signed) -> bytes:
+        if event.index in self._indexes:
+            self._signature = event.signature
+        return b""
 
-    def add_citation(self, citation: Citation) -> bytes:
-        if (annotation := self.writer.citation(citation, self.text.length)) is None:
+    def cited(self, event: Cited) -> bytes:
+        if event.index not in self._indexes:
             return b""
-        self.annotations.append(annotation)
-        fields = {"annotation_index": len(self.annotations) - 1, "annotation": annotation}
-        return self.event("response.output_text.annotation.added", **self.content_position, **fields)
+        if (annotation := self._writer.citation(event.citation, self._text.length)) is None:
+            return b""
+        self._annotations.append(annotation)
+        fields = {"annotation_index": len(self._annotations) - 1, "annotation": annotation}
+        return self._event("response.output_text.annotation.added", **self._position, **fields)
 
-    def add_logprobs(self, logprobs: tuple[Logprob, ...]) -> bytes:
-        self.logprobs += logprobs
-        written = write_logprobs(logprobs)
-        return self.event("response.output_text.delta", **self.content_position, delta="", logprobs=written)
+    def logprobs(self, event: Logprobs) -> bytes:
+        if event.index not in self._indexes or not isinstance(self._block, Text):
+            return b""
+        self._logprobs += event.logprobs
+        written = write_logprobs(event.logprobs)
+        return self._event("response.output_text.delta", **self._position, delta="", logprobs=written)
 
-    def close(self) -> bytes:
-        text, block = str(self.text), self.block
-        self.block = None
+    def close(self, event: Close) -> bytes:
+        if event.index not in self._indexes:
+            return b""
+        text, block = str(self._text), self._block
+        self._block = None
         match block:
             case Text() | Refusal():
                 return self._close_content(replace(block, text=text))
@@ -667,84 +672,86 @@ class _EventWriter:
         return b""
 
     def _close_content(self, block: Text | Refusal) -> bytes:
-        part = self.writer.content(block, tuple(self.logprobs))
-        position = self.content_position
+        part, position = self._writer.content(block, tuple(self._logprobs)), self._position
         if isinstance(block, Refusal):
-            data = self.event("response.refusal.done", **position, refusal=block.text)
+            data = self._event("response.refusal.done", **position, refusal=block.text)
         else:
-            part["annotations"] = self.annotations
+            part["annotations"] = self._annotations
             logprobs = part["logprobs"]
-            data = self.event("response.output_text.done", **position, text=block.text, logprobs=logprobs)
-        data += self.event("response.content_part.done", **position, part=part)
-        self.item["content"].append(part)
+            data = self._event("response.output_text.done", **position, text=block.text, logprobs=logprobs)
+        data += self._event("response.content_part.done", **position, part=part)
+        self._item["content"].append(part)
         return data
 
     def _close_thinking(self, text: str) -> bytes:
-        data = b""
+        data, position = b"", self._position
         if text:
-            position = self.item_position
             done = {"type": "summary_text", "text": text}
-            data = self.event("response.reasoning_summary_text.done", **position, summary_index=0, text=text)
-            data += self.event("response.reasoning_summary_part.done", **position, summary_index=0, part=done)
-        return data + self.end_item(self.writer.reasoning(text, self.signature))
+            data = self._event("response.reasoning_summary_text.done", **position, summary_index=0, text=text)
+            data += self._event("response.reasoning_summary_part.done", **position, summary_index=0, part=done)
+        return data + self._end_item(self._writer.reasoning(text, self._signature))
 
-    def _close_call(self, block: ToolCall, text: str) -> bytes:
-        data = b""
-        if not text and not block.is_custom:
+    def _close_call(self, call: ToolCall, text: str) -> bytes:
+        data, position = b"", self._position
+        if not text and not call.is_custom:
             text = "{}"
-            data = self.event("response.function_call_arguments.delta", **self.item_position, delta=text)
-        kind = "custom_tool_call_input" if block.is_custom else "function_call_arguments"
-        whole = {"input": text} if block.is_custom else {"arguments": text, "name": self.item["name"]}
-        data += self.event(f"response.{kind}.done", **self.item_position, **whole)
-        return data + self.end_item(self.writer.call(replace(block, arguments=text), "completed"))
+            data = self._event("response.function_call_arguments.delta", **position, delta=text)
+        kind = "custom_tool_call_input" if call.is_custom else "function_call_arguments"
+        whole = {"input": text} if call.is_custom else {"arguments": text, "name": self._item["name"]}
+        data += self._event(f"response.{kind}.done", **position, **whole)
+        return data + self._end_item(self._writer.call(replace(call, arguments=text), "completed"))
 
-    def end(self, stop: str, usage: Usage, tier: str | None) -> bytes:
-        data = self.end_item()
-        response = self.writer.response(stop, usage, tier)
-        return data + self.event(f"response.{response['status']}", response=response)
+    def finish(self, event: Finish) -> bytes:
+        if event.choice:
+            self._losses.lose("n")
+        else:
+            self._finish = event
+        return b""
 
-    def fail(self, status: int, code: str, message: str, is_started: bool) -> bytes:
+    def used(self, event: Used) -> bytes:
+        self._used = event
+        return b""
+
+    def end(self, event: End) -> bytes:
+        data = self._end_item()
+        response = self._writer.response(self._finish.stop, self._used.usage, self._used.tier)
+        return data + self._event(f"response.{response['status']}", response=response)
+
+    def failed(self, event: Failed) -> bytes:
         """Writes a failed response, which agents wait for, and an error, on which the SDKs raise."""
         data = b""
-        if is_started:
-            error = {"code": code, "message": message}
-            response = self.writer.response(None) | {"status": "failed", "error": error, "output": self.writer.items}
-            data = self.event("response.failed", response=response)
-        return data + error_event(status, code, message, self._context.request_id, self.sequence_number)
+        if self._is_started:
+            error = {"code": event.code, "message": event.message}
+            changed = {"status": "failed", "error": error, "output": self._writer.items}
+            data = self._event("response.failed", response=self._writer.response(None) | changed)
+        request_id = self._context.request_id
+        return data + error_event(event.status, event.code, event.message, request_id, self._sequence_number)
+
+    def _event(self, kind: str, **fields) -> bytes:
+        data = {"type": kind, "sequence_number": self._sequence_number, **fields}
+        self._sequence_number += 1
+        return sse.event(orjson.dumps(data), kind)
+
+    @property
+    def _item_position(self) -> dict:
+        return {"item_id": self._item["id"], "output_index": len(self._writer.items)}
+
+    def _start_item(self, item: dict) -> bytes:
+        self._item = item
+        self._position = self._item_position
+        return self._event("response.output_item.added", output_index=len(self._writer.items), item=item)
+
+    def _end_item(self, item: dict | None = None) -> bytes:
+        """Ends the open item if there is one. `item` is its final form where that is not the open item itself."""
+        if self._item is None:
+            return b""
+        done = item or {**self._item, "status": "completed"}
+        data = self._event("response.output_item.done", output_index=len(self._writer.items), item=done)
+        self._writer.items.append(done)
+        self._item = None
+        return data
 
 
 def write_stream(events: Iterable[Event | None], context: Context, losses: Losses) -> Iterator[bytes]:
-    """Yields the stream's events as bytes, b"" where no data is available yet."""
-    out, is_started = _EventWriter("", context, losses), False
-    written: set[int] = set()  # blocks of the first choice: a response has no others
-    finish, used = Finish("stop"), Used(Usage())
-    for event in events:
-        match event:
-            case Delta(index, text) if index in written:
-                yield out.delta(text)
-            case None:
-                yield b""
-            case Start(reply_id):
-                out, is_started = _EventWriter(reply_id, context, losses), True
-                yield out.start()
-            case Open(choice=choice) | Finish(choice=choice) if choice:
-                losses.lose("n")
-            case Open(index, block):
-                written.add(index)
-                yield out.open(block)
-            case Signed(index, signature) if index in written:
-                out.signature = signature
-            case Cited(index, citation) if index in written:
-                yield out.add_citation(citation)
-            case Logprobs(index, logprobs) if index in written and isinstance(out.block, Text):
-                yield out.add_logprobs(logprobs)
-            case Close(index) if index in written:
-                yield out.close()
-            case Finish(choice=0):
-                finish = event
-            case Used():
-                used = event
-            case End():
-                yield out.end(finish.stop, used.usage, used.tier)
-            case Failed(status, code, message):
-                yield out.fail(status, code, message, is_started)
+    """Returns the stream's events as bytes, b"" where no data is available yet."""
+    return write_events(events, _StreamWriter(context, losses))
