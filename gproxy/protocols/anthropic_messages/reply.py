@@ -4,6 +4,7 @@ https://docs.anthropic.com/en/docs/build-with-claude/streaming
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import orjson
 
@@ -122,71 +123,121 @@ def _call(call_id: str, name: str, arguments: str, context: Context) -> ToolCall
     return ToolCall(call_id, name, free_text(arguments), is_custom=True)
 
 
-@bad_request_as_failed
-def read_stream(payloads: Iterable[dict | Failed | None], context: Context, losses: Losses) -> Iterator[Event | None]:
-    """Yields the hub's events of a stream. None, in and out, means that no data is available yet.
+@dataclass(slots=True)
+class _ReadBlock:
+    """An open block of a stream that is read. `index` is the hub's."""
+
+    index: int
+    kind: type
+    input: TextBuffer | None = None  # of a call of a custom tool, which is yielded when it is whole
+
+
+class _Reader:
+    """Reads the events of a stream, one method for each kind.
 
     A block that a host left open is closed before the next one starts. Finish is yielded once, at the end.
     """
-    indexes: dict[int, int] = {}  # open blocks: the stream's index -> the hub's
-    kinds: dict[int, type] = {}
-    inputs: dict[int, TextBuffer] = {}  # of open calls of custom tools, which are written when they are whole
-    count, usage, tier = 0, Usage(), None
-    is_started, finish = False, None
 
-    def close(wire_index: int) -> Iterator[Event]:
-        if wire_index in inputs:
-            yield Delta(indexes[wire_index], free_text(str(inputs.pop(wire_index))))
-        yield Close(indexes.pop(wire_index))
+    def __init__(self, context: Context, losses: Losses):
+        self._context, self._losses = context, losses
+        self._blocks: dict[int, _ReadBlock] = {}  # open blocks, by the stream's index
+        self._block_count = 0
+        self._is_started = False
+        self._usage, self._tier = Usage(), None
+        self._finish: Finish | None = None
 
-    for payload in payloads:
-        if isinstance(payload, dict) and not is_started and payload.get("type") in START_EVENTS:
-            is_started = True
+    def start(self, payload: dict) -> Iterator[Event]:
+        """Starts the message with the first event that belongs to one."""
+        if not self._is_started and payload.get("type") in START_EVENTS:
+            self._is_started = True
             message = as_object(payload.get("message"))
             counts = as_object(message.get("usage"))
-            usage, tier = read_usage(counts), _tier(counts)
-            yield Start(str(message.get("id") or ""), str(message.get("model") or ""), usage)
-        match payload:
-            case {"type": "content_block_delta", "index": int(wire_index), "delta": dict(delta)}:
-                if wire_index in inputs:
-                    inputs[wire_index].add(_text(delta.get("partial_json")) or "")
-                elif wire_index in indexes and (
-                    event := _read_delta(indexes[wire_index], kinds[wire_index], delta, context)
-                ):
+            self._usage, self._tier = read_usage(counts), _tier(counts)
+            yield Start(str(message.get("id") or ""), str(message.get("model") or ""), self._usage)
+
+    def read_block_start(self, payload: dict) -> Iterator[Event]:
+        wire_index, raw = payload.get("index"), payload.get("content_block")
+        if not isinstance(wire_index, int) or not isinstance(raw, dict):
+            return
+        without_input = raw | ({"input": {}} if "input" in raw else {})
+        for block in list(_read_block(without_input, self._context, self._losses)):
+            yield from self._close_all()
+            opened = self._blocks[wire_index] = _ReadBlock(self._block_count, type(block))
+            self._block_count += 1
+            yield from _open(opened.index, block, raw)
+            if isinstance(block, ToolCall) and block.is_custom:
+                opened.input = TextBuffer()
+                opened.input.add(validate.dumps(raw["input"]) if as_object(raw.get("input")) else "")
+
+    def read_block_delta(self, payload: dict) -> Event | None:
+        wire_index, delta = payload.get("index"), payload.get("delta")
+        if not isinstance(wire_index, int) or not isinstance(delta, dict):
+            return None
+        if (block := self._blocks.get(wire_index)) is None:
+            return None
+        if block.input is None:
+            return _read_delta(block.index, block.kind, delta, self._context)
+        block.input.add(_text(delta.get("partial_json")) or "")
+        return None
+
+    def read_block_stop(self, payload: dict) -> Iterator[Event]:
+        wire_index = payload.get("index")
+        if isinstance(wire_index, int) and wire_index in self._blocks:
+            yield from self._close(wire_index)
+
+    def read_message_delta(self, payload: dict) -> Iterator[Event]:
+        delta = payload.get("delta")
+        if not isinstance(delta, dict):
+            return
+        counts = as_object(payload.get("usage"))
+        self._usage = read_usage(counts, self._usage)
+        if isinstance(reason := delta.get("stop_reason"), str):
+            self._finish = self._finish or Finish(_stop(reason), 0, _text(delta.get("stop_sequence")))
+        yield Used(self._usage, _tier(counts) or self._tier)
+
+    def read_message_stop(self) -> Iterator[Event]:
+        yield from self._close_all()
+        yield self._finish or Finish("stop")
+        yield End()
+
+    def _close(self, wire_index: int) -> Iterator[Event]:
+        block = self._blocks.pop(wire_index)
+        if block.input is not None:
+            yield Delta(block.index, free_text(str(block.input)))
+        yield Close(block.index)
+
+    def _close_all(self) -> Iterator[Event]:
+        for wire_index in list(self._blocks):
+            yield from self._close(wire_index)
+
+
+@bad_request_as_failed
+def read_stream(payloads: Iterable[dict | Failed | None], context: Context, losses: Losses) -> Iterator[Event | None]:
+    """Yields the hub's events of a stream. None, in and out, means that no data is available yet."""
+    reader = _Reader(context, losses)
+    for payload in payloads:
+        if payload is None:
+            yield None
+            continue
+        if isinstance(payload, Failed):
+            yield payload
+            return
+        yield from reader.start(payload)
+        match payload.get("type"):
+            case "content_block_delta":
+                if event := reader.read_block_delta(payload):
                     yield event
-            case None | Failed():
-                yield payload
-                if payload is not None:
-                    return
-            case {"type": "content_block_start", "index": int(wire_index), "content_block": dict(block)}:
-                without_input = block | ({"input": {}} if "input" in block else {})
-                for opened in list(_read_block(without_input, context, losses)):
-                    for earlier in list(indexes):
-                        yield from close(earlier)
-                    indexes[wire_index], kinds[wire_index] = count, type(opened)
-                    yield from _open(count, opened, block)
-                    if isinstance(opened, ToolCall) and opened.is_custom:
-                        inputs[wire_index] = TextBuffer()
-                        inputs[wire_index].add(validate.dumps(block["input"]) if as_object(block.get("input")) else "")
-                    count += 1
-            case {"type": "content_block_stop", "index": int(wire_index)}:
-                if wire_index in indexes:
-                    yield from close(wire_index)
-            case {"type": "message_delta", "delta": dict(delta)}:
-                counts = as_object(payload.get("usage"))
-                usage = read_usage(counts, usage)
-                if isinstance(reason := delta.get("stop_reason"), str):
-                    finish = finish or Finish(_stop(reason), 0, _text(delta.get("stop_sequence")))
-                yield Used(usage, _tier(counts) or tier)
-            case {"type": "message_stop"}:
-                for earlier in list(indexes):
-                    yield from close(earlier)
-                yield finish or Finish("stop")
-                yield End()
+            case "content_block_start":
+                yield from reader.read_block_start(payload)
+            case "content_block_stop":
+                yield from reader.read_block_stop(payload)
+            case "message_delta":
+                yield from reader.read_message_delta(payload)
+            case "message_stop":
+                yield from reader.read_message_stop()
                 return
-            case {"type": "error"}:
-                status, code, message = read_error(0, payload) or (500, "api_error", "the upstream failed")
-                yield Failed(status, code, message)
+            case "error":
+                yield Failed(*(read_error(0, payload) or (500, "api_error", "the upstream failed")))
                 return
 
 
