@@ -20,22 +20,8 @@ import orjson
 from gproxy.channels.kind import STREAM, Kind
 from gproxy.channels.model_capabilities import capabilities
 from gproxy.errors import BadRequest, GatewayError, TooDeep, UpstreamError
-from gproxy.protocols import raw_json, repair, validate
+from gproxy.protocols import hub, raw_json, repair, validate
 from gproxy.protocols.codec import Codec
-from gproxy.protocols.hub import (
-    Context,
-    Failed,
-    Media,
-    Open,
-    Reply,
-    Request,
-    StreamFailed,
-    Target,
-    ToolCall,
-    ToolResult,
-    fold,
-    unfold,
-)
 from gproxy.protocols.losses import Losses
 from gproxy.snapshot import Dispatch, Provider
 from gproxy.state.ttl_store import TtlStore
@@ -71,7 +57,7 @@ class Translation:
     upstream: ModuleType
     client_codec: Codec
     upstream_codec: Codec
-    target: Target
+    target: hub.Target
     request: object
     document: Mapping  # the client's body
     losses: tuple[str, ...]
@@ -85,13 +71,13 @@ class Translation:
         """The value of the header `x-gproxy-translated`."""
         return f"{self.client.NAME}->{self.upstream.NAME}"
 
-    def context(self, name: str, request_id: str, wants_usage: bool) -> Context:
+    def context(self, name: str, request_id: str, wants_usage: bool) -> hub.Context:
         """Returns only what the reply needs of the request, because a stream may stay open for long."""
         now, request = int(time.time()), self.request
-        if isinstance(request, Request):
-            request = Request(tools=tuple(tool for tool in request.functions if tool.is_custom))
+        if isinstance(request, hub.Request):
+            request = hub.Request(tools=tuple(tool for tool in request.functions if tool.is_custom))
         echoed = {field: self.document[field] for field in self.client.ECHOED if field in self.document}
-        return Context(name, self.target.provider, request_id, now, request, wants_usage, echoed)
+        return hub.Context(name, self.target.provider, request_id, now, request, wants_usage, echoed)
 
 
 def prepare(
@@ -114,7 +100,7 @@ def prepare(
         request = client_codec.read_request(document, losses)
     target = _target(dispatch, kind, provider, model)
     put_state, tool_names = None, {}
-    if isinstance(request, Request):
+    if isinstance(request, hub.Request):
         request = reasoning_state.restore(request, target.provider, partial(ttl_store.find, user_id))
         put_state = partial(_put, ttl_store, user_id, client)
         request, tool_names = repair.legal_names(request, *upstream.TOOL_NAME)
@@ -131,7 +117,7 @@ def prepare(
         tool_names,
         put_state=put_state,
     )
-    urls = _urls_to_fetch(request, upstream) if isinstance(request, Request) else ()
+    urls = _urls_to_fetch(request, upstream) if isinstance(request, hub.Request) else ()
     if len(urls) > MAX_URLS:
         raise BadRequest(f"{client.NAMES.get('image', 'image')}: more than {MAX_URLS} URLs; send the data")
     if urls:
@@ -159,9 +145,9 @@ def _put(ttl_store: TtlStore, user_id: int, client: ModuleType, call_id: str, va
     ttl_store.put(user_id, client.client_call_id(call_id), value)
 
 
-def _target(dispatch: Dispatch, kind: Kind, provider: Provider, model: str) -> Target:
+def _target(dispatch: Dispatch, kind: Kind, provider: Provider, model: str) -> hub.Target:
     known = capabilities(dispatch.protocol, model)
-    return Target(
+    return hub.Target(
         provider=f"{provider.name}/{dispatch.protocol}",
         model=model,
         is_stream=dispatch.operation == STREAM,
@@ -192,29 +178,29 @@ def write_body(translation: Translation, is_strict: bool) -> Translation:
     return replace(translation, losses=lost, body=body)
 
 
-def _urls_to_fetch(request: Request, upstream: ModuleType) -> list[Media]:
+def _urls_to_fetch(request: hub.Request, upstream: ModuleType) -> list[hub.Media]:
     """Returns the media with a URL that the upstream cannot open itself."""
     return [
         media
         for turn in request.turns
         for block in turn.blocks
-        for media in (block.blocks if isinstance(block, ToolResult) else (block,))
-        if isinstance(media, Media) and media.url and not _can_open(upstream, media)
+        for media in (block.blocks if isinstance(block, hub.ToolResult) else (block,))
+        if isinstance(media, hub.Media) and media.url and not _can_open(upstream, media)
     ]
 
 
-def _can_open(upstream: ModuleType, media: Media) -> bool:
+def _can_open(upstream: ModuleType, media: hub.Media) -> bool:
     own = upstream.OWN_URLS
     return media.kind in upstream.URL_KINDS or (own is not None and own.match(media.url) is not None)
 
 
-def _with_files(translation: Translation, fetched: Mapping[str, Media]) -> Translation:
+def _with_files(translation: Translation, fetched: Mapping[str, hub.Media]) -> Translation:
     """Returns the translation with the data of the files, which `fetched` has by URL, in place of their URLs."""
 
     def with_file(block):
-        if isinstance(block, ToolResult):
+        if isinstance(block, hub.ToolResult):
             return replace(block, blocks=tuple(map(with_file, block.blocks)))
-        if isinstance(block, Media) and block.url in fetched:
+        if isinstance(block, hub.Media) and block.url in fetched:
             found = fetched[block.url]
             return replace(block, kind=found.kind, media_type=found.media_type, data=found.data, url=None)
         return block
@@ -251,7 +237,7 @@ def readable_error(status: int, body: bytes) -> str:
     return f"the upstream answered {status}: {text}" if text else f"the upstream answered {status}"
 
 
-def translate_reply(translation: Translation, body: bytes, context: Context) -> tuple[bytes, tuple[str, ...]]:
+def translate_reply(translation: Translation, body: bytes, context: hub.Context) -> tuple[bytes, tuple[str, ...]]:
     """Returns the client's reply for the upstream's reply body, and the losses. Raises UpstreamError."""
     losses = Losses(translation.upstream.NAMES)
     with as_upstream_errors():
@@ -259,11 +245,11 @@ def translate_reply(translation: Translation, body: bytes, context: Context) -> 
 
 
 def fold_stream(
-    translation: Translation, events: Iterable, context: Context, losses: Losses
+    translation: Translation, events: Iterable, context: hub.Context, losses: Losses
 ) -> tuple[bytes, tuple[str, ...]]:
     """Returns the same for a reply that the upstream sent as a stream of `events`. Raises UpstreamError."""
     with as_upstream_errors():
-        return _write_reply(translation, fold(events), context, losses)
+        return _write_reply(translation, hub.fold(events), context, losses)
 
 
 @contextmanager
@@ -271,7 +257,7 @@ def as_upstream_errors() -> Iterator[None]:
     """Context manager: turns any exception into an UpstreamError, since the upstream's data caused it."""
     try:
         yield
-    except StreamFailed as fault:
+    except hub.StreamFailed as fault:
         raise UpstreamFailure(fault.failed) from None
     except Exception as fault:
         raise untranslatable_error(fault) from fault
@@ -280,7 +266,7 @@ def as_upstream_errors() -> Iterator[None]:
 class UpstreamFailure(UpstreamError):
     """A failure that the upstream reported inside a response of status 200, before anything was forwarded."""
 
-    def __init__(self, failed: Failed):
+    def __init__(self, failed: hub.Failed):
         super().__init__()
         self.status, self.code, self.message = failed.status, failed.code, failed.message
 
@@ -295,12 +281,12 @@ def untranslatable_error(fault: Exception) -> UpstreamError:
     return UpstreamError(f"the upstream's reply cannot be translated: {type(fault).__name__}")
 
 
-def read_reply(translation: Translation, body: bytes, context: Context, losses: Losses):
+def read_reply(translation: Translation, body: bytes, context: hub.Context, losses: Losses):
     """Returns a whole reply as its value in the hub, and stores its reasoning state."""
     reply = translation.upstream_codec.read_reply(raw_json.read_object(body), context, losses)
-    if isinstance(reply, Reply) and translation.tool_names:
-        reply = fold(restore_tool_names(unfold(reply), translation.tool_names))
-    if isinstance(reply, Reply) and translation.put_state is not None:
+    if isinstance(reply, hub.Reply) and translation.tool_names:
+        reply = hub.fold(restore_tool_names(hub.unfold(reply), translation.tool_names))
+    if isinstance(reply, hub.Reply) and translation.put_state is not None:
         reasoning_state.store_reply(reply, translation.put_state)
     return reply
 
@@ -308,12 +294,14 @@ def read_reply(translation: Translation, body: bytes, context: Context, losses: 
 def restore_tool_names(events: Iterable, tool_names: Mapping[str, str]) -> Iterator:
     """Yields the events with the tool names that the client gave."""
     for event in events:
-        if isinstance(event, Open) and isinstance(event.block, ToolCall) and event.block.name in tool_names:
+        if isinstance(event, hub.Open) and isinstance(event.block, hub.ToolCall) and event.block.name in tool_names:
             event = replace(event, block=replace(event.block, name=tool_names[event.block.name]))
         yield event
 
 
-def _write_reply(translation: Translation, reply, context: Context, losses: Losses) -> tuple[bytes, tuple[str, ...]]:
+def _write_reply(
+    translation: Translation, reply, context: hub.Context, losses: Losses
+) -> tuple[bytes, tuple[str, ...]]:
     return orjson.dumps(translation.client_codec.write_reply(reply, context, losses)), losses.names()
 
 
