@@ -30,7 +30,7 @@ from gproxy.routing.targets import order_by_tier
 from gproxy.snapshot import Caller, Dispatch, Provider, Snapshot
 from gproxy.state.ttl_store import TtlStore
 from gproxy.translation import reasoning_state, translate
-from gproxy.translation.translate import Translation
+from gproxy.translation.translate import ClientRequest, Translation, UpstreamTarget
 
 # A model name is matched against patterns and written to usage rows and journal entries, so its length is limited.
 MAX_MODEL_CHARS = 512
@@ -271,16 +271,9 @@ class Planner:
             plan.path = headers.path(plan.lane.path, plan.model, call.query)
             return
         translation = translate.prepare(
-            self.protocols[call.protocol],
-            self.protocols[decision.protocol],
-            plan.operation,
-            decision,
-            plan.kind,
-            plan.provider,
-            plan.model,
-            call.body,
+            ClientRequest(self.protocols[call.protocol], plan.operation, call.body, plan.caller.user_id),
+            UpstreamTarget(self.protocols[decision.protocol], decision.operation, plan.kind, plan.provider, plan.model),
             self.ttl_store,
-            plan.caller.user_id,
         )
         # The client's query parameters belong to its own protocol and are not forwarded.
         plan.path = headers.path(plan.lane.path, plan.model, ())

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import ModuleType
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import orjson
 
@@ -23,7 +23,7 @@ from gproxy.errors import BadRequest, GatewayError, TooDeep, UpstreamError
 from gproxy.protocols import hub, raw_json, repair, validate
 from gproxy.protocols.codec import Codec
 from gproxy.protocols.losses import Losses
-from gproxy.snapshot import Dispatch, Provider
+from gproxy.snapshot import Provider
 from gproxy.state.ttl_store import TtlStore
 from gproxy.translation import reasoning_state
 
@@ -80,55 +80,84 @@ class Translation:
         return hub.Context(name, self.target.provider, request_id, now, request, wants_usage, echoed)
 
 
-def prepare(
-    client: ModuleType,
-    upstream: ModuleType,
-    operation: str,
-    dispatch: Dispatch,
-    kind: Kind,
-    provider: Provider,
-    model: str,
-    body: bytes,
-    ttl_store: TtlStore,
-    user_id: int,
-) -> Translation:
+class ClientRequest(NamedTuple):
+    """A request as its client sent it."""
+
+    protocol: ModuleType
+    operation: str
+    body: bytes
+    user_id: int  # the owner of the stored reasoning state
+
+
+class UpstreamTarget(NamedTuple):
+    """Where a translated request is sent."""
+
+    protocol: ModuleType
+    operation: str
+    kind: Kind
+    provider: Provider
+    model: str
+
+    def describe(self) -> hub.Target:
+        """Returns the target as the hub's writers need it."""
+        name = self.protocol.NAME
+        known = capabilities(name, self.model)
+        return hub.Target(
+            provider=f"{self.provider.name}/{name}",
+            model=self.model,
+            is_stream=self.operation == STREAM,
+            max_output=known.max_output,
+            traits=known.traits | self.kind.traits,
+            refused=known.refused | self.kind.refused,
+            budgets=known.budgets,
+            budget_range=known.budget_range,
+            efforts=known.efforts,
+        )
+
+
+def prepare(sent: ClientRequest, upstream: UpstreamTarget, ttl_store: TtlStore) -> Translation:
     """Reads the client's body, and writes the upstream's unless files must be fetched first. Raises BadRequest."""
-    document = raw_json.read_object(body)
+    client = sent.protocol
+    document = raw_json.read_object(sent.body)
     losses = Losses(client.NAMES)
-    client_codec, upstream_codec = client.CODECS[operation], upstream.CODECS[dispatch.operation]
+    client_codec, upstream_codec = client.CODECS[sent.operation], upstream.protocol.CODECS[upstream.operation]
     with _naming_deep_field(document):
         request = client_codec.read_request(document, losses)
-    target = _target(dispatch, kind, provider, model)
-    put_state, tool_names = None, {}
+    target = upstream.describe()
+    put_state, tool_names, media = None, {}, []
     if isinstance(request, hub.Request):
-        request = reasoning_state.restore(request, target.provider, partial(ttl_store.find, user_id))
-        put_state = partial(_put, ttl_store, user_id, client)
-        request, tool_names = repair.legal_names(request, *upstream.TOOL_NAME)
+        request = reasoning_state.restore(request, target.provider, partial(ttl_store.find, sent.user_id))
+        put_state = partial(_put, ttl_store, sent.user_id, client)
+        request, tool_names = repair.legal_names(request, *upstream.protocol.TOOL_NAME)
+        media = _media_to_fetch(request, upstream.protocol)
+    _check_media(media, client, upstream.provider)
     translation = Translation(
-        client,
-        upstream,
-        client_codec,
-        upstream_codec,
-        target,
-        request,
-        document,
-        losses.names(),
-        b"",
-        tool_names,
+        client=client,
+        upstream=upstream.protocol,
+        client_codec=client_codec,
+        upstream_codec=upstream_codec,
+        target=target,
+        request=request,
+        document=document,
+        losses=losses.names(),
+        body=b"",
+        tool_names=tool_names,
+        urls=tuple(dict.fromkeys(one.url for one in media)),
         put_state=put_state,
     )
-    urls = _urls_to_fetch(request, upstream) if isinstance(request, hub.Request) else ()
-    if len(urls) > MAX_URLS:
+    return translation if media else write_body(translation, upstream.provider.settings.strict_translation)
+
+
+def _check_media(media: list[hub.Media], client: ModuleType, provider: Provider) -> None:
+    """Raises BadRequest if there are too many files to fetch, or any where the provider accepts none."""
+    if len(media) > MAX_URLS:
         raise BadRequest(f"{client.NAMES.get('image', 'image')}: more than {MAX_URLS} URLs; send the data")
-    if urls:
-        if not provider.settings.fetch_images:
-            field = client.NAMES.get(urls[0].kind, urls[0].kind)
-            raise BadRequest(
-                f"{field}: provider {provider.name!r} accepts no file URLs; send the data, or ask the "
-                "operator to set fetch_images"
-            )
-        return replace(translation, urls=tuple(dict.fromkeys(media.url for media in urls)))
-    return write_body(translation, provider.settings.strict_translation)
+    if media and not provider.settings.fetch_images:
+        field = client.NAMES.get(media[0].kind, media[0].kind)
+        raise BadRequest(
+            f"{field}: provider {provider.name!r} accepts no file URLs; send the data, or ask the "
+            "operator to set fetch_images"
+        )
 
 
 @contextmanager
@@ -143,21 +172,6 @@ def _naming_deep_field(document: Mapping) -> Iterator[None]:
 def _put(ttl_store: TtlStore, user_id: int, client: ModuleType, call_id: str, value: bytes) -> None:
     """Stores reasoning state under the call id as this client sees it, because the next request uses that id."""
     ttl_store.put(user_id, client.client_call_id(call_id), value)
-
-
-def _target(dispatch: Dispatch, kind: Kind, provider: Provider, model: str) -> hub.Target:
-    known = capabilities(dispatch.protocol, model)
-    return hub.Target(
-        provider=f"{provider.name}/{dispatch.protocol}",
-        model=model,
-        is_stream=dispatch.operation == STREAM,
-        max_output=known.max_output,
-        traits=known.traits | kind.traits,
-        refused=known.refused | kind.refused,
-        budgets=known.budgets,
-        budget_range=known.budget_range,
-        efforts=known.efforts,
-    )
 
 
 def write_body(translation: Translation, is_strict: bool) -> Translation:
@@ -178,7 +192,7 @@ def write_body(translation: Translation, is_strict: bool) -> Translation:
     return replace(translation, losses=lost, body=body)
 
 
-def _urls_to_fetch(request: hub.Request, upstream: ModuleType) -> list[hub.Media]:
+def _media_to_fetch(request: hub.Request, upstream: ModuleType) -> list[hub.Media]:
     """Returns the media with a URL that the upstream cannot open itself."""
     return [
         media

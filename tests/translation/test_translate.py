@@ -15,7 +15,7 @@ from gproxy.protocols import hub
 from gproxy.protocols.signatures import wrap
 from gproxy.relay import translated_stream
 from gproxy.relay.passthrough_stream import NO_END
-from gproxy.snapshot import Dispatch, Provider, ProviderSettings
+from gproxy.snapshot import Provider, ProviderSettings
 from gproxy.translation import translate
 from gproxy.upstream.images import FileContent
 from tests.sampled import documents, payloads, request_head, sample
@@ -62,11 +62,11 @@ def prepare(
 ):
     channel, model = HOMES[upstream]
     found = Provider(1, "main", channel, ProviderSettings(**settings), ())
-    dispatch = Dispatch("transform", upstream_operation or operation, upstream)
-    sent = body if isinstance(body, bytes) else json.dumps(body).encode()
-    ttl_store = TtlStore() if ttl_store is None else ttl_store
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
     return translate.prepare(
-        PROTOCOLS[client], PROTOCOLS[upstream], operation, dispatch, KINDS[channel], found, model, sent, ttl_store, user
+        translate.ClientRequest(PROTOCOLS[client], operation, data, user),
+        translate.UpstreamTarget(PROTOCOLS[upstream], upstream_operation or operation, KINDS[channel], found, model),
+        TtlStore() if ttl_store is None else ttl_store,
     )
 
 
