@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from types import ModuleType
 from typing import NamedTuple, Protocol
 
 import orjson
@@ -22,6 +21,7 @@ from gproxy.channels.model_capabilities import capabilities
 from gproxy.errors import BadRequest, GatewayError, TooDeep, UpstreamError
 from gproxy.protocols import hub, raw_json, repair, validate
 from gproxy.protocols.codec import Codec
+from gproxy.protocols.interface import WireProtocol
 from gproxy.protocols.losses import Losses
 from gproxy.snapshot import Provider
 from gproxy.state.ttl_store import TtlStore
@@ -53,8 +53,8 @@ class Fetcher(Protocol):
 class Translation:
     """A translated request. `body` is empty until all `urls` are fetched; `request` is its value in the hub."""
 
-    client: ModuleType
-    upstream: ModuleType
+    client: WireProtocol
+    upstream: WireProtocol
     client_codec: Codec
     upstream_codec: Codec
     target: hub.Target
@@ -83,7 +83,7 @@ class Translation:
 class ClientRequest(NamedTuple):
     """A request as its client sent it."""
 
-    protocol: ModuleType
+    protocol: WireProtocol
     operation: str
     body: bytes
     user_id: int  # the owner of the stored reasoning state
@@ -92,7 +92,7 @@ class ClientRequest(NamedTuple):
 class UpstreamTarget(NamedTuple):
     """Where a translated request is sent."""
 
-    protocol: ModuleType
+    protocol: WireProtocol
     operation: str
     kind: Kind
     provider: Provider
@@ -148,7 +148,7 @@ def prepare(sent: ClientRequest, upstream: UpstreamTarget, ttl_store: TtlStore) 
     return translation if media else write_body(translation, upstream.provider.settings.strict_translation)
 
 
-def _check_media(media: list[hub.Media], client: ModuleType, provider: Provider) -> None:
+def _check_media(media: list[hub.Media], client: WireProtocol, provider: Provider) -> None:
     """Raises BadRequest if there are too many files to fetch, or any where the provider accepts none."""
     if len(media) > MAX_URLS:
         raise BadRequest(f"{client.NAMES.get('image', 'image')}: more than {MAX_URLS} URLs; send the data")
@@ -169,7 +169,7 @@ def _naming_deep_field(document: Mapping) -> Iterator[None]:
         raise BadRequest(f"{raw_json.first_too_deep(document) or 'the body'}: {raw_json.TOO_DEEP}") from None
 
 
-def _put(ttl_store: TtlStore, user_id: int, client: ModuleType, call_id: str, value: bytes) -> None:
+def _put(ttl_store: TtlStore, user_id: int, client: WireProtocol, call_id: str, value: bytes) -> None:
     """Stores reasoning state under the call id as this client sees it, because the next request uses that id."""
     ttl_store.put(user_id, client.client_call_id(call_id), value)
 
@@ -192,7 +192,7 @@ def write_body(translation: Translation, is_strict: bool) -> Translation:
     return replace(translation, losses=lost, body=body)
 
 
-def _media_to_fetch(request: hub.Request, upstream: ModuleType) -> list[hub.Media]:
+def _media_to_fetch(request: hub.Request, upstream: WireProtocol) -> list[hub.Media]:
     """Returns the media with a URL that the upstream cannot open itself."""
     return [
         media
@@ -203,7 +203,7 @@ def _media_to_fetch(request: hub.Request, upstream: ModuleType) -> list[hub.Medi
     ]
 
 
-def _can_open(upstream: ModuleType, media: hub.Media) -> bool:
+def _can_open(upstream: WireProtocol, media: hub.Media) -> bool:
     own = upstream.OWN_URLS
     return media.kind in upstream.URL_KINDS or (own is not None and own.match(media.url) is not None)
 
@@ -233,7 +233,7 @@ def error_body(translation: Translation, status: int, body: bytes, request_id: s
     return translation.client.write_error(status, code, message, request_id)
 
 
-def read_error(upstream: ModuleType, status: int, body: bytes) -> tuple[int, str, str] | None:
+def read_error(upstream: WireProtocol, status: int, body: bytes) -> tuple[int, str, str] | None:
     """Returns status, code and message of an upstream's error body, or None if it is not one of its protocol."""
     try:
         parsed = orjson.loads(body)

@@ -15,11 +15,11 @@ from gproxy.protocols.raw_json import ABSENT, outgoing  # noqa: F401 - the inter
 from gproxy.protocols.signatures import is_wrapped
 from gproxy.protocols.verdict import Verdict
 
-NAME = "anthropic"
-WIRE_NAME = "claude"
-REQUEST_ID_HEADERS = ("x-request-id", "request-id")
-MODEL_FIELD = "model"
-LIST_QUERY = {"limit": "1000"}
+NAME: str = "anthropic"
+WIRE_NAME: str = "claude"
+REQUEST_ID_HEADERS: tuple[str, ...] = ("x-request-id", "request-id")
+MODEL_FIELD: str = "model"
+LIST_QUERY: dict[str, str] = {"limit": "1000"}
 
 # https://docs.anthropic.com/en/api/errors
 ERROR_TYPES = {
@@ -179,6 +179,8 @@ class Stream:
 
     `name` is the model name for the client, as JSON; None keeps the upstream's.
     """
+
+    response_id: str | None = None  # the vendor stores no responses
 
     def __init__(self, name: bytes | None, head: hub.RequestHead):
         self._name = name

@@ -32,9 +32,9 @@ START_EVENTS = ("message_start", "content_block_start", "message_delta", "messag
 STATUSES = {kind: status for status, kind in reversed(ERROR_TYPES.items())} | {"overloaded_error": 529}
 
 
-def read_error(status: int, error: dict) -> tuple[int, str, str] | None:
-    """Returns status, code and message of an error body or event, None when `error` has another shape."""
-    inner = hub.as_object(error.get("error"))
+def read_error(status: int, body: dict) -> tuple[int, str, str] | None:
+    """Returns status, code and message of an error body or event, None when `body` has another shape."""
+    inner = hub.as_object(body.get("error"))
     kind, message = inner.get("type"), inner.get("message")
     if not isinstance(message, str):
         return None

@@ -51,9 +51,9 @@ MODES = {"auto": "auto", "any": "any", "none": "none", "tool": "any"}
 IMAGES = frozenset(("image/jpeg", "image/png", "image/gif", "image/webp"))
 ID, MAX_ID = re.compile(r"[A-Za-z0-9_-]+"), 64
 # https://docs.anthropic.com/en/docs/agents-and-tools/tool-use/implement-tool-use
-TOOL_NAME = (re.compile(r"[A-Za-z0-9_-]+"), 128)
+TOOL_NAME: tuple[re.Pattern[str], int] = (re.compile(r"[A-Za-z0-9_-]+"), 128)
 # Media that may be sent as a URL: https://docs.anthropic.com/en/docs/build-with-claude/vision
-URL_KINDS = frozenset(("image", "file"))
+URL_KINDS: frozenset[str] = frozenset(("image", "file"))
 TIERS_BACK = {"auto": "auto", "priority": "auto"} | dict.fromkeys(("default", "flex", "scale"), "standard_only")
 SERVER_TOOLS = (("web_search_", hub.WebSearch), ("code_execution_", hub.CodeExecution), ("web_fetch_", hub.WebFetch))
 # The vendor rejects a user id that looks like an e-mail address or a telephone number.
@@ -61,7 +61,7 @@ PERSONAL, MAX_USER = re.compile(r"@|^\+?[0-9 ().-]{7,}$"), 256
 # `max_tokens` for a model whose maximum output is unknown: every model can write that much.
 UNKNOWN_MAXIMUM = 8192
 # This vendor has no URLs that only it can open.
-OWN_URLS = None
+OWN_URLS: re.Pattern[str] | None = None
 
 
 # -- reading -------------------------------------------------------------------------------------------------------

@@ -12,11 +12,11 @@ from gproxy.protocols.raw_json import ABSENT, NULLS
 from gproxy.protocols.signatures import SKIP_VALIDATOR, is_wrapped
 from gproxy.protocols.verdict import Verdict
 
-NAME = "gemini"
-WIRE_NAME = "gemini"
-REQUEST_ID_HEADERS = ("x-request-id",)
-MODEL_FIELD = "modelVersion"
-LIST_QUERY = {"pageSize": "1000"}
+NAME: str = "gemini"
+WIRE_NAME: str = "gemini"
+REQUEST_ID_HEADERS: tuple[str, ...] = ("x-request-id",)
+MODEL_FIELD: str = "modelVersion"
+LIST_QUERY: dict[str, str] = {"pageSize": "1000"}
 
 UNFINISHED = (b"", b"null", b'"FINISH_REASON_UNSPECIFIED"', b'""')
 # https://cloud.google.com/apis/design/errors
@@ -254,6 +254,8 @@ class Stream:
 
     `name` is the model name for the client, as JSON; None keeps the upstream's.
     """
+
+    response_id: str | None = None  # the vendor stores no responses
 
     def __init__(self, name: bytes | None, head: hub.RequestHead):
         self._name = name

@@ -70,13 +70,13 @@ MODES_BACK = {"auto": "AUTO", "any": "ANY", "none": "NONE"}
 TIERS = {"unspecified": "auto", "standard": "default", "flex": "flex", "priority": "priority"}
 TIERS_BACK = {"default": "standard", "flex": "flex", "priority": "priority", "scale": "priority"}
 # https://ai.google.dev/api/caching#FunctionDeclaration
-TOOL_NAME = (re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]*"), 64)
+TOOL_NAME: tuple[re.Pattern[str], int] = (re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]*"), 64)
 MAX_STOPS = 5
 # https://ai.google.dev/gemini-api/docs/image-understanding#supported-formats
 IMAGES = frozenset(("image/png", "image/jpeg", "image/webp", "image/heic", "image/heif"))
 # Google opens its own URLs only; media at other URLs have to be fetched first.
 URL_KINDS: frozenset[str] = frozenset()
-OWN_URLS = re.compile(
+OWN_URLS: re.Pattern[str] | None = re.compile(
     r"gs://|https://generativelanguage\.googleapis\.com/|https://(www\.)?youtube\.com/|https://youtu\.be/",
     re.IGNORECASE,
 )

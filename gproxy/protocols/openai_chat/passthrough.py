@@ -24,10 +24,10 @@ from gproxy.protocols.raw_json import ABSENT, NULLS
 from gproxy.protocols.signatures import is_wrapped
 from gproxy.protocols.verdict import Verdict
 
-NAME = "openai_chat"
-WIRE_NAME = "openai_chat_completions"
-REQUEST_ID_HEADERS = ("x-request-id",)
-MODEL_FIELD = "model"
+NAME: str = "openai_chat"
+WIRE_NAME: str = "openai_chat_completions"
+REQUEST_ID_HEADERS: tuple[str, ...] = ("x-request-id",)
+MODEL_FIELD: str = "model"
 LIST_QUERY: dict[str, str] = {}
 
 UNFINISHED = (b"", b"null", b'""')
@@ -135,6 +135,8 @@ class Stream:
 
     `name` is the model name for the client, as JSON; None keeps the upstream's.
     """
+
+    response_id: str | None = None  # the vendor stores no responses
 
     def __init__(self, name: bytes | None, head: hub.RequestHead):
         self._name, self._wants_usage = name, head.wants_usage

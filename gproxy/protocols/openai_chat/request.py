@@ -70,12 +70,12 @@ ROLES = dict.fromkeys(("system", "developer", "user", "assistant", "tool", "func
 MODES = {"auto": "auto", "none": "none", "required": "any"}
 MODES_BACK = {"auto": "auto", "none": "none", "any": "required"}
 ID, MAX_ID = re.compile(r"[\x21-\x7e]+"), 40
-TOOL_NAME = (re.compile(r"[A-Za-z0-9_-]+"), 64)
+TOOL_NAME: tuple[re.Pattern[str], int] = (re.compile(r"[A-Za-z0-9_-]+"), 64)
 # Media that may be sent as a URL.
-URL_KINDS = frozenset(("image",))
+URL_KINDS: frozenset[str] = frozenset(("image",))
 MAX_STOPS = 4
 # This vendor has no URLs that only it can open.
-OWN_URLS = None
+OWN_URLS: re.Pattern[str] | None = None
 
 
 # -- reading -------------------------------------------------------------------------------------------------------

@@ -27,10 +27,10 @@ from gproxy.protocols.raw_json import ABSENT, NULLS, outgoing  # noqa: F401 - as
 from gproxy.protocols.signatures import is_wrapped
 from gproxy.protocols.verdict import Verdict
 
-NAME = "openai_responses"
-WIRE_NAME = "openai_response"
-REQUEST_ID_HEADERS = ("x-request-id",)
-MODEL_FIELD = "model"
+NAME: str = "openai_responses"
+WIRE_NAME: str = "openai_response"
+REQUEST_ID_HEADERS: tuple[str, ...] = ("x-request-id",)
+MODEL_FIELD: str = "model"
 LIST_QUERY: dict[str, str] = {}
 
 TERMINAL = frozenset(("response.completed", "response.incomplete", "response.failed"))

@@ -78,11 +78,11 @@ ROLES = dict.fromkeys(("user", "assistant", "system", "developer"))
 MODES = {"auto": "auto", "none": "none", "required": "any"}
 MODES_BACK = {"auto": "auto", "none": "none", "any": "required"}
 ID, MAX_ID = re.compile(r"[\x21-\x7e]+"), 64
-TOOL_NAME = (re.compile(r"[A-Za-z0-9_-]+"), 64)
-URL_KINDS = frozenset(("image", "file"))
+TOOL_NAME: tuple[re.Pattern[str], int] = (re.compile(r"[A-Za-z0-9_-]+"), 64)
+URL_KINDS: frozenset[str] = frozenset(("image", "file"))
 MIN_TOKENS = 16
 # This vendor has no URLs that only it can open.
-OWN_URLS = None
+OWN_URLS: re.Pattern[str] | None = None
 
 
 # -- reading -------------------------------------------------------------------------------------------------------
