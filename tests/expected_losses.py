@@ -12,31 +12,8 @@ from typing import NamedTuple
 
 import orjson
 
-from gproxy.protocols import repair, schemas, signatures
+from gproxy.protocols import hub, repair, schemas, signatures
 from gproxy.protocols.custom_tools import FREE_INPUT
-from gproxy.protocols.hub import (
-    Answer,
-    Block,
-    Citation,
-    CodeExecution,
-    Format,
-    Media,
-    Reasoning,
-    Refusal,
-    Reply,
-    Request,
-    Signature,
-    Text,
-    Thinking,
-    Tool,
-    ToolCall,
-    ToolChoice,
-    ToolResult,
-    Turn,
-    Usage,
-    WebFetch,
-    WebSearch,
-)
 from gproxy.protocols.losses import Losses
 from tests.conversations import PROVIDER
 
@@ -59,28 +36,30 @@ def apply(rules: list[Rule], value) -> tuple[object, set[str]]:
     return value, lost
 
 
-def each_block(change: Callable[[Block, Turn], Block | tuple[Block, ...]], inside: bool = False):
+def each_block(change: Callable[[hub.Block, hub.Turn], hub.Block | tuple[hub.Block, ...]], inside: bool = False):
     """A change of each block of a request; with `inside` also of the blocks in tool results."""
 
-    def changed(turn: Turn) -> Iterator[Block]:
+    def changed(turn: hub.Turn) -> Iterator[hub.Block]:
         for block in turn.blocks:
-            if inside and isinstance(block, ToolResult):
+            if inside and isinstance(block, hub.ToolResult):
                 block = replace(
                     block, blocks=tuple(new for inner in block.blocks for new in _as_tuple(change(inner, turn)))
                 )
             yield from _as_tuple(change(block, turn))
 
-    return lambda r: replace(r, turns=repair.merge_turns([Turn(turn.role, tuple(changed(turn))) for turn in r.turns]))
+    return lambda r: replace(
+        r, turns=repair.merge_turns([hub.Turn(turn.role, tuple(changed(turn))) for turn in r.turns])
+    )
 
 
 def _as_tuple(value) -> tuple:
     return value if isinstance(value, tuple) else (value,)
 
 
-def each_media(change: Callable[[Media], Block]):
+def each_media(change: Callable[[hub.Media], hub.Block]):
     """A change of the media in user turns."""
     return each_block(
-        lambda block, turn: change(block) if isinstance(block, Media) and turn.role != "assistant" else block,
+        lambda block, turn: change(block) if isinstance(block, hub.Media) and turn.role != "assistant" else block,
         inside=True,
     )
 
@@ -90,20 +69,20 @@ def without(name: str, value=None):
 
 
 def omission_note(form: str):
-    return lambda m: Text(form.format(m.name or m.media_type or m.kind))
+    return lambda m: hub.Text(form.format(m.name or m.media_type or m.kind))
 
 
 OMITTED = omission_note("[{} omitted: this model cannot read it]")
 
 
-def _omitted_id(m: Media) -> Text:
+def _omitted_id(m: hub.Media) -> hub.Text:
     return OMITTED(replace(m, media_type=None))
 
 
 NO_PARAMETERS = {"type": "object", "properties": {}}
 
 
-def each_tool(change: Callable[[Tool], Tool | None]):
+def each_tool(change: Callable[[hub.Tool], hub.Tool | None]):
     return lambda r: replace(r, tools=tuple(new for tool in r.tools if (new := change(tool)) is not None))
 
 
@@ -115,7 +94,7 @@ def only(kind: type, change: Callable):
 # -- requests: rules of several protocols --------------------------------------------------------------------------
 
 
-def _with_pairs(r: Request) -> Request:
+def _with_pairs(r: hub.Request) -> hub.Request:
     """Adds missing calls and results. tests/protocols/test_repair.py proves the details."""
     losses = Losses()
     turns = repair.pair_results(r.turns, losses)
@@ -129,9 +108,9 @@ UNIQUE_IDS = Rule(
 )
 
 
-def _user_first(r: Request) -> Request:
+def _user_first(r: hub.Request) -> hub.Request:
     is_open = r.turns and r.turns[0].role == "user"
-    return r if is_open else replace(r, turns=(Turn("user", (Text(repair.FIRST_USER_TEXT),)), *r.turns))
+    return r if is_open else replace(r, turns=(hub.Turn("user", (hub.Text(repair.FIRST_USER_TEXT),)), *r.turns))
 
 
 USER_FIRST = Rule(_user_first, "the first turn must be the user's", "turns")
@@ -142,26 +121,26 @@ ONE_SYSTEM = Rule(
     lambda r: replace(r, system=("\n".join(r.system),) if r.system else ()), "system texts are joined into one"
 )
 NO_CITATIONS = Rule(
-    each_block(only(Text, lambda b: replace(b, citations=()))),
+    each_block(only(hub.Text, lambda b: replace(b, citations=()))),
     "citations cannot be sent back",
     "citations",
 )
 
 
-def _refusal_as_text(block: Block) -> Block:
-    return Text(block.text)
+def _refusal_as_text(block: hub.Block) -> hub.Block:
+    return hub.Text(block.text)
 
 
-REFUSAL_IS_TEXT = Rule(each_block(only(Refusal, _refusal_as_text)), "no refusals; the text stays", "refusal")
+REFUSAL_IS_TEXT = Rule(each_block(only(hub.Refusal, _refusal_as_text)), "no refusals; the text stays", "refusal")
 
 
-def _is_from_provider(signature: Signature | None) -> bool:
+def _is_from_provider(signature: hub.Signature | None) -> bool:
     return signature is not None and signature.origin == PROVIDER
 
 
-def _without_thinking(is_dropped: Callable[[Thinking], bool], loss: str) -> Rule:
+def _without_thinking(is_dropped: Callable[[hub.Thinking], bool], loss: str) -> Rule:
     return Rule(
-        each_block(lambda b, _: () if isinstance(b, Thinking) and is_dropped(b) else b),
+        each_block(lambda b, _: () if isinstance(b, hub.Thinking) and is_dropped(b) else b),
         "a vendor accepts only thinking that it signed itself",
         loss,
     )
@@ -172,58 +151,60 @@ FOREIGN_THOUGHTS = (
     _without_thinking(lambda b: not _is_from_provider(b.signature), "thinking"),
 )
 FOREIGN_CALLS = Rule(
-    each_block(only(ToolCall, lambda b: b if _is_from_provider(b.signature) else replace(b, signature=None))),
+    each_block(only(hub.ToolCall, lambda b: b if _is_from_provider(b.signature) else replace(b, signature=None))),
     "a vendor accepts only its own signatures",
     "signature",
 )
 NO_CALL_SIGNATURES = Rule(
-    each_block(only(ToolCall, lambda b: replace(b, signature=None))), "calls have no signature", "signature"
+    each_block(only(hub.ToolCall, lambda b: replace(b, signature=None))), "calls have no signature", "signature"
 )
 NAMELESS_RESULTS = Rule(
-    each_block(only(ToolResult, lambda b: replace(b, name=None))),
+    each_block(only(hub.ToolResult, lambda b: replace(b, name=None))),
     "a result has the id of its call, and the call has the name",
 )
 PLAIN_RESULTS = Rule(
-    each_block(only(ToolResult, lambda b: replace(b, is_custom=False))),
+    each_block(only(hub.ToolResult, lambda b: replace(b, is_custom=False))),
     "the call shows whether the tool is custom",
 )
 
 
-def _joined_result(block: ToolResult) -> ToolResult:
-    if all(isinstance(inner, Text) for inner in block.blocks) and block.blocks:
-        return replace(block, blocks=(Text("\n".join(inner.text for inner in block.blocks)),))
+def _joined_result(block: hub.ToolResult) -> hub.ToolResult:
+    if all(isinstance(inner, hub.Text) for inner in block.blocks) and block.blocks:
+        return replace(block, blocks=(hub.Text("\n".join(inner.text for inner in block.blocks)),))
     return block
 
 
 EMPTY_ARGUMENTS = Rule(
-    each_block(only(ToolCall, lambda b: replace(b, arguments=b.arguments or ("" if b.is_custom else "{}")))),
+    each_block(only(hub.ToolCall, lambda b: replace(b, arguments=b.arguments or ("" if b.is_custom else "{}")))),
     "empty arguments become {}",
 )
-JOINED_RESULTS = Rule(each_block(only(ToolResult, _joined_result)), "texts of a result are joined into one")
+JOINED_RESULTS = Rule(each_block(only(hub.ToolResult, _joined_result)), "texts of a result are joined into one")
 
 
-def _error_as_text(block: ToolResult) -> ToolResult:
+def _error_as_text(block: hub.ToolResult) -> hub.ToolResult:
     if not block.is_error:
         return block
-    texts = "\n".join(inner.text for inner in block.blocks if isinstance(inner, Text))
-    return replace(block, is_error=False, blocks=(Text(f"Error: {texts}" if texts else "Error"),))
+    texts = "\n".join(inner.text for inner in block.blocks if isinstance(inner, hub.Text))
+    return replace(block, is_error=False, blocks=(hub.Text(f"Error: {texts}" if texts else "Error"),))
 
 
-NO_ERRORS = Rule(each_block(only(ToolResult, _error_as_text)), "no error flag; the text states the error", "tool_error")
+NO_ERRORS = Rule(
+    each_block(only(hub.ToolResult, _error_as_text)), "no error flag; the text states the error", "tool_error"
+)
 
 
-def _media_after_results(r: Request) -> Request:
+def _media_after_results(r: hub.Request) -> hub.Request:
     turns = []
     for turn in r.turns:
         results, others = [], []
         for block in turn.blocks:
-            if isinstance(block, ToolResult):
-                others += [inner for inner in block.blocks if isinstance(inner, Media)]
-                block = replace(block, blocks=tuple(inner for inner in block.blocks if isinstance(inner, Text)))
+            if isinstance(block, hub.ToolResult):
+                others += [inner for inner in block.blocks if isinstance(inner, hub.Media)]
+                block = replace(block, blocks=tuple(inner for inner in block.blocks if isinstance(inner, hub.Text)))
                 results.append(block)
             else:
                 others.append(block)
-        turns.append(Turn(turn.role, (*results, *others)))
+        turns.append(hub.Turn(turn.role, (*results, *others)))
     return replace(r, turns=tuple(turns))
 
 
@@ -231,7 +212,7 @@ MEDIA_AFTER_RESULTS = Rule(_media_after_results, "a result contains only text; i
 NO_OWN_PICTURES = tuple(
     Rule(
         each_block(
-            lambda b, turn, k=kind: () if isinstance(b, Media) and b.kind == k and turn.role == "assistant" else b
+            lambda b, turn, k=kind: () if isinstance(b, hub.Media) and b.kind == k and turn.role == "assistant" else b
         ),
         "an assistant turn cannot contain media",
         kind,
@@ -240,7 +221,7 @@ NO_OWN_PICTURES = tuple(
 )
 
 
-def no_media(kinds: dict[str, Callable[[Media], bool]]) -> tuple[Rule, ...]:
+def no_media(kinds: dict[str, Callable[[hub.Media], bool]]) -> tuple[Rule, ...]:
     """Rules that replace unreadable media by a note. `kinds`: kind -> whether the vendor reads a medium."""
     return tuple(
         Rule(
@@ -252,46 +233,48 @@ def no_media(kinds: dict[str, Callable[[Media], bool]]) -> tuple[Rule, ...]:
     )
 
 
-def never(_: Media) -> bool:
+def never(_: hub.Media) -> bool:
     return False
 
 
 def legal_ids(legal: Callable[[str], str]) -> Rule:
-    def change(block: Block, _turn: Turn) -> Block:
-        if isinstance(block, ToolCall):
+    def change(block: hub.Block, _turn: hub.Turn) -> hub.Block:
+        if isinstance(block, hub.ToolCall):
             return replace(block, id=legal(block.id))
-        return replace(block, call_id=legal(block.call_id)) if isinstance(block, ToolResult) else block
+        return replace(block, call_id=legal(block.call_id)) if isinstance(block, hub.ToolResult) else block
 
     return Rule(each_block(change), "ids follow the vendor's rules; equal ids stay equal")
 
 
-def _compact(block: ToolCall) -> ToolCall:
+def _compact(block: hub.ToolCall) -> hub.ToolCall:
     if block.is_custom:
         return block
     arguments = orjson.dumps(orjson.loads(block.arguments or "{}")).decode()
     return replace(block, arguments=arguments)
 
 
-COMPACT = Rule(each_block(only(ToolCall, _compact)), "arguments are an object, so white space is lost")
+COMPACT = Rule(each_block(only(hub.ToolCall, _compact)), "arguments are an object, so white space is lost")
 
 
-def _as_function(block: ToolCall) -> ToolCall:
+def _as_function(block: hub.ToolCall) -> hub.ToolCall:
     if not block.is_custom:
         return block
     arguments = orjson.dumps({"input": block.arguments}).decode()
     return replace(block, is_custom=False, arguments=arguments)
 
 
-CUSTOM_CALLS = Rule(each_block(only(ToolCall, _as_function)), "a custom tool is a function with one text field")
+CUSTOM_CALLS = Rule(each_block(only(hub.ToolCall, _as_function)), "a custom tool is a function with one text field")
 NO_CUSTOM = Rule(
-    each_tool(only(Tool, lambda t: replace(t, schema=FREE_INPUT) if t.is_custom else t)),
+    each_tool(only(hub.Tool, lambda t: replace(t, schema=FREE_INPUT) if t.is_custom else t)),
     "no custom tools",
     "custom",
 )
-ONLY_STRICT = Rule(each_tool(only(Tool, lambda t: replace(t, strict=t.strict or None))), "not strict is the default")
-NO_STRICT = Rule(each_tool(only(Tool, lambda t: replace(t, strict=None))), "no strict tools", "strict")
+ONLY_STRICT = Rule(
+    each_tool(only(hub.Tool, lambda t: replace(t, strict=t.strict or None))), "not strict is the default"
+)
+NO_STRICT = Rule(each_tool(only(hub.Tool, lambda t: replace(t, strict=None))), "no strict tools", "strict")
 FULL_SCHEMAS = Rule(
-    each_tool(only(Tool, lambda t: t if t.schema != {} else replace(t, schema=NO_PARAMETERS))),
+    each_tool(only(hub.Tool, lambda t: t if t.schema != {} else replace(t, schema=NO_PARAMETERS))),
     "an empty schema is written as an object without properties",
 )
 
@@ -302,25 +285,25 @@ def unsupported_tool(kind: type, loss: str) -> Rule:
 
 def search_without(**fields) -> Rule:
     return Rule(
-        each_tool(only(WebSearch, lambda t: replace(t, **fields))), "its search has no such options", "web_search"
+        each_tool(only(hub.WebSearch, lambda t: replace(t, **fields))), "its search has no such options", "web_search"
     )
 
 
 EFFORTS = [(0, "none"), (4096, "minimal"), (8192, "low"), (16384, "medium"), (32768, "high")]
 
 
-def _effort(reasoning: Reasoning) -> str:
+def _effort(reasoning: hub.Reasoning) -> str:
     if reasoning.effort or reasoning.budget is None:
         return reasoning.effort or "medium"
     return next((name for maximum, name in EFFORTS if reasoning.budget <= maximum), "xhigh")
 
 
-def in_reasoning(change: Callable[[Reasoning], Reasoning]):
+def in_reasoning(change: Callable[[hub.Reasoning], hub.Reasoning]):
     return lambda r: replace(r, reasoning=change(r.reasoning)) if r.reasoning else r
 
 
 NO_BUDGET = Rule(
-    in_reasoning(lambda a: a if a.budget is None else Reasoning(_effort(a), None, a.is_shown)),
+    in_reasoning(lambda a: a if a.budget is None else hub.Reasoning(_effort(a), None, a.is_shown)),
     "efforts only",
     "reasoning",
 )
@@ -349,7 +332,7 @@ def at_most_stops(maximum: int) -> Rule:
     return Rule(lambda r: replace(r, stop=r.stop[:maximum]), f"at most {maximum}", "stop")
 
 
-def in_format(change: Callable[[Format], Format | None]):
+def in_format(change: Callable[[hub.Format], hub.Format | None]):
     return lambda r: replace(r, format=change(r.format)) if r.format else r
 
 
@@ -375,35 +358,35 @@ NAMED = Rule(
 AUDIO = ("audio/wav", "audio/mp3")
 
 
-def _chat_turn(turn: Turn) -> Turn:
+def _chat_turn(turn: hub.Turn) -> hub.Turn:
     """A message has one field each for text, refusal and calls."""
     if turn.role != "assistant":
         return turn
-    texts = "".join(b.text for b in turn.blocks if isinstance(b, Text))
-    refusals = "".join(b.text for b in turn.blocks if isinstance(b, Refusal))
-    merged = (*((Text(texts),) if texts else ()), *((Refusal(refusals),) if refusals else ()))
-    return Turn("assistant", (*merged, *(b for b in turn.blocks if isinstance(b, ToolCall))))
+    texts = "".join(b.text for b in turn.blocks if isinstance(b, hub.Text))
+    refusals = "".join(b.text for b in turn.blocks if isinstance(b, hub.Refusal))
+    merged = (*((hub.Text(texts),) if texts else ()), *((hub.Refusal(refusals),) if refusals else ()))
+    return hub.Turn("assistant", (*merged, *(b for b in turn.blocks if isinstance(b, hub.ToolCall))))
 
 
-def _json_text(block: ToolResult) -> ToolResult:
+def _json_text(block: hub.ToolResult) -> hub.ToolResult:
     match block.blocks:
-        case (Text(text),) if text.startswith("{") and not block.is_error:
-            return replace(block, blocks=(Text(orjson.dumps(orjson.loads(text)).decode()),))
+        case (hub.Text(text),) if text.startswith("{") and not block.is_error:
+            return replace(block, blocks=(hub.Text(orjson.dumps(orjson.loads(text)).decode()),))
     return block
 
 
-def _is_text(m: Media) -> bool:
+def _is_text(m: hub.Media) -> bool:
     return (m.media_type or "").startswith("text/") or m.media_type == "application/json"
 
 
-def _inline(m: Media) -> Block:
+def _inline(m: hub.Media) -> hub.Block:
     if m.kind != "file" or not m.data or not _is_text(m):
         return m
     text = base64.b64decode(m.data).decode()
-    return Text(f"{m.name}:\n{text}" if m.name else text)
+    return hub.Text(f"{m.name}:\n{text}" if m.name else text)
 
 
-def _anthropic_document(m: Media) -> bool:
+def _anthropic_document(m: hub.Media) -> bool:
     return bool(m.url) or bool(m.data and (m.media_type == "application/pdf" or _is_text(m)))
 
 
@@ -413,7 +396,7 @@ NEAREST_EFFORT = {"minimal": "low"}
 
 
 def _without_when_thinking(field: str, is_kept: Callable) -> Callable:
-    def change(r: Request) -> Request:
+    def change(r: hub.Request) -> hub.Request:
         is_thinking = r.reasoning is not None and _effort(r.reasoning) != "none"
         value = getattr(r, field)
         return replace(r, **{field: None}) if is_thinking and value is not None and not is_kept(value) else r
@@ -421,77 +404,77 @@ def _without_when_thinking(field: str, is_kept: Callable) -> Callable:
     return change
 
 
-def _anthropic_choice(r: Request) -> Request:
+def _anthropic_choice(r: hub.Request) -> hub.Request:
     """With thinking, no call can be forced. Otherwise one tool can be forced, or any of all tools."""
     if r.choice is None:
         return r
     is_thinking = r.reasoning is not None and _effort(r.reasoning) != "none"
     if r.choice.mode == "any" and is_thinking:
-        return replace(r, choice=ToolChoice("auto"))
+        return replace(r, choice=hub.ToolChoice("auto"))
     if r.choice.names and (r.choice.mode == "auto" or len(r.choice.names) > 1):
-        return replace(r, choice=ToolChoice(r.choice.mode))
+        return replace(r, choice=hub.ToolChoice(r.choice.mode))
     return r
 
 
-def _format_as_prompt(r: Request) -> Request:
+def _format_as_prompt(r: hub.Request) -> hub.Request:
     prompt = "Answer with a single JSON object and nothing else."
     return replace(r, format=None, system=(*r.system, prompt)) if r.format and r.format.schema is None else r
 
 
-def _with_json_word(r: Request) -> Request:
-    texts = [*r.system, *(b.text for turn in r.turns for b in turn.blocks if isinstance(b, Text))]
-    if r.format != Format() or "json" in " ".join(texts).lower():
+def _with_json_word(r: hub.Request) -> hub.Request:
+    texts = [*r.system, *(b.text for turn in r.turns for b in turn.blocks if isinstance(b, hub.Text))]
+    if r.format != hub.Format() or "json" in " ".join(texts).lower():
         return r
     return replace(r, system=(*r.system, "Answer with a single JSON object and nothing else."))
 
 
-def _one_system_unless_json(r: Request) -> Request:
+def _one_system_unless_json(r: hub.Request) -> hub.Request:
     """OpenAI requires the word JSON in the input, and the instructions are then sent there as separate texts."""
     return r if _with_json_word(replace(r, system=())) != replace(r, system=()) else ONE_SYSTEM.change(r)
 
 
-def _with_error_text(block: ToolResult) -> ToolResult:
-    return replace(block, blocks=(Text("Error"),)) if block.is_error and not block.blocks else block
+def _with_error_text(block: hub.ToolResult) -> hub.ToolResult:
+    return replace(block, blocks=(hub.Text("Error"),)) if block.is_error and not block.blocks else block
 
 
-ERROR_TEXT = Rule(each_block(only(ToolResult, _with_error_text)), "an error has a text")
+ERROR_TEXT = Rule(each_block(only(hub.ToolResult, _with_error_text)), "an error has a text")
 
 
-def _error_as_blocks(block: ToolResult) -> ToolResult:
-    if not block.is_error or all(isinstance(inner, Text) for inner in block.blocks):
+def _error_as_blocks(block: hub.ToolResult) -> hub.ToolResult:
+    if not block.is_error or all(isinstance(inner, hub.Text) for inner in block.blocks):
         return _error_as_text(block)
-    return replace(block, is_error=False, blocks=(Text("Error:"), *block.blocks))
+    return replace(block, is_error=False, blocks=(hub.Text("Error:"), *block.blocks))
 
 
-def _anthropic_parallel(r: Request) -> Request:
+def _anthropic_parallel(r: hub.Request) -> hub.Request:
     """A field of the tool choice, but not with `none`."""
-    if r.choice == ToolChoice("none"):
+    if r.choice == hub.ToolChoice("none"):
         return replace(r, parallel=None)
-    return replace(r, choice=r.choice or ToolChoice("auto")) if r.parallel is False else r
+    return replace(r, choice=r.choice or hub.ToolChoice("auto")) if r.parallel is False else r
 
 
 JSON_WORD = Rule(_with_json_word, "a text must contain the word JSON", "format")
 
 
-def _anthropic_tool(tool: Tool) -> Tool:
+def _anthropic_tool(tool: hub.Tool) -> hub.Tool:
     return tool if tool.is_custom else replace(tool, schema=schemas.for_anthropic(tool.schema, "t")[0])
 
 
-def _forbids_thinking(r: Request) -> bool:
+def _forbids_thinking(r: hub.Request) -> bool:
     return r.reasoning is not None and r.reasoning.effort == "none"
 
 
-def _one_text(r: Request) -> Request:
+def _one_text(r: hub.Request) -> hub.Request:
     """Adjacent texts of an assistant turn are one text."""
 
-    def merged(turn: Turn) -> Turn:
-        out: list[Block] = []
+    def merged(turn: hub.Turn) -> hub.Turn:
+        out: list[hub.Block] = []
         for block in turn.blocks:
-            if turn.role == "assistant" and out and isinstance(block, Text) and isinstance(out[-1], Text):
-                out[-1] = Text(out[-1].text + block.text)
+            if turn.role == "assistant" and out and isinstance(block, hub.Text) and isinstance(out[-1], hub.Text):
+                out[-1] = hub.Text(out[-1].text + block.text)
             else:
                 out.append(block)
-        return Turn(turn.role, tuple(out))
+        return hub.Turn(turn.role, tuple(out))
 
     return replace(r, turns=tuple(map(merged, r.turns)))
 
@@ -522,7 +505,7 @@ def requests(modules: dict) -> dict[str, list[Rule]]:
             Rule(each_media(lambda m: replace(m, media_type=None) if m.url else m), "no media type beside a URL"),
             NAMED,
             JSON_WORD, ONE_SYSTEM, FULL_SCHEMAS, ONLY_STRICT,
-            unsupported_tool(CodeExecution, "code_execution"), unsupported_tool(WebFetch, "web_fetch"),
+            unsupported_tool(hub.CodeExecution, "code_execution"), unsupported_tool(hub.WebFetch, "web_fetch"),
             search_without(allowed=(), blocked=(), max_uses=None),
             Rule(lambda r: r if r.functions else replace(r, choice=None, parallel=None), "a choice needs functions"),
             at_most_stops(4), NAMED_FORMAT, NO_BUDGET, OPEN_REASONING,
@@ -535,7 +518,9 @@ def requests(modules: dict) -> dict[str, list[Rule]]:
             PAIRED, UNIQUE_IDS, EMPTY_ARGUMENTS, NO_CITATIONS, *FOREIGN_THOUGHTS, NO_CALL_SIGNATURES, *NO_OWN_PICTURES,
             legal_ids(responses.request.legal_call_id),
             Rule(
-                each_block(only(ToolResult, _error_as_blocks)), "no error flag; the text states the error", "tool_error"
+                each_block(only(hub.ToolResult, _error_as_blocks)),
+                "no error flag; the text states the error",
+                "tool_error",
             ),
             JOINED_RESULTS, NAMELESS_RESULTS,
             *no_media({
@@ -557,10 +542,10 @@ def requests(modules: dict) -> dict[str, list[Rule]]:
             ),
             JSON_WORD, Rule(_one_system_unless_json, "system texts are joined into one"), FULL_SCHEMAS,
             Rule(
-                each_tool(only(Tool, lambda t: t if t.is_custom else replace(t, strict=bool(t.strict)))),
+                each_tool(only(hub.Tool, lambda t: t if t.is_custom else replace(t, strict=bool(t.strict)))),
                 "a required field",
             ),
-            unsupported_tool(WebFetch, "web_fetch"), search_without(blocked=(), max_uses=None),
+            unsupported_tool(hub.WebFetch, "web_fetch"), search_without(blocked=(), max_uses=None),
             NO_CHOICE, NAMED_FORMAT, NO_BUDGET, OPEN_REASONING,
             Rule(
                 in_reasoning(lambda a: replace(a, is_shown=True if a.is_shown and a.effort != "none" else None)),
@@ -608,7 +593,7 @@ def requests(modules: dict) -> dict[str, list[Rule]]:
                 )),
                 "every text type becomes text/plain",
             ),
-            NO_CUSTOM, Rule(each_tool(only(Tool, _anthropic_tool)), "a schema has the type object"), ONLY_STRICT,
+            NO_CUSTOM, Rule(each_tool(only(hub.Tool, _anthropic_tool)), "a schema has the type object"), ONLY_STRICT,
             NO_CHOICE,
             Rule(_anthropic_choice, "thinking forbids forced calls; one tool or all can be named", "choice"),
             NO_PARALLEL,
@@ -626,7 +611,7 @@ def requests(modules: dict) -> dict[str, list[Rule]]:
             ),
             Rule(without("metadata", {}), "its metadata contain only the user"),
             Rule(
-                in_reasoning(lambda a: Reasoning(_effort(a), None, a.is_shown) if a.budget is not None else a),
+                in_reasoning(lambda a: hub.Reasoning(_effort(a), None, a.is_shown) if a.budget is not None else a),
                 "efforts only",
                 "reasoning",
             ),
@@ -654,7 +639,10 @@ def requests(modules: dict) -> dict[str, list[Rule]]:
                 "all properties are required",
                 "format_schema.required",
             ),
-            Rule(in_format(lambda f: Format(f.schema, None, None, True)), "a schema has no name and is always strict"),
+            Rule(
+                in_format(lambda f: hub.Format(f.schema, None, None, True)),
+                "a schema has no name and is always strict",
+            ),
             Rule(lambda r: replace(r, tier="default") if r.tier in ("flex", "scale") else r, "only two tiers", "tier"),
             DEFAULT_PENALTIES, ONE_CHOICE, DEFAULT_STORE,
             *unsupported("seed", "frequency_penalty", "presence_penalty", "logprobs"),
@@ -666,7 +654,7 @@ def requests(modules: dict) -> dict[str, list[Rule]]:
             CUSTOM_CALLS, COMPACT, Rule(_one_text, "adjacent texts of the model are one text"),
             MEDIA_AFTER_RESULTS, PLAIN_RESULTS, ERROR_TEXT,
             JOINED_RESULTS,
-            Rule(each_block(only(ToolResult, _json_text)), "a result is an object, so white space is lost"),
+            Rule(each_block(only(hub.ToolResult, _json_text)), "a result is an object, so white space is lost"),
             *(
                 Rule(
                     each_media(lambda m, k=kind: _omitted_id(m) if m.kind == k and m.file_id else m),
@@ -691,7 +679,7 @@ def requests(modules: dict) -> dict[str, list[Rule]]:
             ),
             NO_CUSTOM, ONLY_STRICT, NO_STRICT,
             Rule(
-                each_tool(only(Tool, lambda t: replace(t, schema={}) if t.schema == NO_PARAMETERS else t)),
+                each_tool(only(hub.Tool, lambda t: replace(t, schema={}) if t.schema == NO_PARAMETERS else t)),
                 "no parameters are an empty schema",
             ),
             *(
@@ -701,15 +689,15 @@ def requests(modules: dict) -> dict[str, list[Rule]]:
                     loss,
                 )
                 for kind, loss in (
-                    (WebSearch, "web_search"),
-                    (CodeExecution, "code_execution"),
-                    (WebFetch, "web_fetch"),
+                    (hub.WebSearch, "web_search"),
+                    (hub.CodeExecution, "code_execution"),
+                    (hub.WebFetch, "web_fetch"),
                 )
             ),
             search_without(allowed=(), blocked=(), place={}, max_uses=None),
             Rule(lambda r: r if r.functions else replace(r, choice=None, parallel=None), "a choice needs functions"),
             Rule(
-                lambda r: replace(r, choice=ToolChoice(r.choice.mode))
+                lambda r: replace(r, choice=hub.ToolChoice(r.choice.mode))
                 if r.choice and r.choice.names and r.choice.mode != "any" else r,
                 "names need mode any",
                 "choice",
@@ -717,7 +705,7 @@ def requests(modules: dict) -> dict[str, list[Rule]]:
             NO_PARALLEL,
             *unsupported("parallel"),
             at_most_stops(5),
-            Rule(in_format(lambda f: Format(f.schema)), "a schema has no name and is always strict"),
+            Rule(in_format(lambda f: hub.Format(f.schema)), "a schema has no name and is always strict"),
             NO_BUDGET,
             Rule(
                 in_reasoning(lambda a: replace(a, effort="high") if a.effort in ("xhigh", "max") else a),
@@ -727,7 +715,7 @@ def requests(modules: dict) -> dict[str, list[Rule]]:
             Rule(lambda r: r, "these models always think", "reasoning", _forbids_thinking),
             Rule(
                 in_reasoning(
-                    lambda a: Reasoning("none")
+                    lambda a: hub.Reasoning("none")
                     if a.effort == "none" or (a.effort is None and a.is_shown is False)
                     else replace(a, is_shown=a.is_shown is not False)
                 ),
@@ -747,45 +735,45 @@ def requests(modules: dict) -> dict[str, list[Rule]]:
 WRAPPED = re.compile(re.escape(signatures.WRAPPED_PREFIX) + "[A-Za-z0-9+/=]*")
 
 
-def innermost(signature: Signature | None) -> Signature | None:
+def innermost(signature: hub.Signature | None) -> hub.Signature | None:
     """Returns the innermost wrapped signature, None when its value is empty."""
     while signature and (match := WRAPPED.search(signature.value)):
         signature = signatures.unwrap(match[0])
     return signature if signature and signature.value else None
 
 
-def comparable(reply: Reply) -> Reply:
+def comparable(reply: hub.Reply) -> hub.Reply:
     """Returns the reply with unwrapped signatures and with {} for empty arguments, so that replies can be compared."""
 
-    def unwrapped(block: Block) -> Block | tuple:
+    def unwrapped(block: hub.Block) -> hub.Block | tuple:
         block = replace(block, signature=innermost(block.signature)) if getattr(block, "signature", None) else block
-        return () if block == Thinking("") else block
+        return () if block == hub.Thinking("") else block
 
     return NO_ARGUMENTS.change(each_reply_block(unwrapped)(reply))
 
 
-def each_answer(change: Callable[[Answer], Answer]):
+def each_answer(change: Callable[[hub.Answer], hub.Answer]):
     return lambda reply: replace(reply, answers=tuple(map(change, reply.answers)))
 
 
-def each_reply_block(change: Callable[[Block], Block | tuple[Block, ...]]):
+def each_reply_block(change: Callable[[hub.Block], hub.Block | tuple[hub.Block, ...]]):
     """A change of each block of a reply."""
     return each_answer(
         lambda a: replace(a, blocks=tuple(new for block in a.blocks for new in _as_tuple(change(block))))
     )
 
 
-def each_citation(change: Callable[[Citation, Text], Citation | None]):
-    def changed(block: Text) -> Text:
+def each_citation(change: Callable[[hub.Citation, hub.Text], hub.Citation | None]):
+    def changed(block: hub.Text) -> hub.Text:
         return replace(block, citations=tuple(new for c in block.citations if (new := change(c, block))))
 
-    return each_reply_block(only(Text, changed))
+    return each_reply_block(only(hub.Text, changed))
 
 
 ONE_ANSWER = Rule(lambda reply: replace(reply, answers=reply.answers[:1]), "one answer", "n")
 NO_SEQUENCE = Rule(each_answer(lambda a: replace(a, sequence=None)), "no stop sequence in replies")
 NO_LOGPROBS = Rule(each_answer(lambda a: replace(a, logprobs=())), "no such field", "logprobs")
-NO_EMPTY_TEXT = Rule(each_reply_block(lambda b: () if b == Text("") else b), "an empty text is not sent")
+NO_EMPTY_TEXT = Rule(each_reply_block(lambda b: () if b == hub.Text("") else b), "an empty text is not sent")
 NO_UNCITABLE = Rule(each_citation(lambda c, _: c if c.url else None), "only URLs can be cited", "citations")
 SPANS = Rule(
     each_citation(lambda c, b: replace(c, start=c.start or 0, end=len(b.text) if c.end is None else c.end)),
@@ -798,18 +786,20 @@ TITLED = Rule(
 SIGNATURE_BEFORE_CALL = Rule(
     each_reply_block(
         lambda b: (
-            (Thinking("", b.signature), replace(b, signature=None)) if isinstance(b, ToolCall) and b.signature else b
+            (hub.Thinking("", b.signature), replace(b, signature=None))
+            if isinstance(b, hub.ToolCall) and b.signature
+            else b
         )
     ),
     "a call's signature is sent in a thinking block before it",
 )
 NO_ARGUMENTS = Rule(
-    each_reply_block(only(ToolCall, lambda b: replace(b, arguments=b.arguments or ("" if b.is_custom else "{}")))),
+    each_reply_block(only(hub.ToolCall, lambda b: replace(b, arguments=b.arguments or ("" if b.is_custom else "{}")))),
     "empty arguments become {}",
 )
 
 
-def _raw_arguments(block: ToolCall) -> ToolCall:
+def _raw_arguments(block: hub.ToolCall) -> hub.ToolCall:
     if block.is_custom:
         return block
     try:
@@ -821,29 +811,35 @@ def _raw_arguments(block: ToolCall) -> ToolCall:
     return replace(block, arguments=raw)
 
 
-RAW_ARGUMENTS = Rule(each_reply_block(only(ToolCall, _raw_arguments)), "arguments are an object", "arguments")
-COMPACT_REPLY = Rule(each_reply_block(only(ToolCall, _compact)), "arguments are an object, so white space is lost")
-PLAIN_REFUSAL = Rule(each_reply_block(only(Refusal, _refusal_as_text)), "the text and the stop reason stay")
+RAW_ARGUMENTS = Rule(each_reply_block(only(hub.ToolCall, _raw_arguments)), "arguments are an object", "arguments")
+COMPACT_REPLY = Rule(each_reply_block(only(hub.ToolCall, _compact)), "arguments are an object, so white space is lost")
+PLAIN_REFUSAL = Rule(each_reply_block(only(hub.Refusal, _refusal_as_text)), "the text and the stop reason stay")
 STOP_FOR_CALLS = Rule(
     each_answer(
-        lambda a: replace(a, stop="tools") if a.stop == "stop" and any(isinstance(b, ToolCall) for b in a.blocks) else a
+        lambda a: (
+            replace(a, stop="tools") if a.stop == "stop" and any(isinstance(b, hub.ToolCall) for b in a.blocks) else a
+        )
     ),
     "the calls decide whether the model stopped for calls",
 )
 STOP_WITHOUT_CALLS = Rule(
     each_answer(
         lambda a: (
-            replace(a, stop="stop") if a.stop == "tools" and not any(isinstance(b, ToolCall) for b in a.blocks) else a
+            replace(a, stop="stop")
+            if a.stop == "tools" and not any(isinstance(b, hub.ToolCall) for b in a.blocks)
+            else a
         )
     ),
     "the calls decide whether the model stopped for calls",
 )
 
 
-def only_media(is_sent: Callable[[Media], bool]) -> tuple[Rule, ...]:
+def only_media(is_sent: Callable[[hub.Media], bool]) -> tuple[Rule, ...]:
     return tuple(
         Rule(
-            each_reply_block(lambda b, k=kind: () if isinstance(b, Media) and b.kind == k and not is_sent(b) else b),
+            each_reply_block(
+                lambda b, k=kind: () if isinstance(b, hub.Media) and b.kind == k and not is_sent(b) else b
+            ),
             "not sent",
             kind,
         )
@@ -851,8 +847,8 @@ def only_media(is_sent: Callable[[Media], bool]) -> tuple[Rule, ...]:
     )
 
 
-def in_usage(change: Callable[[Usage], Usage]):
-    return lambda reply: replace(reply, usage=change(reply.usage or Usage()))
+def in_usage(change: Callable[[hub.Usage], hub.Usage]):
+    return lambda reply: replace(reply, usage=change(reply.usage or hub.Usage()))
 
 
 ONE_WRITE = Rule(
@@ -865,47 +861,47 @@ ONE_WRITE = Rule(
 )
 
 
-def _merged(blocks: list[Block]) -> list[Block]:
+def _merged(blocks: list[hub.Block]) -> list[hub.Block]:
     """Merges adjacent texts, and adjacent thinking blocks."""
-    out: list[Block] = []
+    out: list[hub.Block] = []
     for block in blocks:
         match (out[-1] if out else None), block:
-            case Text(before, citations), Text(text, more):
-                out[-1] = Text(before + text, (*citations, *more))
-            case Thinking(before, None), Thinking(text, signature):
-                out[-1] = Thinking(before + text, signature)
+            case hub.Text(before, citations), hub.Text(text, more):
+                out[-1] = hub.Text(before + text, (*citations, *more))
+            case hub.Thinking(before, None), hub.Thinking(text, signature):
+                out[-1] = hub.Thinking(before + text, signature)
             case _:
                 out.append(block)
     return out
 
 
-def _chat_answer(answer: Answer) -> Answer:
-    kinds = (Thinking, Text, Refusal, Media, ToolCall)
+def _chat_answer(answer: hub.Answer) -> hub.Answer:
+    kinds = (hub.Thinking, hub.Text, hub.Refusal, hub.Media, hub.ToolCall)
     ordered = [block for kind in kinds for block in answer.blocks if isinstance(block, kind)]
     return replace(answer, blocks=tuple(_merged(ordered)))
 
 
-def _blocked(answer: Answer) -> Answer:
+def _blocked(answer: hub.Answer) -> hub.Answer:
     is_blocked = answer.stop == "filtered" and not answer.blocks
-    return replace(answer, blocks=(Refusal("blocked_by_other"),)) if is_blocked else answer
+    return replace(answer, blocks=(hub.Refusal("blocked_by_other"),)) if is_blocked else answer
 
 
-def _blocked_alone(reply: Reply) -> Reply:
+def _blocked_alone(reply: hub.Reply) -> hub.Reply:
     return each_answer(_blocked)(reply) if len(reply.answers) == 1 else reply
 
 
-def _last_cites(answer: Answer) -> Answer:
+def _last_cites(answer: hub.Answer) -> hub.Answer:
     """Citations are sent last, with offsets into the whole text: the last text gets all of them."""
     start, citations = 0, []
     for block in answer.blocks:
-        if isinstance(block, Text):
+        if isinstance(block, hub.Text):
             citations += [replace(c, start=start + c.start, end=start + c.end, quote=None) for c in block.citations]
             start += len(block.text)
-    last = max((i for i, b in enumerate(answer.blocks) if isinstance(b, Text)), default=None)
+    last = max((i for i, b in enumerate(answer.blocks) if isinstance(b, hub.Text)), default=None)
     return replace(
         answer,
         blocks=tuple(
-            replace(b, citations=tuple(citations) if i == last else ()) if isinstance(b, Text) else b
+            replace(b, citations=tuple(citations) if i == last else ()) if isinstance(b, hub.Text) else b
             for i, b in enumerate(answer.blocks)
         ),
     )

@@ -3,10 +3,10 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 
 from gproxy.protocols import sse
 from gproxy.protocols.hub import RequestHead
+from gproxy.protocols.interface import StreamReader, WireProtocol
 from gproxy.protocols.verdict import Verdict
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -43,7 +43,7 @@ def request_head(wants_usage: bool = True) -> RequestHead:
 class StreamResult:
     """The output of a stream reader for one stream."""
 
-    stream: object
+    stream: StreamReader
     passed: list[bytes] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
     is_unchanged: bool = True
@@ -53,7 +53,7 @@ class StreamResult:
         return [json.loads(data) for data in self.passed if not data.startswith(b"[DONE]")]
 
 
-def read(protocol: ModuleType, stream: bytes, name: str = "asked", wants_usage: bool = True) -> StreamResult:
+def read(protocol: WireProtocol, stream: bytes, name: str = "asked", wants_usage: bool = True) -> StreamResult:
     result = StreamResult(protocol.Stream(json.dumps(name).encode(), request_head(wants_usage)))
     for data in payloads(stream):
         passed, verdict = result.stream.observe(data)

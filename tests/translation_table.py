@@ -6,25 +6,7 @@ from pathlib import Path
 
 from gproxy import protocols
 from gproxy.channels.model_capabilities import capabilities
-from gproxy.protocols.hub import (
-    Citation,
-    CodeExecution,
-    Format,
-    Media,
-    Reasoning,
-    Refusal,
-    Request,
-    Target,
-    Text,
-    Thinking,
-    Tool,
-    ToolCall,
-    ToolChoice,
-    ToolResult,
-    Turn,
-    WebFetch,
-    WebSearch,
-)
+from gproxy.protocols import hub
 from gproxy.protocols.losses import Losses
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "translation.md"
@@ -50,60 +32,68 @@ SCHEMA = {
     "required": ["city"],
     "additionalProperties": False,
 }
-TOOL = Tool("weather", "Tells the weather.", SCHEMA)
+TOOL = hub.Tool("weather", "Tells the weather.", SCHEMA)
 PDF = base64.b64encode(b"%PDF-1.7").decode()
 WAV = base64.b64encode(b"RIFF").decode()
 
 
-def said(*blocks) -> Request:
-    return Request((Turn("user", blocks),), max_tokens=100)
+def said(*blocks) -> hub.Request:
+    return hub.Request((hub.Turn("user", blocks),), max_tokens=100)
 
 
-def request_with(**fields) -> Request:
-    return Request((Turn("user", (Text("Hi"),)),), **{"max_tokens": 100, **fields})
+def request_with(**fields) -> hub.Request:
+    return hub.Request((hub.Turn("user", (hub.Text("Hi"),)),), **{"max_tokens": 100, **fields})
 
 
-def tooled(call: ToolCall, result: ToolResult, *tools: Tool) -> Request:
-    turns = (Turn("user", (Text("Hi"),)), Turn("assistant", (call,)), Turn("user", (result,)))
-    return Request(turns, tools=tools or (TOOL,), max_tokens=100)
+def tooled(call: hub.ToolCall, result: hub.ToolResult, *tools: hub.Tool) -> hub.Request:
+    turns = (hub.Turn("user", (hub.Text("Hi"),)), hub.Turn("assistant", (call,)), hub.Turn("user", (result,)))
+    return hub.Request(turns, tools=tools or (TOOL,), max_tokens=100)
 
 
-CALL = ToolCall("call_1", "weather", '{"city":"Oslo"}')
-FEATURES: dict[str, Request] = {
-    "text, several turns": Request(
-        (Turn("user", (Text("Hi"),)), Turn("assistant", (Text("Hello"),)), Turn("user", (Text("Go on"),))),
+CALL = hub.ToolCall("call_1", "weather", '{"city":"Oslo"}')
+FEATURES: dict[str, hub.Request] = {
+    "text, several turns": hub.Request(
+        (
+            hub.Turn("user", (hub.Text("Hi"),)),
+            hub.Turn("assistant", (hub.Text("Hello"),)),
+            hub.Turn("user", (hub.Text("Go on"),)),
+        ),
         max_tokens=100,
     ),
-    "system text": Request((Turn("user", (Text("Hi"),)),), ("Be brief.",), max_tokens=100),
-    "system text in between": Request(
-        (Turn("user", (Text("Hi"),)), Turn("system", (Text("Be brief."),)), Turn("user", (Text("Go on"),))),
+    "system text": hub.Request((hub.Turn("user", (hub.Text("Hi"),)),), ("Be brief.",), max_tokens=100),
+    "system text in between": hub.Request(
+        (
+            hub.Turn("user", (hub.Text("Hi"),)),
+            hub.Turn("system", (hub.Text("Be brief."),)),
+            hub.Turn("user", (hub.Text("Go on"),)),
+        ),
         max_tokens=100,
     ),
-    "image, data": said(Text("See"), Media("image", "image/png", "AAAA")),
-    "image, address": said(Text("See"), Media("image", url="https://example.com/a.png")),
-    "image, detail": said(Text("See"), Media("image", "image/png", "AAAA", detail="high")),
-    "PDF, data": said(Text("Read"), Media("file", "application/pdf", PDF, name="a.pdf")),
-    "PDF, address": said(Text("Read"), Media("file", "application/pdf", url="https://example.com/a.pdf")),
-    "audio": said(Text("Listen"), Media("audio", "audio/wav", WAV)),
-    "file by the vendor's id": said(Text("Read"), Media("file", file_id="file-1")),
+    "image, data": said(hub.Text("See"), hub.Media("image", "image/png", "AAAA")),
+    "image, address": said(hub.Text("See"), hub.Media("image", url="https://example.com/a.png")),
+    "image, detail": said(hub.Text("See"), hub.Media("image", "image/png", "AAAA", detail="high")),
+    "PDF, data": said(hub.Text("Read"), hub.Media("file", "application/pdf", PDF, name="a.pdf")),
+    "PDF, address": said(hub.Text("Read"), hub.Media("file", "application/pdf", url="https://example.com/a.pdf")),
+    "audio": said(hub.Text("Listen"), hub.Media("audio", "audio/wav", WAV)),
+    "file by the vendor's id": said(hub.Text("Read"), hub.Media("file", file_id="file-1")),
     "tools": request_with(tools=(TOOL,)),
-    "tools, strict": request_with(tools=(Tool("weather", None, SCHEMA, True),)),
-    "custom tools (free text)": request_with(tools=(Tool("patch", "Applies a patch."),)),
-    "tool choice: any": request_with(tools=(TOOL,), choice=ToolChoice("any")),
-    "tool choice: none": request_with(tools=(TOOL,), choice=ToolChoice("none")),
-    "tool choice: one": request_with(tools=(TOOL,), choice=ToolChoice("any", ("weather",))),
+    "tools, strict": request_with(tools=(hub.Tool("weather", None, SCHEMA, True),)),
+    "custom tools (free text)": request_with(tools=(hub.Tool("patch", "Applies a patch."),)),
+    "tool choice: any": request_with(tools=(TOOL,), choice=hub.ToolChoice("any")),
+    "tool choice: none": request_with(tools=(TOOL,), choice=hub.ToolChoice("none")),
+    "tool choice: one": request_with(tools=(TOOL,), choice=hub.ToolChoice("any", ("weather",))),
     "tool choice: one of some": request_with(
-        tools=(TOOL, Tool("time", None, SCHEMA)), choice=ToolChoice("any", ("weather", "time"))
+        tools=(TOOL, hub.Tool("time", None, SCHEMA)), choice=hub.ToolChoice("any", ("weather", "time"))
     ),
     "one call at a time": request_with(tools=(TOOL,), parallel=False),
-    "call and result": tooled(CALL, ToolResult("call_1", (Text("Sun"),))),
-    "result: image": tooled(CALL, ToolResult("call_1", (Text("See"), Media("image", "image/png", "AAAA")))),
-    "result: error": tooled(CALL, ToolResult("call_1", (Text("No such city"),), is_error=True)),
-    "vendor's web search": request_with(tools=(WebSearch(),)),
-    "vendor's code execution": request_with(tools=(CodeExecution(),)),
-    "vendor's page reader": request_with(tools=(WebFetch(),)),
-    "JSON": replace(said(Text("Tell it in JSON")), format=Format()),
-    "JSON by a schema": request_with(format=Format(SCHEMA, "answer")),
+    "call and result": tooled(CALL, hub.ToolResult("call_1", (hub.Text("Sun"),))),
+    "result: image": tooled(CALL, hub.ToolResult("call_1", (hub.Text("See"), hub.Media("image", "image/png", "AAAA")))),
+    "result: error": tooled(CALL, hub.ToolResult("call_1", (hub.Text("No such city"),), is_error=True)),
+    "vendor's web search": request_with(tools=(hub.WebSearch(),)),
+    "vendor's code execution": request_with(tools=(hub.CodeExecution(),)),
+    "vendor's page reader": request_with(tools=(hub.WebFetch(),)),
+    "JSON": replace(said(hub.Text("Tell it in JSON")), format=hub.Format()),
+    "JSON by a schema": request_with(format=hub.Format(SCHEMA, "answer")),
     "stop sequences": request_with(stop=("END",)),
     "temperature": request_with(temperature=0.5),
     "top_p": request_with(top_p=0.5),
@@ -113,9 +103,9 @@ FEATURES: dict[str, Request] = {
     "several answers": request_with(n=2),
     "log-probabilities": request_with(logprobs=2),
     "no maximum of tokens": request_with(max_tokens=None),
-    "reasoning: effort": request_with(reasoning=Reasoning("high"), max_tokens=4000),
-    "reasoning: budget": request_with(reasoning=Reasoning(None, 2000, True), max_tokens=4000),
-    "reasoning: off": request_with(reasoning=Reasoning("none")),
+    "reasoning: effort": request_with(reasoning=hub.Reasoning("high"), max_tokens=4000),
+    "reasoning: budget": request_with(reasoning=hub.Reasoning(None, 2000, True), max_tokens=4000),
+    "reasoning: off": request_with(reasoning=hub.Reasoning("none")),
     "verbosity": request_with(verbosity="low"),
     "service tier: flex": request_with(tier="flex"),
     "service tier: priority": request_with(tier="priority"),
@@ -123,34 +113,38 @@ FEATURES: dict[str, Request] = {
     "metadata": request_with(metadata={"team": "blue"}),
     "stored at the vendor": request_with(store=True),
     "prompt cache key": request_with(cache_key="k"),
-    "earlier thinking, unsigned": Request(
+    "earlier thinking, unsigned": hub.Request(
         (
-            Turn("user", (Text("Hi"),)),
-            Turn("assistant", (Thinking("Hm"), Text("Hello"))),
-            Turn("user", (Text("Go on"),)),
+            hub.Turn("user", (hub.Text("Hi"),)),
+            hub.Turn("assistant", (hub.Thinking("Hm"), hub.Text("Hello"))),
+            hub.Turn("user", (hub.Text("Go on"),)),
         ),
         max_tokens=100,
     ),
-    "earlier refusal": Request(
-        (Turn("user", (Text("Hi"),)), Turn("assistant", (Refusal("No"),)), Turn("user", (Text("Go on"),))),
+    "earlier refusal": hub.Request(
+        (
+            hub.Turn("user", (hub.Text("Hi"),)),
+            hub.Turn("assistant", (hub.Refusal("No"),)),
+            hub.Turn("user", (hub.Text("Go on"),)),
+        ),
         max_tokens=100,
     ),
-    "earlier citations": Request(
+    "earlier citations": hub.Request(
         (
-            Turn("user", (Text("Hi"),)),
-            Turn("assistant", (Text("So", (Citation("https://example.com", "A"),)),)),
-            Turn("user", (Text("Go on"),)),
+            hub.Turn("user", (hub.Text("Hi"),)),
+            hub.Turn("assistant", (hub.Text("So", (hub.Citation("https://example.com", "A"),)),)),
+            hub.Turn("user", (hub.Text("Go on"),)),
         ),
         max_tokens=100,
     ),
 }
 
 
-def target(protocol: str, feature: str) -> Target:
+def target(protocol: str, feature: str) -> hub.Target:
     model = (THINKERS if feature.startswith("reasoning") else MODELS)[protocol]
     known = capabilities(protocol, model)
     traits = known.traits | {"custom_tools"}
-    return Target(
+    return hub.Target(
         "p", model, False, known.max_output, traits, known.refused, known.budgets, known.budget_range, known.efforts
     )
 
@@ -159,22 +153,24 @@ def cell(client: str, upstream: str, feature: str) -> str | None:
     """Returns the names of the losses, "" without losses, None if the client's protocol cannot express the feature."""
     codec = LOADED[client].CODECS["generate_content"]
     unsaid = Losses()
-    wire = codec.write_request(FEATURES[feature], Target("client", "m", traits=frozenset(("custom_tools",))), unsaid)
+    wire = codec.write_request(
+        FEATURES[feature], hub.Target("client", "m", traits=frozenset(("custom_tools",))), unsaid
+    )
     read = codec.read_request(wire, Losses())
     if unsaid.names() or not _says(read, FEATURES[feature]):
         return None
     losses = Losses(LOADED[client].NAMES)
-    urls = [b for turn in read.turns for b in turn.blocks if isinstance(b, Media) and b.url]
+    urls = [b for turn in read.turns for b in turn.blocks if isinstance(b, hub.Media) and b.url]
     if any(media.kind not in LOADED[upstream].URL_KINDS for media in urls):
         return "fetched or refused"
     LOADED[upstream].CODECS["generate_content"].write_request(read, target(upstream, feature), losses)
     return ", ".join(f"`{name}`" for name in losses.names())
 
 
-def _says(read: Request, meant: Request) -> bool:
+def _says(read: hub.Request, meant: hub.Request) -> bool:
     """Returns whether the client's protocol can express the request."""
     plain = {"turns", "system", "max_tokens"}
-    fields = [name for name in Request.__dataclass_fields__ if name not in plain]
+    fields = [name for name in hub.Request.__dataclass_fields__ if name not in plain]
     is_complete = all(
         getattr(read, name) == getattr(meant, name) or name in ("format", "reasoning", "tools")
         for name in fields

@@ -1,11 +1,11 @@
-"""The four functions that read and write the bodies of one operation of one protocol."""
+"""What reads and writes the bodies of one operation of one protocol, and the events of its streams."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from gproxy.errors import BadRequest
-from gproxy.protocols.hub import Context, Failed, Target
+from gproxy.protocols import hub
 from gproxy.protocols.losses import Losses
 
 
@@ -17,19 +17,57 @@ class Codec(NamedTuple):
     """
 
     read_request: Callable[[dict, Losses], object]
-    write_request: Callable[[object, Target, Losses], dict]
-    read_reply: Callable[[dict, Context, Losses], object]
-    write_reply: Callable[[object, Context, Losses], dict]
+    write_request: Callable[[object, hub.Target, Losses], dict]
+    read_reply: Callable[[dict, hub.Context, Losses], object]
+    write_reply: Callable[[object, hub.Context, Losses], dict]
 
 
 def bad_request_as_failed(read_stream: Callable) -> Callable:
     """Wraps a stream reader: a BadRequest becomes a Failed event, since the client did not send the unreadable data."""
 
     @wraps(read_stream)
-    def wrapper(payloads, context: Context, losses: Losses):
+    def wrapper(payloads, context: hub.Context, losses: Losses):
         try:
             yield from read_stream(payloads, context, losses)
         except BadRequest as error:
-            yield Failed(502, "upstream_error", f"the upstream's reply cannot be translated: {error.message}")
+            yield hub.Failed(502, "upstream_error", f"the upstream's reply cannot be translated: {error.message}")
 
     return wrapper
+
+
+class StreamWriter(Protocol):
+    """Writes one stream, one method per event of the hub. Each returns the event's frames, b"" if it has none."""
+
+    def start(self, event: hub.Start) -> bytes: ...
+    def open(self, event: hub.Open) -> bytes: ...
+    def delta(self, event: hub.Delta) -> bytes: ...
+    def signed(self, event: hub.Signed) -> bytes: ...
+    def cited(self, event: hub.Cited) -> bytes: ...
+    def logprobs(self, event: hub.Logprobs) -> bytes: ...
+    def close(self, event: hub.Close) -> bytes: ...
+    def finish(self, event: hub.Finish) -> bytes: ...
+    def used(self, event: hub.Used) -> bytes: ...
+    def end(self, event: hub.End) -> bytes: ...
+    def failed(self, event: hub.Failed) -> bytes: ...
+
+
+def write_events(events: Iterable[hub.Event | None], writer: StreamWriter) -> Iterator[bytes]:
+    """Yields the frames of each event that has any, and b"" for None: no data is available yet."""
+    methods: dict[type, Callable[..., bytes]] = {
+        hub.Start: writer.start,
+        hub.Open: writer.open,
+        hub.Delta: writer.delta,
+        hub.Signed: writer.signed,
+        hub.Cited: writer.cited,
+        hub.Logprobs: writer.logprobs,
+        hub.Close: writer.close,
+        hub.Finish: writer.finish,
+        hub.Used: writer.used,
+        hub.End: writer.end,
+        hub.Failed: writer.failed,
+    }
+    for event in events:
+        if event is None:
+            yield b""
+        elif frames := methods[type(event)](event):
+            yield frames

@@ -7,20 +7,7 @@ import hashlib
 
 import orjson
 
-from gproxy.protocols import prompts, raw_json, schemas, validate
-from gproxy.protocols.hub import (
-    Citation,
-    Format,
-    Logprob,
-    ModelCard,
-    Request,
-    Target,
-    Tool,
-    Usage,
-    as_count,
-    as_list,
-    as_object,
-)
+from gproxy.protocols import hub, prompts, raw_json, schemas, validate
 from gproxy.protocols.losses import Losses
 
 ERROR_TYPES = {
@@ -51,31 +38,33 @@ INPUT_DETAILS = ("prompt_tokens_details", "input_tokens_details", "input_token_d
 OUTPUT_DETAILS = ("completion_tokens_details", "output_tokens_details", "output_token_details")
 
 
-def read_usage(usage: dict, tier: str = "", calls: tuple[tuple[str, int], ...] = ()) -> Usage:
+def read_usage(usage: dict, tier: str = "", calls: tuple[tuple[str, int], ...] = ()) -> hub.Usage:
     """Reads a usage block of either spelling. Its prompt count includes cached tokens.
 
     `tier` and `calls`, the calls of the vendor's tools, come from elsewhere in the reply.
     """
-    prompt = as_count(usage.get("prompt_tokens", usage.get("input_tokens")))
-    output = as_count(usage.get("completion_tokens", usage.get("output_tokens")))
+    prompt = hub.as_count(usage.get("prompt_tokens", usage.get("input_tokens")))
+    output = hub.as_count(usage.get("completion_tokens", usage.get("output_tokens")))
     input_parts, output_parts = _details(usage, INPUT_DETAILS), _details(usage, OUTPUT_DETAILS)
     cache_hits = usage.get("prompt_cache_hit_tokens", usage.get("cached_tokens"))  # of compatible vendors
-    read = min(prompt, as_count(input_parts.get("cached_tokens", cache_hits)))
-    written = min(prompt - read, as_count(input_parts.get("cache_write_tokens")))
+    read = min(prompt, hub.as_count(input_parts.get("cached_tokens", cache_hits)))
+    written = min(prompt - read, hub.as_count(input_parts.get("cache_write_tokens")))
     fresh = prompt - read - written
-    audio_input = as_count(input_parts.get("audio_tokens"))  # cached ones included
-    cached = min(audio_input, read, as_count(as_object(input_parts.get("cached_tokens_details")).get("audio_tokens")))
-    audio, audio_output = min(fresh, audio_input - cached), min(output, as_count(output_parts.get("audio_tokens")))
-    return Usage(
+    audio_input = hub.as_count(input_parts.get("audio_tokens"))  # cached ones included
+    cached = min(
+        audio_input, read, hub.as_count(hub.as_object(input_parts.get("cached_tokens_details")).get("audio_tokens"))
+    )
+    audio, audio_output = min(fresh, audio_input - cached), min(output, hub.as_count(output_parts.get("audio_tokens")))
+    return hub.Usage(
         input_tokens=fresh,
         output_tokens=output,
-        reasoning_tokens=min(output, as_count(output_parts.get("reasoning_tokens"))),
+        reasoning_tokens=min(output, hub.as_count(output_parts.get("reasoning_tokens"))),
         cache_read_tokens=read,
         cache_write_tokens=written,
         audio_input_tokens=audio,
-        image_input_tokens=min(fresh - audio, as_count(input_parts.get("image_tokens"))),
+        image_input_tokens=min(fresh - audio, hub.as_count(input_parts.get("image_tokens"))),
         audio_output_tokens=audio_output,
-        image_output_tokens=min(output - audio_output, as_count(output_parts.get("image_tokens"))),
+        image_output_tokens=min(output - audio_output, hub.as_count(output_parts.get("image_tokens"))),
         audio_cache_read_tokens=cached,
         tool_calls=calls,
         tier=tier,
@@ -83,20 +72,20 @@ def read_usage(usage: dict, tier: str = "", calls: tuple[tuple[str, int], ...] =
 
 
 def _details(usage: dict, names: tuple[str, ...]) -> dict:
-    return next((as_object(usage[name]) for name in names if usage.get(name)), {})
+    return next((hub.as_object(usage[name]) for name in names if usage.get(name)), {})
 
 
-def read_models(body: dict) -> list[ModelCard]:
+def read_models(body: dict) -> list[hub.ModelCard]:
     """Reads a model list of OpenAI or a compatible vendor; some send only `id`."""
     cards = []
-    for item in as_list(body.get("data")):
+    for item in hub.as_list(body.get("data")):
         if isinstance(item, dict) and isinstance(item.get("id"), str):
             name = item.get("name")
             cards.append(
-                ModelCard(
+                hub.ModelCard(
                     id=item["id"],
                     display_name=name if isinstance(name, str) else None,
-                    created=as_count(item.get("created")) or None,
+                    created=hub.as_count(item.get("created")) or None,
                     owned_by=item.get("owned_by") if isinstance(item.get("owned_by"), str) else None,
                     raw=item,
                     protocol="openai",
@@ -109,13 +98,13 @@ def next_page(body: dict) -> dict[str, str] | None:
     return None
 
 
-def write_model(card: ModelCard, name: str) -> dict:
+def write_model(card: hub.ModelCard, name: str) -> dict:
     raw = card.raw if card.protocol == "openai" and card.raw else {}
     owned_by = card.owned_by or "gproxy"
     return {"created": card.created or 0, "owned_by": owned_by, **raw, "id": name, "object": "model"}
 
 
-def write_models(cards: list[tuple[ModelCard, str]]) -> dict:
+def write_models(cards: list[tuple[hub.ModelCard, str]]) -> dict:
     return {"object": "list", "data": [write_model(card, name) for card, name in cards]}
 
 
@@ -164,7 +153,7 @@ ERROR_STATUSES = {
 }
 
 
-def read_format(output_format: dict, inner: dict, place: str, inner_place: str) -> Format | None:
+def read_format(output_format: dict, inner: dict, place: str, inner_place: str) -> hub.Format | None:
     """Reads the format of structured output; `inner` is the object with the schema. Raises BadRequest."""
     if not output_format:
         return None
@@ -173,13 +162,13 @@ def read_format(output_format: dict, inner: dict, place: str, inner_place: str) 
     if kind == "text":
         return None
     if kind == "json_object":
-        return Format()
+        return hub.Format()
     schema = validate.obj(inner.get("schema"), f"{inner_place}.schema")
     name, description = (validate.optional_text(inner, field, inner_place) for field in ("name", "description"))
-    return Format(schema, name, description, validate.optional_flag(inner, "strict", inner_place))
+    return hub.Format(schema, name, description, validate.optional_flag(inner, "strict", inner_place))
 
 
-def write_format(request: Request, losses: Losses) -> tuple[dict | None, tuple[str, ...]]:
+def write_format(request: hub.Request, losses: Losses) -> tuple[dict | None, tuple[str, ...]]:
     """Returns the format in the flat form of Responses, and instructions in words that support or replace it."""
     output_format = request.format
     if output_format is None:
@@ -203,7 +192,7 @@ def write_format(request: Request, losses: Losses) -> tuple[dict | None, tuple[s
     return {**written, "strict": _is_strict(schema, output_format.strict, "format_strict", losses)}, ()
 
 
-def write_parameters(tool: Tool, number: int, losses: Losses) -> tuple[dict, bool]:
+def write_parameters(tool: hub.Tool, number: int, losses: Losses) -> tuple[dict, bool]:
     """Returns a function's schema and whether it is strict."""
     schema, lost = schemas.for_openai(tool.schema, f"tools[{number}]: parameters")
     for keyword in lost:
@@ -225,7 +214,7 @@ DEFAULTS = {"temperature": 1, "top_p": 1, "frequency_penalty": 0, "presence_pena
 MAX_USER = 64
 
 
-def write_max_tokens(max_tokens: int | None, target: Target, losses: Losses) -> int | None:
+def write_max_tokens(max_tokens: int | None, target: hub.Target, losses: Losses) -> int | None:
     """Returns the limit, reduced to the model's maximum: the vendor rejects larger ones."""
     if max_tokens is None or target.max_output is None or max_tokens <= target.max_output:
         return max_tokens
@@ -241,7 +230,7 @@ def write_user(end_user: str | None, losses: Losses) -> str | None:
     return f"user_{hashlib.blake2b(end_user.encode(), digest_size=16).hexdigest()}"
 
 
-def drop_refused(body: dict, table: dict[str, tuple[str, ...]], target: Target, losses: Losses) -> None:
+def drop_refused(body: dict, table: dict[str, tuple[str, ...]], target: hub.Target, losses: Losses) -> None:
     """Sets the fields that the model rejects to None in a body that gproxy wrote. `table`: hub field -> wire fields."""
     for name, places in table.items():
         if name not in target.refused:
@@ -256,7 +245,7 @@ def read_error(status: int, body: dict) -> tuple[int, str, str] | None:
     inner = body.get("error")
     if isinstance(inner, str):
         return (status if status >= 400 else 500), "api_error", inner
-    inner = as_object(inner) or (body if body.get("type") == "error" else {})
+    inner = hub.as_object(inner) or (body if body.get("type") == "error" else {})
     message = inner.get("message")
     if not isinstance(message, str):
         return None
@@ -269,23 +258,23 @@ def read_error(status: int, body: dict) -> tuple[int, str, str] | None:
     return status, code, message
 
 
-def write_logprobs(logprobs: tuple[Logprob, ...]) -> list[dict]:
+def write_logprobs(logprobs: tuple[hub.Logprob, ...]) -> list[dict]:
     return [{**_logprob(token), "top_logprobs": [_logprob(other) for other in token.top]} for token in logprobs]
 
 
-def _logprob(token: Logprob) -> dict:
+def _logprob(token: hub.Logprob) -> dict:
     return {"token": token.token, "logprob": token.logprob, "bytes": list(token.token.encode())}
 
 
-def read_logprobs(value: object) -> tuple[Logprob, ...]:
+def read_logprobs(value: object) -> tuple[hub.Logprob, ...]:
     return tuple(
-        Logprob(item["token"], item["logprob"], read_logprobs(item.get("top_logprobs")))
-        for item in map(as_object, as_list(value))
+        hub.Logprob(item["token"], item["logprob"], read_logprobs(item.get("top_logprobs")))
+        for item in map(hub.as_object, hub.as_list(value))
         if isinstance(item.get("token"), str) and isinstance(item.get("logprob"), int | float)
     )
 
 
-def write_citation(citation: Citation) -> dict | None:
+def write_citation(citation: hub.Citation) -> dict | None:
     """Returns a `url_citation`, None for a citation without a URL."""
     if citation.url is None:
         return None
@@ -293,17 +282,17 @@ def write_citation(citation: Citation) -> dict | None:
     return {"url": citation.url, "title": citation.title or citation.url, "start_index": start, "end_index": end}
 
 
-def read_citation(annotation: object) -> Citation | None:
+def read_citation(annotation: object) -> hub.Citation | None:
     """Reads a `url_citation`, flat as in Responses or nested as in chat; None for other annotations.
 
     The others refer to files at the vendor.
     """
-    outer = as_object(annotation)
+    outer = hub.as_object(annotation)
     if outer.get("type") != "url_citation":
         return None
-    source = as_object(outer.get("url_citation")) or outer
+    source = hub.as_object(outer.get("url_citation")) or outer
     texts = (source.get(name) if isinstance(source.get(name), str) else None for name in ("url", "title"))
-    return Citation(*texts, None, *(_offset(source.get(name)) for name in ("start_index", "end_index")))
+    return hub.Citation(*texts, None, *(_offset(source.get(name)) for name in ("start_index", "end_index")))
 
 
 def _offset(value: object) -> int | None:

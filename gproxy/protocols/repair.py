@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import replace
 
 from gproxy.errors import BadRequest
-from gproxy.protocols.hub import Block, Request, Text, Tool, ToolCall, ToolResult, Turn
+from gproxy.protocols import hub
 from gproxy.protocols.losses import Losses
 
 PLACEHOLDER_TOOL = "tool_use_placeholder"
@@ -14,42 +14,42 @@ NO_RESULT = "The result of this call is not available."
 FIRST_USER_TEXT, LAST_USER_TEXT = ".", "Go on."
 
 
-def merge_turns(turns: list[Turn]) -> tuple[Turn, ...]:
+def merge_turns(turns: list[hub.Turn]) -> tuple[hub.Turn, ...]:
     """Returns the turns with adjacent turns of one role merged, without blank texts and empty turns."""
-    out: list[tuple[str, list[Block]]] = []
+    out: list[tuple[str, list[hub.Block]]] = []
     for turn in turns:
-        blocks = [block for block in turn.blocks if not (isinstance(block, Text) and not block.text.strip())]
+        blocks = [block for block in turn.blocks if not (isinstance(block, hub.Text) and not block.text.strip())]
         if not blocks:
             continue
         if out and out[-1][0] == turn.role:
             out[-1][1].extend(blocks)
         else:
             out.append((turn.role, blocks))
-    return tuple(Turn(role, tuple(blocks)) for role, blocks in out)
+    return tuple(hub.Turn(role, tuple(blocks)) for role, blocks in out)
 
 
-def pair_results(turns: tuple[Turn, ...], losses: Losses) -> tuple[Turn, ...]:
+def pair_results(turns: tuple[hub.Turn, ...], losses: Losses) -> tuple[hub.Turn, ...]:
     """Returns turns in which each call has one result, directly after the call's turn and before any text.
 
     A result without a call gets a placeholder call, a call without a result gets NO_RESULT.
     """
     turns = _with_unique_ids(turns)
-    out: list[Turn] = []
-    delayed: list[Turn] = []  # system turns between calls and their results
-    waiting: dict[str, ToolCall] = {}
+    out: list[hub.Turn] = []
+    delayed: list[hub.Turn] = []  # system turns between calls and their results
+    waiting: dict[str, hub.ToolCall] = {}
     for turn in turns:
         if turn.role == "assistant":
             if waiting:
-                out.append(Turn("user", _results(waiting, (), losses)))
+                out.append(hub.Turn("user", _results(waiting, (), losses)))
             out += (*delayed, turn)
             delayed = []
-            waiting = {block.id: block for block in turn.blocks if isinstance(block, ToolCall)}
+            waiting = {block.id: block for block in turn.blocks if isinstance(block, hub.ToolCall)}
         elif turn.role == "user":
-            results = [block for block in turn.blocks if isinstance(block, ToolResult)]
+            results = [block for block in turn.blocks if isinstance(block, hub.ToolResult)]
             if results or waiting:
                 _add_placeholders(out, [result for result in results if result.call_id not in waiting], losses)
-                out.append(Turn("user", _results(waiting, results, losses)))
-                turn = Turn("user", tuple(block for block in turn.blocks if not isinstance(block, ToolResult)))
+                out.append(hub.Turn("user", _results(waiting, results, losses)))
+                turn = hub.Turn("user", tuple(block for block in turn.blocks if not isinstance(block, hub.ToolResult)))
             out += (*delayed, turn)
             delayed, waiting = [], {}
         elif waiting:
@@ -57,11 +57,11 @@ def pair_results(turns: tuple[Turn, ...], losses: Losses) -> tuple[Turn, ...]:
         else:
             out.append(turn)
     if waiting:
-        out.append(Turn("user", _results(waiting, (), losses)))
+        out.append(hub.Turn("user", _results(waiting, (), losses)))
     return merge_turns([*out, *delayed])
 
 
-def _with_unique_ids(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
+def _with_unique_ids(turns: tuple[hub.Turn, ...]) -> tuple[hub.Turn, ...]:
     """Returns turns in which each call, with its result, has its own id: some models repeat ids in every turn.
 
     A late result, whose call already has a result, gets an id of its own, and later a placeholder call.
@@ -85,9 +85,9 @@ def _with_unique_ids(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
         if turn.role == "assistant":
             newest.clear()
         for block in turn.blocks:
-            if isinstance(block, ToolCall):
+            if isinstance(block, hub.ToolCall):
                 block = replace(block, id=fresh(block.id))
-            elif isinstance(block, ToolResult):
+            elif isinstance(block, hub.ToolResult):
                 if block.call_id not in newest:
                     fresh(block.call_id)
                 queue = newest[block.call_id]
@@ -95,24 +95,24 @@ def _with_unique_ids(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
             blocks.append(block)
         if turn.role == "user":
             newest.clear()
-        out.append(Turn(turn.role, tuple(blocks)))
+        out.append(hub.Turn(turn.role, tuple(blocks)))
     return tuple(out)
 
 
-def _add_placeholders(out: list[Turn], orphans: list[ToolResult], losses: Losses) -> None:
+def _add_placeholders(out: list[hub.Turn], orphans: list[hub.ToolResult], losses: Losses) -> None:
     """Adds a call for each result without one to the preceding assistant turn."""
     call_ids = dict.fromkeys(result.call_id for result in orphans)
     if not call_ids:
         return
     losses.lose("tool_result")
-    calls: tuple[Block, ...] = tuple(ToolCall(call_id, PLACEHOLDER_TOOL, "{}") for call_id in call_ids)
+    calls: tuple[hub.Block, ...] = tuple(hub.ToolCall(call_id, PLACEHOLDER_TOOL, "{}") for call_id in call_ids)
     if out and out[-1].role == "assistant":
-        out[-1] = Turn("assistant", out[-1].blocks + calls)
+        out[-1] = hub.Turn("assistant", out[-1].blocks + calls)
     else:
-        out.append(Turn("assistant", calls))
+        out.append(hub.Turn("assistant", calls))
 
 
-def _results(waiting: dict[str, ToolCall], results, losses: Losses) -> tuple[Block, ...]:
+def _results(waiting: dict[str, hub.ToolCall], results, losses: Losses) -> tuple[hub.Block, ...]:
     """Returns one result per call, in the order of the results."""
     by_call = {result.call_id: _with_kind(result, waiting) for result in results}
     if len(by_call) < len(results):
@@ -121,37 +121,37 @@ def _results(waiting: dict[str, ToolCall], results, losses: Losses) -> tuple[Blo
     if missing:
         losses.lose("tool_result")
     placeholders = tuple(
-        ToolResult(call.id, (Text(NO_RESULT),), is_error=True, is_custom=call.is_custom, name=call.name)
+        hub.ToolResult(call.id, (hub.Text(NO_RESULT),), is_error=True, is_custom=call.is_custom, name=call.name)
         for call in missing
     )
     return (*by_call.values(), *placeholders)
 
 
-def _with_kind(result: ToolResult, waiting: dict[str, ToolCall]) -> ToolResult:
+def _with_kind(result: hub.ToolResult, waiting: dict[str, hub.ToolCall]) -> hub.ToolResult:
     """Returns the result with the kind and name of its call."""
     call = waiting.get(result.call_id)
     return replace(result, is_custom=call.is_custom, name=result.name or call.name) if call else result
 
 
-def start_with_user(turns: tuple[Turn, ...], has_system: bool, losses: Losses) -> tuple[Turn, ...]:
+def start_with_user(turns: tuple[hub.Turn, ...], has_system: bool, losses: Losses) -> tuple[hub.Turn, ...]:
     """Returns turns that begin with a user turn. Raises BadRequest when there are neither turns nor a system prompt."""
     if not turns and not has_system:
         raise BadRequest(f"{losses.wire_name('turns')}: at least one message is needed")
     if turns and turns[0].role == "user":
         return turns
     losses.lose("turns")
-    return (Turn("user", (Text(FIRST_USER_TEXT),)), *turns)
+    return (hub.Turn("user", (hub.Text(FIRST_USER_TEXT),)), *turns)
 
 
-def end_with_user(turns: tuple[Turn, ...], losses: Losses) -> tuple[Turn, ...]:
+def end_with_user(turns: tuple[hub.Turn, ...], losses: Losses) -> tuple[hub.Turn, ...]:
     """Returns turns that end with a user turn."""
     if turns[-1].role == "user":
         return turns
     losses.lose("turns")
-    return (*turns, Turn("user", (Text(LAST_USER_TEXT),)))
+    return (*turns, hub.Turn("user", (hub.Text(LAST_USER_TEXT),)))
 
 
-def without_system(turns: tuple[Turn, ...], losses: Losses) -> tuple[Turn, ...]:
+def without_system(turns: tuple[hub.Turn, ...], losses: Losses) -> tuple[hub.Turn, ...]:
     """Returns the turns with system turns changed to user turns, for vendors without them."""
     if not any(turn.role == "system" for turn in turns):
         return turns
@@ -159,21 +159,21 @@ def without_system(turns: tuple[Turn, ...], losses: Losses) -> tuple[Turn, ...]:
     return merge_turns([replace(turn, role="user") if turn.role == "system" else turn for turn in turns])
 
 
-def legal_names(request: Request, legal: re.Pattern, maximum: int) -> tuple[Request, dict[str, str]]:
+def legal_names(request: hub.Request, legal: re.Pattern, maximum: int) -> tuple[hub.Request, dict[str, str]]:
     """Returns the request with tool names that the vendor accepts, and the original name of each changed one."""
-    called = {b.name for turn in request.turns for b in turn.blocks if isinstance(b, ToolCall)}
+    called = {b.name for turn in request.turns for b in turn.blocks if isinstance(b, hub.ToolCall)}
     originals = {tool.name for tool in request.functions} | called
     renamed = {name: new for name in originals if (new := legal_id(name, legal, maximum)) != name}
     if not renamed:
         return request, {}
 
-    def with_new_name(block: Block) -> Block:
-        is_renamed = isinstance(block, ToolCall | ToolResult) and block.name in renamed
+    def with_new_name(block: hub.Block) -> hub.Block:
+        is_renamed = isinstance(block, hub.ToolCall | hub.ToolResult) and block.name in renamed
         return replace(block, name=renamed[block.name]) if is_renamed else block
 
     turns = tuple(replace(turn, blocks=tuple(map(with_new_name, turn.blocks))) for turn in request.turns)
     tools = tuple(
-        replace(tool, name=renamed.get(tool.name, tool.name)) if isinstance(tool, Tool) else tool
+        replace(tool, name=renamed.get(tool.name, tool.name)) if isinstance(tool, hub.Tool) else tool
         for tool in request.tools
     )
     choice = request.choice

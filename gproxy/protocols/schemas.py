@@ -231,68 +231,78 @@ def _modern(node: dict) -> dict:
 
 def _own_keywords(walk: _Walk, node: dict, at: _Position) -> dict:
     """Returns a node's own keywords, of those that Gemini has or `_finish` replaces."""
-    out: dict = {}
-    notes: list[str] = []
+    written = _Node(walk)
     for key, value in node.items():
         if key in SILENT or key in MERGED or (value is None and key not in NULL_IS_A_VALUE):
             continue
         if key in READERS:
-            _add_leaf(walk, out, notes, key, value)
+            written.add_leaf(key, value)
         elif key in ("enum", "const"):
-            _add_values(walk, out, notes, key, value, node.get("type"))
+            written.add_values(key, value, node.get("type"))
         elif key == "items" and value is False:
             tuple_of = node.get("prefixItems")
-            _tighten(out, "maxItems", len(tuple_of) if isinstance(tuple_of, list) else 0)
+            _tighten(written.keywords, "maxItems", len(tuple_of) if isinstance(tuple_of, list) else 0)
         elif key == "items" and isinstance(value, list):
-            notes.append(walk.fold(key, value))  # a list of items next to prefixItems has no meaning
+            written.fold(key, value)  # a list of items next to prefixItems has no meaning
         elif key in CHILDREN:
-            _add_children(walk, out, notes, key, value, at)
+            written.add_children(key, value, at)
         elif key in FOLDED:
-            notes.append(walk.fold(key, value))
+            written.fold(key, value)
         else:
             walk.lost.add(key)
-    _note(walk, out, *notes)
-    return out
+    _note(walk, written.keywords, *written.notes)
+    return written.keywords
 
 
-def _add_leaf(walk: _Walk, out: dict, notes: list[str], key: str, value: object) -> None:
-    normalized = READERS[key](value)
-    if normalized is None:
-        notes.append(walk.fold(key, value))
-    else:
-        walk.weigh(normalized)
-        _tighten(out, key, normalized)
+class _Node:
+    """One node as it is written: its keywords, and notes about what they cannot express."""
 
+    def __init__(self, walk: _Walk):
+        self._walk = walk
+        self.keywords: dict = {}
+        self.notes: list[str] = []
 
-def _add_children(walk: _Walk, out: dict, notes: list[str], key: str, value: object, at: _Position) -> None:
-    if key == "additionalProperties" and isinstance(value, bool):
-        out[key] = value
-        return
-    if isinstance(value, list) and key in ("anyOf", "oneOf"):
-        value = [part for part in value if part is not False] or value
-    children = _children(walk, key, value, at, _clean)
-    # Gemini reads oneOf as anyOf.
-    name = "anyOf" if key == "oneOf" else key
-    if name in out or children == []:
-        if children or name == "anyOf":
-            notes.append(walk.fold(key, value))
-    else:
-        out[name] = children
+    def fold(self, key: str, value: object) -> None:
+        self.notes.append(self._walk.fold(key, value))
 
+    def add_leaf(self, key: str, value: object) -> None:
+        normalized = READERS[key](value)
+        if normalized is None:
+            self.fold(key, value)
+        else:
+            self._walk.weigh(normalized)
+            _tighten(self.keywords, key, normalized)
 
-def _add_values(walk: _Walk, out: dict, notes: list[str], key: str, value: object, kind: object) -> None:
-    """Adds an enum, or a const as an enum. Gemini's enums contain strings and numbers only."""
-    if key == "const" and value is None and kind in (None, "null"):
-        out["type"] = "null"
-        return
-    values = [value] if key == "const" else value
-    kept = [item for item in values if isinstance(item, str) or _is_number(item)] if isinstance(values, list) else []
-    walk.weigh(kept)
-    common = _common_items(out.get("enum", kept), kept)
-    if common:
-        out["enum"] = common
-    if not common or len(kept) < len(values):
-        notes.append(walk.fold(key, value))
+    def add_children(self, key: str, value: object, at: _Position) -> None:
+        if key == "additionalProperties" and isinstance(value, bool):
+            self.keywords[key] = value
+            return
+        if isinstance(value, list) and key in ("anyOf", "oneOf"):
+            value = [part for part in value if part is not False] or value
+        children = _children(self._walk, key, value, at, _clean)
+        # Gemini reads oneOf as anyOf.
+        name = "anyOf" if key == "oneOf" else key
+        if name in self.keywords or children == []:
+            if children or name == "anyOf":
+                self.fold(key, value)
+        else:
+            self.keywords[name] = children
+
+    def add_values(self, key: str, value: object, kind: object) -> None:
+        """Adds an enum, or a const as an enum. Gemini's enums contain strings and numbers only."""
+        if key == "const" and value is None and kind in (None, "null"):
+            self.keywords["type"] = "null"
+            return
+        values = [value] if key == "const" else value
+        kept = (
+            [item for item in values if isinstance(item, str) or _is_number(item)] if isinstance(values, list) else []
+        )
+        self._walk.weigh(kept)
+        common = _common_items(self.keywords.get("enum", kept), kept)
+        if common:
+            self.keywords["enum"] = common
+        if not common or len(kept) < len(values):
+            self.fold(key, value)
 
 
 def _resolve(walk: _Walk, ref: object, at: _Position) -> dict:

@@ -31,7 +31,7 @@ from gproxy.routing.targets import order_by_tier
 from gproxy.snapshot import Caller, Dispatch, Provider, Snapshot
 from gproxy.state.ttl_store import TtlStore
 from gproxy.translation import reasoning_state, translate
-from gproxy.translation.translate import Translation
+from gproxy.translation.translate import ClientRequest, Translation, UpstreamTarget
 from gproxy.upstream.endpoint import Endpoint
 
 # A model name is matched against patterns and written to usage rows and journal entries, so its length is limited.
@@ -255,16 +255,9 @@ class Planner:
             body, losses = passthrough_body(self.protocols[call.protocol], head, call.body, target.model)
             return _Sent(endpoint, call.protocol, body, head.mode, losses)
         translation = translate.prepare(
-            self.protocols[call.protocol],
-            self.protocols[decision.protocol],
-            request.operation,
-            decision,
-            kind,
-            provider,
-            target.model,
-            call.body,
+            ClientRequest(self.protocols[call.protocol], request.operation, call.body, request.caller.user_id),
+            UpstreamTarget(self.protocols[decision.protocol], decision.operation, kind, provider, target.model),
             self.ttl_store,
-            request.caller.user_id,
         )
         mode = translation.upstream.read_head(translation.body).mode if translation.body else head.mode
         return _Sent(endpoint, decision.protocol, translation.body, mode, translation.losses, translation)

@@ -11,22 +11,7 @@ from dataclasses import replace
 
 import orjson
 
-from gproxy.protocols.hub import (
-    Block,
-    Close,
-    Delta,
-    Event,
-    Finish,
-    Open,
-    Reply,
-    Request,
-    Signature,
-    Signed,
-    TextBuffer,
-    Thinking,
-    ToolCall,
-    Turn,
-)
+from gproxy.protocols import hub
 
 Put = Callable[[str, bytes], object]
 Find = Callable[[str], bytes | None]
@@ -43,20 +28,20 @@ def store_response_credential(put: Put, provider: int, response_id: str, credent
     put(f"response:{provider}:{response_id}", b"%d" % credential)
 
 
-def store_reply(reply: Reply, put: Put) -> None:
+def store_reply(reply: hub.Reply, put: Put) -> None:
     """Stores the reasoning state of a whole reply."""
     for answer in reply.answers:
         _store_blocks(answer.blocks, put)
 
 
-def _store_blocks(blocks: Iterable[Block], put: Put) -> None:
+def _store_blocks(blocks: Iterable[hub.Block], put: Put) -> None:
     blocks = tuple(blocks)
-    calls = [block for block in blocks if isinstance(block, ToolCall)]
+    calls = [block for block in blocks if isinstance(block, hub.ToolCall)]
     # Each with its position among the blocks, because a vendor requires its thinking at the same position.
     thinking = [
         [at, block.text, block.signature.value]
         for at, block in enumerate(blocks)
-        if isinstance(block, Thinking) and block.signature
+        if isinstance(block, hub.Thinking) and block.signature
     ]
     signatures = {call.id: call.signature.value for call in calls if call.signature}
     if not calls or not (thinking or signatures):
@@ -66,7 +51,7 @@ def _store_blocks(blocks: Iterable[Block], put: Put) -> None:
     put(calls[0].id, orjson.dumps(state))
 
 
-def _digest(call: ToolCall) -> str:
+def _digest(call: hub.ToolCall) -> str:
     """Returns a digest of a call's name and arguments that does not depend on how their JSON is written."""
     try:
         arguments = orjson.dumps(orjson.loads(call.arguments), option=orjson.OPT_SORT_KEYS)
@@ -75,38 +60,38 @@ def _digest(call: ToolCall) -> str:
     return hashlib.blake2b(call.name.encode("utf-8", "replace") + b"\0" + arguments, digest_size=8).hexdigest()
 
 
-def store_stream(events: Iterable[Event | None], put: Put) -> Iterator[Event | None]:
+def store_stream(events: Iterable[hub.Event | None], put: Put) -> Iterator[hub.Event | None]:
     """Yields the same events, and stores the reasoning state of a choice before its Finish event is yielded."""
     choices: dict[int, int] = {}
-    blocks: dict[int, Block] = {}
-    texts: dict[int, TextBuffer] = {}
+    blocks: dict[int, hub.Block] = {}
+    texts: dict[int, hub.TextBuffer] = {}
     for event in events:
         match event:
-            case Delta(index, text) if index in texts:
+            case hub.Delta(index, text) if index in texts:
                 texts[index].add(text)
-            case Open(index, block, choice):
+            case hub.Open(index, block, choice):
                 choices[index], blocks[index] = choice, block
-                if isinstance(block, Thinking | ToolCall):
-                    texts[index] = TextBuffer()
-            case Signed(index, signature):
+                if isinstance(block, hub.Thinking | hub.ToolCall):
+                    texts[index] = hub.TextBuffer()
+            case hub.Signed(index, signature):
                 blocks[index] = replace(blocks[index], signature=signature)
-            case Close(index) if index in texts:
+            case hub.Close(index) if index in texts:
                 text = str(texts.pop(index))
-                field = "text" if isinstance(blocks[index], Thinking) else "arguments"
+                field = "text" if isinstance(blocks[index], hub.Thinking) else "arguments"
                 blocks[index] = replace(blocks[index], **{field: text})
-            case Finish(choice=choice):
+            case hub.Finish(choice=choice):
                 _store_blocks((block for index, block in sorted(blocks.items()) if choices[index] == choice), put)
         yield event
 
 
-def restore(request: Request, provider: str, find: Find) -> Request:
+def restore(request: hub.Request, provider: str, find: Find) -> hub.Request:
     """Returns the request with the stored reasoning state of this provider that its client did not send back."""
     turns = tuple(_restore_turn(turn, provider, find) for turn in request.turns)
     return request if turns == request.turns else replace(request, turns=turns)
 
 
-def _restore_turn(turn: Turn, provider: str, find: Find) -> Turn:
-    calls = [block for block in turn.blocks if isinstance(block, ToolCall)]
+def _restore_turn(turn: hub.Turn, provider: str, find: Find) -> hub.Turn:
+    calls = [block for block in turn.blocks if isinstance(block, hub.ToolCall)]
     if turn.role != "assistant" or not calls or any(_has_own_signature(block, provider) for block in turn.blocks):
         return turn
     found = find(calls[0].id)
@@ -116,19 +101,19 @@ def _restore_turn(turn: Turn, provider: str, find: Find) -> Turn:
     blocks = [
         _with_signature(block, provider, state["c"])
         for block in turn.blocks
-        if not (state["t"] and isinstance(block, Thinking))
+        if not (state["t"] and isinstance(block, hub.Thinking))
     ]
     for at, text, value in state["t"]:
-        blocks.insert(at, Thinking(text, Signature(provider, value)))
-    return Turn("assistant", tuple(blocks))
+        blocks.insert(at, hub.Thinking(text, hub.Signature(provider, value)))
+    return hub.Turn("assistant", tuple(blocks))
 
 
-def _with_signature(block: Block, provider: str, signatures: dict[str, str]) -> Block:
-    if isinstance(block, ToolCall) and block.id in signatures:
-        return replace(block, signature=Signature(provider, signatures[block.id]))
+def _with_signature(block: hub.Block, provider: str, signatures: dict[str, str]) -> hub.Block:
+    if isinstance(block, hub.ToolCall) and block.id in signatures:
+        return replace(block, signature=hub.Signature(provider, signatures[block.id]))
     return block
 
 
-def _has_own_signature(block: Block, provider: str) -> bool:
+def _has_own_signature(block: hub.Block, provider: str) -> bool:
     signature = getattr(block, "signature", None)
     return signature is not None and signature.origin == provider

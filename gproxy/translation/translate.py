@@ -12,32 +12,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from types import ModuleType
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import orjson
 
 from gproxy.channels.kind import STREAM, Kind
 from gproxy.channels.model_capabilities import capabilities
 from gproxy.errors import BadRequest, GatewayError, TooDeep, UpstreamError
-from gproxy.protocols import raw_json, repair, validate
+from gproxy.protocols import hub, raw_json, repair, validate
 from gproxy.protocols.codec import Codec
-from gproxy.protocols.hub import (
-    Context,
-    Failed,
-    Media,
-    Open,
-    Reply,
-    Request,
-    StreamFailed,
-    Target,
-    ToolCall,
-    ToolResult,
-    fold,
-    unfold,
-)
+from gproxy.protocols.interface import WireProtocol
 from gproxy.protocols.losses import Losses
-from gproxy.snapshot import Dispatch, Provider
+from gproxy.snapshot import Provider
 from gproxy.state.ttl_store import TtlStore
 from gproxy.translation import reasoning_state
 
@@ -67,11 +53,11 @@ class Fetcher(Protocol):
 class Translation:
     """A translated request. `body` is empty until all `urls` are fetched; `request` is its value in the hub."""
 
-    client: ModuleType
-    upstream: ModuleType
+    client: WireProtocol
+    upstream: WireProtocol
     client_codec: Codec
     upstream_codec: Codec
-    target: Target
+    target: hub.Target
     request: object
     document: Mapping  # the client's body
     losses: tuple[str, ...]
@@ -85,64 +71,93 @@ class Translation:
         """The value of the header `x-gproxy-translated`."""
         return f"{self.client.NAME}->{self.upstream.NAME}"
 
-    def context(self, name: str, request_id: str, wants_usage: bool) -> Context:
+    def context(self, name: str, request_id: str, wants_usage: bool) -> hub.Context:
         """Returns only what the reply needs of the request, because a stream may stay open for long."""
         now, request = int(time.time()), self.request
-        if isinstance(request, Request):
-            request = Request(tools=tuple(tool for tool in request.functions if tool.is_custom))
+        if isinstance(request, hub.Request):
+            request = hub.Request(tools=tuple(tool for tool in request.functions if tool.is_custom))
         echoed = {field: self.document[field] for field in self.client.ECHOED if field in self.document}
-        return Context(name, self.target.provider, request_id, now, request, wants_usage, echoed)
+        return hub.Context(name, self.target.provider, request_id, now, request, wants_usage, echoed)
 
 
-def prepare(
-    client: ModuleType,
-    upstream: ModuleType,
-    operation: str,
-    dispatch: Dispatch,
-    kind: Kind,
-    provider: Provider,
-    model: str,
-    body: bytes,
-    ttl_store: TtlStore,
-    user_id: int,
-) -> Translation:
+class ClientRequest(NamedTuple):
+    """A request as its client sent it."""
+
+    protocol: WireProtocol
+    operation: str
+    body: bytes
+    user_id: int  # the owner of the stored reasoning state
+
+
+class UpstreamTarget(NamedTuple):
+    """Where a translated request is sent."""
+
+    protocol: WireProtocol
+    operation: str
+    kind: Kind
+    provider: Provider
+    model: str
+
+    def describe(self) -> hub.Target:
+        """Returns the target as the hub's writers need it."""
+        name = self.protocol.NAME
+        known = capabilities(name, self.model)
+        return hub.Target(
+            provider=f"{self.provider.name}/{name}",
+            model=self.model,
+            is_stream=self.operation == STREAM,
+            max_output=known.max_output,
+            traits=known.traits | self.kind.traits,
+            refused=known.refused | self.kind.refused,
+            budgets=known.budgets,
+            budget_range=known.budget_range,
+            efforts=known.efforts,
+        )
+
+
+def prepare(sent: ClientRequest, upstream: UpstreamTarget, ttl_store: TtlStore) -> Translation:
     """Reads the client's body, and writes the upstream's unless files must be fetched first. Raises BadRequest."""
-    document = raw_json.read_object(body)
+    client = sent.protocol
+    document = raw_json.read_object(sent.body)
     losses = Losses(client.NAMES)
-    client_codec, upstream_codec = client.CODECS[operation], upstream.CODECS[dispatch.operation]
+    client_codec, upstream_codec = client.CODECS[sent.operation], upstream.protocol.CODECS[upstream.operation]
     with _naming_deep_field(document):
         request = client_codec.read_request(document, losses)
-    target = _target(dispatch, kind, provider, model)
-    put_state, tool_names = None, {}
-    if isinstance(request, Request):
-        request = reasoning_state.restore(request, target.provider, partial(ttl_store.find, user_id))
-        put_state = partial(_put, ttl_store, user_id, client)
-        request, tool_names = repair.legal_names(request, *upstream.TOOL_NAME)
+    target = upstream.describe()
+    put_state, tool_names, media = None, {}, []
+    if isinstance(request, hub.Request):
+        request = reasoning_state.restore(request, target.provider, partial(ttl_store.find, sent.user_id))
+        put_state = partial(_put, ttl_store, sent.user_id, client)
+        request, tool_names = repair.legal_names(request, *upstream.protocol.TOOL_NAME)
+        media = _media_to_fetch(request, upstream.protocol)
+    _check_media(media, client, upstream.provider)
     translation = Translation(
-        client,
-        upstream,
-        client_codec,
-        upstream_codec,
-        target,
-        request,
-        document,
-        losses.names(),
-        b"",
-        tool_names,
+        client=client,
+        upstream=upstream.protocol,
+        client_codec=client_codec,
+        upstream_codec=upstream_codec,
+        target=target,
+        request=request,
+        document=document,
+        losses=losses.names(),
+        body=b"",
+        tool_names=tool_names,
+        urls=tuple(dict.fromkeys(one.url for one in media)),
         put_state=put_state,
     )
-    urls = _urls_to_fetch(request, upstream) if isinstance(request, Request) else ()
-    if len(urls) > MAX_URLS:
+    return translation if media else write_body(translation, upstream.provider.settings.strict_translation)
+
+
+def _check_media(media: list[hub.Media], client: WireProtocol, provider: Provider) -> None:
+    """Raises BadRequest if there are too many files to fetch, or any where the provider accepts none."""
+    if len(media) > MAX_URLS:
         raise BadRequest(f"{client.NAMES.get('image', 'image')}: more than {MAX_URLS} URLs; send the data")
-    if urls:
-        if not provider.settings.fetch_images:
-            field = client.NAMES.get(urls[0].kind, urls[0].kind)
-            raise BadRequest(
-                f"{field}: provider {provider.name!r} accepts no file URLs; send the data, or ask the "
-                "operator to set fetch_images"
-            )
-        return replace(translation, urls=tuple(dict.fromkeys(media.url for media in urls)))
-    return write_body(translation, provider.settings.strict_translation)
+    if media and not provider.settings.fetch_images:
+        field = client.NAMES.get(media[0].kind, media[0].kind)
+        raise BadRequest(
+            f"{field}: provider {provider.name!r} accepts no file URLs; send the data, or ask the "
+            "operator to set fetch_images"
+        )
 
 
 @contextmanager
@@ -154,24 +169,9 @@ def _naming_deep_field(document: Mapping) -> Iterator[None]:
         raise BadRequest(f"{raw_json.first_too_deep(document) or 'the body'}: {raw_json.TOO_DEEP}") from None
 
 
-def _put(ttl_store: TtlStore, user_id: int, client: ModuleType, call_id: str, value: bytes) -> None:
+def _put(ttl_store: TtlStore, user_id: int, client: WireProtocol, call_id: str, value: bytes) -> None:
     """Stores reasoning state under the call id as this client sees it, because the next request uses that id."""
     ttl_store.put(user_id, client.client_call_id(call_id), value)
-
-
-def _target(dispatch: Dispatch, kind: Kind, provider: Provider, model: str) -> Target:
-    known = capabilities(dispatch.protocol, model)
-    return Target(
-        provider=f"{provider.name}/{dispatch.protocol}",
-        model=model,
-        is_stream=dispatch.operation == STREAM,
-        max_output=known.max_output,
-        traits=known.traits | kind.traits,
-        refused=known.refused | kind.refused,
-        budgets=known.budgets,
-        budget_range=known.budget_range,
-        efforts=known.efforts,
-    )
 
 
 def write_body(translation: Translation, is_strict: bool) -> Translation:
@@ -192,29 +192,29 @@ def write_body(translation: Translation, is_strict: bool) -> Translation:
     return replace(translation, losses=lost, body=body)
 
 
-def _urls_to_fetch(request: Request, upstream: ModuleType) -> list[Media]:
+def _media_to_fetch(request: hub.Request, upstream: WireProtocol) -> list[hub.Media]:
     """Returns the media with a URL that the upstream cannot open itself."""
     return [
         media
         for turn in request.turns
         for block in turn.blocks
-        for media in (block.blocks if isinstance(block, ToolResult) else (block,))
-        if isinstance(media, Media) and media.url and not _can_open(upstream, media)
+        for media in (block.blocks if isinstance(block, hub.ToolResult) else (block,))
+        if isinstance(media, hub.Media) and media.url and not _can_open(upstream, media)
     ]
 
 
-def _can_open(upstream: ModuleType, media: Media) -> bool:
+def _can_open(upstream: WireProtocol, media: hub.Media) -> bool:
     own = upstream.OWN_URLS
     return media.kind in upstream.URL_KINDS or (own is not None and own.match(media.url) is not None)
 
 
-def _with_files(translation: Translation, fetched: Mapping[str, Media]) -> Translation:
+def _with_files(translation: Translation, fetched: Mapping[str, hub.Media]) -> Translation:
     """Returns the translation with the data of the files, which `fetched` has by URL, in place of their URLs."""
 
     def with_file(block):
-        if isinstance(block, ToolResult):
+        if isinstance(block, hub.ToolResult):
             return replace(block, blocks=tuple(map(with_file, block.blocks)))
-        if isinstance(block, Media) and block.url in fetched:
+        if isinstance(block, hub.Media) and block.url in fetched:
             found = fetched[block.url]
             return replace(block, kind=found.kind, media_type=found.media_type, data=found.data, url=None)
         return block
@@ -233,7 +233,7 @@ def error_body(translation: Translation, status: int, body: bytes, request_id: s
     return translation.client.write_error(status, code, message, request_id)
 
 
-def read_error(upstream: ModuleType, status: int, body: bytes) -> tuple[int, str, str] | None:
+def read_error(upstream: WireProtocol, status: int, body: bytes) -> tuple[int, str, str] | None:
     """Returns status, code and message of an upstream's error body, or None if it is not one of its protocol."""
     try:
         parsed = orjson.loads(body)
@@ -251,7 +251,7 @@ def readable_error(status: int, body: bytes) -> str:
     return f"the upstream answered {status}: {text}" if text else f"the upstream answered {status}"
 
 
-def translate_reply(translation: Translation, body: bytes, context: Context) -> tuple[bytes, tuple[str, ...]]:
+def translate_reply(translation: Translation, body: bytes, context: hub.Context) -> tuple[bytes, tuple[str, ...]]:
     """Returns the client's reply for the upstream's reply body, and the losses. Raises UpstreamError."""
     losses = Losses(translation.upstream.NAMES)
     with as_upstream_errors():
@@ -259,11 +259,11 @@ def translate_reply(translation: Translation, body: bytes, context: Context) -> 
 
 
 def fold_stream(
-    translation: Translation, events: Iterable, context: Context, losses: Losses
+    translation: Translation, events: Iterable, context: hub.Context, losses: Losses
 ) -> tuple[bytes, tuple[str, ...]]:
     """Returns the same for a reply that the upstream sent as a stream of `events`. Raises UpstreamError."""
     with as_upstream_errors():
-        return _write_reply(translation, fold(events), context, losses)
+        return _write_reply(translation, hub.fold(events), context, losses)
 
 
 @contextmanager
@@ -271,7 +271,7 @@ def as_upstream_errors() -> Iterator[None]:
     """Context manager: turns any exception into an UpstreamError, since the upstream's data caused it."""
     try:
         yield
-    except StreamFailed as fault:
+    except hub.StreamFailed as fault:
         raise UpstreamFailure(fault.failed) from None
     except Exception as fault:
         raise untranslatable_error(fault) from fault
@@ -280,7 +280,7 @@ def as_upstream_errors() -> Iterator[None]:
 class UpstreamFailure(UpstreamError):
     """A failure that the upstream reported inside a response of status 200, before anything was forwarded."""
 
-    def __init__(self, failed: Failed):
+    def __init__(self, failed: hub.Failed):
         super().__init__()
         self.status, self.code, self.message = failed.status, failed.code, failed.message
 
@@ -295,12 +295,12 @@ def untranslatable_error(fault: Exception) -> UpstreamError:
     return UpstreamError(f"the upstream's reply cannot be translated: {type(fault).__name__}")
 
 
-def read_reply(translation: Translation, body: bytes, context: Context, losses: Losses):
+def read_reply(translation: Translation, body: bytes, context: hub.Context, losses: Losses):
     """Returns a whole reply as its value in the hub, and stores its reasoning state."""
     reply = translation.upstream_codec.read_reply(raw_json.read_object(body), context, losses)
-    if isinstance(reply, Reply) and translation.tool_names:
-        reply = fold(restore_tool_names(unfold(reply), translation.tool_names))
-    if isinstance(reply, Reply) and translation.put_state is not None:
+    if isinstance(reply, hub.Reply) and translation.tool_names:
+        reply = hub.fold(restore_tool_names(hub.unfold(reply), translation.tool_names))
+    if isinstance(reply, hub.Reply) and translation.put_state is not None:
         reasoning_state.store_reply(reply, translation.put_state)
     return reply
 
@@ -308,12 +308,14 @@ def read_reply(translation: Translation, body: bytes, context: Context, losses: 
 def restore_tool_names(events: Iterable, tool_names: Mapping[str, str]) -> Iterator:
     """Yields the events with the tool names that the client gave."""
     for event in events:
-        if isinstance(event, Open) and isinstance(event.block, ToolCall) and event.block.name in tool_names:
+        if isinstance(event, hub.Open) and isinstance(event.block, hub.ToolCall) and event.block.name in tool_names:
             event = replace(event, block=replace(event.block, name=tool_names[event.block.name]))
         yield event
 
 
-def _write_reply(translation: Translation, reply, context: Context, losses: Losses) -> tuple[bytes, tuple[str, ...]]:
+def _write_reply(
+    translation: Translation, reply, context: hub.Context, losses: Losses
+) -> tuple[bytes, tuple[str, ...]]:
     return orjson.dumps(translation.client_codec.write_reply(reply, context, losses)), losses.names()
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gproxy.protocols import hub
 from gproxy.protocols.custom_tools import FREE_INPUT, as_arguments, free_text, is_custom
-from gproxy.protocols.hub import Context, Request, Tool, WebSearch
 
 
 @given(st.text())
@@ -46,5 +46,5 @@ def test_free_text_is_read_from_arguments(arguments, text):
     ("name", "expected"), [("patch", True), ("look_up", False), ("nowhere", False), ("web_search", False)]
 )
 def test_only_a_tool_that_the_client_declared_as_custom_is_custom(name, expected):
-    tools = (Tool("patch"), Tool("look_up", schema={}), WebSearch())
-    assert is_custom(name, Context("m", "main", "req_1", 0, Request(tools=tools))) is expected
+    tools = (hub.Tool("patch"), hub.Tool("look_up", schema={}), hub.WebSearch())
+    assert is_custom(name, hub.Context("m", "main", "req_1", 0, hub.Request(tools=tools))) is expected

@@ -14,37 +14,7 @@ from hypothesis import strategies as st
 
 from gproxy import protocols
 from gproxy.errors import BadRequest
-from gproxy.protocols import sse, validate
-from gproxy.protocols.hub import (
-    Answer,
-    Citation,
-    Close,
-    Delta,
-    End,
-    Failed,
-    Finish,
-    Format,
-    Logprob,
-    Media,
-    Open,
-    Reasoning,
-    Refusal,
-    Reply,
-    Request,
-    Signature,
-    Start,
-    Text,
-    Thinking,
-    ToolCall,
-    ToolChoice,
-    ToolResult,
-    Turn,
-    Usage,
-    Used,
-    WebSearch,
-    fold,
-    unfold,
-)
+from gproxy.protocols import hub, sse, validate
 from gproxy.protocols.losses import Losses
 from tests.conversations import (
     CLIENT_MODEL,
@@ -96,69 +66,73 @@ JSON = st.recursive(
     max_leaves=6,
 )
 ARGUMENTS = st.dictionaries(TEXTS, JSON, max_size=3).map(lambda document: orjson.dumps(document).decode())
-TOOLS = {"f": F, "g": G, "shell": SHELL, "search": WebSearch()}
+TOOLS = {"f": F, "g": G, "shell": SHELL, "search": hub.WebSearch()}
 MEDIA = st.sampled_from(
     [
-        Media("image", "image/png", PNG),
-        Media("image", "image/png", PNG, detail="low"),
-        Media("image", None, url="https://example.com/a.png"),
-        Media("file", "application/pdf", PDF, name="a.pdf"),
-        Media("audio", "audio/wav", PNG),
-        Media("video", "video/mp4", PNG),
+        hub.Media("image", "image/png", PNG),
+        hub.Media("image", "image/png", PNG, detail="low"),
+        hub.Media("image", None, url="https://example.com/a.png"),
+        hub.Media("file", "application/pdf", PDF, name="a.pdf"),
+        hub.Media("audio", "audio/wav", PNG),
+        hub.Media("video", "video/mp4", PNG),
     ]
 )
 
 
 @st.composite
-def conversations(draw) -> Request:
-    turns: list[Turn] = []
-    calls: list[ToolCall] = []
+def conversations(draw) -> hub.Request:
+    turns: list[hub.Turn] = []
+    calls: list[hub.ToolCall] = []
     count = 0
     for number in range(draw(st.integers(1, 6))):
         if number % 2 == 0:
             results_of_calls = [
-                ToolResult(call.id, draw(results()), draw(st.booleans()), call.is_custom) for call in calls
+                hub.ToolResult(call.id, draw(results()), draw(st.booleans()), call.is_custom) for call in calls
             ]
             content = tuple(
-                draw(st.lists(NOT_BLANK.map(Text) | MEDIA, min_size=0 if results_of_calls else 1, max_size=3))
+                draw(st.lists(NOT_BLANK.map(hub.Text) | MEDIA, min_size=0 if results_of_calls else 1, max_size=3))
             )
-            turns.append(Turn("user", (*results_of_calls, *content)))
+            turns.append(hub.Turn("user", (*results_of_calls, *content)))
             calls = []
         else:
             calls = [draw(tool_call(f"toolu_{count + i}")) for i in range(draw(st.integers(0, 2)))]
             count += len(calls)
-            content = tuple(map(Text, draw(st.lists(NOT_BLANK, min_size=0 if calls else 1, max_size=2))))
-            turns.append(Turn("assistant", (*content, *calls)))
+            content = tuple(map(hub.Text, draw(st.lists(NOT_BLANK, min_size=0 if calls else 1, max_size=2))))
+            turns.append(hub.Turn("assistant", (*content, *calls)))
     if calls:  # every call has its result in the next turn
-        turns.append(Turn("user", tuple(ToolResult(call.id, (Text("x"),), False, call.is_custom) for call in calls)))
+        turns.append(
+            hub.Turn("user", tuple(hub.ToolResult(call.id, (hub.Text("x"),), False, call.is_custom) for call in calls))
+        )
     if turns[-1].role == "assistant":
-        turns.append(Turn("user", (Text("x"),)))
+        turns.append(hub.Turn("user", (hub.Text("x"),)))
     return replace(draw(other_fields()), turns=tuple(turns))
 
 
 def results():
-    blocks = st.lists(st.text("ab 東🗼", min_size=1, max_size=5).filter(str.strip).map(Text), max_size=2)
+    blocks = st.lists(st.text("ab 東🗼", min_size=1, max_size=5).filter(str.strip).map(hub.Text), max_size=2)
     return st.tuples(blocks, st.lists(MEDIA.filter(lambda m: m.kind == "image" and m.data), max_size=1)).map(
         lambda parts: (*parts[0], *parts[1])
     )
 
 
 def tool_call(call_id: str):
-    custom = NOT_BLANK.map(lambda text: ToolCall(call_id, "shell", text, is_custom=True))
-    return ARGUMENTS.map(lambda arguments: ToolCall(call_id, "f", arguments)) | custom
+    custom = NOT_BLANK.map(lambda text: hub.ToolCall(call_id, "shell", text, is_custom=True))
+    return ARGUMENTS.map(lambda arguments: hub.ToolCall(call_id, "f", arguments)) | custom
 
 
 def other_fields():
     """Requests with all fields but the turns."""
     unit = st.sampled_from([0, 0.25, 0.5, 1, 1.5, 2])
     return st.builds(
-        Request,
+        hub.Request,
         system=st.lists(NOT_BLANK, max_size=2).map(tuple),
         tools=st.sets(st.sampled_from(list(TOOLS))).map(
             lambda names: tuple(tool for name, tool in TOOLS.items() if name in names)
         ),
         choice=st.none()
-        | st.sampled_from([ToolChoice("auto"), ToolChoice("any"), ToolChoice("none"), ToolChoice("any", ("f",))]),
+        | st.sampled_from(
+            [hub.ToolChoice("auto"), hub.ToolChoice("any"), hub.ToolChoice("none"), hub.ToolChoice("any", ("f",))]
+        ),
         parallel=st.none() | st.booleans(),
         max_tokens=st.none() | st.integers(1, 4096),
         temperature=st.none() | unit,
@@ -170,10 +144,10 @@ def other_fields():
         presence_penalty=st.none() | st.sampled_from([-1, 0, 0.5]),
         n=st.none() | st.integers(1, 3),
         logprobs=st.none() | st.integers(0, 5),
-        format=st.none() | st.sampled_from([Format(), Format(SCHEMA), Format(SCHEMA, "out", "what", True)]),
+        format=st.none() | st.sampled_from([hub.Format(), hub.Format(SCHEMA), hub.Format(SCHEMA, "out", "what", True)]),
         reasoning=st.none()
         | st.builds(
-            Reasoning,
+            hub.Reasoning,
             st.none() | st.sampled_from(["none", "minimal", "low", "medium", "high", "xhigh"]),
             st.none(),
             st.none() | st.booleans(),
@@ -191,7 +165,7 @@ def codec(name: str):
     return LOADED[name].CODECS["generate_content"]
 
 
-def round_trip(name: str, request: Request, losses: Losses) -> Request:
+def round_trip(name: str, request: hub.Request, losses: Losses) -> hub.Request:
     """Returns the request as it is read back from its body."""
     body = orjson.loads(validate.dumps(codec(name).write_request(request, target(name), losses)))
     return codec(name).read_request(body, Losses())
@@ -219,33 +193,33 @@ def test_any_request_is_translated_between_two_protocols(one, other, request):
 
 
 TOKENS = st.integers(0, 10**6)
-USAGES = st.builds(lambda i, o, r, c, w: Usage(i, max(o, r), r, c, w), TOKENS, TOKENS, TOKENS, TOKENS, TOKENS)
-LOGPROB = st.builds(Logprob, NOT_BLANK, st.sampled_from([-0.5, -1.25]))
+USAGES = st.builds(lambda i, o, r, c, w: hub.Usage(i, max(o, r), r, c, w), TOKENS, TOKENS, TOKENS, TOKENS, TOKENS)
+LOGPROB = st.builds(hub.Logprob, NOT_BLANK, st.sampled_from([-0.5, -1.25]))
 
 
 @st.composite
-def answers(draw) -> Answer:
+def answers(draw) -> hub.Answer:
     blocks: list = []
     has_image = draw(st.booleans())
     calls = [draw(tool_call(f"toolu_{i}")) for i in range(draw(st.integers(0, 3)))]
     if draw(st.booleans()):
-        signature = st.none() | st.text("ab+/=", min_size=1, max_size=6).map(lambda v: Signature("origin", v))
-        blocks.append(Thinking(draw(TEXTS.filter(bool)), draw(signature)))
+        signature = st.none() | st.text("ab+/=", min_size=1, max_size=6).map(lambda v: hub.Signature("origin", v))
+        blocks.append(hub.Thinking(draw(TEXTS.filter(bool)), draw(signature)))
     if draw(st.booleans()):
         text = draw(NOT_BLANK)
-        citations = st.builds(Citation, st.just("https://a.com/"), WORDS, st.none(), st.just(0), st.just(len(text)))
+        citations = st.builds(hub.Citation, st.just("https://a.com/"), WORDS, st.none(), st.just(0), st.just(len(text)))
         # Gemini sends sources at the end of the reply, where those of an earlier text are lost.
-        blocks.append(Text(text, () if calls or has_image else tuple(draw(st.lists(citations, max_size=2)))))
+        blocks.append(hub.Text(text, () if calls or has_image else tuple(draw(st.lists(citations, max_size=2)))))
     if has_image:
-        blocks.append(Media("image", "image/png", PNG))
+        blocks.append(hub.Media("image", "image/png", PNG))
     stop = "tools" if calls else draw(st.sampled_from(["stop", "length", "filtered"]))
-    has_text = any(isinstance(block, Text) for block in blocks)
+    has_text = any(isinstance(block, hub.Text) for block in blocks)
     logprobs = tuple(draw(st.lists(LOGPROB, max_size=2))) if has_text else ()
-    return Answer((*blocks, *calls), stop, None, logprobs)
+    return hub.Answer((*blocks, *calls), stop, None, logprobs)
 
 
 REPLY = st.builds(
-    Reply,
+    hub.Reply,
     st.just("resp_1"),
     st.just(CLIENT_MODEL),
     st.lists(answers(), min_size=1, max_size=2).map(tuple),
@@ -269,8 +243,8 @@ def test_any_reply_is_translated_between_two_protocols_whole_and_streamed(one, o
     changed, _ = apply(STREAMED[one], reply)
     expected, lost = apply(STREAMED[other], comparable(changed))
     losses = Losses()
-    streamed = read(one, documents(write(one, unfold(reply))))
-    assert comparable(fold(read(other, documents(write(other, streamed, losses))))) == comparable(expected)
+    streamed = read(one, documents(write(one, hub.unfold(reply))))
+    assert comparable(hub.fold(read(other, documents(write(other, streamed, losses))))) == comparable(expected)
     assert set(losses.names()) == lost
 
 
@@ -285,7 +259,7 @@ def write(name: str, events, losses: Losses | None = None) -> bytes:
 @st.composite
 def event_sequences(draw) -> list:
     """Legal orders of events: deltas cut anywhere, interleaved choices, with an end or a failure."""
-    events: list = [Start("resp_1", "m")] if draw(st.booleans()) else [Start("", "")]
+    events: list = [hub.Start("resp_1", "m")] if draw(st.booleans()) else [hub.Start("", "")]
     indexes = itertools.count()
     choices = [draw(choice_events(choice, indexes)) for choice in range(draw(st.integers(1, 2)))]
     if len(choices) == 2:
@@ -294,8 +268,12 @@ def event_sequences(draw) -> list:
         events += _renumbered(merged)
     else:
         events += _renumbered(choices[0])
-    events += draw(st.sampled_from([[], [Used(Usage(1, 2))], [Used(Usage(1, 2)), Used(Usage(1, 3), "priority")]]))
-    events.append(draw(st.sampled_from([End(), Failed(502, "upstream_error", "cut")])))
+    events += draw(
+        st.sampled_from(
+            [[], [hub.Used(hub.Usage(1, 2))], [hub.Used(hub.Usage(1, 2)), hub.Used(hub.Usage(1, 3), "priority")]]
+        )
+    )
+    events.append(draw(st.sampled_from([hub.End(), hub.Failed(502, "upstream_error", "cut")])))
     waits = draw(st.sets(st.integers(0, len(events)), max_size=3))
     return [item for at, event in enumerate(events) for item in ((None, event) if at in waits else (event,))]
 
@@ -308,21 +286,22 @@ def choice_events(draw, choice: int, indexes) -> list:
         block = draw(
             st.sampled_from(
                 [
-                    Text(""), Refusal(""), Thinking(""), Media("image", "image/png", PNG),
-                    ToolCall(f"t{choice}{number}", "f"), ToolCall(f"t{choice}{number}", "shell", is_custom=True),
-                    ToolCall(f"t{choice}{number}", "f", signature=Signature(PROVIDER, "U0lH")),
+                    hub.Text(""), hub.Refusal(""), hub.Thinking(""), hub.Media("image", "image/png", PNG),
+                    hub.ToolCall(f"t{choice}{number}", "f"),
+                    hub.ToolCall(f"t{choice}{number}", "shell", is_custom=True),
+                    hub.ToolCall(f"t{choice}{number}", "f", signature=hub.Signature(PROVIDER, "U0lH")),
                 ]
             )
         )  # fmt: skip
-        events.append(Open(index, block, choice))
-        parts = [] if isinstance(block, Media) else draw(st.lists(TEXTS, max_size=3))
-        if isinstance(block, ToolCall) and not block.is_custom:
+        events.append(hub.Open(index, block, choice))
+        parts = [] if isinstance(block, hub.Media) else draw(st.lists(TEXTS, max_size=3))
+        if isinstance(block, hub.ToolCall) and not block.is_custom:
             arguments = draw(ARGUMENTS)
             at = draw(st.integers(0, len(arguments)))
             parts = draw(st.sampled_from([[], [arguments], [arguments[:at], arguments[at:]]]))
-        events += [Delta(index, part) for part in parts]
-        events.append(Close(index))
-    events.append(Finish(draw(st.sampled_from(["stop", "length", "filtered"])), choice))
+        events += [hub.Delta(index, part) for part in parts]
+        events.append(hub.Close(index))
+    events.append(hub.Finish(draw(st.sampled_from(["stop", "length", "filtered"])), choice))
     return events
 
 
@@ -331,9 +310,9 @@ def _renumbered(events: list) -> list:
     numbers: dict[int, int] = {}
     out = []
     for event in events:
-        if isinstance(event, Open):
+        if isinstance(event, hub.Open):
             numbers[event.index] = len(numbers)
-        out.append(event if isinstance(event, Finish) else replace(event, index=numbers[event.index]))
+        out.append(event if isinstance(event, hub.Finish) else replace(event, index=numbers[event.index]))
     return out
 
 
@@ -377,7 +356,7 @@ def test_a_stream_may_be_cut_at_any_byte(name, stream, data):
     whole = bytes_of(name, stream)
     cuts = sorted(data.draw(st.sets(st.integers(1, len(whole) - 1), max_size=12)))
     client = data.draw(st.sampled_from(list(LOADED)))
-    failed = Failed(502, "upstream_error", "no end")
+    failed = hub.Failed(502, "upstream_error", "no end")
     assert write(client, read(name, [*documents_in_parts(whole, cuts), failed])) == write(
         client, read(name, [*documents_in_parts(whole, []), failed])
     )
@@ -491,7 +470,7 @@ def test_a_garbage_request_is_a_bad_request_or_a_request(name, seed):
             continue
         if operation != "generate_content":
             continue
-        assert isinstance(request, Request)
+        assert isinstance(request, hub.Request)
         for other in LOADED:
             try:
                 validate.dumps(codec(other).write_request(request, target(other), Losses(LOADED[name].NAMES)))
@@ -510,7 +489,7 @@ def test_a_garbage_reply_is_an_error_or_a_reply(name, seed):
         reply = codec(name).read_reply(body, context(REQUEST_WITH_TOOLS), Losses())
     except (BadRequest, ValueError):
         return
-    assert isinstance(reply, Reply)
+    assert isinstance(reply, hub.Reply)
     assert body == before
     for other in LOADED:
         try:
@@ -533,7 +512,7 @@ def test_garbage_in_a_stream_never_breaks_the_reader(name, seed):
         "twice": [*stream[: at + 1], *stream[at:]],
         "late": [*stream[:at], *stream[at + 1 :], stream[at]],
     }
-    events = read(name, [*payloads[dice.choice(list(payloads))], Failed(502, "upstream_error", "no end")])
+    events = read(name, [*payloads[dice.choice(list(payloads))], hub.Failed(502, "upstream_error", "no end")])
     check_order(events)
     for client in LOADED:
         GRAMMARS[client](write(client, events))
@@ -545,8 +524,8 @@ def test_garbage_in_a_stream_never_breaks_the_reader(name, seed):
 def test_a_stream_of_garbage_only_is_read_to_its_end(name, seed):
     dice = random.Random(seed)
     payloads = [garbage(dice) for _ in range(dice.randint(1, 4))]
-    events = read(name, [*payloads, Failed(502, "upstream_error", "no end")])
-    assert isinstance(events[-1], End | Failed)
+    events = read(name, [*payloads, hub.Failed(502, "upstream_error", "no end")])
+    assert isinstance(events[-1], hub.End | hub.Failed)
     for client in LOADED:
         write(client, events)
 
@@ -591,13 +570,13 @@ def test_a_schema_of_any_depth_and_with_cycles_is_written_or_a_bad_request(one, 
 def test_arguments_of_any_depth_and_size_are_written_or_a_bad_request(one, other, arguments):
     """Arguments are a text in chat and Responses, and an object in the other protocols."""
     turns = (
-        Turn("user", (Text("q"),)),
-        Turn("assistant", (ToolCall("toolu_1", "f", arguments),)),
-        Turn("user", (ToolResult("toolu_1", (Text(arguments),)),)),
+        hub.Turn("user", (hub.Text("q"),)),
+        hub.Turn("assistant", (hub.ToolCall("toolu_1", "f", arguments),)),
+        hub.Turn("user", (hub.ToolResult("toolu_1", (hub.Text(arguments),)),)),
     )
     try:
         body = orjson.loads(
-            validate.dumps(codec(one).write_request(Request(turns, max_tokens=9), target(one), Losses()))
+            validate.dumps(codec(one).write_request(hub.Request(turns, max_tokens=9), target(one), Losses()))
         )
         validate.dumps(codec(other).write_request(codec(one).read_request(body, Losses()), target(other), Losses()))
     except BadRequest as error:

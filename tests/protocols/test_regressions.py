@@ -11,29 +11,7 @@ import pytest
 from gproxy import channels, protocols
 from gproxy.channels.model_capabilities import capabilities
 from gproxy.errors import BadRequest
-from gproxy.protocols import validate
-from gproxy.protocols.hub import (
-    Delta,
-    End,
-    Failed,
-    Media,
-    Open,
-    Reasoning,
-    Refusal,
-    Reply,
-    Request,
-    Signature,
-    StreamFailed,
-    Target,
-    Text,
-    Thinking,
-    Tool,
-    ToolCall,
-    ToolChoice,
-    ToolResult,
-    Turn,
-    fold,
-)
+from gproxy.protocols import hub, validate
 from gproxy.protocols.losses import Losses
 from gproxy.protocols.repair import NO_RESULT
 from gproxy.protocols.signatures import SKIP_VALIDATOR, WRAPPED_PREFIX, wrap
@@ -43,23 +21,23 @@ from tests.stopwatch import seconds
 
 LOADED = protocols.load()
 CHAT, RESPONSES, CLAUDE, GEMINI = "openai_chat", "openai_responses", "anthropic", "gemini"
-Q, HI = Turn("user", (Text("Is it?"),)), Text("hi")
-CALL = ToolCall("a", "f", '{"x":1}')
+Q, HI = hub.Turn("user", (hub.Text("Is it?"),)), hub.Text("hi")
+CALL = hub.ToolCall("a", "f", '{"x":1}')
 
 
 def codec(name: str):
     return LOADED[name].CODECS["generate_content"]
 
 
-def write(name: str, *turns: Turn, to: Target | None = None, **more) -> tuple[dict, set[str]]:
+def write(name: str, *turns: hub.Turn, to: hub.Target | None = None, **more) -> tuple[dict, set[str]]:
     """Returns the body for a vendor and the losses by their hub names."""
     losses = Losses()
-    request = Request(turns or (Q,), **{"max_tokens": 999, **more})
+    request = hub.Request(turns or (Q,), **{"max_tokens": 999, **more})
     body = codec(name).write_request(request, to or target(name), losses)
     return orjson.loads(orjson.dumps(body)), set(losses.names())
 
 
-def read(name: str, body: dict) -> tuple[Request, set[str]]:
+def read(name: str, body: dict) -> tuple[hub.Request, set[str]]:
     losses = Losses(LOADED[name].NAMES)
     return codec(name).read_request(body, losses), set(losses.names())
 
@@ -89,25 +67,27 @@ def test_a_block_nested_in_its_own_type_is_dropped_as_a_loss_at_any_depth(kind, 
     request, lost = read(CLAUDE, {"messages": [{"role": "user", "content": content}]})
     assert lost == {f"messages.content.{kind}"}
     (turn,) = request.turns
-    assert turn.blocks == ((ToolResult("a"), Text("beside")) if kind == "tool_result" else (Text("beside"),))
+    assert turn.blocks == (
+        (hub.ToolResult("a"), hub.Text("beside")) if kind == "tool_result" else (hub.Text("beside"),)
+    )
 
 
 def test_one_level_of_nesting_is_read():
     request, lost = read(CLAUDE, {"messages": [{"role": "user", "content": [nested(1, "tool_result")]}]})
-    assert (request.turns[0].blocks, lost) == ((ToolResult("a", (Text("inside"),)),), set())
+    assert (request.turns[0].blocks, lost) == ((hub.ToolResult("a", (hub.Text("inside"),)),), set())
 
 
 @pytest.mark.parametrize(
     ("result", "written"),
     [
-        (ToolResult("a", is_error=True), {"content": "Error", "is_error": True}),
-        (ToolResult("a", (Text(" \n"),), is_error=True), {"content": "Error", "is_error": True}),
-        (ToolResult("a", (Text("no"),), is_error=True), {"content": "no", "is_error": True}),
-        (ToolResult("a"), {}),
+        (hub.ToolResult("a", is_error=True), {"content": "Error", "is_error": True}),
+        (hub.ToolResult("a", (hub.Text(" \n"),), is_error=True), {"content": "Error", "is_error": True}),
+        (hub.ToolResult("a", (hub.Text("no"),), is_error=True), {"content": "no", "is_error": True}),
+        (hub.ToolResult("a"), {}),
     ],
 )
 def test_a_failed_result_has_a_text_for_anthropic(result, written):
-    body, _ = write(CLAUDE, Q, Turn("assistant", (CALL,)), Turn("user", (result,)))
+    body, _ = write(CLAUDE, Q, hub.Turn("assistant", (CALL,)), hub.Turn("user", (result,)))
     assert body["messages"][-1]["content"] == [{"type": "tool_result", "tool_use_id": "a", **written}]
 
 
@@ -138,11 +118,11 @@ def test_an_end_user_that_anthropic_would_reject_becomes_a_digest(user, is_accep
 
 
 def test_priority_is_the_field_speed_only_for_models_with_fast_mode():
-    fast = Target(PROVIDER, "m", traits=frozenset(("fast",)))
+    fast = hub.Target(PROVIDER, "m", traits=frozenset(("fast",)))
     body, lost = write(CLAUDE, tier="priority", to=fast)
     assert (body["speed"], lost) == ("fast", set())
     assert "service_tier" not in body
-    body, lost = write(CLAUDE, tier="priority", to=Target(PROVIDER, "m"))
+    body, lost = write(CLAUDE, tier="priority", to=hub.Target(PROVIDER, "m"))
     assert (body["service_tier"], lost) == ("auto", {"tier"})
     assert "speed" not in body
 
@@ -152,7 +132,7 @@ LIMIT_FIELDS = {CLAUDE: "max_tokens", CHAT: "max_completion_tokens", RESPONSES: 
 
 @pytest.mark.parametrize("name", LIMIT_FIELDS)
 def test_the_output_limit_is_reduced_to_the_models_maximum(name):
-    small = Target(PROVIDER, "m", max_output=4096)
+    small = hub.Target(PROVIDER, "m", max_output=4096)
     for requested, written, expected in ((4097, 4096, {"max_tokens"}), (4096, 4096, set()), (100, 100, set())):
         body, lost = write(name, max_tokens=requested, to=small)
         assert (body[LIMIT_FIELDS[name]], lost) == (written, expected)
@@ -160,32 +140,32 @@ def test_the_output_limit_is_reduced_to_the_models_maximum(name):
     assert (body[LIMIT_FIELDS[name]], lost) == (10**6, set())
 
 
-OWN_THOUGHT = Thinking("hm", Signature(PROVIDER, "thinking:c2ln"))
-FOREIGN_THOUGHT = Thinking("hm", Signature("other/anthropic", "thinking:c2ln"))
-RESULT = Turn("user", (ToolResult("a", (Text("42"),)),))
+OWN_THOUGHT = hub.Thinking("hm", hub.Signature(PROVIDER, "thinking:c2ln"))
+FOREIGN_THOUGHT = hub.Thinking("hm", hub.Signature("other/anthropic", "thinking:c2ln"))
+RESULT = hub.Turn("user", (hub.ToolResult("a", (hub.Text("42"),)),))
 
 
 @pytest.mark.parametrize(
     ("turns", "is_enabled"),
     [
         ((Q,), True),
-        ((Q, Turn("assistant", (HI,)), Q), True),
+        ((Q, hub.Turn("assistant", (HI,)), Q), True),
         # the model cannot continue a text that follows no thinking of its own
-        ((Q, Turn("assistant", (HI,))), False),
-        ((Q, Turn("assistant", (OWN_THOUGHT, HI))), False),
+        ((Q, hub.Turn("assistant", (HI,))), False),
+        ((Q, hub.Turn("assistant", (OWN_THOUGHT, HI))), False),
         # a turn with answered calls must begin with thinking of the same vendor
-        ((Q, Turn("assistant", (OWN_THOUGHT, CALL)), RESULT), True),
-        ((Q, Turn("assistant", (HI, OWN_THOUGHT, CALL)), RESULT), False),
-        ((Q, Turn("assistant", (CALL, OWN_THOUGHT)), RESULT), False),
-        ((Q, Turn("assistant", (FOREIGN_THOUGHT, CALL)), RESULT), False),
-        ((Q, Turn("assistant", (Thinking("hm"), CALL)), RESULT), False),
-        ((Q, Turn("assistant", (CALL,)), RESULT), False),
+        ((Q, hub.Turn("assistant", (OWN_THOUGHT, CALL)), RESULT), True),
+        ((Q, hub.Turn("assistant", (HI, OWN_THOUGHT, CALL)), RESULT), False),
+        ((Q, hub.Turn("assistant", (CALL, OWN_THOUGHT)), RESULT), False),
+        ((Q, hub.Turn("assistant", (FOREIGN_THOUGHT, CALL)), RESULT), False),
+        ((Q, hub.Turn("assistant", (hub.Thinking("hm"), CALL)), RESULT), False),
+        ((Q, hub.Turn("assistant", (CALL,)), RESULT), False),
         ((RESULT,), False),
     ],
 )
 def test_budgeted_thinking_is_disabled_where_anthropic_would_reject_it(turns, is_enabled):
-    to = Target(PROVIDER, "m", budgets=True)
-    body, lost = write(CLAUDE, *turns, to=to, max_tokens=8000, reasoning=Reasoning("medium"))
+    to = hub.Target(PROVIDER, "m", budgets=True)
+    body, lost = write(CLAUDE, *turns, to=to, max_tokens=8000, reasoning=hub.Reasoning("medium"))
     expected = {"type": "enabled", "budget_tokens": 4000} if is_enabled else {"type": "disabled"}
     assert body["thinking"] == expected
     assert ("signature" in lost) is not is_enabled
@@ -193,7 +173,7 @@ def test_budgeted_thinking_is_disabled_where_anthropic_would_reject_it(turns, is
 
 @pytest.mark.parametrize("name", LOADED)
 def test_calls_at_the_end_of_a_conversation_get_results(name):
-    body, lost = write(name, Q, Turn("assistant", (CALL, ToolCall("b", "g", "{}"))))
+    body, lost = write(name, Q, hub.Turn("assistant", (CALL, hub.ToolCall("b", "g", "{}"))))
     assert "tool_result" in lost
     assert json.dumps(body).count(NO_RESULT) == 2
 
@@ -201,13 +181,13 @@ def test_calls_at_the_end_of_a_conversation_get_results(name):
 @pytest.mark.parametrize("name", LOADED)
 def test_a_request_without_messages_and_system_prompt_is_a_bad_request(name):
     with pytest.raises(BadRequest, match="at least one message is needed"):
-        codec(name).write_request(Request(max_tokens=9), target(name), Losses())
-    codec(name).write_request(Request(system=("Be brief.",), max_tokens=9), target(name), Losses())
+        codec(name).write_request(hub.Request(max_tokens=9), target(name), Losses())
+    codec(name).write_request(hub.Request(system=("Be brief.",), max_tokens=9), target(name), Losses())
 
 
 def test_a_model_without_prefill_gets_a_final_user_message():
-    turns = (Q, Turn("assistant", (Text("It is"),)))
-    strict = Target(PROVIDER, "m", traits=frozenset(("no_prefill",)))
+    turns = (Q, hub.Turn("assistant", (hub.Text("It is"),)))
+    strict = hub.Target(PROVIDER, "m", traits=frozenset(("no_prefill",)))
     body, lost = write(CLAUDE, *turns, to=strict)
     assert (body["messages"][-1]["role"], lost) == ("user", {"turns"})
     body, lost = write(CLAUDE, *turns)
@@ -228,7 +208,7 @@ def test_many_calls_and_their_responses_in_reverse_order_are_read_in_linear_time
     calls = [{"functionCall": {**function(i), "args": {}}} for i in range(MANY)]
     responses = [{"functionResponse": {**function(i), "response": {"n": i}}} for i in reversed(range(MANY))]
     body = {"contents": [{"role": "model", "parts": calls}, {"role": "user", "parts": responses}]}
-    requests: list[Request] = []
+    requests: list[hub.Request] = []
     assert seconds(lambda: requests.append(read(GEMINI, body)[0])) < 0.5
     calls_read, results_read = (turn.blocks for turn in requests[0].turns)
     assert {call.id for call in calls_read} == {result.call_id for result in results_read}
@@ -247,17 +227,21 @@ def test_a_function_response_in_a_model_turn_is_read_as_the_users():
     )
     assert [turn.role for turn in request.turns] == ["user", "assistant", "user"]
     call_turn, result_turn = request.turns[1:]
-    assert [type(block) for block in call_turn.blocks] == [Text, ToolCall]
-    assert result_turn.blocks == (ToolResult(call_turn.blocks[1].id, (Text("42"),), name="f"),)
+    assert [type(block) for block in call_turn.blocks] == [hub.Text, hub.ToolCall]
+    assert result_turn.blocks == (hub.ToolResult(call_turn.blocks[1].id, (hub.Text("42"),), name="f"),)
     alone = [{"role": "model", "parts": parts[1:2]}, {"role": "model", "parts": parts[2:]}]
     assert [turn.role for turn in read(GEMINI, {"contents": alone})[0].turns] == ["assistant", "user"]
 
 
 def test_function_responses_come_before_their_media():
-    image = Media("image", "image/png", PNG)
-    results = (ToolResult("a", (Text("see"), image)), ToolResult("b", (image,)), ToolResult("c", (Text("no"),)))
-    calls = tuple(ToolCall(result.call_id, "f", "{}") for result in results)
-    body, lost = write(GEMINI, Q, Turn("assistant", calls), Turn("user", (HI, *results, image)))
+    image = hub.Media("image", "image/png", PNG)
+    results = (
+        hub.ToolResult("a", (hub.Text("see"), image)),
+        hub.ToolResult("b", (image,)),
+        hub.ToolResult("c", (hub.Text("no"),)),
+    )
+    calls = tuple(hub.ToolCall(result.call_id, "f", "{}") for result in results)
+    body, lost = write(GEMINI, Q, hub.Turn("assistant", calls), hub.Turn("user", (HI, *results, image)))
     kinds = [next(iter(part)) for part in body["contents"][-1]["parts"]]
     assert kinds == ["functionResponse"] * 3 + ["inlineData"] * 2 + ["text", "inlineData"]
     assert lost == {"tool_media"}
@@ -266,12 +250,12 @@ def test_function_responses_come_before_their_media():
 @pytest.mark.parametrize("media_type", ["image/gif", "image/bmp", "image/svg+xml"])
 @pytest.mark.parametrize("name", [None, "cat"])
 def test_an_image_that_gemini_cannot_read_is_a_note_and_a_loss(media_type, name):
-    image = Media("image", media_type, PNG, name=name)
-    body, lost = write(GEMINI, Turn("user", (HI, image)))
+    image = hub.Media("image", media_type, PNG, name=name)
+    body, lost = write(GEMINI, hub.Turn("user", (HI, image)))
     text = f"[{name or media_type} omitted: this model cannot read it]"
     assert body["contents"][0]["parts"] == [{"text": "hi"}, {"text": text}]
     assert lost - {"filename"} == {"image"}
-    body, lost = write(GEMINI, Q, Turn("assistant", (HI, image)), Q)
+    body, lost = write(GEMINI, Q, hub.Turn("assistant", (HI, image)), Q)
     assert body["contents"][1]["parts"] == [{"text": "hi"}]
     assert "image" in lost
 
@@ -279,32 +263,32 @@ def test_an_image_that_gemini_cannot_read_is_a_note_and_a_loss(media_type, name)
 @pytest.mark.parametrize(
     ("parts", "blocks"),
     [
-        ([{"text": "a"}, {"text": "b"}, {"text": ""}, {"text": " c"}], (Text("ab c"),)),
-        ([{"text": "h", "thought": True}, {"text": "m", "thought": True}], (Thinking("hm"),)),
+        ([{"text": "a"}, {"text": "b"}, {"text": ""}, {"text": " c"}], (hub.Text("ab c"),)),
+        ([{"text": "h", "thought": True}, {"text": "m", "thought": True}], (hub.Thinking("hm"),)),
         (
             [{"text": "h", "thought": True}, {"text": "m", "thought": True}, {"text": "a"}, {"text": "b"}],
-            (Thinking("hm"), Text("ab")),
+            (hub.Thinking("hm"), hub.Text("ab")),
         ),
         (
             [{"text": "h", "thought": True}, {"text": "m", "thought": True, "thoughtSignature": "S"}],
-            (Thinking("hm", Signature(None, "S")),),
+            (hub.Thinking("hm", hub.Signature(None, "S")),),
         ),
         # a signature ends its thinking block
         (
             [{"text": "h", "thought": True, "thoughtSignature": "S"}, {"text": "m", "thought": True}],
-            (Thinking("h", Signature(None, "S")), Thinking("m")),
+            (hub.Thinking("h", hub.Signature(None, "S")), hub.Thinking("m")),
         ),
     ],
 )
 def test_adjacent_texts_of_a_model_turn_are_merged(parts, blocks):
     for contents in ([{"role": "model", "parts": parts}], [{"role": "model", "parts": [part]} for part in parts]):
         request, _ = read(GEMINI, {"contents": contents})
-        assert request.turns == (Turn("assistant", blocks),)
+        assert request.turns == (hub.Turn("assistant", blocks),)
 
 
 def test_adjacent_texts_of_a_user_turn_stay_separate():
     request, _ = read(GEMINI, {"contents": [{"parts": [{"text": "a"}, {"text": "b"}]}]})
-    assert request.turns == (Turn("user", (Text("a"), Text("b"))),)
+    assert request.turns == (hub.Turn("user", (hub.Text("a"), hub.Text("b"))),)
 
 
 # -- chat ----------------------------------------------------------------------------------------------------------
@@ -326,13 +310,13 @@ ANNOTATION = {
 LOGPROBS = {"logprobs": {"content": [{"token": "{", "logprob": -0.5, "top_logprobs": []}]}}
 # A chunk between the chunks of a call, and the other blocks of the reply then.
 BETWEEN = {
-    "text": (chunk({"content": "so"}), (Text("so"),)),
+    "text": (chunk({"content": "so"}), (hub.Text("so"),)),
     "empty text": (chunk({"content": ""}), ()),
-    "thinking": (chunk({"reasoning_content": "hm"}), (Thinking("hm"),)),
-    "details": (chunk({"reasoning_details": [{"type": "reasoning.summary", "summary": "s"}]}), (Thinking(""),)),
+    "thinking": (chunk({"reasoning_content": "hm"}), (hub.Thinking("hm"),)),
+    "details": (chunk({"reasoning_details": [{"type": "reasoning.summary", "summary": "s"}]}), (hub.Thinking(""),)),
     "logprobs": (chunk({}, **LOGPROBS), ()),
     "annotations": (chunk({"annotations": [ANNOTATION]}), ()),
-    "all": (chunk({"content": "so", "annotations": [ANNOTATION]}, **LOGPROBS), (Text("so"),)),
+    "all": (chunk({"content": "so", "annotations": [ANNOTATION]}, **LOGPROBS), (hub.Text("so"),)),
 }
 
 
@@ -344,8 +328,8 @@ def test_no_other_delta_cuts_the_arguments_of_a_streamed_call(case, at):
     stream = [*stream[:at], between, *stream[at:], chunk({}, "tool_calls")]
     losses = Losses()
     received = events(CHAT, stream, losses)
-    (answer,) = fold(received).answers
-    assert answer.blocks[0] == ToolCall("a", "f", '{"x": "a} b{", "y": 1}')
+    (answer,) = hub.fold(received).answers
+    assert answer.blocks[0] == hub.ToolCall("a", "f", '{"x": "a} b{", "y": 1}')
     assert answer.blocks[1:] == other_blocks
     assert answer.stop == "tools"
     assert set(losses.names()) == {
@@ -358,8 +342,8 @@ def test_no_other_delta_cuts_the_arguments_of_a_streamed_call(case, at):
 def test_a_refusal_has_no_citations():
     losses = Losses()
     stream = [chunk({"refusal": "no", "annotations": [ANNOTATION]}, **LOGPROBS), chunk({}, "stop")]
-    (answer,) = fold(events(CHAT, stream, losses)).answers
-    assert (answer.blocks, len(answer.logprobs)) == ((Refusal("no"),), 1)
+    (answer,) = hub.fold(events(CHAT, stream, losses)).answers
+    assert (answer.blocks, len(answer.logprobs)) == ((hub.Refusal("no"),), 1)
     assert losses.names() == ("delta.annotations",)
 
 
@@ -378,8 +362,8 @@ def test_no_other_delta_cuts_the_arguments_of_interleaved_calls(case):
         chunk({"tool_calls": [part(0, ":1}")]}),
         chunk({}, "tool_calls"),
     ]
-    (answer,) = fold(events(CHAT, stream)).answers
-    assert answer.blocks[:2] == (ToolCall("c0", "f", '{"x":1}'), ToolCall("c1", "g", '{"y":2}'))
+    (answer,) = hub.fold(events(CHAT, stream)).answers
+    assert answer.blocks[:2] == (hub.ToolCall("c0", "f", '{"x":1}'), hub.ToolCall("c1", "g", '{"y":2}'))
     assert answer.blocks[2:] == other_blocks
 
 
@@ -396,7 +380,7 @@ def test_a_long_call_in_many_chunks_is_read_in_linear_time():
 @pytest.mark.parametrize("name", [CHAT, RESPONSES])
 def test_omitting_a_default_value_is_not_a_loss(name):
     known = capabilities(name, "o3")
-    thinker = Target(PROVIDER, "o3", refused=known.refused, efforts=known.efforts, traits=known.traits)
+    thinker = hub.Target(PROVIDER, "o3", refused=known.refused, efforts=known.efforts, traits=known.traits)
     for temperature, expected in ((1, set()), (1.0, set()), (0.5, {"temperature"}), (0, {"temperature"})):
         body, lost = write(name, temperature=temperature, to=thinker)
         assert "temperature" not in body
@@ -409,15 +393,15 @@ def test_omitting_a_default_value_is_not_a_loss(name):
 @pytest.mark.parametrize(
     ("media", "text"),
     [
-        (Media("file", "text/plain", base64.b64encode("grüße".encode()).decode()), "grüße"),
-        (Media("file", "text/markdown", base64.b64encode(b"# a").decode(), name="a.md"), "a.md:\n# a"),
-        (Media("file", "application/json", base64.b64encode(b"{}").decode()), "{}"),
-        (Media("file", "text/plain", "//79"), None),
-        (Media("file", "application/pdf", PDF), None),
+        (hub.Media("file", "text/plain", base64.b64encode("grüße".encode()).decode()), "grüße"),
+        (hub.Media("file", "text/markdown", base64.b64encode(b"# a").decode(), name="a.md"), "a.md:\n# a"),
+        (hub.Media("file", "application/json", base64.b64encode(b"{}").decode()), "{}"),
+        (hub.Media("file", "text/plain", "//79"), None),
+        (hub.Media("file", "application/pdf", PDF), None),
     ],
 )
 def test_a_text_document_is_a_text_for_chat(media, text):
-    body, lost = write(CHAT, Turn("user", (HI, media)))
+    body, lost = write(CHAT, hub.Turn("user", (HI, media)))
     part = body["messages"][0]["content"][1]
     assert lost == set()
     assert part == {"type": "text", "text": text} if text is not None else part["type"] == "file"
@@ -426,7 +410,7 @@ def test_a_text_document_is_a_text_for_chat(media, text):
 @pytest.mark.parametrize(
     ("blocks", "expected", "lost"),
     [
-        ((Thinking("hm"), CALL), "hm", set()),
+        ((hub.Thinking("hm"), CALL), "hm", set()),
         ((CALL,), "", {"thinking"}),
         ((HI, CALL), "", {"thinking"}),
         ((FOREIGN_THOUGHT, CALL), "hm", set()),
@@ -435,18 +419,18 @@ def test_a_text_document_is_a_text_for_chat(media, text):
 )
 def test_deepseek_gets_reasoning_content_with_every_call(blocks, expected, lost):
     kind = channels.load()["deepseek"]
-    deepseek = Target(PROVIDER, "deepseek-chat", traits=kind.traits, refused=kind.refused)
+    deepseek = hub.Target(PROVIDER, "deepseek-chat", traits=kind.traits, refused=kind.refused)
     after = RESULT if CALL in blocks else Q
-    body, actual = write(CHAT, Q, Turn("assistant", blocks), after, to=deepseek)
+    body, actual = write(CHAT, Q, hub.Turn("assistant", blocks), after, to=deepseek)
     assert body["messages"][1].get("reasoning_content") == expected
     assert actual == lost
-    body, _ = write(CHAT, Q, Turn("assistant", blocks), after)
+    body, _ = write(CHAT, Q, hub.Turn("assistant", blocks), after)
     assert "reasoning_content" not in body["messages"][1]
 
 
 # -- same-protocol lane --------------------------------------------------------------------------------------------
 
-WRAPPED = wrap(Signature("other/gemini", "S"))
+WRAPPED = wrap(hub.Signature("other/gemini", "S"))
 
 
 def passed_on(protocol: str, body: dict) -> tuple[bytes, tuple[str, ...]]:
@@ -529,22 +513,27 @@ def test_a_signature_of_another_provider_is_removed_as_a_loss(name):
 
 # -- wrong types at every path -------------------------------------------------------------------------------------
 
-TOOL = Tool("f", "looks it up", {"type": "object", "properties": {"x": {"type": "integer", "enum": [1]}}}, True)
-EVERYTHING = Request(
+TOOL = hub.Tool("f", "looks it up", {"type": "object", "properties": {"x": {"type": "integer", "enum": [1]}}}, True)
+EVERYTHING = hub.Request(
     turns=(
-        Turn("user", (HI, Media("image", "image/png", PNG), Media("file", "application/pdf", PDF, name="a.pdf"))),
-        Turn("assistant", (Text("I look."), CALL)),
-        Turn("user", (ToolResult("a", (Text("42"), Media("image", "image/png", PNG)), name="f"), Text("And?"))),
+        hub.Turn(
+            "user", (HI, hub.Media("image", "image/png", PNG), hub.Media("file", "application/pdf", PDF, name="a.pdf"))
+        ),
+        hub.Turn("assistant", (hub.Text("I look."), CALL)),
+        hub.Turn(
+            "user",
+            (hub.ToolResult("a", (hub.Text("42"), hub.Media("image", "image/png", PNG)), name="f"), hub.Text("And?")),
+        ),
     ),
     system=("Be brief.",),
     tools=(TOOL,),
-    choice=ToolChoice("any", ("f",)),
+    choice=hub.ToolChoice("any", ("f",)),
     parallel=False,
     max_tokens=999,
     temperature=0.5,
     top_p=0.5,
     stop=("END",),
-    reasoning=Reasoning("low"),
+    reasoning=hub.Reasoning("low"),
     tier="priority",
     end_user="u",
     metadata={"user_id": "u"},
@@ -596,7 +585,7 @@ def test_wrong_types_anywhere_in_a_request_are_a_bad_request_or_a_request(name):
             assert error.message.startswith(f"{error.label}: ")
             answers["refused"] += 1
             continue
-        assert isinstance(request, Request)
+        assert isinstance(request, hub.Request)
         answers["read"] += 1
         if answers["read"] % 8 == 0:  # the request can be written in every protocol
             for other in LOADED:
@@ -737,7 +726,7 @@ def test_wrong_types_anywhere_in_a_reply_are_an_error_or_a_reply(name):
         except (BadRequest, ValueError) as error:
             assert str(error)
             continue
-        assert isinstance(reply, Reply)
+        assert isinstance(reply, hub.Reply)
         for other in LOADED if number % 4 == 0 else ():
             orjson.dumps(codec(other).write_reply(reply, context(), Losses()))
 
@@ -804,16 +793,16 @@ def stream_with_everything(name: str) -> list[dict]:
 @pytest.mark.parametrize("name", LOADED)
 def test_wrong_types_anywhere_in_a_stream_never_break_the_reader(name):
     stream = stream_with_everything(name)
-    assert isinstance(events(name, stream)[-1], End)
+    assert isinstance(events(name, stream)[-1], hub.End)
     for number, payloads in enumerate(corrupted(stream, 3, 2000)):
         documents = [payload for payload in payloads if isinstance(payload, dict)]
-        received = events(name, [*documents, Failed(502, "upstream_error", "no end")])
-        assert isinstance(received[-1], End | Failed)
-        open_indexes = {event.index for event in received if isinstance(event, Open)}
-        assert all(event.index in open_indexes for event in received if isinstance(event, Delta))
+        received = events(name, [*documents, hub.Failed(502, "upstream_error", "no end")])
+        assert isinstance(received[-1], hub.End | hub.Failed)
+        open_indexes = {event.index for event in received if isinstance(event, hub.Open)}
+        assert all(event.index in open_indexes for event in received if isinstance(event, hub.Delta))
         for other in LOADED if number % 4 == 0 else ():
             b"".join(LOADED[other].write_stream(received, context(), Losses()))
         try:
-            fold(received)
-        except StreamFailed as error:
-            assert isinstance(error.failed, Failed)
+            hub.fold(received)
+        except hub.StreamFailed as error:
+            assert isinstance(error.failed, hub.Failed)

@@ -9,47 +9,46 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gproxy.errors import BadRequest
-from gproxy.protocols import repair
-from gproxy.protocols.hub import Media, Refusal, Text, Thinking, ToolCall, ToolResult, Turn
+from gproxy.protocols import hub, repair
 from gproxy.protocols.losses import Losses
 from gproxy.protocols.repair import FIRST_USER_TEXT, LAST_USER_TEXT, NO_RESULT, PLACEHOLDER_TOOL
 from tests.stopwatch import seconds
 
 
-def user(*blocks) -> Turn:
-    return Turn("user", blocks)
+def user(*blocks) -> hub.Turn:
+    return hub.Turn("user", blocks)
 
 
-def assistant(*blocks) -> Turn:
-    return Turn("assistant", blocks)
+def assistant(*blocks) -> hub.Turn:
+    return hub.Turn("assistant", blocks)
 
 
-def system(text: str) -> Turn:
-    return Turn("system", (Text(text),))
+def system(text: str) -> hub.Turn:
+    return hub.Turn("system", (hub.Text(text),))
 
 
-def call(call_id: str, name: str = "f", **more) -> ToolCall:
-    return ToolCall(call_id, name, "{}", **more)
+def call(call_id: str, name: str = "f", **more) -> hub.ToolCall:
+    return hub.ToolCall(call_id, name, "{}", **more)
 
 
-def result(call_id: str, text: str = "42", **more) -> ToolResult:
-    return ToolResult(call_id, (Text(text),), **more)
+def result(call_id: str, text: str = "42", **more) -> hub.ToolResult:
+    return hub.ToolResult(call_id, (hub.Text(text),), **more)
 
 
-def paired(call_id: str, text: str = "42", name: str = "f", **more) -> ToolResult:
+def paired(call_id: str, text: str = "42", name: str = "f", **more) -> hub.ToolResult:
     """A result after pairing, with the name of its call."""
-    return ToolResult(call_id, (Text(text),), name=name, **more)
+    return hub.ToolResult(call_id, (hub.Text(text),), name=name, **more)
 
 
-def placeholder(call_id: str) -> ToolCall:
-    return ToolCall(call_id, PLACEHOLDER_TOOL, "{}")
+def placeholder(call_id: str) -> hub.ToolCall:
+    return hub.ToolCall(call_id, PLACEHOLDER_TOOL, "{}")
 
 
-def missing(call_id: str, **more) -> ToolResult:
-    return ToolResult(call_id, (Text(NO_RESULT),), is_error=True, **{"name": "f", **more})
+def missing(call_id: str, **more) -> hub.ToolResult:
+    return hub.ToolResult(call_id, (hub.Text(NO_RESULT),), is_error=True, **{"name": "f", **more})
 
 
-HI, OK, IMAGE = Text("hi"), Text("ok"), Media("image", "image/png", "AAAA")
+HI, OK, IMAGE = hub.Text("hi"), hub.Text("ok"), hub.Media("image", "image/png", "AAAA")
 
 
 @pytest.mark.parametrize(
@@ -59,12 +58,12 @@ HI, OK, IMAGE = Text("hi"), Text("ok"), Media("image", "image/png", "AAAA")
         ([user(HI), user(OK)], (user(HI, OK),)),
         ([user(HI), assistant(OK), assistant(call("a")), user(HI)], (user(HI), assistant(OK, call("a")), user(HI))),
         # empty texts and empty turns are dropped, and their neighbours merged
-        ([user(HI), assistant(Text(" \n")), user(OK)], (user(HI, OK),)),
-        ([user(Text("")), assistant(OK)], (assistant(OK),)),
-        ([user(), user(HI, Text(""), IMAGE)], (user(HI, IMAGE),)),
+        ([user(HI), assistant(hub.Text(" \n")), user(OK)], (user(HI, OK),)),
+        ([user(hub.Text("")), assistant(OK)], (assistant(OK),)),
+        ([user(), user(HI, hub.Text(""), IMAGE)], (user(HI, IMAGE),)),
         # only texts may be empty
-        ([assistant(Thinking(""), Refusal(""))], (assistant(Thinking(""), Refusal("")),)),
-        ([system("a"), system("b"), user(HI)], (Turn("system", (Text("a"), Text("b"))), user(HI))),
+        ([assistant(hub.Thinking(""), hub.Refusal(""))], (assistant(hub.Thinking(""), hub.Refusal("")),)),
+        ([system("a"), system("b"), user(HI)], (hub.Turn("system", (hub.Text("a"), hub.Text("b"))), user(HI))),
     ],
 )
 def test_adjacent_turns_of_one_role_are_merged(turns, expected):
@@ -97,8 +96,8 @@ PAIRINGS = [
     # a result without its call
     ((user(result("c1")),), (assistant(placeholder("c1")), user(result("c1"))), True),
     (
-        (user(HI), assistant(OK), user(result("c1"), Text("go on"))),
-        (user(HI), assistant(OK, placeholder("c1")), user(result("c1"), Text("go on"))),
+        (user(HI), assistant(OK), user(result("c1"), hub.Text("go on"))),
+        (user(HI), assistant(OK, placeholder("c1")), user(result("c1"), hub.Text("go on"))),
         True,
     ),
     (
@@ -224,16 +223,16 @@ def test_repaired_turns_need_no_further_repair(turns, expected):
 
 def _without_name(block):
     """The name of a result is ignored: pairing again adds the name of its placeholder call."""
-    return replace(block, name=None) if isinstance(block, ToolResult) else block
+    return replace(block, name=None) if isinstance(block, hub.ToolResult) else block
 
 
 BLOCKS = {
     "user": st.one_of(st.builds(result, st.sampled_from("abc")), st.just(HI), st.just(IMAGE)),
     "assistant": st.one_of(st.builds(call, st.sampled_from("abc")), st.just(OK)),
-    "system": st.just(Text("be brief")),
+    "system": st.just(hub.Text("be brief")),
 }
 TURNS = st.sampled_from(tuple(BLOCKS)).flatmap(
-    lambda role: st.builds(Turn, st.just(role), st.lists(BLOCKS[role], max_size=4).map(tuple))
+    lambda role: st.builds(hub.Turn, st.just(role), st.lists(BLOCKS[role], max_size=4).map(tuple))
 )
 
 
@@ -241,20 +240,20 @@ TURNS = st.sampled_from(tuple(BLOCKS)).flatmap(
 def test_after_repair_results_always_directly_follow_their_calls(turns):
     repaired = repair.pair_results(repair.merge_turns(turns), Losses())
     for i, turn in enumerate(repaired):
-        calls = {block.id for block in turn.blocks if isinstance(block, ToolCall)}
+        calls = {block.id for block in turn.blocks if isinstance(block, hub.ToolCall)}
         after = repaired[i + 1] if i + 1 < len(repaired) else None
-        results = [b.call_id for b in after.blocks if isinstance(b, ToolResult)] if after else []
+        results = [b.call_id for b in after.blocks if isinstance(b, hub.ToolResult)] if after else []
         if calls:
             assert after.role == "user"
             assert set(results) == calls
             assert len(results) == len(set(results))
-            assert not any(isinstance(b, ToolResult) for b in after.blocks[len(results) :])
+            assert not any(isinstance(b, hub.ToolResult) for b in after.blocks[len(results) :])
         elif not calls:
             assert not results
-    ids = [block.id for turn in repaired for block in turn.blocks if isinstance(block, ToolCall)]
+    ids = [block.id for turn in repaired for block in turn.blocks if isinstance(block, hub.ToolCall)]
     assert len(ids) == len(set(ids))
     assert all(before.role != after.role for before, after in pairwise(repaired))
-    assert not any(isinstance(block, ToolResult) for block in (repaired[0].blocks if repaired else ()))
+    assert not any(isinstance(block, hub.ToolResult) for block in (repaired[0].blocks if repaired else ()))
 
 
 @pytest.mark.parametrize("has_system", [True, False])
@@ -262,8 +261,8 @@ def test_after_repair_results_always_directly_follow_their_calls(turns):
     ("turns", "expected", "lost"),
     [
         ((user(HI),), (user(HI),), ()),
-        ((assistant(OK), user(HI)), (user(Text(FIRST_USER_TEXT)), assistant(OK), user(HI)), ("turns",)),
-        ((system("be brief"), user(HI)), (user(Text(FIRST_USER_TEXT)), system("be brief"), user(HI)), ("turns",)),
+        ((assistant(OK), user(HI)), (user(hub.Text(FIRST_USER_TEXT)), assistant(OK), user(HI)), ("turns",)),
+        ((system("be brief"), user(HI)), (user(hub.Text(FIRST_USER_TEXT)), system("be brief"), user(HI)), ("turns",)),
     ],
 )
 def test_a_conversation_begins_with_a_user_turn(turns, expected, lost, has_system):
@@ -274,7 +273,7 @@ def test_a_conversation_begins_with_a_user_turn(turns, expected, lost, has_syste
 
 def test_a_system_prompt_alone_is_accepted_and_an_empty_request_is_not():
     losses = Losses({"turns": "messages"})
-    assert repair.start_with_user((), True, losses) == (user(Text(FIRST_USER_TEXT)),)
+    assert repair.start_with_user((), True, losses) == (user(hub.Text(FIRST_USER_TEXT)),)
     assert losses.names() == ("messages",)
     with pytest.raises(BadRequest, match=r"^invalid_request: messages: at least one message is needed$"):
         repair.start_with_user((), False, losses)
@@ -290,7 +289,7 @@ def test_a_system_prompt_alone_is_accepted_and_an_empty_request_is_not():
 )
 def test_a_conversation_ends_with_a_user_turn(turns, is_changed):
     losses = Losses()
-    assert repair.end_with_user(turns, losses) == ((*turns, user(Text(LAST_USER_TEXT))) if is_changed else turns)
+    assert repair.end_with_user(turns, losses) == ((*turns, user(hub.Text(LAST_USER_TEXT))) if is_changed else turns)
     assert losses.names() == (("turns",) if is_changed else ())
 
 
@@ -312,10 +311,10 @@ def test_a_long_conversation_is_repaired_in_linear_time():
     ("turns", "expected", "lost"),
     [
         ((user(HI), assistant(OK)), (user(HI), assistant(OK)), ()),
-        ((user(HI), system("be brief")), (user(HI, Text("be brief")),), ("system_turn",)),
+        ((user(HI), system("be brief")), (user(HI, hub.Text("be brief")),), ("system_turn",)),
         (
             (user(HI), assistant(OK), system("be brief"), assistant(OK)),
-            (user(HI), assistant(OK), user(Text("be brief")), assistant(OK)),
+            (user(HI), assistant(OK), user(hub.Text("be brief")), assistant(OK)),
             ("system_turn",),
         ),
     ],

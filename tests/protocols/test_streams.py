@@ -6,33 +6,7 @@ from dataclasses import replace
 import pytest
 
 from gproxy import protocols
-from gproxy.protocols import signatures
-from gproxy.protocols.hub import (
-    Answer,
-    Citation,
-    Cited,
-    Close,
-    Delta,
-    End,
-    Failed,
-    Finish,
-    Logprob,
-    Logprobs,
-    Media,
-    Open,
-    Refusal,
-    Reply,
-    Signature,
-    Signed,
-    Start,
-    Text,
-    Thinking,
-    ToolCall,
-    Usage,
-    Used,
-    fold,
-    unfold,
-)
+from gproxy.protocols import hub, signatures
 from gproxy.protocols.losses import Losses
 from tests.conversations import PROVIDER, REPLIES, REQUEST_WITH_TOOLS, context
 from tests.sampled import documents, names, read, sample
@@ -41,17 +15,17 @@ from tests.sdk_readers import ERRORS, READERS, STOPS, SdkReply
 LOADED = protocols.load()
 EACH = pytest.mark.parametrize("name", LOADED)
 CLIENTS = pytest.mark.parametrize("client", LOADED)
-USED = Usage(input_tokens=10, output_tokens=20, cache_read_tokens=4)
-PARIS = ToolCall("call_1", "get_weather", '{"city":"Paris"}')
-CET = ToolCall("call_2", "get_time", '{"zone":"CET"}')
+USED = hub.Usage(input_tokens=10, output_tokens=20, cache_read_tokens=4)
+PARIS = hub.ToolCall("call_1", "get_weather", '{"city":"Paris"}')
+CET = hub.ToolCall("call_2", "get_time", '{"zone":"CET"}')
 
 
-def signature(value: str) -> Signature:
-    return Signature(PROVIDER, value)
+def signature(value: str) -> hub.Signature:
+    return hub.Signature(PROVIDER, value)
 
 
-def answer(*blocks, stop="stop", **more) -> Answer:
-    return Answer(blocks, stop, **more)
+def answer(*blocks, stop="stop", **more) -> hub.Answer:
+    return hub.Answer(blocks, stop, **more)
 
 
 GEMINI_ID = "call_mAITaLmkHPPlz7IPvtfUqQ4_0_"
@@ -59,7 +33,10 @@ GEMINI_ID = "call_mAITaLmkHPPlz7IPvtfUqQ4_0_"
 ANSWERS = {
     "openai_chat": {
         "text_and_calls": answer(
-            Text("Hi there"), ToolCall("call_1", "f", '{"a":1}'), ToolCall("call_2", "g", "{}"), stop="tools"
+            hub.Text("Hi there"),
+            hub.ToolCall("call_1", "f", '{"a":1}'),
+            hub.ToolCall("call_2", "g", "{}"),
+            stop="tools",
         ),
         "interleaved_calls": answer(PARIS, CET, stop="tools"),
         "calls_at_one_index": answer(PARIS, CET, stop="tools"),
@@ -67,89 +44,96 @@ ANSWERS = {
         "calls_without_ids": answer(
             replace(PARIS, id="call_req_1_0_0"), replace(CET, id="call_req_1_0_1"), stop="tools"
         ),
-        "call_without_arguments": answer(ToolCall("call_1", "now", ""), stop="tools"),
+        "call_without_arguments": answer(hub.ToolCall("call_1", "now", ""), stop="tools"),
         "calls_in_one_chunk": answer(PARIS, CET, stop="tools"),
-        "call_then_text": answer(PARIS, Text("Wait."), stop="tools"),
+        "call_then_text": answer(PARIS, hub.Text("Wait."), stop="tools"),
         "legacy_call": answer(replace(PARIS, id="call_req_1_0_0"), stop="tools"),
-        "refusal": answer(Refusal("I cannot help.")),
-        "filtered": answer(Text("It is"), stop="filtered"),
-        "length": answer(Text("It is"), stop="length"),
+        "refusal": answer(hub.Refusal("I cannot help.")),
+        "filtered": answer(hub.Text("It is"), stop="filtered"),
+        "length": answer(hub.Text("It is"), stop="length"),
         "logprobs": answer(
-            Text("It is"),
+            hub.Text("It is"),
             logprobs=(
-                Logprob("It", -0.25, (Logprob("It", -0.25),)),
-                Logprob(" is", -0.5, (Logprob(" is", -0.5),)),
+                hub.Logprob("It", -0.25, (hub.Logprob("It", -0.25),)),
+                hub.Logprob(" is", -0.5, (hub.Logprob(" is", -0.5),)),
             ),
         ),
-        "citations": answer(Text("It is so.", (Citation("https://a.com/", "A", None, 0, 9),))),
+        "citations": answer(hub.Text("It is so.", (hub.Citation("https://a.com/", "A", None, 0, 9),))),
         "signed_thinking": answer(
-            Thinking(
+            hub.Thinking(
                 "hm",
                 signature(
                     '[{"type":"reasoning.text","text":"hm","index":0,"format":"anthropic-claude-v1"},'
                     '{"type":"reasoning.text","signature":"U0lH","index":0,"format":"anthropic-claude-v1"}]'
                 ),
             ),
-            Text("42"),
+            hub.Text("42"),
         ),
-        "thinking_in_two_fields": answer(Thinking("hm"), Text("42")),
-        "finish_twice": answer(Text("42")),
+        "thinking_in_two_fields": answer(hub.Thinking("hm"), hub.Text("42")),
+        "finish_twice": answer(hub.Text("42")),
     },
     "openai_responses": {
         "interleaved_calls": answer(PARIS, CET, stop="tools"),
         "arguments_only_when_done": answer(PARIS, stop="tools"),
-        "items_only_when_done": answer(Text("I look."), PARIS, stop="tools"),
-        "all_only_at_the_end": answer(Text("I look."), PARIS, stop="tools"),
-        "text_only_when_done": answer(Text("I look.")),
-        "image": answer(Media("image", "image/png", "iVBORw0KGgo="), Text("Here.")),
+        "items_only_when_done": answer(hub.Text("I look."), PARIS, stop="tools"),
+        "all_only_at_the_end": answer(hub.Text("I look."), PARIS, stop="tools"),
+        "text_only_when_done": answer(hub.Text("I look.")),
+        "image": answer(hub.Media("image", "image/png", "iVBORw0KGgo="), hub.Text("Here.")),
         "trailing_empty_message": answer(PARIS, stop="tools"),
-        "custom_call": answer(ToolCall("call_1", "shell", "ls -l", is_custom=True), stop="tools"),
-        "refusal": answer(Refusal("I cannot.")),
-        "searched": answer(Text("It is so.", (Citation("https://a.com/", "A", None, 0, 9),))),
-        "encrypted_reasoning": answer(Thinking("First.\nThen.", signature("rs_1:gAAAAAB=")), PARIS, stop="tools"),
-        "open_reasoning": answer(Thinking("hm"), Text("42")),
-        "two_messages": answer(Text("I look."), Text("It is so.")),
-        "filtered": answer(Text("It is"), stop="filtered"),
+        "custom_call": answer(hub.ToolCall("call_1", "shell", "ls -l", is_custom=True), stop="tools"),
+        "refusal": answer(hub.Refusal("I cannot.")),
+        "searched": answer(hub.Text("It is so.", (hub.Citation("https://a.com/", "A", None, 0, 9),))),
+        "encrypted_reasoning": answer(hub.Thinking("First.\nThen.", signature("rs_1:gAAAAAB=")), PARIS, stop="tools"),
+        "open_reasoning": answer(hub.Thinking("hm"), hub.Text("42")),
+        "two_messages": answer(hub.Text("I look."), hub.Text("It is so.")),
+        "filtered": answer(hub.Text("It is"), stop="filtered"),
     },
     "anthropic": {
         "thinking_text_and_call": answer(
-            Thinking("hm", signature("thinking:S")), Text("Hi"), ToolCall("toolu_1", "f", '{"a":1}'), stop="tools"
+            hub.Thinking("hm", signature("thinking:S")),
+            hub.Text("Hi"),
+            hub.ToolCall("toolu_1", "f", '{"a":1}'),
+            stop="tools",
         ),
-        "text_in_the_start": answer(Text("It is.")),
-        "input_in_the_start": answer(ToolCall("toolu_1", "f", '{"a":1}'), ToolCall("toolu_2", "g", ""), stop="tools"),
-        "redacted_thinking": answer(Thinking("", signature("redacted:EmwK")), Text("42")),
-        "searched": answer(Text("I look."), Text("It is so.", (Citation("https://a.com/", "A", "so it is"),))),
-        "cites_a_document": answer(Text("It is so.", (Citation(None, "paper.pdf", "so it is"),))),
-        "refusal": answer(Text("I"), stop="filtered"),
-        "length": answer(Text("It is"), stop="length"),
-        "stop_sequence": answer(Text("It is"), sequence="X"),
+        "text_in_the_start": answer(hub.Text("It is.")),
+        "input_in_the_start": answer(
+            hub.ToolCall("toolu_1", "f", '{"a":1}'), hub.ToolCall("toolu_2", "g", ""), stop="tools"
+        ),
+        "redacted_thinking": answer(hub.Thinking("", signature("redacted:EmwK")), hub.Text("42")),
+        "searched": answer(
+            hub.Text("I look."), hub.Text("It is so.", (hub.Citation("https://a.com/", "A", "so it is"),))
+        ),
+        "cites_a_document": answer(hub.Text("It is so.", (hub.Citation(None, "paper.pdf", "so it is"),))),
+        "refusal": answer(hub.Text("I"), stop="filtered"),
+        "length": answer(hub.Text("It is"), stop="length"),
+        "stop_sequence": answer(hub.Text("It is"), sequence="X"),
         "nothing": answer(),
-        "odd/unknown_events": answer(Text("42")),
+        "odd/unknown_events": answer(hub.Text("42")),
     },
     "gemini": {
         "thinking_text_and_call": answer(
-            Thinking("think"),
-            Text("Hi"),
-            ToolCall(f"{GEMINI_ID}0", "f", '{"a":1}', signature=signature("U0lH")),
+            hub.Thinking("think"),
+            hub.Text("Hi"),
+            hub.ToolCall(f"{GEMINI_ID}0", "f", '{"a":1}', signature=signature("U0lH")),
             stop="tools",
         ),
-        "odd/stop_in_every_event": answer(Text("It is"), ToolCall(f"{GEMINI_ID}0", "f", "{}"), stop="tools"),
-        "call_before_the_stop": answer(ToolCall(f"{GEMINI_ID}0", "f", '{"a":1}'), stop="tools"),
-        "signed_text": answer(Text("It is so."), Thinking("", signature("U0lH"))),
-        "signed_empty_text": answer(Text("It is so."), Thinking("", signature("U0lH"))),
-        "signed_thought": answer(Thinking("hm", signature("U0lH")), Text("42")),
+        "odd/stop_in_every_event": answer(hub.Text("It is"), hub.ToolCall(f"{GEMINI_ID}0", "f", "{}"), stop="tools"),
+        "call_before_the_stop": answer(hub.ToolCall(f"{GEMINI_ID}0", "f", '{"a":1}'), stop="tools"),
+        "signed_text": answer(hub.Text("It is so."), hub.Thinking("", signature("U0lH"))),
+        "signed_empty_text": answer(hub.Text("It is so."), hub.Thinking("", signature("U0lH"))),
+        "signed_thought": answer(hub.Thinking("hm", signature("U0lH")), hub.Text("42")),
         "signed_first_call": answer(
-            ToolCall(f"{GEMINI_ID}0", "f", '{"a":1}', signature=signature("U0lH")),
-            ToolCall(f"{GEMINI_ID}1", "f", '{"a":2}'),
+            hub.ToolCall(f"{GEMINI_ID}0", "f", '{"a":1}', signature=signature("U0lH")),
+            hub.ToolCall(f"{GEMINI_ID}1", "f", '{"a":2}'),
             stop="tools",
         ),
-        "calls_with_ids": answer(ToolCall("fn-1", "f", '{"a":1}'), ToolCall("fn-2", "g", "{}"), stop="tools"),
-        "grounded": answer(Text("It is so.", (Citation("https://a.com/", "A", "It is so.", 0, 9),))),
-        "ran_code": answer(Text("```python\nprint(42)\n``````\n42\n\n```It is 42.")),
-        "image": answer(Text("Here."), Media("image", "image/png", "iVBORw0KGgo=")),
-        "length": answer(Text("It is"), stop="length"),
-        "unsafe": answer(Text("It is"), stop="filtered"),
-        "tool_use_prompt": answer(Text("42")),
+        "calls_with_ids": answer(hub.ToolCall("fn-1", "f", '{"a":1}'), hub.ToolCall("fn-2", "g", "{}"), stop="tools"),
+        "grounded": answer(hub.Text("It is so.", (hub.Citation("https://a.com/", "A", "It is so.", 0, 9),))),
+        "ran_code": answer(hub.Text("```python\nprint(42)\n``````\n42\n\n```It is 42.")),
+        "image": answer(hub.Text("Here."), hub.Media("image", "image/png", "iVBORw0KGgo=")),
+        "length": answer(hub.Text("It is"), stop="length"),
+        "unsafe": answer(hub.Text("It is"), stop="filtered"),
+        "tool_use_prompt": answer(hub.Text("42")),
     },
 }
 LOSSES = {
@@ -174,7 +158,7 @@ def payloads(name: str, stream: str) -> list:
     received: list = documents(bytes_of(name, stream))
     reader = read(LOADED[name], bytes_of(name, stream)).stream
     if not reader.is_terminal and not reader.has_failed:
-        received.append(Failed(502, "upstream_error", "the upstream's stream ended without its end"))
+        received.append(hub.Failed(502, "upstream_error", "the upstream's stream ended without its end"))
     return received
 
 
@@ -186,25 +170,25 @@ def write(client: str, events, **more) -> bytes:
     return b"".join(LOADED[client].write_stream(events, context(REQUEST_WITH_TOOLS, **more), Losses()))
 
 
-def sdk_reply(client: str, reply: Reply) -> SdkReply:
+def sdk_reply(client: str, reply: hub.Reply) -> SdkReply:
     """Returns the reply that a program must receive from the SDK of any protocol."""
     answer, usage = reply.answers[0], reply.usage
     expected = SdkReply(stop=STOPS[client][answer.stop])
     for block in answer.blocks:
         match block:
-            case Text(text):
+            case hub.Text(text):
                 expected.text += text
-            case Refusal(text) if client in ("openai_chat", "openai_responses"):
+            case hub.Refusal(text) if client in ("openai_chat", "openai_responses"):
                 expected.refusal += text
-            case Refusal(text):
+            case hub.Refusal(text):
                 expected.text += text
-            case Thinking(text):
+            case hub.Thinking(text):
                 expected.thinking += text
-            case ToolCall(is_custom=False):
+            case hub.ToolCall(is_custom=False):
                 expected.calls.append(
                     (LOADED[client].client_call_id(block.id), block.name, json.loads(block.arguments or "{}"))
                 )
-            case ToolCall():
+            case hub.ToolCall():
                 text = block.arguments if client in ("openai_chat", "openai_responses") else {"input": block.arguments}
                 expected.calls.append((block.id, block.name, text))
     if client == "anthropic" and answer.sequence:
@@ -221,7 +205,7 @@ def sdk_reply(client: str, reply: Reply) -> SdkReply:
 @pytest.mark.parametrize(("name", "stream"), WITH_ANSWERS)
 def test_a_vendors_stream_is_read_as_the_expected_answer(name, stream):
     losses = Losses()
-    reply = fold(events_of(name, stream, losses))
+    reply = hub.fold(events_of(name, stream, losses))
     assert reply.answers == (ANSWERS[name][stream],)
     assert set(losses.names()) == LOSSES.get((name, stream), set())
     assert reply.id
@@ -230,41 +214,41 @@ def test_a_vendors_stream_is_read_as_the_expected_answer(name, stream):
 
 @pytest.mark.parametrize(("name", "stream"), WITH_ANSWERS)
 def test_the_usage_of_a_stream_is_split_into_classes(name, stream):
-    usage = fold(events_of(name, stream)).usage
+    usage = hub.fold(events_of(name, stream)).usage
     match name, stream:
         case "anthropic", "cache_split":
-            assert usage == Usage(10, 20, 0, 4, 0, 5, 2)
+            assert usage == hub.Usage(10, 20, 0, 4, 0, 5, 2)
         case "gemini", "thinking_text_and_call":
-            assert usage == Usage(input_tokens=14, output_tokens=20, reasoning_tokens=15)
+            assert usage == hub.Usage(input_tokens=14, output_tokens=20, reasoning_tokens=15)
         case _:
             assert usage == USED
 
 
 def test_cache_writes_are_split_by_their_lifetime():
-    assert fold(events_of("anthropic", "cache_split")).usage == Usage(10, 20, 0, 4, 0, 5, 2)
-    nested = fold(events_of("anthropic", "cache_split_in_iterations")).usage
+    assert hub.fold(events_of("anthropic", "cache_split")).usage == hub.Usage(10, 20, 0, 4, 0, 5, 2)
+    nested = hub.fold(events_of("anthropic", "cache_split_in_iterations")).usage
     assert nested.cache_write_5m_tokens or nested.cache_write_1h_tokens
 
 
 def test_the_tier_of_a_messages_stream_is_read_from_its_start():
-    assert fold(events_of("anthropic", "fast")).tier == "priority"
+    assert hub.fold(events_of("anthropic", "fast")).tier == "priority"
 
 
 def test_a_first_chunk_without_an_id_does_not_start_the_reply():
-    start = next(event for event in events_of("openai_chat", "azure") if isinstance(event, Start))
-    assert start == Start("chatcmpl-CgX8bQ1hV7sNzEwT2kPq", "gpt-4o-2024-11-20")
+    start = next(event for event in events_of("openai_chat", "azure") if isinstance(event, hub.Start))
+    assert start == hub.Start("chatcmpl-CgX8bQ1hV7sNzEwT2kPq", "gpt-4o-2024-11-20")
 
 
 def test_a_malformed_function_call_is_an_error():
     failed = events_of("gemini", "malformed_call")[-1]
-    assert isinstance(failed, Failed)
+    assert isinstance(failed, hub.Failed)
     assert "MALFORMED_FUNCTION_CALL" in failed.message
 
 
 def test_usage_on_every_chunk_is_counted_once():
     events = events_of("openai_chat", "usage_on_every_chunk")
     reader = read(LOADED["openai_chat"], bytes_of("openai_chat", "usage_on_every_chunk")).stream
-    assert fold(events).usage == reader.usage
+    assert hub.fold(events).usage == reader.usage
 
 
 @pytest.mark.parametrize(("name", "stream"), ALL)
@@ -272,10 +256,10 @@ def test_the_billed_usage_equals_the_usage_sent_to_the_client(name, stream):
     """Usage is counted on the upstream's own events; the client must receive the same."""
     reader = read(LOADED[name], bytes_of(name, stream)).stream
     events = events_of(name, stream)
-    if isinstance(events[-1], Failed):
+    if isinstance(events[-1], hub.Failed):
         assert reader.has_failed or not reader.is_terminal or stream.startswith(FAILING)
         return
-    sent = [event.usage for event in events if isinstance(event, Used)]
+    sent = [event.usage for event in events if isinstance(event, hub.Used)]
     assert (sent[-1] if sent else None) == reader.usage
 
 
@@ -284,7 +268,7 @@ def test_the_events_of_a_stream_are_in_a_legal_order(name, stream):
     events = events_of(name, stream)
     check_order(events)
     is_good = stream in ANSWERS[name] or not stream.startswith(FAILING)
-    assert isinstance(events[-1], End if is_good else Failed)
+    assert isinstance(events[-1], hub.End if is_good else hub.Failed)
 
 
 FAILING = ("malformed_call", "cut", "error", "failed", "done_without", "one_choice", "finish_is_empty")
@@ -299,9 +283,9 @@ def check_order(events: list) -> None:
     assert events
     for at, event in enumerate(events):
         match event:
-            case Start():
+            case hub.Start():
                 assert at == 0
-            case Open(index, block, choice):
+            case hub.Open(index, block, choice):
                 assert index == len(kinds), "indexes count from 0"
                 assert choice not in open_blocks.values(), "one at a time"
                 assert choice not in finished
@@ -310,33 +294,33 @@ def check_order(events: list) -> None:
                 assert getattr(block, "citations", ()) == ()
                 open_blocks[index], kinds[index] = choice, type(block)
                 choices.add(choice)
-            case Delta(index, text):
+            case hub.Delta(index, text):
                 assert index in open_blocks
-                assert kinds[index] is not Media
+                assert kinds[index] is not hub.Media
                 assert isinstance(text, str)
-            case Signed(index):
+            case hub.Signed(index):
                 assert index in open_blocks
-                assert kinds[index] in (Thinking, ToolCall)
-            case Cited(index) | Logprobs(index):
+                assert kinds[index] in (hub.Thinking, hub.ToolCall)
+            case hub.Cited(index) | hub.Logprobs(index):
                 assert index in open_blocks
-                assert kinds[index] in (Text, Refusal)
-            case Close(index):
+                assert kinds[index] in (hub.Text, hub.Refusal)
+            case hub.Close(index):
                 del open_blocks[index]
-            case Finish(_, choice):
+            case hub.Finish(_, choice):
                 assert choice not in open_blocks.values()
                 assert choice not in finished, "a choice is over once"
                 finished.add(choice)
-            case Used():
-                assert isinstance(event.usage, Usage)
-            case End():
+            case hub.Used():
+                assert isinstance(event.usage, hub.Usage)
+            case hub.End():
                 assert not open_blocks
                 assert choices <= finished
                 assert at == len(events) - 1
-            case Failed():
+            case hub.Failed():
                 assert at == len(events) - 1
             case _:
                 raise AssertionError(event)
-    assert isinstance(events[-1], End | Failed)
+    assert isinstance(events[-1], hub.End | hub.Failed)
 
 
 # -- writing clients' streams --------------------------------------------------------------------------------------
@@ -346,24 +330,24 @@ def check_order(events: list) -> None:
 @pytest.mark.parametrize(("name", "stream"), ALL)
 def test_every_sdk_reads_the_vendors_answer_from_a_translated_stream(name, stream, client):
     events = events_of(name, stream)
-    if isinstance(events[-1], Failed):
+    if isinstance(events[-1], hub.Failed):
         with pytest.raises(ERRORS[client], match=r"\w"):
             READERS[client](write(client, events))
         return
     received = READERS[client](write(client, events))
-    if client == "gemini" and len(fold(events).answers) > 1:
+    if client == "gemini" and len(hub.fold(events).answers) > 1:
         received = SdkReply(received.text, stop=received.stop, used=received.used)
-        text = "".join(b.text for answer in fold(events).answers for b in answer.blocks)
+        text = "".join(b.text for answer in hub.fold(events).answers for b in answer.blocks)
         assert sorted(received.text) == sorted(text)
         return
-    assert received == sdk_reply(client, fold(events))
+    assert received == sdk_reply(client, hub.fold(events))
 
 
 @CLIENTS
 @pytest.mark.parametrize("case", ["text", "parallel tools"])
 def test_the_sdks_ignore_heartbeats(client, case):
     """Before, between and after all events."""
-    written, heartbeat = write(client, unfold(fold(unfold(REPLIES[case])))), LOADED[client].HEARTBEAT
+    written, heartbeat = write(client, hub.unfold(hub.fold(hub.unfold(REPLIES[case])))), LOADED[client].HEARTBEAT
     with_heartbeats = heartbeat + b"".join(
         event + b"\n\n" + heartbeat + heartbeat for event in written.split(b"\n\n") if event
     )
@@ -376,14 +360,14 @@ INVALID_ARGUMENTS = ("broken arguments", "arguments that are a list")  # the SDK
 @CLIENTS
 @pytest.mark.parametrize("case", [case for case in REPLIES if case not in ("two answers", *INVALID_ARGUMENTS)])
 def test_every_sdk_reads_every_reply_from_its_written_stream(client, case):
-    reply = fold(unfold(REPLIES[case]))
-    assert READERS[client](write(client, unfold(reply))) == sdk_reply(client, reply)
+    reply = hub.fold(hub.unfold(REPLIES[case]))
+    assert READERS[client](write(client, hub.unfold(reply))) == sdk_reply(client, reply)
 
 
 @CLIENTS
 @pytest.mark.parametrize("case", REPLIES)
 def test_a_written_stream_follows_the_grammar_of_its_protocol(client, case):
-    GRAMMARS[client](write(client, unfold(REPLIES[case])))
+    GRAMMARS[client](write(client, hub.unfold(REPLIES[case])))
 
 
 @CLIENTS
@@ -519,7 +503,7 @@ def test_a_chat_stream_has_usage_only_if_the_client_requested_it(name):
 @CLIENTS
 def test_an_upstream_error_within_a_stream_is_written_in_the_clients_protocol(name, client):
     events = events_of(name, "error")
-    assert isinstance(events[-1], Failed)
+    assert isinstance(events[-1], hub.Failed)
     assert events[-1].status >= 500
     stream = write(client, events)
     inner = documents(stream)[-1]["error"]
@@ -533,7 +517,7 @@ def test_an_upstream_error_within_a_stream_is_written_in_the_clients_protocol(na
 @CLIENTS
 def test_a_cut_stream_keeps_its_text_and_ends_in_an_error(name, client):
     stream = write(client, events_of(name, "cut"))
-    deltas = [event.text for event in events_of(name, "cut") if isinstance(event, Delta)]
+    deltas = [event.text for event in events_of(name, "cut") if isinstance(event, hub.Delta)]
     texts = _texts(documents(stream))
     assert deltas
     assert [text for text in texts if text in deltas] == deltas
@@ -566,7 +550,7 @@ def call_delta(number: int, **fields) -> dict:
 
 
 def test_a_messages_stream_for_a_chat_client():
-    events = [e for e in events_of("anthropic", "thinking_text_and_call") if not isinstance(e, Signed)]
+    events = [e for e in events_of("anthropic", "thinking_text_and_call") if not isinstance(e, hub.Signed)]
     assert deltas(write("openai_chat", events)) == [
         {"role": "assistant", "content": ""},
         {"reasoning_content": "hm"},
@@ -670,7 +654,7 @@ def test_generated_call_ids_differ_between_replies():
         received = documents(bytes_of("gemini", "call_before_the_stop"))
         for document in received:
             document["responseId"] = f"reply{number}"
-        reply = fold(LOADED["gemini"].read_stream(received, context(), Losses()))
+        reply = hub.fold(LOADED["gemini"].read_stream(received, context(), Losses()))
         ids |= {block.id for block in reply.answers[0].blocks}
     assert len(ids) == 3
 

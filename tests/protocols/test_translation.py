@@ -14,22 +14,7 @@ import pytest
 
 from gproxy import errors, protocols
 from gproxy.errors import GatewayError
-from gproxy.protocols import repair, signatures, sse
-from gproxy.protocols.hub import (
-    Answer,
-    Delta,
-    End,
-    Failed,
-    Finish,
-    Open,
-    Reply,
-    Signature,
-    Start,
-    Text,
-    Thinking,
-    fold,
-    unfold,
-)
+from gproxy.protocols import hub, repair, signatures, sse
 from gproxy.protocols.losses import Losses
 from tests.conversations import CALL, MODEL, PROVIDER, REPLIES, REQUEST_WITH_TOOLS, REQUESTS, context, target
 from tests.expected_losses import apply, comparable, replies, requests
@@ -183,9 +168,9 @@ def test_a_stream_is_translated_between_two_protocols(one, other, case):
     changed, _ = expected_reply(REPLIES[case], STREAMED[one])
     expected, lost = expected_reply(changed, STREAMED[other])
     losses = Losses()
-    stream = write_stream(one, unfold(REPLIES[case]))
+    stream = write_stream(one, hub.unfold(REPLIES[case]))
     translated_stream = write_stream(other, read_stream(one, stream), losses)
-    assert comparable(fold(read_stream(other, translated_stream))) == expected
+    assert comparable(hub.fold(read_stream(other, translated_stream))) == expected
     assert set(losses.names()) == lost
 
 
@@ -197,30 +182,30 @@ INVALID_ARGUMENTS = ("broken arguments", "arguments that are a list")
 @pytest.mark.parametrize("case", [case for case in REPLIES if case not in INVALID_ARGUMENTS])
 def test_a_translated_stream_equals_the_translated_whole_reply(one, other, case):
     reply = codec(one).read_reply(write_reply(one, REPLIES[case]), context(REQUEST_WITH_TOOLS), Losses())
-    streamed = read_stream(one, write_stream(one, unfold(REPLIES[case])))
+    streamed = read_stream(one, write_stream(one, hub.unfold(REPLIES[case])))
     whole = read_reply(other, write_reply(other, reply))
-    assert comparable(fold(read_stream(other, write_stream(other, streamed)))) == whole
+    assert comparable(hub.fold(read_stream(other, write_stream(other, streamed)))) == whole
 
 
 # Blocks with signatures, as the reader of each protocol writes them into the hub.
 SIGNED = {
-    "anthropic": (Thinking("hm", Signature(PROVIDER, "thinking:U0lH")), CALL),
-    "openai_responses": (Thinking("hm", Signature(PROVIDER, "rs_1:U0lH")), CALL),
+    "anthropic": (hub.Thinking("hm", hub.Signature(PROVIDER, "thinking:U0lH")), CALL),
+    "openai_responses": (hub.Thinking("hm", hub.Signature(PROVIDER, "rs_1:U0lH")), CALL),
     "openai_chat": (
-        Thinking("hm", Signature(PROVIDER, '[{"type":"reasoning.text","text":"hm","signature":"U0lH"}]')),
+        hub.Thinking("hm", hub.Signature(PROVIDER, '[{"type":"reasoning.text","text":"hm","signature":"U0lH"}]')),
         CALL,
     ),
-    "gemini": (Text("I look."), replace(CALL, signature=Signature(PROVIDER, "U0lH"))),
+    "gemini": (hub.Text("I look."), replace(CALL, signature=hub.Signature(PROVIDER, "U0lH"))),
 }
 SIGNED_REDACTED = {
-    "anthropic": (Thinking("", Signature(PROVIDER, "redacted:U0lH")), Text("I look."), CALL),
-    "openai_responses": (Thinking("", Signature(PROVIDER, "rs_1:U0lH")), Text("I look."), CALL),
+    "anthropic": (hub.Thinking("", hub.Signature(PROVIDER, "redacted:U0lH")), hub.Text("I look."), CALL),
+    "openai_responses": (hub.Thinking("", hub.Signature(PROVIDER, "rs_1:U0lH")), hub.Text("I look."), CALL),
     "openai_chat": (
-        Thinking("", Signature(PROVIDER, '[{"type":"reasoning.encrypted","data":"U0lH"}]')),
-        Text("I look."),
+        hub.Thinking("", hub.Signature(PROVIDER, '[{"type":"reasoning.encrypted","data":"U0lH"}]')),
+        hub.Text("I look."),
         CALL,
     ),
-    "gemini": (Thinking("", Signature(PROVIDER, "U0lH")), Text("I look."), CALL),
+    "gemini": (hub.Thinking("", hub.Signature(PROVIDER, "U0lH")), hub.Text("I look."), CALL),
 }
 
 
@@ -251,7 +236,7 @@ def next_request(client: str, body: dict) -> dict:
 @pytest.mark.parametrize("blocks_by_protocol", [SIGNED, SIGNED_REDACTED], ids=["own", "secret"])
 def test_a_signature_returns_to_its_vendor_and_to_no_other(one, other, blocks_by_protocol):
     """The client echoes the reply; `one` is the client's protocol, `other` the vendor's."""
-    reply = Reply("resp_1", MODEL, (Answer(blocks_by_protocol[other], "tools"),))
+    reply = hub.Reply("resp_1", MODEL, (hub.Answer(blocks_by_protocol[other], "tools"),))
     request = read(one, next_request(one, write_reply(one, reply)))
     returned = json.dumps(write(other, request))
     assert "U0lH" in returned
@@ -276,7 +261,7 @@ def test_only_a_result_without_a_call_gets_a_placeholder_call(name, case):
 @REPLY_CASES
 def test_a_reply_is_written_the_same_each_time(one, other, case):
     whole = write_reply(one, REPLIES[case])
-    stream = write_stream(one, unfold(REPLIES[case]))
+    stream = write_stream(one, hub.unfold(REPLIES[case]))
     before = copy.deepcopy(whole)
     twice = [
         (
@@ -296,27 +281,32 @@ def test_a_reply_is_written_the_same_each_time(one, other, case):
 @REPLY_CASES
 def test_a_reply_has_the_model_name_that_the_client_sent(name, case):
     reply = replace(REPLIES[case], model="a-vendors-own-name")
-    written = json.dumps(write_reply(name, reply)) + write_stream(name, unfold(reply)).decode()
+    written = json.dumps(write_reply(name, reply)) + write_stream(name, hub.unfold(reply)).decode()
     assert "a-vendors-own-name" not in written
     assert "client-model" in written
 
 
 @EACH
 def test_a_failed_stream_ends_with_an_error_event_of_the_clients_protocol(name):
-    events = [Start("resp_1", "m"), Open(0, Text("")), Delta(0, "It"), Failed(502, "upstream_error", 'a "cut" \u2028')]
+    events = [
+        hub.Start("resp_1", "m"),
+        hub.Open(0, hub.Text("")),
+        hub.Delta(0, "It"),
+        hub.Failed(502, "upstream_error", 'a "cut" \u2028'),
+    ]
     stream = write_stream(name, events)
     failed = list(read_stream(name, stream))[-1]
-    assert isinstance(failed, Failed)
+    assert isinstance(failed, hub.Failed)
     assert failed.message == 'a "cut" \u2028'
     assert b"[DONE]" not in stream
     assert all(word not in stream for word in (b"message_stop", b"response.completed", b"finishReason"))
     with pytest.raises(ValueError, match="cut"):
-        fold(read_stream(name, stream))
+        hub.fold(read_stream(name, stream))
 
 
 @EACH
 def test_a_stream_that_fails_before_its_start_is_an_error_event(name):
-    (failed,) = read_stream(name, write_stream(name, [Failed(503, "overloaded", "later")]))
+    (failed,) = read_stream(name, write_stream(name, [hub.Failed(503, "overloaded", "later")]))
     assert failed.status >= 500
     assert failed.message == "later"
 
@@ -344,12 +334,12 @@ def test_a_body_that_is_not_an_error_reads_as_none(name, body):
 @EACH
 def test_a_waiting_stream_is_passed_on_as_no_bytes(name):
     """None among the events means that the stream waits."""
-    payloads = documents(write_stream(name, unfold(REPLIES["tool call"])))
+    payloads = documents(write_stream(name, hub.unfold(REPLIES["tool call"])))
     waiting = [None, *itertools.chain.from_iterable((document, None) for document in payloads)]
     events = list(LOADED[name].read_stream(waiting, context(REQUEST_WITH_TOOLS), Losses()))
     assert events.count(None) >= len(payloads) - 1
-    assert fold(event for event in events if event is not None) == fold(
-        read_stream(name, write_stream(name, unfold(REPLIES["tool call"])))
+    assert hub.fold(event for event in events if event is not None) == hub.fold(
+        read_stream(name, write_stream(name, hub.unfold(REPLIES["tool call"])))
     )
     for other in LOADED.values():
         pieces = list(other.write_stream(events, context(REQUEST_WITH_TOOLS), Losses()))
@@ -359,7 +349,7 @@ def test_a_waiting_stream_is_passed_on_as_no_bytes(name):
 @EACH
 def test_every_written_piece_consists_of_complete_events(name):
     for reply in REPLIES.values():
-        for piece in LOADED[name].write_stream(unfold(reply), context(REQUEST_WITH_TOOLS), Losses()):
+        for piece in LOADED[name].write_stream(hub.unfold(reply), context(REQUEST_WITH_TOOLS), Losses()):
             assert sse.Splitter().feed(piece) == split(piece)
             for event in split(piece):
                 data = sse.data_of(event)
@@ -371,11 +361,11 @@ def test_every_written_piece_consists_of_complete_events(name):
 def test_a_sample_stream_ends_in_every_protocol(name, stream):
     losses = Losses()
     events = list(LOADED[name].read_stream(documents(sample(name, stream)), context(), losses))
-    assert sum(isinstance(event, Finish) for event in events) == 1
-    assert isinstance(events[-1], End)
+    assert sum(isinstance(event, hub.Finish) for event in events) == 1
+    assert isinstance(events[-1], hub.End)
     assert losses.names() == ()
     for other in LOADED:
-        assert isinstance(list(read_stream(other, write_stream(other, events)))[-1], End)
+        assert isinstance(list(read_stream(other, write_stream(other, events)))[-1], hub.End)
 
 
 def test_every_protocol_has_samples():

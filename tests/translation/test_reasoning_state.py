@@ -6,66 +6,48 @@ from dataclasses import replace
 
 import pytest
 
-from gproxy.protocols.hub import (
-    Answer,
-    Close,
-    Delta,
-    End,
-    Failed,
-    Finish,
-    Open,
-    Reply,
-    Request,
-    Signature,
-    Signed,
-    Start,
-    Text,
-    Thinking,
-    ToolCall,
-    ToolResult,
-    Turn,
-    fold,
-    unfold,
-)
+from gproxy.protocols import hub
 from gproxy.translation import reasoning_state
 
 
-def signed(value: str, origin: str = "main") -> Signature:
-    return Signature(origin, value)
+def signed(value: str, origin: str = "main") -> hub.Signature:
+    return hub.Signature(origin, value)
 
 
-def reply(*answers: tuple) -> Reply:
-    return Reply("r", "m", tuple(Answer(blocks, "tools") for blocks in answers))
+def reply(*answers: tuple) -> hub.Reply:
+    return hub.Reply("r", "m", tuple(hub.Answer(blocks, "tools") for blocks in answers))
 
 
-def assistant(*blocks) -> Request:
-    return Request((Turn("user", (Text("hi"),)), Turn("assistant", blocks), Turn("user", (ToolResult("a"),))))
+def assistant(*blocks) -> hub.Request:
+    return hub.Request(
+        (hub.Turn("user", (hub.Text("hi"),)), hub.Turn("assistant", blocks), hub.Turn("user", (hub.ToolResult("a"),)))
+    )
 
 
-THOUGHT = Thinking("hm", signed("T"))
-CALL, SECOND = ToolCall("a", "f", '{"x": 1}'), ToolCall("b", "g", "{}")
+THOUGHT = hub.Thinking("hm", signed("T"))
+CALL, SECOND = hub.ToolCall("a", "f", '{"x": 1}'), hub.ToolCall("b", "g", "{}")
 # the blocks of a reply, and what is stored of them, by call id: thinking with its position among the blocks
 STORED = [
     ((THOUGHT, CALL), {"a": {"o": "main", "t": [[0, "hm", "T"]], "c": {}}}),
     (
-        (THOUGHT, Text("so"), Thinking("", signed("U")), CALL, SECOND),
+        (THOUGHT, hub.Text("so"), hub.Thinking("", signed("U")), CALL, SECOND),
         {"a": {"o": "main", "t": [[0, "hm", "T"], [2, "", "U"]], "c": {}}},
     ),
     (
-        (THOUGHT, CALL, Thinking("", signed("U")), SECOND),
+        (THOUGHT, CALL, hub.Thinking("", signed("U")), SECOND),
         {"a": {"o": "main", "t": [[0, "hm", "T"], [2, "", "U"]], "c": {}}},
     ),
     (
-        (ToolCall("a", "f", "{}", signature=signed("S")), SECOND),
+        (hub.ToolCall("a", "f", "{}", signature=signed("S")), SECOND),
         {"a": {"o": "main", "t": [], "c": {"a": "S"}}},
     ),
-    ((CALL, ToolCall("b", "g", "{}", signature=signed("S"))), {"a": {"o": "main", "t": [], "c": {"b": "S"}}}),
+    ((CALL, hub.ToolCall("b", "g", "{}", signature=signed("S"))), {"a": {"o": "main", "t": [], "c": {"b": "S"}}}),
     # no state that a vendor requires
     ((CALL, SECOND), {}),
-    ((Thinking("hm"), CALL), {}),
+    ((hub.Thinking("hm"), CALL), {}),
     # no call that needs a result
-    ((THOUGHT, Text("so")), {}),
-    ((Text("so"),), {}),
+    ((THOUGHT, hub.Text("so")), {}),
+    ((hub.Text("so"),), {}),
     ((), {}),
 ]
 
@@ -87,7 +69,7 @@ def test_what_is_stored_of_a_whole_reply(blocks, expected):
 @pytest.mark.parametrize(("blocks", "expected"), STORED)
 def test_the_same_is_stored_of_a_stream_and_its_events_are_unchanged(blocks, expected):
     stored: dict[str, bytes] = {}
-    events = [None, *unfold(reply(blocks))]
+    events = [None, *hub.unfold(reply(blocks))]
     assert list(reasoning_state.store_stream(events, stored.__setitem__)) == events
     assert without_digests(stored) == expected
     whole: dict[str, bytes] = {}
@@ -97,8 +79,8 @@ def test_the_same_is_stored_of_a_stream_and_its_events_are_unchanged(blocks, exp
 
 def test_each_choice_has_its_own_state():
     stored: dict[str, bytes] = {}
-    answers = reply((THOUGHT, CALL), (Thinking("ha", signed("U")), SECOND))
-    list(reasoning_state.store_stream(unfold(answers), stored.__setitem__))
+    answers = reply((THOUGHT, CALL), (hub.Thinking("ha", signed("U")), SECOND))
+    list(reasoning_state.store_stream(hub.unfold(answers), stored.__setitem__))
     whole: dict[str, bytes] = {}
     reasoning_state.store_reply(answers, whole.__setitem__)
     assert stored == whole
@@ -110,36 +92,42 @@ def test_each_choice_has_its_own_state():
 
 def test_state_is_stored_before_the_finish_of_its_choice_is_sent():
     stored: dict[str, bytes] = {}
-    for event in reasoning_state.store_stream(unfold(reply((THOUGHT, CALL))), stored.__setitem__):
-        if isinstance(event, Start | Open | Delta | Signed | Close):
+    for event in reasoning_state.store_stream(hub.unfold(reply((THOUGHT, CALL))), stored.__setitem__):
+        if isinstance(event, hub.Start | hub.Open | hub.Delta | hub.Signed | hub.Close):
             assert stored == {}
-        if isinstance(event, Finish):
+        if isinstance(event, hub.Finish):
             assert set(stored) == {"a"}
 
 
 def test_a_signature_may_come_after_its_block_was_closed():
     stored: dict[str, bytes] = {}
     events = [
-        Start("r", "m"),
-        Open(0, Thinking("")),
-        Delta(0, "h"),
-        Delta(0, "m"),
-        Close(0),
-        Signed(0, signed("T")),
-        Open(1, ToolCall("a", "f")),
-        Delta(1, "{}"),
-        Close(1),
-        Finish("tools"),
-        End(),
+        hub.Start("r", "m"),
+        hub.Open(0, hub.Thinking("")),
+        hub.Delta(0, "h"),
+        hub.Delta(0, "m"),
+        hub.Close(0),
+        hub.Signed(0, signed("T")),
+        hub.Open(1, hub.ToolCall("a", "f")),
+        hub.Delta(1, "{}"),
+        hub.Close(1),
+        hub.Finish("tools"),
+        hub.End(),
     ]
-    assert fold(reasoning_state.store_stream(events, stored.__setitem__)) == fold(events)
+    assert hub.fold(reasoning_state.store_stream(events, stored.__setitem__)) == hub.fold(events)
     assert without_digests(stored) == {"a": {"o": "main", "t": [[0, "hm", "T"]], "c": {}}}
 
 
 def test_nothing_is_stored_of_a_cut_stream():
     stored: dict[str, bytes] = {}
-    events = [Start("r", "m"), Open(0, Thinking("")), Signed(0, signed("T")), Close(0), Open(1, ToolCall("a", "f"))]
-    list(reasoning_state.store_stream([*events, Failed(502, "x", "y")], stored.__setitem__))
+    events = [
+        hub.Start("r", "m"),
+        hub.Open(0, hub.Thinking("")),
+        hub.Signed(0, signed("T")),
+        hub.Close(0),
+        hub.Open(1, hub.ToolCall("a", "f")),
+    ]
+    list(reasoning_state.store_stream([*events, hub.Failed(502, "x", "y")], stored.__setitem__))
     assert stored == {}
 
 
@@ -148,9 +136,9 @@ def test_stored_state_is_restored_into_the_next_request(blocks, expected):
     stored: dict[str, bytes] = {}
     reasoning_state.store_reply(reply(blocks), stored.__setitem__)
     sent_back = tuple(
-        replace(block, signature=None) if isinstance(block, ToolCall) else block
+        replace(block, signature=None) if isinstance(block, hub.ToolCall) else block
         for block in blocks
-        if not isinstance(block, Thinking)
+        if not isinstance(block, hub.Thinking)
     )
     request = assistant(*sent_back)
     found = reasoning_state.restore(request, "main", stored.get)
@@ -159,33 +147,33 @@ def test_stored_state_is_restored_into_the_next_request(blocks, expected):
     assert request == assistant(*sent_back)
 
 
-def restored(request: Request, provider: str = "main", stored: tuple = (THOUGHT, CALL)) -> Request:
+def restored(request: hub.Request, provider: str = "main", stored: tuple = (THOUGHT, CALL)) -> hub.Request:
     found: dict[str, bytes] = {}
     reasoning_state.store_reply(reply(stored), found.__setitem__)
     return reasoning_state.restore(request, provider, found.get)
 
 
 def test_stored_thinking_replaces_the_thinking_that_the_client_sends():
-    found = restored(assistant(Thinking("shown", signed("x", "other")), Text("so"), CALL))
-    assert found.turns[1].blocks == (THOUGHT, Text("so"), CALL)
+    found = restored(assistant(hub.Thinking("shown", signed("x", "other")), hub.Text("so"), CALL))
+    assert found.turns[1].blocks == (THOUGHT, hub.Text("so"), CALL)
 
 
 def test_without_stored_thinking_the_clients_thinking_stays():
     signature = signed("S")
-    found = restored(assistant(Thinking("shown"), CALL), stored=(replace(CALL, signature=signature),))
-    assert found.turns[1].blocks == (Thinking("shown"), ToolCall("a", "f", '{"x": 1}', signature=signature))
+    found = restored(assistant(hub.Thinking("shown"), CALL), stored=(replace(CALL, signature=signature),))
+    assert found.turns[1].blocks == (hub.Thinking("shown"), hub.ToolCall("a", "f", '{"x": 1}', signature=signature))
 
 
 @pytest.mark.parametrize(
     "request_",
     [
-        assistant(Text("no call")),
-        assistant(ToolCall("unknown", "f")),
+        assistant(hub.Text("no call")),
+        assistant(hub.ToolCall("unknown", "f")),
         assistant(SECOND, CALL),  # stored under the id of the first call
-        assistant(Thinking("hm", signed("carried")), CALL),  # the client sent the state itself
+        assistant(hub.Thinking("hm", signed("carried")), CALL),  # the client sent the state itself
         assistant(replace(CALL, signature=signed("carried"))),
-        Request((Turn("user", (ToolResult("a"),)),)),
-        Request(),
+        hub.Request((hub.Turn("user", (hub.ToolResult("a"),)),)),
+        hub.Request(),
     ],
 )
 def test_a_request_without_missing_state_is_returned_unchanged(request_):
@@ -208,12 +196,12 @@ def test_a_request_without_missing_state_is_returned_unchanged(request_):
     ids=lambda value: str(value)[:20],
 )
 def test_state_is_restored_only_for_the_same_call(written, echoed, matches):
-    request = assistant(ToolCall("a", "f", echoed))
-    found = restored(request, stored=(THOUGHT, ToolCall("a", "f", written)))
-    assert (found.turns[1].blocks == (THOUGHT, ToolCall("a", "f", echoed))) is matches
+    request = assistant(hub.ToolCall("a", "f", echoed))
+    found = restored(request, stored=(THOUGHT, hub.ToolCall("a", "f", written)))
+    assert (found.turns[1].blocks == (THOUGHT, hub.ToolCall("a", "f", echoed))) is matches
     assert (found is request) is not matches
-    other = assistant(ToolCall("a", "g", written))
-    assert restored(other, stored=(THOUGHT, ToolCall("a", "f", written))) is other
+    other = assistant(hub.ToolCall("a", "g", written))
+    assert restored(other, stored=(THOUGHT, hub.ToolCall("a", "f", written))) is other
 
 
 def test_state_without_a_digest_from_an_older_version_is_ignored():

@@ -11,11 +11,11 @@ import pytest
 from gproxy import channels, protocols
 from gproxy.channels.kind import COUNT, EMBED, EMBED_BATCH, GENERATE, STREAM
 from gproxy.errors import BadRequest, ClientDisconnected, OverQuota, UpstreamError, UpstreamTimeout
-from gproxy.protocols.hub import Answer, Reply, Signature, ToolCall
+from gproxy.protocols import hub
 from gproxy.protocols.signatures import wrap
 from gproxy.relay import translated_stream
 from gproxy.relay.stream import NO_END, StreamedCall
-from gproxy.snapshot import Dispatch, Provider, ProviderSettings
+from gproxy.snapshot import Provider, ProviderSettings
 from gproxy.translation import translate
 from gproxy.upstream.images import FileContent
 from tests.sampled import documents, payloads, request_head, sample
@@ -62,11 +62,11 @@ def prepare(
 ):
     channel, model = HOMES[upstream]
     found = Provider(1, "main", channel, ProviderSettings(**settings), ())
-    dispatch = Dispatch("transform", upstream_operation or operation, upstream)
-    sent = body if isinstance(body, bytes) else json.dumps(body).encode()
-    ttl_store = TtlStore() if ttl_store is None else ttl_store
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
     return translate.prepare(
-        PROTOCOLS[client], PROTOCOLS[upstream], operation, dispatch, KINDS[channel], found, model, sent, ttl_store, user
+        translate.ClientRequest(PROTOCOLS[client], operation, data, user),
+        translate.UpstreamTarget(PROTOCOLS[upstream], upstream_operation or operation, KINDS[channel], found, model),
+        TtlStore() if ttl_store is None else ttl_store,
     )
 
 
@@ -467,7 +467,7 @@ def test_a_signature_is_stored_under_a_rewritten_call_id():
 
 def test_a_wrapped_signature_is_unwrapped_only_for_its_own_provider():
     blocks = [
-        {"type": "thinking", "thinking": "hm", "signature": wrap(Signature("main/gemini", "S"))},
+        {"type": "thinking", "thinking": "hm", "signature": wrap(hub.Signature("main/gemini", "S"))},
         {"type": "tool_use", "id": "t", "name": "f", "input": {}},
     ]
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": blocks}]
@@ -476,7 +476,7 @@ def test_a_wrapped_signature_is_unwrapped_only_for_its_own_provider():
     assert '"thoughtSignature":"S"' in mine.body.decode()
     # neither another provider's signature, nor this provider's signature in another protocol
     for origin in ("second/gemini", "main/openai_chat", "main"):
-        blocks[0]["signature"] = wrap(Signature(origin, "S"))
+        blocks[0]["signature"] = wrap(hub.Signature(origin, "S"))
         others = prepare(CLAUDE, GEMINI, hello(CLAUDE, messages=turns))
         assert '"S"' not in others.body.decode()
         assert others.losses
@@ -950,7 +950,9 @@ def test_every_exception_in_translating_a_whole_reply_becomes_an_upstream_error(
         assert error_of(failed)[:2] == (502, "upstream_error")
 
 
-SEALED = Reply("r", "m", (Answer((ToolCall("a", "f", "{}", signature=Signature("main/anthropic", "S")),), "tools"),))
+SEALED = hub.Reply(
+    "r", "m", (hub.Answer((hub.ToolCall("a", "f", "{}", signature=hub.Signature("main/anthropic", "S")),), "tools"),)
+)
 
 
 @FAULTS

@@ -35,10 +35,12 @@ ROUTES = {
     "messages/count_tokens": "count_tokens",
     "messages/count-tokens": "count_tokens",
 }
+# The path of a request does not have its model.
+ACTIONS: dict[str, str] = {}
 # Fields of a request that its reply repeats.
 ECHOED: tuple[str, ...] = ()
 # A comment, which clients ignore; sent while the upstream is silent.
-HEARTBEAT = b": heartbeat\n\n"
+HEARTBEAT: bytes = b": heartbeat\n\n"
 # Operations whose wire name is not WIRE_NAME.
 WIRE_NAMES: dict[str, str] = {}
 # Returns a tool call's id as clients of this protocol receive it.

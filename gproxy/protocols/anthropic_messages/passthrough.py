@@ -10,17 +10,16 @@ import orjson
 from msgspec import Raw
 
 from gproxy.errors import NoThread
-from gproxy.protocols import raw_json, sse
-from gproxy.protocols.hub import MAX_CALLS, ModelCard, RequestHead, Usage, as_count, as_list, as_object
+from gproxy.protocols import hub, raw_json, sse
 from gproxy.protocols.raw_json import ABSENT, outgoing  # noqa: F401 - the interface of this protocol
 from gproxy.protocols.signatures import is_wrapped
 from gproxy.protocols.verdict import Verdict
 
-NAME = "anthropic"
-WIRE_NAME = "claude"
-REQUEST_ID_HEADERS = ("x-request-id", "request-id")
-MODEL_FIELD = "model"
-LIST_QUERY = {"limit": "1000"}
+NAME: str = "anthropic"
+WIRE_NAME: str = "claude"
+REQUEST_ID_HEADERS: tuple[str, ...] = ("x-request-id", "request-id")
+MODEL_FIELD: str = "model"
+LIST_QUERY: dict[str, str] = {"limit": "1000"}
 
 # https://docs.anthropic.com/en/api/errors
 ERROR_TYPES = {
@@ -39,14 +38,14 @@ ERROR_TYPES = {
 UNKNOWN_DATE = "1970-01-01T00:00:00Z"
 
 
-def read_head(body: bytes) -> RequestHead:
+def read_head(body: bytes) -> hub.RequestHead:
     """Returns the fields of a request body that routing and accounting need. Raises BadRequest."""
     fields = raw_json.split(body)
     end_user = None
     if "metadata" in fields:
-        user_id = as_object(raw_json.value(fields, "metadata")).get("user_id")
+        user_id = hub.as_object(raw_json.value(fields, "metadata")).get("user_id")
         end_user = user_id if isinstance(user_id, str) else None
-    return RequestHead(
+    return hub.RequestHead(
         raw_json.model(fields),
         raw_json.is_stream(fields),
         True,
@@ -63,9 +62,12 @@ def without_wrapped_signatures(body: dict) -> dict:
         return body
     messages = []
     for message in body["messages"]:
-        content = as_object(message).get("content")
-        if isinstance(content, list) and any(_is_wrapped_block(as_object(block)) for block in content):
-            message = {**message, "content": [block for block in content if not _is_wrapped_block(as_object(block))]}
+        content = hub.as_object(message).get("content")
+        if isinstance(content, list) and any(_is_wrapped_block(hub.as_object(block)) for block in content):
+            message = {
+                **message,
+                "content": [block for block in content if not _is_wrapped_block(hub.as_object(block))],
+            }
             if not message["content"]:
                 continue
         messages.append(message)
@@ -76,31 +78,33 @@ def _is_wrapped_block(block: dict) -> bool:
     return is_wrapped(block.get("signature")) or is_wrapped(block.get("data"))
 
 
-def read_whole(body: bytes) -> tuple[Usage | None, raw_json.Fields | None]:
+def read_whole(body: bytes) -> tuple[hub.Usage | None, raw_json.Fields | None]:
     """Returns the usage and the fields of a whole reply; the fields are None when it is not JSON."""
     fields = raw_json.find(body)
     usage = raw_json.inner_object(fields.get("usage", ABSENT)) if fields else None
     return (read_usage(usage) if usage else None), fields
 
 
-def read_usage(usage: dict, before: Usage | None = None) -> Usage:
+def read_usage(usage: dict, before: hub.Usage | None = None) -> hub.Usage:
     """Returns the token counts of a usage block; counts that it lacks are taken from `before`, the earlier block.
 
     `input_tokens` excludes cached tokens in this protocol. The 5m/1h split of cache writes is under `cache_creation`,
     in `message_delta` under `iterations[0]`.
     """
-    before = before or Usage()
+    before = before or hub.Usage()
     iterations = usage.get("iterations")
-    first = as_object(iterations[0]) if isinstance(iterations, list) and iterations else {}
-    split = as_object(usage.get("cache_creation") or first.get("cache_creation"))
-    written_5m = as_count(split.get("ephemeral_5m_input_tokens")) or before.cache_write_5m_tokens
-    written_1h = as_count(split.get("ephemeral_1h_input_tokens")) or before.cache_write_1h_tokens
+    first = hub.as_object(iterations[0]) if isinstance(iterations, list) and iterations else {}
+    split = hub.as_object(usage.get("cache_creation") or first.get("cache_creation"))
+    written_5m = hub.as_count(split.get("ephemeral_5m_input_tokens")) or before.cache_write_5m_tokens
+    written_1h = hub.as_count(split.get("ephemeral_1h_input_tokens")) or before.cache_write_1h_tokens
     written = usage.get("cache_creation_input_tokens")
-    total = before.cache_creation_tokens if written is None else as_count(written)
-    output = as_count(usage.get("output_tokens")) or before.output_tokens
-    details = as_object(usage.get("output_tokens_details"))
-    thinking = as_count(details.get("thinking_tokens") or details.get("reasoning_tokens")) or before.reasoning_tokens
-    return Usage(
+    total = before.cache_creation_tokens if written is None else hub.as_count(written)
+    output = hub.as_count(usage.get("output_tokens")) or before.output_tokens
+    details = hub.as_object(usage.get("output_tokens_details"))
+    thinking = (
+        hub.as_count(details.get("thinking_tokens") or details.get("reasoning_tokens")) or before.reasoning_tokens
+    )
+    return hub.Usage(
         input_tokens=_count_or(usage, "input_tokens", before.input_tokens),
         output_tokens=output,
         reasoning_tokens=min(output, thinking),
@@ -108,7 +112,7 @@ def read_usage(usage: dict, before: Usage | None = None) -> Usage:
         cache_write_tokens=max(0, total - written_5m - written_1h),
         cache_write_5m_tokens=written_5m,
         cache_write_1h_tokens=written_1h,
-        tool_calls=_calls(as_object(usage.get("server_tool_use"))) or before.tool_calls,
+        tool_calls=_calls(hub.as_object(usage.get("server_tool_use"))) or before.tool_calls,
         tier=_tier(usage) or before.tier,
     )
 
@@ -127,12 +131,14 @@ def _tier(usage: dict) -> str:
 
 def _calls(server_tool_use: dict) -> tuple[tuple[str, int], ...]:
     """Returns (tool, number of calls) of each `<tool>_requests`, sorted, without zeros."""
-    counts = {name: as_count(number, MAX_CALLS) for name, number in server_tool_use.items() if name.endswith(REQUESTS)}
+    counts = {
+        name: hub.as_count(number, hub.MAX_CALLS) for name, number in server_tool_use.items() if name.endswith(REQUESTS)
+    }
     return tuple(sorted((name.removesuffix(REQUESTS), number) for name, number in counts.items() if number))
 
 
 def _count_or(usage: dict, name: str, before: int) -> int:
-    return before if usage.get(name) is None else as_count(usage[name])
+    return before if usage.get(name) is None else hub.as_count(usage[name])
 
 
 def _error(status: int, code: str, message: str, request_id: str) -> bytes:
@@ -174,9 +180,11 @@ class Stream:
     `name` is the model name for the client, as JSON; None keeps the upstream's.
     """
 
-    def __init__(self, name: bytes | None, head: RequestHead):
+    response_id: str | None = None  # the vendor stores no responses
+
+    def __init__(self, name: bytes | None, head: hub.RequestHead):
         self._name = name
-        self.usage: Usage | None = None
+        self.usage: hub.Usage | None = None
         self.text_bytes = 0
         self.is_terminal = self.has_failed = False
 
@@ -219,13 +227,13 @@ class Stream:
         return b""
 
 
-def read_models(body: dict) -> list[ModelCard]:
+def read_models(body: dict) -> list[hub.ModelCard]:
     cards = []
-    for item in as_list(body.get("data")):
+    for item in hub.as_list(body.get("data")):
         if isinstance(item, dict) and isinstance(item.get("id"), str):
             title = item.get("display_name")
             cards.append(
-                ModelCard(
+                hub.ModelCard(
                     id=item["id"],
                     display_name=title if isinstance(title, str) else None,
                     created=_seconds(item.get("created_at")),
@@ -251,7 +259,7 @@ def next_page(body: dict) -> dict[str, str] | None:
     return None
 
 
-def write_model(card: ModelCard, name: str) -> dict:
+def write_model(card: hub.ModelCard, name: str) -> dict:
     raw = card.raw if card.protocol == NAME and card.raw else {}
     title = card.display_name or name
     return {"display_name": title, "created_at": _date(card.created), **raw, "type": "model", "id": name}
@@ -265,7 +273,7 @@ def _date(seconds: int | None) -> str:
         return UNKNOWN_DATE
 
 
-def write_models(cards: list[tuple[ModelCard, str]]) -> dict:
+def write_models(cards: list[tuple[hub.ModelCard, str]]) -> dict:
     """Returns a list of one page."""
     data = [write_model(card, name) for card, name in cards]
     first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)

@@ -6,29 +6,8 @@ import re
 from collections.abc import Iterator
 
 from gproxy.errors import BadRequest, NoThread
-from gproxy.protocols import prompts, reasoning, repair, schemas, validate
+from gproxy.protocols import hub, prompts, reasoning, repair, schemas, validate
 from gproxy.protocols.custom_tools import FREE_INPUT, as_arguments
-from gproxy.protocols.hub import (
-    Block,
-    Citation,
-    CodeExecution,
-    Format,
-    Media,
-    Refusal,
-    Request,
-    Signature,
-    Target,
-    Text,
-    Thinking,
-    Tool,
-    ToolCall,
-    ToolChoice,
-    ToolResult,
-    Turn,
-    WebFetch,
-    WebSearch,
-    as_object,
-)
 from gproxy.protocols.losses import Losses
 from gproxy.protocols.signatures import unwrap
 
@@ -72,23 +51,23 @@ MODES = {"auto": "auto", "any": "any", "none": "none", "tool": "any"}
 IMAGES = frozenset(("image/jpeg", "image/png", "image/gif", "image/webp"))
 ID, MAX_ID = re.compile(r"[A-Za-z0-9_-]+"), 64
 # https://docs.anthropic.com/en/docs/agents-and-tools/tool-use/implement-tool-use
-TOOL_NAME = (re.compile(r"[A-Za-z0-9_-]+"), 128)
+TOOL_NAME: tuple[re.Pattern[str], int] = (re.compile(r"[A-Za-z0-9_-]+"), 128)
 # Media that may be sent as a URL: https://docs.anthropic.com/en/docs/build-with-claude/vision
-URL_KINDS = frozenset(("image", "file"))
+URL_KINDS: frozenset[str] = frozenset(("image", "file"))
 TIERS_BACK = {"auto": "auto", "priority": "auto"} | dict.fromkeys(("default", "flex", "scale"), "standard_only")
-SERVER_TOOLS = (("web_search_", WebSearch), ("code_execution_", CodeExecution), ("web_fetch_", WebFetch))
+SERVER_TOOLS = (("web_search_", hub.WebSearch), ("code_execution_", hub.CodeExecution), ("web_fetch_", hub.WebFetch))
 # The vendor rejects a user id that looks like an e-mail address or a telephone number.
 PERSONAL, MAX_USER = re.compile(r"@|^\+?[0-9 ().-]{7,}$"), 256
 # `max_tokens` for a model whose maximum output is unknown: every model can write that much.
 UNKNOWN_MAXIMUM = 8192
 # This vendor has no URLs that only it can open.
-OWN_URLS = None
+OWN_URLS: re.Pattern[str] | None = None
 
 
 # -- reading -------------------------------------------------------------------------------------------------------
 
 
-def read_request(body: dict, losses: Losses) -> Request:
+def read_request(body: dict, losses: Losses) -> hub.Request:
     """Returns the request in the hub's types. Raises BadRequest, which names the field."""
     if body.get("thread"):
         raise NoThread("thread: the conversation is kept by the vendor; send it in `messages`")
@@ -98,7 +77,7 @@ def read_request(body: dict, losses: Losses) -> Request:
     output_config = validate.optional_obj(body, "output_config")
     thinking = validate.optional_obj(body, "thinking")
     choice, parallel = _read_choice(validate.optional_obj(body, "tool_choice"))
-    return Request(
+    return hub.Request(
         turns=_read_turns(body, losses),
         system=_read_system(body.get("system"), losses),
         tools=tuple(_read_tools(body, losses)),
@@ -116,12 +95,12 @@ def read_request(body: dict, losses: Losses) -> Request:
     )
 
 
-def _read_turns(body: dict, losses: Losses) -> tuple[Turn, ...]:
+def _read_turns(body: dict, losses: Losses) -> tuple[hub.Turn, ...]:
     turns = []
     for place, message in validate.objects(body.get("messages"), "messages"):
         role = validate.text(message.get("role"), f"{place}.role")
         validate.lookup(role, dict.fromkeys(("user", "assistant", "system")), f"{place}.role")
-        turns.append(Turn(role, tuple(_read_blocks(message.get("content"), f"{place}.content", losses))))
+        turns.append(hub.Turn(role, tuple(_read_blocks(message.get("content"), f"{place}.content", losses))))
     return repair.merge_turns(turns)
 
 
@@ -143,23 +122,23 @@ def _report_unread(item: dict, known: tuple[str, ...], prefix: str, losses: Loss
             losses.report(name if name == "cache_control" else f"{prefix}.{name}")
 
 
-def _read_blocks(content, place: str, losses: Losses) -> Iterator[Block]:
+def _read_blocks(content, place: str, losses: Losses) -> Iterator[hub.Block]:
     if content is None or isinstance(content, str):
-        yield Text(content or "")
+        yield hub.Text(content or "")
         return
     for block_place, block in validate.objects(content, place):
         yield from _read_block(block, block_place, losses)
 
 
-def _read_inner(content, place: str, losses: Losses) -> Iterator[Block]:
+def _read_inner(content, place: str, losses: Losses) -> Iterator[hub.Block]:
     """Yields the blocks inside a tool result or a document: texts and media, no nested containers."""
     if content is None or isinstance(content, str):
-        yield Text(content or "")
+        yield hub.Text(content or "")
         return
     for block_place, block in validate.objects(content, place):
         if block.get("type") not in INNER_TYPES:
             losses.report(f"messages.content.{block.get('type')}")
-        elif block["type"] == "document" and as_object(block.get("source")).get("type") == "content":
+        elif block["type"] == "document" and hub.as_object(block.get("source")).get("type") == "content":
             losses.report("messages.content.document")
         else:
             yield from _read_block(block, block_place, losses)
@@ -168,14 +147,14 @@ def _read_inner(content, place: str, losses: Losses) -> Iterator[Block]:
 INNER_TYPES = ("text", "image", "document", "search_result")
 
 
-def _read_block(block: dict, place: str, losses: Losses) -> Iterator[Block]:
+def _read_block(block: dict, place: str, losses: Losses) -> Iterator[hub.Block]:
     kind = block.get("type")
     known: tuple[str, ...] = ("type",)
     match kind:
         case "text":
             known += ("text", "citations")
             citations = tuple(map(read_citation, validate.arr(block.get("citations") or [], f"{place}.citations")))
-            yield Text(validate.text(block.get("text"), f"{place}.text"), citations)
+            yield hub.Text(validate.text(block.get("text"), f"{place}.text"), citations)
         case "image":
             known += ("source",)
             yield _read_source(validate.obj(block.get("source"), f"{place}.source"), "image", None, f"{place}.source")
@@ -186,15 +165,15 @@ def _read_block(block: dict, place: str, losses: Losses) -> Iterator[Block]:
         case "thinking":
             known += ("thinking", "signature")
             signature = unwrap(validate.optional_text(block, "signature", place))
-            yield Thinking(validate.text(block.get("thinking"), f"{place}.thinking"), signature)
+            yield hub.Thinking(validate.text(block.get("thinking"), f"{place}.thinking"), signature)
         case "redacted_thinking":
             known += ("data",)
-            yield Thinking("", unwrap(validate.text(block.get("data"), f"{place}.data")))
+            yield hub.Thinking("", unwrap(validate.text(block.get("data"), f"{place}.data")))
         case "tool_use":
             known += ("id", "name", "input", "caller")
             arguments = validate.dumps(validate.optional_obj(block, "input", place))
             call_id = validate.text(block.get("id"), f"{place}.id")
-            yield ToolCall(call_id, validate.text(block.get("name"), f"{place}.name"), arguments)
+            yield hub.ToolCall(call_id, validate.text(block.get("name"), f"{place}.name"), arguments)
         case "tool_result":
             known += ("tool_use_id", "content", "is_error")
             yield _read_result(block, place, losses)
@@ -206,7 +185,7 @@ def _read_block(block: dict, place: str, losses: Losses) -> Iterator[Block]:
                 for item_place, item in validate.objects(block.get("content"), f"{place}.content")
             ]
             named = (validate.optional_text(block, name, place) for name in ("title", "source"))
-            yield Text("\n".join(filter(None, (*named, *texts))))
+            yield hub.Text("\n".join(filter(None, (*named, *texts))))
         case str():
             # Steps of a vendor's own tools; their outcome is in the text blocks.
             losses.report(f"messages.content.{kind}")
@@ -216,48 +195,48 @@ def _read_block(block: dict, place: str, losses: Losses) -> Iterator[Block]:
     _report_unread(block, known, "messages.content", losses)
 
 
-def _read_result(block: dict, place: str, losses: Losses) -> ToolResult:
+def _read_result(block: dict, place: str, losses: Losses) -> hub.ToolResult:
     inner = _read_inner(block.get("content"), f"{place}.content", losses)
-    blocks = tuple(b for b in inner if isinstance(b, Media) or (isinstance(b, Text) and b.text))
+    blocks = tuple(b for b in inner if isinstance(b, hub.Media) or (isinstance(b, hub.Text) and b.text))
     is_error = bool(validate.optional_flag(block, "is_error", place))
-    return ToolResult(validate.text(block.get("tool_use_id"), f"{place}.tool_use_id"), blocks, is_error)
+    return hub.ToolResult(validate.text(block.get("tool_use_id"), f"{place}.tool_use_id"), blocks, is_error)
 
 
-def _read_source(source: dict, kind: str, title: str | None, place: str) -> Media:
+def _read_source(source: dict, kind: str, title: str | None, place: str) -> hub.Media:
     match source.get("type"):
         case "base64":
             data = validate.check_base64(validate.text(source.get("data"), f"{place}.data"), f"{place}.data")
             media_type = validate.text(source.get("media_type"), f"{place}.media_type")
-            return Media(validate.media_kind(media_type, kind), media_type, data, name=title)
+            return hub.Media(validate.media_kind(media_type, kind), media_type, data, name=title)
         case "url":
             media_type = "application/pdf" if kind == "file" else None
-            return Media(kind, media_type, url=validate.text(source.get("url"), f"{place}.url"), name=title)
+            return hub.Media(kind, media_type, url=validate.text(source.get("url"), f"{place}.url"), name=title)
         case "file":
-            return Media(kind, file_id=validate.text(source.get("file_id"), f"{place}.file_id"), name=title)
+            return hub.Media(kind, file_id=validate.text(source.get("file_id"), f"{place}.file_id"), name=title)
     raise BadRequest(f"{place}.type: expected base64, url, file, text or content")
 
 
-def _read_document(source: dict, title: str | None, place: str, losses: Losses) -> Iterator[Block]:
+def _read_document(source: dict, title: str | None, place: str, losses: Losses) -> Iterator[hub.Block]:
     match source.get("type"):
         case "text":
             data = validate.text(source.get("data"), f"{place}.source.data")
-            yield Media("file", "text/plain", base64.b64encode(data.encode()).decode(), name=title)
+            yield hub.Media("file", "text/plain", base64.b64encode(data.encode()).decode(), name=title)
         case "content":
             yield from _read_inner(source.get("content"), f"{place}.source.content", losses)
         case _:
             yield _read_source(source, "file", title, f"{place}.source")
 
 
-def read_citation(citation) -> Citation:
+def read_citation(citation) -> hub.Citation:
     """Returns a citation by URL, title and quote; positions inside a document of the request are dropped."""
-    fields = as_object(citation)
+    fields = hub.as_object(citation)
     url = fields.get("url") or fields.get("source")
     title = fields.get("title") or fields.get("document_title")
     quote = fields.get("cited_text")
-    return Citation(*(value if isinstance(value, str) else None for value in (url, title, quote)))
+    return hub.Citation(*(value if isinstance(value, str) else None for value in (url, title, quote)))
 
 
-def _read_tools(body: dict, losses: Losses) -> Iterator[Tool | WebSearch | CodeExecution | WebFetch]:
+def _read_tools(body: dict, losses: Losses) -> Iterator[hub.Tool | hub.WebSearch | hub.CodeExecution | hub.WebFetch]:
     for place, tool in validate.objects(body.get("tools"), "tools"):
         kind = tool.get("type") or "custom"
         if kind == "custom":
@@ -266,20 +245,20 @@ def _read_tools(body: dict, losses: Losses) -> Iterator[Tool | WebSearch | CodeE
             known = ("type", "name", "description", "input_schema", "strict")
             _report_unread(tool, known, "tools", losses)
             description = validate.optional_text(tool, "description", place)
-            yield Tool(name, description, schema, validate.optional_flag(tool, "strict", place))
+            yield hub.Tool(name, description, schema, validate.optional_flag(tool, "strict", place))
             continue
         server_tool = next((made for prefix, made in SERVER_TOOLS if str(kind).startswith(prefix)), None)
         if server_tool is None:
             losses.report(f"tools.{kind}")
-        elif server_tool is WebSearch:
+        elif server_tool is hub.WebSearch:
             yield _read_search(tool, place)
         else:
             yield server_tool()
 
 
-def _read_search(tool: dict, place: str) -> WebSearch:
+def _read_search(tool: dict, place: str) -> hub.WebSearch:
     location = validate.optional_obj(tool, "user_location", place)
-    return WebSearch(
+    return hub.WebSearch(
         validate.texts(tool.get("allowed_domains"), f"{place}.allowed_domains"),
         validate.texts(tool.get("blocked_domains"), f"{place}.blocked_domains"),
         {key: value for key, value in location.items() if key != "type" and isinstance(value, str)},
@@ -287,22 +266,22 @@ def _read_search(tool: dict, place: str) -> WebSearch:
     )
 
 
-def _read_choice(choice: dict) -> tuple[ToolChoice | None, bool | None]:
+def _read_choice(choice: dict) -> tuple[hub.ToolChoice | None, bool | None]:
     if not choice:
         return None, None
     kind = validate.text(choice.get("type"), "tool_choice.type")
     mode = validate.lookup(kind, MODES, "tool_choice.type")
     names = (validate.text(choice.get("name"), "tool_choice.name"),) if kind == "tool" else ()
     is_single = validate.optional_flag(choice, "disable_parallel_tool_use", "tool_choice")
-    return ToolChoice(mode, names), (None if is_single is None else not is_single)
+    return hub.ToolChoice(mode, names), (None if is_single is None else not is_single)
 
 
-def _read_format(output_config: dict) -> Format | None:
+def _read_format(output_config: dict) -> hub.Format | None:
     output_format = validate.optional_obj(output_config, "format", "output_config")
     if not output_format:
         return None
     validate.lookup(output_format.get("type"), {"json_schema": None}, "output_config.format.type")
-    return Format(validate.obj(output_format.get("schema"), "output_config.format.schema"), strict=True)
+    return hub.Format(validate.obj(output_format.get("schema"), "output_config.format.schema"), strict=True)
 
 
 def _read_tier(body: dict) -> str | None:
@@ -314,7 +293,7 @@ def _read_tier(body: dict) -> str | None:
 # -- writing -------------------------------------------------------------------------------------------------------
 
 
-def write_request(request: Request, target: Target, losses: Losses) -> dict:
+def write_request(request: hub.Request, target: hub.Target, losses: Losses) -> dict:
     """Returns the body for the vendor. Raises BadRequest where no valid body can be written."""
     turns = repair.pair_results(repair.without_system(request.turns, losses), losses)
     turns = repair.start_with_user(turns, bool(request.system), losses)
@@ -360,7 +339,7 @@ def write_request(request: Request, target: Target, losses: Losses) -> dict:
     return {name: value for name, value in body.items() if value is not None}
 
 
-def _write_metadata(request: Request, losses: Losses) -> dict | None:
+def _write_metadata(request: hub.Request, losses: Losses) -> dict | None:
     """Returns `metadata`, which may hold a user id only; an id that may identify a person is replaced by a digest."""
     user_id = request.end_user or request.metadata.get("user_id")
     if not isinstance(user_id, str) or not user_id:
@@ -371,27 +350,27 @@ def _write_metadata(request: Request, losses: Losses) -> dict | None:
     return {"user_id": f"user_{hashlib.blake2b(user_id.encode(), digest_size=16).hexdigest()}"}
 
 
-def _max_tokens(request: Request, target: Target, losses: Losses) -> int:
+def _max_tokens(request: hub.Request, target: hub.Target, losses: Losses) -> int:
     if request.max_tokens and request.max_tokens <= (target.max_output or request.max_tokens):
         return request.max_tokens
     losses.lose("max_tokens")
     return target.max_output or UNKNOWN_MAXIMUM
 
 
-def _may_think(turns: tuple[Turn, ...], target: Target) -> bool:
+def _may_think(turns: tuple[hub.Turn, ...], target: hub.Target) -> bool:
     """True if the vendor accepts a thinking budget with these turns.
 
     Results of tool calls need the signed thinking that led to the calls, as the first block of the turn before.
     """
     if turns[-1].role == "assistant":
         return False  # a prefill is refused with thinking
-    if len(turns) < 2 or not any(isinstance(block, ToolResult) for block in turns[-1].blocks):
+    if len(turns) < 2 or not any(isinstance(block, hub.ToolResult) for block in turns[-1].blocks):
         return True
     first = turns[-2].blocks[0]
-    return isinstance(first, Thinking) and _is_own(first.signature, target)
+    return isinstance(first, hub.Thinking) and _is_own(first.signature, target)
 
 
-def _is_own(signature: Signature | None, target: Target) -> bool:
+def _is_own(signature: hub.Signature | None, target: hub.Target) -> bool:
     return signature is not None and signature.origin == target.provider
 
 
@@ -411,32 +390,32 @@ def _trim_prefill(message: dict, is_last: bool) -> dict:
     return message
 
 
-def _write_blocks(turn: Turn, target: Target, is_thinking: bool, losses: Losses) -> Iterator[dict]:
+def _write_blocks(turn: hub.Turn, target: hub.Target, is_thinking: bool, losses: Losses) -> Iterator[dict]:
     for block in turn.blocks:
         match block:
-            case Text(text):
+            case hub.Text(text):
                 if block.citations:
                     losses.lose("citations")
                 yield {"type": "text", "text": text}
-            case Refusal(text):
+            case hub.Refusal(text):
                 losses.lose("refusal")
                 if text.strip():
                     yield {"type": "text", "text": text}
-            case Thinking():
+            case hub.Thinking():
                 yield from _write_thinking(block, target, losses)
-            case ToolCall():
+            case hub.ToolCall():
                 if block.signature:
                     losses.lose("signature")
                 yield _write_call(block, losses)
-            case ToolResult():
+            case hub.ToolResult():
                 yield _write_result(block, losses)
-            case Media() if turn.role == "assistant":
+            case hub.Media() if turn.role == "assistant":
                 losses.lose(block.kind)
-            case Media():
+            case hub.Media():
                 yield _write_media(block, losses)
 
 
-def _write_thinking(block: Thinking, target: Target, losses: Losses) -> Iterator[dict]:
+def _write_thinking(block: hub.Thinking, target: hub.Target, losses: Losses) -> Iterator[dict]:
     """Yields thinking that this provider signed in this protocol; the vendor rejects any other."""
     kind, _, value = block.signature.value.partition(":") if _is_own(block.signature, target) else ("", "", "")
     if kind not in ("thinking", "redacted"):
@@ -448,7 +427,7 @@ def _write_thinking(block: Thinking, target: Target, losses: Losses) -> Iterator
         yield {"type": "thinking", "thinking": block.text, "signature": value}
 
 
-def _write_call(block: ToolCall, losses: Losses) -> dict:
+def _write_call(block: hub.ToolCall, losses: Losses) -> dict:
     written = as_arguments(block.arguments) if block.is_custom else block.arguments
     arguments = validate.arguments_object(written, losses)
     return {"type": "tool_use", "id": legal_call_id(block.id), "name": block.name, "input": arguments}
@@ -458,11 +437,11 @@ def legal_call_id(call_id: str) -> str:
     return repair.legal_id(call_id, ID, MAX_ID)
 
 
-def _write_result(block: ToolResult, losses: Losses) -> dict:
+def _write_result(block: hub.ToolResult, losses: Losses) -> dict:
     parts = [
-        _write_media(part, losses) if isinstance(part, Media) else {"type": "text", "text": part.text}
+        _write_media(part, losses) if isinstance(part, hub.Media) else {"type": "text", "text": part.text}
         for part in block.blocks
-        if isinstance(part, Media) or part.text.strip()
+        if isinstance(part, hub.Media) or part.text.strip()
     ]
     content = parts[0]["text"] if len(parts) == 1 and parts[0]["type"] == "text" else parts
     result = {"type": "tool_result", "tool_use_id": legal_call_id(block.call_id)}
@@ -471,7 +450,7 @@ def _write_result(block: ToolResult, losses: Losses) -> dict:
     return {**result, "content": content} if content else result
 
 
-def _write_media(block: Media, losses: Losses) -> dict:
+def _write_media(block: hub.Media, losses: Losses) -> dict:
     if block.detail not in (None, "auto"):
         losses.lose("detail")
     if block.name and block.kind == "image":
@@ -488,7 +467,7 @@ def _write_media(block: Media, losses: Losses) -> dict:
     return {"type": "text", "text": validate.OMITTED_FILE.format(block.name or block.media_type or block.kind)}
 
 
-def _document_source(block: Media) -> dict | None:
+def _document_source(block: hub.Media) -> dict | None:
     if block.url:
         return {"type": "url", "url": block.url}
     if block.data and block.media_type == "application/pdf":
@@ -499,15 +478,15 @@ def _document_source(block: Media) -> dict | None:
     return None
 
 
-def _write_tools(request: Request, target: Target, losses: Losses) -> Iterator[dict]:
+def _write_tools(request: hub.Request, target: hub.Target, losses: Losses) -> Iterator[dict]:
     for i, tool in enumerate(request.tools):
         match tool:
-            case Tool(schema=None):
+            case hub.Tool(schema=None):
                 losses.lose("custom")
                 yield _tool_body(tool, FREE_INPUT)
-            case Tool():
+            case hub.Tool():
                 yield _write_function(tool, f"tools[{i}]: input_schema", target, losses)
-            case WebSearch():
+            case hub.WebSearch():
                 location = {"type": "approximate", **tool.place} if tool.place else None
                 search = {
                     "type": "web_search_20250305",
@@ -518,13 +497,13 @@ def _write_tools(request: Request, target: Target, losses: Losses) -> Iterator[d
                     "user_location": location,
                 }
                 yield {name: value for name, value in search.items() if value is not None}
-            case CodeExecution():
+            case hub.CodeExecution():
                 yield {"type": "code_execution_20250825", "name": "code_execution"}
-            case WebFetch():
+            case hub.WebFetch():
                 yield {"type": "web_fetch_20250910", "name": "web_fetch"}
 
 
-def _write_function(tool: Tool, place: str, target: Target, losses: Losses) -> dict:
+def _write_function(tool: hub.Tool, place: str, target: hub.Target, losses: Losses) -> dict:
     """`strict` is set only if it was requested and both the schema and the model support it."""
     schema, lost = schemas.for_anthropic(tool.schema, place)
     for keyword in lost:
@@ -535,12 +514,12 @@ def _write_function(tool: Tool, place: str, target: Target, losses: Losses) -> d
     return {**_tool_body(tool, schema), **({"strict": True} if is_strict else {})}
 
 
-def _tool_body(tool: Tool, schema: dict) -> dict:
+def _tool_body(tool: hub.Tool, schema: dict) -> dict:
     described = {"description": tool.description} if tool.description else {}
     return {"name": tool.name, **described, "input_schema": schema}
 
 
-def _write_choice(request: Request, is_thinking: bool, losses: Losses) -> dict | None:
+def _write_choice(request: hub.Request, is_thinking: bool, losses: Losses) -> dict | None:
     """With thinking enabled the vendor accepts only a free choice of tools."""
     if not request.tools:
         return None
@@ -561,7 +540,7 @@ def _write_choice(request: Request, is_thinking: bool, losses: Losses) -> dict |
     return {"type": choice.mode, **single}
 
 
-def _write_sampling(request: Request, target: Target, is_thinking: bool, losses: Losses) -> dict:
+def _write_sampling(request: hub.Request, target: hub.Target, is_thinking: bool, losses: Losses) -> dict:
     """Returns the sampling fields that this model accepts: temperatures up to 1, and almost no field with thinking."""
     sampling = {"temperature": request.temperature, "top_p": request.top_p, "top_k": request.top_k}
     sampling = {name: value for name, value in sampling.items() if value is not None}
@@ -578,14 +557,16 @@ def _write_sampling(request: Request, target: Target, is_thinking: bool, losses:
     return sampling
 
 
-def _write_stop(request: Request, losses: Losses) -> list[str] | None:
+def _write_stop(request: hub.Request, losses: Losses) -> list[str] | None:
     kept = [text for text in request.stop if text.strip()]
     if len(kept) < len(request.stop):
         losses.lose("stop")
     return kept or None
 
 
-def _write_config(request: Request, target: Target, effort: str | None, system: list[str], losses: Losses) -> dict:
+def _write_config(
+    request: hub.Request, target: hub.Target, effort: str | None, system: list[str], losses: Losses
+) -> dict:
     """Returns `output_config`; a format that the model does not support is requested in words, appended to `system`."""
     config = {}
     if effort:
@@ -606,7 +587,7 @@ def _write_config(request: Request, target: Target, effort: str | None, system: 
     return config
 
 
-def _write_tier(request: Request, target: Target, losses: Losses) -> dict:
+def _write_tier(request: hub.Request, target: hub.Target, losses: Losses) -> dict:
     if request.tier is None:
         return {}
     if request.tier == "priority" and "fast" in target.traits:

@@ -50,7 +50,7 @@ ROUTES = {f"models/{{model}}:{action}": operation for action, operation in ACTIO
 # Fields of a request that its reply repeats.
 ECHOED: tuple[str, ...] = ()
 # An empty line, sent while the upstream is silent: the SDK reads a comment as data.
-HEARTBEAT = b"\n"
+HEARTBEAT: bytes = b"\n"
 # Operations whose wire name is not WIRE_NAME.
 WIRE_NAMES: dict[str, str] = {}
 

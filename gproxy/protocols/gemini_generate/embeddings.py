@@ -1,21 +1,20 @@
 """Translates embedContent and batchEmbedContents to and from the hub. https://ai.google.dev/api/embeddings"""
 
 from gproxy.errors import BadRequest
-from gproxy.protocols import validate
+from gproxy.protocols import hub, validate
 from gproxy.protocols.gemini_generate.passthrough import read_usage
 from gproxy.protocols.gemini_generate.request import camel_case_keys
-from gproxy.protocols.hub import Context, EmbeddingRequest, Embeddings, Target, Usage, as_list, as_object
 from gproxy.protocols.losses import Losses
 
 KNOWN_FIELDS = frozenset(("model", "content", "taskType", "title", "outputDimensionality", "embedContentConfig"))
 OPTIONS = ("outputDimensionality", "taskType", "title")
 
 
-def read_embed(body: dict, losses: Losses) -> EmbeddingRequest:
+def read_embed(body: dict, losses: Losses) -> hub.EmbeddingRequest:
     return _read([camel_case_keys(body)], losses)
 
 
-def read_batch(body: dict, losses: Losses) -> EmbeddingRequest:
+def read_batch(body: dict, losses: Losses) -> hub.EmbeddingRequest:
     requests = [
         camel_case_keys(item) for _, item in validate.objects(camel_case_keys(body).get("requests"), "requests")
     ]
@@ -24,7 +23,7 @@ def read_batch(body: dict, losses: Losses) -> EmbeddingRequest:
     return _read(requests, losses)
 
 
-def _read(requests: list[dict], losses: Losses) -> EmbeddingRequest:
+def _read(requests: list[dict], losses: Losses) -> hub.EmbeddingRequest:
     """Returns one request for a batch. Raises BadRequest where its options differ: the hub has one set of options."""
     options = []
     texts = []
@@ -44,7 +43,7 @@ def _read(requests: list[dict], losses: Losses) -> EmbeddingRequest:
         )
     if len(set(options)) > 1:
         raise BadRequest("requests: outputDimensionality, taskType and title must be the same in all of them")
-    return EmbeddingRequest(tuple(texts), *options[0])
+    return hub.EmbeddingRequest(tuple(texts), *options[0])
 
 
 def _text(request: dict) -> str:
@@ -57,13 +56,13 @@ def _text(request: dict) -> str:
     return "\n".join(texts)
 
 
-def write_embed(request: EmbeddingRequest, target: Target, losses: Losses) -> dict:
+def write_embed(request: hub.EmbeddingRequest, target: hub.Target, losses: Losses) -> dict:
     if len(request.inputs) != 1:
         raise BadRequest("one text at a time can be embedded here")
     return write_batch(request, target, losses)["requests"][0]
 
 
-def write_batch(request: EmbeddingRequest, target: Target, losses: Losses) -> dict:
+def write_batch(request: hub.EmbeddingRequest, target: hub.Target, losses: Losses) -> dict:
     if request.end_user:
         losses.lose("end_user")
     common = {"model": f"models/{target.model.removeprefix('models/')}"}
@@ -72,25 +71,25 @@ def write_batch(request: EmbeddingRequest, target: Target, losses: Losses) -> di
     return {"requests": [{**common, "content": {"parts": [{"text": text}]}} for text in request.inputs]}
 
 
-def read_reply(body: dict, context: Context, losses: Losses) -> Embeddings:
+def read_reply(body: dict, context: hub.Context, losses: Losses) -> hub.Embeddings:
     """Returns the vectors of `embedding` or `embeddings`."""
-    rows = as_list(body.get("embeddings")) or [body.get("embedding")]
-    usage = as_object(body.get("usageMetadata"))
+    rows = hub.as_list(body.get("embeddings")) or [body.get("embedding")]
+    usage = hub.as_object(body.get("usageMetadata"))
     vectors = tuple(
-        tuple(number for number in as_list(as_object(row).get("values")) if isinstance(number, int | float))
+        tuple(number for number in hub.as_list(hub.as_object(row).get("values")) if isinstance(number, int | float))
         for row in rows
     )
-    return Embeddings(vectors, read_usage(usage) if usage else None)
+    return hub.Embeddings(vectors, read_usage(usage) if usage else None)
 
 
-def _usage(usage: Usage | None) -> dict:
+def _usage(usage: hub.Usage | None) -> dict:
     return {"usageMetadata": {"promptTokenCount": usage.prompt_tokens}} if usage else {}
 
 
-def write_embed_reply(reply: Embeddings, context: Context, losses: Losses) -> dict:
+def write_embed_reply(reply: hub.Embeddings, context: hub.Context, losses: Losses) -> dict:
     vector = reply.vectors[0] if reply.vectors else ()
     return {"embedding": {"values": list(vector)}, **_usage(reply.usage)}
 
 
-def write_batch_reply(reply: Embeddings, context: Context, losses: Losses) -> dict:
+def write_batch_reply(reply: hub.Embeddings, context: hub.Context, losses: Losses) -> dict:
     return {"embeddings": [{"values": list(vector)} for vector in reply.vectors], **_usage(reply.usage)}

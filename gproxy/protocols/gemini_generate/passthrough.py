@@ -7,17 +7,16 @@ import msgspec
 import orjson
 from msgspec import Raw
 
-from gproxy.protocols import raw_json, sse
-from gproxy.protocols.hub import ModelCard, RequestHead, Usage, as_count, as_list, as_object
+from gproxy.protocols import hub, raw_json, sse
 from gproxy.protocols.raw_json import ABSENT, NULLS
 from gproxy.protocols.signatures import SKIP_VALIDATOR, is_wrapped
 from gproxy.protocols.verdict import Verdict
 
-NAME = "gemini"
-WIRE_NAME = "gemini"
-REQUEST_ID_HEADERS = ("x-request-id",)
-MODEL_FIELD = "modelVersion"
-LIST_QUERY = {"pageSize": "1000"}
+NAME: str = "gemini"
+WIRE_NAME: str = "gemini"
+REQUEST_ID_HEADERS: tuple[str, ...] = ("x-request-id",)
+MODEL_FIELD: str = "modelVersion"
+LIST_QUERY: dict[str, str] = {"pageSize": "1000"}
 
 UNFINISHED = (b"", b"null", b'"FINISH_REASON_UNSPECIFIED"', b'""')
 # https://cloud.google.com/apis/design/errors
@@ -39,14 +38,14 @@ STATUSES = {
 }
 
 
-def read_head(body: bytes) -> RequestHead:
+def read_head(body: bytes) -> hub.RequestHead:
     """Returns the fields of a request body that routing and accounting need; the path has model and stream.
 
     Raises BadRequest.
     """
     fields = raw_json.split(body)
     config = _config(fields)
-    return RequestHead(
+    return hub.RequestHead(
         None,
         False,
         True,
@@ -83,7 +82,7 @@ def _read_mode(fields: raw_json.Fields) -> str:
 INNER_REQUESTS = ("generateContentRequest", "generate_content_request")
 
 
-def outgoing(head: RequestHead, body: bytes, model: str) -> bytes:
+def outgoing(head: hub.RequestHead, body: bytes, model: str) -> bytes:
     """Returns the body unchanged, since the URL has the model; a model that the body repeats is replaced."""
     if not head.body.keys() & {"model", "requests", *INNER_REQUESTS}:
         return body
@@ -112,7 +111,7 @@ def without_wrapped_signatures(body: dict) -> dict:
         return body
     contents = []
     for content in body["contents"]:
-        parts = as_object(content).get("parts")
+        parts = hub.as_object(content).get("parts")
         if isinstance(parts, list) and (stripped := [_without_wrapped_signature(part) for part in parts]) != parts:
             content = {**content, "parts": _skip_validator([part for part in stripped if part])}
             if not content["parts"]:
@@ -127,7 +126,7 @@ SIGNATURES, CALLS = ("thoughtSignature", "thought_signature"), ("functionCall", 
 def _without_wrapped_signature(part: object) -> object:
     """Returns the part without a wrapped signature, {} if nothing else is in it."""
     for name in SIGNATURES:
-        if is_wrapped(as_object(part).get(name)):
+        if is_wrapped(hub.as_object(part).get(name)):
             remaining = {key: value for key, value in part.items() if key != name}
             return remaining if remaining.get("text") or remaining.keys() - {"text", "thought"} else {}
     return part
@@ -135,13 +134,13 @@ def _without_wrapped_signature(part: object) -> object:
 
 def _skip_validator(parts: list) -> list:
     """Returns the parts with SKIP_VALIDATOR in the first call if that has no signature."""
-    first = next((i for i, part in enumerate(parts) if any(as_object(part).get(name) for name in CALLS)), None)
+    first = next((i for i, part in enumerate(parts) if any(hub.as_object(part).get(name) for name in CALLS)), None)
     if first is None or any(parts[first].get(name) for name in SIGNATURES):
         return parts
     return [*parts[:first], {**parts[first], SIGNATURES[0]: SKIP_VALIDATOR}, *parts[first + 1 :]]
 
 
-def read_whole(body: bytes) -> tuple[Usage | None, raw_json.Fields | None]:
+def read_whole(body: bytes) -> tuple[hub.Usage | None, raw_json.Fields | None]:
     """Returns the usage and the fields of a whole reply; the fields are None when it is not JSON."""
     fields = raw_json.find(body)
     usage = raw_json.inner_object(fields.get("usageMetadata", ABSENT)) if fields else None
@@ -155,24 +154,24 @@ REPLY_DETAILS = ("candidatesTokensDetails",)
 
 
 def _tokens_of(modality: str, usage: dict, names: tuple[str, ...]) -> int:
-    details = [as_object(detail) for name in names for detail in as_list(usage.get(name))]
-    return sum(as_count(detail.get("tokenCount")) for detail in details if detail.get("modality") == modality)
+    details = [hub.as_object(detail) for name in names for detail in hub.as_list(usage.get(name))]
+    return sum(hub.as_count(detail.get("tokenCount")) for detail in details if detail.get("modality") == modality)
 
 
-def read_usage(usage: dict, calls: tuple[tuple[str, int], ...] = ()) -> Usage:
+def read_usage(usage: dict, calls: tuple[tuple[str, int], ...] = ()) -> hub.Usage:
     """Returns the token counts of a usage block; `calls` of the vendor's tools are not in the block.
 
     Prompt counts include cached tokens; tokens of thoughts and of tool-use prompts are counted apart, and billed.
     """
-    prompt = as_count(usage.get("promptTokenCount")) + as_count(usage.get("toolUsePromptTokenCount"))
-    read = min(prompt, as_count(usage.get("cachedContentTokenCount")))
-    thoughts = as_count(usage.get("thoughtsTokenCount"))
-    fresh, output = prompt - read, as_count(usage.get("candidatesTokenCount")) + thoughts
+    prompt = hub.as_count(usage.get("promptTokenCount")) + hub.as_count(usage.get("toolUsePromptTokenCount"))
+    read = min(prompt, hub.as_count(usage.get("cachedContentTokenCount")))
+    thoughts = hub.as_count(usage.get("thoughtsTokenCount"))
+    fresh, output = prompt - read, hub.as_count(usage.get("candidatesTokenCount")) + thoughts
     cached_audio = min(read, _tokens_of("AUDIO", usage, CACHED_DETAILS))
     audio = min(fresh, max(0, _tokens_of("AUDIO", usage, PROMPT_DETAILS) - cached_audio))
     images = max(0, _tokens_of("IMAGE", usage, PROMPT_DETAILS) - _tokens_of("IMAGE", usage, CACHED_DETAILS))
     audio_output = min(output, _tokens_of("AUDIO", usage, REPLY_DETAILS))
-    return Usage(
+    return hub.Usage(
         input_tokens=fresh,
         output_tokens=output,
         reasoning_tokens=thoughts,
@@ -247,7 +246,7 @@ def _calls(candidates: Raw) -> tuple[tuple[str, int], ...]:
 
 def _is_searched(candidate: _Candidate) -> bool:
     grounding = candidate.groundingMetadata
-    return _QUERIES in bytes(grounding) and bool(as_list(raw_json.inner_object(grounding).get("webSearchQueries")))
+    return _QUERIES in bytes(grounding) and bool(hub.as_list(raw_json.inner_object(grounding).get("webSearchQueries")))
 
 
 class Stream:
@@ -256,7 +255,9 @@ class Stream:
     `name` is the model name for the client, as JSON; None keeps the upstream's.
     """
 
-    def __init__(self, name: bytes | None, head: RequestHead):
+    response_id: str | None = None  # the vendor stores no responses
+
+    def __init__(self, name: bytes | None, head: hub.RequestHead):
         self._name = name
         self._usage = ABSENT  # of the newest event that has it; every event has it, so only the last one is decoded
         self.text_bytes = 0
@@ -265,7 +266,7 @@ class Stream:
         self._open: dict[int, bool] = {}  # candidate -> True until its finishReason came
 
     @property
-    def usage(self) -> Usage | None:
+    def usage(self) -> hub.Usage | None:
         usage = raw_json.inner_object(self._usage)
         return read_usage(usage, SEARCHED if self._is_searched else ()) if usage else None
 
@@ -311,14 +312,14 @@ class Stream:
         return b""
 
 
-def read_models(body: dict) -> list[ModelCard]:
+def read_models(body: dict) -> list[hub.ModelCard]:
     cards = []
     # Vertex AI lists models of a publisher: cloud.google.com/vertex-ai/docs/reference/rest/v1beta1/publishers.models
-    for item in as_list(body.get("models")) or as_list(body.get("publisherModels")):
+    for item in hub.as_list(body.get("models")) or hub.as_list(body.get("publisherModels")):
         if isinstance(item, dict) and isinstance(item.get("name"), str):
             title = item.get("displayName")
             cards.append(
-                ModelCard(
+                hub.ModelCard(
                     id=item["name"].removeprefix("publishers/google/").removeprefix("models/"),
                     display_name=title if isinstance(title, str) else None,
                     owned_by="google",
@@ -335,11 +336,11 @@ def next_page(body: dict) -> dict[str, str] | None:
     return {**LIST_QUERY, "pageToken": token} if isinstance(token, str) and token else None
 
 
-def write_model(card: ModelCard, name: str) -> dict:
+def write_model(card: hub.ModelCard, name: str) -> dict:
     raw = card.raw if card.protocol == NAME and card.raw else {}
     defaults = {"displayName": card.display_name or name, "supportedGenerationMethods": ["generateContent"]}
     return {**defaults, **raw, "name": f"models/{name}", "baseModelId": name}
 
 
-def write_models(cards: list[tuple[ModelCard, str]]) -> dict:
+def write_models(cards: list[tuple[hub.ModelCard, str]]) -> dict:
     return {"models": [write_model(card, name) for card, name in cards]}

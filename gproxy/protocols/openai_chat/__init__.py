@@ -31,10 +31,12 @@ GENERATE = Codec(request.read_request, request.write_request, reply.read_reply, 
 EMBED = Codec(embeddings.read_embed, embeddings.write_embed, embeddings.read_embed_reply, embeddings.write_embed_reply)
 CODECS = {"generate_content": GENERATE, "stream_generate_content": GENERATE, "embeddings": EMBED}
 ROUTES = {"chat/completions": "generate_content", "embeddings": "embeddings"}
+# The path of a request does not have its model.
+ACTIONS: dict[str, str] = {}
 # Fields of a request that its reply repeats.
 ECHOED: tuple[str, ...] = ()
 # A comment, which clients ignore; sent while the upstream is silent.
-HEARTBEAT = b": heartbeat\n\n"
+HEARTBEAT: bytes = b": heartbeat\n\n"
 # Operations whose wire name is not WIRE_NAME.
 WIRE_NAMES = {"embeddings": "openai", "model_list": "openai", "model_get": "openai"}
 

@@ -4,15 +4,14 @@ import base64
 import struct
 
 from gproxy.errors import BadRequest
-from gproxy.protocols import validate
-from gproxy.protocols.hub import Context, EmbeddingRequest, Embeddings, Target, Usage, as_list, as_object
+from gproxy.protocols import hub, validate
 from gproxy.protocols.losses import Losses
 from gproxy.protocols.openai import read_usage
 
 KNOWN_FIELDS = frozenset(("model", "input", "encoding_format", "dimensions", "user"))
 
 
-def read_embed(body: dict, losses: Losses) -> EmbeddingRequest:
+def read_embed(body: dict, losses: Losses) -> hub.EmbeddingRequest:
     """Returns the request in the hub's types. Raises BadRequest, on token arrays too: no other vendor can read them."""
     for name in body:
         if name not in KNOWN_FIELDS and body[name] is not None:
@@ -26,10 +25,10 @@ def read_embed(body: dict, losses: Losses) -> EmbeddingRequest:
     encoding = validate.optional_text(body, "encoding_format") or "float"
     is_packed = validate.lookup(encoding, {"float": False, "base64": True}, "encoding_format")
     dimensions = validate.optional_count(body, "dimensions", minimum=1)
-    return EmbeddingRequest(inputs, dimensions, end_user=validate.optional_text(body, "user"), is_packed=is_packed)
+    return hub.EmbeddingRequest(inputs, dimensions, end_user=validate.optional_text(body, "user"), is_packed=is_packed)
 
 
-def write_embed(request: EmbeddingRequest, target: Target, losses: Losses) -> dict:
+def write_embed(request: hub.EmbeddingRequest, target: hub.Target, losses: Losses) -> dict:
     for name in ("task", "title"):
         if getattr(request, name):
             losses.lose(name)
@@ -43,10 +42,10 @@ def write_embed(request: EmbeddingRequest, target: Target, losses: Losses) -> di
     return {name: value for name, value in body.items() if value is not None}
 
 
-def read_embed_reply(body: dict, context: Context, losses: Losses) -> Embeddings:
-    rows = sorted(map(as_object, as_list(body.get("data"))), key=lambda row: _index_or_0(row.get("index")))
-    usage = as_object(body.get("usage"))
-    return Embeddings(tuple(_vector(row.get("embedding")) for row in rows), read_usage(usage) if usage else None)
+def read_embed_reply(body: dict, context: hub.Context, losses: Losses) -> hub.Embeddings:
+    rows = sorted(map(hub.as_object, hub.as_list(body.get("data"))), key=lambda row: _index_or_0(row.get("index")))
+    usage = hub.as_object(body.get("usage"))
+    return hub.Embeddings(tuple(_vector(row.get("embedding")) for row in rows), read_usage(usage) if usage else None)
 
 
 def _index_or_0(index: object) -> int:
@@ -57,16 +56,16 @@ def _vector(value: object) -> tuple[float, ...]:
     if isinstance(value, str):  # some hosts send base64 although floats were requested
         packed = base64.b64decode(value)
         return struct.unpack(f"<{len(packed) // 4}f", packed[: len(packed) // 4 * 4])
-    return tuple(number for number in as_list(value) if isinstance(number, int | float))
+    return tuple(number for number in hub.as_list(value) if isinstance(number, int | float))
 
 
-def write_embed_reply(reply: Embeddings, context: Context, losses: Losses) -> dict:
-    is_packed = isinstance(context.request, EmbeddingRequest) and context.request.is_packed
+def write_embed_reply(reply: hub.Embeddings, context: hub.Context, losses: Losses) -> dict:
+    is_packed = isinstance(context.request, hub.EmbeddingRequest) and context.request.is_packed
     data = [
         {"object": "embedding", "index": i, "embedding": _packed(vector) if is_packed else list(vector)}
         for i, vector in enumerate(reply.vectors)
     ]
-    prompt = (reply.usage or Usage()).prompt_tokens
+    prompt = (reply.usage or hub.Usage()).prompt_tokens
     usage = {"prompt_tokens": prompt, "total_tokens": prompt}
     return {"object": "list", "data": data, "model": context.name, "usage": usage}
 

@@ -8,8 +8,7 @@ import orjson
 from msgspec import Raw
 
 from gproxy.errors import BadRequest
-from gproxy.protocols import raw_json, sse
-from gproxy.protocols.hub import RequestHead, Usage, as_list, as_object
+from gproxy.protocols import hub, raw_json, sse
 from gproxy.protocols.openai import (  # noqa: F401 - the interface of this protocol
     TIER_OF_JSON,
     error,
@@ -25,25 +24,25 @@ from gproxy.protocols.raw_json import ABSENT, NULLS
 from gproxy.protocols.signatures import is_wrapped
 from gproxy.protocols.verdict import Verdict
 
-NAME = "openai_chat"
-WIRE_NAME = "openai_chat_completions"
-REQUEST_ID_HEADERS = ("x-request-id",)
-MODEL_FIELD = "model"
+NAME: str = "openai_chat"
+WIRE_NAME: str = "openai_chat_completions"
+REQUEST_ID_HEADERS: tuple[str, ...] = ("x-request-id",)
+MODEL_FIELD: str = "model"
 LIST_QUERY: dict[str, str] = {}
 
 UNFINISHED = (b"", b"null", b'""')
 
 
-def read_head(body: bytes) -> RequestHead:
+def read_head(body: bytes) -> hub.RequestHead:
     """Returns the fields of a request body that routing and accounting need. Raises BadRequest."""
     fields = raw_json.split(body)
     options = raw_json.value(fields, "stream_options") if "stream_options" in fields else None
     if options is not None and not isinstance(options, dict):
         raise BadRequest("stream_options: expected an object")
-    return RequestHead(
+    return hub.RequestHead(
         raw_json.model(fields),
         raw_json.is_stream(fields),
-        as_object(options).get("include_usage") is True,
+        hub.as_object(options).get("include_usage") is True,
         raw_json.text(fields, "user"),
         fields,
         mode=read_mode(fields),
@@ -52,7 +51,7 @@ def read_head(body: bytes) -> RequestHead:
     )
 
 
-def outgoing(head: RequestHead, body: bytes, model: str) -> bytes:
+def outgoing(head: hub.RequestHead, body: bytes, model: str) -> bytes:
     """Returns the body under the upstream's model name, with usage requested of a stream; unchanged where possible."""
     fields = head.body
     if head.model != model or not raw_json.names_model_once(head, body):
@@ -71,7 +70,7 @@ def without_wrapped_signatures(body: dict) -> dict:
     messages = []
     for message in body["messages"]:
         if isinstance(message, dict):
-            details, calls = as_list(message.get("reasoning_details")), as_list(message.get("tool_calls"))
+            details, calls = hub.as_list(message.get("reasoning_details")), hub.as_list(message.get("tool_calls"))
             kept_details = [detail for detail in details if not _is_wrapped_detail(detail)]
             if kept_details != details:
                 message = {**message, "reasoning_details": kept_details}
@@ -83,17 +82,17 @@ def without_wrapped_signatures(body: dict) -> dict:
 
 
 def _is_wrapped_detail(detail: object) -> bool:
-    return is_wrapped(as_object(detail).get("data")) or is_wrapped(as_object(detail).get("signature"))
+    return is_wrapped(hub.as_object(detail).get("data")) or is_wrapped(hub.as_object(detail).get("signature"))
 
 
 def _without_wrapped_signature(call: object) -> object:
-    google = as_object(as_object(as_object(call).get("extra_content")).get("google"))
+    google = hub.as_object(hub.as_object(hub.as_object(call).get("extra_content")).get("google"))
     if not is_wrapped(google.get("thought_signature")):
         return call
     return {name: value for name, value in call.items() if name != "extra_content"}
 
 
-def read_whole(body: bytes) -> tuple[Usage | None, raw_json.Fields | None]:
+def read_whole(body: bytes) -> tuple[hub.Usage | None, raw_json.Fields | None]:
     """Returns the usage and the fields of a whole reply; the fields are None when it is not JSON."""
     fields = raw_json.find(body)
     usage = raw_json.inner_object(fields.get("usage", ABSENT)) if fields else None
@@ -137,9 +136,11 @@ class Stream:
     `name` is the model name for the client, as JSON; None keeps the upstream's.
     """
 
-    def __init__(self, name: bytes | None, head: RequestHead):
+    response_id: str | None = None  # the vendor stores no responses
+
+    def __init__(self, name: bytes | None, head: hub.RequestHead):
         self._name, self._wants_usage = name, head.wants_usage
-        self.usage: Usage | None = None
+        self.usage: hub.Usage | None = None
         self.text_bytes = 0
         self.has_failed = False
         self._open: dict[int, bool] = {}  # choice -> True until its finish_reason came

@@ -9,27 +9,8 @@ from collections.abc import Iterator
 import orjson
 
 from gproxy.errors import BadRequest
-from gproxy.protocols import prompts, reasoning, repair, schemas, validate
+from gproxy.protocols import hub, prompts, reasoning, repair, schemas, validate
 from gproxy.protocols.custom_tools import FREE_INPUT, as_arguments
-from gproxy.protocols.hub import (
-    Block,
-    CodeExecution,
-    Format,
-    Media,
-    Reasoning,
-    Refusal,
-    Request,
-    Target,
-    Text,
-    Thinking,
-    Tool,
-    ToolCall,
-    ToolChoice,
-    ToolResult,
-    Turn,
-    WebSearch,
-    as_object,
-)
 from gproxy.protocols.losses import Losses
 from gproxy.protocols.openai import (
     AUDIO,
@@ -89,18 +70,18 @@ ROLES = dict.fromkeys(("system", "developer", "user", "assistant", "tool", "func
 MODES = {"auto": "auto", "none": "none", "required": "any"}
 MODES_BACK = {"auto": "auto", "none": "none", "any": "required"}
 ID, MAX_ID = re.compile(r"[\x21-\x7e]+"), 40
-TOOL_NAME = (re.compile(r"[A-Za-z0-9_-]+"), 64)
+TOOL_NAME: tuple[re.Pattern[str], int] = (re.compile(r"[A-Za-z0-9_-]+"), 64)
 # Media that may be sent as a URL.
-URL_KINDS = frozenset(("image",))
+URL_KINDS: frozenset[str] = frozenset(("image",))
 MAX_STOPS = 4
 # This vendor has no URLs that only it can open.
-OWN_URLS = None
+OWN_URLS: re.Pattern[str] | None = None
 
 
 # -- reading -------------------------------------------------------------------------------------------------------
 
 
-def read_request(body: dict, losses: Losses) -> Request:
+def read_request(body: dict, losses: Losses) -> hub.Request:
     """Returns the request in the hub's types. Raises BadRequest, which names the field."""
     for name in body:
         if name not in KNOWN_FIELDS and body[name] not in (None, ["text"] if name == "modalities" else None):
@@ -113,7 +94,7 @@ def read_request(body: dict, losses: Losses) -> Request:
     logprobs = validate.optional_count(body, "top_logprobs")
     if validate.optional_flag(body, "logprobs"):
         logprobs = logprobs or 0
-    return Request(
+    return hub.Request(
         turns=repair.merge_turns(turns),
         system=system,
         tools=tuple(_read_tools(body, losses)),
@@ -140,10 +121,10 @@ def read_request(body: dict, losses: Losses) -> Request:
     )
 
 
-def _read_messages(body: dict, losses: Losses) -> tuple[tuple[str, ...], list[Turn]]:
+def _read_messages(body: dict, losses: Losses) -> tuple[tuple[str, ...], list[hub.Turn]]:
     """Returns the instructions before the first other message, and the turns."""
     system: list[str] = []
-    turns: list[Turn] = []
+    turns: list[hub.Turn] = []
     newest: dict[str, str] = {}  # function name -> id of its newest call
     for place, message in validate.objects(body.get("messages"), "messages"):
         role = validate.text(message.get("role"), f"{place}.role")
@@ -152,56 +133,56 @@ def _read_messages(body: dict, losses: Losses) -> tuple[tuple[str, ...], list[Tu
             losses.report("messages.name")
         match role:
             case "system" | "developer":
-                texts = [block.text for block in _read_content(message, place, losses) if isinstance(block, Text)]
+                texts = [block.text for block in _read_content(message, place, losses) if isinstance(block, hub.Text)]
                 if turns:
-                    turns.append(Turn("system", tuple(map(Text, texts))))
+                    turns.append(hub.Turn("system", tuple(map(hub.Text, texts))))
                 else:
                     system += [text for text in texts if text.strip()]
             case "user":
-                turns.append(Turn("user", tuple(_read_content(message, place, losses))))
+                turns.append(hub.Turn("user", tuple(_read_content(message, place, losses))))
             case "assistant":
-                turns.append(Turn("assistant", tuple(_read_assistant(message, place, losses))))
-                newest |= {block.name: block.id for block in turns[-1].blocks if isinstance(block, ToolCall)}
+                turns.append(hub.Turn("assistant", tuple(_read_assistant(message, place, losses))))
+                newest |= {block.name: block.id for block in turns[-1].blocks if isinstance(block, hub.ToolCall)}
             case "tool":
                 blocks = tuple(block for block in _read_content(message, place, losses) if _is_output(block))
                 call_id = validate.text(message.get("tool_call_id"), f"{place}.tool_call_id")
-                turns.append(Turn("user", (ToolResult(call_id, blocks),)))
+                turns.append(hub.Turn("user", (hub.ToolResult(call_id, blocks),)))
             case "function":
                 turns.append(_read_function(message, place, newest, losses))
     return tuple(system), turns
 
 
-def _is_output(block: Block) -> bool:
-    return isinstance(block, Media) or (isinstance(block, Text) and bool(block.text))
+def _is_output(block: hub.Block) -> bool:
+    return isinstance(block, hub.Media) or (isinstance(block, hub.Text) and bool(block.text))
 
 
-def _read_function(message: dict, place: str, newest: dict[str, str], losses: Losses) -> Turn:
+def _read_function(message: dict, place: str, newest: dict[str, str], losses: Losses) -> hub.Turn:
     """Returns a legacy function message, which has no call id, as the result of the newest call of that function."""
     name = validate.text(message.get("name"), f"{place}.name")
     blocks = tuple(block for block in _read_content(message, place, losses) if _is_output(block))
-    return Turn("user", (ToolResult(newest.get(name, f"function_call_{name}"), blocks, name=name),))
+    return hub.Turn("user", (hub.ToolResult(newest.get(name, f"function_call_{name}"), blocks, name=name),))
 
 
-def _read_content(message: dict, place: str, losses: Losses) -> Iterator[Block]:
+def _read_content(message: dict, place: str, losses: Losses) -> Iterator[hub.Block]:
     content = message.get("content")
     if content is None or isinstance(content, str):
         if content:
-            yield Text(content)
+            yield hub.Text(content)
         return
     for item_place, item in validate.objects(content, f"{place}.content"):
         yield from _read_part(item, item_place, losses)
 
 
-def _read_part(item: dict, place: str, losses: Losses) -> Iterator[Block]:
+def _read_part(item: dict, place: str, losses: Losses) -> Iterator[hub.Block]:
     if item.get("cache_control") is not None:
         losses.report("cache_control")
     if item.get("prompt_cache_breakpoint") is not None:
         losses.report("messages.content.prompt_cache_breakpoint")
     match item.get("type"):
         case "text":
-            yield Text(validate.text(item.get("text"), f"{place}.text"))
+            yield hub.Text(validate.text(item.get("text"), f"{place}.text"))
         case "refusal":
-            yield Refusal(validate.text(item.get("refusal"), f"{place}.refusal"))
+            yield hub.Refusal(validate.text(item.get("refusal"), f"{place}.refusal"))
         case "image_url":
             image = item.get("image_url")
             image = {"url": image} if isinstance(image, str) else validate.obj(image, f"{place}.image_url")
@@ -217,7 +198,7 @@ def _read_part(item: dict, place: str, losses: Losses) -> Iterator[Block]:
             data = validate.check_base64(
                 validate.text(audio.get("data"), f"{place}.input_audio.data"), f"{place}.input_audio.data"
             )
-            yield Media("audio", f"audio/{validate.optional_text(audio, 'format') or 'wav'}", data)
+            yield hub.Media("audio", f"audio/{validate.optional_text(audio, 'format') or 'wav'}", data)
         case "file":
             yield _read_file(validate.obj(item.get("file"), f"{place}.file"), f"{place}.file")
         case str() as kind:
@@ -226,7 +207,7 @@ def _read_part(item: dict, place: str, losses: Losses) -> Iterator[Block]:
             raise BadRequest(f"{place}.type: missing; name the kind of part")
 
 
-def _read_file(file: dict, place: str) -> Media:
+def _read_file(file: dict, place: str) -> hub.Media:
     name = validate.optional_text(file, "filename", place)
     data, url = validate.optional_text(file, "file_data", place), validate.optional_text(file, "file_url", place)
     if data is not None:
@@ -234,19 +215,19 @@ def _read_file(file: dict, place: str) -> Media:
             return validate.media_of_url(data, "file", f"{place}.file_data", name)
         media_type = validate.media_type_of(name)
         checked = validate.check_base64(data, f"{place}.file_data")
-        return Media(validate.media_kind(media_type, "file"), media_type, checked, name=name)
+        return hub.Media(validate.media_kind(media_type, "file"), media_type, checked, name=name)
     if url is not None:
         return validate.media_of_url(url, "file", f"{place}.file_url", name)
     if (file_id := validate.optional_text(file, "file_id", place)) is not None:
-        return Media("file", validate.media_type_of(name), file_id=file_id, name=name)
+        return hub.Media("file", validate.media_type_of(name), file_id=file_id, name=name)
     raise BadRequest(f"{place}: give file_data or file_id")
 
 
-def _read_assistant(message: dict, place: str, losses: Losses) -> Iterator[Block]:
+def _read_assistant(message: dict, place: str, losses: Losses) -> Iterator[hub.Block]:
     yield from _read_thinking(message, place, losses)
     yield from _read_content(message, place, losses)
     if refusal := validate.optional_text(message, "refusal", place):
-        yield Refusal(refusal)
+        yield hub.Refusal(refusal)
     if message.get("audio") is not None:
         losses.report("messages.audio")
     for call_place, call in validate.objects(message.get("tool_calls"), f"{place}.tool_calls"):
@@ -254,52 +235,52 @@ def _read_assistant(message: dict, place: str, losses: Losses) -> Iterator[Block
     if (legacy := message.get("function_call")) is not None:
         call = validate.obj(legacy, f"{place}.function_call")
         name = validate.text(call.get("name"), f"{place}.function_call.name")
-        yield ToolCall(f"function_call_{name}", name, validate.optional_text(call, "arguments") or "")
+        yield hub.ToolCall(f"function_call_{name}", name, validate.optional_text(call, "arguments") or "")
 
 
-def _read_thinking(message: dict, place: str, losses: Losses) -> Iterator[Block]:
+def _read_thinking(message: dict, place: str, losses: Losses) -> Iterator[hub.Block]:
     """Yields the thinking that gproxy wrapped, else the plain text of it."""
     details = message.get("reasoning_details")
-    wrapped: list[Thinking] = []
-    for detail in map(as_object, details if isinstance(details, list) else ()):
+    wrapped: list[hub.Thinking] = []
+    for detail in map(hub.as_object, details if isinstance(details, list) else ()):
         opaque = detail.get("data") or detail.get("signature")
         if is_wrapped(opaque):
             text = detail.get("text")
-            wrapped.append(Thinking(text if isinstance(text, str) else "", unwrap(opaque)))
+            wrapped.append(hub.Thinking(text if isinstance(text, str) else "", unwrap(opaque)))
         elif opaque:
             losses.lose("signature")
     text = message.get("reasoning_content") or message.get("reasoning")
     if wrapped:
         yield from wrapped
     elif isinstance(text, str) and text:
-        yield Thinking(text)
+        yield hub.Thinking(text)
 
 
-def _read_call(call: dict, place: str) -> ToolCall:
+def _read_call(call: dict, place: str) -> hub.ToolCall:
     call_id = validate.text(call.get("id"), f"{place}.id")
     if call.get("type") == "custom":
         custom = validate.obj(call.get("custom"), f"{place}.custom")
         name = validate.text(custom.get("name"), f"{place}.custom.name")
-        return ToolCall(call_id, name, validate.text(custom.get("input"), f"{place}.custom.input"), is_custom=True)
+        return hub.ToolCall(call_id, name, validate.text(custom.get("input"), f"{place}.custom.input"), is_custom=True)
     function = validate.obj(call.get("function"), f"{place}.function")
     name = validate.text(function.get("name"), f"{place}.function.name")
     written = validate.optional_text(function, "arguments", f"{place}.function") or ""
-    google = as_object(as_object(call.get("extra_content")).get("google"))
+    google = hub.as_object(hub.as_object(call.get("extra_content")).get("google"))
     opaque = google.get("thought_signature")
-    return ToolCall(call_id, name, written, signature=unwrap(opaque) if isinstance(opaque, str) else None)
+    return hub.ToolCall(call_id, name, written, signature=unwrap(opaque) if isinstance(opaque, str) else None)
 
 
-def _read_tools(body: dict, losses: Losses) -> Iterator[Tool | WebSearch]:
+def _read_tools(body: dict, losses: Losses) -> Iterator[hub.Tool | hub.WebSearch]:
     for place, tool in validate.objects(body.get("tools"), "tools"):
         match tool.get("type"):
             case "function":
                 yield _read_tool(validate.obj(tool.get("function"), f"{place}.function"), f"{place}.function")
             case "custom":
                 custom = validate.obj(tool.get("custom"), f"{place}.custom")
-                if as_object(custom.get("format")).get("type") == "grammar":
+                if hub.as_object(custom.get("format")).get("type") == "grammar":
                     losses.report("tools.custom.format")
                 description = validate.optional_text(custom, "description", place)
-                yield Tool(validate.text(custom.get("name"), f"{place}.custom.name"), description)
+                yield hub.Tool(validate.text(custom.get("name"), f"{place}.custom.name"), description)
             case str() as kind:
                 losses.report(f"tools.{kind}")
             case _:
@@ -307,55 +288,57 @@ def _read_tools(body: dict, losses: Losses) -> Iterator[Tool | WebSearch]:
     for place, function in validate.objects(body.get("functions"), "functions"):
         yield _read_tool(function, place)
     if (options := body.get("web_search_options")) is not None:
-        if as_object(options).get("search_context_size") is not None:
+        if hub.as_object(options).get("search_context_size") is not None:
             losses.report("web_search_options.search_context_size")
-        location = as_object(as_object(as_object(options).get("user_location")).get("approximate"))
-        yield WebSearch(place={key: value for key, value in location.items() if isinstance(value, str)})
+        location = hub.as_object(hub.as_object(hub.as_object(options).get("user_location")).get("approximate"))
+        yield hub.WebSearch(place={key: value for key, value in location.items() if isinstance(value, str)})
 
 
-def _read_tool(function: dict, place: str) -> Tool:
+def _read_tool(function: dict, place: str) -> hub.Tool:
     name = validate.text(function.get("name"), f"{place}.name")
     schema = validate.optional_obj(function, "parameters", place)
     description = validate.optional_text(function, "description", place)
-    return Tool(name, description, schema, validate.optional_flag(function, "strict", place))
+    return hub.Tool(name, description, schema, validate.optional_flag(function, "strict", place))
 
 
-def _read_choice(body: dict) -> ToolChoice | None:
+def _read_choice(body: dict) -> hub.ToolChoice | None:
     choice = body.get("tool_choice")
     if choice is None and (legacy := body.get("function_call")) is not None:
         choice = {"type": "function", "function": legacy} if isinstance(legacy, dict) else legacy
     if choice is None:
         return None
     if isinstance(choice, str):
-        return ToolChoice(validate.lookup(choice, MODES, "tool_choice"))
+        return hub.ToolChoice(validate.lookup(choice, MODES, "tool_choice"))
     choice = validate.obj(choice, "tool_choice")
     kind = choice.get("type")
     if kind in ("function", "custom"):
         tool = validate.obj(choice.get(kind), f"tool_choice.{kind}")
-        return ToolChoice("any", (validate.text(tool.get("name"), f"tool_choice.{kind}.name"),))
+        return hub.ToolChoice("any", (validate.text(tool.get("name"), f"tool_choice.{kind}.name"),))
     if kind == "allowed_tools":
         allowed = validate.obj(choice.get("allowed_tools"), "tool_choice.allowed_tools")
         tools = validate.objects(allowed.get("tools"), "tool_choice.allowed_tools.tools")
-        names = tuple(name for _, tool in tools if (name := as_object(tool.get(str(tool.get("type")))).get("name")))
+        names = tuple(name for _, tool in tools if (name := hub.as_object(tool.get(str(tool.get("type")))).get("name")))
         mode = validate.lookup(allowed.get("mode") or "auto", MODES, "tool_choice.allowed_tools.mode")
-        return ToolChoice(mode, tuple(map(str, names)))
+        return hub.ToolChoice(mode, tuple(map(str, names)))
     raise BadRequest("tool_choice.type: expected function, custom or allowed_tools")
 
 
-def _read_format(body: dict) -> Format | None:
+def _read_format(body: dict) -> hub.Format | None:
     response_format = validate.optional_obj(body, "response_format")
     json_schema = validate.optional_obj(response_format, "json_schema", "response_format")
     return read_format(response_format, json_schema, "response_format", "response_format.json_schema")
 
 
-def _read_reasoning(body: dict, losses: Losses) -> Reasoning | None:
+def _read_reasoning(body: dict, losses: Losses) -> hub.Reasoning | None:
     """Returns the requested reasoning. `thinking`, a field of compatible hosts, takes precedence over the effort."""
     if thinking := validate.optional_obj(body, "thinking"):
         return reasoning.read_anthropic(thinking, {}, "thinking")
     for name in validate.optional_obj(body, "extra_body"):
         if name != "google":
             losses.report(f"extra_body.{name}")
-    google = as_object(as_object(validate.optional_obj(body, "extra_body").get("google")).get("thinking_config"))
+    google = hub.as_object(
+        hub.as_object(validate.optional_obj(body, "extra_body").get("google")).get("thinking_config")
+    )
     if google:
         config = {
             "includeThoughts": google.get("include_thoughts"),
@@ -365,13 +348,13 @@ def _read_reasoning(body: dict, losses: Losses) -> Reasoning | None:
         return reasoning.read_gemini(config, "extra_body.google.thinking_config")
     effort = validate.optional_text(body, "reasoning_effort")
     validate.lookup(effort, dict.fromkeys(reasoning.EFFORTS), "reasoning_effort")
-    return Reasoning(effort) if effort else None
+    return hub.Reasoning(effort) if effort else None
 
 
 # -- writing -------------------------------------------------------------------------------------------------------
 
 
-def write_request(request: Request, target: Target, losses: Losses) -> dict:
+def write_request(request: hub.Request, target: hub.Target, losses: Losses) -> dict:
     """Returns the body for the vendor. Raises BadRequest where no valid body can be written."""
     traits = target.traits
     turns = repair.pair_results(request.turns, losses)
@@ -441,18 +424,18 @@ REFUSED = {
 }
 
 
-def _write_turn(turn: Turn, target: Target, losses: Losses) -> Iterator[dict]:
+def _write_turn(turn: hub.Turn, target: hub.Target, losses: Losses) -> Iterator[dict]:
     if turn.role == "assistant":
         yield from _write_assistant(turn, target, losses)
         return
     parts: list[dict] = []
     for block in turn.blocks:
         match block:
-            case ToolResult():
+            case hub.ToolResult():
                 yield _write_result(block, parts, losses)
-            case Text(text):
+            case hub.Text(text):
                 parts.append({"type": "text", "text": text})
-            case Media():
+            case hub.Media():
                 parts.append(_write_media(block, losses))
     if not parts:
         return
@@ -464,10 +447,10 @@ def _write_turn(turn: Turn, target: Target, losses: Losses) -> Iterator[dict]:
     yield {"role": turn.role, "content": parts}
 
 
-def _write_result(block: ToolResult, parts: list[dict], losses: Losses) -> dict:
+def _write_result(block: hub.ToolResult, parts: list[dict], losses: Losses) -> dict:
     """Returns a tool message, which holds text only; media are added to `parts`, the user message after it."""
-    texts = [item.text for item in block.blocks if isinstance(item, Text)]
-    media = [_write_media(item, losses) for item in block.blocks if isinstance(item, Media)]
+    texts = [item.text for item in block.blocks if isinstance(item, hub.Text)]
+    media = [_write_media(item, losses) for item in block.blocks if isinstance(item, hub.Media)]
     if media:
         losses.lose("tool_media")
         parts += media
@@ -481,26 +464,26 @@ def legal_call_id(call_id: str) -> str:
     return repair.legal_id(call_id, ID, MAX_ID)
 
 
-def _write_assistant(turn: Turn, target: Target, losses: Losses) -> Iterator[dict]:
+def _write_assistant(turn: hub.Turn, target: hub.Target, losses: Losses) -> Iterator[dict]:
     texts, refusals, calls, thoughts, details = [], [], [], [], []
     for block in turn.blocks:
         match block:
-            case Text(text, citations):
+            case hub.Text(text, citations):
                 if citations:
                     losses.lose("citations")
                 texts.append(text)
-            case Refusal(text):
+            case hub.Refusal(text):
                 refusals.append(text)
-            case Thinking(text, signature):
+            case hub.Thinking(text, signature):
                 is_own = signature is not None and signature.origin == target.provider
                 if is_own and (own_details := _details(signature.value)):
                     details += own_details
                 elif "reasoning_content" not in target.traits:
                     losses.lose("thinking" if text else "signature")
                 thoughts.append(text)
-            case ToolCall():
+            case hub.ToolCall():
                 calls.append(_write_call(block, target, losses))
-            case Media(kind):
+            case hub.Media(kind):
                 losses.lose(kind)
     message = {"role": "assistant", "content": "".join(texts) or None}
     if refusals:
@@ -526,7 +509,7 @@ def _details(value: str) -> list:
     return details if isinstance(details, list) else []
 
 
-def _write_call(block: ToolCall, target: Target, losses: Losses) -> dict:
+def _write_call(block: hub.ToolCall, target: hub.Target, losses: Losses) -> dict:
     call = {"id": legal_call_id(block.id), "type": "function"}
     if block.is_custom:
         if "custom_tools" in target.traits:
@@ -540,7 +523,7 @@ def _write_call(block: ToolCall, target: Target, losses: Losses) -> dict:
     return call
 
 
-def _write_media(block: Media, losses: Losses) -> dict:
+def _write_media(block: hub.Media, losses: Losses) -> dict:
     if block.name and block.kind in ("image", "audio"):
         losses.lose("filename")
     if block.kind == "image" and (block.url or block.data):
@@ -562,12 +545,12 @@ def _write_media(block: Media, losses: Losses) -> dict:
     return {"type": "text", "text": validate.OMITTED_FILE.format(block.name or block.media_type or block.kind)}
 
 
-def _write_tools(request: Request, target: Target, losses: Losses) -> list[dict]:
+def _write_tools(request: hub.Request, target: hub.Target, losses: Losses) -> list[dict]:
     tools = []
     for number, tool in enumerate(request.tools):
-        if not isinstance(tool, Tool):
-            if not isinstance(tool, WebSearch):
-                losses.lose("code_execution" if isinstance(tool, CodeExecution) else "web_fetch")
+        if not isinstance(tool, hub.Tool):
+            if not isinstance(tool, hub.WebSearch):
+                losses.lose("code_execution" if isinstance(tool, hub.CodeExecution) else "web_fetch")
             continue
         described = {"name": tool.name, **({"description": tool.description} if tool.description else {})}
         if tool.is_custom and "custom_tools" in target.traits:
@@ -583,8 +566,8 @@ def _write_tools(request: Request, target: Target, losses: Losses) -> list[dict]
     return tools
 
 
-def _write_search(request: Request, losses: Losses) -> dict:
-    search = next((tool for tool in request.tools if isinstance(tool, WebSearch)), None)
+def _write_search(request: hub.Request, losses: Losses) -> dict:
+    search = next((tool for tool in request.tools if isinstance(tool, hub.WebSearch)), None)
     if search is None:
         return {}
     if search.allowed or search.blocked or search.max_uses is not None:
@@ -593,7 +576,7 @@ def _write_search(request: Request, losses: Losses) -> dict:
     return {"web_search_options": location}
 
 
-def _write_choice(request: Request, losses: Losses) -> str | dict | None:
+def _write_choice(request: hub.Request, losses: Losses) -> str | dict | None:
     choice = request.choice
     if choice is None:
         return None
@@ -611,14 +594,14 @@ def _write_choice(request: Request, losses: Losses) -> str | dict | None:
     return MODES_BACK[choice.mode]
 
 
-def _write_stop(request: Request, losses: Losses) -> str | list[str] | None:
+def _write_stop(request: hub.Request, losses: Losses) -> str | list[str] | None:
     if len(request.stop) > MAX_STOPS:
         losses.lose("stop")
     kept = list(request.stop[:MAX_STOPS])
     return kept[0] if len(kept) == 1 else kept or None
 
 
-def _write_format(request: Request, target: Target, losses: Losses) -> tuple[dict | None, tuple[str, ...]]:
+def _write_format(request: hub.Request, target: hub.Target, losses: Losses) -> tuple[dict | None, tuple[str, ...]]:
     """Returns `response_format`, and prompts for what this field cannot request."""
     schema = request.format.schema if request.format else None
     if schema is not None and "json_object_only" in target.traits and schemas.is_object(schema):
@@ -631,7 +614,7 @@ def _write_format(request: Request, target: Target, losses: Losses) -> tuple[dic
     return flat, prompts_for_format
 
 
-def _write_reasoning(request: Request, target: Target, losses: Losses) -> dict:
+def _write_reasoning(request: hub.Request, target: hub.Target, losses: Losses) -> dict:
     if request.reasoning is None:
         return {}
     if "thinking_switch" in target.traits:

@@ -35,10 +35,12 @@ ROUTES = {
     "responses/input_tokens": "count_tokens",
     "responses/input_tokens/count": "count_tokens",
 }
+# The path of a request does not have its model.
+ACTIONS: dict[str, str] = {}
 # Fields of a request that its reply repeats.
-ECHOED = tuple(reply.ECHOES)
+ECHOED: tuple[str, ...] = tuple(reply.ECHOES)
 # A comment, which clients ignore; sent while the upstream is silent.
-HEARTBEAT = b": heartbeat\n\n"
+HEARTBEAT: bytes = b": heartbeat\n\n"
 # Operations whose wire name is not WIRE_NAME.
 WIRE_NAMES = {"count_tokens": "openai"}
 

@@ -11,8 +11,7 @@ import msgspec
 import orjson
 from msgspec import Raw
 
-from gproxy.protocols import raw_json, sse
-from gproxy.protocols.hub import MAX_CALLS, RequestHead, Usage, as_object
+from gproxy.protocols import hub, raw_json, sse
 from gproxy.protocols.openai import (  # noqa: F401 - the interface of this protocol
     TIER_OF_JSON,
     error,
@@ -28,19 +27,19 @@ from gproxy.protocols.raw_json import ABSENT, NULLS, outgoing  # noqa: F401 - as
 from gproxy.protocols.signatures import is_wrapped
 from gproxy.protocols.verdict import Verdict
 
-NAME = "openai_responses"
-WIRE_NAME = "openai_response"
-REQUEST_ID_HEADERS = ("x-request-id",)
-MODEL_FIELD = "model"
+NAME: str = "openai_responses"
+WIRE_NAME: str = "openai_response"
+REQUEST_ID_HEADERS: tuple[str, ...] = ("x-request-id",)
+MODEL_FIELD: str = "model"
 LIST_QUERY: dict[str, str] = {}
 
 TERMINAL = frozenset(("response.completed", "response.incomplete", "response.failed"))
 
 
-def read_head(body: bytes) -> RequestHead:
+def read_head(body: bytes) -> hub.RequestHead:
     """Returns the fields of a request body that routing and accounting need. Raises BadRequest."""
     fields = raw_json.split(body)
-    return RequestHead(
+    return hub.RequestHead(
         raw_json.model(fields),
         raw_json.is_stream(fields),
         True,
@@ -57,7 +56,7 @@ def without_wrapped_signatures(body: dict) -> dict:
         return body
     return {
         **body,
-        "input": [item for item in body["input"] if not is_wrapped(as_object(item).get("encrypted_content"))],
+        "input": [item for item in body["input"] if not is_wrapped(hub.as_object(item).get("encrypted_content"))],
     }
 
 
@@ -77,7 +76,7 @@ _CALL = b'_call"'
 CLIENT_CALLS = frozenset(("function_call", "custom_tool_call", "computer_call", "local_shell_call", "apply_patch_call"))
 
 
-def read_whole(body: bytes) -> tuple[Usage | None, raw_json.Fields | None]:
+def read_whole(body: bytes) -> tuple[hub.Usage | None, raw_json.Fields | None]:
     """Returns the usage and the fields of a whole reply; the fields are None when it is not JSON."""
     fields = raw_json.find(body)
     usage = raw_json.inner_object(fields.get("usage", ABSENT)) if fields else None
@@ -95,7 +94,7 @@ def _calls(output: Raw) -> tuple[tuple[str, int], ...]:
 
 
 def _counted(names: Iterable[str]) -> tuple[tuple[str, int], ...]:
-    return tuple(sorted((name, min(number, MAX_CALLS)) for name, number in Counter(names).items()))
+    return tuple(sorted((name, min(number, hub.MAX_CALLS)) for name, number in Counter(names).items()))
 
 
 def _tool(item: _Item) -> str | None:
@@ -133,9 +132,9 @@ class Stream:
     `name` is the model name for the client, as JSON; None keeps the upstream's.
     """
 
-    def __init__(self, name: bytes | None, head: RequestHead):
+    def __init__(self, name: bytes | None, head: hub.RequestHead):
         self._name = name
-        self._usage: Usage | None = None
+        self._usage: hub.Usage | None = None
         self._tools: list[str] = []  # the vendor's tools, one entry per finished call
         self.text_bytes = 0
         self.is_terminal = self.has_failed = False
@@ -143,7 +142,7 @@ class Stream:
         self._response: raw_json.Fields | None = None  # from the newest event that has one
 
     @property
-    def usage(self) -> Usage | None:
+    def usage(self) -> hub.Usage | None:
         """The usage of the newest response that has one, else None.
 
         Where that response lists no tool calls, they are counted from finished items: some hosts end with an empty
@@ -152,7 +151,7 @@ class Stream:
         usage = self._usage
         if not self._tools or (usage.tool_calls if usage else self.is_terminal):
             return usage
-        return replace(usage or Usage(), tool_calls=_counted(self._tools))
+        return replace(usage or hub.Usage(), tool_calls=_counted(self._tools))
 
     @property
     def response_id(self) -> str | None:

@@ -7,27 +7,7 @@ import re
 from collections.abc import Iterator
 
 from gproxy.errors import BadRequest
-from gproxy.protocols import prompts, reasoning, repair, validate
-from gproxy.protocols.hub import (
-    Block,
-    CodeExecution,
-    Media,
-    Reasoning,
-    Refusal,
-    Request,
-    Target,
-    Text,
-    Thinking,
-    Tool,
-    ToolCall,
-    ToolChoice,
-    ToolResult,
-    Turn,
-    WebFetch,
-    WebSearch,
-    as_list,
-    as_object,
-)
+from gproxy.protocols import hub, prompts, reasoning, repair, validate
 from gproxy.protocols.losses import Losses
 from gproxy.protocols.openai import (
     AUDIO,
@@ -98,17 +78,17 @@ ROLES = dict.fromkeys(("user", "assistant", "system", "developer"))
 MODES = {"auto": "auto", "none": "none", "required": "any"}
 MODES_BACK = {"auto": "auto", "none": "none", "any": "required"}
 ID, MAX_ID = re.compile(r"[\x21-\x7e]+"), 64
-TOOL_NAME = (re.compile(r"[A-Za-z0-9_-]+"), 64)
-URL_KINDS = frozenset(("image", "file"))
+TOOL_NAME: tuple[re.Pattern[str], int] = (re.compile(r"[A-Za-z0-9_-]+"), 64)
+URL_KINDS: frozenset[str] = frozenset(("image", "file"))
 MIN_TOKENS = 16
 # This vendor has no URLs that only it can open.
-OWN_URLS = None
+OWN_URLS: re.Pattern[str] | None = None
 
 
 # -- reading -------------------------------------------------------------------------------------------------------
 
 
-def read_request(body: dict, losses: Losses) -> Request:
+def read_request(body: dict, losses: Losses) -> hub.Request:
     """Returns the request in the hub's types. Raises BadRequest, which names the field."""
     for name, why in STORED_AT_VENDOR.items():
         if body.get(name):
@@ -127,7 +107,7 @@ def read_request(body: dict, losses: Losses) -> Request:
     if logprobs is None and "message.output_text.logprobs" in included:
         logprobs = 0
     system, turns = _read_input(body, losses)
-    return Request(
+    return hub.Request(
         turns=repair.merge_turns(turns),
         system=system,
         tools=tuple(_read_tools(body, losses)),
@@ -148,75 +128,77 @@ def read_request(body: dict, losses: Losses) -> Request:
     )
 
 
-def _read_reasoning(options: dict) -> Reasoning | None:
+def _read_reasoning(options: dict) -> hub.Reasoning | None:
     effort = validate.optional_text(options, "effort", "reasoning")
     validate.lookup(effort, dict.fromkeys(reasoning.EFFORTS), "reasoning.effort")
     summary = options.get("summary") or options.get("generate_summary")
     if not effort and not summary:
         return None
-    return Reasoning(effort, None, True if summary else None)
+    return hub.Reasoning(effort, None, True if summary else None)
 
 
-def _read_input(body: dict, losses: Losses) -> tuple[tuple[str, ...], list[Turn]]:
+def _read_input(body: dict, losses: Losses) -> tuple[tuple[str, ...], list[hub.Turn]]:
     """Returns the instructions, with the system messages before the first other item, and the turns."""
     instructions = validate.optional_text(body, "instructions")
     system = [instructions] if instructions and instructions.strip() else []
     content = body.get("input")
     if isinstance(content, str):
-        return tuple(system), [Turn("user", (Text(content),))]
-    turns: list[Turn] = []
+        return tuple(system), [hub.Turn("user", (hub.Text(content),))]
+    turns: list[hub.Turn] = []
     for place, item in validate.objects(content, "input"):
         for turn in _read_item(item, place, losses):
             if turn.role == "system" and not turns:
-                system += [block.text for block in turn.blocks if isinstance(block, Text) and block.text.strip()]
+                system += [block.text for block in turn.blocks if isinstance(block, hub.Text) and block.text.strip()]
             else:
                 turns.append(turn)
     return tuple(system), turns
 
 
-def _read_item(item: dict, place: str, losses: Losses) -> Iterator[Turn]:
+def _read_item(item: dict, place: str, losses: Losses) -> Iterator[hub.Turn]:
     kind = item.get("type") or ("message" if "role" in item else None)
     match kind:
         case "message":
             role = validate.text(item.get("role"), f"{place}.role")
             validate.lookup(role, ROLES, f"{place}.role")
             role = "system" if role == "developer" else role
-            yield Turn(role, tuple(_read_content(item.get("content"), f"{place}.content", losses)))
+            yield hub.Turn(role, tuple(_read_content(item.get("content"), f"{place}.content", losses)))
         case "function_call":
             call_id, name = (validate.text(item.get(key), f"{place}.{key}") for key in ("call_id", "name"))
             written = validate.optional_text(item, "arguments", place) or "{}"
-            yield Turn("assistant", (ToolCall(call_id, qualified_name(item.get("namespace"), name), written),))
+            yield hub.Turn("assistant", (hub.ToolCall(call_id, qualified_name(item.get("namespace"), name), written),))
         case "custom_tool_call":
             call_id, name, text = (
                 validate.text(item.get(key), f"{place}.{key}") for key in ("call_id", "name", "input")
             )
             name = qualified_name(item.get("namespace"), name)
-            yield Turn("assistant", (ToolCall(call_id, name, text, is_custom=True),))
+            yield hub.Turn("assistant", (hub.ToolCall(call_id, name, text, is_custom=True),))
         case "function_call_output" | "custom_tool_call_output":
             call_id = validate.text(item.get("call_id") or item.get("id"), f"{place}.call_id")
             blocks = tuple(_read_content(item.get("output"), f"{place}.output", losses))
-            blocks = tuple(b for b in blocks if isinstance(b, Media) or (isinstance(b, Text) and b.text))
+            blocks = tuple(b for b in blocks if isinstance(b, hub.Media) or (isinstance(b, hub.Text) and b.text))
             is_custom = kind == "custom_tool_call_output"
-            yield Turn("user", (ToolResult(call_id, blocks, is_custom=is_custom),))
+            yield hub.Turn("user", (hub.ToolResult(call_id, blocks, is_custom=is_custom),))
         case "local_shell_call" | "shell_call" | "apply_patch_call":
             # The client ran these calls: without their results the model would request them again.
             losses.report(f"input.{kind}")
             action = item.get("action") or item.get("operation")
             call_id = validate.text(item.get("call_id") or item.get("id"), f"{place}.call_id")
-            yield Turn(
-                "assistant", (ToolCall(call_id, kind.removesuffix("_call"), validate.dumps({"action": action})),)
+            yield hub.Turn(
+                "assistant", (hub.ToolCall(call_id, kind.removesuffix("_call"), validate.dumps({"action": action})),)
             )
         case "local_shell_call_output" | "shell_call_output" | "apply_patch_call_output":
             call_id = validate.text(item.get("call_id") or item.get("id"), f"{place}.call_id")
             output = item.get("output")
             text = output if isinstance(output, str) else validate.dumps({"output": output})
-            yield Turn("user", (ToolResult(call_id, (Text(text),) if text else ()),))
+            yield hub.Turn("user", (hub.ToolResult(call_id, (hub.Text(text),) if text else ()),))
         case "reasoning":
-            yield Turn("assistant", (_read_thinking(item),))
+            yield hub.Turn("assistant", (_read_thinking(item),))
         case "item_reference" | "compaction":
             raise BadRequest(f"{place}: {kind} refers to content that only its vendor has; send the content itself")
         case "image_generation_call" if isinstance(item.get("result"), str):
-            yield Turn("assistant", (Media("image", f"image/{item.get('output_format') or 'png'}", item["result"]),))
+            yield hub.Turn(
+                "assistant", (hub.Media("image", f"image/{item.get('output_format') or 'png'}", item["result"]),)
+            )
         case str():
             # Steps of the vendor's own tools; their outcome is in the messages.
             losses.report(f"input.{kind}")
@@ -224,27 +206,29 @@ def _read_item(item: dict, place: str, losses: Losses) -> Iterator[Turn]:
             raise BadRequest(f"{place}.type: missing; name the kind of item")
 
 
-def _read_thinking(item: dict) -> Thinking:
-    texts = [as_object(part).get("text") for part in as_list(item.get("summary")) or as_list(item.get("content"))]
+def _read_thinking(item: dict) -> hub.Thinking:
+    texts = [
+        hub.as_object(part).get("text") for part in hub.as_list(item.get("summary")) or hub.as_list(item.get("content"))
+    ]
     opaque = item.get("encrypted_content")
     signature = unwrap(opaque) if isinstance(opaque, str) else None
-    return Thinking("\n".join(text for text in texts if isinstance(text, str)), signature)
+    return hub.Thinking("\n".join(text for text in texts if isinstance(text, str)), signature)
 
 
-def _read_content(content, place: str, losses: Losses) -> Iterator[Block]:
+def _read_content(content, place: str, losses: Losses) -> Iterator[hub.Block]:
     if content is None or isinstance(content, str):
         if content:
-            yield Text(content)
+            yield hub.Text(content)
         return
     for item_place, item in validate.objects(content, place):
         if item.get("prompt_cache_breakpoint") is not None:
             losses.report("input.content.prompt_cache_breakpoint")
         match item.get("type"):
             case "input_text" | "output_text" | "text":
-                citations = (read_citation(annotation) for annotation in as_list(item.get("annotations")))
-                yield Text(validate.text(item.get("text"), f"{item_place}.text"), tuple(filter(None, citations)))
+                citations = (read_citation(annotation) for annotation in hub.as_list(item.get("annotations")))
+                yield hub.Text(validate.text(item.get("text"), f"{item_place}.text"), tuple(filter(None, citations)))
             case "refusal":
-                yield Refusal(validate.text(item.get("refusal"), f"{item_place}.refusal"))
+                yield hub.Refusal(validate.text(item.get("refusal"), f"{item_place}.refusal"))
             case "input_image":
                 yield _read_image(item, item_place)
             case "input_file":
@@ -253,32 +237,32 @@ def _read_content(content, place: str, losses: Losses) -> Iterator[Block]:
                 audio = validate.obj(item.get("input_audio"), f"{item_place}.input_audio")
                 data_place = f"{item_place}.input_audio.data"
                 data = validate.check_base64(validate.text(audio.get("data"), data_place), data_place)
-                yield Media("audio", f"audio/{validate.optional_text(audio, 'format') or 'wav'}", data)
+                yield hub.Media("audio", f"audio/{validate.optional_text(audio, 'format') or 'wav'}", data)
             case str() as kind:
                 losses.report(f"input.content.{kind}")
             case _:
                 raise BadRequest(f"{item_place}.type: missing; name the kind of content")
 
 
-def _read_image(item: dict, place: str) -> Media:
+def _read_image(item: dict, place: str) -> hub.Media:
     detail = validate.optional_text(item, "detail", place)
     if (url := validate.optional_text(item, "image_url", place)) is not None:
         return validate.media_of_url(url, "image", f"{place}.image_url", detail=detail)
-    return Media("image", file_id=validate.text(item.get("file_id"), f"{place}.image_url"), detail=detail)
+    return hub.Media("image", file_id=validate.text(item.get("file_id"), f"{place}.image_url"), detail=detail)
 
 
-def _read_file(item: dict, place: str) -> Media:
+def _read_file(item: dict, place: str) -> hub.Media:
     name = validate.optional_text(item, "filename", place)
     if (data := validate.optional_text(item, "file_data", place)) is not None:
         if data.startswith("data:"):
             return validate.media_of_url(data, "file", f"{place}.file_data", name)
         kind = validate.media_type_of(name)
-        return Media(
+        return hub.Media(
             validate.media_kind(kind, "file"), kind, validate.check_base64(data, f"{place}.file_data"), name=name
         )
     if (url := validate.optional_text(item, "file_url", place)) is not None:
         return validate.media_of_url(url, "file", f"{place}.file_url", name)
-    return Media(
+    return hub.Media(
         "file", validate.media_type_of(name), file_id=validate.text(item.get("file_id"), f"{place}.file_id"), name=name
     )
 
@@ -288,7 +272,7 @@ def qualified_name(namespace: object, name: str) -> str:
     return f"{namespace}__{name}" if isinstance(namespace, str) and namespace else name
 
 
-def _read_tools(body: dict, losses: Losses) -> Iterator[Tool | WebSearch | CodeExecution]:
+def _read_tools(body: dict, losses: Losses) -> Iterator[hub.Tool | hub.WebSearch | hub.CodeExecution]:
     for place, tool in validate.objects(body.get("tools"), "tools"):
         kind = validate.text(tool.get("type"), f"{place}.type")
         match kind:
@@ -301,7 +285,7 @@ def _read_tools(body: dict, losses: Losses) -> Iterator[Tool | WebSearch | CodeE
                 for inner_place, inner in validate.objects(tool.get("tools"), f"{place}.tools"):
                     yield _read_tool(inner, name, inner_place, losses)
             case "code_interpreter":
-                yield CodeExecution()
+                yield hub.CodeExecution()
             case _ if kind.startswith("web_search"):
                 for name in ("search_context_size", "external_web_access"):
                     if tool.get(name) is not None:
@@ -309,35 +293,35 @@ def _read_tools(body: dict, losses: Losses) -> Iterator[Tool | WebSearch | CodeE
                 allowed = validate.optional_obj(tool, "filters", place).get("allowed_domains")
                 location = validate.optional_obj(tool, "user_location", place)
                 user_place = {k: v for k, v in location.items() if k != "type" and isinstance(v, str)}
-                yield WebSearch(validate.texts(allowed, f"{place}.filters.allowed_domains"), place=user_place)
+                yield hub.WebSearch(validate.texts(allowed, f"{place}.filters.allowed_domains"), place=user_place)
             case _:
                 losses.report(f"tools.{kind}")
 
 
-def _read_tool(tool: dict, namespace: str | None, place: str, losses: Losses) -> Tool:
+def _read_tool(tool: dict, namespace: str | None, place: str, losses: Losses) -> hub.Tool:
     name = qualified_name(namespace, validate.text(tool.get("name"), f"{place}.name"))
     description = validate.optional_text(tool, "description", place)
     if tool.get("type") == "custom":
-        if as_object(tool.get("format")).get("type") == "grammar":
+        if hub.as_object(tool.get("format")).get("type") == "grammar":
             losses.report("tools.custom.format")
-        return Tool(name, description)
+        return hub.Tool(name, description)
     schema = validate.optional_obj(tool, "parameters", place)
-    return Tool(name, description, schema, validate.optional_flag(tool, "strict", place))
+    return hub.Tool(name, description, schema, validate.optional_flag(tool, "strict", place))
 
 
-def _read_choice(choice, losses: Losses) -> ToolChoice | None:
+def _read_choice(choice, losses: Losses) -> hub.ToolChoice | None:
     if choice is None:
         return None
     if isinstance(choice, str):
-        return ToolChoice(validate.lookup(choice, MODES, "tool_choice"))
+        return hub.ToolChoice(validate.lookup(choice, MODES, "tool_choice"))
     choice = validate.obj(choice, "tool_choice")
     match choice.get("type"):
         case "function" | "custom":
-            return ToolChoice("any", (validate.text(choice.get("name"), "tool_choice.name"),))
+            return hub.ToolChoice("any", (validate.text(choice.get("name"), "tool_choice.name"),))
         case "allowed_tools":
             tools = [tool for _, tool in validate.objects(choice.get("tools"), "tool_choice.tools")]
             names = tuple(str(tool["name"]) for tool in tools if tool.get("name"))
-            return ToolChoice(validate.lookup(choice.get("mode") or "auto", MODES, "tool_choice.mode"), names)
+            return hub.ToolChoice(validate.lookup(choice.get("mode") or "auto", MODES, "tool_choice.mode"), names)
         case str():
             losses.report("tool_choice")
             return None
@@ -347,7 +331,7 @@ def _read_choice(choice, losses: Losses) -> ToolChoice | None:
 # -- writing -------------------------------------------------------------------------------------------------------
 
 
-def write_request(request: Request, target: Target, losses: Losses) -> dict:
+def write_request(request: hub.Request, target: hub.Target, losses: Losses) -> dict:
     """Returns the body for the vendor. Raises BadRequest where no valid body can be written."""
     turns = repair.pair_results(request.turns, losses)
     input_items = [item for turn in turns for item in _write_turn(turn, target, losses)]
@@ -360,7 +344,7 @@ def write_request(request: Request, target: Target, losses: Losses) -> dict:
         text["format"] = text_format
     if text_format == {"type": "json_object"} and not prompts.mentions_json(turns):
         # The vendor looks for the word "json" in the input, not in the instructions.
-        input_items = [*_write_turn(Turn("system", tuple(map(Text, system))), target, losses), *input_items]
+        input_items = [*_write_turn(hub.Turn("system", tuple(map(hub.Text, system))), target, losses), *input_items]
         system = ()
     if request.verbosity and "verbosity" not in target.refused:
         text["verbosity"] = request.verbosity
@@ -419,7 +403,7 @@ def _raise_to_minimum(max_tokens: int | None, losses: Losses) -> int | None:
     return max_tokens
 
 
-def _write_reasoning(request: Request, target: Target, losses: Losses) -> dict | None:
+def _write_reasoning(request: hub.Request, target: hub.Target, losses: Losses) -> dict | None:
     if request.reasoning is None:
         return None
     effort = reasoning.openai_effort(request.reasoning, target, losses)
@@ -428,7 +412,7 @@ def _write_reasoning(request: Request, target: Target, losses: Losses) -> dict |
     return {"effort": effort, **({"summary": "auto"} if request.reasoning.is_shown and effort != "none" else {})}
 
 
-def _write_include(request: Request, target: Target) -> list[str] | None:
+def _write_include(request: hub.Request, target: hub.Target) -> list[str] | None:
     """Returns `include`: encrypted reasoning, so that the next turn can continue from it, and log-probabilities."""
     included = []
     if "encrypted_reasoning" in target.traits:
@@ -438,43 +422,43 @@ def _write_include(request: Request, target: Target) -> list[str] | None:
     return included or None
 
 
-def _write_turn(turn: Turn, target: Target, losses: Losses) -> Iterator[dict]:
+def _write_turn(turn: hub.Turn, target: hub.Target, losses: Losses) -> Iterator[dict]:
     if turn.role == "assistant":
         yield from _write_assistant(turn, target, losses)
         return
     content = []
     for block in turn.blocks:
         match block:
-            case ToolResult():
+            case hub.ToolResult():
                 yield _write_result(block, losses)
-            case Text(text):
+            case hub.Text(text):
                 content.append({"type": "input_text", "text": text})
-            case Media():
+            case hub.Media():
                 content.append(_write_media(block, losses))
     if content:
         role = "developer" if turn.role == "system" else "user"
         yield {"type": "message", "role": role, "content": content}
 
 
-def _write_assistant(turn: Turn, target: Target, losses: Losses) -> Iterator[dict]:
+def _write_assistant(turn: hub.Turn, target: hub.Target, losses: Losses) -> Iterator[dict]:
     content: list[dict] = []
     for block in turn.blocks:
         match block:
-            case Text(text, citations):
+            case hub.Text(text, citations):
                 if citations:
                     losses.lose("citations")
                 content.append({"type": "output_text", "text": text, "annotations": []})
                 continue
-            case Refusal(text):
+            case hub.Refusal(text):
                 content.append({"type": "refusal", "refusal": text})
                 continue
         if content:
             yield {"type": "message", "role": "assistant", "content": content}
             content = []
         match block:
-            case Thinking():
+            case hub.Thinking():
                 yield from _write_thinking(block, target, losses)
-            case ToolCall(call_id, name, arguments):
+            case hub.ToolCall(call_id, name, arguments):
                 call_id = legal_call_id(call_id)
                 if block.is_custom:
                     yield {"type": "custom_tool_call", "call_id": call_id, "name": name, "input": arguments}
@@ -482,13 +466,13 @@ def _write_assistant(turn: Turn, target: Target, losses: Losses) -> Iterator[dic
                     yield {"type": "function_call", "call_id": call_id, "name": name, "arguments": arguments or "{}"}
                 if block.signature:
                     losses.lose("signature")
-            case Media(kind):
+            case hub.Media(kind):
                 losses.lose(kind)
     if content:
         yield {"type": "message", "role": "assistant", "content": content}
 
 
-def _write_thinking(block: Thinking, target: Target, losses: Losses) -> Iterator[dict]:
+def _write_thinking(block: hub.Thinking, target: hub.Target, losses: Losses) -> Iterator[dict]:
     """Yields reasoning that this provider encrypted; the vendor rejects any other."""
     signature = block.signature
     if signature is None or signature.origin != target.provider:
@@ -503,17 +487,17 @@ def legal_call_id(call_id: str) -> str:
     return repair.legal_id(call_id, ID, MAX_ID)
 
 
-def _write_result(block: ToolResult, losses: Losses) -> dict:
+def _write_result(block: hub.ToolResult, losses: Losses) -> dict:
     if block.is_error:
         losses.lose("tool_error")
     kind = "custom_tool_call_output" if block.is_custom else "function_call_output"
-    texts = [item.text for item in block.blocks if isinstance(item, Text)]
+    texts = [item.text for item in block.blocks if isinstance(item, hub.Text)]
     if len(texts) == len(block.blocks):
         text = "\n".join(texts)
         output = (f"Error: {text}" if text else "Error") if block.is_error else text
     else:
         output = [
-            _write_media(item, losses) if isinstance(item, Media) else {"type": "input_text", "text": item.text}
+            _write_media(item, losses) if isinstance(item, hub.Media) else {"type": "input_text", "text": item.text}
             for item in block.blocks
         ]
         if block.is_error:
@@ -521,7 +505,7 @@ def _write_result(block: ToolResult, losses: Losses) -> dict:
     return {"type": kind, "call_id": legal_call_id(block.call_id), "output": output}
 
 
-def _write_media(block: Media, losses: Losses) -> dict:
+def _write_media(block: hub.Media, losses: Losses) -> dict:
     if block.name and (block.kind in ("image", "audio") or block.url):
         losses.lose("filename")
     if block.kind == "image" and (block.url or block.data):
@@ -540,14 +524,14 @@ def _write_media(block: Media, losses: Losses) -> dict:
 
 def _write_tool(tool, number: int, losses: Losses) -> dict | None:
     match tool:
-        case Tool():
+        case hub.Tool():
             described = {"description": tool.description} if tool.description else {}
             if tool.is_custom:
                 return {"type": "custom", "name": tool.name, **described}
             # `strict` is always written: this vendor alone defaults to true.
             schema, strict = write_parameters(tool, number, losses)
             return {"type": "function", "name": tool.name, **described, "parameters": schema, "strict": strict}
-        case WebSearch():
+        case hub.WebSearch():
             if tool.blocked or tool.max_uses is not None:
                 losses.lose("web_search")
             search = {"type": "web_search"}
@@ -556,14 +540,14 @@ def _write_tool(tool, number: int, losses: Losses) -> dict | None:
             if tool.place:
                 search["user_location"] = {"type": "approximate", **tool.place}
             return search
-        case CodeExecution():
+        case hub.CodeExecution():
             return {"type": "code_interpreter", "container": {"type": "auto"}}
-        case WebFetch():
+        case hub.WebFetch():
             losses.lose("web_fetch")
     return None
 
 
-def _write_choice(request: Request) -> str | dict | None:
+def _write_choice(request: hub.Request) -> str | dict | None:
     choice = request.choice
     if choice is None:
         return None

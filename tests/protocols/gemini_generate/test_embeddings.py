@@ -6,13 +6,12 @@ import pytest
 from google.genai.types import EmbedContentResponse
 
 from gproxy.errors import BadRequest
-from gproxy.protocols import gemini_generate
-from gproxy.protocols.hub import Context, EmbeddingRequest, Embeddings, Target, Usage
+from gproxy.protocols import gemini_generate, hub
 from gproxy.protocols.losses import Losses
 
 SINGLE, BATCH = gemini_generate.CODECS["embeddings"], gemini_generate.CODECS["batch_embeddings"]
-TARGET = Target("main", "gemini-embedding-001")
-CONTEXT = Context("asked", "main", "req_1", 0, EmbeddingRequest(("a",)))
+TARGET = hub.Target("main", "gemini-embedding-001")
+CONTEXT = hub.Context("asked", "main", "req_1", 0, hub.EmbeddingRequest(("a",)))
 
 
 def content(*texts: str) -> dict:
@@ -22,25 +21,25 @@ def content(*texts: str) -> dict:
 @pytest.mark.parametrize(
     ("body", "request_", "lost"),
     [
-        (content("a"), EmbeddingRequest(("a",)), ()),
-        (content("a", "b"), EmbeddingRequest(("a\nb",)), ()),  # the parts of one content are one text
-        ({"content": "a"}, EmbeddingRequest(("a",)), ()),
+        (content("a"), hub.EmbeddingRequest(("a",)), ()),
+        (content("a", "b"), hub.EmbeddingRequest(("a\nb",)), ()),  # the parts of one content are one text
+        ({"content": "a"}, hub.EmbeddingRequest(("a",)), ()),
         (
             {**content("a"), "taskType": "RETRIEVAL_DOCUMENT", "title": "t", "outputDimensionality": 256},
-            EmbeddingRequest(("a",), 256, "RETRIEVAL_DOCUMENT", "t"),
+            hub.EmbeddingRequest(("a",), 256, "RETRIEVAL_DOCUMENT", "t"),
             (),
         ),
         (
             {**content("a"), "task_type": "CLUSTERING", "output_dimensionality": "9"},
-            EmbeddingRequest(("a",), 9, "CLUSTERING"),
+            hub.EmbeddingRequest(("a",), 9, "CLUSTERING"),
             (),
         ),
         (
             {**content("a"), "embedContentConfig": {"outputDimensionality": 9, "autoTruncate": True, "x": None}},
-            *(EmbeddingRequest(("a",), 9), ("embedContentConfig.autoTruncate",)),
+            *(hub.EmbeddingRequest(("a",), 9), ("embedContentConfig.autoTruncate",)),
         ),
-        ({**content("a"), "model": "models/asked", "novel": 1, "y": None}, EmbeddingRequest(("a",)), ("novel",)),
-        ({**content("a"), "config": {"outputDimensionality": 9}}, EmbeddingRequest(("a",)), ("config",)),
+        ({**content("a"), "model": "models/asked", "novel": 1, "y": None}, hub.EmbeddingRequest(("a",)), ("novel",)),
+        ({**content("a"), "config": {"outputDimensionality": 9}}, hub.EmbeddingRequest(("a",)), ("config",)),
     ],
 )
 def test_a_request_is_read_alone_and_in_a_batch(body, request_, lost):
@@ -57,7 +56,7 @@ def test_a_request_is_read_alone_and_in_a_batch(body, request_, lost):
 def test_a_batch_is_read_as_one_request():
     options = {"taskType": "CLUSTERING", "outputDimensionality": 9}
     body = {"requests": [{**content("a"), **options}, {**content("b", "c"), **options}]}
-    assert BATCH.read_request(body, Losses()) == EmbeddingRequest(("a", "b\nc"), 9, "CLUSTERING")
+    assert BATCH.read_request(body, Losses()) == hub.EmbeddingRequest(("a", "b\nc"), 9, "CLUSTERING")
 
 
 @pytest.mark.parametrize(
@@ -83,31 +82,31 @@ def test_an_unreadable_request_is_refused(codec, body, message):
 
 def test_a_request_is_written():
     model = {"model": "models/gemini-embedding-001"}
-    assert BATCH.write_request(EmbeddingRequest(("a", "b")), TARGET, Losses()) == {
+    assert BATCH.write_request(hub.EmbeddingRequest(("a", "b")), TARGET, Losses()) == {
         "requests": [{**model, **content("a")}, {**model, **content("b")}]
     }
     losses = Losses({"end_user": "user"})
-    request = EmbeddingRequest(("a",), 9, "CLUSTERING", "t", end_user="u-1")
+    request = hub.EmbeddingRequest(("a",), 9, "CLUSTERING", "t", end_user="u-1")
     options = {"taskType": "CLUSTERING", "title": "t", "outputDimensionality": 9}
     assert SINGLE.write_request(request, TARGET, losses) == {**model, **options, **content("a")}
     assert losses.names() == ("user",)
-    prefixed = Target("main", "models/gemini-embedding-001")
-    assert SINGLE.write_request(EmbeddingRequest(("a",)), prefixed, Losses()) == {**model, **content("a")}
+    prefixed = hub.Target("main", "models/gemini-embedding-001")
+    assert SINGLE.write_request(hub.EmbeddingRequest(("a",)), prefixed, Losses()) == {**model, **content("a")}
     with pytest.raises(BadRequest, match="one text at a time"):
-        SINGLE.write_request(EmbeddingRequest(("a", "b")), TARGET, Losses())
+        SINGLE.write_request(hub.EmbeddingRequest(("a", "b")), TARGET, Losses())
 
 
 @pytest.mark.parametrize(
     ("body", "reply"),
     [
-        ({"embedding": {"values": [0.5, 1]}}, Embeddings(((0.5, 1.0),))),
-        ({"embeddings": [{"values": [0.5]}, {"values": [1]}]}, Embeddings(((0.5,), (1,)))),
+        ({"embedding": {"values": [0.5, 1]}}, hub.Embeddings(((0.5, 1.0),))),
+        ({"embeddings": [{"values": [0.5]}, {"values": [1]}]}, hub.Embeddings(((0.5,), (1,)))),
         (
             {"embeddings": [{"values": [0.5]}], "usageMetadata": {"promptTokenCount": 5}},
-            Embeddings(((0.5,),), Usage(input_tokens=5)),
+            hub.Embeddings(((0.5,),), hub.Usage(input_tokens=5)),
         ),
-        ({"embeddings": [None, {"values": ["x"]}], "usageMetadata": 7}, Embeddings(((), ()))),
-        ({}, Embeddings(((),))),
+        ({"embeddings": [None, {"values": ["x"]}], "usageMetadata": 7}, hub.Embeddings(((), ()))),
+        ({}, hub.Embeddings(((),))),
     ],
 )
 def test_a_reply_is_read(body, reply):
@@ -116,13 +115,13 @@ def test_a_reply_is_read(body, reply):
 
 
 def test_a_reply_is_written_for_one_text_and_for_a_batch():
-    reply = Embeddings(((0.5, 1.0), (2.0,)), Usage(input_tokens=5))
+    reply = hub.Embeddings(((0.5, 1.0), (2.0,)), hub.Usage(input_tokens=5))
     usage = {"usageMetadata": {"promptTokenCount": 5}}
-    single = SINGLE.write_reply(Embeddings(reply.vectors[:1], reply.usage), CONTEXT, Losses())
+    single = SINGLE.write_reply(hub.Embeddings(reply.vectors[:1], reply.usage), CONTEXT, Losses())
     assert single == {"embedding": {"values": [0.5, 1.0]}, **usage}
     batch = BATCH.write_reply(reply, CONTEXT, Losses())
     assert batch == {"embeddings": [{"values": [0.5, 1.0]}, {"values": [2.0]}], **usage}
     assert BATCH.read_reply(batch, CONTEXT, Losses()) == reply
     EmbedContentResponse.model_validate({"embeddings": batch["embeddings"]})
-    without_usage = SINGLE.write_reply(Embeddings(((0.5,),)), CONTEXT, Losses())
+    without_usage = SINGLE.write_reply(hub.Embeddings(((0.5,),)), CONTEXT, Losses())
     assert without_usage == {"embedding": {"values": [0.5]}}

@@ -8,12 +8,11 @@ import pytest
 from openai.types import CreateEmbeddingResponse
 
 from gproxy.errors import BadRequest
-from gproxy.protocols import openai_chat
-from gproxy.protocols.hub import Context, EmbeddingRequest, Embeddings, Target, Usage
+from gproxy.protocols import hub, openai_chat
 from gproxy.protocols.losses import Losses
 
 CODEC = openai_chat.CODECS["embeddings"]
-TARGET = Target("main", "text-embedding-3-small")
+TARGET = hub.Target("main", "text-embedding-3-small")
 VECTORS = ((0.5, -0.25), (1.0, 2.0))
 
 
@@ -21,20 +20,20 @@ def packed(*vector: float) -> str:
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
 
 
-def context(**more) -> Context:
-    return Context("asked", "main", "req_1", 0, EmbeddingRequest(("a",), **more))
+def context(**more) -> hub.Context:
+    return hub.Context("asked", "main", "req_1", 0, hub.EmbeddingRequest(("a",), **more))
 
 
 @pytest.mark.parametrize(
     ("body", "request_", "lost"),
     [
-        ({"input": "a"}, EmbeddingRequest(("a",)), ()),
-        ({"input": ["a", "b"]}, EmbeddingRequest(("a", "b")), ()),
-        ({"input": "a", "encoding_format": "float"}, EmbeddingRequest(("a",)), ()),
-        ({"input": "a", "encoding_format": "base64"}, EmbeddingRequest(("a",), is_packed=True), ()),
-        ({"input": "a", "encoding_format": None, "dimensions": None, "user": None}, EmbeddingRequest(("a",)), ()),
-        ({"input": "a", "dimensions": 256, "user": "u-1"}, EmbeddingRequest(("a",), 256, end_user="u-1"), ()),
-        ({"input": "a", "input_type": "query", "x": None}, EmbeddingRequest(("a",)), ("input_type",)),
+        ({"input": "a"}, hub.EmbeddingRequest(("a",)), ()),
+        ({"input": ["a", "b"]}, hub.EmbeddingRequest(("a", "b")), ()),
+        ({"input": "a", "encoding_format": "float"}, hub.EmbeddingRequest(("a",)), ()),
+        ({"input": "a", "encoding_format": "base64"}, hub.EmbeddingRequest(("a",), is_packed=True), ()),
+        ({"input": "a", "encoding_format": None, "dimensions": None, "user": None}, hub.EmbeddingRequest(("a",)), ()),
+        ({"input": "a", "dimensions": 256, "user": "u-1"}, hub.EmbeddingRequest(("a",), 256, end_user="u-1"), ()),
+        ({"input": "a", "input_type": "query", "x": None}, hub.EmbeddingRequest(("a",)), ("input_type",)),
     ],
 )
 def test_a_request_is_read(body, request_, lost):
@@ -71,14 +70,14 @@ def test_an_unreadable_request_is_refused(body, message):
 @pytest.mark.parametrize(
     ("request_", "written", "lost"),
     [
-        (EmbeddingRequest(("a",)), {"input": "a"}, ()),
+        (hub.EmbeddingRequest(("a",)), {"input": "a"}, ()),
         (
-            EmbeddingRequest(("a", "b"), 256, end_user="u-1"),
+            hub.EmbeddingRequest(("a", "b"), 256, end_user="u-1"),
             {"input": ["a", "b"], "dimensions": 256, "user": "u-1"},
             (),
         ),
-        (EmbeddingRequest(("a",), task="RETRIEVAL_QUERY", title="t"), {"input": "a"}, ("taskType", "title")),
-        (EmbeddingRequest(("a",), is_packed=True), {"input": "a"}, ()),
+        (hub.EmbeddingRequest(("a",), task="RETRIEVAL_QUERY", title="t"), {"input": "a"}, ("taskType", "title")),
+        (hub.EmbeddingRequest(("a",), is_packed=True), {"input": "a"}, ()),
     ],
 )
 def test_a_request_is_written(request_, written, lost):
@@ -99,17 +98,17 @@ def test_a_request_is_written(request_, written, lost):
                 "data": [{"index": 0, "embedding": [0.5, -0.25]}, {"index": 1, "embedding": [1, 2]}],
                 "usage": {"prompt_tokens": 5, "total_tokens": 5},
             },
-            Embeddings(VECTORS, Usage(input_tokens=5)),
+            hub.Embeddings(VECTORS, hub.Usage(input_tokens=5)),
         ),
         # in any order
         (
             {"data": [{"index": 1, "embedding": [1.0, 2.0]}, {"index": 0, "embedding": [0.5, -0.25]}]},
-            Embeddings(VECTORS),
+            hub.Embeddings(VECTORS),
         ),
         # without an index, and base64 although floats were requested
-        ({"data": [{"embedding": [0.5, -0.25]}, {"embedding": packed(1.0, 2.0)}]}, Embeddings(VECTORS)),
-        ({"data": [None, {"embedding": ["x", 1.5]}], "usage": 7}, Embeddings(((), (1.5,)))),
-        ({}, Embeddings(())),
+        ({"data": [{"embedding": [0.5, -0.25]}, {"embedding": packed(1.0, 2.0)}]}, hub.Embeddings(VECTORS)),
+        ({"data": [None, {"embedding": ["x", 1.5]}], "usage": 7}, hub.Embeddings(((), (1.5,)))),
+        ({}, hub.Embeddings(())),
     ],
 )
 def test_a_reply_is_read(body, reply):
@@ -117,7 +116,7 @@ def test_a_reply_is_read(body, reply):
 
 
 def test_a_reply_is_written_in_the_requested_encoding():
-    reply = Embeddings(VECTORS, Usage(input_tokens=5))
+    reply = hub.Embeddings(VECTORS, hub.Usage(input_tokens=5))
     as_floats = CODEC.write_reply(reply, context(), Losses())
     assert [row["embedding"] for row in as_floats["data"]] == [[0.5, -0.25], [1.0, 2.0]]
     assert [row["index"] for row in as_floats["data"]] == [0, 1]
@@ -130,4 +129,7 @@ def test_a_reply_is_written_in_the_requested_encoding():
 
 
 def test_usage_that_the_upstream_did_not_report_is_written_as_zero():
-    assert CODEC.write_reply(Embeddings(()), context(), Losses())["usage"] == {"prompt_tokens": 0, "total_tokens": 0}
+    assert CODEC.write_reply(hub.Embeddings(()), context(), Losses())["usage"] == {
+        "prompt_tokens": 0,
+        "total_tokens": 0,
+    }
