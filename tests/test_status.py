@@ -26,9 +26,9 @@ def test_a_started_process_is_ready(process):
 
 
 def test_a_process_whose_journal_cannot_be_written_does_not_serve(process):
-    process.relay.journal.is_writable = False
+    process.relay.opener.journal.is_writable = False
     assert process.status.readiness()["serving"] is False
-    process.relay.journal.is_writable = True
+    process.relay.opener.journal.is_writable = True
 
 
 def test_metrics_include_the_process_and_its_credentials(process):

@@ -4,8 +4,8 @@ import pytest
 
 from gproxy import channels, protocols
 from gproxy.channels.kind import COUNT, EMBED, EMBED_BATCH, GENERATE, GET_MODEL, LIST_MODELS, STREAM
-from gproxy.relay import headers
-from gproxy.snapshot import Credential, ServiceAccount
+from gproxy.relay import endpoints
+from gproxy.snapshot import Credential, Provider, ProviderSettings, ServiceAccount
 
 KINDS = channels.load()
 PROTOCOLS = protocols.load()
@@ -110,8 +110,9 @@ def test_a_lane_has_exactly_this_url_and_key_header(name, operation, protocol):
     url, auth = LANES[name, operation, protocol]
     kind = KINDS[name]
     lane = kind.lane(operation, protocol)
-    path = headers.with_project(headers.path(lane.path, MODEL, ()), OF_A_PROJECT, "europe-west4")
-    assert (kind.base_url_at("europe-west4") or "") + path == url
+    provider = Provider(1, "p", name, ProviderSettings(location="europe-west4"), ())
+    endpoint = endpoints.build(provider, kind, lane, endpoints.path(lane.path, MODEL, ()), {})
+    assert endpoints.with_project(endpoint, OF_A_PROJECT).url == url
     assert lane.auth(SECRET) == auth
 
 
