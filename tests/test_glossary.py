@@ -23,7 +23,7 @@ BANNED = re.compile(
     re.IGNORECASE,
 )
 SOURCES = sorted([*(ROOT / "gproxy").rglob("*.py"), *(ROOT / "tests").rglob("*.py")])
-PROSE = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "conf").glob("*.toml"), ROOT / "README.md"])
+PROSE = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "conf").glob("*.toml"), *ROOT.glob("*.md")])
 
 
 def words(name: str) -> set[str]:
