@@ -14,6 +14,7 @@ import pytest
 
 from tests.conftest import missing
 from tests.gateway import ADMIN, ROOT, seed
+from tests.polling import wait_until
 from tests.ports import free_port
 from tests.raw_http import check_events_leave_at_once, open_stream
 from tests.vendor import STREAM_HEAD, chunk, events, streams
@@ -98,7 +99,9 @@ def test_the_log_has_no_query(nginx, tmp_path):
     _, port = nginx
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1beta/models?key={ADMIN}", timeout=10) as reply:
         assert reply.status == 200
-    logged = (tmp_path / "access.log").read_text()
+    log = tmp_path / "access.log"
+    wait_until(lambda: log.exists() and log.read_text().endswith("\n"))  # nginx writes the line after the answer
+    logged = log.read_text()
     assert '"GET /v1beta/models HTTP/1.1" 200' in logged
     assert ADMIN not in logged
 
