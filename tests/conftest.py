@@ -34,6 +34,13 @@ def vendor() -> Iterator[Vendor]:
     found.close()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def scripts_end_with_their_file(vendor: Vendor) -> Iterator[None]:
+    """Each file begins with a faithful vendor: the models have the same names in all files."""
+    vendor.scripts.clear()
+    yield
+
+
 @pytest.fixture(scope="session")
 def gateway(vendor: Vendor, tmp_path_factory) -> Iterator[Gateway]:
     """One gateway for every test that leaves it as it was, or adds rows of its own (`tests.rows`)."""

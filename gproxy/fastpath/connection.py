@@ -120,7 +120,9 @@ class PlainConnection(_JoinedRequest, HTTPConnection):
         """True if an idle connection can be used: checked by one peek instead of a poll through the hub."""
         if self.sock is None:
             return False
-        raw = getattr(self.sock, "_sock", self.sock)
+        raw = getattr(self.sock, "_sock", None)
+        if raw is None:  # not a socket of gevent: its recv() would wait until the read timeout
+            return super().is_connected
         try:
             raw.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:

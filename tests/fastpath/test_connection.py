@@ -4,6 +4,7 @@ import email.parser
 import io
 import socket
 import threading
+import time
 from http.client import HTTPMessage
 
 import pytest
@@ -86,3 +87,17 @@ def test_head_and_body_are_sent_together_and_arrive_complete(size, maximum, send
     assert len(counted.sent) == sends
     assert b"".join(received).startswith(b"POST /x HTTP/1.1\r\nHost: 127.0.0.1")
     assert b"".join(received).partition(b"\r\n\r\n")[2] == body
+
+
+def test_an_idle_connection_is_checked_without_waiting_under_any_socket():
+    """Without gevent's sockets too, where a peek would wait for the timeout of the socket."""
+    ours, theirs = socket.socketpair()
+    ours.settimeout(60)
+    connection = PlainConnection("127.0.0.1", 1)
+    connection.sock = ours
+    started = time.monotonic()
+    assert connection.is_connected
+    assert time.monotonic() - started < 1
+    theirs.close()
+    assert not connection.is_connected
+    ours.close()

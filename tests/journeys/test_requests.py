@@ -226,6 +226,7 @@ def test_gemini_streams_an_array_without_alt(gateway):
     path = "/v1beta/models/vertex-main/gemini-1.5-flash:streamGenerateContent"
     body = {"contents": [{"parts": [{"text": "Hi"}]}]}
     array = gateway.post(path, body)
+    assert array.status == 200, array.body
     assert array.headers["Content-Type"].startswith("application/json")
     assert array.json[-1]["candidates"][0]["finishReason"] == "STOP"
     events = gateway.post(f"{path}?alt=SSE", body)
