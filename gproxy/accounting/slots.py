@@ -29,6 +29,20 @@ class Slot(NamedTuple):
         return owner_of(self.folder, machine)
 
 
+class MachineSlots(NamedTuple):
+    """All journal slots of a machine."""
+
+    root: Path
+    machine: int
+
+    def folders(self) -> list[Path]:
+        return sorted(self.root.glob("[0-9]*"))
+
+    def owner_of(self, folder: Path) -> str | None:
+        """The name of the worker that owns this slot or owned it last; None if the slot does not exist."""
+        return owner_of(folder, self.machine)
+
+
 def take_slot(root: Path) -> Slot:
     """Takes the slot of a crashed worker with its segments, else a new slot. Raises OSError, RuntimeError."""
     root.mkdir(parents=True, exist_ok=True)

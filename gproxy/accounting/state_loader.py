@@ -16,9 +16,10 @@ from gevent.event import AsyncResult
 from gproxy.accounting import slots
 from gproxy.accounting.entries import Opened, Reserved
 from gproxy.accounting.journal_reader import JournalReader, SettledCall, tokens_of
+from gproxy.accounting.slots import MachineSlots
 from gproxy.accounting.writer import Threads
 from gproxy.errors import Unavailable
-from gproxy.state.interface import BUCKETS, HOUR_S, MINUTE_S, SharedState
+from gproxy.state.interface import BUCKETS, HOUR_S, MINUTE_S, AccountAmounts, SharedState
 from gproxy.state.periods import window
 from gproxy.units import NS
 
@@ -59,9 +60,9 @@ class StateLoader:
     """Loads accounts and limits into the shared state. Reading is done in a native thread, one load at a time."""
 
     def __init__(
-        self, shared: SharedState, root: Path, machine: int, store: Store, threads: Threads, clock: Callable[[], int]
+        self, shared: SharedState, machine_slots: MachineSlots, store: Store, threads: Threads, clock: Callable[[], int]
     ):
-        self._shared, self._root, self._machine, self._store = shared, root, machine, store
+        self._shared, self._slots, self._store = shared, machine_slots, store
         self._threads, self._clock = threads, clock
         self._loading: dict[str, AsyncResult] = {}
 
@@ -98,9 +99,9 @@ class StateLoader:
         try:
             while time.monotonic() < until:
                 version = self._shared.version(key)
-                found = self._threads.run(self._account_amounts, key[0], int(key[1:]))
-                ran |= found[-1].keys()
-                if self._shared.load(key, version, *found):
+                amounts = self._threads.run(self._account_amounts, key[0], int(key[1:]))
+                ran |= amounts.running.keys()
+                if self._shared.load(key, version, amounts):
                     return
                 gevent.sleep(PAUSE_S)
             raise Unavailable("an account is too busy to be loaded")
@@ -115,10 +116,7 @@ class StateLoader:
 
     # Below: in the native thread.
 
-    def _account_amounts(
-        self, owner: str, owner_id: int
-    ) -> tuple[int, int, dict[int, int], dict[int, tuple[str, int]]]:
-        """The arguments of `SharedState.load`: start of the window, money used in it, settled and running calls."""
+    def _account_amounts(self, owner: str, owner_id: int) -> AccountAmounts:
         settled_calls, open_calls = self._read_journal(
             lambda user_id, key_id: owner_id == (user_id if owner == USER else key_id)
         )
@@ -144,7 +142,7 @@ class StateLoader:
             for call, one in open_calls.items()
             if call not in found.stored and is_in_window(one.opened.at)  # stored: it ended between the two readings
         }
-        return opened_at, used, settled, running
+        return AccountAmounts(opened_at, used, settled, running)
 
     def _settled_of(self, calls: Collection[int]) -> list[tuple[int, int, int]]:
         """Those of the calls that have settled: id, cost and tokens."""
@@ -196,12 +194,12 @@ class StateLoader:
         """The settled and the open calls in this machine's journal whose user id and key id match."""
         settled_calls: list[SettledCall] = []
         open_calls: dict[int, OpenCall] = {}
-        for folder in sorted(self._root.glob("[0-9]*")):
+        for folder in self._slots.folders():
             reader = JournalReader()
             for call in _settled_calls(reader, folder):
                 if matches(call.row["user_id"], call.row["user_key_id"]):
                     settled_calls.append(call)
-            owner = slots.owner_of(folder, self._machine)
+            owner = self._slots.owner_of(folder)
             if owner is not None:
                 for call_id, opened in reader.open_calls():
                     if matches(opened.user_id, opened.key_id):

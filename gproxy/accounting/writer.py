@@ -58,7 +58,8 @@ class Writer:
     worker's own calls that were stored since its last call.
     """
 
-    def __init__(self, journal: Journal, root: Path, store: Store, threads: Threads, shared: SharedState, owner: str):
+    def __init__(self, journal: Journal, store: Store, threads: Threads, shared: SharedState, owner: str):
+        root = journal.slot.folder.parent
         self.is_persisting = True
         self.on_stored: Callable[[int], None] | None = None
         self._orphan_recovery = OrphanRecovery(shared, owner, root)

@@ -122,7 +122,8 @@ def add_key(user: str, label: str | None) -> None:
     with report_errors():
         context = CommandContext("keys add")
         key_digest = digest(key)
-        context.change(user_store.add_keys, _user_id(context, user), [(key_digest, fingerprint(key_digest))], label)
+        digests, key_settings = [(key_digest, fingerprint(key_digest))], user_store.KeySettings(label)
+        context.change(user_store.add_keys, _user_id(context, user), digests, key_settings)
     click.echo(key)
 
 

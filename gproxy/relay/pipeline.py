@@ -31,6 +31,7 @@ from gproxy.relay.disconnect import DisconnectWatch
 from gproxy.relay.failover import Failover
 from gproxy.relay.planner import Call, Plan, Planner
 from gproxy.relay.settlement import NoSettlement, Outcome, Settlement, input_estimate
+from gproxy.request_log.recorder import SentRequest
 from gproxy.snapshot import Caller, Credential, Provider, Snapshot
 from gproxy.state.ttl_store import TtlStore
 from gproxy.translation import reasoning_state, translate
@@ -294,7 +295,8 @@ class Relay:
 
         if call.attempt_log is None:
             return send()
-        return call.attempt_log.send(provider.id, credential.id, base_url + path, sent, plan.body, secret, send)
+        logged = SentRequest(provider.id, credential.id, base_url + path, sent, plan.body, secret)
+        return call.attempt_log.send(logged, send)
 
     def _find_fault(self, failover: Failover, exchange: Exchange, watch: DisconnectWatch) -> Fault | None:
         """Returns the fault that a response reports, or None. The bytes read stay in the exchange.

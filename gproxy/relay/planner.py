@@ -10,6 +10,7 @@ from functools import partial
 from types import ModuleType
 
 from gproxy.accounting import prices
+from gproxy.accounting.cost import Features
 from gproxy.admission.permissions import Rights
 from gproxy.channels.kind import COUNT, GENERATE, STREAM, Kind, Lane
 from gproxy.channels.model_capabilities import capabilities
@@ -20,7 +21,7 @@ from gproxy.protocols import raw_json
 from gproxy.protocols.hub import RequestHead
 from gproxy.protocols.signatures import WRAPPED_PREFIX
 from gproxy.quota import reservations
-from gproxy.quota.reservations import Scope, UpperBound
+from gproxy.quota.reservations import Scope, TokenBounds, UpperBound
 from gproxy.relay import dispatch, headers
 from gproxy.relay.settlement import input_estimate
 from gproxy.request_log.recorder import AttemptLog
@@ -259,9 +260,8 @@ class Planner:
         writes = plan.operation in (GENERATE, STREAM)
         maximum = capabilities(upstream_protocol, model).max_output if writes else 0
         assumed = provider.settings.assumed_output_tokens
-        return reservations.upper_bound(
-            *scope, plan.head, price, mode, plan.input_tokens, maximum, assumed, may_cache, has_media
-        )
+        tokens = TokenBounds(plan.input_tokens, maximum, assumed)
+        return reservations.upper_bound(scope, plan.head, price, Features(mode, may_cache, has_media), tokens)
 
     def _set_lane(self, plan: Plan, call: Call, decision: Dispatch) -> None:
         """Sets the lane, the path and the body of the plan. Raises BadRequest."""

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from gproxy.request_log.redaction import Redactor
 from gproxy.request_log.spool import Spool
@@ -84,6 +85,17 @@ class Capture:
         return b"".join(self._pieces)
 
 
+class SentRequest(NamedTuple):
+    """The request of one attempt. `secret` is its API key or access token."""
+
+    provider_id: int
+    credential_id: int
+    url: str
+    headers: dict[str, str]
+    body: bytes
+    secret: str
+
+
 class AttemptLog:
     """Logs the attempts of one request. `secrets` contains the client's key.
 
@@ -96,14 +108,9 @@ class AttemptLog:
         self._recorder, self._downstream, self._redactor = recorder, downstream_id, recorder.redactor()
         self._has_body, self._secrets = has_body, tuple(secrets)
 
-    def send(
-        self, provider_id: int, credential_id: int, url: str, headers: dict, body: bytes, secret: str, send: Callable
-    ):
-        """Returns what `send` returns, or raises what it raises; a row is written when the response ends.
-
-        `secret` is the API key or access token of the attempt.
-        """
-        attempt = self._recorder.quietly(self._start, provider_id, credential_id, url, headers, body, secret)
+    def send(self, request: SentRequest, send: Callable):
+        """Returns what `send` returns, or raises what it raises; a row is written when the response ends."""
+        attempt = self._recorder.quietly(self._start, request)
         if attempt is None:
             return send()
         try:
@@ -115,18 +122,16 @@ class AttemptLog:
         exchange.observe(attempt.received, attempt.end)
         return exchange
 
-    def _start(
-        self, provider_id: int, credential_id: int, url: str, headers: dict, body: bytes, secret: str
-    ) -> "_Attempt":
-        recorder = self._recorder
+    def _start(self, request: SentRequest) -> "_Attempt":
+        recorder, body = self._recorder, request.body
         number, at = recorder.next_id()
-        redactor, secrets = self._redactor, (*self._secrets, secret.encode())
+        redactor, secrets = self._redactor, (*self._secrets, request.secret.encode())
         maximum, request_body = recorder.max_body + redactor.margin(secrets), None
         if self._has_body:
             request_body = redactor.beginning(bytes(body[:maximum]), recorder.max_body, secrets, len(body) > maximum)
         row = (
-            *(UPSTREAM, number, self._downstream, at, provider_id, credential_id, "POST"),
-            *(redactor.headers(headers.items(), secrets), redactor.url(url, secrets), request_body),
+            *(UPSTREAM, number, self._downstream, at, request.provider_id, request.credential_id, "POST"),
+            *(redactor.headers(request.headers.items(), secrets), redactor.url(request.url, secrets), request_body),
         )
         return _Attempt(recorder, redactor, row, Capture(maximum) if self._has_body else None, secrets)
 

@@ -101,19 +101,21 @@ def _window_start(period: str | None, at: int) -> int:
     return window(period, at // NS)[0] * NS
 
 
-def add_adjustment(
-    kind: str, at: int, user_id: int | None, key_id: int | None, cost: int, requests: int, note: str | None = None
-) -> None:
-    m.Adjustment.insert(
-        at=at,
-        user_id=user_id,
-        key_id=key_id,
-        kind=kind,
-        cost=max(-MAX_INTEGER, min(cost, MAX_INTEGER)),
-        requests=requests,
-        note=note,
-        created_at=time.time_ns(),
-    ).execute()
+class Adjustment(NamedTuple):
+    """What changes accounts without a usage row; `at` in nanoseconds since the epoch, `cost` in nano-USD."""
+
+    kind: str
+    at: int
+    user_id: int | None
+    key_id: int | None
+    cost: int
+    requests: int = 0
+    note: str | None = None
+
+
+def add_adjustment(adjustment: Adjustment) -> None:
+    stored = adjustment._replace(cost=max(-MAX_INTEGER, min(adjustment.cost, MAX_INTEGER)))
+    m.Adjustment.insert(**stored._asdict(), created_at=time.time_ns()).execute()
 
 
 def set_used(database: Database, user_id: int, nano: int) -> None:
@@ -129,7 +131,8 @@ def set_key_used(database: Database, key_id: int, nano: int) -> None:
         if key is None:
             raise NotFound(f"there is no key {key_id}")
         difference = nano - key_cost(key_id, key.user_id)
-        add_adjustment(SET, time.time_ns(), None, key_id, difference, 0, _set_note(key.cost_used, nano))
+        note = _set_note(key.cost_used, nano)
+        add_adjustment(Adjustment(SET, time.time_ns(), None, key_id, difference, note=note))
         m.UserKey.update(cost_used=nano).where(m.UserKey.id == key_id).execute()
 
 
@@ -190,7 +193,8 @@ def _set_used(account: m.Quota, nano: int) -> None:
     """Adjusts from the recomputed total, so that an account that disagreed with its rows agrees again."""
     difference = nano - account.opening - user_cost(account.user_id, account.opened_at)
     at = max(time.time_ns(), account.opened_at)
-    add_adjustment(SET, at, account.user_id, None, difference, 0, _set_note(account.cost_used, nano))
+    note = _set_note(account.cost_used, nano)
+    add_adjustment(Adjustment(SET, at, account.user_id, None, difference, note=note))
     m.Quota.update(cost_used=nano, updated_at=time.time_ns()).where(m.Quota.id == account.id).execute()
 
 
@@ -275,7 +279,7 @@ def _delete(database: Database, condition: pw.Expression, kind: str) -> int:
         # Two concurrent deletions add one adjustment each; later deletions add to the first of them.
         first = m.Adjustment.select(pw.fn.MIN(m.Adjustment.id)).where(same).scalar()
         if first is None:
-            add_adjustment(kind, day, user_id, key_id, cost, requests)
+            add_adjustment(Adjustment(kind, day, user_id, key_id, cost, requests))
         else:
             more = {"cost": m.Adjustment.cost + cost, "requests": m.Adjustment.requests + requests}
             m.Adjustment.update(more).where(m.Adjustment.id == first).execute()

@@ -48,7 +48,8 @@ def insert(database: Database, calls: Collection) -> None:
             rollups.add(database, rows)
         else:
             for (user_id, key_id, day), (cost, requests) in accounts.by_day(charges).items():
-                accounts.add_adjustment(accounts.USAGE, day, user_id, key_id, cost, requests)
+                adjustment = accounts.Adjustment(accounts.USAGE, day, user_id, key_id, cost, requests)
+                accounts.add_adjustment(adjustment)
         accounts.charge(database, charges)
         for call in calls:
             positions[call.segment] = max(positions[call.segment], call.end)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gproxy.request_log.recorder import AttemptLog, Capture, Recorder
+from gproxy.request_log.recorder import AttemptLog, Capture, Recorder, SentRequest
 from gproxy.request_log.redaction import Redactor, document
 
 MAX, KEY = 1000, "sk-secret-" + "A" * 90
@@ -61,6 +61,10 @@ class Snapshot:
     secrets: frozenset = frozenset()
 
 
+def sent(url: str, body) -> SentRequest:
+    return SentRequest(1, 1, url, {}, body, "sk-12345678")
+
+
 def test_an_attempt_waits_for_no_reload():
     """Reading the snapshot may wait two seconds for the database; a running call must not."""
     snapshot_reads, rows = [], []
@@ -77,7 +81,7 @@ def test_an_attempt_waits_for_no_reload():
         def observe(self, received, end):
             self.received, self.end = received, end
 
-    exchange = attempt_log.send(1, 1, "http://u/v1?access_token=abcdef&a=b", {}, b"{}", "sk-12345678", Exchange)
+    exchange = attempt_log.send(sent("http://u/v1?access_token=abcdef&a=b", b"{}"), Exchange)
     exchange.received(b"hello")
     exchange.end()
     assert not snapshot_reads
@@ -92,8 +96,8 @@ def test_an_error_while_logging_costs_a_row_and_no_call(caplog):
     recorder = Recorder(spool, lambda: Snapshot, lambda: Snapshot, lambda at: at, frozenset(), 100)
     attempt_log = AttemptLog(recorder, None, True, ())
     exchange = SimpleNamespace(status=200, headers={}, observe=lambda received, end: end())
-    assert attempt_log.send(1, 1, "http://u", {}, b"{}", "sk-12345678", lambda: exchange) is exchange
-    assert attempt_log.send(1, 1, "http://u", {}, 7, "sk-12345678", lambda: exchange) is exchange
+    assert attempt_log.send(sent("http://u", b"{}"), lambda: exchange) is exchange
+    assert attempt_log.send(sent("http://u", 7), lambda: exchange) is exchange
     assert caplog.text.count("a request log row is lost") == 2
 
 
