@@ -349,11 +349,13 @@ class _LoaderQueries:
     def __init__(self, database: Database):
         self._database = database
 
-    def account_state(self, *args):
-        return self._database.run(ledger.account_state, *args)
+    def account_state(
+        self, user_id: int | None, key_id: int | None, ids: list[int], segments: list[str]
+    ) -> ledger.AccountState:
+        return self._database.run(ledger.account_state, user_id, key_id, ids, segments)
 
-    def limit_history(self, *args):
-        return self._database.run(limit_replay.replay_limit, *args)
+    def limit_history(self, limit_id: int, since: int, now: int, ids: list[int]) -> limit_replay.LimitReplay | None:
+        return self._database.run(limit_replay.replay_limit, limit_id, since, now, ids)
 
 
 def _newest_id(database: Database, threads: Threads) -> int:

@@ -5,7 +5,7 @@ In this order no call is lost: a call that leaves the journal between the two re
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -33,14 +33,63 @@ CREDENTIAL = "c"  # first character of the keys of credentials' limits
 USER, KEY = "u", "k"  # first character of accounts' keys
 
 
+class StoredAccount(Protocol):
+    """Money in nano-USD. `window` is its start in seconds since the epoch, 0 without a period."""
+
+    @property
+    def cost_used(self) -> int: ...
+    @property
+    def window(self) -> int: ...
+    @property
+    def period(self) -> str | None: ...
+
+
+class AccountState(Protocol):
+    """An account, which of the given calls have a usage row, and how far the given segments are stored."""
+
+    @property
+    def account(self) -> StoredAccount: ...
+    @property
+    def stored(self) -> Collection[int]: ...
+    @property
+    def positions(self) -> Mapping[str, int]: ...
+
+
+class LimitHistory(Protocol):
+    """`hours`: (hour since the epoch, model, requests, tokens); `recent`: (time, model) of the last minute.
+
+    Calls before `since` (nanoseconds) do not count. `applies_to` returns whether this limit is the one that applies to
+    a model. `stored` are the given calls that `hours` and `recent` contain.
+    """
+
+    @property
+    def user_id(self) -> int: ...
+    @property
+    def key_id(self) -> int | None: ...
+    @property
+    def applies_to(self) -> Callable[[str], bool]: ...
+    @property
+    def since(self) -> int: ...
+    @property
+    def hours(self) -> Iterable[tuple[int, str, int, int]]: ...
+    @property
+    def recent(self) -> Iterable[tuple[int, str]]: ...
+    @property
+    def stored(self) -> Collection[int]: ...
+
+
 class Store(Protocol):
     """Queries of the store, run in the calling thread. They raise Unavailable."""
 
-    def account_state(self, user_id: int | None, key_id: int | None, ids: list[int], segments: list[str]):
-        """The account of a user or of a key, which of the calls it includes, and how far the segments are stored."""
+    def account_state(
+        self, user_id: int | None, key_id: int | None, ids: list[int], segments: list[str]
+    ) -> AccountState:
+        """Returns the account of a user or of a key."""
+        ...
 
-    def limit_history(self, limit_id: int, since: int, now: int, ids: list[int]):
-        """What the usage rows count in a limit, and which of the calls these include; None without such a limit."""
+    def limit_history(self, limit_id: int, since: int, now: int, ids: list[int]) -> LimitHistory | None:
+        """Returns what the usage rows count in a limit; None without such a limit."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +198,9 @@ class StateLoader:
         rows = (call.row for call in self._read_journal(lambda user_id, key_id: True)[0])
         return [(row["trace_id"], row["cost"], tokens_of(row)) for row in rows if row["trace_id"] in calls]
 
-    def _limit_counts(self, limit_id: int):
+    def _limit_counts(
+        self, limit_id: int
+    ) -> tuple[dict[int, tuple[int, int]], list[int], dict[int, tuple[str, int, int]]]:
         """The arguments of `SharedState.load_limit`: counts by hour, recent requests, and running calls."""
         now = self._clock()
         settled_calls, open_calls = self._read_journal(lambda user_id, key_id: True)

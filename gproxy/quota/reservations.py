@@ -116,9 +116,9 @@ class Reserver:
         """Returns the outcome of a take. Raises Unavailable."""
         return self._with_loaded(lambda: self.shared.take(take))
 
-    def inspect(self, accounts: tuple[Account, ...], rows: tuple[Limit, ...]) -> Taken:
+    def inspect(self, accounts: tuple[Account, ...], limits: tuple[Limit, ...]) -> Taken:
         """Returns the statuses of these accounts and limits. Raises Unavailable."""
-        return self._with_loaded(lambda: self.shared.inspect(accounts, rows))
+        return self._with_loaded(lambda: self.shared.inspect(accounts, limits))
 
     def _with_loaded(self, function: Callable[[], Taken]) -> Taken:
         """Returns the function's outcome once the accounts and limits it needs are loaded. Raises Unavailable."""

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 import peewee as pw
@@ -24,6 +25,7 @@ from gproxy.store import models
 
 log = logging.getLogger(__name__)
 
+_Result = TypeVar("_Result")
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_S = 5
 PRAGMAS = {"journal_mode": "wal", "synchronous": "normal", "foreign_keys": 1, "busy_timeout": BUSY_TIMEOUT_S * 1000}
@@ -46,7 +48,7 @@ class Database:
         self._db._lock = _native_lock()
         models.proxy.initialize(self._db)
 
-    def run(self, function: Callable, *args, **kwargs):
+    def run(self, function: Callable[..., _Result], *args, **kwargs) -> _Result:
         """Runs a function of the store inside one connection and returns its result. Raises Unavailable."""
         try:
             with self._db.connection_context():
@@ -56,7 +58,7 @@ class Database:
             log.debug("database: %s", type(error).__name__)
             raise Unavailable("the database cannot be used right now", retry_after_s=2) from error
 
-    def run_for_caller(self, function: Callable, *args):
+    def run_for_caller(self, function: Callable[..., _Result], *args) -> _Result:
         """Like `run`, for values of a caller. Raises BadRequest if the database cannot store one of them."""
         try:
             return self.run(function, *args)
@@ -65,7 +67,7 @@ class Database:
                 raise BadRequest("a value has a NUL character or a number that the database cannot store") from error
             raise
 
-    def run_on_kept_connection(self, function: Callable, *args):
+    def run_on_kept_connection(self, function: Callable[..., _Result], *args) -> _Result:
         """Like `run`, on a connection that the calling thread keeps.
 
         Whenever its last connection closes, SQLite moves its whole log into the database and syncs the disk.
