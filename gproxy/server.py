@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from dataclasses import dataclass
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 import gevent
 from greenlet import greenlet
@@ -178,7 +178,7 @@ class GatewayWorker(GeventWorker):
         gevent.spawn(self._drain)
         super().run()
 
-    def handle(self, listener, client, addr) -> None:
+    def handle(self, listener, client: Any, addr) -> None:
         current = gevent.getcurrent()
         self._connections[current] = _Connection(client, time.monotonic())
         try:

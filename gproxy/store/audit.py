@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import TypeVar
 
 import peewee as pw
 
@@ -19,6 +20,7 @@ from gproxy.store.database import Database
 from gproxy.store.paging import page, within_times
 from gproxy.store.sealing import Seal
 
+_Result = TypeVar("_Result")
 MAX_TEXT = 4_096  # characters of one value; a longer text is cut
 ADDED, CHANGED, DELETED, REVEALED = "added", "changed", "deleted", "revealed"
 IGNORED_COLUMNS = {"id", "created_at", "updated_at", "api_key_digest", "seal_json"}
@@ -47,7 +49,9 @@ class _Collector:
 _collector: ContextVar[_Collector | None] = ContextVar("collector", default=None)
 
 
-def run_audited(database: Database, actor: Actor, seal: Seal | None, function: Callable, *args):
+def run_audited(
+    database: Database, actor: Actor, seal: Seal | None, function: Callable[..., _Result], *args
+) -> _Result:
     """Runs a function in one transaction with the log of its changes, and returns its result.
 
     The function declares the rows that it changes with `track_changes`, or logs them with `log_change`.
