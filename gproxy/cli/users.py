@@ -1,7 +1,6 @@
 """The command groups `users` and `keys`."""
 
 import click
-from click.utils import get_text_stream
 from marshmallow import ValidationError
 
 from gproxy.admission import passwords
@@ -82,7 +81,7 @@ def _change(name: str, values: dict) -> None:
 
 def _read_password() -> dict:
     """Returns the hash of a password read from a terminal (twice, without echo) or from a pipe (one line)."""
-    stdin = get_text_stream("stdin")
+    stdin = click.get_text_stream("stdin")  # pyright: ignore[reportCallIssue] - click types its lazy names as object
     if stdin.isatty():
         text = click.prompt("Password", hide_input=True, confirmation_prompt=True)
     else:

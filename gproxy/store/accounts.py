@@ -10,7 +10,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import peewee as pw
 
@@ -21,6 +21,7 @@ from gproxy.store import rollups
 from gproxy.store.audit import track_changes
 from gproxy.store.database import Database
 from gproxy.store.paging import page
+from gproxy.store.rows import AnyQuery, tuples
 from gproxy.store.snapshot_loader import bump
 from gproxy.units import NANO, NS
 
@@ -30,7 +31,7 @@ BATCH = 500  # ids in one statement
 # Kinds of adjustments. The last two replace rows that were deleted, so they change no total.
 USAGE, SET, DELETION, RETENTION = "usage", "set", "deletion", "retention"
 CHANGING_KINDS = (USAGE, SET)
-UNCHANGED = object()
+UNCHANGED: Any = object()
 
 UPDATE_USER = "UPDATE user_quotas SET cost_used = ?, opening = ?, opened_at = ?, updated_at = ? WHERE user_id = ?"
 UPDATE_KEY = "UPDATE user_keys SET cost_used = CASE WHEN cost_used > ? THEN ? ELSE cost_used + ? END WHERE id = ?"
@@ -84,11 +85,11 @@ def _locked(database: Database, user_ids: list[int]) -> list[tuple]:
     """
     columns = (m.Quota.user, m.Quota.cost_used, m.Quota.period, m.Quota.opening, m.Quota.opened_at)
     accounts = m.Quota.select(*columns).where(m.Quota.user.in_(user_ids)).order_by(m.Quota.user)
-    query = database.for_update(accounts).tuples()
-    found = list(query)
+    query = database.for_update(accounts)
+    found = list(tuples(query))
     if len(found) < len(user_ids):
         _create(user_ids)
-        found = list(query.clone())
+        found = list(tuples(query.clone()))
     return found
 
 
@@ -162,7 +163,7 @@ def remove_quota(database: Database, user_id: int) -> None:
 
 
 def _account_ids(user_id: int) -> list[int]:
-    return [row_id for (row_id,) in m.Quota.select(m.Quota.id).where(m.Quota.user == user_id).tuples()]
+    return [row_id for (row_id,) in tuples(m.Quota.select(m.Quota.id).where(m.Quota.user == user_id))]
 
 
 def _current(database: Database, user_id: int) -> m.Quota:
@@ -202,12 +203,12 @@ def _set_note(before: int, after: int) -> str:
     return f"set from {before} to {after}"
 
 
-def cost_by_owner(rows: pw.ModelSelect, owner: pw.Field) -> dict[int, int]:
+def cost_by_owner(rows: AnyQuery, owner: pw.Field) -> dict[int, int]:
     """The cost of these usage rows or adjustments for each owner, in nano-USD."""
     # As an expression: for the column itself SQLite would go through its index, row by row over the whole table.
     group = owner + pw.SQL("0")
     found = rows.select(group, *cost_parts(owner.model.cost)).group_by(group)
-    return {owner_id: _nano_usd(*parts) for owner_id, *parts in found.tuples()}
+    return {owner_id: _nano_usd(*parts) for owner_id, *parts in tuples(found)}
 
 
 def user_cost(user_id: int, since: int) -> int:
@@ -223,11 +224,11 @@ def key_cost(key_id: int, user_id: int) -> int:
 def _total_cost(rows: pw.Expression, adjustments: pw.Expression) -> int:
     """In one statement: between two statements a row might be deleted, and then be counted twice."""
     both = m.Usage.select(m.Usage.cost).where(rows) + m.Adjustment.select(m.Adjustment.cost).where(adjustments)
-    (parts,) = m.Usage.select(*cost_parts(both.c.cost)).from_(both).tuples()
+    (parts,) = tuples(m.Usage.select(*cost_parts(both.c.cost)).from_(both))
     return _nano_usd(*parts)
 
 
-def cost_parts(cost: pw.Node) -> tuple[pw.Function, pw.Function]:
+def cost_parts(cost: pw.ColumnBase) -> tuple[pw.Function, pw.Function]:
     """The totals of a column in whole dollars and in nano-USD beyond them, so that neither overflows an integer."""
     dollars = cost / NANO
     return pw.fn.SUM(dollars), pw.fn.SUM(cost - dollars * NANO)

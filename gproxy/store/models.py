@@ -3,6 +3,8 @@
 Money is nano-USD in a 64-bit integer, time is nanoseconds since the epoch, booleans are real booleans.
 """
 
+from typing import Any
+
 import peewee as pw
 
 proxy = pw.DatabaseProxy()
@@ -120,7 +122,7 @@ class Model(Table):
 
 
 class ModelAlias(Table):
-    alias = pw.TextField(unique=True)
+    alias: Any = pw.TextField(unique=True)  # Any: peewee has a method of this name
     enabled = pw.BooleanField(default=True)
     pricing_json = pw.TextField(null=True)
     created_at = pw.BigIntegerField()
@@ -131,7 +133,7 @@ class ModelAlias(Table):
 
 
 class AliasTarget(Table):
-    alias = pw.ForeignKeyField(ModelAlias, on_delete="CASCADE")
+    alias: Any = pw.ForeignKeyField(ModelAlias, on_delete="CASCADE")
     alias_id: "pw.IntegerField[int]"
     provider = pw.ForeignKeyField(Provider, on_delete="CASCADE")
     provider_id: "pw.IntegerField[int]"
