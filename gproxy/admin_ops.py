@@ -5,6 +5,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import TypeVar
 
 from gproxy import bootstrap
 from gproxy.channels.kind import Kind
@@ -17,6 +18,8 @@ from gproxy.store.database import Database
 from gproxy.store.importing import Change
 from gproxy.store.sealing import Seal
 from gproxy.threads import Threads
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +53,11 @@ class AdminOps:
     changing_threads: Threads = field(default_factory=lambda: Threads(2))  # for changes
     passwords: Threads = field(default_factory=lambda: Threads(1))  # a single thread: hashing a password takes 20 MB
 
-    def ask(self, query: Callable, *args):
+    def ask(self, query: Callable[..., _Result], *args) -> _Result:
         """Returns the result of a query of the store. Raises Unavailable, BadRequest."""
         return self.threads.run(self.database.run_for_caller, query, *args)
 
-    def change(self, actor: Actor | None, function: Callable, *args):
+    def change(self, actor: Actor | None, function: Callable[..., _Result], *args) -> _Result:
         """Runs a changing function of the store, and announces the change to all workers before it returns.
 
         With an actor the change is written to the audit log. Raises Unavailable, and what the function raises.
@@ -63,7 +66,7 @@ class AdminOps:
         self.change_counter.increment()
         return result
 
-    def change_account(self, actor: Actor, function: Callable, account: str, *args):
+    def change_account(self, actor: Actor, function: Callable[..., _Result], account: str, *args) -> _Result:
         """Like `change`, for a function that changes an account's cap or used amount: the account is loaded again."""
         result = self._run_change(actor, function, *args)
         self.shared.forget(account)
@@ -91,7 +94,7 @@ class AdminOps:
             self.change_counter.increment()
         return changes
 
-    def _run_change(self, actor: Actor | None, function: Callable, *args):
+    def _run_change(self, actor: Actor | None, function: Callable[..., _Result], *args) -> _Result:
         if actor is None:
             return self.changing_threads.run(self.database.run_for_caller, function, self.database, *args)
         return self.changing_threads.run(

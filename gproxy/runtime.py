@@ -16,7 +16,7 @@ from gproxy.accounting import prices, slots
 from gproxy.accounting.journal import Ids, Journal
 from gproxy.accounting.ledger_check import LedgerChecker
 from gproxy.accounting.retention import Retention
-from gproxy.accounting.slots import Slot
+from gproxy.accounting.slots import MachineSlots, Slot
 from gproxy.accounting.state_loader import StateLoader
 from gproxy.accounting.writer import Writer
 from gproxy.admin_ops import AdminOps, ConfigurationReader
@@ -228,8 +228,10 @@ class _Start:
         journal = Journal(slot)
         owner = slot.new_owner(machine)
         shared = self.resources.enter_context(closing(shared_state(self.settings, self.prepared.deployment)))
-        writer = Writer(journal, root, usages.UsageStore(database), Threads(1), shared, owner)
-        state_loader = StateLoader(shared, root, machine, _LoaderQueries(database), Threads(1), time.time_ns)
+        writer = Writer(journal, usages.UsageStore(database), Threads(1), shared, owner)
+        state_loader = StateLoader(
+            shared, MachineSlots(root, machine), _LoaderQueries(database), Threads(1), time.time_ns
+        )
         reserver = Reserver(shared, owner, state_loader.load, configuration.change_counter.read)
         ids = Ids(machine, slot.number, _newest_id(database, configuration.threads))
         return _Accounting(journal, ids, shared, reserver, writer)
@@ -369,11 +371,13 @@ class _LoaderQueries:
     def __init__(self, database: Database):
         self._database = database
 
-    def account_state(self, *args):
-        return self._database.run(ledger.account_state, *args)
+    def account_state(
+        self, user_id: int | None, key_id: int | None, ids: list[int], segments: list[str]
+    ) -> ledger.AccountState:
+        return self._database.run(ledger.account_state, user_id, key_id, ids, segments)
 
-    def limit_history(self, *args):
-        return self._database.run(limit_replay.replay_limit, *args)
+    def limit_history(self, limit_id: int, since: int, now: int, ids: list[int]) -> limit_replay.LimitReplay | None:
+        return self._database.run(limit_replay.replay_limit, limit_id, since, now, ids)
 
 
 def _newest_id(database: Database, threads: Threads) -> int:

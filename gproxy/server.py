@@ -12,8 +12,10 @@ import socket
 import sys
 import time
 from dataclasses import dataclass
+from typing import Any, NoReturn, Protocol
 
 import gevent
+from greenlet import greenlet
 from gunicorn.glogging import Logger
 from gunicorn.workers.ggevent import GeventWorker
 
@@ -38,19 +40,21 @@ ONE_CTRL_C_S = 1.0
 REQUESTS_IN_A_ROW = 8
 QUICKSTART = "quickstart.toml"
 
-_prepared: runtime.Prepared | None = None
-_settings: Settings | None = None
+_settings: Settings  # set by `load_settings`, before anything else runs
+_is_loaded = False
+_prepared: runtime.Prepared  # set by `on_starting`, before workers are forked
 
 
 def load_settings() -> Settings:
     """Returns the settings; if they are invalid, prints all problems on standard error and ends the process."""
-    global _settings
+    global _settings, _is_loaded
     os.umask(0o077)  # the data directory contains keys
     try:
         _settings = settings.load()
+        _is_loaded = True
         logs.hide(settings.secrets(_settings))
     except StartupError as fault:
-        if _settings is None:
+        if not _is_loaded:
             abort_start(fault)
         # A reload: the gateway continues with its old settings.
         for problem in fault.problems:
@@ -58,7 +62,7 @@ def load_settings() -> Settings:
     return _settings
 
 
-def abort_start(fault: StartupError, status: int = 3) -> None:
+def abort_start(fault: StartupError, status: int = 3) -> NoReturn:
     """Prints the problems and ends the process. After exit status 3 gunicorn does not try again."""
     count = len(fault.problems)
     print(f"gproxy cannot start: {count} problems" if count > 1 else "gproxy cannot start:", file=sys.stderr)
@@ -170,17 +174,17 @@ class GatewayWorker(GeventWorker):
     _quits_at_once = False
 
     def run(self) -> None:
-        self._connections: dict[gevent.Greenlet, _Connection] = {}
+        self._connections: dict[greenlet, _Connection] = {}
         gevent.spawn(self._drain)
         super().run()
 
-    def handle(self, listener, client, addr) -> None:
-        greenlet = gevent.getcurrent()
-        self._connections[greenlet] = _Connection(client, time.monotonic())
+    def handle(self, listener, client: Any, addr) -> None:
+        current = gevent.getcurrent()
+        self._connections[current] = _Connection(client, time.monotonic())
         try:
             super().handle(listener, client, addr)
         finally:
-            del self._connections[greenlet]
+            del self._connections[current]
 
     def handle_request(self, listener_name, req, sock, addr) -> None:
         connection = self._connections[gevent.getcurrent()]
@@ -240,11 +244,17 @@ class GatewayWorker(GeventWorker):
                     log.debug("an idle connection was closed by its client: %s", fault)
 
 
+class _PatchedSocket(Protocol):
+    """gevent's socket; `_sock` is the native one, whose calls never switch greenlets."""
+
+    _sock: socket.socket
+
+
 @dataclass(slots=True)
 class _Connection:
     """A client's connection. `is_idle`: it is between requests, `since` a time of the monotonic clock."""
 
-    client: socket.socket
+    client: _PatchedSocket
     since: float
     began: float = 0.0  # start of the last request, on the performance counter
     is_idle: bool = True

@@ -50,7 +50,7 @@ class Snapshots:
 
         After that time the old snapshot is used, `/readyz` reports it, and no other request waits for this change.
         """
-        with gevent.Timeout(RELOAD_WAIT_S, False):
+        with gevent.Timeout(RELOAD_WAIT_S, False):  # pyright: ignore[reportArgumentType] - gevent's types lack False: the block ends silently
             while self._handled < change:
                 self.refresh()
             return

@@ -1,8 +1,11 @@
 """Native threads for work that would block gevent's hub: SQLite and all other calls to the database."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 from gevent.threadpool import ThreadPool
+
+_Result = TypeVar("_Result")
 
 
 class Threads:
@@ -11,7 +14,7 @@ class Threads:
     def __init__(self, count: int):
         self._pool = ThreadPool(count)
 
-    def run(self, function: Callable, *args):
+    def run(self, function: Callable[..., _Result], *args) -> _Result:
         """Returns the function's result, or raises its exception.
 
         The thread returns the exception as a value, since the pool would print a raised one past the log and its

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from gproxy.state.interface import Account, Limit, LimitStatus, SharedState, Take, Taken
+from gproxy.state.interface import Account, AccountAmounts, Limit, LimitStatus, SharedState, Take, Taken
 from gproxy.state.periods import window
 
 NS = 1_000_000_000
@@ -39,7 +39,8 @@ def load(
     state: SharedState, account: Account, used: int = 0, settled=None, running=None, now_ns: int = MONDAY * NS
 ) -> None:
     start, _ = window(account.period, now_ns // NS)
-    assert state.load(account.key, state.version(account.key), start, used, settled or {}, running or {})
+    amounts = AccountAmounts(start, used, settled or {}, running or {})
+    assert state.load(account.key, state.version(account.key), amounts)
 
 
 def load_empty(state: SharedState, *accounts_and_limits: Account | Limit, now_ns: int = MONDAY * NS) -> None:

@@ -11,7 +11,7 @@ from gproxy.admin_ops import AdminOps, ConfigurationReader
 from gproxy.config import export
 from gproxy.errors import BadRequest
 from gproxy.state.change_counter import ChangeCounter
-from gproxy.state.interface import Account
+from gproxy.state.interface import Account, AccountAmounts
 from gproxy.state.mmap.state import MmapState
 from gproxy.store import accounts, audit, entities
 from gproxy.store.audit import Actor
@@ -43,7 +43,7 @@ def audited(admin: AdminOps) -> list[tuple[str, str]]:
 
 
 def load_account(admin: AdminOps, name: str) -> None:
-    admin.shared.load(name, admin.shared.version(name), 0, 7, {}, {})
+    admin.shared.load(name, admin.shared.version(name), AccountAmounts(0, 7, {}, {}))
 
 
 def is_loaded(admin: AdminOps, name: str) -> bool:

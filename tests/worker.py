@@ -39,6 +39,7 @@ from gproxy.snapshot import (
     Target,
     glob,
 )
+from gproxy.state.interface import AccountAmounts
 from gproxy.state.mmap.state import MmapState
 from gproxy.state.shared_dict import SharedDict
 from gproxy.state.ttl_store import TtlStore
@@ -86,7 +87,7 @@ class Worker:
 
     def _load(self, keys: tuple[str, ...]) -> None:
         for key in keys:
-            self.state.load(key, self.state.version(key), 0, 0, {}, {})
+            self.state.load(key, self.state.version(key), AccountAmounts(0, 0, {}, {}))
 
     def serve(self, *targets: str, credentials: int = 1, **settings) -> None:
         """Makes `a` an alias with one target per protocol, each at its own provider of the vendor, `p1`, `p2`, …"""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from decimal import ROUND_HALF_UP, Context, Decimal, localcontext
 from math import ceil
+from typing import NamedTuple
 
 from gproxy.accounting.prices import Price, Tier, charged_mode
 from gproxy.protocols.hub import Usage
@@ -31,22 +32,28 @@ def cost(usage: Usage, price: Price, mode: str = "") -> int:
         return _rounded(total)
 
 
-def upper_bound(
-    price: Price, mode: str, input_tokens: int, output_tokens: int, may_cache: bool, has_media: bool = False
-) -> int:
+class Features(NamedTuple):
+    """What decides which rates of a price a request may be charged: its mode, caching, and media in its input."""
+
+    mode: str = ""
+    may_cache: bool = False
+    has_media: bool = False
+
+
+def upper_bound(price: Price, features: Features, input_tokens: int, output_tokens: int) -> int:
     """The maximum cost of a call with these token counts, without tool calls, in nano-USD.
 
     The classes of the tokens are not known before the call, so each token is priced at the highest rate it may have.
     Input tokens may be audio or images only if the request contains media (`has_media`), and may be written to a cache
     only if the request enables that (`may_cache`).
     """
-    rates = price.rates(mode)
+    rates = price.rates(features.mode)
     total = rates.each_call * NANO if rates.each_call else ZERO
     if tier := _tier(rates.tiers, input_tokens):
         fresh, output = tier.input or ZERO, tier.output or ZERO
-        if has_media:
+        if features.has_media:
             fresh = _highest(fresh, tier.audio_input, tier.image_input)
-        if may_cache:
+        if features.may_cache:
             fresh = _highest(fresh, tier.cache_write, tier.cache_write_5m, tier.cache_write_1h)
         if tier.audio_output or tier.image_output:
             output = _highest(output, tier.audio_output, tier.image_output)

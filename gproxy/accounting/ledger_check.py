@@ -15,14 +15,16 @@ log = logging.getLogger(__name__)
 class LedgerReport(Protocol):
     """The store's result: accounts that differ from their rows, and the checkpoint from which the next check starts."""
 
-    differences: tuple
-    checkpoint: object
+    @property
+    def differences(self) -> tuple: ...
+    @property
+    def checkpoint(self) -> object: ...
 
 
 class LedgerChecker:
     """`differences` are those of the last check. The worker that gets the lock keeps it until its process ends."""
 
-    def __init__(self, path: Path, verify: Callable[[object], LedgerReport], threads: Threads):
+    def __init__(self, path: Path, verify: Callable[..., LedgerReport], threads: Threads):
         self._path, self._verify, self._threads = path, verify, threads
         self._lock: int | None = None
         self._checkpoint: object = None

@@ -25,8 +25,23 @@ class Slot(NamedTuple):
 
     def new_owner(self, machine: int) -> str:
         """Makes and stores a new owner name, under which the worker's reservations are kept. Raises OSError."""
-        os.pwrite(self.lock, secrets.token_hex(8).encode(), 0)
-        return owner_of(self.folder, machine)
+        name = secrets.token_hex(8)
+        os.pwrite(self.lock, name.encode(), 0)
+        return _owner(machine, self.folder, name)
+
+
+class MachineSlots(NamedTuple):
+    """All journal slots of a machine."""
+
+    root: Path
+    machine: int
+
+    def folders(self) -> list[Path]:
+        return sorted(self.root.glob("[0-9]*"))
+
+    def owner_of(self, folder: Path) -> str | None:
+        """The name of the worker that owns this slot or owned it last; None if the slot does not exist."""
+        return owner_of(folder, self.machine)
 
 
 def take_slot(root: Path) -> Slot:
@@ -72,9 +87,13 @@ def count_running(root: Path) -> int:
 def owner_of(folder: Path, machine: int) -> str | None:
     """The name of the worker that owns this slot or owned it last; None if the slot does not exist."""
     try:
-        return f"{machine}/{folder.name}/{(folder / 'lock').read_text()}"
+        return _owner(machine, folder, (folder / "lock").read_text())
     except FileNotFoundError:
         return None
+
+
+def _owner(machine: int, folder: Path, name: str) -> str:
+    return f"{machine}/{folder.name}/{name}"
 
 
 def segments(folder: Path) -> list[Path]:

@@ -5,7 +5,7 @@ In this order no call is lost: a call that leaves the journal between the two re
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,9 +16,10 @@ from gevent.event import AsyncResult
 from gproxy.accounting import slots
 from gproxy.accounting.entries import Opened, Reserved
 from gproxy.accounting.journal_reader import JournalReader, SettledCall, tokens_of
+from gproxy.accounting.slots import MachineSlots
 from gproxy.accounting.writer import Threads
 from gproxy.errors import Unavailable
-from gproxy.state.interface import BUCKETS, HOUR_S, MINUTE_S, SharedState
+from gproxy.state.interface import BUCKETS, HOUR_S, MINUTE_S, AccountAmounts, SharedState
 from gproxy.state.periods import window
 from gproxy.units import NS
 
@@ -32,14 +33,63 @@ CREDENTIAL = "c"  # first character of the keys of credentials' limits
 USER, KEY = "u", "k"  # first character of accounts' keys
 
 
+class StoredAccount(Protocol):
+    """Money in nano-USD. `window` is its start in seconds since the epoch, 0 without a period."""
+
+    @property
+    def cost_used(self) -> int: ...
+    @property
+    def window(self) -> int: ...
+    @property
+    def period(self) -> str | None: ...
+
+
+class AccountState(Protocol):
+    """An account, which of the given calls have a usage row, and how far the given segments are stored."""
+
+    @property
+    def account(self) -> StoredAccount: ...
+    @property
+    def stored(self) -> Collection[int]: ...
+    @property
+    def positions(self) -> Mapping[str, int]: ...
+
+
+class LimitHistory(Protocol):
+    """`hours`: (hour since the epoch, model, requests, tokens); `recent`: (time, model) of the last minute.
+
+    Calls before `since` (nanoseconds) do not count. `applies_to` returns whether this limit is the one that applies to
+    a model. `stored` are the given calls that `hours` and `recent` contain.
+    """
+
+    @property
+    def user_id(self) -> int: ...
+    @property
+    def key_id(self) -> int | None: ...
+    @property
+    def applies_to(self) -> Callable[[str], bool]: ...
+    @property
+    def since(self) -> int: ...
+    @property
+    def hours(self) -> Iterable[tuple[int, str, int, int]]: ...
+    @property
+    def recent(self) -> Iterable[tuple[int, str]]: ...
+    @property
+    def stored(self) -> Collection[int]: ...
+
+
 class Store(Protocol):
     """Queries of the store, run in the calling thread. They raise Unavailable."""
 
-    def account_state(self, user_id: int | None, key_id: int | None, ids: list[int], segments: list[str]):
-        """The account of a user or of a key, which of the calls it includes, and how far the segments are stored."""
+    def account_state(
+        self, user_id: int | None, key_id: int | None, ids: list[int], segments: list[str]
+    ) -> AccountState:
+        """Returns the account of a user or of a key."""
+        ...
 
-    def limit_history(self, limit_id: int, since: int, now: int, ids: list[int]):
-        """What the usage rows count in a limit, and which of the calls these include; None without such a limit."""
+    def limit_history(self, limit_id: int, since: int, now: int, ids: list[int]) -> LimitHistory | None:
+        """Returns what the usage rows count in a limit; None without such a limit."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +109,9 @@ class StateLoader:
     """Loads accounts and limits into the shared state. Reading is done in a native thread, one load at a time."""
 
     def __init__(
-        self, shared: SharedState, root: Path, machine: int, store: Store, threads: Threads, clock: Callable[[], int]
+        self, shared: SharedState, machine_slots: MachineSlots, store: Store, threads: Threads, clock: Callable[[], int]
     ):
-        self._shared, self._root, self._machine, self._store = shared, root, machine, store
+        self._shared, self._slots, self._store = shared, machine_slots, store
         self._threads, self._clock = threads, clock
         self._loading: dict[str, AsyncResult] = {}
 
@@ -98,9 +148,9 @@ class StateLoader:
         try:
             while time.monotonic() < until:
                 version = self._shared.version(key)
-                found = self._threads.run(self._account_amounts, key[0], int(key[1:]))
-                ran |= found[-1].keys()
-                if self._shared.load(key, version, *found):
+                amounts = self._threads.run(self._account_amounts, key[0], int(key[1:]))
+                ran |= amounts.running.keys()
+                if self._shared.load(key, version, amounts):
                     return
                 gevent.sleep(PAUSE_S)
             raise Unavailable("an account is too busy to be loaded")
@@ -115,10 +165,7 @@ class StateLoader:
 
     # Below: in the native thread.
 
-    def _account_amounts(
-        self, owner: str, owner_id: int
-    ) -> tuple[int, int, dict[int, int], dict[int, tuple[str, int]]]:
-        """The arguments of `SharedState.load`: start of the window, money used in it, settled and running calls."""
+    def _account_amounts(self, owner: str, owner_id: int) -> AccountAmounts:
         settled_calls, open_calls = self._read_journal(
             lambda user_id, key_id: owner_id == (user_id if owner == USER else key_id)
         )
@@ -144,14 +191,16 @@ class StateLoader:
             for call, one in open_calls.items()
             if call not in found.stored and is_in_window(one.opened.at)  # stored: it ended between the two readings
         }
-        return opened_at, used, settled, running
+        return AccountAmounts(opened_at, used, settled, running)
 
     def _settled_of(self, calls: Collection[int]) -> list[tuple[int, int, int]]:
         """Those of the calls that have settled: id, cost and tokens."""
         rows = (call.row for call in self._read_journal(lambda user_id, key_id: True)[0])
         return [(row["trace_id"], row["cost"], tokens_of(row)) for row in rows if row["trace_id"] in calls]
 
-    def _limit_counts(self, limit_id: int):
+    def _limit_counts(
+        self, limit_id: int
+    ) -> tuple[dict[int, tuple[int, int]], list[int], dict[int, tuple[str, int, int]]]:
         """The arguments of `SharedState.load_limit`: counts by hour, recent requests, and running calls."""
         now = self._clock()
         settled_calls, open_calls = self._read_journal(lambda user_id, key_id: True)
@@ -196,12 +245,12 @@ class StateLoader:
         """The settled and the open calls in this machine's journal whose user id and key id match."""
         settled_calls: list[SettledCall] = []
         open_calls: dict[int, OpenCall] = {}
-        for folder in sorted(self._root.glob("[0-9]*")):
+        for folder in self._slots.folders():
             reader = JournalReader()
             for call in _settled_calls(reader, folder):
                 if matches(call.row["user_id"], call.row["user_key_id"]):
                     settled_calls.append(call)
-            owner = slots.owner_of(folder, self._machine)
+            owner = self._slots.owner_of(folder)
             if owner is not None:
                 for call_id, opened in reader.open_calls():
                     if matches(opened.user_id, opened.key_id):

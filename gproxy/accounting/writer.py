@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import gevent
 from gevent.event import Event
@@ -26,6 +26,7 @@ from gproxy.state.interface import SharedState
 
 log = logging.getLogger(__name__)
 
+_Result = TypeVar("_Result")
 INTERVAL_S = 0.25
 RECOVERY_S = 2.0
 BATCH = 500
@@ -48,7 +49,7 @@ class Store(Protocol):
 class Threads(Protocol):
     """Runs blocking functions in native threads."""
 
-    def run(self, function: Callable, *args): ...
+    def run(self, function: Callable[..., _Result], *args) -> _Result: ...
 
 
 class Writer:
@@ -58,7 +59,8 @@ class Writer:
     worker's own calls that were stored since its last call.
     """
 
-    def __init__(self, journal: Journal, root: Path, store: Store, threads: Threads, shared: SharedState, owner: str):
+    def __init__(self, journal: Journal, store: Store, threads: Threads, shared: SharedState, owner: str):
+        root = journal.slot.folder.parent
         self.is_persisting = True
         self.on_stored: Callable[[int], None] | None = None
         self._orphan_recovery = OrphanRecovery(shared, owner, root)
@@ -82,7 +84,7 @@ class Writer:
         self._wake.set()
         if self._greenlet is not None:
             self._greenlet.join(timeout_s)
-        with gevent.Timeout(timeout_s, False):
+        with gevent.Timeout(timeout_s, False):  # pyright: ignore[reportArgumentType] - gevent's types lack False: the block ends silently
             if self._attempt() and not self._journal.open_count:
                 self._journal.close()
                 slots.remove(self._journal.slot)

@@ -148,9 +148,12 @@ def _fill(loaded: Settings, content: Content, is_dry: bool) -> None:
                 click.echo(f"added {entity} {row.name}")
         click.echo("dry run: nothing was changed")
         return
-    defaults = {"enable_usage": content.enable_usage is not False}
-    defaults["provider_defaults_json"] = content.provider_defaults_json or "{}"
-    complete, admin = bootstrap.with_admin(bootstrap.replace(content, **defaults), loaded)
+    with_defaults = bootstrap.replace(
+        content,
+        enable_usage=content.enable_usage is not False,
+        provider_defaults_json=content.provider_defaults_json or "{}",
+    )
+    complete, admin = bootstrap.with_admin(with_defaults, loaded)
     runtime.prepare(loaded, lambda database: seeding.fill(database, complete))
     if admin is not None:
         click.echo(admin.text())

@@ -4,6 +4,7 @@ import getpass
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import click
 
@@ -17,6 +18,7 @@ from gproxy.store.database import Database
 from gproxy.store.sealing import Seal
 
 UNUSABLE = 2
+_Result = TypeVar("_Result")
 
 
 @contextmanager
@@ -65,11 +67,11 @@ class CommandContext:
         self.seal: Seal | None = self.database.run(seeding.load_seal, self.settings.secret_key)
         self._actor = Actor(None, f"command line: {_user()}", None, None, None, command)
 
-    def ask(self, question: Callable, *args):
+    def ask(self, question: Callable[..., _Result], *args) -> _Result:
         """Returns the result of a store function that only reads."""
         return self.database.run(question, *args)
 
-    def change(self, function: Callable, *args):
+    def change(self, function: Callable[..., _Result], *args) -> _Result:
         """Runs a store function that changes the database, and returns its result."""
         result = self.database.run(run_audited, self.database, self._actor, self.seal, function, *args)
         announce_change(self.settings)

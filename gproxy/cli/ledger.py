@@ -38,7 +38,7 @@ def _remedy(database: Database, one: Difference) -> str:
     number = int(one.account[1:])
     if one.account.startswith("k"):
         return f'POST /admin/user-keys/update {{"id": {number}, "cost_used": {usd_text(one.expected)}}}'
-    cap = database.run(ledger_queries.account, number).cap
-    quota = "null" if cap is None else usd_text(cap)
+    account = database.run(ledger_queries.account, number)
+    quota = "null" if account is None or account.cap is None else usd_text(account.cap)
     body = f'{{"user_id": {number}, "quota": {quota}, "cost_used": {usd_text(one.expected)}}}'
     return f"POST /admin/user-quotas/upsert {body}"

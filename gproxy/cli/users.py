@@ -8,6 +8,7 @@ from gproxy.admission.keys import digest, fingerprint
 from gproxy.cli.context import CommandContext, report_errors
 from gproxy.config.entities import User
 from gproxy.config.keys import new_key
+from gproxy.config.loading import loaded
 from gproxy.errors import NotFound
 from gproxy.store import entities
 from gproxy.store import users as user_store
@@ -34,9 +35,9 @@ def list_users() -> None:
 def add_user(name: str, is_admin: bool, password: bool) -> None:
     """Create a user."""
     try:
-        row = {**User().load({"name": name, "is_admin": is_admin}), **(_read_password() if password else {})}
+        row = {**loaded(User(), {"name": name, "is_admin": is_admin}), **(_read_password() if password else {})}
     except ValidationError as fault:
-        raise click.UsageError(f"NAME: {fault.messages['name'][0]}") from None
+        raise click.UsageError(f"NAME: {fault.messages_dict['name'][0]}") from None
     with report_errors():
         (user_id,) = CommandContext("users add").change(entities.put, entities.USER, [row])
     click.echo(f"user {user_id}")
@@ -80,7 +81,7 @@ def _change(name: str, values: dict) -> None:
 
 def _read_password() -> dict:
     """Returns the hash of a password read from a terminal (twice, without echo) or from a pipe (one line)."""
-    stdin = click.get_text_stream("stdin")
+    stdin = click.get_text_stream("stdin")  # pyright: ignore[reportCallIssue] - click types its lazy names as object
     if stdin.isatty():
         text = click.prompt("Password", hide_input=True, confirmation_prompt=True)
     else:
@@ -122,7 +123,8 @@ def add_key(user: str, label: str | None) -> None:
     with report_errors():
         context = CommandContext("keys add")
         key_digest = digest(key)
-        context.change(user_store.add_keys, _user_id(context, user), [(key_digest, fingerprint(key_digest))], label)
+        digests, key_settings = [(key_digest, fingerprint(key_digest))], user_store.KeySettings(label)
+        context.change(user_store.add_keys, _user_id(context, user), digests, key_settings)
     click.echo(key)
 
 

@@ -6,6 +6,7 @@ A row without an `id`, or with 0, is new. In a change, fields that are missing k
 import json
 import re
 from decimal import Decimal
+from typing import Any, cast
 
 import orjson
 from marshmallow import Schema, ValidationError, fields, missing, pre_load, validates_schema
@@ -15,6 +16,7 @@ from gproxy.config import schemas
 from gproxy.config.access import MAX_ID, row_id
 from gproxy.config.filters import MAX_LOG_ROWS, FieldDocument, Id, Page, PageLimit, ValueFilter
 from gproxy.config.keys import MAX_AT_ONCE
+from gproxy.config.loading import loaded
 from gproxy.config.routing import Routing
 from gproxy.config.schemas import Count, Switch, Text, Weight, given, without_nul
 from gproxy.config.seed import secret, settings_json
@@ -99,7 +101,8 @@ class Settings(Document):
         super().__init__(schemas.OwnSettings(), allow_none=True)
 
     def _deserialize(self, value, attr, data, **kwargs):
-        return settings_json(super()._deserialize(value, attr, data, **kwargs), is_own=True)
+        settings = cast("dict[str, Any]", super()._deserialize(value, attr, data, **kwargs))
+        return settings_json(settings, is_own=True)
 
 
 class Routes(Routing):
@@ -156,7 +159,7 @@ class Secret(fields.Field):
     def _deserialize(self, value, attr, data, **kwargs):
         if isinstance(value, str) and not value.lstrip().startswith("{"):
             value = {"api_key": value}
-        return secret(schemas.Secret().load(as_object(value)))
+        return secret(loaded(schemas.Secret(), as_object(value)))
 
 
 class Credential(Schema):
@@ -341,7 +344,7 @@ class RowList:
     def load(self, value) -> list[dict]:
         if not isinstance(value, list) or len(value) > MAX_AT_ONCE:
             raise ValidationError([f"expected a list of at most {MAX_AT_ONCE} rows"])
-        return self.schema.load(value)
+        return cast("list[dict]", self.schema.load(value))
 
 
 class ListDocument(FieldDocument):

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 
 from gproxy.config.schemas import SECRETS
 from gproxy.store import proxy_passwords
@@ -28,7 +29,7 @@ def document(content: Content, has_secrets: bool) -> dict:
     """Returns the seed document as a dict of tables. Empty tables are left out."""
     found = {
         "global": _without_none(
-            enable_usage=content.enable_usage, **content.switches, **json.loads(content.provider_defaults_json)
+            enable_usage=content.enable_usage, **content.switches, **json.loads(content.provider_defaults_json or "{}")
         ),
         "providers": [_provider(one, has_secrets) for one in content.providers],
         "models": list(map(_model, content.models)),
@@ -130,7 +131,7 @@ def _prices(stored: str | None) -> Mapping:
     return {} if stored is None else _amounts(json.loads(stored, parse_float=Decimal))
 
 
-def _amounts(value):
+def _amounts(value) -> Any:
     if isinstance(value, dict):
         return {name: _amounts(inner) for name, inner in value.items()}
     if isinstance(value, list):

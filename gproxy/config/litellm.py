@@ -108,9 +108,9 @@ class _Translation:
     def _channel(self, vendor: str | None, base_url: str | None) -> str | None:
         if base_url and (vendor in COMPATIBLE or vendor not in CHANNELS):
             return "custom"
-        return CHANNELS.get(vendor)
+        return None if vendor is None else CHANNELS.get(vendor)
 
-    def _provider_of(self, vendor: str, channel: str, base_url: str | None) -> dict:
+    def _provider_of(self, vendor: str | None, channel: str, base_url: str | None) -> dict:
         if (known := self.providers.get((channel, base_url))) is not None:
             return known
         host = urlsplit(base_url).hostname if base_url and "://" in base_url else None

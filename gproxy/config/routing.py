@@ -10,6 +10,8 @@ from difflib import get_close_matches
 
 from marshmallow import Schema, ValidationError, fields, post_load, validates_schema
 
+from gproxy.config.loading import loaded
+
 DEFAULT = "{}"  # stored for the channel's own table
 MODEL_LISTS = ("model_list", "model_get")
 COUNT, COMPACT, EMBED = "count_tokens", "compact", "embeddings"
@@ -228,7 +230,7 @@ def stored_json(value) -> str:
             for (operation, protocol), implementation in PRESETS[value].items()
         ]
     elif isinstance(value, dict):
-        rules = TABLE.load(value)["rules"]
+        rules = loaded(TABLE, value)["rules"]
     else:
         raise ValidationError(f"expected {{ rules = [ … ] }} or the name of a preset: {', '.join(PRESETS)}")
     if not rules:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from datetime import datetime
 from decimal import ROUND_HALF_UP, Decimal
+from typing import Any
 from urllib.parse import urlsplit
 
 from marshmallow import Schema, ValidationError, fields, validates_schema
@@ -101,7 +102,8 @@ class Switch(fields.Boolean):
     """Exactly `true` or `false`. Required if it has no default and is not optional."""
 
     def __init__(self, default: bool | None = None, *, is_optional: bool = False):
-        super().__init__(**({"required": not is_optional} if default is None else {"load_default": default}))
+        options: dict[str, Any] = {"required": not is_optional} if default is None else {"load_default": default}
+        super().__init__(**options)
 
     def _deserialize(self, value, attr, data, **kwargs):
         if not isinstance(value, bool):
@@ -178,7 +180,8 @@ class Count(fields.Field):
     """The amount of a rate limit: a whole number; 0 blocks everything."""
 
     def __init__(self, *, is_optional: bool = False):
-        super().__init__(allow_none=True, **({} if is_optional else {"load_default": None}))
+        options: dict[str, Any] = {} if is_optional else {"load_default": None}
+        super().__init__(allow_none=True, **options)
 
     def _deserialize(self, value, attr, data, **kwargs):
         if type(value) is not int or not 0 <= value <= MAX_COUNT:

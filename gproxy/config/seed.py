@@ -7,11 +7,13 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
+from typing import Any
 
 from marshmallow import ValidationError
 
 from gproxy.channels.kind import API_KEY
 from gproxy.config import schemas
+from gproxy.config.loading import loaded
 from gproxy.errors import StartupError
 
 PROVIDER_SETTINGS = frozenset(
@@ -33,7 +35,7 @@ def read(
     problems: list[str] = []
     filled = _with_variables(document, environ, file, problems, ())
     try:
-        seed = schemas.Seed().load(filled)
+        seed = loaded(schemas.Seed(), filled)
     except ValidationError as fault:
         problems += _problems(fault.messages, file, filled, schemas.Seed())
         # The valid part is still cross-checked, so that one start reports every problem.
@@ -44,7 +46,7 @@ def read(
     return seed
 
 
-def _with_variables(value, environ: Mapping[str, str], file: str, problems: list[str], at: tuple):
+def _with_variables(value, environ: Mapping[str, str], file: str, problems: list[str], at: tuple) -> Any:
     """Replaces every `${NAME}` by the stripped variable. A credential's secret keeps the reference."""
     if isinstance(value, dict):
         return {k: _with_variables(v, environ, file, problems, (*at, k)) for k, v in value.items()}
@@ -121,7 +123,7 @@ def _with_remedy(message: str, at: tuple, schema) -> str:
 
 def _valid_rows(valid) -> dict:
     """Returns the entries that can be cross-checked although others are invalid."""
-    found = {"settings": {}}
+    found: dict[str, Any] = {"settings": {}}
     for table in TABLES:
         found[table] = _rows(valid.get(table) if isinstance(valid, dict) else None)
     return found
@@ -146,7 +148,7 @@ def _cross_check(seed: dict, written: dict, file: str, channels: Mapping, reserv
     yield from _duplicates(seed["rate_limits"], "rate_limits", _limit_key, file, "model_pattern")
     yield from _duplicates(seed["quotas"], "quotas", lambda row: row.get("user_name"), file, "user_name")
     yield from _duplicates(seed["file_permissions"], "file_permissions", _file_key, file, "provider_name")
-    seen: dict[str, str] = {}
+    seen: dict[str | None, str] = {}
     for place, key in _keys(seed):
         yield from _duplicates(
             _rows(key.get("permissions")), f"{place}.permissions", _permission_key, file, "model_pattern"

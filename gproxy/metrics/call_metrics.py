@@ -110,7 +110,7 @@ class CallMetrics:
 
     def answered(self, summary: CallSummary, seconds: float) -> None:
         """Counts the time in gproxy, in seconds, when the headers of an answer are about to be sent."""
-        at = self._offset(OVERHEAD, summary.provider, summary.operation)
+        at = self._offset(OVERHEAD, summary.provider or "", summary.operation or "")
         self._values[at + bisect_left(OVERHEAD_S, seconds)] += 1
         self._values[at + len(OVERHEAD_S) + 1] += seconds
 
@@ -177,13 +177,13 @@ class CallMetrics:
         if snapshot is not self._snapshot and snapshot is not None:
             self._snapshot, self._configured_models = snapshot, _configured_models(snapshot)
             self._served_models -= self._configured_models
-        name = (summary.provider, summary.model)
+        name = summary.provider or "", summary.model or ""
         if name in self._configured_models or name in self._served_models:
-            return summary.model
+            return name[1]
         if status >= MIN_ERROR or len(self._served_models) >= MAX_SERVED:
             return OTHER
         self._served_models.add(name)
-        return summary.model
+        return name[1]
 
     def _lookup_call_offsets(self, key: tuple) -> _CallOffsets:
         provider, model, operation, protocol, outcome, status = key

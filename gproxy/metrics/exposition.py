@@ -11,13 +11,13 @@ _ESCAPED = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 def write(families: Iterable[Family], totals: Mapping[tuple[str, tuple[str, ...], int], Sequence[float]]) -> str:
     """The families with all their series. Series of another version with other labels or buckets are left out."""
-    by_family: dict[tuple[str, int], list] = {}
+    by_family: dict[tuple[str, int], list[tuple[tuple[str, ...], Sequence[float]]]] = {}
     for (name, labels, width), values in totals.items():
         by_family.setdefault((name, width), []).append((labels, values))
     lines: list[str] = []
     for family in families:
         lines += (f"# HELP {family.name} {family.help}", f"# TYPE {family.name} {family.kind}")
-        for labels, values in sorted(by_family.get((family.name, family.width), ())):
+        for labels, values in sorted(by_family.get((family.name, family.width), [])):
             if len(labels) == len(family.labels):
                 lines += _samples(family, _pairs(family, labels), values)
     lines.append("")

@@ -161,7 +161,7 @@ class MmapValues:
     def _path(self, number: int, kind: str) -> Path:
         return self._folder / f"{number:03d}.{kind}"
 
-    def _open_files(self) -> memoryview:
+    def _open_files(self) -> "memoryview[float]":
         """Takes over or creates the files and returns the values. Raises OSError."""
         self._folder.mkdir(0o700, parents=True, exist_ok=True)
         values = self._path(self._number, "values")
@@ -172,7 +172,7 @@ class MmapValues:
                 log.error("metrics in %s are reset: %s", values, type(fault).__name__)
         return self._create_files()
 
-    def _take_over_files(self) -> memoryview:
+    def _take_over_files(self) -> "memoryview[float]":
         """Raises OSError, Corrupted."""
         self._values_fd = os.open(self._path(self._number, "values"), os.O_RDWR)
         self._names_fd = os.open(self._path(self._number, "names"), os.O_RDWR)
@@ -191,7 +191,7 @@ class MmapValues:
                 values[series.start : series.start + series.width] = array("d", bytes(series.width * FLOAT))
         return values
 
-    def _create_files(self) -> memoryview:
+    def _create_files(self) -> "memoryview[float]":
         """Creates new files, replacing existing ones. Raises OSError."""
         self._release_files()
         self._names, self._series = _NamesFile(), {}
@@ -221,7 +221,7 @@ class MmapValues:
     def _size(self) -> int:
         return HEADER.size + self._maximum * FLOAT
 
-    def _map_values(self) -> memoryview:
+    def _map_values(self) -> "memoryview[float]":
         return memoryview(mmap.mmap(self._values_fd, self._size))[HEADER.size :].cast("d")
 
     def _release_files(self) -> None:

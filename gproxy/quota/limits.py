@@ -35,7 +35,7 @@ def limit_of(row: RateLimit) -> Limit:
 
 def refusal(refused: LimitStatus, statuses: tuple[LimitStatus, ...], tokens: int, now_s: float) -> RateLimited:
     """Returns the error of a call that a counter has no room for; `tokens` is the call's upper bound."""
-    title, wait_s = TITLES[refused.counter], refused.wait_s
+    title, wait_s = TITLES[refused.counter or ""], refused.wait_s
     if refused.limit == 0:
         detail = f"{refused.counter}: this model is blocked by a limit of 0 {title}"
     elif wait_s is None:
@@ -51,7 +51,7 @@ def to_headers(status: LimitStatus, now_s: float) -> list[tuple[str, str]]:
         ("X-RateLimit-Limit", str(status.limit)),
         ("X-RateLimit-Remaining", str(status.remaining)),
         ("X-RateLimit-Reset", str(math.ceil(now_s + (status.reset_s or 0.0)))),
-        ("X-RateLimit-Counter", status.counter),
+        ("X-RateLimit-Counter", status.counter or ""),
     ]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from gproxy.accounting import cost
+from gproxy.accounting.cost import Features
 from gproxy.accounting.entries import Reserved
 from gproxy.accounting.prices import FoundPrice
 from gproxy.errors import OverQuota, Unavailable
@@ -48,31 +49,32 @@ def applying(caller: Caller, name: str) -> Scope:
     return budgets.accounts(caller), limits.applying(caller, name)
 
 
-def upper_bound(
-    accounts: tuple[Account, ...],
-    rows: tuple[Limit, ...],
-    requested: RequestHead,
-    price: FoundPrice | None,
-    mode: str,
-    input_tokens: int,
-    max_output: int | None,
-    assumed_output: int,
-    may_cache: bool,
-    has_media: bool,
-) -> UpperBound:
-    """Returns the upper bound of a call in these accounts and limits.
+class TokenBounds(NamedTuple):
+    """The tokens of a call before it is sent: estimated input, and the output that the model may write.
 
-    `max_output` is the model's maximum output if it is known, and 0 if it writes nothing.
+    `max_output` is the model's maximum if it is known, and 0 if it writes nothing. `assumed_output` is the maximum to
+    reserve for a request that does not limit its output.
     """
+
+    input: int
+    max_output: int | None
+    assumed_output: int
+
+
+def upper_bound(
+    scope: Scope, requested: RequestHead, price: FoundPrice | None, features: Features, tokens: TokenBounds
+) -> UpperBound:
+    """Returns the upper bound of a call in the accounts and limits of the scope."""
+    max_output = tokens.max_output
     if requested.max_output is not None and max_output != 0:
         output, is_unbounded = requested.max_output, False
     else:
-        output = assumed_output if max_output is None else min(max_output, assumed_output)
+        output = tokens.assumed_output if max_output is None else min(max_output, tokens.assumed_output)
         is_unbounded = output != max_output
     output *= requested.choices
-    money = 0 if price is None else cost.upper_bound(price.price, mode, input_tokens, output, may_cache, has_media)
-    tokens = min(input_tokens + output, MAX_AMOUNT)
-    return UpperBound(accounts, rows, min(money, MAX_AMOUNT), tokens, output if is_unbounded else None)
+    money = 0 if price is None else cost.upper_bound(price.price, features, tokens.input, output)
+    total = min(tokens.input + output, MAX_AMOUNT)
+    return UpperBound(*scope, min(money, MAX_AMOUNT), total, output if is_unbounded else None)
 
 
 def covering(one: UpperBound, other: UpperBound) -> UpperBound:
@@ -114,9 +116,9 @@ class Reserver:
         """Returns the outcome of a take. Raises Unavailable."""
         return self._with_loaded(lambda: self.shared.take(take))
 
-    def inspect(self, accounts: tuple[Account, ...], rows: tuple[Limit, ...]) -> Taken:
+    def inspect(self, accounts: tuple[Account, ...], limits: tuple[Limit, ...]) -> Taken:
         """Returns the statuses of these accounts and limits. Raises Unavailable."""
-        return self._with_loaded(lambda: self.shared.inspect(accounts, rows))
+        return self._with_loaded(lambda: self.shared.inspect(accounts, limits))
 
     def _with_loaded(self, function: Callable[[], Taken]) -> Taken:
         """Returns the function's outcome once the accounts and limits it needs are loaded. Raises Unavailable."""

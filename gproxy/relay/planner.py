@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from gproxy.accounting import prices
+from gproxy.accounting.cost import Features
 from gproxy.admission.permissions import Rights
 from gproxy.channels.kind import COUNT, GENERATE, STREAM, Kind
 from gproxy.channels.model_capabilities import capabilities
@@ -21,7 +22,7 @@ from gproxy.protocols import raw_json
 from gproxy.protocols.hub import RequestHead
 from gproxy.protocols.signatures import WRAPPED_PREFIX
 from gproxy.quota import reservations
-from gproxy.quota.reservations import Scope, UpperBound
+from gproxy.quota.reservations import Scope, TokenBounds, UpperBound
 from gproxy.relay import dispatch, endpoints, headers
 from gproxy.relay.settlement import input_estimate
 from gproxy.request_log.recorder import AttemptLog
@@ -116,6 +117,7 @@ class _Request(NamedTuple):
     operation: str
     resolved: resolve.Resolution
     scope: Scope
+    input_tokens: int  # estimated
 
 
 class _Sent(NamedTuple):
@@ -127,6 +129,14 @@ class _Sent(NamedTuple):
     mode: str
     losses: tuple[str, ...] = ()
     translation: Translation | None = None
+
+
+class _Conversation(NamedTuple):
+    """What ties a call to the credential of earlier calls; see Plan."""
+
+    pins_responses: bool
+    pinned_credential: int | None
+    affinity: bytes
 
 
 @dataclass(slots=True)
@@ -168,7 +178,9 @@ class Planner:
             resolved = resolve.scoped(snapshot, call.provider, sent, rights)
         # A token count costs nothing and is not limited.
         scope = ((), ()) if operation == COUNT else reservations.applying(caller, resolved.name)
-        return _Request(call, caller, snapshot, head, sent, operation, resolved, scope)
+        return _Request(
+            call, caller, snapshot, head, sent, operation, resolved, scope, input_tokens=input_estimate(call.body)
+        )
 
     def _plan_target(
         self,
@@ -179,28 +191,25 @@ class Planner:
         upper_bound: UpperBound | None = None,
     ) -> Plan:
         """Returns the plan at a target. `upper_bound`: of the whole call, computed here for its first target."""
-        call, head, provider, kind = request.call, request.head, target.provider, self.kinds[target.provider.channel]
+        call, provider, kind = request.call, target.provider, self.kinds[target.provider.channel]
         try:
             decision = dispatch.choose(kind, provider, request.operation, call.protocol, call.as_array, self.protocols)
             price = self._price(request, target)
             if price is None and provider.settings.unpriced == "deny" and request.operation != COUNT:
                 raise Forbidden(f"model {target.model!r} has no price, and its provider refuses models without a price")
             sent = self._sent(request, target, decision)
-            pins = sent.protocol == "openai_responses" and sent.translation is None and len(provider.credentials) > 1
-            pinned = self._find_pinned_credential(request, provider) if pins else None
-            is_affine = provider.settings.rotation_strategy == selection.CACHE_AFFINITY
-            conversation = affinity.key(head, target.model) if is_affine else b""
+            conversation = self._conversation(request, target, sent)
         except GatewayError as error:
             headers.name_provider(error, provider)
             raise
-        input_tokens = input_estimate(call.body)
         target_bound = None
         if any(request.scope):
-            target_bound = self._target_bound(request, target, sent, price, input_tokens)
-            upper_bound = upper_bound or self._upper_bound(request, target_bound, sent, input_tokens, later)
+            features = Features(sent.mode, *_cost_features(sent.body))
+            target_bound = _bound(request, target, sent.protocol, price, features)
+            upper_bound = upper_bound or self._upper_bound(request, target_bound, sent, later)
         return Plan(
             caller=request.caller,
-            head=head,
+            head=request.head,
             sent_model=request.sent_model,
             name=request.resolved.name,
             provider=provider,
@@ -212,13 +221,13 @@ class Planner:
             body=sent.body,
             price=price,
             mode=sent.mode,
-            input_tokens=input_tokens,
+            input_tokens=request.input_tokens,
             tier=target.tier,
             losses=sent.losses,
             translation=sent.translation,
-            pins_responses=pins,
-            affinity=conversation,
-            pinned_credential=pinned,
+            pins_responses=conversation.pins_responses,
+            affinity=conversation.affinity,
+            pinned_credential=conversation.pinned_credential,
             upper_bound=upper_bound,
             target_bound=target_bound,
             fallbacks=tuple(
@@ -230,6 +239,16 @@ class Planner:
     def _price(self, request: _Request, target: Target) -> prices.FoundPrice | None:
         provider = target.provider
         return prices.find(request.snapshot, provider.id, provider.channel, target.model, request.resolved.alias)
+
+    def _conversation(self, request: _Request, target: Target, sent: _Sent) -> _Conversation:
+        provider = target.provider
+        pins = sent.protocol == "openai_responses" and sent.translation is None and len(provider.credentials) > 1
+        is_affine = provider.settings.rotation_strategy == selection.CACHE_AFFINITY
+        return _Conversation(
+            pins,
+            self._find_pinned_credential(request, provider) if pins else None,
+            affinity.key(request.head, target.model) if is_affine else b"",
+        )
 
     def _find_pinned_credential(self, request: _Request, provider: Provider) -> int | None:
         if _PREVIOUS_RESPONSE not in request.call.body:
@@ -264,16 +283,7 @@ class Planner:
 
     # -- upper bounds --------------------------------------------------------------------------------------------------
 
-    def _target_bound(
-        self, request: _Request, target: Target, sent: _Sent, price: prices.FoundPrice | None, input_tokens: int
-    ) -> UpperBound:
-        """Returns the upper bound of the call at this target alone."""
-        contents = _Contents(sent.mode, input_tokens, *_cost_features(sent.body))
-        return _bound(request, target, sent.protocol, price, contents)
-
-    def _upper_bound(
-        self, request: _Request, first: UpperBound, sent: _Sent, input_tokens: int, later: Sequence[Target]
-    ) -> UpperBound:
+    def _upper_bound(self, request: _Request, first: UpperBound, sent: _Sent, later: Sequence[Target]) -> UpperBound:
         """Returns the upper bound over all targets of the call. `first` is that of the first target.
 
         The later targets are not planned yet. Each may get the client's own body or a translation of it, so the most
@@ -287,8 +297,8 @@ class Planner:
             price = self._price(request, target)
             protocol = self.kinds[target.provider.channel].preferred_protocol or sent.protocol
             for mode in {"", sent.mode, request.head.mode}:
-                contents = _Contents(mode, input_tokens, may_cache, has_media)
-                found = reservations.covering(found, _bound(request, target, protocol, price, contents))
+                features = Features(mode, may_cache, has_media)
+                found = reservations.covering(found, _bound(request, target, protocol, price, features))
         return found
 
 
@@ -304,25 +314,15 @@ def passthrough_body(protocol: ModuleType, head: RequestHead, body: bytes, model
     return protocol.outgoing(head, body, model), losses
 
 
-class _Contents(NamedTuple):
-    """What the cost of a request depends on, beside its price and its output."""
-
-    mode: str
-    input_tokens: int
-    may_cache: bool
-    has_media: bool
-
-
 def _cost_features(body: bytes) -> tuple[bool, bool]:
     """Returns whether a request may write to a cache, and whether it may contain audio or images."""
     return _CACHE_FIELD in body, any(field in body for field in _MEDIA_FIELDS)
 
 
 def _bound(
-    request: _Request, target: Target, protocol: str, price: prices.FoundPrice | None, contents: _Contents
+    request: _Request, target: Target, protocol: str, price: prices.FoundPrice | None, features: Features
 ) -> UpperBound:
+    """Returns the upper bound of a call at one target, which answers in this protocol."""
     maximum = capabilities(protocol, target.model).max_output if request.operation in (GENERATE, STREAM) else 0
-    assumed, (mode, input_tokens, may_cache, has_media) = target.provider.settings.assumed_output_tokens, contents
-    return reservations.upper_bound(
-        *request.scope, request.head, price, mode, input_tokens, maximum, assumed, may_cache, has_media
-    )
+    tokens = TokenBounds(request.input_tokens, maximum, target.provider.settings.assumed_output_tokens)
+    return reservations.upper_bound(request.scope, request.head, price, features, tokens)

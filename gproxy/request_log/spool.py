@@ -210,7 +210,7 @@ class Mover:
     def close(self, timeout_s: float) -> None:
         """Moves the remaining rows within this time; what cannot be moved stays for another worker."""
         self._stopping.set()
-        with gevent.Timeout(timeout_s, False):
+        with gevent.Timeout(timeout_s, False):  # pyright: ignore[reportArgumentType] - gevent's types lack False: the block ends silently
             if self._greenlet is not None:
                 self._greenlet.join()
             self.move()

@@ -76,6 +76,20 @@ class Taken(NamedTuple):
     unknown: tuple[str, ...] = ()
 
 
+class AccountAmounts(NamedTuple):
+    """What was used of an account in the window that starts at `window` (seconds, 0 without period), in nano-USD.
+
+    It is read from the journal and the database. `settled` maps calls that are not in `used` to their costs: each cost
+    is added unless the call still has a reservation, which will be settled later. `running` maps opened calls to owner
+    and amount: each gets a reservation in this account if it has none.
+    """
+
+    window: int
+    used: int
+    settled: Mapping[int, int]
+    running: Mapping[int, tuple[str, int]]
+
+
 class SharedState(Protocol):
     """The state that workers share: in a file on one machine, in Redis over several. Its methods raise Unavailable.
 
@@ -108,22 +122,8 @@ class SharedState(Protocol):
         """Returns a number for `load`, which grows with every settlement in this account and with every new window."""
         ...
 
-    def load(
-        self,
-        account: str,
-        version: int,
-        window: int,
-        used: int,
-        settled: Mapping[int, int],
-        running: Mapping[int, tuple[str, int]],
-    ) -> bool:
-        """Sets what was used in the window that starts at `window` (seconds, 0 without period), read from the journal
-        and the database.
-
-        `settled` maps calls that are not in `used` to their costs: each cost is added unless the call still has a
-        reservation, which will be settled later. `running` maps opened calls to owner and amount: each gets a
-        reservation in this account if it has none. Returns False, and changes nothing, if `version` is outdated.
-        """
+    def load(self, account: str, version: int, amounts: AccountAmounts) -> bool:
+        """Sets the amounts of an account. Returns False, and changes nothing, if `version` is outdated."""
         ...
 
     def load_limit(

@@ -11,7 +11,7 @@ from gproxy.store import models as m
 from gproxy.store.audit import track_changes
 from gproxy.store.database import Database
 from gproxy.store.paging import page
-from gproxy.store.rows import insert
+from gproxy.store.rows import AnyTable, insert, tuples
 from gproxy.store.snapshot_loader import bump
 
 
@@ -110,7 +110,7 @@ def _put(entry) -> int:
     return insert(table, row_id, values | {"created_at": now})
 
 
-def _matching(table: type[pw.Model], values: dict) -> list[pw.Expression]:
+def _matching(table: AnyTable, values: dict) -> list[pw.Expression]:
     columns = ((getattr(table, name), value) for name, value in values.items())
     return [column.is_null() if value is None else column == value for column, value in columns]
 
@@ -145,7 +145,7 @@ def delete(database: Database, kind: type, ids: list[int]) -> None:
 
 def _keys_of(permission_ids: list[int]) -> set[int | None]:
     query = m.ModelPermission.select(m.ModelPermission.key).where(m.ModelPermission.id.in_(permission_ids))
-    return {key_id for (key_id,) in query.tuples()}
+    return {key_id for (key_id,) in tuples(query)}
 
 
 def _update_narrowed(keys: set[int | None]) -> None:
@@ -163,7 +163,7 @@ def delete_limits(database: Database, limits: Iterable[tuple[int, int | None, st
     with database.admin_write():
         for user_id, key_id, pattern in limits:
             condition = _matching(m.RateLimit, {"user_id": user_id, "key_id": key_id, "model_pattern": pattern})
-            ids = [row_id for (row_id,) in m.RateLimit.select(m.RateLimit.id).where(*condition).tuples()]
+            ids = [row_id for (row_id,) in tuples(m.RateLimit.select(m.RateLimit.id).where(*condition))]
             with track_changes(m.RateLimit, ids):
                 m.RateLimit.delete().where(*condition).execute()
             if not ids:

@@ -10,7 +10,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import peewee as pw
 
@@ -21,6 +21,7 @@ from gproxy.store import rollups
 from gproxy.store.audit import track_changes
 from gproxy.store.database import Database
 from gproxy.store.paging import page
+from gproxy.store.rows import AnyQuery, tuples
 from gproxy.store.snapshot_loader import bump
 from gproxy.units import NANO, NS
 
@@ -30,7 +31,7 @@ BATCH = 500  # ids in one statement
 # Kinds of adjustments. The last two replace rows that were deleted, so they change no total.
 USAGE, SET, DELETION, RETENTION = "usage", "set", "deletion", "retention"
 CHANGING_KINDS = (USAGE, SET)
-UNCHANGED = object()
+UNCHANGED: Any = object()
 
 UPDATE_USER = "UPDATE user_quotas SET cost_used = ?, opening = ?, opened_at = ?, updated_at = ? WHERE user_id = ?"
 UPDATE_KEY = "UPDATE user_keys SET cost_used = CASE WHEN cost_used > ? THEN ? ELSE cost_used + ? END WHERE id = ?"
@@ -84,11 +85,11 @@ def _locked(database: Database, user_ids: list[int]) -> list[tuple]:
     """
     columns = (m.Quota.user, m.Quota.cost_used, m.Quota.period, m.Quota.opening, m.Quota.opened_at)
     accounts = m.Quota.select(*columns).where(m.Quota.user.in_(user_ids)).order_by(m.Quota.user)
-    query = database.for_update(accounts).tuples()
-    found = list(query)
+    query = database.for_update(accounts)
+    found = list(tuples(query))
     if len(found) < len(user_ids):
         _create(user_ids)
-        found = list(query.clone())
+        found = list(tuples(query.clone()))
     return found
 
 
@@ -101,19 +102,21 @@ def _window_start(period: str | None, at: int) -> int:
     return window(period, at // NS)[0] * NS
 
 
-def add_adjustment(
-    kind: str, at: int, user_id: int | None, key_id: int | None, cost: int, requests: int, note: str | None = None
-) -> None:
-    m.Adjustment.insert(
-        at=at,
-        user_id=user_id,
-        key_id=key_id,
-        kind=kind,
-        cost=max(-MAX_INTEGER, min(cost, MAX_INTEGER)),
-        requests=requests,
-        note=note,
-        created_at=time.time_ns(),
-    ).execute()
+class Adjustment(NamedTuple):
+    """What changes accounts without a usage row; `at` in nanoseconds since the epoch, `cost` in nano-USD."""
+
+    kind: str
+    at: int
+    user_id: int | None
+    key_id: int | None
+    cost: int
+    requests: int = 0
+    note: str | None = None
+
+
+def add_adjustment(adjustment: Adjustment) -> None:
+    stored = adjustment._replace(cost=max(-MAX_INTEGER, min(adjustment.cost, MAX_INTEGER)))
+    m.Adjustment.insert(**stored._asdict(), created_at=time.time_ns()).execute()
 
 
 def set_used(database: Database, user_id: int, nano: int) -> None:
@@ -129,7 +132,8 @@ def set_key_used(database: Database, key_id: int, nano: int) -> None:
         if key is None:
             raise NotFound(f"there is no key {key_id}")
         difference = nano - key_cost(key_id, key.user_id)
-        add_adjustment(SET, time.time_ns(), None, key_id, difference, 0, _set_note(key.cost_used, nano))
+        note = _set_note(key.cost_used, nano)
+        add_adjustment(Adjustment(SET, time.time_ns(), None, key_id, difference, note=note))
         m.UserKey.update(cost_used=nano).where(m.UserKey.id == key_id).execute()
 
 
@@ -159,7 +163,7 @@ def remove_quota(database: Database, user_id: int) -> None:
 
 
 def _account_ids(user_id: int) -> list[int]:
-    return [row_id for (row_id,) in m.Quota.select(m.Quota.id).where(m.Quota.user == user_id).tuples()]
+    return [row_id for (row_id,) in tuples(m.Quota.select(m.Quota.id).where(m.Quota.user == user_id))]
 
 
 def _current(database: Database, user_id: int) -> m.Quota:
@@ -190,7 +194,8 @@ def _set_used(account: m.Quota, nano: int) -> None:
     """Adjusts from the recomputed total, so that an account that disagreed with its rows agrees again."""
     difference = nano - account.opening - user_cost(account.user_id, account.opened_at)
     at = max(time.time_ns(), account.opened_at)
-    add_adjustment(SET, at, account.user_id, None, difference, 0, _set_note(account.cost_used, nano))
+    note = _set_note(account.cost_used, nano)
+    add_adjustment(Adjustment(SET, at, account.user_id, None, difference, note=note))
     m.Quota.update(cost_used=nano, updated_at=time.time_ns()).where(m.Quota.id == account.id).execute()
 
 
@@ -198,12 +203,12 @@ def _set_note(before: int, after: int) -> str:
     return f"set from {before} to {after}"
 
 
-def cost_by_owner(rows: pw.ModelSelect, owner: pw.Field) -> dict[int, int]:
+def cost_by_owner(rows: AnyQuery, owner: pw.Field) -> dict[int, int]:
     """The cost of these usage rows or adjustments for each owner, in nano-USD."""
     # As an expression: for the column itself SQLite would go through its index, row by row over the whole table.
     group = owner + pw.SQL("0")
     found = rows.select(group, *cost_parts(owner.model.cost)).group_by(group)
-    return {owner_id: _nano_usd(*parts) for owner_id, *parts in found.tuples()}
+    return {owner_id: _nano_usd(*parts) for owner_id, *parts in tuples(found)}
 
 
 def user_cost(user_id: int, since: int) -> int:
@@ -219,11 +224,11 @@ def key_cost(key_id: int, user_id: int) -> int:
 def _total_cost(rows: pw.Expression, adjustments: pw.Expression) -> int:
     """In one statement: between two statements a row might be deleted, and then be counted twice."""
     both = m.Usage.select(m.Usage.cost).where(rows) + m.Adjustment.select(m.Adjustment.cost).where(adjustments)
-    (parts,) = m.Usage.select(*cost_parts(both.c.cost)).from_(both).tuples()
+    (parts,) = tuples(m.Usage.select(*cost_parts(both.c.cost)).from_(both))
     return _nano_usd(*parts)
 
 
-def cost_parts(cost: pw.Node) -> tuple[pw.Function, pw.Function]:
+def cost_parts(cost: pw.ColumnBase) -> tuple[pw.Function, pw.Function]:
     """The totals of a column in whole dollars and in nano-USD beyond them, so that neither overflows an integer."""
     dollars = cost / NANO
     return pw.fn.SUM(dollars), pw.fn.SUM(cost - dollars * NANO)
@@ -275,7 +280,7 @@ def _delete(database: Database, condition: pw.Expression, kind: str) -> int:
         # Two concurrent deletions add one adjustment each; later deletions add to the first of them.
         first = m.Adjustment.select(pw.fn.MIN(m.Adjustment.id)).where(same).scalar()
         if first is None:
-            add_adjustment(kind, day, user_id, key_id, cost, requests)
+            add_adjustment(Adjustment(kind, day, user_id, key_id, cost, requests))
         else:
             more = {"cost": m.Adjustment.cost + cost, "requests": m.Adjustment.requests + requests}
             m.Adjustment.update(more).where(m.Adjustment.id == first).execute()

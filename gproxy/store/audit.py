@@ -10,15 +10,16 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from hashlib import sha256
-
-import peewee as pw
+from typing import TypeVar
 
 from gproxy.store import models as m
 from gproxy.store import proxy_passwords
 from gproxy.store.database import Database
 from gproxy.store.paging import page, within_times
+from gproxy.store.rows import AnyTable
 from gproxy.store.sealing import Seal
 
+_Result = TypeVar("_Result")
 MAX_TEXT = 4_096  # characters of one value; a longer text is cut
 ADDED, CHANGED, DELETED, REVEALED = "added", "changed", "deleted", "revealed"
 IGNORED_COLUMNS = {"id", "created_at", "updated_at", "api_key_digest", "seal_json"}
@@ -47,7 +48,9 @@ class _Collector:
 _collector: ContextVar[_Collector | None] = ContextVar("collector", default=None)
 
 
-def run_audited(database: Database, actor: Actor, seal: Seal | None, function: Callable, *args):
+def run_audited(
+    database: Database, actor: Actor, seal: Seal | None, function: Callable[..., _Result], *args
+) -> _Result:
     """Runs a function in one transaction with the log of its changes, and returns its result.
 
     The function declares the rows that it changes with `track_changes`, or logs them with `log_change`.
@@ -81,7 +84,7 @@ def _insert(actor: Actor, changes: list[tuple[str, str, dict]]) -> None:
 
 
 @contextmanager
-def track_changes(table: type[pw.Model], ids: Collection[int]) -> Iterator[Callable[[Collection[int]], None]]:
+def track_changes(table: AnyTable, ids: Collection[int]) -> Iterator[Callable[[Collection[int]], None]]:
     """Logs how the block changes or deletes these rows. Yields a function that takes the ids of rows it adds."""
     collector, tracked = _collector.get(), list(ids)
     if collector is None:
@@ -110,7 +113,7 @@ def log_reveal(database: Database, actor: Actor, ids: Collection[int]) -> None:
         _insert(actor, [("credentials", str(row_id), {"what": REVEALED, "fields": {}}) for row_id in ids])
 
 
-def _rows(table: type[pw.Model], ids: list[int], seal: Seal | None) -> dict[int, dict]:
+def _rows(table: AnyTable, ids: list[int], seal: Seal | None) -> dict[int, dict]:
     key = table._meta.primary_key
     return {row[key.column_name]: _logged(row, seal) for row in table.select().where(key.in_(ids)).dicts()}
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 import peewee as pw
@@ -24,6 +25,8 @@ from gproxy.store import models
 
 log = logging.getLogger(__name__)
 
+_Result = TypeVar("_Result")
+_Query = TypeVar("_Query", bound="pw.ModelSelect[Any]")
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_S = 5
 PRAGMAS = {"journal_mode": "wal", "synchronous": "normal", "foreign_keys": 1, "busy_timeout": BUSY_TIMEOUT_S * 1000}
@@ -43,10 +46,10 @@ class Database:
         self.path = _sqlite_path(dsn) if self.is_sqlite else None
         self._db = _open(dsn, self.path)
         # gevent's own lock may leave a native thread waiting for ever when another native thread releases it.
-        self._db._lock = _native_lock()
+        self._db._lock = _native_lock()  # pyright: ignore[reportAttributeAccessIssue] - private to peewee
         models.proxy.initialize(self._db)
 
-    def run(self, function: Callable, *args, **kwargs):
+    def run(self, function: Callable[..., _Result], *args, **kwargs) -> _Result:
         """Runs a function of the store inside one connection and returns its result. Raises Unavailable."""
         try:
             with self._db.connection_context():
@@ -56,7 +59,7 @@ class Database:
             log.debug("database: %s", type(error).__name__)
             raise Unavailable("the database cannot be used right now", retry_after_s=2) from error
 
-    def run_for_caller(self, function: Callable, *args):
+    def run_for_caller(self, function: Callable[..., _Result], *args) -> _Result:
         """Like `run`, for values of a caller. Raises BadRequest if the database cannot store one of them."""
         try:
             return self.run(function, *args)
@@ -65,7 +68,7 @@ class Database:
                 raise BadRequest("a value has a NUL character or a number that the database cannot store") from error
             raise
 
-    def run_on_kept_connection(self, function: Callable, *args):
+    def run_on_kept_connection(self, function: Callable[..., _Result], *args) -> _Result:
         """Like `run`, on a connection that the calling thread keeps.
 
         Whenever its last connection closes, SQLite moves its whole log into the database and syncs the disk.
@@ -98,10 +101,11 @@ class Database:
     def execute_all(self, sql: str, rows: list[tuple]) -> None:
         """Executes a statement, with `?` for each value, once for each row, in the current transaction."""
         # The driver is called without peewee, so its exceptions are converted to peewee's here.
-        with pw.__exception_wrapper__, closing(self._db.connection().cursor()) as cursor:
+        wrapper = pw.__exception_wrapper__  # pyright: ignore[reportAttributeAccessIssue] - private to peewee
+        with wrapper, closing(self._db.connection().cursor()) as cursor:
             cursor.executemany(sql if self.is_sqlite else sql.replace("?", "%s"), rows)
 
-    def for_update(self, query: pw.ModelSelect) -> pw.ModelSelect:
+    def for_update(self, query: _Query) -> _Query:
         """The query, locking the rows that it returns; a writing transaction of SQLite has locked all rows already."""
         return query if self.is_sqlite else query.for_update()
 

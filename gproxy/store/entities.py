@@ -6,7 +6,7 @@ A row is a dictionary of columns. A change leaves missing columns as they are.
 import json
 import time
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import peewee as pw
 
@@ -15,7 +15,7 @@ from gproxy.store import models as m
 from gproxy.store.audit import log_change, track_changes
 from gproxy.store.database import Database
 from gproxy.store.paging import page
-from gproxy.store.rows import insert
+from gproxy.store.rows import AnyTable, insert, tuples
 from gproxy.store.sealing import Seal
 from gproxy.store.snapshot_loader import bump
 
@@ -28,11 +28,11 @@ class Entity(NamedTuple):
     """
 
     label: str
-    table: type[pw.Model]
+    table: AnyTable
     required: tuple[str, ...]
     unique: tuple[str, ...]
     revisions: tuple[str, ...]
-    parents: tuple[tuple[str, type[pw.Model], str], ...] = ()
+    parents: tuple[tuple[str, AnyTable, str], ...] = ()
 
 
 OF_PROVIDER = (("provider_id", m.Provider, "provider"),)
@@ -133,7 +133,7 @@ def _replace_targets(alias_id: int, new_targets: Sequence[dict]) -> None:
             weight=target["weight"],
         ).execute()
     after = targets([alias_id])[alias_id]
-    log_change("model_alias_targets", alias_id, before and {"targets": before}, {"targets": after})
+    log_change("model_alias_targets", alias_id, {"targets": before} if before else None, {"targets": after})
 
 
 def _apply_user_rules(user_id: int, before: m.User | None) -> None:
@@ -185,7 +185,7 @@ def delete(database: Database, entity: Entity, ids: Collection[int]) -> None:
 def ids_of(entity: Entity, names: Sequence[str]) -> dict[str, int]:
     """The ids of the rows with these names. Raises NotFound."""
     column = getattr(entity.table, entity.unique[0])
-    found = dict(entity.table.select(column, entity.table.id).where(column.in_(list(names))).tuples())
+    found = dict(tuples(entity.table.select(column, entity.table.id).where(column.in_(list(names)))))
     if missing := sorted(set(names) - found.keys()):
         raise NotFound(f"there is no {entity.label} {', '.join(map(repr, missing))}")
     return found
@@ -204,7 +204,7 @@ def targets(alias_ids: Sequence[int]) -> dict[int, list[dict]]:
 def credential_counts(provider_ids: Collection[int]) -> dict[int, int]:
     """The number of credentials of each of these providers that has any, by the provider's id."""
     query = m.Credential.select(m.Credential.provider, pw.fn.COUNT(m.Credential.id)).group_by(m.Credential.provider)
-    return dict(query.where(m.Credential.provider.in_(list(provider_ids))).tuples())
+    return dict(tuples(query.where(m.Credential.provider.in_(list(provider_ids)))))
 
 
 def credential_at(provider_name: str, index: int) -> int:
@@ -224,7 +224,8 @@ def credential_positions(provider_ids: Collection[int]) -> dict[int, int]:
     found: dict[int, int] = {}
     counts: dict[int, int] = {}
     query = m.Credential.select(m.Credential.id, m.Credential.provider).order_by(m.Credential.id)
-    for row_id, owner in query.where(m.Credential.enabled & m.Credential.provider.in_(list(provider_ids))).tuples():
+    enabled = query.where(m.Credential.enabled & m.Credential.provider.in_(list(provider_ids)))
+    for row_id, owner in tuples(enabled):
         found[row_id] = counts.get(owner, 0)
         counts[owner] = found[row_id] + 1
     return found
@@ -250,7 +251,7 @@ def open_secret(secret_json: str, seal: Seal | None) -> dict:
 
 def settings() -> dict:
     """The stored global settings, as plain values."""
-    row = m.GlobalSettings.select().dicts().get()
+    row: Any = m.GlobalSettings.select().dicts().get()
     return {name: row[name] for name in (*SWITCHES, "provider_defaults_json")}
 
 

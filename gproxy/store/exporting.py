@@ -36,13 +36,14 @@ def content(seal: Seal | None) -> Content:
             aliases=_aliases(providers),
             users=_users(providers),
             permissions=tuple(
-                (users[row.user_id], row.provider_id and providers[row.provider_id], row.model_pattern)
+                (users[row.user_id], None if row.provider_id is None else providers[row.provider_id], row.model_pattern)
                 for row in _permissions(of_keys=False)
             ),
             limits=tuple((users[row.user_id], _limit(row)) for row in _limits(of_keys=False)),
             quotas=tuple(
                 (users[row.user_id], NewQuota(row.quota, row.cost_used, row.period))
                 for row in m.Quota.select().where(m.Quota.quota.is_null(False)).order_by(m.Quota.user)
+                if row.quota is not None
             ),
             file_permissions=tuple(
                 (users[row.user_id], providers[row.provider_id])
@@ -84,10 +85,10 @@ def _aliases(providers: dict[int, str]) -> tuple[NewAlias, ...]:
 
 def _users(providers: dict[int, str]) -> tuple[NewUser, ...]:
     keys: dict[int, list[NewKey]] = {}
-    permissions: dict[int, list[tuple]] = {}
-    limits: dict[int, list[NewLimit]] = {}
+    permissions: dict[int | None, list[tuple]] = {}
+    limits: dict[int | None, list[NewLimit]] = {}
     for row in _permissions(of_keys=True):
-        found = (row.provider_id and providers[row.provider_id], row.model_pattern)
+        found = (None if row.provider_id is None else providers[row.provider_id], row.model_pattern)
         permissions.setdefault(row.key_id, []).append(found)
     for row in _limits(of_keys=True):
         limits.setdefault(row.key_id, []).append(_limit(row))

@@ -4,8 +4,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
-import peewee as pw
-
 from gproxy.errors import BadRequest
 from gproxy.store import models as m
 from gproxy.store import proxy_passwords
@@ -13,6 +11,7 @@ from gproxy.store.accounts import remove_quota, set_quota
 from gproxy.store.audit import log_change, track_changes
 from gproxy.store.database import Database
 from gproxy.store.entities import require_administrator, targets
+from gproxy.store.rows import AnyTable, tuples
 from gproxy.store.sealing import Seal
 from gproxy.store.seeding import Content, NewCredential, NewProvider, open_account
 from gproxy.store.snapshot_loader import TABLES, bump
@@ -106,7 +105,7 @@ class _Import:
 
     def _merge(
         self,
-        table: type[pw.Model],
+        table: AnyTable,
         columns: tuple[str, ...],
         wanted: Mapping[tuple, dict],
         fixed: tuple[str, ...] = (),
@@ -130,7 +129,7 @@ class _Import:
                 ids[key] = self._add(table, dict(zip(columns, key, strict=True)) | values, _row_name(key))
         return ids
 
-    def _add(self, table: type[pw.Model], values: dict, name: str) -> int:
+    def _add(self, table: AnyTable, values: dict, name: str) -> int:
         stamps = {n: self.now for n in ("created_at", "updated_at") if n in table._meta.fields}
         with track_changes(table, ()) as add_ids:
             row_id = table.insert(**values, **stamps).execute()
@@ -138,7 +137,7 @@ class _Import:
         self.changes.append(Change(ADDED, table._meta.table_name, name))
         return row_id
 
-    def _change(self, table: type[pw.Model], row: pw.Model, values: dict, name: str) -> None:
+    def _change(self, table: AnyTable, row: AnyTable, values: dict, name: str) -> None:
         differing = {n: (getattr(row, n), value) for n, value in values.items() if getattr(row, n) != value}
         if not differing:
             return
@@ -152,7 +151,7 @@ class _Import:
             fields["settings_json"] = proxy_passwords.hide_in(before), proxy_passwords.hide_in(after)
         self.changes.append(Change(CHANGED, table._meta.table_name, name, fields))
 
-    def _delete(self, table: type[pw.Model], row: pw.Model, key: tuple) -> None:
+    def _delete(self, table: AnyTable, row: AnyTable, key: tuple) -> None:
         with track_changes(table, [row.id]):
             table.delete().where(table.id == row.id).execute()
         self.changes.append(Change(DELETED, table._meta.table_name, _row_name(key)))
@@ -205,7 +204,12 @@ class _Import:
                 row = {"provider": provider_id, "model_id": model_id, "tier": tier, "weight": weight}
                 table.insert(alias=alias_id, **row).execute()
             after = targets([alias_id]).get(alias_id)
-            log_change("model_alias_targets", alias_id, before and {"targets": before}, after and {"targets": after})
+            log_change(
+                "model_alias_targets",
+                alias_id,
+                {"targets": before} if before else None,
+                {"targets": after} if after else None,
+            )
             if old:
                 counts = {"targets": (len(old), len(new))}
                 self.changes.append(Change(CHANGED, "model_alias_targets", alias.alias, counts))
@@ -243,7 +247,7 @@ class _Import:
     def _keys(self, wanted: Content, users: Mapping[str, int]) -> dict[tuple, dict]:
         """Keys by digest. Without pruning a restricted key stays restricted: it keeps the permissions it has."""
         narrowed = m.UserKey.select(m.UserKey.api_key_digest).where(m.UserKey.narrowed)
-        restricted = set() if self.prunes else {digest for (digest,) in narrowed.tuples()}
+        restricted = set() if self.prunes else {digest for (digest,) in tuples(narrowed)}
         return {
             (key.digest,): {
                 "user_id": users[user.name],
@@ -267,7 +271,7 @@ class _Import:
                 with track_changes(m.Quota, ()) as add_ids:
                     add_ids([open_account(user_id, quota, self.now)])
                 self.changes.append(Change(ADDED, "user_quotas", name))
-            elif quota is not None and (row.quota, row.period) != (quota.quota, quota.period):
+            elif row is not None and quota is not None and (row.quota, row.period) != (quota.quota, quota.period):
                 set_quota(self.database, user_id, quota.quota, None, quota.period)
                 fields = {"quota": (row.quota, quota.quota), "period": (row.period, quota.period)}
                 self.changes.append(Change(CHANGED, "user_quotas", name, fields))

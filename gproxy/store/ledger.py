@@ -53,5 +53,9 @@ def journal_positions(segments: Iterable[str]) -> dict[str, int]:
 def account_state(user_id: int | None, key_id: int | None, ids: Iterable[int], segments: Iterable[str]) -> AccountState:
     """The account of a user, or of a key if `user_id` is None, with the journal's progress at the same moment."""
     with read_transaction():
-        found = key_account(key_id) if user_id is None else account(user_id)
+        found = None
+        if user_id is not None:
+            found = account(user_id)
+        elif key_id is not None:
+            found = key_account(key_id)
         return AccountState(found or Account(0), stored_calls(ids), journal_positions(segments))

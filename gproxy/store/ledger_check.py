@@ -12,6 +12,7 @@ import peewee as pw
 
 from gproxy.store import models as m
 from gproxy.store.accounts import CHANGING_KINDS, MAX_INTEGER, cost_by_owner, key_cost, user_cost
+from gproxy.store.rows import tuples
 from gproxy.store.snapshot_loader import read_transaction
 from gproxy.units import NS, usd_text
 
@@ -102,12 +103,12 @@ def _accounts() -> dict[str, _Account]:
     found = {}
     columns = (m.User.id, m.User.name, m.Quota.opening, m.Quota.opened_at, m.Quota.cost_used)
     users = m.User.select(*columns).join(m.Quota, pw.JOIN.LEFT_OUTER).order_by(m.User.id)
-    for user_id, name, opening, opened_at, used in users.tuples():
+    for user_id, name, opening, opened_at, used in tuples(users):
         # The account of a user is created with the first stored call; until then it counts as 0.
         start = AccountStart(opening or 0, opened_at or 0)
         found[f"u{user_id}"] = _Account(f"user {user_id} ({name})", user_id, user_id, start, used or 0)
     keys = m.UserKey.select(m.UserKey.id, m.UserKey.user, m.UserKey.cost_used).order_by(m.UserKey.id)
-    for key_id, user_id, used in keys.tuples():
+    for key_id, user_id, used in tuples(keys):
         found[f"k{key_id}"] = _Account(f"key {key_id} of user {user_id}", key_id, user_id, AccountStart(0, 0), used)
     return found
 

@@ -8,6 +8,7 @@ import peewee as pw
 from gproxy.snapshot import RateLimit
 from gproxy.store import models as m
 from gproxy.store.ledger import stored_calls
+from gproxy.store.rows import tuples
 from gproxy.store.snapshot_loader import limits, read_transaction
 
 HOUR_NS, MINUTE_NS = 3_600_000_000_000, 60_000_000_000
@@ -55,9 +56,9 @@ def replay_limit(limit_id: int, since: int, now: int, ids: list[int]) -> LimitRe
             since,
             tuple(
                 (int(h), model, n, int(t))
-                for h, model, n, t in hours.group_by(pw.SQL("hour_since_epoch"), m.Usage.model).tuples()
+                for h, model, n, t in tuples(hours.group_by(pw.SQL("hour_since_epoch"), m.Usage.model))
             ),
-            tuple(recent.order_by(m.Usage.at).tuples()),
+            tuple(tuples(recent.order_by(m.Usage.at))),
             stored_calls(ids),
         )
 

@@ -3,12 +3,17 @@
 Money is nano-USD in a 64-bit integer, time is nanoseconds since the epoch, booleans are real booleans.
 """
 
+from typing import Any
+
 import peewee as pw
 
 proxy = pw.DatabaseProxy()
 
 
 class Table(pw.Model):
+    # Fields that peewee makes, declared for the type checker: the id of a row, and `…_id` of each foreign key below.
+    id: "pw.IntegerField[int]"
+
     class Meta:
         database = proxy
         legacy_table_names = False
@@ -71,6 +76,7 @@ class Provider(Table):
 
 class Credential(Table):
     provider = pw.ForeignKeyField(Provider, on_delete="CASCADE")
+    provider_id: "pw.IntegerField[int]"
     name = pw.TextField(null=True)
     kind = pw.TextField()
     secret_json = pw.TextField()
@@ -87,6 +93,7 @@ class Credential(Table):
 
 class CredentialStatus(Table):
     credential = pw.ForeignKeyField(Credential, on_delete="CASCADE")
+    credential_id: "pw.IntegerField[int]"
     channel = pw.TextField()
     health_kind = pw.TextField()
     health_json = pw.TextField(null=True)
@@ -101,6 +108,7 @@ class CredentialStatus(Table):
 
 class Model(Table):
     provider = pw.ForeignKeyField(Provider, on_delete="CASCADE")
+    provider_id: "pw.IntegerField[int]"
     model_id = pw.TextField()
     display_name = pw.TextField(null=True)
     enabled = pw.BooleanField(default=True)
@@ -114,7 +122,7 @@ class Model(Table):
 
 
 class ModelAlias(Table):
-    alias = pw.TextField(unique=True)
+    alias: Any = pw.TextField(unique=True)  # Any: peewee has a method of this name
     enabled = pw.BooleanField(default=True)
     pricing_json = pw.TextField(null=True)
     created_at = pw.BigIntegerField()
@@ -125,8 +133,10 @@ class ModelAlias(Table):
 
 
 class AliasTarget(Table):
-    alias = pw.ForeignKeyField(ModelAlias, on_delete="CASCADE")
+    alias: Any = pw.ForeignKeyField(ModelAlias, on_delete="CASCADE")
+    alias_id: "pw.IntegerField[int]"
     provider = pw.ForeignKeyField(Provider, on_delete="CASCADE")
+    provider_id: "pw.IntegerField[int]"
     model_id = pw.TextField()
     tier = pw.IntegerField(default=0)
     weight = pw.IntegerField(default=1)
@@ -149,6 +159,7 @@ class User(Table):
 
 class UserKey(Table):
     user = pw.ForeignKeyField(User, on_delete="CASCADE")
+    user_id: "pw.IntegerField[int]"
     api_key_digest = pw.TextField(unique=True)
     fingerprint = pw.TextField()
     label = pw.TextField(null=True)
@@ -169,6 +180,7 @@ class Session(Table):
 
     digest = pw.TextField(unique=True)
     user = pw.ForeignKeyField(User, on_delete="CASCADE")
+    user_id: "pw.IntegerField[int]"
     expires_at = pw.BigIntegerField(index=True)
     created_at = pw.BigIntegerField()
 
@@ -183,8 +195,11 @@ class ModelPermission(Table):
     """
 
     user = pw.ForeignKeyField(User, on_delete="CASCADE")
+    user_id: "pw.IntegerField[int]"
     key = pw.ForeignKeyField(UserKey, null=True, on_delete="CASCADE")
+    key_id: "pw.IntegerField[int | None]"
     provider = pw.ForeignKeyField(Provider, null=True, on_delete="CASCADE")
+    provider_id: "pw.IntegerField[int | None]"
     model_pattern = pw.TextField()
     created_at = pw.BigIntegerField()
 
@@ -194,7 +209,9 @@ class ModelPermission(Table):
 
 class FilePermission(Table):
     user = pw.ForeignKeyField(User, on_delete="CASCADE")
+    user_id: "pw.IntegerField[int]"
     provider = pw.ForeignKeyField(Provider, on_delete="CASCADE")
+    provider_id: "pw.IntegerField[int]"
     created_at = pw.BigIntegerField()
 
     class Meta:
@@ -209,7 +226,9 @@ class RateLimit(Table):
     """
 
     user = pw.ForeignKeyField(User, on_delete="CASCADE")
+    user_id: "pw.IntegerField[int]"
     key = pw.ForeignKeyField(UserKey, null=True, on_delete="CASCADE")
+    key_id: "pw.IntegerField[int | None]"
     model_pattern = pw.TextField()
     rpm = pw.BigIntegerField(null=True)
     rpd = pw.BigIntegerField(null=True)
@@ -229,6 +248,7 @@ class Quota(Table):
     """
 
     user = pw.ForeignKeyField(User, unique=True, on_delete="CASCADE")
+    user_id: "pw.IntegerField[int]"
     quota = pw.BigIntegerField(null=True)
     cost_used = pw.BigIntegerField(default=0)
     period = pw.TextField(null=True)
@@ -242,9 +262,13 @@ class Quota(Table):
 
 class CredentialFile(Table):
     user = pw.ForeignKeyField(User, on_delete="CASCADE")
+    user_id: "pw.IntegerField[int]"
     user_key = pw.ForeignKeyField(UserKey, null=True, on_delete="CASCADE")
+    user_key_id: "pw.IntegerField[int | None]"
     provider = pw.ForeignKeyField(Provider, on_delete="CASCADE")
+    provider_id: "pw.IntegerField[int]"
     credential = pw.ForeignKeyField(Credential, on_delete="CASCADE")
+    credential_id: "pw.IntegerField[int]"
     file_id = pw.TextField()
     active = pw.BooleanField(default=True)
     created_at = pw.BigIntegerField()
@@ -258,6 +282,7 @@ class CredentialFile(Table):
 
 class ClaudeFile(Table):
     provider = pw.ForeignKeyField(Provider, on_delete="CASCADE")
+    provider_id: "pw.IntegerField[int]"
     file_id = pw.TextField()
     file_created_at = pw.TextField()
     filename = pw.TextField()

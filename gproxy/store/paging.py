@@ -2,13 +2,15 @@
 
 import peewee as pw
 
+from gproxy.store.rows import AnyQuery, AnyTable
 
-def page(query: pw.Query, filters: dict) -> pw.Query:
+
+def page(query: AnyQuery, filters: dict) -> AnyQuery:
     """The query for `limit` rows from number `offset` on; for all rows if the filters have neither."""
     return query.limit(filters.get("limit")).offset(filters.get("offset"))
 
 
-def after_cursor(table: type[pw.Model], filters: dict) -> pw.Expression | None:
+def after_cursor(table: AnyTable, filters: dict) -> pw.Expression | None:
     """The condition for rows after the last row of the previous page, None without a cursor.
 
     If that row was deleted meanwhile, the millisecond of the cursor decides.
@@ -26,7 +28,7 @@ def after_cursor(table: type[pw.Model], filters: dict) -> pw.Expression | None:
     return older
 
 
-def within_times(table: type[pw.Model], query: pw.Query, filters: dict) -> pw.Query:
+def within_times(table: AnyTable, query: AnyQuery, filters: dict) -> AnyQuery:
     """The query for rows from one millisecond to another, both included."""
     if (since := filters.get("from_unix_ms")) is not None:
         query = query.where(table.at >= since * 1_000_000)

@@ -9,6 +9,7 @@ import peewee as pw
 from gproxy.store import models as m
 from gproxy.store.database import Database
 from gproxy.store.paging import after_cursor, page, within_times
+from gproxy.store.rows import AnyQuery, AnyTable
 
 MAX_BYTES = 32 * 1024 * 1024  # of a page with bodies; its JSON takes five times as much
 KINDS = {"downstream": m.DownstreamRequest, "upstream": m.UpstreamRequest}
@@ -65,7 +66,7 @@ def query(kind: str, filters: dict) -> list[dict]:
     return rows
 
 
-def _rows_within_bytes(found: pw.Query, table: type[pw.Model]) -> int | None:
+def _rows_within_bytes(found: AnyQuery, table: AnyTable) -> int | None:
     """How many of these rows fit into MAX_BYTES, at least one; the query's own limit if all of them do."""
     total = 0
     for n, (size,) in enumerate(found.clone().select(table.size).tuples()):
@@ -80,7 +81,7 @@ def count(kind: str, filters: dict) -> int:
     return _where(table, table.select(), filters).count()
 
 
-def _where(table: type[pw.Model], query: pw.Query, filters: dict) -> pw.Query:
+def _where(table: AnyTable, query: AnyQuery, filters: dict) -> AnyQuery:
     for name in ("trace_id", "provider_id", "credential_id", "user_id", "user_key_id"):
         if filters.get(name) is not None and hasattr(table, name):
             query = query.where(getattr(table, name).in_(filters[name]))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import peewee as pw
 
@@ -179,7 +179,7 @@ def resolve_secret(
     except ValueError as error:
         log.error("a credential cannot be opened: %s", error)
         return None, None
-    found = {name: _resolved(text, environ) for name, text in document.items()}
+    found: dict[str, Any] = {name: _resolved(text, environ) for name, text in document.items()}
     if "api_key" in document:
         key = found["api_key"]
         return (key if key == document["api_key"] or HEADER_SAFE.fullmatch(key) else None), None
@@ -266,7 +266,8 @@ class _Rows(NamedTuple):
 def _rows() -> _Rows:
     grants, key_grants = _grants()
     by_user, by_key = limits()
-    quotas = {row.user_id: Quota(row.quota, row.period) for row in m.Quota.select().where(m.Quota.quota.is_null(False))}
+    capped = m.Quota.select().where(m.Quota.quota.is_null(False))
+    quotas = {row.user_id: Quota(row.quota, row.period) for row in capped if row.quota is not None}
     files: dict[int, set[int]] = {}
     for row in m.FilePermission.select():
         files.setdefault(row.user_id, set()).add(row.provider_id)

@@ -14,6 +14,7 @@ import peewee as pw
 from gproxy.store import models as m
 from gproxy.store.accounts import cost_parts
 from gproxy.store.rollups import HOUR_NS, HOUR_TOTAL, SPANS, TOKEN_COLUMNS
+from gproxy.store.rows import tuples
 from gproxy.store.usages import FILTERS, where
 from gproxy.units import NANO
 
@@ -150,24 +151,24 @@ def _collect(found: dict, rows: Iterable[tuple]) -> None:
         found.setdefault(value, UsageTotals()).add(values)
 
 
-def _grouped_rows(filters: dict, group: pw.Node) -> dict[object, UsageTotals]:
+def _grouped_rows(filters: dict, group: pw.ColumnBase) -> dict[object, UsageTotals]:
     found: dict[object, UsageTotals] = {}
     query = where(m.Usage.select(group.alias("value"), *_usage_columns()), filters)
-    _collect(found, query.group_by(pw.SQL("value")).tuples())
+    _collect(found, tuples(query.group_by(pw.SQL("value"))))
     return found
 
 
-def _of_usages(filters: dict, piece: TimeSlice, group: pw.Node) -> Iterable[tuple]:
+def _of_usages(filters: dict, piece: TimeSlice, group: pw.ColumnBase) -> Iterable[tuple]:
     """Totals of usage rows. COALESCE keeps the database from choosing a filter's index instead of the one by time."""
     query = m.Usage.select(group.alias("value"), *_usage_columns())
     query = query.where((m.Usage.at >= piece.since) & (m.Usage.at < piece.until))
     for name, column in FILTERS.items():
         if filters.get(name) is not None:
             query = query.where(pw.fn.COALESCE(column, column).in_(filters[name]))
-    return query.group_by(pw.SQL("value")).tuples()
+    return tuples(query.group_by(pw.SQL("value")))
 
 
-def _of_rollups(filters: dict, piece: TimeSlice, group: pw.Node) -> Iterable[tuple]:
+def _of_rollups(filters: dict, piece: TimeSlice, group: pw.ColumnBase) -> Iterable[tuple]:
     """Totals of rollups, in the columns of `_of_usages`."""
     table = m.UsageRollup
     columns = [*(pw.fn.SUM(getattr(table, name)) for name in ADDED_COLUMNS), *cost_parts(table.cost)]
@@ -176,7 +177,7 @@ def _of_rollups(filters: dict, piece: TimeSlice, group: pw.Node) -> Iterable[tup
     for name, column in ROLLUP_FILTERS.items():
         if filters.get(name) is not None:
             query = query.where(column.in_([value for value in filters[name] if value]))
-    return query.group_by(pw.SQL("value")).tuples()
+    return tuples(query.group_by(pw.SQL("value")))
 
 
 def _usage_columns() -> list[pw.Node]:

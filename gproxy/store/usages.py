@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Collection
 from operator import itemgetter
+from typing import Any
 
 import peewee as pw
 
@@ -13,6 +14,7 @@ from gproxy.store.accounts import Charge
 from gproxy.store.database import Database
 from gproxy.store.ledger import stored_calls
 from gproxy.store.paging import after_cursor, page, within_times
+from gproxy.store.rows import AnyQuery
 
 COLUMNS = tuple(field.column_name for field in m.Usage._meta.sorted_fields if field.name != "created_at")
 row_values = itemgetter(*COLUMNS)
@@ -48,14 +50,15 @@ def insert(database: Database, calls: Collection) -> None:
             rollups.add(database, rows)
         else:
             for (user_id, key_id, day), (cost, requests) in accounts.by_day(charges).items():
-                accounts.add_adjustment(accounts.USAGE, day, user_id, key_id, cost, requests)
+                adjustment = accounts.Adjustment(accounts.USAGE, day, user_id, key_id, cost, requests)
+                accounts.add_adjustment(adjustment)
         accounts.charge(database, charges)
         for call in calls:
             positions[call.segment] = max(positions[call.segment], call.end)
         database.execute_all(ADVANCE_POSITION, [(end, segment) for segment, end in positions.items()])
 
 
-def _storable(value):
+def _storable(value: Any) -> Any:
     """Replaces what a database refuses: one such value would keep its whole batch out for ever."""
     if type(value) is str:
         return value.replace("\0", "\ufffd")  # PostgreSQL has no NUL in texts
@@ -103,7 +106,7 @@ class UsageStore:
         self._database.run_on_kept_connection(delete_positions, segments)
 
 
-def where(query: pw.Query, filters: dict) -> pw.Query:
+def where(query: AnyQuery, filters: dict) -> AnyQuery:
     """The query for the rows that match the filters: lists of values by the names in FILTERS, and a time."""
     for name, column in FILTERS.items():
         if filters.get(name) is not None:

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from gproxy.errors import NotFound
 from gproxy.store import accounts
@@ -74,18 +75,16 @@ def keys(user_ids: list[int] | None, filters: dict | None = None) -> list[Key]:
     ]
 
 
-def add_keys(
-    database: Database,
-    user_id: int,
-    digests: list[tuple[str, str]],
-    label: str | None,
-    budget: int | None = None,
-    expires_at: int | None = None,
-) -> list[int]:
-    """Stores keys by (digest, fingerprint), all or none. `budget` in nano-USD, `expires_at` in nanoseconds.
+class KeySettings(NamedTuple):
+    """`budget` in nano-USD, `expires_at` in nanoseconds since the epoch; None: no budget, no expiry."""
 
-    Returns their ids. Raises NotFound.
-    """
+    label: str | None = None
+    budget: int | None = None
+    expires_at: int | None = None
+
+
+def add_keys(database: Database, user_id: int, digests: list[tuple[str, str]], settings: KeySettings) -> list[int]:
+    """Stores keys by (digest, fingerprint), all or none. Returns their ids. Raises NotFound."""
     now = time.time_ns()
     with database.write():
         if not m.User.select().where(m.User.id == user_id).exists():
@@ -95,9 +94,7 @@ def add_keys(
                 user=user_id,
                 api_key_digest=digest,
                 fingerprint=fingerprint,
-                label=label,
-                budget=budget,
-                expires_at=expires_at,
+                **settings._asdict(),
                 created_at=now,
                 updated_at=now,
             ).id

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gproxy import protocols
 from gproxy.accounting import prices
-from gproxy.accounting.cost import cost, upper_bound
+from gproxy.accounting.cost import Features, cost, upper_bound
 from gproxy.accounting.prices import MODES, Price, Rates, Tier
 from gproxy.protocols.hub import MAX_TOKENS, Usage
 
@@ -460,17 +460,17 @@ def test_a_vendors_reply_costs_what_was_computed_by_hand(protocol, reply, docume
 )
 def test_the_upper_bound_of_a_call_before_it_is_sent(mode, tokens, may_cache, nano):
     price = Price(None, (FULL,), prices.read(MODAL).modes)
-    assert upper_bound(price, mode, *tokens, may_cache) == nano
+    assert upper_bound(price, Features(mode, may_cache), *tokens) == nano
 
 
 def test_the_upper_bound_uses_the_highest_rate_that_the_media_may_have():
     price = one(input="1", audio_input="7", image_input="5", output="2", image_output="40")
-    assert upper_bound(price, "", 100, 10, False, True) == 100 * 7_000 + 10 * 40_000
-    assert upper_bound(price, "", 100, 10, False) == 100 * 1_000 + 10 * 40_000
+    assert upper_bound(price, Features(has_media=True), 100, 10) == 100 * 7_000 + 10 * 40_000
+    assert upper_bound(price, Features(), 100, 10) == 100 * 1_000 + 10 * 40_000
 
 
 def test_the_upper_bound_of_a_price_per_call_is_that_price():
-    assert upper_bound(Price(D("0.25"), ()), "", 10**6, 10**6, True) == 250_000_000
+    assert upper_bound(Price(D("0.25"), ()), Features(may_cache=True), 10**6, 10**6) == 250_000_000
 
 
 # -- properties ----------------------------------------------------------------------------------------------------
@@ -559,7 +559,7 @@ def test_a_cost_is_rounded_half_up_and_only_once(tokens, rate):
 def test_no_call_costs_more_than_its_upper_bound(usage, tiers, mode):
     usage = replace(usage, tool_calls=())
     price = Price(D("0.01"), (tiers[0],), {"flex": Rates(None, (tiers[-1],))})
-    maximum = upper_bound(price, mode, usage.prompt_tokens, usage.output_tokens, may_cache=True, has_media=True)
+    maximum = upper_bound(price, Features(mode, True, True), usage.prompt_tokens, usage.output_tokens)
     reads = (price.rates(mode).tiers[0].cache_read, price.rates(mode).tiers[0].audio_cache_read)
     if not any(reads):  # the upper bound assumes that cached input is not more expensive than other input
         assert cost(usage, price, mode) <= maximum

@@ -10,10 +10,10 @@ import pytest
 from gproxy.accounting.entries import Reserved, Tokens
 from gproxy.accounting.journal import Journal
 from gproxy.accounting.journal_reader import JournalReader, SettledCall
-from gproxy.accounting.slots import take_slot
+from gproxy.accounting.slots import MachineSlots, take_slot
 from gproxy.accounting.state_loader import StateLoader
 from gproxy.errors import Unavailable
-from gproxy.state.interface import Account, Limit, Take
+from gproxy.state.interface import Account, AccountAmounts, Limit, Take
 from gproxy.state.mmap.state import MmapState
 from gproxy.state.periods import DAY_S
 from gproxy.store import ledger, usages
@@ -91,7 +91,7 @@ def store_calls(database: Database, journal: Journal) -> list[SettledCall]:
 
 
 def state_loader(state: MmapState, database: Database, tmp_path: Path) -> StateLoader:
-    return StateLoader(state, tmp_path / "journal", 0, StoreQueries(database), Inline(), lambda: NOW)
+    return StateLoader(state, MachineSlots(tmp_path / "journal", 0), StoreQueries(database), Inline(), lambda: NOW)
 
 
 def used_and_reserved(state: MmapState, account: Account = USER) -> tuple[int, int]:
@@ -195,7 +195,7 @@ def test_a_call_that_is_stored_between_the_two_readings_is_counted_once(state, d
 
             self.account_state = account_state
 
-    StateLoader(state, tmp_path / "journal", 0, Between(database), Inline(), lambda: NOW).load(("u1",))
+    StateLoader(state, MachineSlots(tmp_path / "journal", 0), Between(database), Inline(), lambda: NOW).load(("u1",))
     assert used_and_reserved(state) == (70, 0)
     assert state.reservations() == {}
 
@@ -225,7 +225,7 @@ def test_concurrent_loads_of_a_key_read_once(state, database, journal, tmp_path)
             gevent.sleep(0.05)
             return function(*args)
 
-    loading = StateLoader(state, tmp_path / "journal", 0, StoreQueries(database), Slow(), lambda: NOW)
+    loading = StateLoader(state, MachineSlots(tmp_path / "journal", 0), StoreQueries(database), Slow(), lambda: NOW)
     gevent.joinall([gevent.spawn(loading.load, ("u1",)) for _ in range(10)], raise_error=True)
     assert len(read) == 1
 
@@ -241,7 +241,7 @@ def test_a_failed_load_fails_for_all_who_wait_and_is_repeated_by_the_next_one(st
             return function(*args)
 
     threads = Away()
-    loading = StateLoader(state, tmp_path / "journal", 0, StoreQueries(database), threads, lambda: NOW)
+    loading = StateLoader(state, MachineSlots(tmp_path / "journal", 0), StoreQueries(database), threads, lambda: NOW)
     waiting = [gevent.spawn(loading.load, ("u1",)) for _ in range(3)]
     gevent.joinall(waiting)
     assert all(isinstance(greenlet.exception, Unavailable) for greenlet in waiting)
@@ -265,13 +265,13 @@ def test_an_account_in_which_calls_keep_settling_is_loaded_in_the_end(state, dat
                 state.settle(remaining.pop(), 10, 0)
             return result
 
-    StateLoader(state, tmp_path / "journal", 0, StoreQueries(database), Busy(), lambda: NOW).load(("u1",))
+    StateLoader(state, MachineSlots(tmp_path / "journal", 0), StoreQueries(database), Busy(), lambda: NOW).load(("u1",))
     assert used_and_reserved(state)[1] == 100
 
 
 def test_a_call_that_ends_while_a_load_is_repeated_leaves_no_reservation(state, database, journal, tmp_path):
     """The first load made a reservation for it and had to be repeated; at the second reading it has ended."""
-    state.load("u1", state.version("u1"), 0, 0, {}, {})
+    state.load("u1", state.version("u1"), AccountAmounts(0, 0, {}, {}))
     assert state.take(Take(2, "0/000/other", (Account("u1", 10**9),), (), 5, 0)).refused is None
     state.forget("u1")
     for number in (1, 2):
@@ -289,7 +289,7 @@ def test_a_call_that_ends_while_a_load_is_repeated_leaves_no_reservation(state, 
                     state.settle(number, 40, 30)
             return result
 
-    StateLoader(state, tmp_path / "journal", 0, StoreQueries(database), Late(), lambda: NOW).load(("u1",))
+    StateLoader(state, MachineSlots(tmp_path / "journal", 0), StoreQueries(database), Late(), lambda: NOW).load(("u1",))
     assert state.reservations() == {}
     assert used_and_reserved(state) == (80, 0)
 
@@ -310,7 +310,7 @@ def test_a_call_that_ends_while_its_account_is_loaded_leaves_no_reservation(stat
                 state.settle(1, 40, 30)
             return result
 
-    StateLoader(state, tmp_path / "journal", 0, StoreQueries(database), Late(), lambda: NOW).load((key,))
+    StateLoader(state, MachineSlots(tmp_path / "journal", 0), StoreQueries(database), Late(), lambda: NOW).load((key,))
     assert state.reservations() == {}
     if key == "u1":
         assert used_and_reserved(state) == (40, 0)

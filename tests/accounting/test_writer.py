@@ -16,7 +16,7 @@ from gproxy.accounting.journal_reader import SettledCall
 from gproxy.accounting.slots import Slot, take_slot
 from gproxy.accounting.writer import Writer
 from gproxy.errors import Unavailable
-from gproxy.state.interface import Account, Limit, Take
+from gproxy.state.interface import Account, AccountAmounts, Limit, Take
 from gproxy.state.mmap.state import MmapState
 from tests.journal_entries import opened, settled
 
@@ -66,7 +66,7 @@ def make_crashed_slot(root: Path, numbers: range) -> None:
 
 def writer(journal: Journal, root: Path, store: Store, state: MmapState | None = None) -> Writer:
     state = state or MmapState(root / "state")
-    return Writer(journal, root, store, Inline(), state, journal.slot.new_owner(0))
+    return Writer(journal, store, Inline(), state, journal.slot.new_owner(0))
 
 
 def run_for(writer: Writer, seconds: float) -> None:
@@ -149,7 +149,7 @@ def reserve(state: MmapState, owner: str, number: int) -> None:
 @pytest.fixture
 def state(tmp_path) -> MmapState:
     found = MmapState(tmp_path / "state")
-    found.load("u1", found.version("u1"), 0, 0, {}, {})
+    found.load("u1", found.version("u1"), AccountAmounts(0, 0, {}, {}))
     found.load_limit("3", {}, [], {})
     return found
 
@@ -205,7 +205,7 @@ def test_the_reservations_of_a_running_worker_are_kept(tmp_path, state):
     own_journal = Journal(take_slot(tmp_path / "journal"))
     owner = own_journal.slot.new_owner(0)
     reserve(state, owner, 2)
-    run_for(Writer(own_journal, tmp_path / "journal", Store(), Inline(), state, owner), 0.5)
+    run_for(Writer(own_journal, Store(), Inline(), state, owner), 0.5)
     assert state.reservations() == {running_owner: [1], owner: [2]}
     os.close(running_slot.lock)
 

@@ -6,11 +6,13 @@ from decimal import Decimal
 import pytest
 
 from gproxy import protocols
+from gproxy.accounting.cost import Features
 from gproxy.accounting.prices import FoundPrice, Price, Tier
 from gproxy.protocols.hub import RequestHead
-from gproxy.quota.reservations import Reserver, applying, upper_bound
+from gproxy.quota.reservations import Reserver, TokenBounds, applying, upper_bound
 from gproxy.relay import headers
 from gproxy.snapshot import Caller, Quota, RateLimit, glob
+from gproxy.state.interface import AccountAmounts
 from gproxy.state.mmap.state import MmapState
 
 pytestmark = pytest.mark.slow  # not for CI: its limits hold on a quiet machine only
@@ -34,7 +36,7 @@ def test_the_checks_of_a_call_cost_at_most_60_microseconds(tmp_path, record_prop
     requested = RequestHead("gpt-4.1-mini", False, False, None, None, max_output=50)
 
     def load(keys: tuple[str, ...]) -> None:
-        state.load("u1", state.version("u1"), 0, 0, {}, {})
+        state.load("u1", state.version("u1"), AccountAmounts(0, 0, {}, {}))
         state.load_limit("7", {}, [], {})
 
     reserver, protocol = Reserver(state, "0/000/0123456789abcdef", load), protocols.load()["openai_chat"]
@@ -42,7 +44,7 @@ def test_the_checks_of_a_call_cost_at_most_60_microseconds(tmp_path, record_prop
     def check_call(number: int) -> None:
         reservation = reserver.take(
             number,
-            upper_bound(*applying(caller, "gpt-4.1-mini"), requested, price, "", 30, 32_768, 4_096, False, False),
+            upper_bound(applying(caller, "gpt-4.1-mini"), requested, price, Features(), TokenBounds(30, 32_768, 4_096)),
         )
         headers.rate_limits(reservation.statuses, protocol, reservation.at / 1e9)
         reservation.settle(68_800, 52)

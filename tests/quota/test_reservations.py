@@ -5,15 +5,24 @@ from decimal import Decimal
 
 import pytest
 
+from gproxy.accounting.cost import Features
 from gproxy.accounting.journal import Journal
 from gproxy.accounting.prices import FoundPrice, Price, Tier
 from gproxy.accounting.slots import take_slot
 from gproxy.errors import OverQuota, RateLimited, Unavailable
 from gproxy.protocols.hub import RequestHead, Usage
-from gproxy.quota.reservations import STEP_TOKENS, NoReservation, Reserver, UpperBound, applying, upper_bound
+from gproxy.quota.reservations import (
+    STEP_TOKENS,
+    NoReservation,
+    Reserver,
+    TokenBounds,
+    UpperBound,
+    applying,
+    upper_bound,
+)
 from gproxy.relay.settlement import Settlement
 from gproxy.snapshot import Caller, Quota, RateLimit, glob
-from gproxy.state.interface import Account, Limit
+from gproxy.state.interface import Account, AccountAmounts, Limit
 from gproxy.state.mmap.state import MmapState
 from tests.journal_entries import opened
 
@@ -41,19 +50,25 @@ def request_head(max_output: int | None = None, choices: int = 1) -> RequestHead
     ids=["declared", "n", "assumed", "known and larger", "assumed and n", "known and smaller", "no output"],
 )
 def test_the_upper_bound_of_a_call(requested, max_output, money, tokens, covered_output):
-    found = upper_bound(*applying(CAPPED, "m"), requested, PRICE, "", 100, max_output, 4_096, False, False)
+    found = upper_bound(
+        applying(CAPPED, "m"), requested, PRICE, Features("", False, False), TokenBounds(100, max_output, 4_096)
+    )
     assert found == UpperBound((Account("u1", 10**9),), (Limit("3", rpm=9),), money, tokens, covered_output)
 
 
 def test_the_upper_bound_includes_the_price_of_cache_writes():
     assert (
-        upper_bound(*applying(CAPPED, "m"), request_head(1), PRICE, "", 100, None, 1, True, False).money
+        upper_bound(
+            applying(CAPPED, "m"), request_head(1), PRICE, Features("", True, False), TokenBounds(100, None, 1)
+        ).money
         == 100 * 5_000 + 2_000
     )
 
 
 def test_without_a_price_no_money_is_reserved_and_tokens_are_counted():
-    found = upper_bound(*applying(CAPPED, "m"), request_head(7), None, "", 100, None, 1, False, False)
+    found = upper_bound(
+        applying(CAPPED, "m"), request_head(7), None, Features("", False, False), TokenBounds(100, None, 1)
+    )
     assert (found.money, found.tokens) == (0, 107)
 
 
@@ -88,7 +103,7 @@ def loader(state: MmapState, *, works: bool = True):
         loaded.append(keys)
         for key in keys if works else ():
             if key == "u1":
-                state.load(key, state.version(key), 0, 0, {}, {})
+                state.load(key, state.version(key), AccountAmounts(0, 0, {}, {}))
             else:
                 state.load_limit(key, {}, [], {})
 
@@ -198,7 +213,7 @@ def test_a_call_without_a_reservation_settles_one_that_a_load_gave_it(state):
     changes = [0]
     reserver = Reserver(state, "0/000/x", loader(state)[1], lambda: changes[0])
     early, late = NoReservation(reserver, 1, 0), NoReservation(reserver, 2, 0)
-    state.load("u1", state.version("u1"), 0, 0, {}, {1: ("0/000/x", 50), 2: ("0/000/x", 50)})
+    state.load("u1", state.version("u1"), AccountAmounts(0, 0, {}, {1: ("0/000/x", 50), 2: ("0/000/x", 50)}))
     early.settle(30, 1)
     assert money(state) == (0, 100)  # nothing had changed, so no load can have given it a reservation
     changes[0] += 1
@@ -208,7 +223,9 @@ def test_a_call_without_a_reservation_settles_one_that_a_load_gave_it(state):
 
 def test_huge_upper_bounds_fit_into_the_state_and_are_refused(state):
     requested = request_head(10**12, choices=10**12)
-    found = upper_bound(*applying(CAPPED, "m"), requested, PRICE, "", 10**12, None, 4_096, True, True)
+    found = upper_bound(
+        applying(CAPPED, "m"), requested, PRICE, Features("", True, True), TokenBounds(10**12, None, 4_096)
+    )
     reserver = Reserver(state, "0/000/x", loader(state)[1])
     with pytest.raises(OverQuota):
         reserver.take(1, found)

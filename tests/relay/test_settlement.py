@@ -233,9 +233,9 @@ def test_a_base64_image_does_not_count_as_text():
 @pytest.mark.parametrize("run", [4095, 76])
 def test_an_estimate_is_fast_for_any_body(run):
     body = (b"A" * run + b" ") * (4_000_000 // run)
-    started = time.perf_counter()
+    started = time.thread_time()
     input_estimate(body)
-    assert time.perf_counter() - started < 0.2
+    assert time.thread_time() - started < 0.2
 
 
 # -- the text that a reservation covers ----------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gproxy.state.interface import CONCURRENCY, RPD, RPM, TOKENS, Account, Limit, SharedState
+from gproxy.state.interface import CONCURRENCY, RPD, RPM, TOKENS, Account, AccountAmounts, Limit, SharedState
 from gproxy.state.mmap.state import MmapState
 from gproxy.state.periods import DAY as DAILY
 from gproxy.state.periods import MONTH, WEEK, window
@@ -615,7 +615,7 @@ def test_a_load_fails_after_a_settlement_in_between(state, operation):
         state.settle(1, 15, 0)
     else:
         state.forget(*(["fixed"] if operation == "forget" else []))
-    assert state.load("fixed", version, 0, 77, {}, {1: ("one", 20)}) is False
+    assert state.load("fixed", version, AccountAmounts(0, 77, {}, {1: ("one", 20)})) is False
     assert state.take(call(2, [FIXED], money=1)).unknown == ("fixed",)
     load(state, FIXED, used=15)
     assert status_of(state.inspect((FIXED,), ()), "fixed").used == 15
@@ -623,8 +623,8 @@ def test_a_load_fails_after_a_settlement_in_between(state, operation):
 
 def test_the_first_of_two_loads_wins(state):
     version = state.version("fixed")
-    assert state.load("fixed", version, 0, 5, {}, {}) is True
-    assert state.load("fixed", version, 0, 7, {2: 1}, {1: ("one", 20)}) is True
+    assert state.load("fixed", version, AccountAmounts(0, 5, {}, {})) is True
+    assert state.load("fixed", version, AccountAmounts(0, 7, {2: 1}, {1: ("one", 20)})) is True
     assert status_of(state.inspect((FIXED,), ()), "fixed")[6:] == (5, 0)
     assert state.reservations() == {}
 
@@ -635,9 +635,9 @@ def test_a_load_that_began_before_a_new_window_does_nothing(state, clock):
     clock.advance(DAY)
     state.take(call(1, [DAILY_ACCOUNT], money=60))
     yesterday, today = window(DAILY, MONDAY)
-    assert state.load("daily", version, yesterday, 5, {}, {}) is False
+    assert state.load("daily", version, AccountAmounts(yesterday, 5, {}, {})) is False
     state.forget("daily")
-    assert state.load("daily", state.version("daily"), today, 7, {}, {}) is True
+    assert state.load("daily", state.version("daily"), AccountAmounts(today, 7, {}, {})) is True
     assert status_of(state.inspect((DAILY_ACCOUNT,), ()), "daily")[6:] == (7, 60)
 
 

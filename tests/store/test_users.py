@@ -40,7 +40,7 @@ def test_keys_are_listed_in_pages(database: Database):
 
 def test_new_keys_are_listed_and_usable(database: Database):
     before = revision(database)
-    added = database.run(users.add_keys, database, 2, [("d1", "f1"), ("d2", "f2")], "laptop")
+    added = database.run(users.add_keys, database, 2, [("d1", "f1"), ("d2", "f2")], users.KeySettings("laptop"))
     assert ids(database, [2]) == [2, *added]
     key = database.run(users.keys, [2])[-1]
     assert (key.fingerprint, key.label, key.enabled, key.expires_at) == ("f2", "laptop", True, None)
@@ -52,13 +52,13 @@ def test_new_keys_are_listed_and_usable(database: Database):
 def test_a_key_for_a_missing_user_is_not_added(database: Database):
     before = revision(database)
     with pytest.raises(NotFound, match="no user 99"):
-        database.run(users.add_keys, database, 99, [("d1", "f1")], None)
+        database.run(users.add_keys, database, 99, [("d1", "f1")], users.KeySettings())
     assert (revision(database), database.run(users.key_exists, "d1")) == (before, False)
 
 
 def test_keys_are_added_all_or_none(database: Database):
     with pytest.raises(Exception, match="cannot be used"):
-        database.run(users.add_keys, database, 2, [("d1", "f1"), (digest("sk-root"), "f2")], None)
+        database.run(users.add_keys, database, 2, [("d1", "f1"), (digest("sk-root"), "f2")], users.KeySettings())
     assert not database.run(users.key_exists, "d1")
 
 
@@ -79,7 +79,7 @@ def test_a_missing_key_cannot_be_changed(database: Database):
 
 
 def test_a_key_may_get_a_budget_and_an_expiry_when_added_or_later(database: Database):
-    (added,) = database.run(users.add_keys, database, 2, [("d1", "f1")], None, 50, 2_000_000_000)
+    (added,) = database.run(users.add_keys, database, 2, [("d1", "f1")], users.KeySettings(None, 50, 2_000_000_000))
     key = database.run(users.keys, [2])[-1]
     assert (key.id, key.budget, key.expires_at, key.cost_used) == (added, 50, 2_000_000_000, 0)
     changes = {"label": "new", "budget": None, "expires_at": None, "cost_used": 7}

@@ -245,12 +245,10 @@ class LimitEntry:
             wait = self._minute_wait(transaction, at) if take and remaining <= 0 else 0.0
             found.append(LimitStatus(key, interface.RPM, limit.rpm, max(0, remaining), reset, wait))
         if limit.rpd is not None:
-            found.append(
-                self._day_status(interface.RPD, limit.rpd, self.requests, _REQUESTS_AT, at, 1 if take else None)
-            )
+            found.append(self._day_status(interface.RPD, limit.rpd, self.requests, at, 1 if take else None))
         if limit.total_tokens is not None:
             cost = take.tokens if take else None
-            found.append(self._day_status(interface.TOKENS, limit.total_tokens, self.tokens, _TOKENS_AT, at, cost))
+            found.append(self._day_status(interface.TOKENS, limit.total_tokens, self.tokens, at, cost))
         if limit.concurrency is not None:
             remaining = limit.concurrency - self.running
             busy = BUSY_WAIT_S if limit.concurrency else None
@@ -266,8 +264,9 @@ class LimitEntry:
         free_at = self.log.moment_of(transaction, self.log.count - self.limit.rpm + 1) + MINUTE_NS
         return max(0.001, (free_at - at) / NS)
 
-    def _day_status(self, counter: str, maximum: int, count: int, start: int, at: int, cost: int | None) -> LimitStatus:
+    def _day_status(self, counter: str, maximum: int, count: int, at: int, cost: int | None) -> LimitStatus:
         """Returns the status of a counter of 24 hours; `cost` is what a take would count, None without a take."""
+        start = _REQUESTS_AT if counter == interface.RPD else _TOKENS_AT
         remaining = maximum - count
         if cost is not None and (cost > maximum or maximum == 0):
             wait = None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeGuard, TypeVar
 
 from gproxy.errors import Unavailable
-from gproxy.state.interface import Account, Limit, LimitStatus, Take, Taken
+from gproxy.state.interface import Account, AccountAmounts, Limit, LimitStatus, Take, Taken
 from gproxy.state.mmap.counters import (
     ACCOUNT,
     HOUR_NS,
@@ -53,19 +53,11 @@ class MmapState:
     def version(self, account: str) -> int:
         return self._run(lambda transaction: AccountEntry.get_or_new(transaction, key_digest("a", account)).version)
 
-    def load(
-        self,
-        account: str,
-        version: int,
-        window: int,
-        used: int,
-        settled: Mapping[int, int],
-        running: Mapping[int, tuple[str, int]],
-    ) -> bool:
+    def load(self, account: str, version: int, amounts: AccountAmounts) -> bool:
         # Reservations first: nothing is taken from the account until it is loaded.
-        for batch in _batches(running):
-            self._run(self._reserve_in_account, account, window, batch)
-        return self._run(self._load, account, version, window, used, settled)
+        for batch in _batches(amounts.running):
+            self._run(self._reserve_in_account, account, amounts.window, batch)
+        return self._run(self._load, account, version, amounts)
 
     def load_limit(
         self,
@@ -149,12 +141,25 @@ class MmapState:
         return Taken(at, _statuses(transaction, accounts, limits, at, None))
 
     def _settle(self, transaction: Transaction, call: int, money: int, tokens: int | None) -> None:
-        """Ends the reservation of a call; with `tokens` None the tokens it counted stay."""
+        """Replaces a reservation by the money and tokens that the call used; `tokens` None: those that it counted."""
         digest = call_digest(call)
-        if (reservation := ReservationEntry.find(transaction, digest)) is not None:
-            _end(
-                transaction, digest, reservation, self._clock(), money, reservation.tokens if tokens is None else tokens
-            )
+        if (reservation := ReservationEntry.find(transaction, digest)) is None:
+            return
+        at = self._clock()
+        for name, start, amount in reservation.amounts:
+            if (account := AccountEntry.find(transaction, name)) is not None:
+                if account.window == start:
+                    account.reserved -= amount
+                    account.used += money
+                account.version += 1
+                account.write(transaction, at)
+        more_tokens = 0 if tokens is None else tokens - reservation.tokens
+        for name in reservation.limits:
+            if (limit := LimitEntry.find(transaction, name)) is not None:
+                limit.running = max(0, limit.running - 1)
+                limit.add_to_hour(reservation.at // HOUR_NS, 0, more_tokens)
+                limit.write(transaction, at)
+        transaction.remove(digest)
 
     def _extend(self, transaction: Transaction, call: int, minimum: int, requested: int) -> int:
         digest = call_digest(call)
@@ -192,8 +197,9 @@ class MmapState:
             reservation.add_account(entry.digest, window, amount)
             reservation.write(transaction, digest)
 
-    def _load(self, transaction: Transaction, account: str, version: int, window: int, used: int, settled) -> bool:
+    def _load(self, transaction: Transaction, account: str, version: int, amounts: AccountAmounts) -> bool:
         entry = AccountEntry.get_or_new(transaction, key_digest("a", account))
+        window = amounts.window
         if entry.version != version:
             return False
         if entry.is_loaded and window == entry.window:
@@ -204,7 +210,7 @@ class MmapState:
             for reservation in found
             if reservation.has_account(entry.digest)
         }
-        entry.used = used + sum(cost for call, cost in settled.items() if call not in reserved)
+        entry.used = amounts.used + sum(cost for call, cost in amounts.settled.items() if call not in reserved)
         entry.reserved, entry.window, entry.is_loaded = sum(reserved.values()), window, True
         entry.write(transaction, self._clock())
         return True
@@ -268,25 +274,6 @@ def _statuses(
     for limit in limits:
         found += limit.statuses(transaction, at, take)
     return tuple(found)
-
-
-def _end(
-    transaction: Transaction, digest: bytes, reservation: ReservationEntry, at: int, money: int, tokens: int
-) -> None:
-    """Replaces a reservation by the money and tokens that the call used."""
-    for name, start, amount in reservation.amounts:
-        if (account := AccountEntry.find(transaction, name)) is not None:
-            if account.window == start:
-                account.reserved -= amount
-                account.used += money
-            account.version += 1
-            account.write(transaction, at)
-    for name in reservation.limits:
-        if (limit := LimitEntry.find(transaction, name)) is not None:
-            limit.running = max(0, limit.running - 1)
-            limit.add_to_hour(reservation.at // HOUR_NS, 0, tokens - reservation.tokens)
-            limit.write(transaction, at)
-    transaction.remove(digest)
 
 
 def _account_digests(transaction: Transaction) -> list[bytes]:

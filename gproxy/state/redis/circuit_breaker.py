@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import NamedTuple, Protocol, TypeVar
 
 from gproxy.errors import Unavailable
-from gproxy.state.interface import Account, Limit, SharedState, Take, Taken
+from gproxy.state.interface import Account, AccountAmounts, Limit, SharedState, Take, Taken
 from gproxy.state.periods import window
 from gproxy.units import NS
 
@@ -112,20 +112,11 @@ class CircuitBreaker:
         """
         return self._on_remote(lambda remote: remote.version(account) * 2, lambda: self._local.version(account) * 2 + 1)
 
-    def load(
-        self,
-        account: str,
-        version: int,
-        window: int,
-        used: int,
-        settled: Mapping[int, int],
-        running: Mapping[int, tuple[str, int]],
-    ) -> bool:
+    def load(self, account: str, version: int, amounts: AccountAmounts) -> bool:
         number, is_local = divmod(version, 2)
-        arguments = account, number, window, used, settled, running
         return self._on_remote(
-            lambda remote: not is_local and remote.load(*arguments),
-            lambda: bool(is_local) and self._local.load(*arguments),
+            lambda remote: not is_local and remote.load(account, number, amounts),
+            lambda: bool(is_local) and self._local.load(account, number, amounts),
         )
 
     def load_limit(

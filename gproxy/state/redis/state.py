@@ -17,7 +17,19 @@ from redis.exceptions import NoScriptError
 from redis.retry import Retry
 
 from gproxy.errors import Unavailable
-from gproxy.state.interface import CONCURRENCY, HOUR_S, RPD, RPM, TOKENS, Account, Limit, LimitStatus, Take, Taken
+from gproxy.state.interface import (
+    CONCURRENCY,
+    HOUR_S,
+    RPD,
+    RPM,
+    TOKENS,
+    Account,
+    AccountAmounts,
+    Limit,
+    LimitStatus,
+    Take,
+    Taken,
+)
 from gproxy.state.periods import window
 
 US_PER_S = 1_000_000  # microseconds in a second
@@ -110,22 +122,14 @@ class RedisState:
     def version(self, account: str) -> int:
         return self._run(VERSION, self._now(), account)
 
-    def load(
-        self,
-        account: str,
-        version: int,
-        window: int,
-        used: int,
-        settled: Mapping[int, int],
-        running: Mapping[int, tuple[str, int]],
-    ) -> bool:
+    def load(self, account: str, version: int, amounts: AccountAmounts) -> bool:
         document = {
             "account": account,
             "version": version,
-            "window": window,
-            "used": str(used),
-            "settled": [(str(call), str(cost)) for call, cost in settled.items()],
-            "running": [(str(call), owner, str(money)) for call, (owner, money) in running.items()],
+            "window": amounts.window,
+            "used": str(amounts.used),
+            "settled": [(str(call), str(cost)) for call, cost in amounts.settled.items()],
+            "running": [(str(call), owner, str(money)) for call, (owner, money) in amounts.running.items()],
         }
         return self._run(LOAD, self._now(), orjson.dumps(document)) == 1
 

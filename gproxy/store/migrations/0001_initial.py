@@ -1,5 +1,7 @@
 """Every table of the first version."""
 
+from typing import Any
+
 import peewee as pw
 
 
@@ -102,7 +104,7 @@ def up(migrator, db):
 
     class ModelAlias(Table):
         id = id_field()
-        alias = pw.TextField(unique=True)
+        alias: Any = pw.TextField(unique=True)
         enabled = pw.BooleanField(default=True)
         pricing_json = pw.TextField(null=True)
         created_at = pw.BigIntegerField()
@@ -112,7 +114,7 @@ def up(migrator, db):
             table_name = "model_aliases"
 
     class AliasTarget(Table):
-        alias = pw.ForeignKeyField(ModelAlias, on_delete="CASCADE")
+        alias: Any = pw.ForeignKeyField(ModelAlias, on_delete="CASCADE")
         provider = pw.ForeignKeyField(Provider, on_delete="CASCADE")
         model_id = pw.TextField()
         tier = pw.IntegerField(default=0)

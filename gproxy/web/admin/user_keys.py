@@ -67,8 +67,8 @@ def create(document: dict, count: int) -> list[dict]:
     keys = [documents.new_key() for _ in range(count)]
     digests = [digest(key) for key in keys]
     fingerprints = [(one, fingerprint(one)) for one in digests]
-    settings = (document["label"], document.get("budget"), document.get("expires_at"))
-    ids = change(users.add_keys, document["user_id"], fingerprints, *settings)
+    settings = users.KeySettings(document["label"], document.get("budget"), document.get("expires_at"))
+    ids = change(users.add_keys, document["user_id"], fingerprints, settings)
     return [{"id": key_id, "api_key": key} for key_id, key in zip(ids, keys, strict=True)]
 
 

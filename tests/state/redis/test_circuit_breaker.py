@@ -66,7 +66,7 @@ import random, sys, time
 from pathlib import Path
 import gevent
 from gproxy.errors import Unavailable
-from gproxy.state.interface import Account, Limit, Take
+from gproxy.state.interface import Account, AccountAmounts, Limit, Take
 from gproxy.state.redis.circuit_breaker import CircuitBreaker
 from gproxy.state.mmap.state import MmapState
 from gproxy.state.redis.state import RedisState
@@ -80,7 +80,7 @@ def load():
         version = state.version(account.key)
         read, open_calls = dict(settled), {call: ("one", 10) for call in running}
         gevent.sleep(0.002)
-        state.load(account.key, version, 0, 0, read, open_calls)
+        state.load(account.key, version, AccountAmounts(0, 0, read, open_calls))
 
 def spend(until):
     while time.monotonic() < until:

@@ -12,7 +12,7 @@ import pytest
 from redis import Redis
 
 from gproxy.errors import Unavailable
-from gproxy.state.interface import Account, Limit
+from gproxy.state.interface import Account, AccountAmounts, Limit
 from gproxy.state.periods import DAY as DAILY
 from gproxy.state.periods import window
 from gproxy.state.redis import state as redis_state
@@ -209,7 +209,7 @@ def test_a_load_gives_no_reservation_to_a_call_that_ended_while_it_read(state, c
     client.flushdb()
     version = state.version("fixed")
     state.settle(1, 15, 0)
-    assert state.load("fixed", version, 0, 0, {}, {1: ("one", 20)}) is False
+    assert state.load("fixed", version, AccountAmounts(0, 0, {}, {1: ("one", 20)})) is False
     assert state.reservations() == {}
 
 
@@ -304,7 +304,7 @@ def test_credit_for_an_account_that_was_loaded_later_has_it_loaded_again(state, 
     version = state.version("fixed")
     state.credit("fixed", 0, 20, since)
     assert state.inspect((FIXED,), ()).unknown == ("fixed",)
-    assert state.load("fixed", version, 0, 0, {}, {}) is False
+    assert state.load("fixed", version, AccountAmounts(0, 0, {}, {})) is False
     load(state, FIXED, used=20)
     assert status_of(state.inspect((FIXED,), ()), "fixed")[6:] == (20, 3)
 
