@@ -34,7 +34,9 @@ class Permit:
         self._reserved_bytes = 0
 
     def reserve_bytes(self, size: int) -> None:
-        """Reserves `size` more body bytes for this request. Raises Overloaded."""
+        """Reserves `size` more body bytes for this request. Raises Overloaded, RuntimeError after `release`."""
+        if self._capacity is None:
+            raise RuntimeError("the permit was released")
         self._capacity.reserve_bytes(size)
         self._reserved_bytes += size
 

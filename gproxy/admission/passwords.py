@@ -5,7 +5,6 @@ Run both off the event loop: one hash takes tens of milliseconds of a core.
 
 from gproxy.errors import BadRequest
 
-ARGON2 = {"time_cost": 2, "memory_cost": 19_456, "parallelism": 1}
 MAX_CHARS = 1_024
 # Verified for an unknown user, so that such a login takes as long as a known user's.
 _DUMMY_HASH = "$argon2id$v=19$m=19456,t=2,p=1$QpBl5mLUpaLXcufxxI9KRg$QdI542tavPi5/LdAEgqVUdERshNgM3iFrrTze7b0cBk"
@@ -17,13 +16,13 @@ def hash_password(password: str | None) -> str | None:
     Raises BadRequest on a value that starts like a hash and is not one.
     """
     # Imported here, because most processes never handle a password.
-    from argon2 import PasswordHasher, extract_parameters
+    from argon2 import extract_parameters
     from argon2.exceptions import InvalidHashError
 
     if not password:
         return None
     if not password.startswith("$argon2"):
-        return PasswordHasher(**ARGON2).hash(password)
+        return _hasher().hash(password)
     try:
         extract_parameters(password)
     except InvalidHashError:
@@ -33,11 +32,16 @@ def hash_password(password: str | None) -> str | None:
 
 def verify(stored: str | None, password: str) -> bool:
     """Returns whether the password matches the stored hash; always False, after the same time, if `stored` is None."""
-    from argon2 import PasswordHasher
     from argon2.exceptions import InvalidHashError, VerificationError
 
     try:
-        PasswordHasher(**ARGON2).verify(stored or _DUMMY_HASH, password)
+        _hasher().verify(stored or _DUMMY_HASH, password)
     except (VerificationError, InvalidHashError):
         return False
     return stored is not None
+
+
+def _hasher():
+    from argon2 import PasswordHasher
+
+    return PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)

@@ -38,6 +38,6 @@ class Rights:
         )
         return provider_id in self.caller.files and may_access_provider
 
-    def _allows(self, matches: Callable[[Grant], bool]) -> bool:
+    def _allows(self, matches: Callable[[Grant], object]) -> bool:
         key_grants = self.caller.key_grants
         return any(map(matches, self.caller.grants)) and (key_grants is None or any(map(matches, key_grants)))

@@ -2,24 +2,30 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
-from typing import NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from gproxy.errors import BadRequest
 from gproxy.protocols import hub
 from gproxy.protocols.losses import Losses
 
+Asked = TypeVar("Asked")
+Answered = TypeVar("Answered")
 
-class Codec(NamedTuple):
+
+class Codec(NamedTuple, Generic[Asked, Answered]):
     """Converts between a wire body and its hub value.
 
     Each function adds what the other side has no field for to the losses. All raise BadRequest when the body cannot be
     read or the value cannot be written.
     """
 
-    read_request: Callable[[dict, Losses], object]
-    write_request: Callable[[object, hub.Target, Losses], dict]
-    read_reply: Callable[[dict, hub.Context, Losses], object]
-    write_reply: Callable[[object, hub.Context, Losses], dict]
+    read_request: Callable[[dict, Losses], Asked]
+    write_request: Callable[[Asked, hub.Target, Losses], dict]
+    read_reply: Callable[[dict, hub.Context, Losses], Answered]
+    write_reply: Callable[[Answered, hub.Context, Losses], dict]
+
+
+AnyCodec = Codec[Any, Any]  # of an operation that is known only when the call comes
 
 
 def bad_request_as_failed(read_stream: Callable) -> Callable:

@@ -2,14 +2,15 @@
 
 import orjson
 
-from gproxy.protocols.hub import Context
+from gproxy.protocols.hub import Context, Request
 
 FREE_INPUT = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
 
 
 def is_custom(name: str, context: Context) -> bool:
     """Returns whether the client declared the tool as a custom tool."""
-    return any(tool.is_custom and tool.name == name for tool in context.request.functions)
+    request = context.request
+    return isinstance(request, Request) and any(tool.is_custom and tool.name == name for tool in request.functions)
 
 
 def free_text(arguments: str) -> str:

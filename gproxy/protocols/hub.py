@@ -5,7 +5,7 @@ A concept is defined here when two protocols have it. A concept of one protocol 
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class RequestHead(NamedTuple):
     is_stream: bool
     wants_usage: bool  # the client asked for usage in its stream
     end_user: str | None
-    body: object  # the protocol's own view of the body, an argument of its other functions
+    body: dict  # the fields of the body as the protocol splits it, for its other functions
     mode: str = ""  # flex, scale or priority, where the body requests that service tier
     max_output: int | None = None  # maximum output tokens of one choice, where the body sets it
     choices: int = 1
@@ -106,11 +106,14 @@ class Refusal:
     text: str
 
 
+MediaKind = Literal["image", "file", "audio", "video"]
+
+
 @dataclass(frozen=True, slots=True)
 class Media:
     """An image, a file, audio or video: exactly one of base64 `data`, `url` and a vendor's `file_id`."""
 
-    kind: Literal["image", "file", "audio", "video"]
+    kind: MediaKind
     media_type: str | None = None
     data: str | None = field(default=None, repr=False)
     url: str | None = None
@@ -147,17 +150,21 @@ class ToolResult:
     name: str | None = None
 
 
-Block = Text | Refusal | Media | Thinking | ToolCall | ToolResult
+ReplyBlock = Text | Refusal | Media | Thinking | ToolCall
+Block = ReplyBlock | ToolResult
 
 
 # -- requests ------------------------------------------------------------------------------------------------------
+
+
+Role = Literal["user", "assistant", "system"]
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
     """Adjacent turns have different roles. A system turn never comes first."""
 
-    role: Literal["user", "assistant", "system"]
+    role: Role
     blocks: tuple[Block, ...]
 
 
@@ -195,11 +202,14 @@ class WebFetch:
     """Fetching of web pages by the vendor."""
 
 
+ToolMode = Literal["auto", "any", "none"]
+
+
 @dataclass(frozen=True, slots=True)
 class ToolChoice:
     """Mode `any` requires a tool call. `names` limits the tools that may be called; empty: all tools."""
 
-    mode: Literal["auto", "any", "none"]
+    mode: ToolMode
     names: tuple[str, ...] = ()
 
 
@@ -213,13 +223,19 @@ class Format:
     strict: bool | None = None
 
 
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
 @dataclass(frozen=True, slots=True)
 class Reasoning:
     """Requested reasoning. `budget` in tokens; `is_shown`: whether the client wants to receive the thinking."""
 
-    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    effort: Effort | None = None
     budget: int | None = None
     is_shown: bool | None = None
+
+
+Tier = Literal["auto", "default", "flex", "priority", "scale"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +260,7 @@ class Request:
     format: Format | None = None
     reasoning: Reasoning | None = None
     verbosity: str | None = None
-    tier: Literal["auto", "default", "flex", "priority", "scale"] | None = None
+    tier: Tier | None = None
     end_user: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     store: bool | None = None
@@ -300,7 +316,7 @@ class Open:
     """A block begins, still empty. Indexes count from 0 over the whole stream, across choices."""
 
     index: int
-    block: Text | Refusal | Thinking | ToolCall | Media
+    block: ReplyBlock
     choice: int = 0
 
 
@@ -371,7 +387,7 @@ Event = Start | Open | Delta | Signed | Cited | Logprobs | Close | Finish | Used
 class Answer:
     """One choice of a reply."""
 
-    blocks: tuple[Block, ...]
+    blocks: tuple[ReplyBlock, ...]
     stop: Stop
     sequence: str | None = None
     logprobs: tuple[Logprob, ...] = ()
@@ -458,7 +474,7 @@ class TextBuffer:
 def fold(events: Iterable[Event | None]) -> Reply:
     """Returns the whole reply of an event stream. None among the events is ignored. Raises StreamFailed."""
     start, used = Start("", ""), Used(Usage())
-    blocks: dict[int, Block] = {}
+    blocks: dict[int, ReplyBlock] = {}
     texts: dict[int, TextBuffer] = {}
     choices: dict[int, int] = {}  # of a block
     logprobs: dict[int, list[Logprob]] = {}
@@ -474,7 +490,8 @@ def fold(events: Iterable[Event | None]) -> Reply:
             case Signed(index, signature):
                 blocks[index] = replace(blocks[index], signature=signature)
             case Cited(index, citation):
-                blocks[index] = replace(blocks[index], citations=(*blocks[index].citations, citation))
+                cited = cast(Text, blocks[index])  # no other block has citations
+                blocks[index] = replace(cited, citations=(*cited.citations, citation))
             case Logprobs(index, added):
                 logprobs.setdefault(choices[index], []).extend(added)
             case Finish(choice=choice):
@@ -498,7 +515,7 @@ def fold(events: Iterable[Event | None]) -> Reply:
     return Reply(start.id, start.model, answers, used.usage, used.tier)
 
 
-def _with_text(block: Block, text: str) -> Block:
+def _with_text(block: ReplyBlock, text: str) -> ReplyBlock:
     match block:
         case ToolCall():
             return replace(block, arguments=block.arguments + text)
@@ -525,7 +542,7 @@ def unfold(reply: Reply) -> Iterator[Event]:
     yield End()
 
 
-def _open_events(index: int, block: Block, choice: int) -> Iterator[Event]:
+def _open_events(index: int, block: ReplyBlock, choice: int) -> Iterator[Event]:
     match block:
         case Text(text, citations):
             yield Open(index, Text(""), choice)

@@ -9,7 +9,7 @@ from inspect import isfunction
 from typing import Protocol
 
 from gproxy.protocols import hub, raw_json
-from gproxy.protocols.codec import Codec
+from gproxy.protocols.codec import AnyCodec
 from gproxy.protocols.losses import Losses
 from gproxy.protocols.ratelimit_headers import RemainingLimit
 from gproxy.protocols.verdict import Verdict
@@ -25,14 +25,17 @@ class StreamReader(Protocol):
     @property
     def text_bytes(self) -> int:
         """The bytes of generated text so far, for an estimate where the upstream reports no usage."""
+        ...
 
     @property
     def is_terminal(self) -> bool:
         """True after the terminal event, or after what completes the reply where the protocol has none."""
+        ...
 
     @property
     def has_failed(self) -> bool:
         """True after an error event of the upstream."""
+        ...
 
     @property
     def response_id(self) -> str | None:
@@ -40,12 +43,15 @@ class StreamReader(Protocol):
 
     def observe(self, data: bytes) -> tuple[bytes | None, Verdict]:
         """Returns the data for the client, None to drop the event, and the verdict on the stream."""
+        ...
 
     def failure_events(self, status: int, code: str, message: str, request_id: str) -> list[bytes]:
         """Returns the events that report to the client that the stream broke off."""
+        ...
 
     def tail(self) -> bytes:
         """Returns what completes a clean end and the upstream left out."""
+        ...
 
 
 class WireProtocol(Protocol):
@@ -66,7 +72,7 @@ class WireProtocol(Protocol):
     ACTIONS: dict[str, str]
     """Action in the path of a model -> operation; empty where the path has no model."""
 
-    CODECS: dict[str, Codec]
+    CODECS: dict[str, AnyCodec]
     """Operation -> what translates its bodies."""
 
     ECHOED: tuple[str, ...]
@@ -98,26 +104,33 @@ class WireProtocol(Protocol):
 
     def read_head(self, body: bytes) -> hub.RequestHead:
         """Returns the fields of a request body that routing, limits and prices need. Raises BadRequest."""
+        ...
 
     def outgoing(self, head: hub.RequestHead, body: bytes, model: str) -> bytes:
         """Returns the body under the upstream's model name; the same object where nothing changes."""
+        ...
 
     def without_wrapped_signatures(self, body: dict) -> dict:
         """Returns the body without signatures that gproxy wrapped: another provider made them."""
+        ...
 
     def read_whole(self, body: bytes) -> tuple[hub.Usage | None, raw_json.Fields | None]:
         """Returns the usage and the fields of a whole reply; the fields are None when it is not JSON."""
+        ...
 
     def Stream(self, name: bytes | None, head: hub.RequestHead) -> StreamReader:
         """Returns a reader of one stream. `name`: the model name for the client as JSON, None keeps the upstream's."""
+        ...
 
     def read_stream(
         self, payloads: Iterable[dict | hub.Failed | None], context: hub.Context, losses: Losses
     ) -> Iterator[hub.Event | None]:
         """Yields the hub's events of a stream. None, in and out, means that no data is available yet."""
+        ...
 
     def write_stream(self, events: Iterable[hub.Event | None], context: hub.Context, losses: Losses) -> Iterator[bytes]:
         """Yields the stream's events as bytes, b"" where no data is available yet."""
+        ...
 
     def read_error(self, status: int, body: dict) -> tuple[int, str, str] | None:
         """Returns status, code and message of an error body or event, None when it is not an error.
@@ -127,29 +140,36 @@ class WireProtocol(Protocol):
 
     def write_error(self, status: int, code: str, message: str, request_id: str, retry_s: float | None = None) -> bytes:
         """Returns an error body. `retry_s` is the delay before a retry, for protocols that report it in the body."""
+        ...
 
     def error_event(self, status: int, code: str, message: str, request_id: str) -> bytes:
         """Returns an error as an event of a stream."""
+        ...
 
     def limit_headers(
         self, requests: RemainingLimit | None, tokens: RemainingLimit | None, now_s: float
     ) -> list[tuple[str, str]]:
         """Returns the response headers with what remains of the caller's limits. `now_s`: seconds since the epoch."""
+        ...
 
     def client_call_id(self, call_id: str) -> str:
         """Returns a tool call's id as clients of this protocol receive it."""
+        ...
 
     def read_models(self, body: dict) -> list[hub.ModelCard]:
         """Returns the entries of a page of a model list; entries without an id are skipped."""
+        ...
 
     def next_page(self, body: dict) -> dict[str, str] | None:
         """Returns the query of the next page of a model list, None after the last page."""
 
     def write_model(self, card: hub.ModelCard, name: str) -> dict:
         """Returns an entry of a model list under the name that clients request it by."""
+        ...
 
     def write_models(self, cards: list[tuple[hub.ModelCard, str]]) -> dict:
         """Returns a model list of one page, of entries with the names that clients request them by."""
+        ...
 
 
 CONSTANTS = tuple(WireProtocol.__annotations__)

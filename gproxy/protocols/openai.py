@@ -4,6 +4,7 @@ https://platform.openai.com/docs/api-reference
 """
 
 import hashlib
+from typing import cast
 
 import orjson
 
@@ -110,7 +111,7 @@ def write_models(cards: list[tuple[hub.ModelCard, str]]) -> dict:
 
 # -- fields of requests and replies in both protocols ----------------------------------------------------------------
 
-TIERS = {
+TIERS: dict[str, hub.Tier] = {
     "auto": "auto",
     "default": "default",
     "flex": "flex",
@@ -136,7 +137,7 @@ TIER_OF_JSON = {f'"{name}"'.encode(): tier for name, tier in TIERS.items() if ti
 
 def read_mode(fields: raw_json.Fields) -> str:
     """Returns the priced mode that a request asks for, or "". Raises BadRequest."""
-    tier = TIERS.get(raw_json.text(fields, "service_tier")) if "service_tier" in fields else None
+    tier = TIERS.get(raw_json.text(fields, "service_tier") or "") if "service_tier" in fields else None
     return tier if tier in MODES else ""
 
 
@@ -194,7 +195,8 @@ def write_format(request: hub.Request, losses: Losses) -> tuple[dict | None, tup
 
 def write_parameters(tool: hub.Tool, number: int, losses: Losses) -> tuple[dict, bool]:
     """Returns a function's schema and whether it is strict."""
-    schema, lost = schemas.for_openai(tool.schema, f"tools[{number}]: parameters")
+    declared = cast(dict, tool.schema)  # None only for a custom tool, which has no parameters
+    schema, lost = schemas.for_openai(declared, f"tools[{number}]: parameters")
     for keyword in lost:
         losses.report(f"{losses.wire_name('schema')}.{keyword}")
     return schema, _is_strict(schema, tool.strict, "strict", losses)
@@ -291,8 +293,9 @@ def read_citation(annotation: object) -> hub.Citation | None:
     if outer.get("type") != "url_citation":
         return None
     source = hub.as_object(outer.get("url_citation")) or outer
-    texts = (source.get(name) if isinstance(source.get(name), str) else None for name in ("url", "title"))
-    return hub.Citation(*texts, None, *(_offset(source.get(name)) for name in ("start_index", "end_index")))
+    url, title = (source.get(name) if isinstance(source.get(name), str) else None for name in ("url", "title"))
+    start, end = (_offset(source.get(name)) for name in ("start_index", "end_index"))
+    return hub.Citation(url, title, None, start, end)
 
 
 def _offset(value: object) -> int | None:

@@ -6,6 +6,7 @@ Replacing one field leaves every other value unchanged, byte for byte.
 import json
 import re
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import msgspec
 import orjson
@@ -20,6 +21,7 @@ _encode = msgspec.json.Encoder().encode
 _decode_any = msgspec.json.decode
 
 Fields = dict[str, Raw]
+Decoded = TypeVar("Decoded")
 ABSENT = Raw()
 NULLS = (b"", b"null")
 # Raised by the decoder on unreadable JSON; UnicodeDecodeError is no subclass of its own errors.
@@ -56,7 +58,7 @@ def _reject_constant(constant: str):
     raise ValueError(constant)
 
 
-def try_decode(decode: Callable[[bytes], object], data: bytes):
+def try_decode(decode: Callable[[bytes], Decoded], data: bytes) -> Decoded | None:
     """Returns what the decoder reads from an upstream's data, None when it is unreadable.
 
     Half a surrogate pair is read as a question mark.
@@ -134,12 +136,12 @@ def inner_object(raw: Raw) -> dict:
         return {}
 
 
-def join(fields: Fields) -> bytes:
-    """Returns the object of the fields."""
+def join(fields: Fields | list[Raw]) -> bytes:
+    """Returns the object of the fields, or the list of the items."""
     return _encode(fields)
 
 
-def dumps(document: dict) -> bytes:
+def dumps(document: dict | list) -> bytes:
     """Returns a document as JSON. Raises TooDeep when it is nested too deeply."""
     try:
         return orjson.dumps(document)

@@ -6,10 +6,10 @@ https://ai.google.dev/gemini-api/docs/thinking
 """
 
 from gproxy.protocols import validate
-from gproxy.protocols.hub import Reasoning, Target
+from gproxy.protocols.hub import Effort, Reasoning, Target
 from gproxy.protocols.losses import Losses
 
-EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+EFFORTS: tuple[Effort, ...] = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 # The share of a requested `max_tokens` that becomes the thinking budget of an effort.
 SHARES = {"minimal": 1 / 8, "low": 1 / 4, "medium": 1 / 2, "high": 3 / 4, "xhigh": 19 / 20, "max": 19 / 20}
 # Thinking budgets in tokens without `max_tokens`; when a budget is read, the largest one of each effort.
@@ -18,8 +18,8 @@ MIN_BUDGET = 1024  # of Anthropic, in tokens
 # Google's own numbers for its OpenAI-compatible endpoint: https://ai.google.dev/gemini-api/docs/openai
 GEMINI_BUDGETS = {"none": 0, "minimal": 1024, "low": 1024, "medium": 8192, "high": 24576, "xhigh": 24576, "max": 24576}
 LEVELS = {"minimal": "MINIMAL", "low": "LOW", "medium": "MEDIUM", "high": "HIGH", "xhigh": "HIGH", "max": "HIGH"}
-LEVELS_BACK = {"MINIMAL": "minimal", "LOW": "low", "MEDIUM": "medium", "HIGH": "high", "XHIGH": "xhigh"}
-ANTHROPIC_EFFORTS = ("low", "medium", "high", "xhigh", "max")
+LEVELS_BACK: dict[str, Effort] = {"MINIMAL": "minimal", "LOW": "low", "MEDIUM": "medium", "HIGH": "high", "XHIGH": "xhigh"}
+ANTHROPIC_EFFORTS: tuple[Effort, ...] = ("low", "medium", "high", "xhigh", "max")
 
 
 def effort(reasoning: Reasoning) -> str:
@@ -57,9 +57,11 @@ def openai_effort(reasoning: Reasoning, target: Target, losses: Losses) -> str |
 def read_anthropic(thinking: dict, output_config: dict, place: str) -> Reasoning | None:
     """Reads the `thinking` object and the effort, None when neither is given. Raises BadRequest."""
     kind = validate.optional_text(thinking, "type", place)
-    wanted = validate.optional_text(output_config, "effort", "output_config")
-    validate.lookup(wanted, dict.fromkeys(ANTHROPIC_EFFORTS), "output_config.effort")
-    is_shown = {"summarized": True, "omitted": False}.get(validate.optional_text(thinking, "display", place))
+    efforts = {name: name for name in ANTHROPIC_EFFORTS}
+    wanted = validate.lookup(
+        validate.optional_text(output_config, "effort", "output_config"), efforts, "output_config.effort"
+    )
+    is_shown = {"summarized": True, "omitted": False}.get(validate.optional_text(thinking, "display", place) or "")
     match kind:
         case "disabled":
             return Reasoning("none")
@@ -128,11 +130,9 @@ def read_gemini(config: dict, place: str) -> Reasoning | None:
         return None
     is_shown = validate.optional_flag(config, "includeThoughts", place)
     level = validate.optional_text(config, "thinkingLevel", place)
-    budget = config.get("thinkingBudget")
     if level is not None and level.upper() != "THINKING_LEVEL_UNSPECIFIED":
         return Reasoning(validate.lookup(level.upper(), LEVELS_BACK, f"{place}.thinkingLevel"), None, is_shown)
-    if budget is not None:
-        budget = validate.optional_count(config, "thinkingBudget", place, minimum=-1)
+    if (budget := validate.optional_count(config, "thinkingBudget", place, minimum=-1)) is not None:
         if budget == 0:
             return Reasoning("none", None, is_shown)
         return Reasoning(None, None if budget < 0 else budget, is_shown)  # -1: the model decides

@@ -16,7 +16,7 @@ FIRST_USER_TEXT, LAST_USER_TEXT = ".", "Go on."
 
 def merge_turns(turns: list[hub.Turn]) -> tuple[hub.Turn, ...]:
     """Returns the turns with adjacent turns of one role merged, without blank texts and empty turns."""
-    out: list[tuple[str, list[hub.Block]]] = []
+    out: list[tuple[hub.Role, list[hub.Block]]] = []
     for turn in turns:
         blocks = [block for block in turn.blocks if not (isinstance(block, hub.Text) and not block.text.strip())]
         if not blocks:
@@ -168,8 +168,9 @@ def legal_names(request: hub.Request, legal: re.Pattern, maximum: int) -> tuple[
         return request, {}
 
     def with_new_name(block: hub.Block) -> hub.Block:
-        is_renamed = isinstance(block, hub.ToolCall | hub.ToolResult) and block.name in renamed
-        return replace(block, name=renamed[block.name]) if is_renamed else block
+        if isinstance(block, hub.ToolCall | hub.ToolResult) and block.name is not None and block.name in renamed:
+            return replace(block, name=renamed[block.name])
+        return block
 
     turns = tuple(replace(turn, blocks=tuple(map(with_new_name, turn.blocks))) for turn in request.turns)
     tools = tuple(

@@ -6,7 +6,7 @@ a wildcard alias. Scoped paths: an alias to this provider; a model registered at
 
 import re
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 from gproxy.errors import Forbidden, NoProviderPrefix, NotFound
 from gproxy.snapshot import Alias, Model, Provider, Snapshot
@@ -123,7 +123,7 @@ def _disabled_error(name: str) -> NotFound:
 
 def _find_wildcard(snapshot: Snapshot, name: str, provider: Provider | None = None) -> Alias | None:
     for alias in snapshot.wildcards:
-        if (provider is None or _has_target_at(alias, provider)) and alias.pattern.fullmatch(name):
+        if (provider is None or _has_target_at(alias, provider)) and alias.pattern and alias.pattern.fullmatch(name):
             return alias
     return None
 
@@ -154,7 +154,8 @@ def _through_alias(snapshot: Snapshot, alias: Alias, name: str, rights: Rights) 
 
 def _fill_wildcard(alias: Alias, model: str, name: str) -> str:
     """Returns the target's model, each `*` replaced by the text that the alias's `*` matched."""
-    if not alias.is_wildcard or "*" not in model:
+    if alias.pattern is None or "*" not in model:
         return model
-    matched = iter(alias.pattern.fullmatch(name).groups())
+    match = cast(re.Match, alias.pattern.fullmatch(name))  # the alias was found by this pattern
+    matched = iter(match.groups())
     return re.sub(r"\*", lambda _: next(matched, "*"), model)

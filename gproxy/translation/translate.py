@@ -20,7 +20,7 @@ from gproxy.channels.kind import STREAM, Kind
 from gproxy.channels.model_capabilities import capabilities
 from gproxy.errors import BadRequest, GatewayError, TooDeep, UpstreamError
 from gproxy.protocols import hub, raw_json, repair, validate
-from gproxy.protocols.codec import Codec
+from gproxy.protocols.codec import AnyCodec
 from gproxy.protocols.interface import WireProtocol
 from gproxy.protocols.losses import Losses
 from gproxy.snapshot import Provider
@@ -55,8 +55,8 @@ class Translation:
 
     client: WireProtocol
     upstream: WireProtocol
-    client_codec: Codec
-    upstream_codec: Codec
+    client_codec: AnyCodec
+    upstream_codec: AnyCodec
     target: hub.Target
     request: object
     document: Mapping  # the client's body

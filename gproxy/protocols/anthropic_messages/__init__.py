@@ -24,12 +24,12 @@ from gproxy.protocols.anthropic_messages.passthrough import (  # noqa: F401 - th
 )  # fmt: skip
 from gproxy.protocols.anthropic_messages.reply import read_error, read_stream, write_stream  # noqa: F401
 from gproxy.protocols.anthropic_messages.request import NAMES, OWN_URLS, TOOL_NAME, URL_KINDS, legal_call_id  # noqa: F401
-from gproxy.protocols.codec import Codec
+from gproxy.protocols.codec import AnyCodec, Codec
 from gproxy.protocols.ratelimit_headers import anthropic as limit_headers  # noqa: F401 - as above
 
 GENERATE = Codec(request.read_request, request.write_request, reply.read_reply, reply.write_reply)
 COUNT = Codec(request.read_request, count.write_count, count.read_count_reply, count.write_count_reply)
-CODECS = {"generate_content": GENERATE, "stream_generate_content": GENERATE, "count_tokens": COUNT}
+CODECS: dict[str, AnyCodec] = {"generate_content": GENERATE, "stream_generate_content": GENERATE, "count_tokens": COUNT}
 ROUTES = {
     "messages": "generate_content",
     "messages/count_tokens": "count_tokens",

@@ -3,7 +3,7 @@
 https://ai.google.dev/api/generate-content
 """
 
-from gproxy.protocols.codec import Codec
+from gproxy.protocols.codec import AnyCodec, Codec
 from gproxy.protocols.gemini_generate import count, embeddings, reply, request
 from gproxy.protocols.gemini_generate.passthrough import (  # noqa: F401 - the interface of this protocol
     LIST_QUERY,
@@ -31,7 +31,7 @@ GENERATE = Codec(request.read_request, request.write_request, reply.read_reply, 
 COUNT = Codec(count.read_count, count.write_count, count.read_count_reply, count.write_count_reply)
 EMBED = Codec(embeddings.read_embed, embeddings.write_embed, embeddings.read_reply, embeddings.write_embed_reply)
 BATCH = Codec(embeddings.read_batch, embeddings.write_batch, embeddings.read_reply, embeddings.write_batch_reply)
-CODECS = {
+CODECS: dict[str, AnyCodec] = {
     "generate_content": GENERATE,
     "stream_generate_content": GENERATE,
     "count_tokens": COUNT,

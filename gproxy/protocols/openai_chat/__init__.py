@@ -3,7 +3,7 @@
 https://platform.openai.com/docs/api-reference/chat
 """
 
-from gproxy.protocols.codec import Codec
+from gproxy.protocols.codec import AnyCodec, Codec
 from gproxy.protocols.openai_chat import embeddings, reply, request
 from gproxy.protocols.openai_chat.passthrough import (  # noqa: F401 - the interface of this protocol
     LIST_QUERY,
@@ -29,7 +29,7 @@ from gproxy.protocols.ratelimit_headers import openai as limit_headers  # noqa: 
 
 GENERATE = Codec(request.read_request, request.write_request, reply.read_reply, reply.write_reply)
 EMBED = Codec(embeddings.read_embed, embeddings.write_embed, embeddings.read_embed_reply, embeddings.write_embed_reply)
-CODECS = {"generate_content": GENERATE, "stream_generate_content": GENERATE, "embeddings": EMBED}
+CODECS: dict[str, AnyCodec] = {"generate_content": GENERATE, "stream_generate_content": GENERATE, "embeddings": EMBED}
 ROUTES = {"chat/completions": "generate_content", "embeddings": "embeddings"}
 # The path of a request does not have its model.
 ACTIONS: dict[str, str] = {}

@@ -3,7 +3,7 @@
 https://platform.openai.com/docs/api-reference/responses
 """
 
-from gproxy.protocols.codec import Codec
+from gproxy.protocols.codec import AnyCodec, Codec
 from gproxy.protocols.openai_responses import count, reply, request
 from gproxy.protocols.openai_responses.passthrough import (  # noqa: F401 - the interface of this protocol
     LIST_QUERY,
@@ -29,7 +29,7 @@ from gproxy.protocols.ratelimit_headers import openai as limit_headers  # noqa: 
 
 GENERATE = Codec(request.read_request, request.write_request, reply.read_reply, reply.write_reply)
 COUNT = Codec(request.read_request, count.write_count, count.read_count_reply, count.write_count_reply)
-CODECS = {"generate_content": GENERATE, "stream_generate_content": GENERATE, "count_tokens": COUNT}
+CODECS: dict[str, AnyCodec] = {"generate_content": GENERATE, "stream_generate_content": GENERATE, "count_tokens": COUNT}
 ROUTES = {
     "responses": "generate_content",
     "responses/input_tokens": "count_tokens",
