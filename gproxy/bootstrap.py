@@ -120,7 +120,14 @@ def _alias(row: dict) -> seeding.NewAlias:
 
 def _user(row: dict) -> seeding.NewUser:
     keys = tuple(map(_key, row["keys"]))
-    return seeding.NewUser(row["name"], hash_password(row["password"]), row["enabled"], row["is_admin"], keys)
+    return seeding.NewUser(
+        row["name"],
+        hash_password(row["password"]),
+        row["enabled"],
+        row["is_admin"],
+        keys,
+        row.get("may_make_keys"),
+    )
 
 
 def _key(row: dict) -> seeding.NewKey:
@@ -135,6 +142,7 @@ def _key(row: dict) -> seeding.NewKey:
         tuple((p["provider_name"], p["model_pattern"]) for p in row.get("permissions", ())),
         tuple(map(_limit, row["rate_limits"])),
         "permissions" in row,
+        row["disabled_by"],
     )
 
 
@@ -180,11 +188,12 @@ def with_admin(found: seeding.Content, settings: Settings) -> tuple[seeding.Cont
             [f"GPROXY_ADMIN_API_KEY: it is user {owner!r}'s key in the seed; choose another for {name!r}"]
         )
     own_keys = admin.keys if admin else ()
-    keys = tuple(replace(k, enabled=True) if k.digest == key_digest else k for k in own_keys)
+    keys = tuple(replace(k, enabled=True, disabled_by=None) if k.digest == key_digest else k for k in own_keys)
     if owner is None:
         keys += (seeding.NewKey(key_digest, fingerprint(key_digest)),)
     password_hash = admin.password_hash if admin and admin.password_hash and settings.admin_password is None else None
-    new_admin = seeding.NewUser(name, password_hash or hash_password(password), True, True, keys)
+    may_make_keys = admin.may_make_keys if admin else None
+    new_admin = seeding.NewUser(name, password_hash or hash_password(password), True, True, keys, may_make_keys)
     grant = (name, None, "*")
     permissions = found.permissions if grant in found.permissions else (*found.permissions, grant)
     generated = GeneratedAdmin(

@@ -249,6 +249,7 @@ class User(Schema):
     password = fields.String(allow_none=True, validate=Length(max=MAX_PASSWORD))
     enabled = Switch(is_optional=True)
     is_admin = Switch(is_optional=True)
+    may_make_keys = Switch(is_optional=True)
 
 
 class GlobalSettings(schemas.Switches):

@@ -108,6 +108,7 @@ def _user(user: NewUser, has_secrets: bool) -> dict:
         password=user.password_hash if has_secrets else None,
         enabled=user.enabled,
         is_admin=user.is_admin,
+        may_make_keys=user.may_make_keys,
         keys=list(map(_key, user.keys)) or None,
     )
 
@@ -119,6 +120,7 @@ def _key(key: NewKey) -> dict:
         api_key_digest=key.digest,
         label=key.label,
         enabled=key.enabled,
+        disabled_by=key.disabler,
         expires_at=expires,
         budget=_usd(key.budget),
         permissions=permissions if key.is_narrowed else None,

@@ -31,6 +31,8 @@ MAX_COUNT = 2**53
 MAX_ASSUMED = 10_000_000
 ASSUMED = f"expected a whole number from 1 to {MAX_ASSUMED}"
 PERIODS = ("day", "week", "month")
+DISABLERS = ("user", "administrator")
+DISABLER = "expected one of {choices}; leave it out for a key that an administrator disabled"
 MAX_SECONDS = 86_400
 REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 UNSENDABLE = "holds a line break, blank or other character that no header can carry; mend the key"
@@ -508,6 +510,7 @@ class Key(Schema):
     api_key_digest = fields.String(validate=Regexp(r"[0-9a-f]{64}\Z", error="expected 64 lower-case hex digits"))
     label = fields.String(allow_none=True, load_default=None)
     enabled = Switch(True)
+    disabled_by = fields.String(allow_none=True, load_default=None, validate=OneOf(DISABLERS, error=DISABLER))
     expires_at = Instant(allow_none=True, load_default=None)
     budget = key_cap()
     permissions = fields.List(fields.Nested(KeyPermission))  # an empty list permits nothing
@@ -517,6 +520,8 @@ class Key(Schema):
     def _check(self, data, original, **kwargs):
         if len(given(original, "api_key", "api_key_digest")) != 1:
             raise ValidationError("give either api_key or api_key_digest")
+        if given(original, "disabled_by") and original.get("enabled") is not False:
+            raise ValidationError("the key is not disabled; remove it, or write enabled = false", "disabled_by")
 
 
 class User(Schema):
@@ -524,6 +529,8 @@ class User(Schema):
     password = fields.String(allow_none=True, load_default=None)
     enabled = Switch(True)
     is_admin = Switch(False)
+    # Without a default: an import without it leaves a stored user as it is. A new user may make keys.
+    may_make_keys = Switch(is_optional=True)
     keys = fields.List(fields.Nested(Key), load_default=list)
 
 

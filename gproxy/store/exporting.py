@@ -103,10 +103,11 @@ def _users(providers: dict[int, str]) -> tuple[NewUser, ...]:
             tuple(permissions.get(row.id, ())),
             tuple(limits.get(row.id, ())),
             row.narrowed,
+            row.disabler,
         )
         keys.setdefault(row.user_id, []).append(found)
     return tuple(
-        NewUser(row.name, row.password, row.enabled, row.is_admin, tuple(keys.get(row.id, ())))
+        NewUser(row.name, row.password, row.enabled, row.is_admin, tuple(keys.get(row.id, ())), row.may_make_keys)
         for row in m.User.select().order_by(m.User.id)
     )
 

@@ -220,6 +220,8 @@ class _Import:
             rows[user.name,] = {"enabled": user.enabled, "is_admin": user.is_admin}
             if user.password_hash is not None:
                 rows[user.name,]["password"] = user.password_hash
+            if user.may_make_keys is not None:
+                rows[user.name,]["may_make_keys"] = user.may_make_keys
         before = {row.id: _login_state(row) for row in m.User.select()}
         users = {name: row_id for (name,), row_id in self._merge(m.User, ("name",), rows).items()}
         for row in m.User.select():
@@ -254,6 +256,7 @@ class _Import:
                 "fingerprint": key.fingerprint,
                 "label": key.label,
                 "enabled": key.enabled,
+                "disabled_by": key.disabler,
                 "expires_at": key.expires_at,
                 "budget": key.budget,
                 "narrowed": key.is_narrowed or key.digest in restricted,

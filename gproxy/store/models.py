@@ -150,11 +150,23 @@ class User(Table):
     password = pw.TextField(null=True)
     enabled = pw.BooleanField(default=True)
     is_admin = pw.BooleanField(default=False)
+    may_make_keys = pw.BooleanField(default=True)  # by `/user/keys/generate`
     created_at = pw.BigIntegerField()
     updated_at = pw.BigIntegerField()
 
     class Meta:
         table_name = "users"
+
+
+BY_USER, BY_ADMINISTRATOR = "user", "administrator"
+
+
+def who_disabled(enabled: bool, disabled_by: str | None) -> str | None:
+    """Who disabled a key with these columns, None if it is enabled.
+
+    An older version on another machine disables a key without a name: it counts as disabled by an administrator.
+    """
+    return None if enabled else disabled_by or BY_ADMINISTRATOR
 
 
 class UserKey(Table):
@@ -164,12 +176,17 @@ class UserKey(Table):
     fingerprint = pw.TextField()
     label = pw.TextField(null=True)
     enabled = pw.BooleanField(default=True)
+    disabled_by = pw.TextField(null=True)  # of a disabled key: BY_USER or BY_ADMINISTRATOR
     expires_at = pw.BigIntegerField(null=True)
     budget = pw.BigIntegerField(null=True)
     cost_used = pw.BigIntegerField(default=0)
     narrowed = pw.BooleanField(default=False)  # restricted to its own permissions, even if all of them were deleted
     created_at = pw.BigIntegerField()
     updated_at = pw.BigIntegerField()
+
+    @property
+    def disabler(self) -> str | None:
+        return who_disabled(self.enabled, self.disabled_by)
 
     class Meta:
         table_name = "user_keys"

@@ -82,7 +82,8 @@ class NewQuota:
 class NewKey:
     """`permissions`, if there are any, restrict the key to a part of its user's; `narrowed` without any blocks the key.
 
-    `budget` in nano-USD, `expires_at` in nanoseconds since the epoch.
+    `budget` in nano-USD, `expires_at` in nanoseconds since the epoch. `disabled_by` of a disabled key is "user" or
+    "administrator", which None is too.
     """
 
     digest: str
@@ -94,6 +95,11 @@ class NewKey:
     permissions: tuple[tuple[str | None, str], ...] = ()  # (provider or any, pattern)
     limits: tuple[NewLimit, ...] = ()
     narrowed: bool = False
+    disabled_by: str | None = None
+
+    @property
+    def disabler(self) -> str | None:
+        return m.who_disabled(self.enabled, self.disabled_by)
 
     @property
     def is_narrowed(self) -> bool:
@@ -102,11 +108,14 @@ class NewKey:
 
 @dataclass(frozen=True, slots=True)
 class NewUser:
+    """`may_make_keys` None: a new user may, a stored one is left as it is."""
+
     name: str
     password_hash: str | None
     enabled: bool
     is_admin: bool
     keys: tuple[NewKey, ...]
+    may_make_keys: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +209,12 @@ def _users(users: tuple[NewUser, ...], providers: Mapping[str, int], stamps: dic
     ids = {}
     for user in users:
         row = m.User.create(
-            name=user.name, password=user.password_hash, enabled=user.enabled, is_admin=user.is_admin, **stamps
+            name=user.name,
+            password=user.password_hash,
+            enabled=user.enabled,
+            is_admin=user.is_admin,
+            may_make_keys=user.may_make_keys is not False,
+            **stamps,
         )
         ids[user.name] = row.id
         for key in user.keys:
@@ -215,6 +229,7 @@ def _add_key(user_id: int, key: NewKey, providers: Mapping[str, int], stamps: di
         fingerprint=key.fingerprint,
         label=key.label,
         enabled=key.enabled,
+        disabled_by=key.disabler,
         expires_at=key.expires_at,
         budget=key.budget,
         narrowed=key.is_narrowed,

@@ -1,10 +1,14 @@
-"""Users' keys and sessions. A key itself is never stored, only its digest and a fingerprint."""
+"""Users' keys and sessions. A key itself is never stored, only its digest and a fingerprint.
+
+Functions of an administrator change every key. Those of a user (`…_own_key`) change own keys only, and never undo what
+an administrator did.
+"""
 
 import time
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from gproxy.errors import NotFound
+from gproxy.errors import Forbidden, NotFound
 from gproxy.store import accounts
 from gproxy.store import models as m
 from gproxy.store.audit import track_changes
@@ -15,7 +19,10 @@ from gproxy.store.snapshot_loader import bump
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """`expires_at` in nanoseconds since the epoch, `budget` and `cost_used` in nano-USD."""
+    """`expires_at` in nanoseconds since the epoch, `budget` and `cost_used` in nano-USD.
+
+    `disabled_by`: "user" or "administrator", None if the key is enabled.
+    """
 
     id: int
     user_id: int
@@ -23,6 +30,7 @@ class Key:
     fingerprint: str
     label: str | None
     enabled: bool
+    disabled_by: str | None
     expires_at: int | None
     budget: int | None
     cost_used: int
@@ -70,7 +78,10 @@ def keys(user_ids: list[int] | None, filters: dict | None = None) -> list[Key]:
     if user_ids is not None:
         query = query.where(m.UserKey.user.in_(user_ids))
     return [
-        Key(k.id, k.user_id, k.user.name, k.fingerprint, k.label, k.enabled, k.expires_at, k.budget, k.cost_used)
+        Key(
+            *(k.id, k.user_id, k.user.name, k.fingerprint, k.label),
+            *(k.enabled, k.disabler, k.expires_at, k.budget, k.cost_used),
+        )
         for k in page(query, filters or {})
     ]
 
@@ -106,9 +117,40 @@ def add_keys(database: Database, user_id: int, digests: list[tuple[str, str]], s
         return ids
 
 
+def add_own_key(database: Database, user_id: int, key: tuple[str, str], label: str | None) -> int:
+    """Stores a key (digest, fingerprint) that its user makes, and returns its id. Raises Forbidden, NotFound."""
+    with database.write():
+        if not m.User.select().where((m.User.id == user_id) & m.User.may_make_keys).exists():
+            raise Forbidden("this user may not make keys; ask an administrator for one")
+        (key_id,) = add_keys(database, user_id, [key], label)
+        return key_id
+
+
+def switch_own_key(database: Database, user_id: int, key_id: int, enabled: bool) -> None:
+    """Enables or disables a key for its user. A key that an administrator disabled stays so.
+
+    Raises Forbidden if it would be enabled, and NotFound.
+    """
+    with database.write(), track_changes(m.UserKey, [key_id]):
+        own = (m.UserKey.id == key_id) & (m.UserKey.user == user_id)
+        key = database.for_update(m.UserKey.select().where(own)).first()
+        if key is None:
+            raise NotFound(f"you have no key {key_id}")
+        if key.disabler == m.BY_ADMINISTRATOR:
+            if enabled:
+                raise Forbidden(f"key {key_id}: an administrator disabled it; only an administrator can enable it")
+            return
+        disabled_by = None if enabled else m.BY_USER
+        changes = {"enabled": enabled, "disabled_by": disabled_by, "updated_at": time.time_ns()}
+        m.UserKey.update(**changes).where(m.UserKey.id == key_id).execute()
+        bump("users")
+
+
 def change_key(database: Database, key_id: int, changes: dict) -> None:
-    """Sets some of label, enabled, budget, expires_at and cost_used. Raises NotFound."""
+    """Sets some of label, enabled, budget, expires_at and cost_used, for an administrator. Raises NotFound."""
     columns = {name: value for name, value in changes.items() if name != "cost_used"}
+    if "enabled" in columns:
+        columns["disabled_by"] = m.who_disabled(columns["enabled"], m.BY_ADMINISTRATOR)
     with database.write(), track_changes(m.UserKey, [key_id]):
         if not m.UserKey.update(**columns, updated_at=time.time_ns()).where(m.UserKey.id == key_id).execute():
             raise NotFound(f"there is no key {key_id}")

@@ -62,12 +62,14 @@ keys = [{ api_key = "sk-root-export", label = "laptop" }]
 
 [[users]]
 name = "ann"
-[[users.keys]]
-api_key = "sk-ann-export"
-expires_at = 2031-02-03T04:05:06Z
-budget = 12.5
-permissions = [{ provider_name = "openai-main", model_pattern = "gpt-*" }]
-rate_limits = [{ model_pattern = "*", rpm = 5 }]
+may_make_keys = false
+keys = [
+  { api_key = "sk-ann-export-2", enabled = false },
+  { api_key = "sk-ann-export-3", enabled = false, disabled_by = "user" },
+  { api_key = "sk-ann-export", expires_at = 2031-02-03T04:05:06Z, budget = 12.5, permissions = [
+    { provider_name = "openai-main", model_pattern = "gpt-*" },
+  ], rate_limits = [{ model_pattern = "*", rpm = 5 }] },
+]
 
 [[permissions]]
 user_name = "root"
@@ -188,6 +190,25 @@ def test_rows_that_the_file_lacks_stay_without_prune(filled):
     assert run(filled, "config", "import", path)[1] == ["added users bob", "1 changes"]
     assert run(filled, "config", "import", path, "--prune")[0] == 1  # no administrator would remain
     assert 'name = "ann"' in exported(filled)
+
+
+def test_an_import_states_who_disabled_a_key_and_keeps_who_may_make_keys(filled):
+    database = Database(f"sqlite:///{filled / 'gproxy.db'}", filled)
+
+    def found() -> tuple:
+        (ann,) = (one for one in database.run(exporting.content, None).users if one.name == "ann")
+        return ann.may_make_keys, [key.disabler for key in ann.keys]
+
+    text = exported(filled)
+    assert 'disabled_by = "user"' in text and 'disabled_by = "administrator"' in text
+    assert found() == (False, ["administrator", "user", None])
+    without = "\n".join(line for line in text.splitlines() if not line.startswith(("disabled_by", "may_make_keys")))
+    assert run(filled, "config", "import", write(filled, without, "without.toml"))[0] == 0
+    assert found() == (False, ["administrator", "administrator", None])
+    path = write(filled, text.replace("may_make_keys = false", "may_make_keys = true"), "again.toml")
+    lines = run(filled, "config", "import", path)[1]
+    assert "changed users ann (may_make_keys: False -> True)" in lines
+    assert found() == (True, ["administrator", "user", None])
 
 
 def test_an_import_does_not_reset_the_cost_used(filled):

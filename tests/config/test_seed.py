@@ -286,6 +286,8 @@ WRONG = [
     (USER + "keys = [{ api_key = 5 }]", "users[1].keys[1].api_key: expected a text"),
     (USER + 'keys = [{ api_key = "a b" }]', "users[1].keys[1].api_key: holds a line break, blank"),
     (KEY + 'api_key_digest = "x"', "users[1].keys[1].api_key_digest: expected 64 lower-case hex digits"),
+    (KEY + 'disabled_by = "user"', "users[1].keys[1].disabled_by: the key is not disabled; remove it, or write"),
+    (KEY + 'enabled = false\ndisabled_by = "me"', "users[1].keys[1].disabled_by: expected one of user, administrator"),
     (KEY + f'api_key_digest = "{"a" * 64}"', "users[1].keys[1]: give either api_key or api_key_digest"),
     (USER + "password = 5", "users[1].password: expected a text"),
     (USER + 'is_admin = "true"', "users[1].is_admin: expected true or false"),

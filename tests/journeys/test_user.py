@@ -49,6 +49,42 @@ def test_a_user_reaches_no_key_of_another_user(gateway, token):
         assert gateway.post(f"/admin/{path}", {}, token).status == 403
 
 
+def test_what_an_administrator_does_to_a_key_is_not_undone_by_its_user(gateway, user, token):
+    made = gateway.post("/user/keys/generate", {}, token).json
+    switch = "/user-keys/update-enabled", "/user-keys/update"
+
+    def shown() -> tuple:
+        (key,) = gateway.post("/user/keys/query", {}, token).json
+        return key["enabled"], key["disabled_by"]
+
+    def enable() -> int:
+        return gateway.post("/user/keys/update-enabled", {"id": made["id"], "enabled": True}, token).status
+
+    for path in switch:
+        assert gateway.post("/user/keys/update-enabled", {"id": made["id"], "enabled": False}, token).status == 200
+        assert shown() == (False, "user")
+        assert gateway.post(f"/admin{path}", {"id": made["id"], "enabled": False}).status == 200
+        assert (shown(), enable(), shown()) == ((False, "administrator"), 403, (False, "administrator"))
+        assert gateway.chat("openai-main/gpt-1", made["api_key"]).status == 401
+        assert gateway.post(f"/admin{path}", {"id": made["id"], "enabled": True}).status == 200
+        assert (shown(), enable()) == ((True, None), 200)
+    assert gateway.chat("openai-main/gpt-1", made["api_key"]).status == 200
+    for fields in ({"budget": None}, {"expires_at": None}, {"label": "x"}, {"disabled_by": None}):
+        body = {"id": made["id"], "enabled": True, **fields}
+        assert gateway.post("/user/keys/update-enabled", body, token).status == 400
+
+
+def test_a_user_who_may_not_make_keys_makes_none(gateway, user, token):
+    assert gateway.post("/admin/users/upsert", {"id": user.id, "may_make_keys": False}).status == 200
+    refused = gateway.post("/user/keys/generate", {}, token)
+    assert (refused.status, refused.json["error"]["code"]) == (403, "forbidden")
+    (row,) = gateway.post("/admin/users/query", {"id": user.id}).json
+    assert row["may_make_keys"] is False and gateway.post("/user/keys/query", {}, token).json == []
+    assert gateway.post("/admin/user-keys/generate", {"user_id": user.id}).status == 200
+    (change, *_) = gateway.post("/admin/audit/query", {"entity": "users", "entity_id": str(user.id)}).json
+    assert change["changes"]["fields"] == {"may_make_keys": [True, False]}
+
+
 def test_a_user_sees_its_own_usage_quota_and_limits(gateway, user, token):
     other = rows.user(gateway)
     model = rows.unique("gpt-own")

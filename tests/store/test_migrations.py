@@ -1,5 +1,6 @@
 """Migrations: the tables they create, the backup before them, and the rollback of a failed one."""
 
+import json
 import shutil
 import sqlite3
 from pathlib import Path
@@ -231,6 +232,53 @@ def test_each_database_has_a_different_deployment_name(first: Database, tmp_path
     assert len(names) == 3 and all(len(name) == 32 for name in names)
 
 
+BY_USER, BY_ADMIN = "user/keys/update-enabled", "admin/user-keys/update"
+# The audit log of a disabled key: (action, enabled before, enabled after); and who counts as having disabled it.
+AUDITED = [
+    ((), "administrator"),  # such as in the seed
+    (((BY_USER, True, False),), "user"),
+    (((BY_USER, True, False), (BY_USER, False, True), (BY_USER, True, False)), "user"),
+    (((BY_ADMIN, True, False),), "administrator"),
+    (((BY_ADMIN, True, False), (BY_USER, False, True), (BY_USER, True, False)), "administrator"),
+    (((BY_USER, False, True), (BY_USER, True, False)), "administrator"),  # disabled before the log begins
+    (((BY_ADMIN, True, False), (BY_ADMIN, False, True), (BY_USER, True, False)), "user"),
+    (((BY_USER, True, False), (BY_ADMIN, False, True), (BY_ADMIN, True, False)), "administrator"),
+    ((("user/keys/generate", None, True), (BY_USER, True, False)), "user"),
+    ((("admin/config/import-toml", None, False),), "administrator"),
+]
+
+
+def test_a_key_that_was_disabled_earlier_is_disabled_by_an_administrator_unless_its_user_did_it(
+    tmp_path: Path, dsn, folder: Path
+):
+    for later in OURS[OURS.index("0006_key_bounds") :]:
+        (folder / f"{later}.py").unlink()
+    database = Database(dsn, tmp_path)
+    migrate(database, folder)
+
+    def insert(table: str, **values):
+        places = ", ".join([m.proxy.obj.param] * len(values))
+        m.proxy.obj.execute_sql(f"INSERT INTO {table} ({', '.join(values)}) VALUES ({places})", tuple(values.values()))
+
+    def fill():
+        stamps = {"created_at": 1, "updated_at": 1}
+        insert("users", name="ann", enabled=True, is_admin=False, **stamps)
+        key = {"user_id": 1, "fingerprint": "f", "cost_used": 0, "narrowed": False, **stamps}
+        for number, (switches, _) in enumerate(AUDITED, 1):
+            insert("user_keys", api_key_digest=f"d{number}", enabled=False, **key)
+            row = {"user_name": "u", "entity": "user_keys", "entity_id": str(number)}
+            for at, (action, *values) in enumerate(switches):
+                changes = json.dumps({"what": "changed", "fields": {"enabled": values}})
+                insert("audits", at=at, action=action, changes=changes, **row)
+        insert("user_keys", api_key_digest="enabled", enabled=True, **key)
+
+    database.run(fill)
+    migrate(database, MIGRATIONS)
+    found = database.run(lambda: [row.disabled_by for row in m.UserKey.select().order_by(m.UserKey.id)])
+    assert found == [*(who for _, who in AUDITED), None]
+    assert database.run(lambda: m.User.get().may_make_keys) is True
+
+
 def test_an_older_version_can_write_to_a_migrated_database(first: Database):
     """It runs on a machine that was not upgraded yet and does not write the new columns."""
     migrate(first, MIGRATIONS)
@@ -239,8 +287,10 @@ def test_an_older_version_can_write_to_a_migrated_database(first: Database):
         execute = m.proxy.obj.execute_sql
         columns = "user_id, api_key_digest, fingerprint, enabled, cost_used, created_at, updated_at"
         execute(f"INSERT INTO user_keys ({columns}) VALUES (1, 'new', 'f', TRUE, 0, 1, 1)")
+        execute("INSERT INTO users (name, enabled, is_admin, created_at, updated_at) VALUES ('new', TRUE, FALSE, 1, 1)")
         execute("INSERT INTO adjustments (at, user_id, kind, cost, requests) VALUES (1, 1, 'usage', 1, 1)")
 
     first.run(write)
     key = first.run(lambda: m.UserKey.get(m.UserKey.api_key_digest == "new"))
-    assert (key.narrowed, key.budget) == (False, None)
+    assert (key.narrowed, key.budget, key.disabler) == (False, None, None)
+    assert first.run(lambda: m.User.get(m.User.name == "new").may_make_keys)

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from gproxy.admission.keys import digest
-from gproxy.errors import NotFound
+from gproxy.errors import Forbidden, NotFound
 from gproxy.store import ledger_check, snapshot_loader, users
+from gproxy.store import models as m
 from gproxy.store.database import Database
 from tests.sample_db import filled
 
@@ -69,6 +70,77 @@ def test_a_disabled_key_is_refused(database: Database):
     database.run(users.change_key, database, 2, {"enabled": True})
     assert digest("sk-ann") in callers(database)
     assert revision(database) == before + 2
+
+
+BY_USER, BY_ADMINISTRATOR = "user", "administrator"
+# Who switches the key, in order, and what it is afterwards: enabled, and who disabled it.
+SWITCHED = [
+    ([(BY_USER, False)], (False, BY_USER)),
+    ([(BY_USER, False), (BY_USER, True)], (True, None)),
+    ([(BY_USER, True)], (True, None)),
+    ([(BY_ADMINISTRATOR, False)], (False, BY_ADMINISTRATOR)),
+    ([(BY_ADMINISTRATOR, False), (BY_ADMINISTRATOR, True)], (True, None)),
+    ([(BY_ADMINISTRATOR, False), (BY_ADMINISTRATOR, True), (BY_USER, False)], (False, BY_USER)),
+    ([(BY_ADMINISTRATOR, False), (BY_USER, False)], (False, BY_ADMINISTRATOR)),
+    ([(BY_USER, False), (BY_ADMINISTRATOR, False)], (False, BY_ADMINISTRATOR)),
+    ([(BY_USER, False), (BY_ADMINISTRATOR, True)], (True, None)),
+]
+
+
+def switch(database: Database, who: str, enabled: bool) -> None:
+    if who == BY_USER:
+        database.run(users.switch_own_key, database, 2, 2, enabled)
+    else:
+        database.run(users.change_key, database, 2, {"enabled": enabled})
+
+
+@pytest.mark.parametrize(("switches", "expected"), SWITCHED)
+def test_a_disabled_key_names_who_disabled_it(database: Database, switches, expected):
+    for who, enabled in switches:
+        switch(database, who, enabled)
+    (key,) = database.run(users.keys, [2])
+    assert (key.enabled, key.disabled_by) == expected
+
+
+@pytest.mark.parametrize("first", [[], [(BY_USER, False)]], ids=["enabled", "disabled by its user"])
+def test_a_user_cannot_enable_a_key_that_an_administrator_disabled(database: Database, first):
+    for who, enabled in (*first, (BY_ADMINISTRATOR, False), (BY_USER, False)):
+        switch(database, who, enabled)
+    before = revision(database)
+    with pytest.raises(Forbidden, match="key 2: an administrator disabled it"):
+        switch(database, BY_USER, True)
+    assert digest("sk-ann") not in callers(database) and revision(database) == before
+
+
+def test_a_change_of_other_fields_leaves_who_disabled_a_key(database: Database):
+    switch(database, BY_USER, False)
+    database.run(users.change_key, database, 2, {"label": "new", "budget": 5})
+    assert database.run(users.keys, [2])[0].disabled_by == BY_USER
+
+
+def test_a_key_that_was_disabled_without_a_name_counts_as_disabled_by_an_administrator(database: Database):
+    """Such as by an older version on another machine."""
+    database.run(m.UserKey.update(enabled=False).where(m.UserKey.id == 2).execute)
+    assert database.run(users.keys, [2])[0].disabled_by == BY_ADMINISTRATOR
+    with pytest.raises(Forbidden):
+        switch(database, BY_USER, True)
+
+
+def test_a_user_switches_only_own_keys(database: Database):
+    for key_id in (1, 99):
+        with pytest.raises(NotFound, match=f"you have no key {key_id}"):
+            database.run(users.switch_own_key, database, 2, key_id, False)
+    assert all(key.enabled for key in database.run(users.keys, None))
+
+
+def test_a_user_makes_keys_only_if_it_may(database: Database):
+    assert database.run(users.add_own_key, database, 2, ("d1", "f1"), None) == 3
+    database.run(m.User.update(may_make_keys=False).where(m.User.id == 2).execute)
+    before = revision(database)
+    with pytest.raises(Forbidden, match="may not make keys"):
+        database.run(users.add_own_key, database, 2, ("d2", "f2"), None)
+    assert not database.run(users.key_exists, "d2") and revision(database) == before
+    assert database.run(users.add_keys, database, 2, [("d3", "f3")], None) == [4]  # an administrator makes one
 
 
 def test_a_missing_key_cannot_be_changed(database: Database):

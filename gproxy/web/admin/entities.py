@@ -304,7 +304,7 @@ def _hash(password: str | None, before: str | None) -> dict:
 
 
 def _users_json(rows: list[dict], query: dict) -> list[dict]:
-    names = ("id", "name", "enabled", "is_admin")
+    names = ("id", "name", "enabled", "is_admin", "may_make_keys")
     return [{**{name: row[name] for name in names}, "has_password": row["password"] is not None} for row in rows]
 
 

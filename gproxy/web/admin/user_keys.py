@@ -81,6 +81,7 @@ def key_view(key: users.Key) -> dict:
         "fingerprint": key.fingerprint,
         "label": key.label,
         "enabled": key.enabled,
+        "disabled_by": key.disabled_by,
         "expires_at": None if key.expires_at is None else moment(key.expires_at / NS),
         "budget": None if key.budget is None else usd(key.budget),
         "cost_used": usd(key.cost_used),

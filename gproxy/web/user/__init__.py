@@ -4,6 +4,7 @@ import time
 
 from flask import Blueprint, g
 
+from gproxy.admission.keys import digest, fingerprint
 from gproxy.config import keys as documents
 from gproxy.config.filters import UsageBreakdown, UsageFilter, UsageQuery
 from gproxy.errors import NotFound
@@ -35,15 +36,16 @@ def find_keys(filters: dict) -> list[dict]:
 @blueprint.post("/keys/generate")
 @takes(NEW)
 def create_key(document: dict) -> dict:
-    (created,) = user_keys.create({**document, "user_id": _user_id()}, 1)
-    return {"ok": True, **created}
+    key = documents.new_key()
+    key_digest = digest(key)
+    key_id = change(users.add_own_key, _user_id(), (key_digest, fingerprint(key_digest)), document["label"])
+    return {"ok": True, "id": key_id, "api_key": key}
 
 
 @blueprint.post("/keys/update-enabled")
 @takes(SWITCH)
 def switch_key(values: dict) -> dict:
-    _check_own([values["id"]])
-    change(users.change_key, values.pop("id"), values)
+    change(users.switch_own_key, _user_id(), values["id"], values["enabled"])
     return {"ok": True}
 
 
