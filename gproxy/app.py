@@ -21,6 +21,7 @@ from gproxy.web import (
     models,
     not_implemented,
     openapi,
+    options,
     request_log,
     throttle,
     user,
@@ -72,10 +73,13 @@ class _App(FixedRoutes):
         path = environ["PATH_INFO"]
         if "//" in path or (path.endswith("/") and len(path) > 1):
             environ["PATH_INFO"] = _SLASHES.sub("/", path).rstrip("/") or "/"
+        serve = super().wsgi_app
+        if environ["REQUEST_METHOD"] == "OPTIONS":
+            serve = options.answer(self, environ["PATH_INFO"]) or serve
         running = self.extensions.get("gproxy")
         if running is None:
-            return super().wsgi_app(environ, start_response)
-        return request_log.serve_logged(super().wsgi_app, environ, start_response, running.recorder)
+            return serve(environ, start_response)
+        return request_log.serve_logged(serve, environ, start_response, running.recorder)
 
 
 def create_app() -> Flask:

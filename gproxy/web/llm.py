@@ -16,7 +16,7 @@ from gproxy.metrics.call_summary import CallSummary
 from gproxy.relay.planner import Call
 from gproxy.relay.respond import Answer
 from gproxy.web import request_input
-from gproxy.web.error_responses import CORS, PREFLIGHT, error_response, internal_error, request_id_headers, runtime
+from gproxy.web.error_responses import CORS, error_response, internal_error, request_id_headers, runtime
 
 # How much of a refused request's body is read, and for how long, so that the client receives the error response.
 DISCARD_BYTES, DISCARD_S = 1024 * 1024 * 1024, 1.0
@@ -79,10 +79,6 @@ def call_fields(app: Flask, path: str, query: str) -> dict | None:
         return None
     view = app.view_functions[endpoint]
     return view.call_fields(query, **arguments) if isinstance(view, OperationView | GeminiView) else None
-
-
-def preflight() -> Response:
-    return Response(status=204, headers=PREFLIGHT)
 
 
 def guarded(protocol: ModuleType, view: Callable[[str], Response]) -> Response:
@@ -157,9 +153,6 @@ class GeminiView:
 
 
 def _serve(view: OperationView | GeminiView, path: dict) -> Response:
-    if request.method == "OPTIONS":
-        return preflight()
-
     def serve(request_id: str) -> Response:
         fields = view.call_fields(request.environ.get("QUERY_STRING", ""), **path)
         if fields is None:
@@ -173,8 +166,6 @@ def _not_implemented_view(protocols: Mapping[str, ModuleType], protocol_name: st
     """Returns a view that answers 501. `protocol_name` None: the route is about files, in the client's protocol."""
 
     def refuse(provider: str | None = None, **_) -> Response:
-        if request.method == "OPTIONS":
-            return preflight()
         name = protocol_name or ("anthropic" if "anthropic-version" in request.headers else "openai_chat")
 
         def view(request_id: str) -> Response:

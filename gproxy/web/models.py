@@ -7,7 +7,7 @@ import orjson
 from flask import Blueprint, Response, request
 
 from gproxy.web.error_responses import CORS, runtime
-from gproxy.web.llm import VERSIONS, admit, guarded, preflight
+from gproxy.web.llm import VERSIONS, admit, guarded
 
 
 def blueprints(protocols: Mapping[str, ModuleType]) -> list[Blueprint]:
@@ -30,8 +30,6 @@ def blueprints(protocols: Mapping[str, ModuleType]) -> list[Blueprint]:
 
 def _versioned(view: Callable, version: str, protocols: Mapping[str, ModuleType]) -> Callable:
     def versioned(**path) -> Response:
-        if request.method == "OPTIONS":
-            return preflight()
         protocol = protocols[_protocol_name(version)]
         return guarded(protocol, lambda request_id: _json(view(protocol, **path), request_id))
 
