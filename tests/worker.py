@@ -21,10 +21,12 @@ from gproxy.metrics.call_summary import CallSummary
 from gproxy.metrics.mmap_values import MmapValues
 from gproxy.quota.reservations import Reserver, applying
 from gproxy.relay.attempt import Attempts
+from gproxy.relay.disconnect import DisconnectWatch
+from gproxy.relay.failover import Failover
 from gproxy.relay.pipeline import Relay
 from gproxy.relay.planner import Call, Planner
 from gproxy.relay.reserve import CallOpener
-from gproxy.relay.respond import Answer, Answers
+from gproxy.relay.respond import Answer, AnsweredCall, Answers
 from gproxy.relay.running_calls import RunningCalls
 from gproxy.snapshot import (
     Alias,
@@ -135,6 +137,14 @@ class Worker:
                 answer.close()
         finally:
             self.running.close(permit, watch)
+
+    def answer(self, call: Call, exchange, watch: DisconnectWatch | None = None) -> Answer:
+        """Opens a call and answers it with this response of the upstream, which need not have been sent anything."""
+        plan = self.relay.plan(call, self.caller, self.snapshot)
+        failover = Failover(self.pool, plan)
+        settlement = self.relay.opener.open(failover, call)
+        settlement.set_target(plan, failover.credential)
+        return self.relay.answers.build(AnsweredCall(plan, call, exchange, settlement, watch or DisconnectWatch(None)))
 
     def entries(self) -> list[dict]:
         """Returns the journal's entries."""
