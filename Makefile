@@ -14,9 +14,9 @@ CONTRACTS := tests/journeys tests/protocols tests/state tests/relay tests/upstre
 PROPERTY_TESTS := $(shell grep -rl "import examples" tests --include=*.py)
 
 # Compiled files are kept, whatever the environment says: the tests start hundreds of interpreters.
-test slow slow-ci: export PYTHONDONTWRITEBYTECODE =
+test slow slow-ci coverage: export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: run test slow slow-ci clean
+.PHONY: run test slow slow-ci coverage clean
 
 run: $(VENV)/.ready
 	@GPROXY_CONFIG="$${GPROXY_CONFIG:-$(CONFIG)}" exec $(BIN)/gunicorn -c gunicorn.conf.py wsgi:app
@@ -36,6 +36,10 @@ slow: $(VENV)/.tests
 slow-ci: $(VENV)/.tests
 	$(BIN)/pytest -m "slow and ci" $(OPTIONS)
 	PROPERTIES=full $(BIN)/pytest $(PARALLEL) $(OPTIONS) $(PROPERTY_TESTS)
+
+# Fails if the unit tests of a pure room reach less of it than its floor in tests/branch_coverage.py.
+coverage: $(VENV)/.tests
+	$(BIN)/python -m tests.branch_coverage
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \

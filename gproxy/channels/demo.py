@@ -49,7 +49,8 @@ def _prompt_texts(body: dict) -> tuple[str, str]:
 def _words(body: bytes) -> tuple[list[str], int, int]:
     """Returns the reply's words, each but the first with a leading space, and the prompt and completion tokens."""
     try:
-        prompt, last = _prompt_texts(json.loads(body))
+        # No number is read. As an integer, one of thousands of digits would raise ValueError.
+        prompt, last = _prompt_texts(json.loads(body, parse_int=float))
     except RecursionError:
         prompt = last = "something very deep"
     quote = " ".join(last.split())[:QUOTE_CHARS]

@@ -196,7 +196,7 @@ def _seconds_until(moment: datetime | None, now_s: float) -> float | None:
 def _http_date(text: str) -> datetime | None:
     try:
         found = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # the second one for a number of many digits
         return None
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 

@@ -141,6 +141,21 @@ def test_a_malformed_request_gets_a_reply_too(name, body):
     assert read(LOADED[name], stream(name, body)).stream.is_terminal
 
 
+@EACH
+def test_a_request_that_is_nested_too_deeply_to_be_walked_gets_a_reply_too(name):
+    deep = b"[" * 5_000 + b"]" * 5_000
+    body = b'{"messages": %b, "input": %b, "contents": %b}' % (deep, deep, deep)
+    reply = json.loads(demo.KIND.responder.whole(name, demo.MODEL, body))
+    assert TEXTS[name](reply) == "Hello from gproxy! You said: something very deep"
+    assert read(LOADED[name], b"".join(demo.KIND.responder.stream(name, demo.MODEL, body))).stream.is_terminal
+
+
+@EACH
+def test_a_request_with_a_number_of_thousands_of_digits_gets_a_reply_too(name):
+    body = json.dumps(REQUESTS[name]).encode()[:-1] + b', "seed": %b}' % (b"9" * 5_000)
+    assert TEXTS[name](json.loads(demo.KIND.responder.whole(name, demo.MODEL, body))) == REPLY
+
+
 def test_only_the_start_of_a_long_text_is_quoted():
     body = {"messages": [{"role": "user", "content": "word " * 100_000}]}
     assert (

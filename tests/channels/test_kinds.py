@@ -1,5 +1,7 @@
 """Every lane of every kind: the URL that it calls and the header that carries its key."""
 
+from dataclasses import replace
+
 import pytest
 
 from gproxy import channels, protocols
@@ -254,6 +256,12 @@ def test_an_unsupported_protocol_has_no_lane():
     assert KINDS["anthropic"].lane(EMBED, "openai_chat") is None
     assert KINDS["groq"].lane(EMBED, "openai_chat") is None
     assert KINDS["deepseek"].lane(COUNT, "anthropic") is None
+
+
+def test_two_kinds_of_one_name_stop_the_start(monkeypatch):
+    monkeypatch.setattr(channels.demo, "KIND", replace(channels.demo.KIND, name="openai"))
+    with pytest.raises(RuntimeError, match="two channels are named 'openai'"):
+        channels.load()
 
 
 def test_every_base_url_is_https_and_without_version():

@@ -83,7 +83,10 @@ def test_field_names_of_vertex_become_those_of_the_gemini_api():
         b'{"candidates": [{"content": {"parts": [{"functionCall": {"args": {"citations": 1}}}]}}]}',
         b'{"candidates": 7, "citations": 1}',
         b'["citations", 1]',
+        b'["citations"]',
         b'{"citations',
+        b'{"citations": ',
+        b'{"candidates": [{"citationMetadata": {"citations": [], "citationSources": []}}]}',
     ],
 )
 def test_all_other_data_stays_unchanged_to_the_byte(data):

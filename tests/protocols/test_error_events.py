@@ -30,7 +30,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def http_server():
+def events_server():
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
@@ -38,10 +38,10 @@ def http_server():
     server.server_close()
 
 
-def consume(http_server, protocol: str, stream: bytes) -> list:
+def consume(events_server, protocol: str, stream: bytes) -> list:
     """Returns all events that the protocol's SDK yields for this stream."""
-    http_server.stream = stream
-    url = f"http://127.0.0.1:{http_server.server_address[1]}"
+    events_server.stream = stream
+    url = f"http://127.0.0.1:{events_server.server_address[1]}"
     match protocol:
         case "openai_chat":
             with openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0) as client:
@@ -69,9 +69,9 @@ EACH = pytest.mark.parametrize("protocol", RAISED)
 
 
 @EACH
-def test_an_error_event_of_the_vendor_raises(http_server, protocol):
+def test_an_error_event_of_the_vendor_raises(events_server, protocol):
     with pytest.raises(RAISED[protocol]):
-        consume(http_server, protocol, sample(protocol, "error.sse"))
+        consume(events_server, protocol, sample(protocol, "error.sse"))
 
 
 @EACH
@@ -84,18 +84,18 @@ def test_the_document_names_the_raised_exception(protocol):
 
 
 @EACH
-def test_an_error_event_of_gproxy_raises_the_same_exception(http_server, protocol):
+def test_an_error_event_of_gproxy_raises_the_same_exception(events_server, protocol):
     event = LOADED[protocol].error_event(502, "upstream_error", "broken in two", "req_1")
     with pytest.raises(RAISED[protocol], match="broken in two"):
-        consume(http_server, protocol, sample(protocol, "cut.sse") + event)
+        consume(events_server, protocol, sample(protocol, "cut.sse") + event)
 
 
 @EACH
-def test_a_stream_that_ends_early_without_an_error_event_looks_complete(http_server, protocol):
+def test_a_stream_that_ends_early_without_an_error_event_looks_complete(events_server, protocol):
     """Therefore gproxy always ends a cut stream with an error event."""
-    assert consume(http_server, protocol, sample(protocol, "cut.sse"))
+    assert consume(events_server, protocol, sample(protocol, "cut.sse"))
 
 
-def test_a_failed_response_is_an_event_of_the_sdk(http_server):
-    events = consume(http_server, "openai_responses", sample("openai_responses", "failed.sse"))
+def test_a_failed_response_is_an_event_of_the_sdk(events_server):
+    events = consume(events_server, "openai_responses", sample("openai_responses", "failed.sse"))
     assert events[-1].type == "response.failed"
