@@ -196,7 +196,7 @@ class StateLoader:
         """The settled and the open calls in this machine's journal whose user id and key id match."""
         settled_calls: list[SettledCall] = []
         open_calls: dict[int, OpenCall] = {}
-        for folder in sorted(self._root.glob("[0-9]*")):
+        for folder in slots.folders(self._root):
             reader = JournalReader()
             for call in _settled_calls(reader, folder):
                 if matches(call.row["user_id"], call.row["user_key_id"]):
@@ -215,3 +215,5 @@ def _settled_calls(reader: JournalReader, folder: Path) -> Iterator[SettledCall]
             yield from reader.settled_calls(path, 0, None)
         except FileNotFoundError:  # stored and deleted since it was listed
             continue
+        except OSError as fault:  # the writer that stores it reports it
+            log.debug("%s cannot be read: %s", path, fault.strerror)
