@@ -28,7 +28,7 @@ from gproxy.units import moment
 log = logging.getLogger(__name__)
 
 MAX_BYTES = 16 * 1024 * 1024
-LOGGED = 20  # lines in the log for one segment
+LOGGED = 100  # lines in the log for one segment
 COUNT_BYTES = 20
 LINE, ROW, OTHER = "line", "row", "no segment"  # kinds
 WRITE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

@@ -82,9 +82,9 @@ def test_the_oldest_lines_are_dropped(tmp_path, segment, monkeypatch):
 
 def test_many_lines_of_one_segment_do_not_flood_the_log(tmp_path, segment, caplog):
     damaged = DamagedLines(tmp_path / "damaged")
-    for number in range(100):
+    for number in range(300):
         damaged.keep_part(segment, part(10 * number))
-    assert (damaged.count(), len(caplog.records)) == (100, damage.LOGGED + 1)
+    assert (damaged.count(), len(caplog.records)) == (300, damage.LOGGED + 1)
 
 
 def _is_folder(path: Path) -> None:
