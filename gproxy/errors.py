@@ -22,7 +22,7 @@ GatewayError                      500 internal
     ├── Overloaded                503 overloaded
     └── ShuttingDown              503 unavailable
 
-ClientDisconnected is not in the tree, because a client that disconnected receives nothing.
+ClientDisconnected and RowRefused are not in the tree: no client receives them.
 """
 
 
@@ -163,3 +163,7 @@ class StartupError(Exception):
     def __init__(self, problems: list[str]):
         self.problems = problems
         super().__init__("\n".join(problems))
+
+
+class RowRefused(Exception):
+    """The database is available and takes no such row, also not later; the message is the reason without values."""

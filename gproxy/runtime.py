@@ -13,6 +13,7 @@ import certifi
 
 from gproxy import channels, protocols, tasks
 from gproxy.accounting import prices, slots
+from gproxy.accounting.damage import DamagedLines
 from gproxy.accounting.journal import Ids, Journal
 from gproxy.accounting.ledger_check import LedgerChecker
 from gproxy.accounting.retention import Retention
@@ -228,7 +229,8 @@ class _Start:
         journal = Journal(slot)
         owner = slot.new_owner(machine)
         shared = self.resources.enter_context(closing(shared_state(self.settings, self.prepared.deployment)))
-        writer = Writer(journal, usages.UsageStore(database), Threads(1), shared, owner)
+        damaged = DamagedLines(self.settings.data_dir / "damaged")
+        writer = Writer(journal, usages.UsageStore(database), Threads(1), shared, owner, damaged)
         state_loader = StateLoader(
             shared, MachineSlots(root, machine), _LoaderQueries(database), Threads(1), time.time_ns
         )

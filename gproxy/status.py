@@ -32,6 +32,7 @@ class Status:
         `serving`: calls are accepted. `persisting`: usage rows reach the database. `current`: the latest configuration
         is loaded. `shared`: limits and quotas apply over all workers, and with Redis over all machines.
         `credentials_usable`: credentials of enabled providers that are not disabled by a refusal or missing funds.
+        `damaged_journal_lines`: lines and rows that could not be stored, since the data directory exists.
         """
         current = self.snapshots.current
         credentials = (
@@ -46,7 +47,13 @@ class Status:
             "clients_gone": self.relay.running.client_disconnects,
             "credentials": len(credentials),
             "credentials_usable": sum(map(self.relay.pool.is_usable, credentials)),
+            "damaged_journal_lines": self.writer.damaged.count(),
         }
+
+    @property
+    def damaged_journal_file(self) -> str:
+        """The path of the file that keeps what could not be stored."""
+        return str(self.writer.damaged.path)
 
     def metrics(self) -> str:
         """Returns the metrics of all workers of this machine, as text for Prometheus."""
@@ -59,5 +66,6 @@ class Status:
     def _write_metrics(self, series: dict) -> str:
         """In a native thread, because there may be many series."""
         totals = self.mmap_values.totals()
-        series |= call_metrics.process(__version__, totals.workers, slots.size(self.journal.slot.folder.parent))
+        size = slots.size(self.journal.slot.folder.parent)
+        series |= call_metrics.process(__version__, totals.workers, size, self.writer.damaged.count())
         return exposition.write(definitions.FAMILIES, totals.values | series)

@@ -22,6 +22,7 @@ def test_a_started_process_is_ready(process):
         "clients_gone": 0,
         "credentials": 1,
         "credentials_usable": 1,
+        "damaged_journal_lines": 0,
     }
 
 

@@ -2,18 +2,17 @@
 
 A worker owns one slot, a folder that it keeps locked while it runs, and writes lines into segments there. A plain
 write survives `kill -9`. Disk space for the `settled` line is reserved together with the `opened` line, so that a full
-disk refuses new calls and never loses the end of a running one. `entries.py` has the schema of the lines.
+disk refuses new calls and never loses the end of a running one. `entries.py` has the schema of the lines, `segments.py`
+reads them.
 """
 
 import logging
 import os
 import secrets
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
-from gproxy.accounting.entries import Entry, Opened, Settled, from_line, to_line
+from gproxy.accounting.entries import Opened, Settled, to_line
 from gproxy.accounting.slots import SLOTS, Slot
 from gproxy.errors import Unavailable
 from gproxy.fastpath.syscalls import pwrite
@@ -66,6 +65,11 @@ class Journal:
     def open_count(self) -> int:
         """The number of calls without a `settled` line."""
         return len(self._open_lines)
+
+    @property
+    def has_unwritten(self) -> bool:
+        """True while a `settled` line waits in memory."""
+        return bool(self._unwritten)
 
     def open(self, entry: Opened) -> None:
         """Writes the `opened` line of a call before it is sent. Raises Unavailable if it cannot be written."""
@@ -161,32 +165,3 @@ class Journal:
         self.close()
         self._fd, self._allocated, self.end = fd, size, len(carried)
         self.segments.append(path)
-
-
-class Line(NamedTuple):
-    """One entry read from a segment, and the byte offset after it."""
-
-    entry: Entry
-    segment: str
-    end: int
-
-
-def read_lines(path: Path, start: int, stop: int | None = None) -> Iterator[Line]:
-    """Yields the complete lines of a segment between two byte offsets. Raises OSError.
-
-    Reserved space is zeros and ends the reading, as an incomplete last line does. A corrupted line is skipped with a
-    log line, so that the other calls are stored.
-    """
-    with path.open("rb") as file:
-        file.seek(start)
-        position = start
-        for raw in file:
-            if raw[:1] == b"\0" or not raw.endswith(b"\n") or (stop is not None and position + len(raw) > stop):
-                return
-            position += len(raw)
-            try:
-                entry = from_line(raw)
-            except ValueError:
-                log.error("%s: the line that ends at byte %d is corrupted and skipped", path, position)
-                continue
-            yield Line(entry, path.name, position)

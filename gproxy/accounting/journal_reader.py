@@ -1,13 +1,13 @@
 """The reader that joins `opened` and `settled` entries of the journal into usage rows."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import orjson
 
-from gproxy.accounting.entries import Opened, Settled, Tokens
-from gproxy.accounting.journal import read_lines
+from gproxy.accounting.entries import Opened, Settled, Tokens, to_line
+from gproxy.accounting.segments import DamagedPart, read_lines
 
 
 class SettledCall(NamedTuple):
@@ -19,35 +19,61 @@ class SettledCall(NamedTuple):
 
 
 class JournalReader:
-    """Joins the `opened` and `settled` entries of one slot's segments into usage rows."""
+    """Joins the `opened` and `settled` entries of one slot's segments into usage rows.
 
-    def __init__(self):
+    `on_damaged` is called for each part of a segment that cannot be stored, in the order of their offsets:
+    - what is no entry;
+    - a `settled` entry whose `opened` entry is damaged or missing, because its user is unknown.
+    The call of an `opened` entry whose `settled` entry is damaged never settles and is one of the `orphans`. Of a call
+    with several `settled` entries the first one counts.
+    """
+
+    def __init__(self, on_damaged: Callable[[DamagedPart], None] = lambda part: None):
+        self._on_damaged = on_damaged
         self._open: dict[int, tuple[Opened, str]] = {}  # by call id: its entry, and the segment it was read from last
+        self._settled: dict[int, str] = {}  # by call id: the segment
         self._read_to: dict[str, int] = {}  # byte offset up to which each segment was read
 
-    def settled_calls(self, path: Path, start: int, stop: int | None) -> Iterator[SettledCall]:
+    def settled_calls(self, path: Path, start: int, stop: int | None, is_final: bool = False) -> Iterator[SettledCall]:
         """Yields the calls that settled between two byte offsets of a segment. Raises OSError."""
-        for entry, segment, end in read_lines(path, start, stop):
+        for found in read_lines(path, start, stop, is_final):
+            if isinstance(found, DamagedPart):
+                self._on_damaged(found)
+                continue
+            entry, segment, end, _ = found
             self._read_to[segment] = end
             if isinstance(entry, Opened):
-                self._open[entry.call_id] = entry, segment
-            elif found := self._open.pop(entry.call_id, None):
-                yield SettledCall(_row(found[0], entry), segment, end)
+                if entry.call_id not in self._settled:
+                    self._open[entry.call_id] = entry, segment
+            elif opened := self._open.pop(entry.call_id, None):
+                self._settled[entry.call_id] = segment
+                yield SettledCall(_row(opened[0], entry), segment, end)
+            elif entry.call_id not in self._settled:
+                reason = f"call {entry.call_id} has no opened entry"
+                self._on_damaged(DamagedPart(reason, segment, found.start, end, to_line(entry)))
 
     def open_calls(self) -> Iterator[tuple[int, Opened]]:
         """Ids and `opened` entries of the calls that did not settle in what was read so far."""
         return ((call, opened) for call, (opened, _) in self._open.items())
 
-    def orphans(self) -> Iterator[SettledCall]:
-        """The calls of a crashed worker that never settled, as failed rows with the input estimate and cost 0."""
-        for n, (opened, segment) in enumerate(self._open.values(), 1):
+    def orphans(self, segments: Collection[str] | None = None) -> Iterator[SettledCall]:
+        """The calls that will never settle, as failed rows with the input estimate and cost 0: those still open.
+
+        With `segments` only those that no other segment has. Nothing may be written to these segments any more.
+        """
+        found = [one for one in self._open.values() if segments is None or one[1] in segments]
+        for n, (opened, segment) in enumerate(found, 1):
             tokens = Tokens(input=opened.input_tokens)
             settled = Settled(call_id=opened.call_id, outcome="failed", tokens=tokens, is_estimated=True)
+            del self._open[opened.call_id]
+            self._settled[opened.call_id] = segment
             # Offsets behind all settled calls, a different one for each: a second run then skips what is stored.
             yield SettledCall(_row(opened, settled), segment, self._read_to[segment] + n)
 
     def forget(self, segment: str) -> None:
+        """Forgets a segment that was deleted."""
         self._read_to.pop(segment, None)
+        self._settled = {call: name for call, name in self._settled.items() if name != segment}
 
 
 def _row(opened: Opened, settled: Settled) -> dict:

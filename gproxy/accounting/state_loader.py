@@ -264,3 +264,5 @@ def _settled_calls(reader: JournalReader, folder: Path) -> Iterator[SettledCall]
             yield from reader.settled_calls(path, 0, None)
         except FileNotFoundError:  # stored and deleted since it was listed
             continue
+        except OSError as fault:  # the writer that stores it reports it
+            log.debug("%s cannot be read: %s", path, fault.strerror)

@@ -17,6 +17,7 @@ from gproxy.metrics.definitions import (
     CONNECTIONS,
     COST,
     CREDENTIALS,
+    DAMAGED,
     DISCONNECTS,
     DURATION,
     ERRORS,
@@ -224,12 +225,13 @@ def credentials(providers: Sequence[Provider], statuses: Mapping[int, str]) -> d
     }
 
 
-def process(version: str, workers: int, journal_bytes: int) -> dict[tuple, list[float]]:
+def process(version: str, workers: int, journal_bytes: int, damaged_lines: int) -> dict[tuple, list[float]]:
     """The series of one machine that no worker counts."""
     return {
         (BUILD.name, (version,), 1): [1.0],
         (WORKERS.name, (), 1): [float(workers)],
         (JOURNAL.name, (), 1): [float(journal_bytes)],
+        (DAMAGED.name, (), 1): [float(damaged_lines)],
     }
 
 

@@ -109,6 +109,11 @@ CREDENTIALS = Family(
     ("provider", "credential", "state"),
 )
 JOURNAL = Family("gproxy_journal_bytes", GAUGE, "Bytes of the journal on disk, including those of crashed workers.")
+DAMAGED = Family(
+    "gproxy_journal_damaged_lines_total",
+    COUNTER,
+    "Lines of the journal that are damaged, and usage rows that the database refuses; they are kept in a file.",
+)
 BUILD = Family("gproxy_build_info", GAUGE, "Always 1; the label is the version of gproxy.", ("version",))
 WORKERS = Family("gproxy_workers", GAUGE, "Running workers of this machine.")
 FOLDED = Family(
@@ -134,5 +139,5 @@ COUNTED = (
     ),
     *(OPEN_REQUESTS, OPEN_STREAMS, CONNECTIONS, UNSTORED, FOLDED),
 )
-FAMILIES = (*COUNTED, CREDENTIALS, JOURNAL, BUILD, WORKERS)
+FAMILIES = (*COUNTED, CREDENTIALS, JOURNAL, DAMAGED, BUILD, WORKERS)
 GAUGES = frozenset(family.name for family in COUNTED if family.kind == GAUGE)

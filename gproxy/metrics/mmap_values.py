@@ -13,6 +13,7 @@ import logging
 import mmap
 import os
 import secrets
+import stat
 import struct
 import time
 import zlib
@@ -29,6 +30,7 @@ from gproxy.fastpath import syscalls
 log = logging.getLogger(__name__)
 
 MAX_VALUES = 20_000  # of one worker
+MAX_NAMES_BYTES = 64 * 1024 * 1024  # more than the names of all series can have
 RESERVED = 1_000  # values kept for series with the label values "other"
 OTHER = "other"
 # The first values belong to no series; they absorb counts of series that could not be added.
@@ -112,7 +114,7 @@ class MmapValues:
         found: dict[tuple[str, tuple[str, ...], int], list[float]] = {}
         self._add_values(found, list(self._names.series), self.values, True)
         workers = 1
-        for path in sorted(self._folder.glob("[0-9]*.values")):
+        for path in sorted(self._folder.glob("[0-9][0-9][0-9].values")):
             number = int(path.stem)
             if number == self._number and self._values_fd >= 0:
                 continue
@@ -235,9 +237,9 @@ class MmapValues:
 
     def _read_worker(self, number: int) -> tuple[list[Series], array, bool]:
         """Another worker's series and values, and whether it is running. Raises OSError, Corrupted."""
-        names_fd = os.open(self._path(number, "names"), os.O_RDONLY)
+        names_fd = _open_to_read(self._path(number, "names"))
         try:
-            values_fd = os.open(self._path(number, "values"), os.O_RDONLY)
+            values_fd = _open_to_read(self._path(number, "values"))
             try:
                 names = self._other_names.setdefault(number, _NamesFile())
                 pair_id = _read_pair_id(values_fd)
@@ -271,7 +273,10 @@ class _NamesFile:
 
     def read(self, fd: int, pair_id: bytes) -> None:
         """Reads on to the last complete line. Raises OSError, and Corrupted if the file has another pair id."""
-        lines = os.pread(fd, max(0, os.fstat(fd).st_size - self.end), self.end).split(b"\n")[:-1]
+        size = os.fstat(fd).st_size
+        if size > MAX_NAMES_BYTES:
+            raise Corrupted
+        lines = os.pread(fd, max(0, size - self.end), self.end).split(b"\n")[:-1]
         if not self.pair_id:
             if not lines or lines[0] != pair_id:
                 raise Corrupted
@@ -290,8 +295,22 @@ def _decode_series(line: bytes, start: int) -> Series:
     check, _, text = line.partition(b" ")
     if check != b"%08x" % zlib.crc32(text):
         raise Corrupted
-    family, width, *labels = orjson.loads(text)
+    try:
+        family, width, *labels = orjson.loads(text)
+    except (ValueError, TypeError):
+        raise Corrupted from None
+    if type(width) is not int or width < 1 or not all(isinstance(one, str) for one in (family, *labels)):
+        raise Corrupted
     return Series(family, tuple(labels), start, width)
+
+
+def _open_to_read(path: Path) -> int:
+    """Opens another worker's file. Raises OSError, and Corrupted if it is no regular file."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    raise Corrupted
 
 
 def _read_pair_id(values_fd: int) -> bytes:

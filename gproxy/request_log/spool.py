@@ -29,7 +29,7 @@ MAX_BACKOFF_S = 5.0
 # The maximum of one transaction.
 BATCH_ROWS, BATCH_BYTES = 200, 4 * 1024 * 1024
 _LENGTH_BYTES = 4
-_encode, _decode = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode
+_encode, _decode_row = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(list).decode
 
 
 class Threads(Protocol):
@@ -106,20 +106,25 @@ class Spool:
 
 
 def files(folder: Path) -> list[Path]:
-    """The closed files of a folder, oldest first."""
-    return sorted(folder.glob("*.log"))
+    """The closed files of a folder, oldest first. A link, a folder or a pipe with such a name is none."""
+    return sorted(path for path in folder.glob("*.log") if _is_regular(path))
+
+
+def _is_regular(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
 
 
 def read(path: Path) -> Iterator[list]:
     """Yields the rows of a file. Stops at an incomplete row, and with a log line at an unreadable one."""
     with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
         while len(length := file.read(_LENGTH_BYTES)) == _LENGTH_BYTES:
-            data = file.read(int.from_bytes(length, "little"))
-            if len(data) < int.from_bytes(length, "little"):
+            if file.tell() + int.from_bytes(length, "little") > size:
                 return
+            data = file.read(int.from_bytes(length, "little"))
             try:
-                yield _decode(data)
-            except (msgspec.DecodeError, UnicodeDecodeError):
+                yield _decode_row(data)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 log.error("%s: a row cannot be read; the rest of the file is skipped", path)
                 return
 
@@ -134,6 +139,7 @@ class Mover:
         self._spool, self._root, self._store, self._threads = spool, root, store, threads
         self._stopping, self._greenlet = Event(), None
         self._is_failing = False
+        self._left: set[Path] = set()  # folders of crashed workers that cannot be removed
 
     def start(self) -> None:
         self._greenlet = gevent.spawn(self._run)
@@ -193,19 +199,28 @@ class Mover:
     def _move_orphans(self) -> None:
         """Moves the files of crashed workers and removes their folders, in a native thread."""
         for folder in self._root.iterdir():
-            is_named = not folder.name.startswith(".")
+            is_named = not folder.name.startswith(".") and folder.is_dir() and not folder.is_symlink()
             if not is_named or folder == self._spool.folder or (lock := try_lock(folder)) is None:
                 continue
             try:
                 current = folder / "current"
-                if current.exists():
+                if _is_regular(current):
                     current.rename(folder / f"{time.time_ns():020d}.log")
                 for path in files(folder):
                     self._move_file(path)
-                (folder / "lock").unlink()
-                folder.rmdir()
+                self._remove_orphan(folder)
             finally:
                 os.close(lock)
+
+    def _remove_orphan(self, folder: Path) -> None:
+        """Removes the folder of a crashed worker, unless it has something that is no file of a spool."""
+        if others := [path.name for path in folder.iterdir() if path.name != "lock"]:
+            if folder not in self._left:
+                log.error("%s is left: %r is no file of a spool", folder, others[0])
+            self._left.add(folder)
+            return
+        (folder / "lock").unlink()
+        folder.rmdir()
 
     def close(self, timeout_s: float) -> None:
         """Moves the remaining rows within this time; what cannot be moved stays for another worker."""

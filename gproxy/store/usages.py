@@ -8,6 +8,7 @@ from typing import Any
 
 import peewee as pw
 
+from gproxy.errors import RowRefused, Unavailable
 from gproxy.store import accounts, rollups
 from gproxy.store import models as m
 from gproxy.store.accounts import Charge
@@ -23,6 +24,8 @@ INSERT = f"INSERT INTO usages ({', '.join(COLUMNS)}, created_at) VALUES ({', '.j
 ADD_POSITION = 'INSERT INTO journal_marks (segment, "offset") VALUES (?, 0) ON CONFLICT (segment) DO NOTHING'
 ADVANCE_POSITION = 'UPDATE journal_marks SET "offset" = ? WHERE segment = ?'
 MAX_INTEGER = 2**63 - 1
+# What a database raises for a value; whatever else it raises, the same row may be stored later.
+REFUSALS = (pw.DataError, pw.IntegrityError)
 ATTEMPT_FIELDS = ("provider_id", "credential_id", "end", "ms")
 FILTERS = {
     "provider_id": m.Usage.provider_id,
@@ -100,7 +103,15 @@ class UsageStore:
         self._database = database
 
     def insert(self, calls: Collection) -> None:
-        self._database.run_on_kept_connection(insert, self._database, calls)
+        """Raises Unavailable, and RowRefused if the database takes one of the rows never."""
+        try:
+            self._database.run_on_kept_connection(insert, self._database, calls)
+        except Unavailable as error:
+            if isinstance(error.__cause__, REFUSALS):
+                raise RowRefused(type(error.__cause__).__name__) from error
+            raise
+        except (OverflowError, TypeError, ValueError) as error:  # a value that the driver cannot send
+            raise RowRefused(type(error).__name__) from error
 
     def delete_positions(self, segments: list[str]) -> None:
         self._database.run_on_kept_connection(delete_positions, segments)

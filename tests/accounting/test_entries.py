@@ -1,8 +1,20 @@
 """The schema of the journal: the exact bytes of its lines, and lines of other versions."""
 
+import json
+
 import pytest
 
-from gproxy.accounting.entries import MAX_TEXT_CHARS, Opened, Reserved, Settled, Tokens, cut, from_line, to_line
+from gproxy.accounting.entries import (
+    MAX_TEXT_CHARS,
+    Damaged,
+    Opened,
+    Reserved,
+    Settled,
+    Tokens,
+    cut,
+    from_line,
+    to_line,
+)
 
 MARKS = 'Grüße "\\ \b\t\n\f\r\0\x1f\x7f \u2028 \U0001f600'
 MARKS_IN_JSON = 'Grüße \\"\\\\ \\b\\t\\n\\f\\r\\u0000\\u001f\x7f \u2028 \U0001f600'
@@ -112,9 +124,65 @@ def test_members_that_a_later_version_adds_are_ignored():
 @pytest.mark.parametrize(
     "line", [b"", b"{}", b'{"o":1}', b'{"s":1}', b'{"s":1,"x":"failed","n":[1.5]}', b"\xff", b"[7]"]
 )
-def test_a_corrupted_line_is_refused(line):
-    with pytest.raises(ValueError):
-        from_line(line)
+def test_a_line_that_is_no_entry_is_damaged(line):
+    assert isinstance(from_line(line), Damaged)
+
+
+GOOD = {
+    "o": 7,
+    "e": 41,
+    "rq": "r",
+    "at": 1,
+    "u": 1,
+    "k": 2,
+    "p": 3,
+    "c": "openai",
+    "r": None,
+    "op": "o",
+    "pr": "p",
+    "m": "m",
+}
+END = {"s": 7, "x": "failed", "st": 200, "n": [1, 2, 3, 4, 5, 6, 7], "c": 5, "l": 9, "a": 1}
+
+
+@pytest.mark.parametrize("whole", [GOOD, END], ids=["opened", "settled"])
+@pytest.mark.parametrize("value", [-1, 2**63, 10**30, 1.5, True, [], {}, [[]], "x" * 2_000_000, float("nan")])
+def test_a_field_of_the_wrong_type_or_size_is_damaged(whole, value):
+    assert not isinstance(from_line(json.dumps(whole).encode()), Damaged)
+    for name in whole:
+        assert isinstance(from_line(json.dumps({**whole, name: value}).encode()), Damaged), name
+
+
+@pytest.mark.parametrize("whole", [GOOD, END], ids=["opened", "settled"])
+def test_a_required_field_that_is_missing_is_damaged(whole):
+    for name in whole.keys() - {"st", "c", "l", "a"}:
+        fields = {other: value for other, value in whole.items() if other != name}
+        assert isinstance(from_line(json.dumps(fields).encode()), Damaged), name
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        b',"s":7}',
+        b',"\\u0073":8}',
+        b',"new":"\xff"}',
+        b',"new":"\\ud800"}',
+        b',"new":NaN}',
+        b',"new":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b"} {}",
+        b',"tr":[[1,null,200]]}',
+        b',"tr":[[1,null,200,-1]]}',
+        b',"by":[2147483648,"demo",null]}',
+        b',"lo":"seed"}',
+    ],
+)
+def test_what_json_allows_and_an_entry_does_not_is_damaged(end):
+    assert isinstance(from_line(b'{"s":7,"x":"failed","n":[1]' + end), Damaged)
+
+
+def test_the_reason_has_nothing_of_the_line():
+    for line in (b'{"o":7,"m":"secret"}', b'{"secret":1}', b'"secret"', b'{"s":7,"x":"\xffsecret"}', b"secret"):
+        assert "secret" not in from_line(line).reason
 
 
 def test_texts_of_the_client_are_cut():

@@ -15,10 +15,11 @@ import pytest
 
 from gproxy.accounting import journal as journal_module
 from gproxy.accounting import slots
-from gproxy.accounting.entries import Entry, Opened, to_line
-from gproxy.accounting.journal import EPOCH_MS, SETTLED_ROOM, Ids, Journal, read_lines
+from gproxy.accounting.entries import MAX_CALL_ID, MAX_INTEGER, Entry, Opened, to_line
+from gproxy.accounting.journal import EPOCH_MS, SETTLED_ROOM, Ids, Journal
 from gproxy.accounting.journal_reader import JournalReader
 from gproxy.accounting.prices import FoundPrice, Price, Tier
+from gproxy.accounting.segments import read_lines
 from gproxy.accounting.slots import Slot, take_slot
 from gproxy.accounting.slots import size as journal_size
 from gproxy.errors import Unavailable
@@ -237,10 +238,11 @@ HIGHEST_PRICE = FoundPrice(Price(None, (Tier(10**8, *[1000] * 6),)), "default")
 @pytest.mark.parametrize("losses", [[], ["response_format.json_schema.strict"] * 4, ["x" * 80] * 40, ["x"] * 1000])
 @pytest.mark.parametrize("end", ["complete", "broke", "client_disconnected"])
 def test_a_settled_line_is_never_longer_than_its_reserved_space(journal, end, losses):
-    settlement = Settlement(journal, 2**63 - 1, HIGHEST_PRICE, MAX_TOKENS, -1e9, losses=losses)
-    settlement.attempts = [(2**31, 2**31, "upstream_timeout", 86_400_000)] * 20
-    settlement.served_by = (2**31, "vertexexpress", 2**31)
-    journal.open(opened(2**63 - 1))
+    started = time.perf_counter() - MAX_INTEGER // 1000
+    settlement = Settlement(journal, MAX_CALL_ID, HIGHEST_PRICE, MAX_TOKENS, started, losses=losses)
+    settlement.attempts = [(MAX_INTEGER, MAX_INTEGER, "upstream_timeout", 86_400_000)] * 20
+    settlement.served_by = (MAX_INTEGER, "vertexexpress", MAX_INTEGER)
+    journal.open(opened(MAX_CALL_ID))
     settlement.record_first_byte()
     before = journal.end
     if end == "complete":
@@ -250,7 +252,7 @@ def test_a_settled_line_is_never_longer_than_its_reserved_space(journal, end, lo
     else:
         settlement.settle_disconnected(MAX_USAGE, 2**42)
     assert 100 < journal.end - before <= SETTLED_ROOM
-    assert rows(journal.slot.folder) == [2**63 - 1]
+    assert rows(journal.slot.folder) == [MAX_CALL_ID]
 
 
 def test_ids_are_unique_and_ordered_whatever_the_clock_does():

@@ -8,14 +8,15 @@ from pathlib import Path
 import gevent
 import pytest
 
-from gproxy.accounting import slots
+from gproxy.accounting import segments, slots
 from gproxy.accounting import writer as writer_module
-from gproxy.accounting.entries import Tokens
+from gproxy.accounting.damage import DamagedLines
+from gproxy.accounting.entries import Tokens, to_line
 from gproxy.accounting.journal import Journal
 from gproxy.accounting.journal_reader import SettledCall
 from gproxy.accounting.slots import Slot, take_slot
 from gproxy.accounting.writer import Writer
-from gproxy.errors import Unavailable
+from gproxy.errors import RowRefused, Unavailable
 from gproxy.state.interface import Account, AccountAmounts, Limit, Take
 from gproxy.state.mmap.state import MmapState
 from tests.journal_entries import opened, settled
@@ -66,7 +67,7 @@ def make_crashed_slot(root: Path, numbers: range) -> None:
 
 def writer(journal: Journal, root: Path, store: Store, state: MmapState | None = None) -> Writer:
     state = state or MmapState(root / "state")
-    return Writer(journal, store, Inline(), state, journal.slot.new_owner(0))
+    return Writer(journal, store, Inline(), state, journal.slot.new_owner(0), DamagedLines(root / "damaged"))
 
 
 def run_for(writer: Writer, seconds: float) -> None:
@@ -205,7 +206,8 @@ def test_the_reservations_of_a_running_worker_are_kept(tmp_path, state):
     own_journal = Journal(take_slot(tmp_path / "journal"))
     owner = own_journal.slot.new_owner(0)
     reserve(state, owner, 2)
-    run_for(Writer(own_journal, Store(), Inline(), state, owner), 0.5)
+    damaged = DamagedLines(tmp_path / "damaged")
+    run_for(Writer(own_journal, Store(), Inline(), state, owner, damaged), 0.5)
     assert state.reservations() == {running_owner: [1], owner: [2]}
     os.close(running_slot.lock)
 
@@ -227,3 +229,163 @@ def test_a_worker_that_crashes_later_and_a_worker_without_a_slot_are_recovered(t
     gevent.sleep(0.8)
     assert state.reservations() == {}
     started.close(5)
+
+
+# -- damaged journals -----------------------------------------------------------------------------------------------
+
+ODD_LINES = [
+    *(b"5", b"[]", b"{}", b"null", b"no JSON", b"\xff\xfe", b"", b'{"o":1}', b'{"s":1}', b'{"o":[],"e":{}}'),
+    to_line(settled(60, cost=-1)).rstrip(),
+    to_line(opened(61, user_id="1")).rstrip(),
+    to_line(opened(62, model="m" * 2_000_000)).rstrip(),
+]
+
+
+def make_damaged_slot(root: Path) -> Path:
+    """Makes the slot of a crashed worker with odd lines between its calls 1 to 5, of which the last one is open."""
+    make_crashed_slot(root, range(1, 6))
+    (path,) = slots.segments(root / "000")
+    lines = path.read_bytes().rstrip(b"\0").splitlines(keepends=True)
+    odd = [line + b"\n" for line in ODD_LINES]
+    path.write_bytes(b"".join([*odd, *lines[:3], b"\0" * 5_000, *lines[3:], *odd, b"\0" * 9_000]))
+    (path.parent / "x.log").mkdir()
+    (path.parent / "x.log" / "kept").touch()
+    (path.parent / "y.log").symlink_to(root / "missing")
+    os.mkfifo(path.parent / "z.log")
+    return path
+
+
+@pytest.mark.parametrize("is_own", [True, False], ids=["own slot", "another slot"])
+def test_every_good_line_of_a_damaged_slot_is_stored_and_the_rest_is_kept(tmp_path, caplog, monkeypatch, is_own):
+    monkeypatch.setattr("gproxy.accounting.writer.RECOVERY_S", 0.25)
+    running = None if is_own else take_slot(tmp_path)
+    path = make_damaged_slot(tmp_path) if is_own else make_damaged_slot_at(tmp_path, "001")
+    journal, store = Journal(running or take_slot(tmp_path)), Store()
+    write_call(journal, 10)
+    ours = writer(journal, tmp_path, store)
+    ours.start()
+    gevent.sleep(1.2)
+    write_call(journal, 11)
+    gevent.sleep(0.5)
+    assert ours.is_persisting
+    ours.close(5)
+    assert {number: row["outcome"] for number, row in store.rows.items()} == {
+        **{number: "complete" for number in (1, 2, 3, 4, 10, 11)},
+        5: "failed",
+    }
+    assert ours.damaged.count() == 2 * len(ODD_LINES) + 1
+    assert not path.exists()
+    assert {one.name for one in path.parent.iterdir()} == {"lock", "x.log", "y.log", "z.log"}
+    left = [record.getMessage() for record in caplog.records if "is left where it is" in record.getMessage()]
+    assert len(left) == 3
+
+
+def make_damaged_slot_at(root: Path, name: str) -> Path:
+    path = make_damaged_slot(root / "other")
+    path.parent.rename(root / name)
+    shutil.rmtree(root / "other")
+    return root / name / path.name
+
+
+def test_what_has_the_name_of_a_slot_is_left(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("gproxy.accounting.writer.RECOVERY_S", 0.25)
+    (tmp_path / "000").write_bytes(b"a file")
+    (tmp_path / "001").symlink_to(tmp_path / "missing")
+    (tmp_path / "002").mkdir()
+    (tmp_path / "003" / "lock").mkdir(parents=True)
+    (tmp_path / "004").mkdir()
+    os.mkfifo(tmp_path / "004" / "lock")
+    (tmp_path / "0005").mkdir()
+    before = sorted(path.name for path in tmp_path.iterdir())
+    journal, store = Journal(take_slot(tmp_path)), Store()
+    assert journal.slot.number == 5
+    write_call(journal, 10)
+    run_for(writer(journal, tmp_path, store), 0.8)
+    assert list(store.rows) == [10]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name not in ("state", "damaged")) == before
+    assert len([record for record in caplog.records if "is left where it is" in record.getMessage()]) == 5
+
+
+class RefusingStore(Store):
+    """Refuses the rows of these calls, with every batch that has one of them."""
+
+    refused = frozenset({2, 5, 10})
+
+    def insert(self, calls: list[SettledCall]) -> None:
+        if self.refused & {call.row["trace_id"] for call in calls}:
+            raise RowRefused("DataError")
+        super().insert(calls)
+
+
+def test_a_row_that_the_database_refuses_is_kept_and_the_others_are_stored(tmp_path):
+    make_crashed_slot(tmp_path, range(1, 6))
+    journal, store = Journal(take_slot(tmp_path)), RefusingStore(failures=1)
+    for number in range(8, 13):
+        write_call(journal, number)
+    ours = writer(journal, tmp_path, store)
+    run_for(ours, 1.2)
+    assert sorted(store.rows) == [1, 3, 4, 8, 9, 11, 12]
+    assert ours.damaged.count() == 3
+    assert not list(tmp_path.glob("[0-9]*"))
+
+
+def test_a_settled_line_without_its_opened_line_is_kept(tmp_path):
+    make_crashed_slot(tmp_path, range(1, 4))
+    (path,) = slots.segments(tmp_path / "000")
+    first, *others = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"#" + first + b"".join(others))
+    ours, store = writer(Journal(take_slot(tmp_path)), tmp_path, store := Store()), store
+    run_for(ours, 0.5)
+    assert sorted(store.rows) == [2, 3]
+    assert ours.damaged.count() == 2
+    assert b"call 1 has no opened entry" in ours.damaged.path.read_bytes()
+
+
+def test_an_own_call_whose_settled_line_is_damaged_is_a_failed_row(tmp_path):
+    journal, store = Journal(take_slot(tmp_path)), Store()
+    write_call(journal, 1)
+    start = journal.end
+    journal.open(opened(2))
+    middle = journal.end
+    journal.settle(settled(2, cost=5))
+    write_call(journal, 3)
+    os.pwrite(journal._fd, b"#", middle)
+    assert start < middle
+    ours = writer(journal, tmp_path, store)
+    run_for(ours, 0.5)
+    assert {number: (row["outcome"], row["cost"]) for number, row in store.rows.items()} == {
+        **{number: ("complete", 5) for number in (1, 3)},
+        2: ("failed", 0),
+    }
+    assert ours.damaged.count() == 1
+
+
+def test_a_segment_that_cannot_be_read_delays_nothing_and_is_stored_later(tmp_path, monkeypatch):
+    monkeypatch.setattr("gproxy.accounting.writer.RECOVERY_S", 0.25)
+    monkeypatch.setattr("gproxy.accounting.writer.UNREADABLE_S", 0.5)
+    own = take_slot(tmp_path)
+    slot = take_slot(tmp_path)
+    journal = Journal(slot)
+    write_call(journal, 1)
+    journal.close()
+    os.close(slot.lock)
+    broken, open_file = journal.segments[0], segments.open_file
+
+    def failing(path: Path):
+        if path == broken and not is_mended:
+            raise OSError(5, "Input/output error")
+        return open_file(path)
+
+    is_mended = False
+    monkeypatch.setattr(segments, "open_file", failing)
+    journal, store = Journal(own), Store()
+    write_call(journal, 10)
+    ours = writer(journal, tmp_path, store)
+    ours.start()
+    gevent.sleep(1.0)
+    assert (list(store.rows), ours.is_persisting, broken.exists()) == ([10], True, True)
+    is_mended = True
+    gevent.sleep(1.5)
+    ours.close(5)
+    assert sorted(store.rows) == [1, 10]
+    assert not broken.parent.exists()

@@ -7,6 +7,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -19,6 +20,8 @@ from tests.load import Load, check_usage_rows, expected_cost, nano
 from tests.processes import resident_mb, workers
 from tests.raw_http import check_events_leave_at_once, open_stream
 from tests.vendor import STREAM_HEAD, WORDS, answers, chunk, event, events, faithful, sends, streams
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 async def slowly(seen, reader, writer):
@@ -452,3 +455,45 @@ def test_usage_rows_can_be_switched_off(own_gateway, vendor):
         assert time.monotonic() < deadline, count
         time.sleep(0.2)
     assert (cost, rows) == (expected_cost(vendor, "gpt-off"), 0)
+
+
+ODD_LINES = (b"5", b"[]", b"{}", b"null", b"no JSON", b'{"o":1}', b'{"s":7,"x":"complete","n":[1],"c":-1}', b"\xff")
+
+
+def test_a_damaged_journal_of_a_crashed_worker_stops_nothing(own_gateway, vendor):
+    """Odd lines, zeros in the middle, a folder and a dangling link: every call has its row, and the rest is kept."""
+    gateway = own_gateway()
+    with sqlite3.connect(gateway.data / "gproxy.db", isolation_level=None) as lock:
+        lock.execute("BEGIN IMMEDIATE")  # the calls stay in the journal
+        for _ in range(6):
+            assert gateway.chat("openai-main/gpt-before").status == 200
+        gateway.stop(signal.SIGKILL)
+        lock.execute("ROLLBACK")
+    lock.close()
+    segments, parts = sorted((gateway.data / "journal").glob("[0-9]*/*.log")), 0
+    odd = b"".join(line + b"\n" for line in ODD_LINES)
+    for path in segments:
+        lines = path.read_bytes().rstrip(b"\0").splitlines(keepends=True)
+        path.write_bytes(odd + (b"\0" * 4096).join(lines) + odd)
+        parts += 2 * len(ODD_LINES) + len(lines) - 1
+        (path.parent / "x.log").mkdir()
+        (path.parent / "y.log").symlink_to("missing")
+    gateway.start()
+    assert gateway.chat("openai-main/gpt-after").status == 200
+    assert len(gateway.wait_rows(6, model="gpt-before")) == 6
+    gateway.wait_rows(1, model="gpt-after")
+    health = gateway.get("/admin/health", ADMIN).json
+    kept = Path(health["damaged_journal_file"])
+    assert kept.is_relative_to(gateway.data)
+    assert kept.read_bytes().count(b'"kind":"line"') == parts == health["damaged_journal_lines"]
+    assert gateway.get("/readyz").json["damaged_journal_lines"] == parts
+    assert f"gproxy_journal_damaged_lines_total {parts}\n" in gateway.get("/metrics", ADMIN).body.decode()
+    assert gateway.log.count(": a line is damaged: ") == parts
+    for name in ("x.log", "y.log"):
+        assert gateway.log.count(f"{name} is left where it is") == len(segments)
+    assert all(gateway.get("/readyz").json["persisting"] for _ in range(6))
+    verified = subprocess.run(
+        [sys.executable, "-m", "flask", "--app", "wsgi", "ledger", "verify"],
+        **{"cwd": ROOT, "env": gateway.env, "capture_output": True, "text": True, "timeout": 60},
+    )
+    assert (verified.returncode, "accounts are exact" in verified.stdout) == (0, True), verified.stderr

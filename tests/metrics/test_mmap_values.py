@@ -254,3 +254,14 @@ def test_another_width_is_another_series(make):
     next_worker.values[at + 3] += 2
     assert [one.width for one in next_worker.series()] == [4]
     assert make(1).totals().values == {("took", (), 3): [1.0, 0.0, 0.0], ("took", (), 4): [0.0, 0.0, 0.0, 2.0]}
+
+
+def test_what_is_no_file_of_a_worker_is_left_out(make, folder):
+    values = make(0)
+    add(values, COUNTER, "a")
+    os.mkfifo(folder / "001.values")
+    os.mkfifo(folder / "001.names")
+    (folder / "002.values").mkdir()
+    (folder / "003.values").symlink_to(folder / "missing")
+    (folder / "0x4.values").touch()
+    assert values.totals().values[COUNTER, ("a",), 1] == [1.0]

@@ -178,3 +178,22 @@ def test_nothing_raises_if_the_folder_was_deleted(root):
     spool._fd = os.open("/dev/full", os.O_WRONLY)
     spool.put(("upstream", 2))
     mover(spool, root, store).close(1.0)
+
+
+def test_what_is_no_file_of_a_spool_does_not_end_the_mover(root, caplog):
+    crashed = Spool(root)
+    crashed.put(("upstream", 1))
+    crashed.rotate()
+    os.close(crashed._lock)
+    for folder in (crashed.folder, root):
+        (folder / "0.log").mkdir()
+        (folder / "1.log").symlink_to(root / "missing")
+        os.mkfifo(folder / "2.log")
+    (crashed.folder / "00000000000000000003.log").write_bytes(b"\xff\xff\xff\xff")
+    spool, store = Spool(root), Store()
+    own_mover = mover(spool, root, store)
+    for _ in range(2):
+        assert own_mover._quietly(own_mover._move_orphans)
+    assert [row[1] for row in store.rows] == [1]
+    assert sorted(path.name for path in crashed.folder.iterdir()) == ["0.log", "1.log", "2.log", "lock"]
+    assert caplog.text.count("is no file of a spool") == 1

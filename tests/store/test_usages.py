@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from gproxy.accounting.journal_reader import SettledCall
-from gproxy.errors import Unavailable
+from gproxy.errors import RowRefused, Unavailable
 from gproxy.store import accounts, ledger, ledger_check, usage_queries, usages
 from gproxy.store import models as m
 from gproxy.store.database import Database
@@ -405,3 +405,13 @@ def test_the_totals_of_no_rows_are_zero(database: Database):
 def test_a_settled_call_needs_only_row_segment_and_end(database: Database):
     database.run(usages.insert, database, [SimpleNamespace(row=row(1), segment="s", end=1)])
     assert listed(database) == [1]
+
+
+@pytest.mark.parametrize("changes", [{"operation": None}, {"model": "\ud800"}])
+def test_a_row_that_the_database_never_takes_is_refused_and_later_rows_are_stored(database: Database, changes):
+    usage_store = usages.UsageStore(database)
+    with pytest.raises(RowRefused):
+        usage_store.insert([SettledCall(row(1), "s", 10), SettledCall(row(2, **changes), "s", 20)])
+    assert listed(database) == []
+    usage_store.insert([SettledCall(row(3), "s", 30)])
+    assert listed(database) == [3]

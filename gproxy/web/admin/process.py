@@ -36,6 +36,7 @@ def health() -> dict:
         "user_count": counts["users"],
         "timestamp_epoch": int(time.time()),
         **running.status.readiness(),
+        "damaged_journal_file": running.status.damaged_journal_file,
     }
 
 
