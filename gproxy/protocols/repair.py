@@ -33,7 +33,7 @@ def pair_results(turns: tuple[hub.Turn, ...], losses: Losses) -> tuple[hub.Turn,
 
     A result without a call gets a placeholder call, a call without a result gets NO_RESULT.
     """
-    turns = _with_unique_ids(turns)
+    turns = _with_unique_ids(_without_misplaced(turns, losses))
     out: list[hub.Turn] = []
     delayed: list[hub.Turn] = []  # system turns between calls and their results
     waiting: dict[str, hub.ToolCall] = {}
@@ -59,6 +59,37 @@ def pair_results(turns: tuple[hub.Turn, ...], losses: Losses) -> tuple[hub.Turn,
     if waiting:
         out.append(hub.Turn("user", _results(waiting, (), losses)))
     return merge_turns([*out, *delayed])
+
+
+# Blocks that only the model writes.
+_OF_MODEL = (hub.Refusal, hub.Thinking, hub.ToolCall)
+
+
+def _without_misplaced(turns: tuple[hub.Turn, ...], losses: Losses) -> tuple[hub.Turn, ...]:
+    """Returns turns without blocks that no vendor accepts in a turn of this role. A refusal becomes text."""
+    out = []
+    for turn in turns:
+        misplaced = hub.ToolResult if turn.role == "assistant" else _OF_MODEL
+        if any(isinstance(block, misplaced) for block in turn.blocks):
+            kept = (_replaced(block, losses) if isinstance(block, misplaced) else block for block in turn.blocks)
+            turn = hub.Turn(turn.role, tuple(block for block in kept if block is not None))
+        out.append(turn)
+    return tuple(out)
+
+
+def _replaced(block: hub.Block, losses: Losses) -> hub.Text | None:
+    """Returns the text of a misplaced block, None for a block without a place."""
+    match block:
+        case hub.Refusal(text):
+            losses.lose("refusal")
+            return hub.Text(text)
+        case hub.Thinking():
+            losses.lose("thinking")
+        case hub.ToolResult():
+            losses.lose("tool_result")
+        case _:
+            losses.lose("turns")
+    return None
 
 
 def _with_unique_ids(turns: tuple[hub.Turn, ...]) -> tuple[hub.Turn, ...]:

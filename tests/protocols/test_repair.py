@@ -357,3 +357,66 @@ def test_an_illegal_id_always_becomes_the_same_legal_id(original, prefix):
 def test_ids_that_differ_only_in_illegal_characters_stay_different():
     originals = ["a.1", "a:1", "a/1", "a 1", "a_1", "a..1", ".a.1"]
     assert len({repair.legal_id(original, LEGAL, 64) for original in originals}) == len(originals)
+
+
+@pytest.mark.parametrize("role", ["user", "system"])
+@pytest.mark.parametrize(
+    ("block", "kept", "lost"),
+    [
+        (hub.Refusal("no"), (hub.Text("no"),), ("refusal",)),
+        (hub.Thinking("hm"), (), ("thinking",)),
+        (call("a"), (), ("turns",)),
+    ],
+)
+def test_a_block_of_the_model_in_another_turn_is_reported(role, block, kept, lost):
+    losses = Losses()
+    before, after = hub.Text("before"), hub.Text("after")
+    turn = hub.Turn(role, (before, block, after))
+    assert repair.pair_results((turn,), losses) == (hub.Turn(role, (before, *kept, after)),)
+    assert losses.names() == lost
+
+
+def test_a_result_in_a_turn_of_the_model_is_reported():
+    losses = Losses()
+    turns = (user(hub.Text("q")), assistant(hub.Text("a"), result("a")), user(hub.Text("z")))
+    assert repair.pair_results(turns, losses) == (turns[0], assistant(hub.Text("a")), turns[2])
+    assert losses.names() == ("tool_result",)
+
+
+NAMES = (re.compile(r"[A-Za-z0-9_]+"), 20)
+LONG = "look.up.in.the.great.library"
+
+
+def test_names_that_the_vendor_accepts_stay_and_change_nothing():
+    request = hub.Request((user(hub.Text("q")), assistant(call("a", "g"))), tools=(hub.Tool("f"), hub.WebSearch()))
+    changed, originals = repair.legal_names(request, *NAMES)
+    assert changed is request
+    assert originals == {}
+
+
+def test_a_name_that_the_vendor_rejects_is_changed_wherever_it_is_used():
+    turns = (
+        user(hub.Text("q")),
+        assistant(hub.Text("I look."), call("a", "old.tool"), call("b", "f")),
+        user(result("a", name="old.tool"), result("b", name="f")),
+    )
+    request = hub.Request(
+        turns, tools=(hub.Tool(LONG), hub.Tool("f"), hub.WebSearch()), choice=hub.ToolChoice("any", (LONG, "f"))
+    )
+    changed, originals = repair.legal_names(request, *NAMES)
+    new = {name: legal for legal, name in originals.items()}
+    assert set(new) == {LONG, "old.tool"}
+    assert all(NAMES[0].fullmatch(legal) and len(legal) <= NAMES[1] for legal in originals)
+    assert changed.tools == (hub.Tool(new[LONG]), hub.Tool("f"), hub.WebSearch())
+    assert changed.choice == hub.ToolChoice("any", (new[LONG], "f"))
+    text, renamed, same = changed.turns[1].blocks
+    assert (text, renamed.name, same.name) == (hub.Text("I look."), new["old.tool"], "f")
+    assert [block.name for block in changed.turns[2].blocks] == [new["old.tool"], "f"]
+    assert repair.legal_names(request, *NAMES) == (changed, originals), "the names of later requests are the same"
+
+
+@pytest.mark.parametrize("choice", [None, hub.ToolChoice("any")])
+def test_a_choice_that_names_no_tool_stays(choice):
+    changed, originals = repair.legal_names(hub.Request((), tools=(hub.Tool(LONG),), choice=choice), *NAMES)
+    assert changed.choice is choice
+    assert list(originals.values()) == [LONG]

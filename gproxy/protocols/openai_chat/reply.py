@@ -76,7 +76,8 @@ def _read_choice(choice: dict, context: hub.Context, losses: Losses) -> hub.Answ
 def _read_text(content) -> str:
     """Returns the text of a string or of a list of parts, as some hosts send it."""
     if isinstance(content, list):
-        return "".join(_read_text(hub.as_object(item).get("text")) for item in content)
+        texts = (hub.as_object(item).get("text") for item in content)
+        return "".join(text for text in texts if isinstance(text, str))
     return content if isinstance(content, str) else ""
 
 
