@@ -50,7 +50,18 @@ from gproxy.state.mmap.state import MmapState
 from gproxy.state.shared_dict import SharedDict
 from gproxy.state.ttl_store import TtlStore
 from gproxy.status import Status
-from gproxy.store import accounts, ledger, ledger_check, limit_replay, machines, request_logs, seeding, usages, users
+from gproxy.store import (
+    accounts,
+    ledger,
+    ledger_check,
+    limit_replay,
+    long_patterns,
+    machines,
+    request_logs,
+    seeding,
+    usages,
+    users,
+)
 from gproxy.store.database import Database, prepare_folders
 from gproxy.store.sealing import Seal
 from gproxy.threads import Threads
@@ -90,6 +101,7 @@ def prepare(settings: Settings, fill: Callable[[Database], None]) -> Prepared:
             _refuse_published_key(settings)
             machine, others = machines.register(database, settings.data_dir)
             deployment = seeding.deployment()
+            long = long_patterns.describe()
         # Accounts are loaded again: the database may be another one than at the last start, or an older copy.
         state = MmapState(settings.data_dir / "state")
         state.forget()
@@ -99,6 +111,8 @@ def prepare(settings: Settings, fill: Callable[[Database], None]) -> Prepared:
     except Exception as fault:
         log.debug("preparing the database failed", exc_info=fault)
         raise StartupError([f"GPROXY_DSN: the database cannot be prepared: {_reason(fault)}"]) from None
+    for line in long:
+        log.warning("%s; it keeps working, but cannot be saved again", line)
     if others and settings.redis_url is None:
         log.warning(
             "%d other machines work on this database; without GPROXY_REDIS_URL, limits and quotas hold per machine",

@@ -12,6 +12,8 @@ from hashlib import blake2b
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from gproxy.patterns import AliasPattern, glob  # noqa: F401 - a snapshot is built with `glob`
+
 # Values that can be sent in an HTTP header: visible ASCII characters without blanks.
 HEADER_SAFE = re.compile(r"[\x21-\x7e]+")
 
@@ -129,7 +131,7 @@ class Target:
 class Alias:
     name: str
     targets: tuple[Target, ...]
-    pattern: re.Pattern | None  # None for a name without `*`
+    pattern: AliasPattern | None  # None for a name without `*`
     pricing: str | None = None  # price document as JSON text
 
     @property
@@ -257,16 +259,6 @@ def _passwords(url: str) -> tuple[str, ...]:
 def _fingerprint(secret: str, account: ServiceAccount | None) -> str:
     text = secret if account is None else f"{secret}\n{account}"
     return blake2b(text.encode(), digest_size=4).hexdigest()
-
-
-def glob(pattern: str) -> re.Pattern:
-    """Compiles a pattern: `*` matches any characters (also `/`), `?` any one character. Use `fullmatch`."""
-    first, *rest = ("".join("." if c == "?" else re.escape(c) for c in part) for part in pattern.split("*"))
-    if not rest:
-        return re.compile(first, re.DOTALL)
-    *middle, last = rest
-    # Atomic groups: each part matches at its first position and never backtracks; many stars cost no more than one.
-    return re.compile(first + "".join(f"(?>.*?{part})" for part in middle if part) + ".*" + last, re.DOTALL)
 
 
 def by_precedence(pattern: str) -> tuple[int, int, str]:

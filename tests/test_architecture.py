@@ -35,18 +35,20 @@ ROOMS = {  # room: what it may import of ours, besides itself and EVERY_ROOM
     "credentials": {"protocols", "channels", "upstream", "state", "snapshot"},
     "quota": {"protocols", "channels", "accounting", "state", "snapshot"},
     "admission": {"state", "snapshot"},
-    "routing": {"state", "snapshot"},
+    "routing": {"patterns", "state", "snapshot"},
     "accounting": {"state", "snapshot", "fastpath", "protocols.hub"},
     "metrics": {"state", "snapshot", "fastpath", "protocols.hub"},  # the hub's Usage is what a call is counted by
     "request_log": {"state", "snapshot"},
-    "config": {"store", "channels", "snapshot"},
+    "config": {"store", "channels", "patterns", "snapshot"},
     "upstream": {"threads", "fastpath"},
     "state": {"threads", "fastpath"},
-    "store": {"threads", "snapshot", "state.periods"},  # accounts and shared state must agree on where a period begins
+    # Accounts and shared state must agree on where a period begins.
+    "store": {"threads", "patterns", "snapshot", "state.periods"},
     "protocols": set(),
     "channels": set(),
     "snapshots": {"logs", "settings", "snapshot", "state", "store", "threads"},
-    "snapshot": set(),
+    "patterns": set(),
+    "snapshot": {"patterns"},
     "settings": set(),
     "fastpath": {"settings"},
     "units": set(),
@@ -59,7 +61,7 @@ PURE = {"protocols", "channels", "admission", "routing", "config"}
 EFFECTS = {"socket", "gevent", "requests", "urllib3", "time", "os", "subprocess", "threading", "peewee", "sqlite3"}
 # What importing all of a pure room must not load, neither by itself nor through another room.
 WITHOUT = {"peewee", "sqlite3", "psycopg", "flask", "werkzeug", "marshmallow", "redis", "requests", "gevent"}
-DECIDING = ("admission", "routing", "protocols", "channels", "snapshot")
+DECIDING = ("admission", "routing", "protocols", "channels", "patterns", "snapshot")
 
 
 def files() -> list[Path]:

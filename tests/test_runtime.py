@@ -6,12 +6,14 @@ from contextlib import nullcontext
 import gevent
 import pytest
 
+from gproxy import runtime, settings
 from gproxy.errors import Unavailable
 from gproxy.snapshot import Credential, ServiceAccount
-from gproxy.store import entities
+from gproxy.store import entities, seeding
 from gproxy.upstream.endpoint import DEFAULT_TRANSPORT
 from tests.accounts import EMAIL, PEM, Endpoint
 from tests.running_process import PROMPT_S, busy_process, running_process
+from tests.sample_db import content
 
 
 def test_slow_queries_delay_no_reload(tmp_path):
@@ -43,3 +45,16 @@ def test_a_closed_process_leaves_no_slot_and_releases_everything(tmp_path):
     assert list((tmp_path / "data/journal").iterdir()) == []
     with pytest.raises((OSError, ValueError, Unavailable)):
         process.admin.change_counter.increment()
+
+
+def test_stored_patterns_beyond_the_bounds_are_named_at_the_start(tmp_path, caplog):
+    loaded = settings.load({"GPROXY_DATA_DIR": str(tmp_path / "data")}, tmp_path)
+    rows = content(permissions=(("ann", None, "*"), ("ann", None, "*-" * 120)))
+    for _ in range(2):
+        caplog.clear()
+        runtime.prepare(loaded, lambda database: seeding.fill(database, rows))
+        (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert line.startswith("user 'ann': permissions[2].model_pattern '*-*-")
+        assert line.endswith(
+            "has at most 16 stars (`*`), this one has 120; use fewer; it keeps working, but cannot be saved again"
+        )

@@ -82,7 +82,7 @@ GEMINI: tuple[tuple[str, Capabilities], ...] = (
     (r"gemini-(1|2\.0)", Capabilities(8192, REASONING, _NO_JSON_TOOLS)),
     (r"gemini-2\.5-pro", Capabilities(65_536, _PENALTIES, _NO_JSON_TOOLS, budgets=True, budget_range=(128, 32_768))),
     (r"gemini-2\.5", Capabilities(65_536, _PENALTIES, _NO_JSON_TOOLS, budgets=True, budget_range=(0, 24_576))),
-    (r"gemini-.*pro", Capabilities(65_536, _PENALTIES, _SIGNATURES, efforts=("low", "high"))),
+    (r"^(?>.*?gemini-).*pro", Capabilities(65_536, _PENALTIES, _SIGNATURES, efforts=("low", "high"))),
     (r"gemini-", Capabilities(65_536, _PENALTIES, _SIGNATURES, efforts=_LOW_TO_HIGH)),
 )
 TABLES = {"anthropic": ANTHROPIC, "openai_chat": OPENAI, "openai_responses": OPENAI, "gemini": GEMINI}

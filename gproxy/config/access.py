@@ -4,7 +4,7 @@ from marshmallow import Schema, fields
 from marshmallow.validate import Length, OneOf, Range
 
 from gproxy.config.filters import BigInt, FieldDocument, Id, Page, ValueFilter
-from gproxy.config.schemas import Amounts, Money, pattern, quota_period, user_cap
+from gproxy.config.schemas import Amounts, Money, Text, pattern, quota_period, user_cap, without_nul
 
 # The largest value of an id column.
 MAX_ID = 2**31 - 1
@@ -52,11 +52,12 @@ class LimitPlace(Schema):
 
     user_id = Id(required=True)
     key_id = Id(load_default=None, allow_none=True)
-    model_pattern = pattern()
+    model_pattern = Text(without_nul, required=True)  # also one that could not be stored again
 
 
 class Limit(Amounts, LimitPlace):
     id = row_id(load_default=0)
+    model_pattern = pattern()
 
 
 class RowId(Schema):

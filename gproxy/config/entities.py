@@ -220,7 +220,7 @@ class Alias(Schema):
     """An alias. A single target may be written as `provider_name` and `model_id`."""
 
     id = row_id(load_default=0)
-    alias = Text(without_nul)
+    alias = Text(without_nul, schemas.bounded_alias)
     enabled = Switch(is_optional=True)
     targets = fields.List(
         fields.Nested(schemas.Target),

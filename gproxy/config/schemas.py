@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from marshmallow import Schema, ValidationError, fields, validates_schema
 from marshmallow.validate import Length, OneOf, Range, Regexp
 
+from gproxy import patterns
 from gproxy.channels import vertex
 from gproxy.config.routing import Routing
 from gproxy.snapshot import HEADER_SAFE
@@ -59,8 +60,20 @@ def without_nul(text: str) -> None:
         raise ValidationError("holds a NUL character, which no database can store; remove it")
 
 
+def bounded_pattern(text: str) -> None:
+    """Rejects a pattern with too many stars or characters."""
+    if (problem := patterns.problem(text)) is not None:
+        raise ValidationError(problem)
+
+
+def bounded_alias(name: str) -> None:
+    """Rejects the name of an alias that is a pattern with too many stars or characters."""
+    if "*" in name:
+        bounded_pattern(name)
+
+
 def pattern() -> Text:
-    return Text(without_nul, required=True)
+    return Text(without_nul, bounded_pattern, required=True)
 
 
 def header_safe(key: str) -> None:
@@ -462,7 +475,7 @@ def given(original, *names: str) -> list[str]:
 
 
 class Alias(Priced):
-    alias = Text(required=True)
+    alias = Text(bounded_alias, required=True)
     provider_name = Text()
     model_id = Text()
     enabled = Switch(True)

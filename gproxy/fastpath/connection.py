@@ -22,7 +22,7 @@ MAX_JOINED_BYTES = 64 * 1024
 # A request header that http.client would send unchanged, and name and value of a response header as the email parser
 # finds them. Unusual lines do not match.
 _PLAIN_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+: [\t\x20-\x7e]*")
-_HEADER_LINE = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0\x0b\x0c\x1c-\x1e\x85]*)\r\n")
+_HEADER_LINE = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*+([^\r\n\0\x0b\x0c\x1c-\x1e\x85]*+)\r\n")
 
 
 class Sending:

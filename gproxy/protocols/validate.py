@@ -13,7 +13,6 @@ from gproxy.protocols.hub import Media
 from gproxy.protocols.losses import Losses
 
 TYPE_NAMES = {dict: "an object", list: "a list", str: "a string", bool: "true or false", int: "a whole number"}
-_DATA_URL = re.compile(r"data:([^;,]*)((?:;[^;,]*)*?)(;base64)?,", re.IGNORECASE)
 # Media types by file extension, for files sent without a media type or without a name.
 MEDIA_TYPES = {
     "pdf": "application/pdf",
@@ -163,14 +162,13 @@ def media_of_url(url: str, kind: str, place: str, name: str | None = None, detai
     """Returns the Media block of a URL or data URL. Raises BadRequest on an invalid data URL."""
     if not url.startswith("data:"):
         return Media(kind, media_type_of(name), url=url, name=name, detail=detail)
-    head = _DATA_URL.match(url)
-    if head is None:
+    head, comma, data = url.partition(",")
+    if not comma:
         raise BadRequest(f"{place}: not a readable data URL")
-    data = url[head.end() :]
-    if not head[3]:
+    if head[-7:].lower() != ";base64":
         data = base64.b64encode(unquote_to_bytes(data)).decode()
     check_base64(data, place)
-    media_type = (head[1] or media_type_of(name) or "").lower() or None
+    media_type = (head[5:].partition(";")[0] or media_type_of(name) or "").lower() or None
     return Media(media_kind(media_type, kind), media_type, data, name=name, detail=detail)
 
 

@@ -4,11 +4,11 @@ Aggregated paths, in this order: an exact alias; `provider/model`; a name that e
 a wildcard alias. Scoped paths: an alias to this provider; a model registered at it; any other alias; the raw id.
 """
 
-import re
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol
 
 from gproxy.errors import Forbidden, NoProviderPrefix, NotFound
+from gproxy.patterns import fill
 from gproxy.snapshot import Alias, Model, Provider, Snapshot
 
 
@@ -156,6 +156,4 @@ def _fill_wildcard(alias: Alias, model: str, name: str) -> str:
     """Returns the target's model, each `*` replaced by the text that the alias's `*` matched."""
     if alias.pattern is None or "*" not in model:
         return model
-    match = cast(re.Match, alias.pattern.fullmatch(name))  # the alias was found by this pattern
-    matched = iter(match.groups())
-    return re.sub(r"\*", lambda _: next(matched, "*"), model)
+    return fill(model, alias.pattern.captures(name) or ())

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import peewee as pw
 
+from gproxy.patterns import alias_pattern
 from gproxy.snapshot import (
     HEADER_SAFE,
     Alias,
@@ -213,9 +214,7 @@ def _aliases() -> dict:
         targets.setdefault(row.alias_id, []).append(Target(row.provider_id, row.model_id, row.tier, row.weight))
     found = []
     for row in m.ModelAlias.select().where(m.ModelAlias.enabled).order_by(m.ModelAlias.alias):
-        pattern = None
-        if "*" in row.alias:
-            pattern = re.compile("(.*)".join(re.escape(part) for part in row.alias.split("*")), re.DOTALL)
+        pattern = alias_pattern(row.alias) if "*" in row.alias else None
         found.append(Alias(row.alias, tuple(targets.get(row.id, ())), pattern, row.pricing_json))
     wildcards = sorted((a for a in found if a.is_wildcard), key=lambda a: by_precedence(a.name))
     return {"aliases": {a.name: a for a in found if not a.is_wildcard}, "wildcards": tuple(wildcards)}

@@ -1,6 +1,7 @@
 """Classification of error responses by status and code, and the wait that the upstream requests."""
 
 import json
+import time
 from datetime import UTC, datetime
 from email.utils import format_datetime
 
@@ -209,3 +210,10 @@ def test_the_wait_that_an_error_event_requests(event, headers, wait_s):
 
 def test_the_headers_of_a_stream_that_fails_request_no_wait():
     assert classify_event(error(type="overloaded_error"), {"retry-after": "7"}, NOW) == Fault(UPSTREAM_FAILED)
+
+
+def test_a_long_duration_is_read_in_linear_time():
+    headers = {"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "x" + "1" * 60_000}
+    started = time.process_time()
+    classify(429, headers, b"", 0.0)
+    assert time.process_time() - started < 0.05

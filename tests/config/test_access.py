@@ -45,3 +45,21 @@ def test_ids_of_usage_rows_are_numbers_or_text_and_the_list_may_be_empty():
     assert documents.usage_ids().load([]) == []
     with pytest.raises(ValidationError, match="at most 10000"):
         documents.usage_ids().load([1] * 10_001)
+
+
+STARS, CHARS = "*-" * 17, "*" + "a" * 256
+
+
+@pytest.mark.parametrize(("pattern", "bound"), [(STARS, "at most 16 stars"), (CHARS, "at most 256 characters")])
+def test_a_pattern_beyond_the_bounds_is_not_stored_but_can_be_deleted(pattern, bound):
+    for schema, more in ((documents.Permission, {}), (documents.Limit, {"rpm": 1})):
+        with pytest.raises(ValidationError) as caught:
+            schema(many=True).load([{**PLACE, **more}, {**PLACE, **more, "model_pattern": pattern}])
+        ((field, (message,)),) = caught.value.messages[1].items()
+        assert field == "model_pattern" and bound in message
+    assert documents.LimitPlace().load({**PLACE, "model_pattern": pattern})["model_pattern"] == pattern
+
+
+def test_a_pattern_may_have_sixteen_stars_and_256_characters():
+    for pattern in ("*-" * 16, "*" + "a" * 255, "a" * 256):
+        assert documents.Permission().load({**PLACE, "model_pattern": pattern})["model_pattern"] == pattern

@@ -901,3 +901,27 @@ def test_a_mistake_in_a_pool_is_reported_with_its_place_and_remedy(written, inst
     (problem,) = problems(POOL.replace(written, instead, 1))
     assert problem.startswith(f"gproxy.toml: {place}: ")
     assert remedy in problem
+
+
+@pytest.mark.parametrize(("pattern", "bound"), [("*-" * 17, "at most 16 stars"), ("*" * 16 + "a" * 241, "at most 256")])
+@pytest.mark.parametrize(
+    ("table", "place"),
+    [
+        (f'{USER}[[permissions]]\nuser_name = "ann"\nmodel_pattern', "permissions[1].model_pattern"),
+        (f'{USER}[[rate_limits]]\nuser_name = "ann"\nrpm = 1\nmodel_pattern', "rate_limits[1].model_pattern"),
+        (f"{KEY}[[users.keys.permissions]]\nmodel_pattern", "users[1].keys[1].permissions[1].model_pattern"),
+        (f"{KEY}[[users.keys.rate_limits]]\nrpm = 1\nmodel_pattern", "users[1].keys[1].rate_limits[1].model_pattern"),
+        (
+            f'{PROVIDER}[[model_aliases]]\nprovider_name = "one"\nmodel_id = "m"\nalias',
+            "model_aliases[1].alias",
+        ),
+    ],
+)
+def test_a_pattern_beyond_the_bounds_stops_the_start(table, place, pattern, bound):
+    (problem,) = problems(f"{table} = {pattern!r}\n")
+    assert problem.startswith(f"gproxy.toml: {place}: a pattern has {bound}")
+
+
+def test_an_alias_without_a_star_is_a_name_and_may_be_longer():
+    text = f'{PROVIDER}[[model_aliases]]\nprovider_name = "one"\nmodel_id = "m"\nalias = "{"a" * 300}"\n'
+    assert read(text)["model_aliases"][0]["alias"] == "a" * 300

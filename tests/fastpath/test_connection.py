@@ -46,6 +46,13 @@ def test_any_head_is_parsed_as_by_the_library(pairs):
     assert parse_headers(io.BytesIO(head)).items() == by_the_library(head)
 
 
+def test_a_header_of_blanks_is_parsed_in_linear_time():
+    line = b"x:" + b" " * 60_000 + b"\x0b"
+    started = time.process_time()
+    assert len(parse_headers(io.BytesIO(line + b"\r\n\r\n")).items()) <= 1
+    assert time.process_time() - started < 0.1
+
+
 class Counted:
     """A socket that records the size of each send, and accepts at most `maximum` bytes of one."""
 

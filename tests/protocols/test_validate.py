@@ -1,6 +1,7 @@
 """Values in a client's body have the required type, or raise BadRequest with their path."""
 
 import base64
+import time
 
 import pytest
 
@@ -212,6 +213,14 @@ def test_media_of_a_url_or_data_url(url, kind, name, expected):
 def test_an_invalid_data_url_is_a_bad_request(url):
     with pytest.raises(BadRequest, match="place: not"):
         validate.media_of_url(url, "image", "place")
+
+
+def test_a_long_invalid_data_url_is_refused_in_linear_time():
+    started = time.process_time()
+    for part in (";", ";a", "a"):
+        with pytest.raises(BadRequest, match="not a readable data URL"):
+            validate.media_of_url("data:" + part * 500_000, "image", "place")
+    assert time.process_time() - started < 0.05
 
 
 @pytest.mark.parametrize(

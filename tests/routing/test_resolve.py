@@ -1,11 +1,13 @@
 """Resolving a model name: every rule, and which rule wins where two apply."""
 
-import re
+import time
+from dataclasses import replace
 
 import pytest
 
 from gproxy.admission.permissions import Rights
 from gproxy.errors import Forbidden, GatewayError, NoProviderPrefix, NotFound
+from gproxy.patterns import alias_pattern
 from gproxy.routing import resolve
 from gproxy.snapshot import (
     Alias,
@@ -63,9 +65,7 @@ ALIASES = {
 
 
 def alias(name: str, targets: tuple) -> Alias:
-    pattern = None
-    if "*" in name:
-        pattern = re.compile("(.*)".join(re.escape(part) for part in name.split("*")), re.DOTALL)
+    pattern = alias_pattern(name) if "*" in name else None
     return Alias(name, tuple(Target(IDS.get(provider, provider), model) for provider, model in targets), pattern)
 
 
@@ -317,3 +317,15 @@ def test_resolving_changes_nothing():
         SNAPSHOT.models,
         SNAPSHOT.registered,
     )
+
+
+def test_a_name_of_many_dashes_is_resolved_in_linear_time():
+    names = ("*-*-*-*-latest", "*-" * 120 + "x", "*-*-*-*")
+    found = replace(SNAPSHOT, wildcards=tuple(alias(name, (("openai", "*/*"),)) for name in names))
+    started = time.process_time()
+    assert resolve.aggregated(found, "-" * 50_000, ALL).targets[0].model == f"{'-' * 49_997}/"
+    assert time.process_time() - started < 0.05
+    for one in ("-" * 500, "-" * 50_000):
+        with pytest.raises(NoProviderPrefix):
+            resolve.aggregated(replace(found, wildcards=found.wildcards[:2]), one, ALL)
+    assert time.process_time() - started < 0.1

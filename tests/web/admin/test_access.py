@@ -47,6 +47,21 @@ def test_a_row_is_created_found_changed_and_deleted(admin: Gateway, path, row, i
     assert reply.status == 404 and "nothing was deleted" in reply.json["error"]["message"]
 
 
+@pytest.mark.parametrize("pattern", ["*-" * 17, "*" + "a" * 256])
+def test_a_pattern_beyond_the_bounds_is_refused_alone_and_in_a_batch(admin: Gateway, pattern):
+    bound = "at most 16 stars" if len(pattern) < 256 else "at most 256 characters"
+    row = {"user_id": OTHER_ID, "model_pattern": pattern}
+    alias = {"alias": pattern, "targets": [{"provider": "openai", "model": "*"}]}
+    documents = (("user-permissions", row, "model_pattern"), ("user-rate-limits", {**row, "rpm": 1}, "model_pattern"))
+    for path, document, field in (*documents, ("aliases", alias, "alias")):
+        for reply in (
+            admin.post(f"/admin/{path}/upsert", document),
+            admin.post(f"/admin/{path}/batch-upsert", [document]),
+        ):
+            message = reply.json["error"]["message"]
+            assert reply.status == 400 and field in message and bound in message
+
+
 @pytest.mark.parametrize(("path", "row", "identifier"), KINDS, ids=PATHS)
 def test_many_rows_are_created_and_deleted_at_once(admin: Gateway, path, row, identifier):
     rows = (
