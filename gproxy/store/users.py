@@ -122,7 +122,7 @@ def add_own_key(database: Database, user_id: int, key: tuple[str, str], label: s
     with database.write():
         if not m.User.select().where((m.User.id == user_id) & m.User.may_make_keys).exists():
             raise Forbidden("this user may not make keys; ask an administrator for one")
-        (key_id,) = add_keys(database, user_id, [key], label)
+        (key_id,) = add_keys(database, user_id, [key], KeySettings(label))
         return key_id
 
 
