@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 # Percent of the branches, and of the statements, that the tests of a room reach at least. A floor may only rise.
-FLOORS = {"admission": 100, "routing": 100, "protocols": 94, "channels": 100}
+FLOORS = {"admission": 100, "routing": 100, "protocols": 98, "channels": 100}
 MEASURES = ("branches", "statements")
 # A fixed seed: property tests reach the same branches in every run.
 TESTS = ("-m", "pytest", "-m", "not slow and not timing", "--hypothesis-seed=0")
@@ -52,7 +52,8 @@ def main() -> int:
     for room, percents in measured.items():
         print(f"gproxy/{room}: " + ", ".join(f"{percent:.2f} % of the {name}" for name, percent in percents.items()))
     faults = below_the_floors(measured)
-    print("\n".join(faults), file=sys.stderr)
+    for fault in faults:
+        print(fault, file=sys.stderr)
     return 1 if faults else 0
 
 

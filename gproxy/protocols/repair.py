@@ -61,17 +61,18 @@ def pair_results(turns: tuple[hub.Turn, ...], losses: Losses) -> tuple[hub.Turn,
     return merge_turns([*out, *delayed])
 
 
-# Blocks that only the model writes.
-_OF_MODEL = (hub.Refusal, hub.Thinking, hub.ToolCall)
+# Blocks that only the model writes, and those that it never writes.
+_OF_MODEL = frozenset((hub.Refusal, hub.Thinking, hub.ToolCall))
+_NOT_OF_MODEL = frozenset((hub.ToolResult,))
 
 
 def _without_misplaced(turns: tuple[hub.Turn, ...], losses: Losses) -> tuple[hub.Turn, ...]:
     """Returns turns without blocks that no vendor accepts in a turn of this role. A refusal becomes text."""
     out = []
     for turn in turns:
-        misplaced = hub.ToolResult if turn.role == "assistant" else _OF_MODEL
-        if any(isinstance(block, misplaced) for block in turn.blocks):
-            kept = (_replaced(block, losses) if isinstance(block, misplaced) else block for block in turn.blocks)
+        misplaced = _NOT_OF_MODEL if turn.role == "assistant" else _OF_MODEL
+        if not misplaced.isdisjoint(map(type, turn.blocks)):
+            kept = (_replaced(block, losses) if type(block) in misplaced else block for block in turn.blocks)
             turn = hub.Turn(turn.role, tuple(block for block in kept if block is not None))
         out.append(turn)
     return tuple(out)

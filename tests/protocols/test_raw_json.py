@@ -265,3 +265,22 @@ def test_a_document_that_cannot_be_written_is_a_bad_request(document):
 )
 def test_the_number_of_choices_includes_forms_that_an_upstream_may_accept(sent, read):
     assert raw_json.choice_count(raw_json.split(b'{"n": ' + sent + b"}"), "n") == read
+
+
+def test_data_with_half_a_surrogate_pair_and_a_wrong_type_is_unreadable():
+    decode = msgspec.json.Decoder(dict[str, int]).decode
+    assert raw_json.try_decode(decode, b'{"a": 1}') == {"a": 1}
+    assert raw_json.try_decode(decode, b'{"a": "\\ud83d"}') is None
+    assert raw_json.try_decode(msgspec.json.Decoder(dict[str, str]).decode, b'{"a": "\\ud83d"}') == {"a": "?"}
+
+
+def test_the_first_field_that_cannot_be_written_is_named():
+    deep: list = []
+    for _ in range(2_000):
+        deep = [deep]
+    document = {"a": 1, "messages": deep, "tools": 10**30}
+    with pytest.raises(raw_json.TooDeep, match="nested too deeply"):
+        raw_json.dumps(document)
+    assert raw_json.first_too_deep(document) == "messages"
+    assert raw_json.first_too_deep({**document, "messages": []}) == "tools"
+    assert raw_json.first_too_deep({"a": 1, "messages": []}) is None

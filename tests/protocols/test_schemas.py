@@ -671,6 +671,55 @@ def test_many_parts_are_not_merged_in_quadratic_time(part):
         for_gemini({"type": "string", "allOf": [part(i) for i in range(15_000)]}, PLACE)
 
 
+TEXT, LONG = {"type": "string"}, {"minLength": 2}
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "merged"),
+    [
+        ({"title": "A"}, {"title": "B"}, {"title": "A"}),
+        ({"minimum": 1}, {"minimum": 3}, {"minimum": 3}),
+        ({"maximum": 1}, {"maximum": 3}, {"maximum": 1}),
+        ({"description": "A"}, {"description": "B"}, {"description": "A\nB"}),
+        ({"additionalProperties": False}, {"additionalProperties": TEXT}, {"additionalProperties": False}),
+        ({"additionalProperties": TEXT}, {"additionalProperties": False}, {"additionalProperties": False}),
+        ({"additionalProperties": True}, {"additionalProperties": TEXT}, {"additionalProperties": TEXT}),
+        ({"additionalProperties": TEXT}, {"additionalProperties": {}}, {"additionalProperties": TEXT}),
+        ({"additionalProperties": TEXT}, {"additionalProperties": dict(TEXT)}, {"additionalProperties": TEXT}),
+        (
+            {"additionalProperties": TEXT},
+            {"additionalProperties": LONG},
+            {"additionalProperties": {"allOf": [TEXT, LONG]}},
+        ),
+        (
+            {"additionalProperties": {"allOf": [TEXT]}},
+            {"additionalProperties": LONG},
+            {"additionalProperties": {"allOf": [TEXT, LONG]}},
+        ),
+        (
+            {"properties": {"a": TEXT}, "required": ["a"]},
+            {"properties": {"a": LONG, "b": TEXT}, "required": ["b", "a"]},
+            {"properties": {"a": {"allOf": [TEXT, LONG]}, "b": TEXT}, "required": ["a", "b"]},
+        ),
+    ],
+)
+def test_the_parts_of_a_tools_schema_are_merged_at_the_top_without_loss(mine, theirs, merged):
+    schema, lost = for_anthropic({"type": "object", **mine, "allOf": [theirs]}, PLACE)
+    assert ({"properties": {}, **schema}, lost) == ({"type": "object", "properties": {}, **merged}, ())
+
+
+def test_values_that_no_schema_can_combine_are_a_loss_with_a_note():
+    schema, lost = for_anthropic({"type": "object", "minProperties": 1, "allOf": [{"minProperties": 3}]}, PLACE)
+    assert (schema["minProperties"], schema["description"], lost) == (1, "(minProperties: 3)", ("allOf",))
+
+
+def test_a_union_at_the_top_that_holds_the_whole_schema_is_folded_once():
+    schema = {"type": "object", "properties": {"a": TEXT}, "anyOf": [{"$ref": "#"}, {"properties": {"b": TEXT}}]}
+    folded, lost = for_anthropic(schema, PLACE)
+    assert folded["properties"] == {"a": TEXT, "b": TEXT}
+    assert "anyOf" in lost
+
+
 def test_a_number_that_python_cannot_write_is_a_bad_request():
     with pytest.raises(BadRequest, match=r"tools\[0\]\.parameters: the value of default"):
         for_gemini({"type": "integer", "default": 10**5000}, PLACE)

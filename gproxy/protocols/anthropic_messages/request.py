@@ -384,9 +384,7 @@ def _trim_prefill(message: dict, is_last: bool) -> dict:
     """A prefill must not end in white space."""
     content = message["content"]
     if is_last and message["role"] == "assistant" and content and content[-1]["type"] == "text":
-        content[-1]["text"] = content[-1]["text"].rstrip()
-        if not content[-1]["text"]:
-            content.pop()
+        content[-1]["text"] = content[-1]["text"].rstrip()  # no blank text is written
     return message
 
 

@@ -127,3 +127,9 @@ def test_a_signature_of_text_has_no_place_in_a_chat_stream():
     signed = hub.Signed(0, hub.Signature(PROVIDER, "c2ln"))
     written = b"".join(chat.write_stream([*start, signed, *end], WITH_SHELL, Losses()))
     assert written == b"".join(chat.write_stream([*start, *end], WITH_SHELL, Losses()))
+
+
+def test_an_image_that_is_not_base64_fails_the_stream():
+    events, _ = read_stream(delta(content="hi"), delta(images=[{"image_url": {"url": "data:image/png;base64,!"}}]))
+    assert (events[-1].status, events[-1].code) == (502, "upstream_error")
+    assert events[-1].message.startswith("the upstream's reply cannot be translated: ")
