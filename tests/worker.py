@@ -52,6 +52,7 @@ PRICE = {"price_tiers": [{"input_tokens_up_to": 10**8, "price_input_tokens": "1"
 # Of a faithful reply: 12 tokens at 1,000 and 40 at 2,000 nano-USD.
 COST = 12 * 1_000 + 40 * 2_000
 CAP = 10**9
+TLS = ssl.create_default_context()  # shared: making one takes longer than everything else in a worker
 ANN = Caller(1, "ann", 1, False, None, (Grant(None, glob("*").fullmatch),), quota=Quota(CAP, None))
 
 
@@ -74,7 +75,7 @@ class Worker:
         wire_protocols, kinds = protocols.load(), channels.load()
         self.ttl_store = TtlStore(self.folder / "ttl")
         self.pool = Pool(SharedDict(self.folder / "health", expires, is_synced=False), reserver, ids.next)
-        self.upstream = Client(None, ssl.create_default_context(), certifi.where(), 10)
+        self.upstream = Client(None, TLS, certifi.where(), 10)
         tokens = AccessTokens(self.upstream, lambda function, *args: function(*args))
         self.running = RunningCalls(Capacity(10, 10**6), metrics)
         self.relay = Relay(
