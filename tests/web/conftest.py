@@ -5,11 +5,16 @@ from collections.abc import Iterator
 import pytest
 from flask.testing import FlaskClient
 
+from gproxy.admission import passwords
 from gproxy.app import attach
 from gproxy.runtime import Runtime
+from gproxy.store.seeding import NewUser
 from tests.running_process import running_process
+from tests.sample_db import key
 from tests.site import Site, shared_app
 from tests.worker import Worker
+
+PASSWORD = "correct horse battery staple"
 
 
 @pytest.fixture
@@ -28,8 +33,14 @@ def site(tmp_path, vendor) -> Iterator[Site]:
 
 @pytest.fixture(scope="package")
 def process(tmp_path_factory) -> Iterator[Runtime]:
-    """A whole process on the sample configuration, for tests that leave it as it was, or add rows of their own."""
-    with running_process(tmp_path_factory.mktemp("process")) as found:
+    """A whole process on the sample configuration, in which `root` and `ann` have PASSWORD."""
+    password = passwords.hash_password(PASSWORD)
+    users = (
+        NewUser("root", password, True, True, (key("sk-root"),)),
+        NewUser("ann", password, True, False, (key("sk-ann"),)),
+        NewUser("off", password, False, False, ()),
+    )
+    with running_process(tmp_path_factory.mktemp("process"), users=users) as found:
         yield found
 
 
