@@ -17,11 +17,13 @@ PROMPT_S = 2.0  # much less than the slow queries take
 
 
 @contextmanager
-def running_process(folder: Path) -> Iterator[Runtime]:
-    """Starts the process on the sample configuration, and closes it at the end."""
+def running_process(folder: Path, **changes) -> Iterator[Runtime]:
+    """Starts the process on the sample configuration with these changes, and closes it at the end."""
     loaded = settings.load({"GPROXY_DATA_DIR": str(folder / "data")}, folder)
     interval = sys.getswitchinterval()
-    process = runtime.start(loaded, runtime.prepare(loaded, lambda database: seeding.fill(database, content())))
+    process = runtime.start(
+        loaded, runtime.prepare(loaded, lambda database: seeding.fill(database, content(**changes)))
+    )
     try:
         yield process
     finally:

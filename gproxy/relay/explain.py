@@ -10,7 +10,7 @@ from gproxy.relay import endpoints
 from gproxy.relay.pipeline import Relay
 from gproxy.relay.planner import Call, Plan
 from gproxy.snapshot import Caller, Credential, Snapshot
-from gproxy.state.interface import TOKENS, Taken
+from gproxy.state.interface import BUSY_WAIT_S, TOKENS, LimitStatus, Taken
 from gproxy.units import NS
 
 HIDDEN = "(the credential)"
@@ -130,5 +130,13 @@ def _refusal(plan: Plan, taken: Taken | None) -> GatewayError | None:
         if one.counter is None and upper_bound.money > one.remaining:
             return budgets.refusal(one, upper_bound.money, now_s)
         if one.counter is not None and one.remaining < (upper_bound.tokens if one.counter == TOKENS else 1):
-            return limits.refusal(one._replace(wait_s=one.reset_s), taken.statuses, upper_bound.tokens, now_s)
+            refused = one._replace(wait_s=_longest_wait(one, upper_bound.tokens))
+            return limits.refusal(refused, taken.statuses, upper_bound.tokens, now_s)
     return None
+
+
+def _longest_wait(refused: LimitStatus, tokens: int) -> float | None:
+    """Returns the seconds until the counter has room for the call at the latest; None if it never has."""
+    if refused.limit == 0 or (refused.counter == TOKENS and tokens > refused.limit):
+        return None
+    return BUSY_WAIT_S if refused.reset_s is None else refused.reset_s  # only concurrency has no reset

@@ -212,15 +212,14 @@ class ModelList:
             raise NotFound(f"there is no model {model!r} at provider {provider.name!r}")
         try:
             body = self._get(provider, GET_MODEL, upstream_protocol, model)
+            if isinstance(body.get("data"), dict):  # some compatible hosts wrap it
+                body = body["data"]
+            cards = self.protocols[upstream_protocol].read_models({"data": [body], "models": [body]})
+            if not cards:
+                raise UpstreamError("the upstream's answer is not a model")
         except GatewayError as error:
             headers.name_provider(error, provider)
             raise
-        protocol = self.protocols[upstream_protocol]
-        if isinstance(body.get("data"), dict):  # some compatible hosts wrap it
-            body = body["data"]
-        cards = protocol.read_models({"data": [body], "models": [body]})
-        if not cards:
-            raise UpstreamError("the upstream's answer is not a model")
         return cards[0]
 
     def _get(self, provider: Provider, operation: str, upstream_protocol: str, model: str, query: tuple = ()) -> dict:

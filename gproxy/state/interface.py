@@ -12,6 +12,7 @@ RPM, RPD, TOKENS, CONCURRENCY = "rpm", "rpd", "total_tokens", "concurrency"
 MINUTE_S, HOUR_S = 60, 3600
 # 24 full hours and the current one: any 24 hours stay within the limit, and a request stops counting after at most 25.
 BUCKETS = 25
+BUSY_WAIT_S = 1.0  # a caller at its concurrency limit is asked to retry after this time
 
 
 class Account(NamedTuple):

@@ -127,9 +127,9 @@ def test_a_limited_caller_gets_its_own_rate_limits_and_not_the_upstreams(worker)
     worker.caller = replace(worker.caller, limits=(RateLimit(1, "*", glob("*").fullmatch, rpm=9),))
     worker.state.load_limit("1", {}, (), {})
     sent = reply(whole(CHAT, "a"), x_ratelimit_limit_requests="5", retry_after="7")
-    headers = dict(worker.answer(call(worker, CHAT), sent).headers)
-    assert (headers["x-ratelimit-limit-requests"], headers["X-RateLimit-Remaining"]) == ("9", "8")
-    assert headers["retry-after"] == "7"
+    headers = worker.answer(call(worker, CHAT), sent).headers
+    assert [value for name, value in headers if name == "x-ratelimit-limit-requests"] == ["9"]
+    assert (dict(headers)["X-RateLimit-Remaining"], dict(headers)["retry-after"]) == ("8", "7")
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,6 @@ MAX_EXACT = 5_000
 GRAIN_NS = MINUTE_NS // MAX_EXACT
 MAX = 2**63 - 1
 MAX_COUNTED = MAX // BUCKETS  # in one bucket; the sum of all buckets must not pass MAX
-BUSY_WAIT_S = 1.0  # a caller at its concurrency limit is asked to retry after this time
 
 _ACCOUNT_FORMAT = struct.Struct("<qqqqI?")
 
@@ -251,7 +250,7 @@ class LimitEntry:
             found.append(self._day_status(interface.TOKENS, limit.total_tokens, self.tokens, at, cost))
         if limit.concurrency is not None:
             remaining = limit.concurrency - self.running
-            busy = BUSY_WAIT_S if limit.concurrency else None
+            busy = interface.BUSY_WAIT_S if limit.concurrency else None
             wait = busy if take and remaining <= 0 else 0.0
             reset = None if self.running else 0.0
             found.append(LimitStatus(key, interface.CONCURRENCY, limit.concurrency, max(0, remaining), reset, wait))
