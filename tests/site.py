@@ -18,6 +18,7 @@ from gproxy.snapshot import NO_LOGS, Caller, Logging
 from tests.worker import Worker
 
 KEY = "sk-ann-0001"  # of the caller
+PASSWORD = "correct horse battery staple"  # of the users of a whole process
 
 
 @cache

@@ -11,10 +11,8 @@ from gproxy.runtime import Runtime
 from gproxy.store.seeding import NewUser
 from tests.running_process import running_process
 from tests.sample_db import key
-from tests.site import Site, shared_app
+from tests.site import PASSWORD, Site, shared_app
 from tests.worker import Worker
-
-PASSWORD = "correct horse battery staple"
 
 
 @pytest.fixture
